@@ -1,0 +1,69 @@
+# The few verbs of this project. `make` lists them.
+PYTHON ?= python3
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := pyproject.toml constraints.txt $(shell find runtime train m2l_export -type f -not -path '*/__pycache__/*')
+DEMO_OUT ?= demo
+
+.PHONY: help demo test test-runtime test-slow lint types example-masks embedded-model clean
+
+help:
+	@echo "make demo           lesions from the example masks, and a contact sheet, in $(DEMO_OUT)/"
+	@echo "make test           all tests but the slow ones, in an environment of their own (.venv)"
+	@echo "make test-runtime   the runtime's tests where neither PyTorch nor onnx is installed (.venv-runtime)"
+	@echo "make test-slow      the slow tests"
+	@echo "make lint types     ruff and import-linter; mypy --strict"
+	@echo "make embedded-model CHECKPOINT=latest_net_G.pth   export the model inside the package anew"
+
+demo: .venv-demo/installed
+	.venv-demo/bin/m2l synth runtime/m2l_runtime/data/masks $(DEMO_OUT)/images \
+	  --contact-sheet $(DEMO_OUT)/contact-sheet.png --overwrite
+	@echo "Look at $(DEMO_OUT)/contact-sheet.png; the images are in $(DEMO_OUT)/images."
+
+test: .venv/installed
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	.venv/bin/lint-imports
+	.venv/bin/mypy
+	.venv/bin/pytest -m "not slow"
+
+test-slow: .venv/installed
+	.venv/bin/pytest -m slow
+
+test-runtime: .venv-runtime/installed
+	M2L_WITHOUT_TORCH=1 .venv-runtime/bin/pytest -m "not slow" tests/runtime
+
+lint: .venv/installed
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	.venv/bin/lint-imports
+
+types: .venv/installed
+	.venv/bin/mypy
+
+example-masks: .venv/installed
+	.venv/bin/python scripts/draw_example_masks.py runtime/m2l_runtime/data/masks
+
+embedded-model: .venv/installed
+	.venv/bin/m2l export "$(CHECKPOINT)" runtime/m2l_runtime/data/bundle --overwrite \
+	  --name "m2l embedded model" --origin "$$(cat scripts/embedded_model_origin.md)"
+
+# Environments. Files are not compiled on installation: Python compiles the few that are used when they are.
+.venv-demo/installed: $(SOURCES)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "m2l needs Python 3.11 or later, this is " + sys.version.split()[0] + "; try: make demo PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python $(PIP_INSTALL) --no-compile '.[cpu]'
+	@touch $@
+
+# PyTorch goes in first and alone: some of the others would fetch the newest one, whatever its size.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "m2l needs Python 3.11 or later, this is " + sys.version.split()[0] + "; try: make test PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP_INSTALL) torch
+	.venv/bin/python $(PIP_INSTALL) --editable '.[cpu,export,dev]'
+	@touch $@
+
+.venv-runtime/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-runtime
+	.venv-runtime/bin/python $(PIP_INSTALL) --no-compile --editable '.[cpu,test]'
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-demo .venv-runtime $(DEMO_OUT) dist .mypy_cache .ruff_cache .pytest_cache

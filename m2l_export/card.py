@@ -1,0 +1,76 @@
+"""What is known of a bundle to its model card."""
+
+from __future__ import annotations
+
+from m2l_runtime.bundle import ModelFile, Network, Provenance
+
+_CARD = """\
+# {name}: model card
+
+Made by m2l {version}. The file `manifest.json` beside this one holds the same facts for programs.
+
+## What it is
+A pix2pix generator that paints a dermoscopic picture of a skin lesion into the shape of a binary mask
+(the Mask2Lesion method, arXiv:1906.05845). Masks of {width}x{height} pixels (wide x high) go in, RGB images of
+the same size come out.
+
+## What it is for, and what never
+- For research, and for enlarging training sets of lesion segmentation.
+- **Never for diagnosis.** Every image is synthetic. None shows a patient; none says anything about one.
+- A network trained on these images inherits what its training data lacked: skin tones, cameras, kinds of
+  lesion. Judge it on real images only.
+
+## Network
+U-Net generator, {levels} levels, ngf {ngf}, {input_nc} input and {output_nc} output channels, norm
+{norm} (statistics: {norm_statistics}), {parameter_count:,} parameters. Dropout is off; the original leaves it on
+when it tests.
+
+## Where the weights come from
+`{checkpoint}`, SHA-256 `{checkpoint_sha256}`.
+{origin}
+
+## Parity with the network as trained
+| file | engine | masks | batch sizes | largest difference | mean difference | PSNR |
+|---|---|---|---|---|---|---|
+{parity}
+
+Differences are in levels of 0..255, against: {reference}.
+{warnings}"""
+
+
+def model_card(
+    name: str,
+    image_size: tuple[int, int],
+    network: Network,
+    provenance: Provenance,
+    models: tuple[ModelFile, ...],
+    warnings: tuple[str, ...],
+    origin: str,
+) -> str:
+    """MODEL_CARD.md of a bundle."""
+    rows = [
+        f"| {m.file.path} | {m.parity.engine} | {m.parity.mask_count} | "
+        f"{', '.join(map(str, m.parity.batch_sizes))} | {m.parity.max_level_difference} | "
+        f"{m.parity.mean_level_difference:.6f} | "
+        f"{'identical' if m.parity.psnr_db is None else f'{m.parity.psnr_db:.1f} dB'} |"
+        for m in models
+    ]
+    return _CARD.format(
+        name=name,
+        version=provenance.versions["m2l"],
+        height=image_size[0],
+        width=image_size[1],
+        levels=network.levels,
+        ngf=network.ngf,
+        input_nc=network.input_nc,
+        output_nc=network.output_nc,
+        norm=network.norm,
+        norm_statistics=network.norm_statistics,
+        parameter_count=network.parameter_count,
+        checkpoint=provenance.checkpoint,
+        checkpoint_sha256=provenance.checkpoint_sha256,
+        origin=origin or "Nothing more is known to this card: data, licence and length of training are for you to add.",
+        parity="\n".join(rows),
+        reference=models[0].parity.reference,
+        warnings="\n## Warnings of the export\n" + "\n".join(f"- {w}" for w in warnings) + "\n" if warnings else "",
+    )

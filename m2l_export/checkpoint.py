@@ -1,0 +1,225 @@
+"""A checkpoint file of pytorch-CycleGAN-and-pix2pix to a generator with its weights.
+
+Such a file is a bare state_dict. Depth, width, channels and norm are inferred from its keys and shapes alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from m2l_runtime.errors import CheckpointError
+from m2l_runtime.terminal import plural, printable
+from m2l_train.networks import FEWEST_LEVELS, Norm, UnetGenerator, UnetSpec
+
+EXPECTED: Final = "expected the generator of pix2pix with --netG unet_128 or unet_256, as in latest_net_G.pth"
+MAX_BYTES: Final = 1 << 32
+
+_STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A generator as trained."""
+
+    network: UnetGenerator
+    """On the CPU, fp32, in evaluation mode."""
+    file_name: str
+    sha256: str
+    """Of the file's bytes, which are the ones that were loaded."""
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a ``{latest,N,iter_N}_net_G.pth``.
+
+    Raises:
+        CheckpointError: it cannot be read, holds Python code or objects, or is no U-Net generator; the message
+            begins with the file's name and says what was found.
+    """
+    file, name = Path(path), printable(path)
+    try:
+        if file.is_dir():
+            raise CheckpointError(f"is a folder{_weights_inside(file)}; {EXPECTED}")
+        content = _read(file)
+        network = to_network(load_state(content))
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from None
+    return Checkpoint(network, file.name, hashlib.sha256(content).hexdigest())
+
+
+def _weights_inside(folder: Path) -> str:
+    try:
+        found = sorted(f.name for f in folder.glob("*_net_G.pth"))
+    except OSError:
+        found = []
+    return f" that holds {printable(', '.join(found[:3]))}" if found else ""
+
+
+def _read(file: Path) -> bytes:
+    try:
+        if not file.exists():
+            raise CheckpointError(f"does not exist; {EXPECTED}")
+        if not file.is_file():
+            raise CheckpointError(f"is not a plain file; {EXPECTED}")
+        if file.stat().st_size > MAX_BYTES:
+            raise CheckpointError(f"has {file.stat().st_size:,} bytes, too many for a generator")
+        content = file.read_bytes()
+    except (OSError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not content:
+        raise CheckpointError(f"is empty (0 bytes); {EXPECTED}")
+    return content
+
+
+def load_state(content: bytes) -> dict[str, Tensor]:
+    """The state_dict in a checkpoint's bytes, ``module.`` prefixes of DataParallel taken off.
+
+    Raises:
+        CheckpointError: not a PyTorch file, truncated, with code or objects in it, or not a dict of tensors.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch raises whatever a damaged file leads it to
+        raise CheckpointError(_why_not_loaded(content, error)) from None
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"holds a {type(loaded).__name__}, not a state_dict; {EXPECTED}")
+    if not loaded:
+        raise CheckpointError(f"holds an empty state_dict; {EXPECTED}")
+    others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
+    if others:
+        shown = printable(", ".join(others[:6]))
+        raise CheckpointError(f"holds entries that are no tensors ({shown}), not a bare state_dict; {EXPECTED}")
+    state = {str(key): value for key, value in loaded.items()}
+    while all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def _why_not_loaded(content: bytes, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    found = re.search(r"Unsupported (?:global|operand|class)[^A-Za-z]*(?:GLOBAL )?([\w.]+)", text)
+    if isinstance(error, pickle.UnpicklingError) and ("Unsupported" in text or "GLOBAL" in text):
+        what = f" ({printable(found.group(1))})" if found else ""
+        return f"holds Python code or objects{what}, which are never loaded; {EXPECTED}"
+    if content[:2] == b"PK":
+        return f"is a truncated or damaged PyTorch file, or another kind of zip; {EXPECTED}"
+    if content[:1] == b"\x80":
+        return f"is a truncated or damaged PyTorch file, or another kind of pickle; {EXPECTED}"
+    return f"is not a PyTorch file; {EXPECTED}"
+
+
+def to_network(state: Mapping[str, Tensor]) -> UnetGenerator:
+    """The generator whose state_dict this is.
+
+    Raises:
+        CheckpointError: it is something else, a shape does not fit, or a weight is not finite.
+    """
+    spec = infer_spec(state)
+    if spec.norm != "batch":  # old InstanceNorms saved statistics they never used
+        state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in _STATISTICS}
+    network = UnetGenerator(spec)
+    expected = network.state_dict()
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    optional = [key for key in missing if key.endswith("num_batches_tracked")]  # absent before PyTorch 0.4.1
+    missing = [key for key in missing if key not in optional]
+    if missing or extra:
+        raise CheckpointError(
+            f"is like a U-Net generator with {spec.levels} levels and ngf {spec.ngf}, but "
+            + " and ".join(
+                f"{verb} {printable(keys[0])}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+                for verb, keys in (("lacks", missing), ("also has", extra))
+                if keys
+            )
+            + f"; {EXPECTED}"
+        )
+    for key, value in state.items():
+        _check_tensor(key, value, expected[key])
+    network.load_state_dict({key: expected[key] for key in optional} | dict(state))
+    return network.float().eval()
+
+
+def _check_tensor(key: str, value: Tensor, expected: Tensor) -> None:
+    if value.shape != expected.shape:
+        raise CheckpointError(
+            f"has {key} of shape {tuple(value.shape)} where the other layers ask for {tuple(expected.shape)}; "
+            f"{EXPECTED}"
+        )
+    if value.layout != torch.strided or value.is_quantized or value.is_complex():
+        raise CheckpointError(f"has {key} in a form that is not plain numbers ({value.dtype}, {value.layout})")
+    if not torch.isfinite(value.float()).all():
+        raise CheckpointError(f"has NaN or infinite numbers in {key}; the training has diverged")
+
+
+def infer_spec(state: Mapping[str, Tensor]) -> UnetSpec:
+    """Depth, width, channels and norm from keys and shapes.
+
+    Raises:
+        CheckpointError: the keys are not those of a U-Net generator; the message says whose they look like.
+    """
+    first = state.get("model.model.0.weight")
+    levels, prefix = 0, "model."
+    while first is not None:
+        index = 0 if levels == 0 else 1
+        if f"{prefix}model.{index}.weight" not in state:
+            break
+        levels += 1
+        prefix += f"model.{1 if levels == 1 else 3}."
+    if first is None or first.ndim != 4 or levels < FEWEST_LEVELS:
+        raise CheckpointError(f"holds {_what_it_looks_like(state)}; {EXPECTED}")
+    last = state.get("model.model.3.weight")
+    if last is None or last.ndim != 4 or tuple(first.shape[2:]) != (4, 4):
+        raise CheckpointError(f"holds {_what_it_looks_like(state)}; {EXPECTED}")
+    spec = UnetSpec(
+        levels=levels,
+        ngf=first.shape[0],
+        input_nc=first.shape[1],
+        output_nc=last.shape[1],
+        norm=_infer_norm(state),
+    )
+    for what, count in (("input", spec.input_nc), ("output", spec.output_nc)):
+        if count not in (1, 3):
+            raise CheckpointError(
+                f"holds a U-Net generator with {count} {what} channels; expected 1 or 3 "
+                "(a mask goes in as equal channels, a grey or RGB image comes out)"
+            )
+    return spec
+
+
+def _infer_norm(state: Mapping[str, Tensor]) -> Norm:
+    """BatchNorm has a weight beside its statistics; a bias before the norm says InstanceNorm; else none."""
+    norms = {key.rpartition(".")[0] for key in state if key.endswith(".running_mean")}
+    if any(f"{norm}.weight" in state for norm in norms):
+        return "batch"
+    return "instance" if "model.model.0.bias" in state else "none"
+
+
+def _what_it_looks_like(state: Mapping[str, Tensor]) -> str:
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    four = {key: shape for key, shape in shapes.items() if len(shape) == 4}
+    first = next(iter(four.values()), ())
+    if any("conv_block" in key for key in shapes):
+        blocks = len({key.split(".conv_block")[0] for key in shapes if ".conv_block" in key})
+        return f"a ResNet generator ({plural(blocks, 'block')}, as --netG resnet_{blocks}blocks)"
+    if "model.0.weight" in four and four and list(four.values())[-1][0] == 1:
+        return f"a PatchGAN discriminator ({first[1]} input channels, as latest_net_D.pth)"
+    if "net.0.weight" in four:
+        return f"a pixel discriminator ({first[1]} input channels)"
+    if "model.model.0.weight" in four:
+        return f"a network like a U-Net generator but with fewer than {FEWEST_LEVELS} levels"
+    some = printable(", ".join(list(shapes)[:3]))
+    return f"a state_dict of {plural(len(shapes), 'tensor')} that is no U-Net generator ({some}, ...)"

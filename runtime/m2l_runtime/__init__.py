@@ -1,0 +1,52 @@
+"""Lesion masks to synthetic dermoscopic images, without PyTorch.
+
+>>> from m2l_runtime import Synthesizer
+>>> with Synthesizer.open() as synth:           # the model inside the package
+...     images = synth(masks)                   # (N, 256, 256) uint8 -> (N, 256, 256, 3) uint8
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from m2l_runtime._version import __version__
+
+if TYPE_CHECKING:
+    from m2l_runtime.arrays import Images, Masks
+    from m2l_runtime.bundle import Bundle, open_bundle
+    from m2l_runtime.errors import M2LError
+    from m2l_runtime.maskfile import MaskFile, read_mask
+    from m2l_runtime.synthesizer import Synthesizer
+
+_HOME = {
+    "Bundle": "bundle",
+    "Images": "arrays",
+    "M2LError": "errors",
+    "MaskFile": "maskfile",
+    "Masks": "arrays",
+    "Synthesizer": "synthesizer",
+    "open_bundle": "bundle",
+    "read_mask": "maskfile",
+}
+
+__all__ = [
+    "Bundle",
+    "Images",
+    "M2LError",
+    "MaskFile",
+    "Masks",
+    "Synthesizer",
+    "__version__",
+    "open_bundle",
+    "read_mask",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `m2l --help` need not wait for NumPy."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'm2l_runtime' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"m2l_runtime.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,169 @@
+"""Bytes and folders onto disk, each whole under its final name or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from m2l_runtime.errors import M2LError, OutputError
+from m2l_runtime.terminal import printable
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing there tells a living build from a dead one, so none is swept away
+    fcntl = None  # type: ignore[assignment,unused-ignore]
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing `path` into an OutputError that names it."""
+    try:
+        yield
+    except M2LError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {printable(path)}: {error.strerror or error}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make `path` and its parents, and make sure that files can be created in it.
+
+    Raises:
+        OutputError: it is a file, or nothing can be created there.
+    """
+    with output_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+
+
+def write_file(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Write `data` to a temporary name in the same folder, then rename it to `path`.
+
+    Args:
+        path: final name; its folder must exist; an existing file is replaced.
+        data: the whole content.
+        durable: also wait until the bytes are on the disk.
+
+    Raises:
+        OutputError: it could not be written; nothing is left behind.
+    """
+    with output_errors(path):
+        descriptor, temporary = tempfile.mkstemp(prefix=".m2l-", suffix=".partial", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            _give_usual_permissions(temporary, 0o666)
+            os.replace(temporary, path)  # noqa: PTH105 - one call, both names
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108
+            raise
+
+
+@contextlib.contextmanager
+def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """An empty folder beside `path` to build in; it becomes `path` when the block ends without an error.
+
+    What an earlier build that was killed has left beside `path` is swept away first. An existing `path` is
+    moved aside, the new one moved in, the old one removed: whatever moment the machine dies at, the old or
+    the new folder is there whole (the old one perhaps under a hidden name, which the next call puts back).
+
+    Args:
+        path: where the folder shall be in the end.
+        may_replace: called with `path` if it exists; raises if it must not be replaced. None: it must not.
+
+    Raises:
+        OutputError: `path` exists and may not be replaced, or its parent cannot be written.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - the final name counts, not what a link points to
+    mark = f".{path.name[:100]}.m2l"
+    previous = path.parent / f"{mark}-previous"
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path, mark, previous)
+        if os.path.lexists(path):
+            if may_replace is None:
+                raise OutputError(f"{printable(path)} exists already; choose another name or --overwrite it")
+            may_replace(path)
+        staging = Path(tempfile.mkdtemp(prefix=f"{mark}-", suffix=".partial", dir=path.parent))
+        hold = _hold(staging)
+        try:
+            _give_usual_permissions(staging, 0o777)
+            yield staging
+            for file in staging.rglob("*"):
+                _sync(file)
+            _sync(staging)
+            if os.path.lexists(path):
+                if may_replace is None:
+                    raise OutputError(f"{printable(path)} has appeared meanwhile; it was left as it is")
+                path.rename(previous)
+            staging.rename(path)
+            _sync(path.parent)
+            _remove(previous)
+        finally:
+            _remove(staging)
+            if hold is not None:
+                os.close(hold)
+
+
+def _sweep(path: Path, mark: str, previous: Path) -> None:
+    if os.path.lexists(previous):
+        if os.path.lexists(path):
+            _remove(previous)
+        else:
+            previous.rename(path)
+    for stale in path.parent.glob(f"{_literal(mark)}-*.partial"):
+        hold = _hold(stale)
+        if hold is not None:  # nobody alive holds it
+            _remove(stale)
+            os.close(hold)
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _hold(folder: Path) -> int | None:
+    """A descriptor that marks `folder` as in use for as long as this process lives; None if it is in use."""
+    if fcntl is None:
+        return None
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sync(path: Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system can
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _give_usual_permissions(path: str | Path, mode: int) -> None:
+    """What open() and mkdir() would have given: tempfile makes everything private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, mode & ~umask)  # noqa: PTH101

@@ -1,0 +1,437 @@
+"""A bundle: a folder that says what is in it. One definition, which export writes and the runtime reads.
+
+``manifest.json`` describes the generator (image size, how masks are resampled, inputs with roles, outputs)
+and lists every other file with its size and SHA-256. The SHA-256 of ``manifest.json`` itself therefore stands
+for the whole bundle. Hashes tell whether files are as they were written; they do not tell who wrote them.
+The format is described for readers in other languages in docs/bundle.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from m2l_runtime import atomic, onnxfile
+from m2l_runtime.errors import BundleDamaged, BundleError, BundleNotFound, BundleTooNew, OutputError
+from m2l_runtime.terminal import printable
+
+SCHEMA: Final = "m2l-bundle"
+SCHEMA_VERSION: Final = 1
+MANIFEST_NAME: Final = "manifest.json"
+KNOWN_ROLES: Final = ("mask",)
+"""Roles of inputs that this version can supply; a bundle with any other role is refused."""
+
+# No honest bundle comes near these; they bound what a damaged or hostile one can make us allocate.
+MAX_MANIFEST_BYTES: Final = 1 << 20
+MAX_FILE_BYTES: Final = (1 << 31) - 1  # a protocol buffer ends here as well
+MAX_SIDE: Final = 8192
+MAX_GOLDEN_BYTES: Final = 1 << 28
+
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+DType = Literal["uint8", "float32"]
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A file of the bundle, by its path relative to the folder, with ``/`` between parts."""
+
+    path: str
+    bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
+    sha256: Sha256
+
+    @classmethod
+    def of(cls, path: str, content: bytes) -> FileEntry:
+        """The entry of a file with this content."""
+        return cls(path=path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An input or output of the generator."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    role: str
+    """mask | image; later versions add others."""
+    dtype: DType
+    shape: tuple[Literal["batch"] | Side, ...]
+    """The first entry is "batch"."""
+
+
+class Resampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a mask of another size came to `image_size` in training, hence how the runtime does it."""
+
+    filter: Literal["bicubic"]
+    """Pillow's filter of that name, which antialiases when it shrinks."""
+    fit: Literal["squash"]
+    """The whole frame to the whole frame; the aspect ratio is not kept."""
+
+
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How far a file's images are from the network it was made of, over `mask_count` masks."""
+
+    reference: str
+    """What computed the images compared with."""
+    engine: str
+    """What computed the file's images."""
+    mask_count: Count
+    batch_sizes: tuple[int, ...]
+    """Batch sizes at which all masks were compared."""
+    max_level_difference: Count
+    """Largest difference of a byte, 0..255."""
+    mean_level_difference: float
+    psnr_db: float | None
+    """Peak signal-to-noise ratio over all bytes; null where every byte is equal."""
+    accepted_max_level_difference: Count
+    """What the export was told to accept; 1 unless a known miss was accepted."""
+
+
+class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The generator in one format and precision."""
+
+    file: FileEntry
+    format: Literal["onnx"]
+    opset: Count
+    precision: Literal["fp32"]
+    form: Literal["deconvolution"]
+    """How the decoder's upsampling layers are written; the images are the same."""
+    engines: tuple[str, ...]
+    """Backends this file is meant for."""
+    parity: Parity
+
+
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Inputs and the images they gave when the bundle was made: an .npz with an array per tensor name."""
+
+    file: FileEntry
+    count: Annotated[int, msgspec.Meta(ge=1, le=64)]
+    engine: str
+
+
+class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The trained network that the files were made of, in the terms of pytorch-CycleGAN-and-pix2pix."""
+
+    architecture: Literal["unet"]
+    levels: Count
+    ngf: Count
+    input_nc: Count
+    output_nc: Count
+    norm: Literal["instance", "batch", "none"]
+    norm_statistics: Literal["instance", "running", "none"]
+    """Whether images are normalised by their own statistics or by those collected in training."""
+    parameter_count: Count
+
+
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the weights came from and what made the bundle."""
+
+    checkpoint: str
+    """File name, without its folder."""
+    checkpoint_sha256: Sha256
+    versions: dict[str, str]
+    """Version of each package that took part."""
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What manifest.json holds."""
+
+    schema: Literal["m2l-bundle"] = SCHEMA
+    schema_version: int = SCHEMA_VERSION
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    image_size: tuple[Side, Side]
+    """Height, width in pixels."""
+    resampling: Resampling
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    models: Annotated[tuple[ModelFile, ...], msgspec.Meta(min_length=1, max_length=64)]
+    golden: Golden
+    model_card: FileEntry
+    network: Network
+    provenance: Provenance
+    warnings: tuple[str, ...] = ()
+    """What the export warned about."""
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """Every file but the manifest."""
+        return (*(model.file for model in self.models), self.golden.file, self.model_card)
+
+
+class _Head(msgspec.Struct, frozen=True):
+    schema: str
+    schema_version: int
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: the manifest has been read and checked; files are read, and hashed, when asked for."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+    """SHA-256 of manifest.json, which names the whole bundle."""
+
+    def read(self, entry: FileEntry) -> bytes:
+        """The content of a file, read once; what is returned is what was hashed.
+
+        Raises:
+            BundleDamaged: missing, altered, not a plain file, or reached through a link.
+        """
+        content = _read_plain_file(self.path, entry.path, entry.bytes)
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise BundleDamaged(
+                f"{_name(self.path, entry.path)} is not the file the bundle was made with "
+                "(its SHA-256 differs from the manifest's); copy or export the bundle again"
+            )
+        return content
+
+    def read_model(self, model: ModelFile) -> bytes:
+        """The bytes of an ONNX file that needs no other file.
+
+        Raises:
+            BundleDamaged: as :meth:`read`, or not ONNX, or with weights outside the file.
+        """
+        content = self.read(model.file)
+        try:
+            outside = onnxfile.external_tensors(content)
+        except ValueError as error:
+            raise BundleDamaged(f"{_name(self.path, model.file.path)} is not an ONNX model: {error}") from None
+        if outside:
+            raise BundleDamaged(
+                f"{_name(self.path, model.file.path)} keeps weights outside the file "
+                f"({printable(outside[0])} and perhaps more); m2l reads self-contained ONNX only"
+            )
+        return content
+
+    def read_golden(self) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.uint8]]:
+        """(inputs by name, images) recorded when the bundle was made.
+
+        Raises:
+            BundleDamaged: as :meth:`read`, or arrays of other names, shapes or types than the manifest says.
+        """
+        golden, where = self.manifest.golden, _name(self.path, self.manifest.golden.file.path)
+        content = self.read(golden.file)
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > MAX_GOLDEN_BYTES:
+                raise BundleDamaged(f"{where} unpacks to {size:,} bytes; at most {MAX_GOLDEN_BYTES:,} are read")
+            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise BundleDamaged(f"{where} is not an .npz of arrays: {error}") from None
+        specs = (*self.manifest.inputs, *self.manifest.outputs)
+        for spec in specs:
+            expected = tuple(golden.count if side == "batch" else side for side in spec.shape)
+            found = arrays.get(spec.name)
+            if found is None or found.shape != expected or found.dtype != np.dtype(spec.dtype):
+                got = "nothing" if found is None else f"{found.shape} {found.dtype}"
+                raise BundleDamaged(f"{where}: '{spec.name}' must be {expected} {spec.dtype}, got {got}")
+        return {s.name: arrays[s.name] for s in self.manifest.inputs}, arrays[self.manifest.outputs[0].name]
+
+    def check(self) -> None:
+        """Read and hash every file.
+
+        Raises:
+            BundleDamaged: as :meth:`read`, :meth:`read_model` and :meth:`read_golden`.
+        """
+        for model in self.manifest.models:
+            self.read_model(model)
+        self.read(self.manifest.model_card)
+        self.read_golden()
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read and check a bundle's manifest, and that its files are there with the right sizes.
+
+    Raises:
+        BundleNotFound: no folder there, or none with a manifest.
+        BundleTooNew: another schema version, or an input with a role unknown here.
+        BundleDamaged: the manifest is not what its schema says, or a file is missing, of another size, not a
+            plain file, or outside the folder.
+    """
+    folder = Path(path)
+    try:
+        is_folder, exists = folder.is_dir(), os.path.lexists(folder)
+        has_manifest = is_folder and os.path.lexists(folder / MANIFEST_NAME)
+    except (OSError, ValueError) as error:
+        raise BundleNotFound(f"cannot look for a bundle at {printable(folder)}: {error}") from None
+    if not is_folder:
+        what = "is a file, not a folder" if exists else "does not exist"
+        raise BundleNotFound(
+            f"{printable(folder)} {what}; a bundle is the folder that `m2l export CHECKPOINT BUNDLE` writes"
+        )
+    if not has_manifest:
+        raise BundleNotFound(
+            f"{printable(folder)} has no {MANIFEST_NAME}, so it is not a bundle; "
+            "`m2l export CHECKPOINT BUNDLE` makes one"
+        )
+    content = _read_plain_file(folder, MANIFEST_NAME, None)
+    manifest = parse_manifest(content, _name(folder, MANIFEST_NAME))
+    for entry in manifest.files:
+        _open_plain_file(folder, entry.path, entry.bytes)
+    return Bundle(path=folder, manifest=manifest, sha256=hashlib.sha256(content).hexdigest())
+
+
+def parse_manifest(content: bytes, where: str = MANIFEST_NAME) -> Manifest:
+    """Manifest from JSON, checked.
+
+    Raises:
+        BundleTooNew, BundleDamaged: see :func:`open_bundle`.
+    """
+    try:
+        head = msgspec.json.decode(content, type=_Head)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleDamaged(f"{where} is not a bundle's manifest: {error}") from None
+    if head.schema != SCHEMA:
+        raise BundleDamaged(
+            f"{where} has schema '{printable(head.schema[:100])}', expected '{SCHEMA}': it is not a bundle's manifest"
+        )
+    if head.schema_version != SCHEMA_VERSION:
+        newer = head.schema_version > SCHEMA_VERSION
+        raise BundleTooNew(
+            f"{where} has schema version {head.schema_version}, this m2l reads version {SCHEMA_VERSION}; "
+            + ("upgrade m2l: pip install --upgrade m2l" if newer else "export the bundle again")
+        )
+    try:
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleDamaged(f"{where} does not follow its schema: {printable(str(error))}") from None
+    _check_manifest(manifest, where)
+    return manifest
+
+
+def _check_manifest(manifest: Manifest, where: str) -> None:
+    """What the types alone cannot say."""
+    for spec in manifest.inputs:
+        if spec.role not in KNOWN_ROLES:
+            raise BundleTooNew(
+                f"{where}: input '{printable(spec.name)}' has the role '{printable(spec.role)}'; this m2l can "
+                f"supply {', '.join(KNOWN_ROLES)}; upgrade m2l: pip install --upgrade m2l"
+            )
+    size = manifest.image_size
+    expected = (("batch", *size), ("batch", *size, 3))
+    found = (tuple(s.shape for s in manifest.inputs), tuple(s.shape for s in manifest.outputs))
+    roles = (tuple(s.role for s in manifest.inputs), tuple(s.role for s in manifest.outputs))
+    types = {s.dtype for s in (*manifest.inputs, *manifest.outputs)}
+    if found != ((expected[0],), (expected[1],)) or roles != (("mask",), ("image",)) or types != {"uint8"}:
+        raise BundleDamaged(
+            f"{where}: a bundle of image size {size} takes one uint8 mask {expected[0]} and gives one uint8 "
+            f"image {expected[1]}; got {found[0]} and {found[1]} with roles {roles[0]} and {roles[1]}"
+        )
+    paths = [entry.path for entry in manifest.files]
+    for path in paths:
+        _check_path(path, where)
+    if len(set(paths)) != len(paths):
+        raise BundleDamaged(f"{where} lists a file twice")
+
+
+def _check_path(path: str, where: str) -> None:
+    pure = PurePosixPath(path)
+    bad = (
+        not path
+        or pure.is_absolute()
+        or str(pure) != path
+        or any(part in ("", ".", "..") for part in path.split("/"))
+        or any(c in path for c in "\\:\0")
+        or not path.isprintable()
+        or path == MANIFEST_NAME
+    )
+    if bad:
+        raise BundleDamaged(f"{where} names the file '{printable(path)}'; a path inside the folder is expected")
+
+
+def _name(folder: Path, path: str) -> str:
+    return printable(folder / path)
+
+
+def _open_plain_file(folder: Path, path: str, size: int | None) -> os.stat_result:
+    """Lstat of a file reached through no link, of the size the manifest says."""
+    where, at = _name(folder, path), folder
+    try:
+        for part in path.split("/"):
+            at = at / part
+            status = at.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                raise BundleDamaged(f"{printable(at)} is a symbolic link; a bundle holds its files itself")
+    except OSError as error:
+        raise BundleDamaged(f"{where} cannot be read: {error.strerror or error}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleDamaged(f"{where} is not a plain file")
+    if size is not None and status.st_size != size:
+        raise BundleDamaged(
+            f"{where} has {status.st_size:,} bytes, the manifest says {size:,}; copy or export the bundle again"
+        )
+    if size is None and status.st_size > MAX_MANIFEST_BYTES:
+        raise BundleDamaged(f"{where} has {status.st_size:,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
+    return status
+
+
+def _read_plain_file(folder: Path, path: str, size: int | None) -> bytes:
+    limit = _open_plain_file(folder, path, size).st_size
+    try:
+        with (folder / path).open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise BundleDamaged(f"{_name(folder, path)} cannot be read: {error.strerror or error}") from None
+    if len(content) != limit:
+        raise BundleDamaged(f"{_name(folder, path)} changed while it was read")
+    return content
+
+
+def write_bundle(
+    path: str | os.PathLike[str],
+    manifest: Manifest,
+    contents: Mapping[str, bytes],
+    *,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a bundle beside `path`, read it back, and rename it into place.
+
+    Args:
+        path: the folder to make.
+        manifest: what to write as manifest.json.
+        contents: the content of each file the manifest lists, by its path.
+        overwrite: replace a bundle that is at `path`. Anything else there is never replaced.
+
+    Raises:
+        OutputError: `path` exists and may not be replaced, or cannot be written.
+        BundleError: manifest and contents do not make a bundle that can be read.
+    """
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    target = Path(path)
+    if set(contents) != {entry.path for entry in manifest.files}:
+        raise BundleError(f"the manifest lists other files than {sorted(contents)}")
+    with atomic.staged_folder(target, may_replace=require_bundle if overwrite else None) as staging:
+        for name, content in contents.items():
+            _check_path(name, MANIFEST_NAME)
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            (staging / name).write_bytes(content)
+        (staging / MANIFEST_NAME).write_bytes(text)
+        open_bundle(staging).check()
+    return open_bundle(target)
+
+
+def require_bundle(path: Path) -> None:
+    """Let a bundle be replaced, and nothing else.
+
+    Raises:
+        OutputError: `path` is not a folder with a manifest of this schema in it.
+    """
+    try:
+        content = _read_plain_file(path, MANIFEST_NAME, None)
+        is_bundle = path.is_dir() and msgspec.json.decode(content, type=_Head).schema == SCHEMA
+    except (BundleError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        is_bundle = False
+    if not is_bundle:
+        raise OutputError(f"{printable(path)} is not a bundle, so it is not overwritten; choose another name")

@@ -1,0 +1,88 @@
+"""`m2l`: every verb that is installed, and errors as one line instead of a traceback.
+
+Verbs come from the entry-point group `m2l.commands`: each entry is a function that is given the application
+and adds its commands to it. Those modules are light; engines load when a command runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib.metadata import entry_points
+from typing import Annotated, Final
+
+import typer
+
+from m2l_runtime._version import __version__
+from m2l_runtime.errors import M2LError
+from m2l_runtime.terminal import printable
+
+GROUP: Final = "m2l.commands"
+DEBUG: Final = "--debug"
+
+
+def build_app() -> typer.Typer:
+    """The application with the verbs of every installed layer."""
+    app = typer.Typer(
+        name="m2l",
+        help="Masks of skin lesions in, synthetic dermoscopic images out. Images are synthetic: never for diagnosis.",
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def options(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        ] = False,
+        debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks; may stand anywhere on the line.")] = False,
+    ) -> None:
+        del version, debug
+
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name != "runtime", e.name)):
+        try:
+            entry.load()(app)
+        except Exception as error:  # noqa: BLE001 - one broken plug-in must not take the other verbs away
+            typer.echo(f"m2l: the commands of '{entry.name}' do not load: {error}", err=True)
+    return app
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"m2l {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; errors that m2l knows become one line and exit status 1."""
+    debug = _take_debug(sys.argv)
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; maskfile refuses it itself
+    try:
+        build_app()()
+    except M2LError as error:
+        if debug:
+            raise
+        _fail(f"error: {error}")
+    except Exception as error:
+        if debug:
+            raise
+        _fail(
+            f"unexpected {type(error).__name__}: {error}\n"
+            f"Please report this with the output of the same command and {DEBUG}."
+        )
+
+
+def _take_debug(arguments: list[str]) -> bool:
+    """Whether --debug stands anywhere ahead of a `--`; takes it out, as commands do not know it."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    found = DEBUG in arguments[1:end]
+    arguments[1:end] = [argument for argument in arguments[1:end] if argument != DEBUG]
+    return found
+
+
+def _fail(message: str) -> None:
+    text = "\n".join(printable(line) for line in message.split("\n"))
+    typer.echo(f"m2l: {text}", err=True)
+    sys.exit(1)

@@ -1,0 +1,186 @@
+"""Command lines of the runtime to calls of its functions: synth, inspect, verify, doctor.
+
+Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+SOME_MASKS_BAD: Final = 3
+"""Exit status of `m2l synth` when some masks were skipped and the others done."""
+
+BundleArgument = Annotated[
+    Path | None,
+    typer.Argument(help="Folder of a bundle; left out: the model inside the package.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the runtime's verbs to `app`."""
+    app.command()(synth)
+    app.command()(inspect)
+    app.command()(verify)
+    app.command()(doctor)
+
+
+def synth(
+    masks: Annotated[
+        Path,
+        typer.Argument(help="A mask file, or a folder of them (png, jpg, bmp, tif, webp).", show_default=False),
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(help="Folder for the images; for one mask also a name ending in .png.", show_default=False),
+    ],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Bundle to use.  [default: the model inside the package]", show_default=False),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime, or fake (runs no model).")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Masks per engine call.  [default: 1 on CPU, 16 on CUDA]", show_default=False),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads of the engine.  [default: the CPUs this process may use]", show_default=False),
+    ] = None,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(help="Also draw mask | lesion pairs into this PNG file.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace images that are there already.")] = False,
+) -> None:
+    """Synthesize a lesion image (PNG) for each mask.
+
+    Exit status: 0 all done, 3 some masks were skipped, 1 nothing was made or the run failed, 2 wrong usage.
+    """
+    from m2l_runtime.pipeline import Result, synthesize_folder
+    from m2l_runtime.progress import Reporter
+    from m2l_runtime.synthesizer import Synthesizer
+    from m2l_runtime.terminal import plural, printable
+
+    with (
+        Synthesizer.open(bundle, backend=backend, device=device, batch_size=batch_size, threads=threads) as synthesizer,
+        Reporter() as reporter,
+    ):
+        used = synthesizer.settings
+
+        def on_result(result: Result) -> None:
+            if result.problem is not None:
+                reporter.note(f"skipped {result.problem}")
+            reporter.advance()
+
+        summary = synthesize_folder(
+            masks,
+            out,
+            synthesizer,
+            overwrite=overwrite,
+            contact_sheet=contact_sheet,
+            on_start=reporter.start,
+            on_result=on_result,
+        )
+    typer.echo(
+        f"{plural(summary.image_count, 'image')} in {printable(out)} "
+        f"({summary.images_per_s:.1f} images/s; {used.engine}, {used.device}, {used.precision}, "
+        f"batch {used.batch_size}, {plural(used.threads, 'thread')})"
+    )
+    for count, kind in ((summary.empty_count, "empty (all black)"), (summary.full_count, "full (all white)")):
+        if count:
+            typer.echo(f"note: {plural(count, 'mask')} {'was' if count == 1 else 'were'} {kind}")
+    if contact_sheet is not None and summary.image_count:
+        typer.echo(f"contact sheet: {printable(contact_sheet)}")
+    if summary.bad_masks:
+        typer.echo(f"skipped {plural(len(summary.bad_masks), 'bad mask')}, named above", err=True)
+        raise typer.Exit(SOME_MASKS_BAD if summary.image_count else 1)
+
+
+def inspect(bundle: BundleArgument = None, json: Json = False) -> None:
+    """Say what a bundle is, check every file in it, and say which engines run it here."""
+    from m2l_runtime import embedded
+    from m2l_runtime.bundle import open_bundle
+    from m2l_runtime.doctor import engine_reports
+
+    opened = open_bundle(embedded.BUNDLE if bundle is None else bundle)
+    opened.check()
+    reports = engine_reports(opened)
+    if json:
+        import dataclasses
+
+        _echo_json(
+            {
+                "path": str(opened.path),
+                "sha256": opened.sha256,
+                "manifest": opened.manifest,
+                "engines": [dataclasses.asdict(report) for report in reports],
+            }
+        )
+        return
+    from m2l_runtime.describe import describe_bundle, describe_engines
+
+    typer.echo(describe_bundle(opened))
+    typer.echo("\nOn this machine:\n" + describe_engines(reports))
+
+
+def verify(bundle: BundleArgument = None, json: Json = False) -> None:
+    """Replay a bundle's golden images on every engine that loads here; exit status 1 if any differs."""
+    from m2l_runtime import embedded
+    from m2l_runtime.bundle import open_bundle
+    from m2l_runtime.errors import EngineNotInstalled
+    from m2l_runtime.verify import replay_golden
+
+    opened = open_bundle(embedded.BUNDLE if bundle is None else bundle)
+    replays = replay_golden(opened)
+    ran = [replay for replay in replays if replay.max_level_difference is not None]
+    if json:
+        import dataclasses
+
+        _echo_json(
+            {
+                "sha256": opened.sha256,
+                "agrees": bool(ran) and all(replay.agrees for replay in ran),
+                "replays": [dataclasses.asdict(replay) for replay in replays],
+            }
+        )
+    else:
+        from m2l_runtime.describe import describe_replays
+
+        typer.echo(describe_replays(opened, replays))
+    if not ran:
+        raise EngineNotInstalled("no engine loads here, so nothing was verified: pip install 'm2l[cpu]'")
+    if not all(replay.agrees for replay in ran):
+        raise typer.Exit(1)
+
+
+def doctor(json: Json = False) -> None:
+    """Say which engines work on this machine, and why the others do not; exit status 1 if none does."""
+    from m2l_runtime import embedded
+    from m2l_runtime.bundle import open_bundle
+    from m2l_runtime.doctor import engine_reports, machine_facts
+
+    facts = machine_facts()
+    reports = engine_reports(open_bundle(embedded.BUNDLE))
+    if json:
+        import dataclasses
+
+        _echo_json({"machine": facts, "engines": [dataclasses.asdict(report) for report in reports]})
+    else:
+        from m2l_runtime.describe import describe_engines
+        from m2l_runtime.terminal import table
+
+        typer.echo(table(facts.items()))
+        typer.echo("\n" + describe_engines(reports))
+    if not any(report.loads and not report.is_fake for report in reports):
+        raise typer.Exit(1)
+
+
+def _echo_json(value: Any) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

@@ -1,0 +1,94 @@
+"""Facts about bundles and engines to text for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from m2l_runtime.bundle import Bundle, Parity
+from m2l_runtime.doctor import EngineReport
+from m2l_runtime.terminal import plural, printable, table
+from m2l_runtime.verify import TOLERANCE, Replay
+
+
+def describe_bundle(bundle: Bundle) -> str:
+    """What a bundle is, file by file."""
+    manifest, network = bundle.manifest, bundle.manifest.network
+    height, width = manifest.image_size
+    rows = [
+        ("name", printable(manifest.name)),
+        ("path", printable(bundle.path)),
+        ("sha256", bundle.sha256),
+        (
+            "images",
+            f"{width}x{height} RGB from masks of that size ({manifest.resampling.fit}, {manifest.resampling.filter})",
+        ),
+        (
+            "network",
+            f"{network.architecture}, {network.levels} levels, ngf {network.ngf}, norm {network.norm} "
+            f"(statistics: {network.norm_statistics}), {plural(network.parameter_count, 'parameter')}",
+        ),
+        (
+            "made from",
+            f"{printable(manifest.provenance.checkpoint)} (sha256 {manifest.provenance.checkpoint_sha256[:12]}...)",
+        ),
+        ("made with", ", ".join(f"{k} {printable(v)}" for k, v in manifest.provenance.versions.items())),
+    ]
+    for model in manifest.models:
+        rows.append(
+            (
+                "model",
+                f"{model.file.path}: {model.format}, {model.precision}, {model.form}, {model.file.bytes:,} bytes, "
+                f"for {', '.join(map(printable, model.engines))}",
+            )
+        )
+        rows.append(("parity", describe_parity(model.parity)))
+    rows.append(
+        (
+            "golden",
+            f"{manifest.golden.file.path}: {plural(manifest.golden.count, 'pair')} "
+            f"made by {printable(manifest.golden.engine)}",
+        )
+    )
+    rows.append(("files", f"all {len(manifest.files)} are as they were written"))
+    rows += [("warning", printable(warning)) for warning in manifest.warnings]
+    return table(rows)
+
+
+def describe_parity(parity: Parity) -> str:
+    """One line of parity figures."""
+    psnr = "every byte equal" if parity.psnr_db is None else f"PSNR {parity.psnr_db:.1f} dB"
+    return (
+        f"at most {plural(parity.max_level_difference, 'level')} from the network "
+        f"(mean {parity.mean_level_difference:.5f}, {psnr}) over {plural(parity.mask_count, 'mask')} at batch sizes "
+        f"{', '.join(map(str, parity.batch_sizes))}"
+    )
+
+
+def describe_engines(reports: Sequence[EngineReport]) -> str:
+    """A row per backend and device."""
+    return table((r.backend, r.device, "loads" if r.loads else "no", printable(r.detail)) for r in reports)
+
+
+def describe_replays(bundle: Bundle, replays: Sequence[Replay]) -> str:
+    """A row per backend and device, and what counts as agreement."""
+    rows = []
+    for replay in replays:
+        if replay.max_level_difference is None or replay.mean_level_difference is None:
+            rows.append((replay.backend, replay.device, "not run", printable(replay.detail)))
+            continue
+        figures = (
+            f"{plural(replay.max_level_difference, 'level')} at most, {replay.mean_level_difference:.5f} on average"
+        )
+        rows.append(
+            (
+                replay.backend,
+                replay.device,
+                "agrees" if replay.agrees else "DIFFERS",
+                f"{replay.detail}: {figures}",
+            )
+        )
+    head = (
+        f"{plural(bundle.manifest.golden.count, 'golden pair')} of {printable(bundle.manifest.name)} "
+        f"(sha256 {bundle.sha256[:12]}...), at most {plural(TOLERANCE, 'level')} accepted"
+    )
+    return head + "\n" + table(rows)

@@ -1,0 +1,89 @@
+"""Progress to a person: a bar on a terminal, plain lines elsewhere, always on standard error."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from m2l_runtime.terminal import plural, printable
+
+_SECONDS_BETWEEN_LINES = 10.0
+_MOST_NOTES = 20
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """images/s since the start."""
+        return Text(f"{task.completed / task.elapsed:.1f} images/s" if task.elapsed else "")
+
+
+class Reporter:
+    """Counts what is done and prints notes beside it; the first `_MOST_NOTES` of them."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._bar: Progress | None = None
+        self._total = self._done = self._notes = 0
+        self._began = self._last_line = time.monotonic()
+
+    def start(self, total: int) -> None:
+        """Begin to count towards `total`."""
+        self._total, self._began = total, time.monotonic()
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("synthesizing"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _RateColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar.start()
+            self._bar.add_task("", total=total)
+
+    def advance(self) -> None:
+        """One more is done."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0])
+        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            rate = self._done / (self._last_line - self._began)
+            self.say(f"{self._done:,} of {self._total:,}, {rate:.1f} images/s")
+
+    def note(self, text: str) -> None:
+        """A line about one item; after `_MOST_NOTES` of them only their number is told, at the end."""
+        self._notes += 1
+        if self._notes <= _MOST_NOTES:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line, whole however narrow the terminal is."""
+        self._console.print(printable(text), soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self._notes > _MOST_NOTES:
+            self.say(f"... and {plural(self._notes - _MOST_NOTES, 'more such line')}")

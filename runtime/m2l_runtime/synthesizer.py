@@ -1,0 +1,136 @@
+"""A bundle and a backend to a callable: any number of masks to as many images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+
+from m2l_runtime import embedded
+from m2l_runtime.arrays import Images, Masks, check_masks
+from m2l_runtime.backends import Backend, BackendOptions, Settings, load_backend
+from m2l_runtime.bundle import Bundle, open_bundle
+from m2l_runtime.errors import EngineError
+
+
+class Synthesizer:
+    """Masks to images, in batches of one fixed size whose tail is padded.
+
+    The fixed size keeps results independent of how many masks come at once: a mask gives the same bytes alone
+    or among others. A synthesizer may be called from several threads.
+
+    >>> with Synthesizer.open() as synth:
+    ...     images = synth(masks)
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self.bundle: Final = bundle
+        self._backend: Backend | None = backend
+        self.settings: Final[Settings] = backend.settings
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | os.PathLike[str] | Bundle | None = None,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        batch_size: int | None = None,
+        threads: int | None = None,
+        provider_options: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Open a bundle on a backend.
+
+        Args:
+            bundle: folder of a bundle, or a bundle already opened; None is the model inside the package.
+            backend: auto | onnxruntime | fake (which runs no model). `auto` is the first one installed that the
+                bundle has a file for.
+            device: auto | cpu | cuda | cuda:N. `auto` is CUDA where it starts, else the CPU; `cuda` is an error
+                where it does not start. `settings.device` says which it is.
+            batch_size: masks per call of the engine; None: 1 on a CPU, 16 on CUDA.
+            threads: CPU threads of the engine; None: as many CPUs as this process may use.
+            provider_options: options of onnxruntime's CUDA provider, by its own names.
+
+        Raises:
+            BundleNotFound, BundleTooNew, BundleDamaged: the bundle cannot be used.
+            EngineNotInstalled: the message is the command that installs it.
+            DeviceUnavailable, EngineError: the engine or the device does not work here.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(embedded.BUNDLE if bundle is None else bundle)
+        options = BackendOptions(device, batch_size, threads, dict(provider_options or {}))
+        return cls(opened, load_backend(opened, backend, options))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height, width in pixels of masks and images."""
+        return self.bundle.manifest.image_size
+
+    def __call__(self, masks: Masks) -> Images:
+        """Images of masks.
+
+        Args:
+            masks: uint8 (N, H, W), 0 background, 255 lesion, of `image_size`; N may be 0. They are only read.
+
+        Returns:
+            uint8 (N, H, W, 3) RGB, a new array owned by the caller.
+
+        Raises:
+            ArrayError: `masks` has another shape, type or range.
+            EngineError: the engine failed, or the synthesizer is closed.
+        """
+        return self.synthesize_checked(check_masks(masks, self.image_size))
+
+    def synthesize_checked(self, masks: Masks) -> Images:
+        """As calling, for masks known to be in range: :func:`m2l_runtime.read_mask` makes such.
+
+        The one thing a call refuses and this does not is a maximum of 1, which a lesion far smaller than a
+        pixel leaves behind when a file is brought to the model's size.
+        """
+        backend = self._backend
+        if backend is None:
+            raise EngineError("the synthesizer is closed; open another one")
+        return run_in_batches(backend, self.bundle.manifest.inputs[0].name, masks)
+
+    def close(self) -> None:
+        """Give back what the engine holds. Closing twice is fine; a call after it is an error."""
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state: Any = "closed" if self._backend is None else self.settings
+        return f"<Synthesizer of {self.bundle.manifest.name!r}: {state}>"
+
+
+def run_in_batches(backend: Backend, input_name: str, masks: Masks) -> Images:
+    """All of `masks` (N, H, W) through `backend` in batches of its fixed size, the last one padded with black.
+
+    Returns:
+        uint8 (N, H, W, 3), owned by the caller.
+
+    Raises:
+        EngineError: the engine failed.
+    """
+    size, shape = backend.settings.batch_size, masks.shape[1:]
+    images = np.empty((*masks.shape, 3), np.uint8)
+    for start in range(0, len(masks), size):
+        batch = np.ascontiguousarray(masks[start : start + size])
+        filled = len(batch)
+        if filled < size:
+            batch = np.concatenate([batch, np.zeros((size - filled, *shape), np.uint8)])
+        images[start : start + filled] = backend.run({input_name: batch})[:filled]
+    return images

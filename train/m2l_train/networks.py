@@ -1,0 +1,170 @@
+"""Settings to networks: the U-Net generator of pix2pix.
+
+The layout, hence every state_dict key, is that of pytorch-CycleGAN-and-pix2pix at commit 0442670
+(``--netG unet_128|unet_256``), so that checkpoints load in both directions. The architecture is from Isola,
+Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017
+(arXiv:1611.07004), after the U-Net of Ronneberger, Fischer and Brox, MICCAI 2015 (arXiv:1505.04597).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+Norm = Literal["instance", "batch", "none"]
+
+NORM_EPS: Final = 1e-5
+LEAKY_RELU_SLOPE: Final = 0.2
+FEWEST_LEVELS: Final = 5
+"""Fewer levels than these the original cannot build either: it always has four widths and a bottleneck."""
+
+
+@dataclass(frozen=True)
+class UnetSpec:
+    """What a U-Net generator is made of, in the original's terms."""
+
+    levels: int
+    """Stride-2 convolutions from the image to the bottleneck: 8 in unet_256, 7 in unet_128; at least 5."""
+    ngf: int
+    """Channels after the first convolution; they double up to 8 * ngf."""
+    input_nc: int
+    """Channels of the mask as it enters: 3 equal ones in Mask2Lesion."""
+    output_nc: int
+    """Channels of the image: 3, or 1 for grey."""
+    norm: Norm
+    """instance (no parameters), batch (affine, with running statistics) or none."""
+    dropout: bool = True
+    """Dropout 0.5 in the inner blocks of 8 * ngf channels; it has no parameters."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels after each of the `levels` convolutions."""
+        return tuple(self.ngf * min(1 << level, 8) for level in range(self.levels))
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether layers that a norm may follow have a bias: only beside InstanceNorm."""
+        return self.norm == "instance"
+
+
+class UnetBlock(nn.Module):
+    """One level of the U-Net: down, the levels inside it, up, and the skip around all of that.
+
+    The layers stand in one Sequential, in the original's order; the properties name them.
+    """
+
+    def __init__(self, spec: UnetSpec, level: int) -> None:
+        super().__init__()
+        self.is_outermost = level == 0
+        self.is_innermost = level == spec.levels - 1
+        inner = spec.widths[level]
+        outer_in = spec.input_nc if self.is_outermost else spec.widths[level - 1]
+        outer_out = spec.output_nc if self.is_outermost else outer_in
+        down = nn.Conv2d(outer_in, inner, 4, 2, 1, bias=spec.has_bias)
+        up = nn.ConvTranspose2d(
+            inner if self.is_innermost else 2 * inner,
+            outer_out,
+            4,
+            2,
+            1,
+            bias=True if self.is_outermost else spec.has_bias,
+        )
+        # LeakyReLU works in place in the original, so there the skip carries the activated tensor; the ReLU
+        # that follows the concatenation makes the two the same.
+        leaky, relu = nn.LeakyReLU(LEAKY_RELU_SLOPE), nn.ReLU()
+        layers: list[nn.Module]
+        if self.is_outermost:
+            layers = [down, UnetBlock(spec, level + 1), relu, up, nn.Tanh()]
+        elif self.is_innermost:
+            layers = [leaky, down, relu, up, _norm(spec.norm, outer_out)]
+        else:
+            layers = [leaky, down, _norm(spec.norm, inner), UnetBlock(spec, level + 1)]
+            layers += [relu, up, _norm(spec.norm, outer_out)]
+            if spec.dropout and 4 <= level < spec.levels - 1:
+                layers.append(nn.Dropout(0.5))
+        self.model = nn.Sequential(*layers)
+
+    @property
+    def down(self) -> nn.Conv2d:
+        """The convolution that halves the side."""
+        return cast(nn.Conv2d, self.model[0 if self.is_outermost else 1])
+
+    @property
+    def down_norm(self) -> nn.Module | None:
+        """The norm after `down`; the outermost and the innermost level have none."""
+        return None if self.is_outermost or self.is_innermost else self.model[2]
+
+    @property
+    def inside(self) -> UnetBlock | None:
+        """The next level; None at the bottleneck."""
+        if self.is_innermost:
+            return None
+        return cast(UnetBlock, self.model[1 if self.is_outermost else 3])
+
+    @property
+    def up(self) -> nn.ConvTranspose2d:
+        """The transposed convolution that doubles the side."""
+        return cast(nn.ConvTranspose2d, self.model[3 if self.is_outermost or self.is_innermost else 5])
+
+    @property
+    def up_norm(self) -> nn.Module | None:
+        """The norm after `up`; the outermost level has none."""
+        if self.is_outermost:
+            return None
+        return self.model[4 if self.is_innermost else 6]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H, W); below the outermost level `x` comes out again ahead of it."""
+        y: Tensor = self.model(x)
+        return y if self.is_outermost else torch.cat([x, y], 1)
+
+
+class UnetGenerator(nn.Module):
+    """Masks (B, input_nc, H, W) in [-1, 1] to images (B, output_nc, H, W) in [-1, 1].
+
+    H and W are multiples of ``2 ** levels``. All weights are drawn from N(0, 0.02) and all biases zero, as in
+    the original; the scales of a batch norm are drawn from N(1, 0.02).
+    """
+
+    def __init__(self, spec: UnetSpec) -> None:
+        super().__init__()
+        if spec.levels < FEWEST_LEVELS:
+            raise ValueError(f"a U-Net generator has at least {FEWEST_LEVELS} levels, got {spec.levels}")
+        self.spec = spec
+        self.model = UnetBlock(spec, 0)
+        self.apply(_initialise)
+
+    def blocks(self) -> list[UnetBlock]:
+        """The levels, from the outermost to the bottleneck."""
+        found: list[UnetBlock] = []
+        block: UnetBlock | None = self.model
+        while block is not None:
+            found.append(block)
+            block = block.inside
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        y: Tensor = self.model(x)
+        return y
+
+
+def _norm(norm: Norm, channels: int) -> nn.Module:
+    if norm == "instance":
+        return nn.InstanceNorm2d(channels, eps=NORM_EPS, affine=False, track_running_stats=False)
+    if norm == "batch":
+        return nn.BatchNorm2d(channels, eps=NORM_EPS, affine=True, track_running_stats=True)
+    return nn.Identity()
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
