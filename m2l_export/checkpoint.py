@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pickle
-import re
+import pickletools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,8 +93,8 @@ def load_state(content: bytes) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch raises whatever a damaged file leads it to
-        raise CheckpointError(_why_not_loaded(content, error)) from None
+    except Exception as error:
+        raise CheckpointError(_why_not_loaded(content)) from error
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"holds a {type(loaded).__name__}, not a state_dict; {EXPECTED}")
     if not loaded:
@@ -110,17 +109,37 @@ def load_state(content: bytes) -> dict[str, Tensor]:
     return state
 
 
-def _why_not_loaded(content: bytes, error: Exception) -> str:
-    text = " ".join(str(error).split())
-    found = re.search(r"Unsupported (?:global|operand|class)[^A-Za-z]*(?:GLOBAL )?([\w.]+)", text)
-    if isinstance(error, pickle.UnpicklingError) and ("Unsupported" in text or "GLOBAL" in text):
-        what = f" ({printable(found.group(1))})" if found else ""
-        return f"holds Python code or objects{what}, which are never loaded; {EXPECTED}"
+def _why_not_loaded(content: bytes) -> str:
+    try:
+        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
+    except Exception:  # noqa: BLE001 - not PyTorch's kind of pickle, or damaged
+        unsafe = _names_in_pickle(content)
+    if unsafe:
+        return (
+            f"holds Python code or objects ({printable(', '.join(sorted(unsafe)[:3]))}), which are never loaded; "
+            f"{EXPECTED}"
+        )
     if content[:2] == b"PK":
         return f"is a truncated or damaged PyTorch file, or another kind of zip; {EXPECTED}"
     if content[:1] == b"\x80":
         return f"is a truncated or damaged PyTorch file, or another kind of pickle; {EXPECTED}"
     return f"is not a PyTorch file; {EXPECTED}"
+
+
+def _names_in_pickle(content: bytes) -> list[str]:
+    """What a bare pickle would import, read without loading it; PyTorch's own names are not told."""
+    names, strings = [], [""]
+    try:
+        for opcode, argument, _ in pickletools.genops(content):
+            if opcode.name == "GLOBAL":
+                names.append(str(argument).replace(" ", "."))
+            elif opcode.name == "STACK_GLOBAL":
+                names.append(".".join(strings[-2:]))
+            elif isinstance(argument, str):
+                strings.append(argument)
+    except Exception:  # noqa: BLE001, S110 - it ends where the damage begins
+        pass
+    return [name for name in names if not name.startswith(("torch.", "collections."))]
 
 
 def to_network(state: Mapping[str, Tensor]) -> UnetGenerator:
@@ -211,14 +230,14 @@ def _infer_norm(state: Mapping[str, Tensor]) -> Norm:
 def _what_it_looks_like(state: Mapping[str, Tensor]) -> str:
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     four = {key: shape for key, shape in shapes.items() if len(shape) == 4}
-    first = next(iter(four.values()), ())
+    channels = next((shape[1] for shape in four.values()), 0)
     if any("conv_block" in key for key in shapes):
         blocks = len({key.split(".conv_block")[0] for key in shapes if ".conv_block" in key})
         return f"a ResNet generator ({plural(blocks, 'block')}, as --netG resnet_{blocks}blocks)"
     if "model.0.weight" in four and four and list(four.values())[-1][0] == 1:
-        return f"a PatchGAN discriminator ({first[1]} input channels, as latest_net_D.pth)"
+        return f"a PatchGAN discriminator ({channels} input channels, as latest_net_D.pth)"
     if "net.0.weight" in four:
-        return f"a pixel discriminator ({first[1]} input channels)"
+        return f"a pixel discriminator ({channels} input channels)"
     if "model.model.0.weight" in four:
         return f"a network like a U-Net generator but with fewer than {FEWEST_LEVELS} levels"
     some = printable(", ".join(list(shapes)[:3]))

@@ -174,7 +174,7 @@ def drop_dead_biases(unet: DeployUnet) -> DeployUnet:
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
         if isinstance(stage.norm, nn.InstanceNorm2d):
-            stage.layer.bias = None
+            stage.layer.register_parameter("bias", None)
     return unet
 
 

@@ -200,7 +200,7 @@ def _golden(runner: BackendModule, source: ModelSource, masks: Masks) -> tuple[b
     engine = backend.settings.engine
     backend.close()
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{MASK: masks, IMAGE: images})
+    np.savez_compressed(buffer, allow_pickle=False, **{MASK: masks, IMAGE: images})
     return buffer.getvalue(), engine
 
 

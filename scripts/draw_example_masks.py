@@ -25,7 +25,8 @@ def ellipse(x: float, y: float, across: float, down: float, turn: float = 0.0) -
     """Positive inside an ellipse of half axes `across` and `down` pixels, turned by `turn` radians."""
     u = (X - x) * np.cos(turn) + (Y - y) * np.sin(turn)
     v = -(X - x) * np.sin(turn) + (Y - y) * np.cos(turn)
-    return 1 - np.hypot(u / across, v / down)
+    inside: Field = 1 - np.hypot(u / across, v / down)
+    return inside
 
 
 def polygon(x: float, y: float, radius: float, corners: int, turn: float = 0.0, inner: float | None = None) -> Field:
@@ -38,14 +39,16 @@ def polygon(x: float, y: float, radius: float, corners: int, turn: float = 0.0, 
     ax, ay, bx, by = radius, 0.0, notch * np.cos(step), notch * np.sin(step)
     distance = np.hypot(X - x, Y - y)
     px, py = distance * np.cos(folded), distance * np.sin(folded)
-    return (bx - ax) * (py - ay) - (by - ay) * (px - ax)
+    inside: Field = (bx - ax) * (py - ay) - (by - ay) * (px - ax)
+    return inside
 
 
 def blob(x: float, y: float, radius: float, waves: tuple[tuple[int, float, float], ...]) -> Field:
     """Positive inside a circle whose radius swings: (waves around, share of the radius, phase) each."""
     angle = np.arctan2(Y - y, X - x)
     edge = radius * (1 + sum(share * np.cos(count * angle + phase) for count, share, phase in waves))
-    return edge - np.hypot(X - x, Y - y)
+    inside: Field = edge - np.hypot(X - x, Y - y)
+    return inside
 
 
 MASKS: dict[str, Callable[[], Field]] = {

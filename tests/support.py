@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +22,7 @@ REFERENCE = ROOT.parent / "shared" / "reference"
 """Images of the original code for a trained network; tests on it are skipped where it is absent."""
 
 Array = npt.NDArray[np.uint8]
+Change = Callable[[dict[str, Any]], None]
 
 
 def disc(side: int = 256, radius: float = 60.0, y: float = 120.0, x: float = 130.0) -> Array:
@@ -25,7 +30,7 @@ def disc(side: int = 256, radius: float = 60.0, y: float = 120.0, x: float = 130
     return np.where(np.hypot(rows - y, columns - x) < radius, np.uint8(255), np.uint8(0))
 
 
-def save(path: Path, array: npt.NDArray[np.generic], **options: object) -> Path:
+def save(path: Path, array: npt.NDArray[np.generic], **options: Any) -> Path:
     Image.fromarray(array).save(path, **options)
     return path
 
@@ -49,3 +54,44 @@ def assert_equals_original(images: Array, originals: Array) -> None:
     assert difference.max() <= 2
     inside = (originals > 0) & (originals < 255)
     assert 0.4 <= difference[inside].mean() <= 0.6
+
+
+def assert_truncates_to_original(pixels: npt.NDArray[np.float32], originals: Array) -> None:
+    """Pixels (H, W, 3) in [-1, 1] that have not been rounded, brought to bytes as the original does, are its bytes.
+
+    Sharper than the comparison of rounded bytes, which cannot see less than half a level: all but one byte in
+    10,000 must be the same.
+    """
+    truncated = ((pixels + 1) / 2.0 * 255.0).astype(np.uint8)
+    different = (truncated != originals).mean()
+    assert different <= 1e-4, f"{different:.4%} of the bytes differ"
+
+
+def edit(bundle: Path, change: Change) -> None:
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def replace_file(bundle: Path, name: str, content: bytes) -> None:
+    """Put other content in, and into the manifest: a bundle that is consistent but wrong."""
+
+    def visit(node: Any) -> None:
+        if isinstance(node, dict):
+            if node.get("path") == name:
+                node.update(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+            for value in node.values():
+                visit(value)
+        elif isinstance(node, list):
+            for value in node:
+                visit(value)
+
+    (bundle / name).write_bytes(content)
+    edit(bundle, visit)
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()

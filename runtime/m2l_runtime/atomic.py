@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +13,8 @@ from pathlib import Path
 from m2l_runtime.errors import M2LError, OutputError
 from m2l_runtime.terminal import printable
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows: nothing there tells a living build from a dead one, so none is swept away
-    fcntl = None  # type: ignore[assignment,unused-ignore]
 
 
 @contextlib.contextmanager
@@ -133,7 +132,7 @@ def _literal(name: str) -> str:
 
 def _hold(folder: Path) -> int | None:
     """A descriptor that marks `folder` as in use for as long as this process lives; None if it is in use."""
-    if fcntl is None:
+    if sys.platform == "win32":  # nothing there tells a living build from a dead one, so none is swept away
         return None
     descriptor = None
     try:

@@ -48,13 +48,13 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """A file of the bundle, by its path relative to the folder, with ``/`` between parts."""
 
     path: str
-    bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
+    size_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
     sha256: Sha256
 
     @classmethod
     def of(cls, path: str, content: bytes) -> FileEntry:
         """The entry of a file with this content."""
-        return cls(path=path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        return cls(path=path, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -187,7 +187,7 @@ class Bundle:
         Raises:
             BundleDamaged: missing, altered, not a plain file, or reached through a link.
         """
-        content = _read_plain_file(self.path, entry.path, entry.bytes)
+        content = _read_plain_file(self.path, entry.path, entry.size_bytes)
         if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise BundleDamaged(
                 f"{_name(self.path, entry.path)} is not the file the bundle was made with "
@@ -279,7 +279,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     content = _read_plain_file(folder, MANIFEST_NAME, None)
     manifest = parse_manifest(content, _name(folder, MANIFEST_NAME))
     for entry in manifest.files:
-        _open_plain_file(folder, entry.path, entry.bytes)
+        _open_plain_file(folder, entry.path, entry.size_bytes)
     return Bundle(path=folder, manifest=manifest, sha256=hashlib.sha256(content).hexdigest())
 
 

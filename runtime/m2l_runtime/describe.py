@@ -37,7 +37,7 @@ def describe_bundle(bundle: Bundle) -> str:
         rows.append(
             (
                 "model",
-                f"{model.file.path}: {model.format}, {model.precision}, {model.form}, {model.file.bytes:,} bytes, "
+                f"{model.file.path}: {model.format}, {model.precision}, {model.form}, {model.file.size_bytes:,} bytes, "
                 f"for {', '.join(map(printable, model.engines))}",
             )
         )

@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 from m2l_runtime.arrays import Mask
 from m2l_runtime.errors import MaskFileError
@@ -106,7 +106,7 @@ def decode(content: bytes) -> PillowImage.Image:
         raise MaskFileError("is empty (0 bytes); expected a mask picture")
     try:
         picture = PillowImage.open(io.BytesIO(content), formats=FORMATS)
-    except PillowImage.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise MaskFileError("is not a PNG, JPEG, BMP, TIFF or WebP picture") from None
     except (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
         raise MaskFileError(f"is too large; at most {MAX_PIXELS:,} pixels are decoded") from None

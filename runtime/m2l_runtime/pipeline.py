@@ -158,12 +158,13 @@ def synthesize(jobs: list[Job], synthesizer: Synthesizer) -> Iterator[Result]:
     for start in range(0, len(jobs), size):
         read = [_read(job, synthesizer.image_size) for job in jobs[start : start + size]]
         masks = [found.mask for found in read if isinstance(found, MaskFile)]
-        images = iter(synthesizer.synthesize_checked(np.stack(masks)) if masks else ())
+        images = synthesizer.synthesize_checked(np.stack(masks)) if masks else ()
+        made: Iterator[Image] = iter(images)
         for job, found in zip(jobs[start : start + size], read, strict=True):
             if isinstance(found, str):
                 yield Result(job, problem=found)
                 continue
-            image = next(images)
+            image = next(made)
             with atomic.output_errors(job.target):
                 job.target.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_file(job.target, encode_png(image, text))

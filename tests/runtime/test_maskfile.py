@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def rgba(inside: tuple[int, ...], outside: tuple[int, ...]) -> np.ndarray:
     return np.where(INSIDE[:, :, None], np.array(inside, np.uint8), np.array(outside, np.uint8))
 
 
-def palette(path: Path, colours: list[int], **options: object) -> Path:
+def palette(path: Path, colours: list[int], **options: Any) -> Path:
     picture = Image.fromarray(INSIDE.astype(np.uint8), "L").convert("P")
     picture.putdata(INSIDE.astype(np.uint8).ravel().tolist())
     picture.putpalette(colours)
@@ -168,7 +169,9 @@ def png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
+    )
 
 
 PHOTOGRAPH = np.random.default_rng(0).normal(150, 40, (256, 256, 3)).clip(0, 255).astype(np.uint8)
@@ -213,7 +216,7 @@ def test_truncated_files(tmp_path: Path, suffix: str, share: float) -> None:
     [
         (PHOTOGRAPH, r"looks like a photograph: \d+ grey levels, \d+ % of pixels neither black nor white"),
         (COLUMNS, r"looks like a photograph: 256 grey levels, 88 % of pixels"),
-        (rgba((255, 0, 0), (0, 0, 0)) | (COLUMNS > 250)[:, :, None] * np.uint8([0, 0, 255]), "is coloured"),
+        (np.where((COLUMNS > 250)[:, :, None], np.uint8(255), rgba((255, 0, 0), (0, 0, 0))), "is coloured"),
         (DISC // 255 + 2 * (COLUMNS > 200).astype(np.uint8), "class labels"),
         (np.where(INSIDE, np.float32("nan"), np.float32(0)), "undefined"),
         (np.where(INSIDE, np.float32(-1), np.float32(0)), "from -1 to 0"),

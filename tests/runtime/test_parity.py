@@ -17,7 +17,9 @@ def test_the_tiny_bundle_equals_the_original(tiny_synth: Synthesizer) -> None:
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference images are not here")
-@pytest.mark.parametrize(("masks", "images", "count"), [("masks", "images_eval", 24), ("raw_masks", "images_raw_eval", 6)])
+@pytest.mark.parametrize(
+    ("masks", "images", "count"), [("masks", "images_eval", 24), ("raw_masks", "images_raw_eval", 6)]
+)
 def test_the_embedded_model_equals_the_original(masks: str, images: str, count: int) -> None:
     triples = list(oracle(REFERENCE / masks, REFERENCE / images))
     assert len(triples) == count

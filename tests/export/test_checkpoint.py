@@ -1,0 +1,215 @@
+"""Checkpoint files: everything inferred, and everything else refused with what it is."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import CommandLine
+from support import REFERENCE, TINY
+from torch import Tensor, nn
+
+from m2l_export.checkpoint import infer_spec, load_checkpoint, load_state, to_network
+from m2l_runtime.errors import CheckpointError
+from m2l_train.networks import Norm, UnetGenerator, UnetSpec
+
+State = dict[str, Tensor]
+
+
+def state(levels: int = 5, ngf: int = 2, input_nc: int = 3, output_nc: int = 3, norm: Norm = "instance") -> State:
+    torch.manual_seed(0)
+    return dict(UnetGenerator(UnetSpec(levels, ngf, input_nc, output_nc, norm)).state_dict())
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+@pytest.mark.parametrize(
+    ("levels", "ngf", "input_nc", "output_nc"), [(5, 2, 3, 3), (7, 3, 1, 3), (8, 1, 3, 1), (9, 2, 1, 1)]
+)
+def test_everything_is_inferred(norm: Norm, levels: int, ngf: int, input_nc: int, output_nc: int) -> None:
+    assert infer_spec(state(levels, ngf, input_nc, output_nc, norm)) == UnetSpec(levels, ngf, input_nc, output_nc, norm)
+
+
+def test_the_originals_own_file() -> None:
+    loaded = load_checkpoint(TINY / "tiny_net_G.pth")
+    assert loaded.network.spec == UnetSpec(8, 2, 3, 3, "instance")
+    assert loaded.file_name == "tiny_net_G.pth"
+    assert not loaded.network.training
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_both_file_formats_of_pytorch(tmp_path: Path, legacy: bool) -> None:
+    torch.save(OrderedDict(state()), tmp_path / "g.pth", _use_new_zipfile_serialization=not legacy)
+    assert load_checkpoint(tmp_path / "g.pth").network.spec.levels == 5
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.module."])
+def test_prefixes_of_dataparallel(tmp_path: Path, prefix: str) -> None:
+    torch.save({prefix + k: v for k, v in state().items()}, tmp_path / "g.pth")
+    found = load_checkpoint(tmp_path / "g.pth").network.state_dict()
+    for key, value in state().items():
+        assert torch.equal(found[key], value)
+
+
+def test_stale_buffers_of_untracked_norms_are_dropped() -> None:
+    stale = state()
+    for key in ("model.model.1.model.2", "model.model.1.model.6"):
+        stale |= {f"{key}.running_mean": torch.zeros(2), f"{key}.running_var": torch.ones(2)}
+        stale[f"{key}.num_batches_tracked"] = torch.tensor(7)
+    network = to_network(stale)
+    assert network.spec.norm == "instance"
+    assert list(network.state_dict()) == list(state())
+
+
+def test_a_batch_norm_from_before_batches_were_counted() -> None:
+    old = {k: v for k, v in state(norm="batch").items() if not k.endswith("num_batches_tracked")}
+    assert to_network(old).spec.norm == "batch"
+
+
+def test_half_precision_is_widened(tmp_path: Path) -> None:
+    torch.save({k: v.half() for k, v in state().items()}, tmp_path / "g.pth")
+    network = load_checkpoint(tmp_path / "g.pth").network
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert torch.equal(network.model.down.weight, state()["model.model.0.weight"].half().float())
+
+
+def resnet() -> State:
+    made = {"model.1.weight": torch.zeros(4, 3, 7, 7), "model.4.weight": torch.zeros(8, 4, 3, 3)}
+    for block in range(9):
+        for layer in (1, 5):
+            made[f"model.{10 + block}.conv_block.{layer}.weight"] = torch.zeros(4, 4, 3, 3)
+    return made | {"model.26.weight": torch.zeros(3, 4, 7, 7)}
+
+
+def discriminator() -> State:
+    widths = {0: (2, 6), 2: (4, 2), 5: (8, 4), 8: (8, 8), 11: (1, 8)}
+    return {f"model.{i}.weight": torch.zeros(o, n, 4, 4) for i, (o, n) in widths.items()}
+
+
+class Innocent:
+    """A pickle of this calls print when it is loaded by anything but weights_only."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (print, ("code ran",))
+
+
+def changed(key: str, value: Tensor | None, **new: Tensor) -> State:
+    made = state()
+    if value is None:
+        del made[key]
+    else:
+        made[key] = value
+    return made | new
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (discriminator(), r"a PatchGAN discriminator \(6 input channels, as latest_net_D.pth\)"),
+        ({f"net.{i}.weight": torch.zeros(1, 6, 1, 1) for i in (0, 2, 5)}, "a pixel discriminator"),
+        (resnet(), r"a ResNet generator \(9 blocks, as --netG resnet_9blocks\)"),
+        (dict(nn.Linear(3, 4).state_dict()), r"a state_dict of 2 tensors that is no U-Net generator \(weight, bias"),
+        ({"model.model.0.weight": torch.zeros(2, 3, 4, 4)}, "fewer than 5 levels"),
+        (
+            {"epoch": 3, "state_dict": state(), "optimizer": {}},
+            "entries that are no tensors .epoch, state_dict, optimizer",
+        ),
+        ([torch.zeros(3)], "holds a list, not a state_dict"),
+        (torch.zeros(3), "holds a Tensor, not a state_dict"),
+        ({}, "empty state_dict"),
+        (Innocent(), "Python code or objects"),
+        (nn.Conv2d(3, 3, 3), "Python code or objects"),
+        ({"a": np.zeros(3)}, "Python code or objects"),
+        (state(input_nc=4), "4 input channels; expected 1 or 3"),
+        (state(output_nc=2), "2 output channels; expected 1 or 3"),
+        (changed("model.model.1.model.1.bias", None), "lacks model.model.1.model.1.bias"),
+        (changed("model.model.3.bias", torch.zeros(3), extra=torch.zeros(1)), "also has extra"),
+        (
+            changed("model.model.1.model.1.weight", torch.zeros(5, 2, 4, 4)),
+            r"shape \(5, 2, 4, 4\) where .* \(4, 2, 4, 4\)",
+        ),
+        (
+            changed("model.model.3.bias", torch.tensor([0.0, float("nan"), 0])),
+            "NaN or infinite numbers in model.model.3.bias",
+        ),
+        (changed("model.model.3.bias", torch.zeros(3, dtype=torch.complex64)), "not plain numbers"),
+        (changed("model.model.3.bias", torch.zeros(3).to_sparse()), "not plain numbers"),
+        (changed("model.model.0.weight", torch.zeros(2, 3, 3, 3)), "U-Net generator"),
+        (changed("model.model.3.weight", torch.zeros(3)), "U-Net generator"),
+    ],
+)
+def test_files_that_are_no_generator(tmp_path: Path, content: Any, message: str, m2l: CommandLine) -> None:
+    path = tmp_path / "x_net_G.pth"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_checkpoint(path)
+    assert str(error.value).startswith(str(path))
+    outcome = m2l("export", path, tmp_path / "bundle")
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_code_in_a_pickle_never_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "g.pth").write_bytes(pickle.dumps(Innocent()))
+    with pytest.raises(CheckpointError, match="Python code or objects"):
+        load_checkpoint(tmp_path / "g.pth")
+    assert "code ran" not in capsys.readouterr().out
+    pickle.loads((tmp_path / "g.pth").read_bytes())
+    assert "code ran" in capsys.readouterr().out, "the pickle would have run code"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"words", "is not a PyTorch file"),
+        (b"\x89PNG\r\n\x1a\n", "is not a PyTorch file"),
+        (b"PK\x03\x04 no zip", "truncated or damaged"),
+        (b"\x80\x02}", "truncated or damaged"),
+    ],
+)
+def test_files_that_are_no_checkpoint(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "g.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "g.pth")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.9, 0.999])
+def test_truncated_checkpoints(tmp_path: Path, share: float, legacy: bool) -> None:
+    torch.save(state(), tmp_path / "g.pth", _use_new_zipfile_serialization=not legacy)
+    content = (tmp_path / "g.pth").read_bytes()
+    with pytest.raises(CheckpointError):
+        load_state(content[: int(len(content) * share)])
+
+
+def test_another_zip(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "g.pth", "w") as archive:
+        archive.writestr("a.txt", "x")
+    with pytest.raises(CheckpointError, match="another kind of zip"):
+        load_checkpoint(tmp_path / "g.pth")
+
+
+def test_places(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    torch.save(state(), tmp_path / "run" / "latest_net_G.pth")
+    for path, message in (
+        ("run", "is a folder that holds latest_net_G.pth"),
+        ("absent", "does not exist"),
+        ("n\0", "does not exist|null"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            load_checkpoint(tmp_path / path)
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference checkpoint is not here")
+def test_the_trained_reference() -> None:
+    assert load_checkpoint(REFERENCE / "latest_net_G.pth").network.spec == UnetSpec(8, 16, 3, 3, "instance")
+    with pytest.raises(CheckpointError, match="PatchGAN discriminator"):
+        load_checkpoint(REFERENCE / "latest_net_D.pth")

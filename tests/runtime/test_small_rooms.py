@@ -1,0 +1,90 @@
+"""Terminal text, CPU counts, ONNX bytes."""
+
+from __future__ import annotations
+
+import doctest
+import os
+from pathlib import Path
+
+import pytest
+
+from m2l_runtime import terminal
+from m2l_runtime.cpu import usable_cpus
+from m2l_runtime.onnxfile import external_tensors
+
+
+def test_examples_in_docstrings() -> None:
+    result = doctest.testmod(terminal)
+    assert result.attempted >= 2
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("plain name \u00e9\u6f22.png", "plain name \u00e9\u6f22.png"),
+        ("a\nb\tc\r", r"a\nb\tc\r"),
+        ("\x1b[2J\x07\x7f", r"\x1b[2J\x07\x7f"),
+        ("\u202egnp.exe\u2028", r"\u202egnp.exe\u2028"),
+        (os.fsdecode(b"caf\xe9"), r"caf\udce9"),
+    ],
+)
+def test_names_cannot_steer_a_terminal(name: str, shown: str) -> None:
+    assert terminal.printable(name) == shown
+    assert terminal.printable(Path(name)) == shown
+    terminal.printable(name).encode()
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "900000 100000"}, 9),
+        ({"cpu.max": "rubbish"}, None),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+    ],
+)
+def test_a_containers_quota_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], limit: int | None
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cpus(tmp_path) == (16 if limit is None else limit)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [b"\x3a", b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"\x3a\x05\x0a", b"\x0b", b"\x38\x01", b"\xff" * 30],
+)
+def test_bytes_that_are_no_model(model: bytes) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        external_tensors(model)
+    assert str(error.value)
+
+
+def test_graphs_nested_without_end_are_refused() -> None:
+    model = b""
+    for _ in range(40):  # attribute.g . graph.node . node.attribute, each in its length and tag
+
+        def wrap(tag: int, content: bytes) -> bytes:
+            size, length = len(content), bytearray()
+            while size > 0x7F:
+                length.append(size & 0x7F | 0x80)
+                size >>= 7
+            return bytes([tag << 3 | 2, *length, size]) + content
+
+        model = wrap(1, wrap(5, wrap(6, model)))
+    with pytest.raises(ValueError, match="nested"):
+        external_tensors(wrap(7, model))
+
+
+def test_a_model_without_outside_weights(tmp_path: Path) -> None:
+    from support import TINY_BUNDLE
+
+    assert external_tensors((TINY_BUNDLE / "generator.fp32.onnx").read_bytes()) == []

@@ -1,0 +1,129 @@
+"""Any number of masks to as many images."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from support import TINY_BUNDLE, Array, disc
+
+from m2l_runtime import Synthesizer
+from m2l_runtime.backends import Inputs
+from m2l_runtime.backends.fake import LESION, SKIN
+from m2l_runtime.errors import ArrayError, BundleNotFound, DeviceUnavailable, EngineError
+
+MASKS = np.stack([disc(radius=10 + 9 * i, x=60 + 12 * i) for i in range(7)])
+
+
+def test_a_mask_gives_the_same_bytes_alone_and_among_others(tiny_synth: Synthesizer) -> None:
+    together = tiny_synth(MASKS)
+    assert together.shape == (7, 256, 256, 3)
+    assert together.dtype == np.uint8
+    for mask, image in zip(MASKS, together, strict=True):
+        np.testing.assert_array_equal(tiny_synth(mask[None])[0], image)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 7, 8])
+def test_the_tail_is_padded_and_the_padding_is_dropped(tiny_synth: Synthesizer, batch_size: int) -> None:
+    with Synthesizer.open(TINY_BUNDLE, batch_size=batch_size) as synth:
+        assert synth.settings.batch_size == batch_size
+        np.testing.assert_array_equal(synth(MASKS), tiny_synth(MASKS))
+
+
+def test_the_engine_always_sees_one_batch_shape() -> None:
+    with Synthesizer.open(TINY_BUNDLE, backend="fake", batch_size=4) as synth:
+        seen = []
+        backend = synth._backend
+        assert backend is not None
+        run = backend.run
+
+        def watch(inputs: Inputs) -> Array:
+            seen.append(inputs["mask"].shape)
+            return run(inputs)
+
+        backend.run = watch  # type: ignore[method-assign]
+        synth(MASKS)
+        assert seen == [(4, 256, 256)] * 2
+
+
+def test_no_masks_no_images(tiny_synth: Synthesizer) -> None:
+    images = tiny_synth(np.zeros((0, 256, 256), np.uint8))
+    assert images.shape == (0, 256, 256, 3)
+    assert images.dtype == np.uint8
+
+
+def test_the_caller_owns_the_images_and_masks_stay_as_they_are(tiny_synth: Synthesizer) -> None:
+    masks = MASKS[:2].copy()
+    masks.flags.writeable = False
+    first = tiny_synth(masks)
+    kept = first.copy()
+    assert first.flags.writeable
+    first[:] = 0
+    np.testing.assert_array_equal(tiny_synth(masks), kept)
+
+
+def test_strided_masks(tiny_synth: Synthesizer) -> None:
+    np.testing.assert_array_equal(tiny_synth(MASKS[::-2, ::-1]), tiny_synth(MASKS[::-2, ::-1].copy()))
+
+
+def test_several_threads_at_once(tiny_synth: Synthesizer) -> None:
+    expected = tiny_synth(MASKS)
+    with ThreadPoolExecutor(6) as pool:
+        for images in pool.map(lambda _: tiny_synth(MASKS), range(12)):
+            np.testing.assert_array_equal(images, expected)
+
+
+def test_a_closed_synthesizer_says_so() -> None:
+    synth = Synthesizer.open(TINY_BUNDLE)
+    synth.close()
+    synth.close()
+    with pytest.raises(EngineError, match="is closed"):
+        synth(MASKS)
+
+
+def test_wrong_arrays_are_refused(tiny_synth: Synthesizer) -> None:
+    with pytest.raises(ArrayError, match=r"\(N, 256, 256\)"):
+        tiny_synth(np.zeros((1, 128, 128), np.uint8))
+    with pytest.raises(ArrayError, match=r"masks \* 255"):
+        tiny_synth(MASKS // 255)
+
+
+def test_the_model_inside_the_package_needs_no_arguments() -> None:
+    with Synthesizer.open() as synth:
+        assert synth.image_size == (256, 256)
+        image = synth(MASKS[6:])[0].astype(int)
+    lesion, skin = image[MASKS[6] == 255].mean(0), image[MASKS[6] == 0].mean(0)
+    assert skin.sum() > lesion.sum() + 60, "a lesion is darker than the skin around it"
+    assert lesion[0] > lesion[1] > 0, "red is above green in a lesion"
+    assert lesion[0] > lesion[2]
+
+
+def test_the_fake_paints_where_the_mask_is() -> None:
+    with Synthesizer.open(TINY_BUNDLE, backend="fake") as synth:
+        image = synth(MASKS[:1])[0]
+    np.testing.assert_array_equal(image[MASKS[0] == 255], np.tile(LESION, ((MASKS[0] == 255).sum(), 1)))
+    np.testing.assert_array_equal(image[MASKS[0] == 0], np.tile(SKIN, ((MASKS[0] == 0).sum(), 1)))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"backend": "caffe"}, EngineError, "choose one of auto, onnxruntime, fake"),
+        ({"device": "tpu"}, DeviceUnavailable, "choose auto, cpu, cuda or cuda:N"),
+        ({"device": "cuda:x"}, DeviceUnavailable, "choose auto, cpu, cuda or cuda:N"),
+        ({"batch_size": 0}, EngineError, "batch size must be between 1 and 4096, got 0"),
+        ({"threads": -2}, EngineError, "number of threads must be between"),
+        ({"backend": "fake", "device": "cuda"}, DeviceUnavailable, "only cpu"),
+        ({"device": "cpu", "provider_options": {"a": "b"}}, EngineError, "provider options are for CUDA"),
+    ],
+)
+def test_wrong_options(options: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Synthesizer.open(TINY_BUNDLE, **options)  # type: ignore[arg-type]
+
+
+def test_no_bundle(tmp_path: object) -> None:
+    with pytest.raises(BundleNotFound, match="does not exist") as error:
+        Synthesizer.open(f"{tmp_path}/absent")
+    assert isinstance(error.value, FileNotFoundError)
