@@ -301,7 +301,7 @@ def parse_manifest(content: bytes, where: str = MANIFEST_NAME) -> Manifest:
         newer = head.schema_version > SCHEMA_VERSION
         raise BundleTooNew(
             f"{where} has schema version {head.schema_version}, this m2l reads version {SCHEMA_VERSION}; "
-            + ("upgrade m2l: pip install --upgrade m2l" if newer else "export the bundle again")
+            + ("install a newer m2l" if newer else "export the bundle again")
         )
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
@@ -317,7 +317,7 @@ def _check_manifest(manifest: Manifest, where: str) -> None:
         if spec.role not in KNOWN_ROLES:
             raise BundleTooNew(
                 f"{where}: input '{printable(spec.name)}' has the role '{printable(spec.role)}'; this m2l can "
-                f"supply {', '.join(KNOWN_ROLES)}; upgrade m2l: pip install --upgrade m2l"
+                f"supply {', '.join(KNOWN_ROLES)}; install a newer m2l"
             )
     size = manifest.image_size
     expected = (("batch", *size), ("batch", *size, 3))

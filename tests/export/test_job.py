@@ -212,12 +212,13 @@ def test_python_errors_are_the_builtin_ones_too(tmp_path: Path) -> None:
     assert isinstance(error.value, OSError)
 
 
+@pytest.mark.slow
 def test_a_kill_in_mid_export_leaves_the_old_bundle(exported: Path, tmp_path: Path) -> None:
     there = Path(shutil.copytree(exported, tmp_path / "b"))
     before = open_bundle(there).sha256
     program = "from m2l_runtime.cli import main; main()"
     command = [sys.executable, "-c", program, "export", str(CHECKPOINT), str(there)]
-    for wait_s in (1.0, 3.0, 5.0):
+    for wait_s in np.random.default_rng(5).uniform(0.5, 7, 20):
         process = subprocess.Popen([*command, "--overwrite"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         time.sleep(wait_s)
         process.send_signal(signal.SIGKILL)
@@ -237,6 +238,16 @@ def test_the_trained_reference_end_to_end(tmp_path: Path) -> None:
         for masks, images in (("masks", "images_eval"), ("raw_masks", "images_raw_eval")):
             for _, mask, original in oracle(REFERENCE / masks, REFERENCE / images):
                 assert_equals_original(synth(mask[None])[0], original)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("levels", "norm"), [(7, "batch"), (9, "instance")])
+def test_other_depths_at_full_width(tmp_path: Path, levels: int, norm: Norm) -> None:
+    torch.manual_seed(1)
+    torch.save(UnetGenerator(UnetSpec(levels, 64, 3, 3, norm)).state_dict(), tmp_path / "g.pth")
+    report = export_checkpoint(tmp_path / "g.pth", tmp_path / "b")
+    assert report.bundle.manifest.image_size == (1 << levels, 1 << levels)
+    assert report.parity.max_level_difference <= 1
 
 
 def test_the_full_width_passes_the_gate(tmp_path: Path) -> None:

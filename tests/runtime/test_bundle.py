@@ -55,7 +55,11 @@ def set_path(value: str) -> Change:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda m: m.update(schema_version=2), BundleTooNew, "schema version 2, this m2l reads version 1; upgrade"),
+        (
+            lambda m: m.update(schema_version=2),
+            BundleTooNew,
+            "schema version 2, this m2l reads version 1; install a newer m2l",
+        ),
         (lambda m: m.update(schema_version=0), BundleTooNew, "export the bundle again"),
         (lambda m: m.update(schema="other"), BundleDamaged, "has schema 'other'"),
         (lambda m: m.pop("schema"), BundleDamaged, "not a bundle's manifest"),
