@@ -24,7 +24,7 @@ from m2l_runtime.backends import BackendOptions, ModelSource, backend_module
 from m2l_runtime.bundle import Parity
 from m2l_runtime.errors import InputError, ParityError
 from m2l_runtime.maskfile import read_mask
-from m2l_runtime.pipeline import find_masks
+from m2l_runtime.maskfolder import find_masks
 from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.terminal import plural, printable
 from m2l_train.networks import UnetGenerator

@@ -32,9 +32,6 @@ from m2l_runtime.terminal import printable
 FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 """Decoders that may run. Pillow has more, and some of them start other programs (EPS)."""
 
-SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-"""File name endings, in lower case, by which masks are found in a folder."""
-
 MAX_PIXELS: Final = 89_478_485
 """Pillow's own limit for decompression bombs; the largest ISIC picture has a third of it."""
 

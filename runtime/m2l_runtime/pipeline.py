@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from m2l_runtime import atomic
 from m2l_runtime.arrays import Image, Mask
 from m2l_runtime.contactsheet import ContactSheet
 from m2l_runtime.errors import InputError, MaskFileError, OutputError
-from m2l_runtime.maskfile import SUFFIXES, MaskFile, read_mask
+from m2l_runtime.maskfile import MaskFile, read_mask
+from m2l_runtime.maskfolder import SUFFIXES, find_masks
 from m2l_runtime.sinks import encode_png, self_description
 from m2l_runtime.synthesizer import Synthesizer
 from m2l_runtime.terminal import plural, printable
@@ -63,42 +64,6 @@ class Summary:
     def images_per_s(self) -> float:
         """End to end: reading, synthesis, writing."""
         return self.image_count / self.seconds if self.seconds else 0.0
-
-
-def find_masks(masks: str | os.PathLike[str]) -> list[tuple[PurePath, Path]]:
-    """(path relative to `masks`, path) of every mask file: `masks` itself, or all below it, sorted.
-
-    Files count by their ending (`SUFFIXES`); names that begin with a dot are passed over. Links to folders are
-    followed, each folder once.
-
-    Raises:
-        InputError: `masks` does not exist or cannot be listed.
-    """
-    root, found, seen = Path(masks), [], set()
-    try:
-        if root.is_file():
-            return [(PurePath(root.name), root)]
-        if not root.is_dir():
-            what = "is neither a file nor a folder" if os.path.lexists(root) else "does not exist"
-            raise InputError(f"{printable(root)} {what}; expected a mask file or a folder of masks")
-    except ValueError as error:
-        raise InputError(f"{printable(root)}: {error}") from None
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"cannot list {printable(error.filename or root)}: {error.strerror}") from None
-
-    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
-        status = os.stat(folder)  # noqa: PTH116
-        if (status.st_dev, status.st_ino) in seen:
-            folders[:] = []
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for file in files:
-            path = Path(folder, file)
-            if not file.startswith(".") and path.suffix.lower() in SUFFIXES:
-                found.append((path.relative_to(root), path))
-    return sorted(found)
 
 
 def plan(masks: str | os.PathLike[str], out: str | os.PathLike[str], *, overwrite: bool = False) -> list[Job]:
