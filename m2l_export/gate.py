@@ -88,9 +88,9 @@ def gate_masks(image_size: tuple[int, int], folder: str | os.PathLike[str] | Non
     Raises:
         InputError: a mask in `folder` cannot be read, or there is none.
     """
-    files = [path for _, path in find_masks(embedded.EXAMPLE_MASKS)]
+    files = find_masks(embedded.EXAMPLE_MASKS).paths
     if folder is not None:
-        more = [path for _, path in find_masks(folder)]
+        more = find_masks(folder).paths
         if not more:
             raise InputError(f"{printable(folder)} holds no mask files for the gate")
         files += more

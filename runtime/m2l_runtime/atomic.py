@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 from m2l_runtime.errors import M2LError, OutputError
 from m2l_runtime.terminal import printable
 
 if sys.platform != "win32":
     import fcntl
+
+
+PREFIX: Final = ".m2l-"
+SUFFIX: Final = ".partial"
 
 
 @contextlib.contextmanager
@@ -40,19 +46,20 @@ def make_folder(path: Path) -> None:
             pass
 
 
-def write_file(path: Path, data: bytes, *, durable: bool = False) -> None:
+def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "") -> None:
     """Write `data` to a temporary name in the same folder, then rename it to `path`.
 
     Args:
         path: final name; its folder must exist; an existing file is replaced.
         data: the whole content.
         durable: also wait until the bytes are on the disk.
+        tag: stands in the temporary name, for :func:`sweep_files`.
 
     Raises:
         OutputError: it could not be written; nothing is left behind.
     """
     with output_errors(path):
-        descriptor, temporary = tempfile.mkstemp(prefix=".m2l-", suffix=".partial", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f"{PREFIX}{tag}", suffix=SUFFIX, dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
@@ -65,6 +72,86 @@ def write_file(path: Path, data: bytes, *, durable: bool = False) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)  # noqa: PTH108
             raise
+
+
+class HashedFile:
+    """A file written piece by piece under a temporary name; it appears as `path` when it is committed.
+
+    What is written is hashed as it goes, so only forward writing is possible.
+    """
+
+    def __init__(self, path: Path, *, tag: str = "") -> None:
+        self.path = path
+        with output_errors(path):
+            prefix = f"{PREFIX}{tag}"
+            descriptor, self._temporary = tempfile.mkstemp(prefix=prefix, suffix=SUFFIX, dir=path.parent)
+        self._file = os.fdopen(descriptor, "wb")
+        self._hash = hashlib.sha256()
+        self._at = 0
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        """Append `data`."""
+        self._hash.update(data)
+        self._at += memoryview(data).nbytes
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._at
+
+    def flush(self) -> None:
+        """Hand what is written to the operating system."""
+        self._file.flush()
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readable(self) -> bool:
+        """No."""
+        return False
+
+    def seekable(self) -> bool:
+        """No."""
+        return False
+
+    def close(self) -> None:
+        """Nothing: writers close what they write to, but only `commit` and `discard` end this file."""
+
+    def commit(self) -> str:
+        """Wait until the bytes are on the disk and rename; the SHA-256 of the content."""
+        with output_errors(self.path):
+            try:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                _give_usual_permissions(self._temporary, 0o666)
+                os.replace(self._temporary, self.path)  # noqa: PTH105
+            except BaseException:
+                self.discard()
+                raise
+        return self._hash.hexdigest()
+
+    def discard(self) -> None:
+        """Remove the temporary file."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._temporary)  # noqa: PTH108
+
+
+def sweep_files(folder: Path, tag: str) -> int:
+    """Remove the temporary files of `tag` that a killed run has left in `folder` and below; how many there were.
+
+    Only for the one who alone may write with this tag.
+    """
+    count = 0
+    for path in folder.rglob(f"{PREFIX}{tag}*{SUFFIX}"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+            count += 1
+    return count
 
 
 @contextlib.contextmanager

@@ -5,8 +5,9 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import typer
 
@@ -28,49 +29,100 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
+class FormatOption(StrEnum):
+    """Choices of --format."""
+
+    png = "png"
+    jpeg = "jpeg"
+    webp = "webp"
+    npz = "npz"
+    webdataset = "webdataset"
+    parquet = "parquet"
+
+
+class SizeOption(StrEnum):
+    """Choices of --output-size."""
+
+    model = "model"
+    original = "original"
+
+
 def synth(
     masks: Annotated[
-        Path,
-        typer.Argument(help="A mask file, or a folder of them (png, jpg, bmp, tif, webp).", show_default=False),
+        Path, typer.Argument(help="A mask file, or a folder of them (png, jpg, bmp, tif, webp).", show_default=False)
     ],
     out: Annotated[
         Path,
         typer.Argument(help="Folder for the images; for one mask also a name ending in .png.", show_default=False),
     ],
     bundle: Annotated[
-        Path | None,
-        typer.Option(help="Bundle to use.  [default: the model inside the package]", show_default=False),
+        Path | None, typer.Option(help="Bundle to use.  [default: the model inside the package]", show_default=False)
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, onnxruntime, or fake (runs no model).")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     batch_size: Annotated[
-        int | None,
-        typer.Option(help="Masks per engine call.  [default: 1 on CPU, 16 on CUDA]", show_default=False),
+        int | None, typer.Option(help="Masks per engine call.  [default: 1 on CPU, 16 on CUDA]", show_default=False)
     ] = None,
     threads: Annotated[
         int | None,
         typer.Option(help="CPU threads of the engine.  [default: the CPUs this process may use]", show_default=False),
     ] = None,
-    contact_sheet: Annotated[
-        Path | None,
-        typer.Option(help="Also draw mask | lesion pairs into this PNG file.", show_default=False),
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads that read masks and encode images.  [default: the CPUs this process may use]",
+            show_default=False,
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace images that are there already.")] = False,
+    format: Annotated[  # noqa: A002 - the option's name
+        FormatOption, typer.Option(help="What to write: a file for each image, or tars or parquet files of many.")
+    ] = FormatOption.png,
+    quality: Annotated[int, typer.Option(help="Of jpeg and webp, 1..100.")] = 95,
+    png_level: Annotated[int, typer.Option(help="zlib level of png, 0..9.")] = 1,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Also write the masks: images/, masks/ and pairs.csv.")
+    ] = False,
+    output_size: Annotated[
+        SizeOption, typer.Option(help="Size of what is written: the model's, or that of the mask's file.")
+    ] = SizeOption.model,
+    masks_per_file: Annotated[int, typer.Option(help="Masks dealt to each tar or parquet file.")] = 1000,
+    shard: Annotated[str, typer.Option(help="I/N: do the I-th of N shares; any split gives the same files.")] = "1/1",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an earlier run: make what is missing, altered or outdated.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")] = False,
+    contact_sheet: Annotated[
+        Path | None, typer.Option(help="Also draw mask | lesion pairs into this PNG file.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
-    """Synthesize a lesion image (PNG) for each mask.
+    """Synthesize a lesion image for each mask.
 
-    Exit status: 0 all done, 3 some masks were skipped, 1 nothing was made or the run failed, 2 wrong usage.
+    Exit status: 0 all done, 3 some masks were skipped, 1 nothing was made or the run failed, 2 wrong usage,
+    130 or 143 stopped by a signal (go on with --resume).
     """
+    from m2l_runtime.describe import describe_run, describe_summary
+    from m2l_runtime.encoders import Encoding, ImageFormat
     from m2l_runtime.pipeline import Result, synthesize_folder
     from m2l_runtime.progress import Reporter
+    from m2l_runtime.sinks import CONTAINERS, OutputOptions
+    from m2l_runtime.stop import StopSignals
     from m2l_runtime.synthesizer import Synthesizer
-    from m2l_runtime.terminal import plural, printable
+    from m2l_runtime.terminal import printable
 
+    image_format = cast(ImageFormat, "png" if format.value in CONTAINERS else format.value)
+    options = OutputOptions(
+        format=format.value,
+        image_encoding=Encoding(image_format, quality, png_level),
+        pairs=pairs,
+        original_size=output_size is SizeOption.original,
+        masks_per_file=masks_per_file,
+    )
     with (
         Synthesizer.open(bundle, backend=backend, device=device, batch_size=batch_size, threads=threads) as synthesizer,
         Reporter() as reporter,
+        StopSignals() as stop,
     ):
-        used = synthesizer.settings
 
         def on_result(result: Result) -> None:
             if result.problem is not None:
@@ -81,24 +133,37 @@ def synth(
             masks,
             out,
             synthesizer,
+            options,
+            shard=_shard(shard),
+            workers=workers,
+            resume=resume,
             overwrite=overwrite,
             contact_sheet=contact_sheet,
             on_start=reporter.start,
             on_result=on_result,
+            should_stop=stop.is_set,
         )
-    typer.echo(
-        f"{plural(summary.image_count, 'image')} in {printable(out)} "
-        f"({summary.images_per_s:.1f} images/s; {used.engine}, {used.device}, {used.precision}, "
-        f"batch {used.batch_size}, {plural(used.threads, 'thread')})"
-    )
-    for count, kind in ((summary.empty_count, "empty (all black)"), (summary.full_count, "full (all white)")):
-        if count:
-            typer.echo(f"note: {plural(count, 'mask')} {'was' if count == 1 else 'were'} {kind}")
-    if contact_sheet is not None and summary.image_count:
-        typer.echo(f"contact sheet: {printable(contact_sheet)}")
-    if summary.bad_masks:
-        typer.echo(f"skipped {plural(len(summary.bad_masks), 'bad mask')}, named above", err=True)
-        raise typer.Exit(SOME_MASKS_BAD if summary.image_count else 1)
+    if json:
+        _echo_json(describe_run(summary, synthesizer.settings, printable(out)))
+    else:
+        typer.echo(describe_summary(summary, synthesizer.settings, printable(out)))
+        if contact_sheet is not None and summary.image_count:
+            typer.echo(f"contact sheet: {printable(contact_sheet)}")
+    if summary.was_stopped:
+        typer.echo("stopped; the same command with --resume goes on", err=True)
+        raise typer.Exit(stop.exit_status)
+    if summary.bad_count:
+        from m2l_runtime.terminal import plural
+
+        typer.echo(f"skipped {plural(summary.bad_count, 'bad mask')}, named above and in the log", err=True)
+        raise typer.Exit(SOME_MASKS_BAD if summary.image_count + summary.kept_count else 1)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise typer.BadParameter(f"--shard is I/N with I from 1 to N, got {text!r}")
+    return int(number), int(count)
 
 
 def inspect(bundle: BundleArgument = None, json: Json = False) -> None:

@@ -32,12 +32,13 @@ class ContactSheet:
     def __init__(self, title: str, footnote: str) -> None:
         self._title, self._footnote = title, footnote
         self._pairs: list[tuple[str, PillowImage.Image, PillowImage.Image]] = []
-        self._count = 0
+        self.count = 0
+        """Pairs added so far."""
 
     def add(self, label: str, mask: Mask, image: Image) -> None:
         """Add a pair: mask (H, W) uint8, image (H, W, 3) uint8. Both are copied at the sheet's size."""
-        self._count += 1
-        if self._count <= MOST_PAIRS:
+        self.count += 1
+        if self.count <= MOST_PAIRS:
             self._pairs.append((label, _tile(mask), _tile(image)))
 
     def draw(self) -> PillowImage.Image:
@@ -49,9 +50,9 @@ class ContactSheet:
         sheet = PillowImage.new("RGB", (width, _TITLE_HEIGHT + rows * cell_height + _MARGIN), _PAPER)
         pen = ImageDraw.Draw(sheet)
         large, small = ImageFont.load_default(17), ImageFont.load_default(13)
-        left_out = self._count - len(self._pairs)
+        left_out = self.count - len(self._pairs)
         title = f"{self._title}   mask | lesion" + (
-            f"   (first {len(self._pairs)} of {plural(self._count, 'pair')})" if left_out else ""
+            f"   (first {len(self._pairs)} of {plural(self.count, 'pair')})" if left_out else ""
         )
         pen.text((_MARGIN, 8), _fit(title, large, width - 2 * _MARGIN), _INK, font=large)
         pen.text((_MARGIN, 30), _fit(self._footnote, small, width - 2 * _MARGIN), _FAINT, font=small)

@@ -1,8 +1,9 @@
-"""The machine to the number of CPUs this process may really use."""
+"""The machine to the CPUs this process may really use, and the memory it has used."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -29,3 +30,13 @@ def _quota(cgroup: Path) -> float | None:
         if quota > 0 and period > 0:
             return quota / period
     return None
+
+
+def peak_memory_megabytes() -> float | None:
+    """Most memory this process has held so far, in 10^6 bytes; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)

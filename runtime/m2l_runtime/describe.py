@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
+from m2l_runtime.backends import Settings
 from m2l_runtime.bundle import Bundle, Parity
+from m2l_runtime.cpu import peak_memory_megabytes
 from m2l_runtime.doctor import EngineReport
+from m2l_runtime.pipeline import Summary
 from m2l_runtime.terminal import plural, printable, table
 from m2l_runtime.verify import TOLERANCE, Replay
 
@@ -92,3 +97,36 @@ def describe_replays(bundle: Bundle, replays: Sequence[Replay]) -> str:
         f"(sha256 {bundle.sha256[:12]}...), at most {plural(TOLERANCE, 'level')} accepted"
     )
     return head + "\n" + table(rows)
+
+
+def describe_summary(summary: Summary, settings: Settings, out: str) -> str:
+    """What a run did, in a few lines."""
+    lines = [
+        f"{plural(summary.image_count, 'image')} in {out} ({summary.images_per_s:.1f} images/s, the engine alone "
+        f"{summary.engine_images_per_s:.1f}; {settings.engine}, {settings.device}, {settings.precision}, "
+        f"batch {settings.batch_size}, {plural(settings.threads, 'thread')})"
+    ]
+    if summary.kept_count:
+        lines.append(f"{plural(summary.kept_count, 'image')} of an earlier run kept")
+    for count, kind in ((summary.empty_count, "empty (all black)"), (summary.full_count, "full (all white)")):
+        if count:
+            lines.append(f"note: {plural(count, 'mask')} {'was' if count == 1 else 'were'} {kind}")
+    return "\n".join(lines)
+
+
+def describe_run(summary: Summary, settings: Settings, out: str) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "out": out,
+        "images": summary.image_count,
+        "kept": summary.kept_count,
+        "bad_masks": summary.bad_count,
+        "empty_masks": summary.empty_count,
+        "full_masks": summary.full_count,
+        "was_stopped": summary.was_stopped,
+        "seconds": round(summary.seconds, 3),
+        "images_per_s": round(summary.images_per_s, 2),
+        "engine_images_per_s": round(summary.engine_images_per_s, 2),
+        "peak_memory_megabytes": peak_memory_megabytes(),
+        "settings": dataclasses.asdict(settings),
+    }

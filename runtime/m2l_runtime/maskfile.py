@@ -54,11 +54,13 @@ class MaskFile:
     """SHA-256 of the file's bytes."""
     original_size: tuple[int, int]
     """Height, width of the picture in the file, turned as its EXIF orientation says."""
+    original: Mask | None
+    """uint8 of `original_size`, if it was asked for: the mask before it was resized."""
     note: str | None
     """What is unusual about a legal mask: 'empty' or 'full'; None otherwise."""
 
 
-def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int]) -> MaskFile:
+def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
     """Read a mask file and bring it to `image_size` (height, width).
 
     Raises:
@@ -75,6 +77,7 @@ def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Mask
         mask=resize(grey, image_size),
         sha256=hashlib.sha256(content).hexdigest(),
         original_size=(grey.shape[0], grey.shape[1]),
+        original=grey if keep_original else None,
         note=note,
     )
 

@@ -16,6 +16,15 @@ def printable(name: str | os.PathLike[str]) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def utf8(name: str) -> str:
+    r"""A file name that JSON and CSV can hold: bytes of it that are not UTF-8 become escapes.
+
+    >>> utf8("caf\udce9")
+    'caf\\udce9'
+    """
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def plural(count: int, noun: str) -> str:
     """'1 mask', '2 masks'.
 

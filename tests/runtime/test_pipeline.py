@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from support import TINY_BUNDLE, disc, save
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime.errors import InputError, OutputError
 from m2l_runtime.maskfolder import find_masks
-from m2l_runtime.pipeline import plan, synthesize_folder
+from m2l_runtime.pipeline import synthesize_folder
 
 
 @pytest.fixture
@@ -33,7 +33,9 @@ NAMES = ["a/deep/three.png", "a/two.png", "four.x.png", "one.png"]
 
 
 def images_below(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    """Files but for the log and the lock."""
+    files = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(name for name in files if "m2l-" not in name)
 
 
 def test_names_mirror_the_tree_and_pixels_the_masks(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
@@ -76,17 +78,17 @@ def test_bad_masks_are_named_and_the_others_done(masks: Path, tmp_path: Path, ti
     save(masks / "black.png", np.zeros((9, 9), np.uint8))
     save(masks / "white.png", np.full((9, 9), 255, np.uint8))
     seen = []
-    summary = synthesize_folder(masks, tmp_path / "out", tiny_synth, on_result=lambda r: seen.append(r.job.name))
+    summary = synthesize_folder(masks, tmp_path / "out", tiny_synth, on_result=lambda r: seen.append(r.name))
     assert [m.split(":")[0].rsplit("/", 1)[1] for m in summary.bad_masks] == ["bad.png", "photo.jpg"]
     assert (summary.image_count, summary.empty_count, summary.full_count) == (6, 1, 1)
     assert seen == [
         "a/bad.png",
-        "a/deep/three.png",
-        "a/two.png",
+        "a/deep/three.TIF",
+        "a/two.bmp",
         "black.png",
         "four.x.png",
         "one.png",
-        "photo.png",
+        "photo.jpg",
         "white.png",
     ]
     assert images_below(tmp_path / "out") == sorted({*NAMES, "black.png", "white.png"})
@@ -116,22 +118,22 @@ def test_existing_images_stay_unless_told(masks: Path, tmp_path: Path, tiny_synt
     assert images_below(tmp_path / "out") == NAMES
 
 
-def test_two_masks_for_one_image_are_refused(masks: Path, tmp_path: Path) -> None:
+def test_two_masks_for_one_image_are_refused(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
     save(masks / "one.jpg", disc())
     with pytest.raises(InputError, match=r"one.jpg and .*one.png would both become one.png"):
-        plan(masks, tmp_path / "out")
+        synthesize_folder(masks, tmp_path / "out", tiny_synth)
+    assert not (tmp_path / "out").exists()
 
 
-def test_masks_are_never_overwritten(masks: Path, tmp_path: Path) -> None:
-    for out in (masks, masks / "a", masks / "new"):
-        with pytest.raises(OutputError, match="is inside"):
-            plan(masks, out, overwrite=True)
-    for out in (masks / "one.png", masks):
-        with pytest.raises(OutputError, match="is the mask itself"):
-            plan(masks / "one.png", out, overwrite=True)
+def test_masks_are_never_overwritten(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
     (tmp_path / "link").symlink_to(masks)
-    with pytest.raises(OutputError, match="is inside"):
-        plan(masks, tmp_path / "link", overwrite=True)
+    for out in (masks, masks / "a", masks / "new", tmp_path / "link"):
+        with pytest.raises(OutputError, match="is inside"):
+            synthesize_folder(masks, out, tiny_synth, overwrite=True)
+    for out, message in ((masks / "one.png", "is the mask itself"), (masks, "is the folder of the mask")):
+        with pytest.raises(OutputError, match=message):
+            synthesize_folder(masks / "one.png", out, tiny_synth, overwrite=True)
+    assert len(images_below(masks)) == 7
 
 
 def test_places_that_cannot_be(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
@@ -141,13 +143,13 @@ def test_places_that_cannot_be(masks: Path, tmp_path: Path, tiny_synth: Synthesi
     with pytest.raises(OutputError, match="cannot write"):
         synthesize_folder(masks, tmp_path / "file" / "out", tiny_synth)
     with pytest.raises(InputError, match="does not exist"):
-        plan(tmp_path / "absent", tmp_path / "out")
+        synthesize_folder(tmp_path / "absent", tmp_path / "out", tiny_synth)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match="holds no masks; looked for files ending in bmp, jpeg"):
-        plan(tmp_path / "nothing", tmp_path / "out")
+        synthesize_folder(tmp_path / "nothing", tmp_path / "out", tiny_synth)
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(InputError, match="neither a file nor a folder"):
-        plan(tmp_path / "pipe.png", tmp_path / "out")
+        synthesize_folder(tmp_path / "pipe.png", tmp_path / "out", tiny_synth)
 
 
 def test_a_pipe_among_the_masks_does_not_hang(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
@@ -162,8 +164,8 @@ def test_links_are_followed_and_loops_are_not(masks: Path, tmp_path: Path) -> No
     save(tmp_path / "more" / "six.png", disc())
     (masks / "more").symlink_to(tmp_path / "more")
     (masks / "a" / "loop").symlink_to(masks)
-    found = [name for name, _ in find_masks(masks)]
-    assert found.count(PurePath("more/six.png")) == 1
+    found = find_masks(masks).names
+    assert found.count("more/six.png") == 1
     assert len(found) == 5
 
 

@@ -1,0 +1,45 @@
+"""An output folder to one run at a time, or to the shards of one run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from m2l_runtime import atomic
+from m2l_runtime.errors import OutputError
+from m2l_runtime.terminal import printable
+
+_WHOLE: Final = ".m2l-lock"
+
+
+@contextlib.contextmanager
+def locked(out: Path, shard: tuple[int, int]) -> Iterator[None]:
+    """Hold `out` for shard `shard` (number from 1, of how many) while the block runs.
+
+    Shards of a run work side by side; the same shard twice, or a shard beside a whole run, is an error. The
+    operating system lets go of a lock when its process dies.
+
+    Raises:
+        OutputError: another run holds the folder, or a lock cannot be made there.
+    """
+    is_whole = shard[1] == 1
+    own = out / (_WHOLE if is_whole else f"{_WHOLE}-{shard[0]}-of-{shard[1]}")
+    with atomic.output_errors(own), contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(own, blocking=False))
+            others = sorted(out.glob(f"{_WHOLE}-*-of-*")) if is_whole else [out / _WHOLE]
+            for other in others:
+                if other.exists():
+                    with FileLock(other, blocking=False):
+                        pass
+        except Timeout as error:
+            name = Path(error.lock_file).name
+            raise OutputError(
+                f"another m2l run is writing to {printable(out)} (it holds {name}); wait for it, stop it, or "
+                "choose another folder"
+            ) from None
+        yield

@@ -1,0 +1,43 @@
+"""The logs of an output folder to pairs.csv, the table that segmentation trainers read."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Final
+
+from filelock import FileLock
+
+from m2l_runtime import atomic
+from m2l_runtime.run import Run
+from m2l_runtime.runlog import LogIndex
+from m2l_runtime.sinks import Sink
+from m2l_runtime.terminal import utf8
+
+PAIRS: Final = "pairs.csv"
+_LOCK: Final = ".m2l-pairs-lock"
+
+
+def write_pairs(run: Run, sink: Sink) -> None:
+    """pairs.csv from the logs of all shards, in input order; the shard that ends last makes it complete."""
+    with atomic.output_errors(run.out / PAIRS), FileLock(run.out / _LOCK):
+        index = LogIndex(run.out)
+        file = atomic.HashedFile(run.out / PAIRS)
+        try:
+            buffer = io.StringIO(newline="")
+            writer = csv.writer(buffer, lineterminator="\n")
+            writer.writerow(("image", "mask", "source", "seed"))
+            for place, name in enumerate(run.masks.names):
+                record = index.get(utf8(name))
+                if record is not None and record.problem is None:
+                    image, mask = (utf8(target) for target in sink.targets(name, place))
+                    writer.writerow((image, mask, utf8(name), "" if record.seed is None else record.seed))
+                if buffer.tell() > 1 << 16:
+                    file.write(buffer.getvalue().encode())
+                    buffer.seek(0)
+                    buffer.truncate()
+            file.write(buffer.getvalue().encode())
+            file.commit()
+        finally:
+            file.discard()
+            index.close()

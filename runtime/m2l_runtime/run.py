@@ -1,0 +1,144 @@
+"""What a run of the pipeline is told, and whether it may begin: everything that can be refused ahead of the work."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from m2l_runtime import atomic
+from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.maskfolder import SUFFIXES, MaskFolder, stem
+from m2l_runtime.runlog import LOG_PATTERN, RunSettings, log_path
+from m2l_runtime.sinks import CONTAINERS, OutputOptions, Sink
+from m2l_runtime.synthesizer import Synthesizer
+from m2l_runtime.terminal import printable
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a run is told, checked."""
+
+    masks: MaskFolder
+    out: Path
+    options: OutputOptions
+    shard: tuple[int, int]
+    """Number from 1, of how many."""
+    settings: RunSettings
+
+    def groups(self) -> Iterator[tuple[int, list[tuple[int, str]]]]:
+        """(group, [(index, name), ...]) of this shard: every N-th group."""
+        size, names = self.options.group_size, self.masks.names
+        for group in range(self.shard[0] - 1, -(-len(names) // size), self.shard[1]):
+            yield group, [(i, names[i]) for i in range(group * size, min((group + 1) * size, len(names)))]
+
+
+def run_settings(synthesizer: Synthesizer, options: OutputOptions) -> RunSettings:
+    """What the bytes of outputs depend on, for the log."""
+    used = synthesizer.settings
+    return RunSettings(
+        bundle_sha256=synthesizer.bundle.sha256,
+        backend=used.backend,
+        engine=used.engine,
+        device=used.device,
+        precision=used.precision,
+        batch_size=used.batch_size,
+        threads=used.threads,
+        seed=None,
+        encoder=options.image_encoding.label,
+        layout=options.label,
+    )
+
+
+def is_file_name(out: Path, masks: MaskFolder, options: OutputOptions) -> bool:
+    """Whether `out` is meant as the name of the one image."""
+    endings = {options.image_encoding.suffix, ".jpeg"} if options.format == "jpeg" else {options.image_encoding.suffix}
+    alone = masks.is_single_file and not options.pairs and options.format not in CONTAINERS
+    return alone and out.suffix.lower() in endings and not out.is_dir()
+
+
+def check_places(masks: Path, run: Run) -> None:
+    """There are masks, and the output folder is none of theirs.
+
+    Raises:
+        InputError, OutputError
+    """
+    if not run.masks.names:
+        endings = ", ".join(sorted(s.removeprefix(".") for s in SUFFIXES))
+        raise InputError(f"{printable(masks)} holds no masks; looked for files ending in {endings}")
+    if run.out.exists() and not run.out.is_dir():
+        raise OutputError(f"{printable(run.out)} is a file; expected a folder for the images")
+    inside = run.out.resolve().is_relative_to(run.masks.base.resolve())
+    if inside and (not run.masks.is_single_file or run.out.resolve() == run.masks.base.resolve()):
+        what = "the folder of the mask" if run.masks.is_single_file else f"inside {printable(masks)}"
+        raise OutputError(
+            f"{printable(run.out)} is {what}: the next run would take images for masks; choose a folder elsewhere"
+        )
+
+
+def check_collisions(run: Run) -> None:
+    """No two masks may have one image name. Names are sorted by stem, so those would be neighbours."""
+    if run.options.format in CONTAINERS:
+        return
+    for one, other in itertools.pairwise(run.masks.names):
+        if stem(one) == stem(other):
+            raise InputError(
+                f"{printable(run.masks.path(one))} and {printable(run.masks.path(other))} would both become "
+                f"{printable(stem(one) + run.options.image_encoding.suffix)}; rename one or run them apart"
+            )
+
+
+def check_nothing_there(run: Run, sink: Sink) -> None:
+    """No log and no image of an earlier run lies where this one would write.
+
+    Raises:
+        OutputError
+    """
+    advice = "--resume goes on with it, --overwrite begins anew"
+    log = log_path(run.out, run.shard)
+    if os.path.lexists(log):
+        raise OutputError(f"{printable(run.out)} holds an earlier run ({log.name}); {advice}")
+    for _, items in run.groups():
+        for place, name in items:
+            for target in sink.targets(name, place):
+                if os.path.lexists(run.out / target):
+                    raise OutputError(f"{printable(run.out / target)} exists already; {advice}")
+
+
+def forget(run: Run) -> None:
+    """Remove this run's log: a whole run's removes those of shards too."""
+    logs = run.out.glob(LOG_PATTERN) if run.shard[1] == 1 else [log_path(run.out, run.shard)]
+    for log in logs:
+        with atomic.output_errors(log):
+            log.unlink(missing_ok=True)
+
+
+def check_sheet_name(path: Path) -> None:
+    """A contact sheet is a PNG file.
+
+    Raises:
+        OutputError
+    """
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"the contact sheet is a PNG; {printable(path)} should end in .png")
+    if path.is_dir():
+        raise OutputError(f"{printable(path)} is a folder; expected a file name for the contact sheet")
+
+
+def check_sheet_path(path: Path, run: Run, sink: Sink) -> Path:
+    """The same path, once it is sure to hit no mask and no output.
+
+    Raises:
+        OutputError
+    """
+    check_sheet_name(path)
+    resolved = path.resolve()
+    out, base = run.out.resolve(), run.masks.base.resolve()
+    in_out = resolved.relative_to(out).as_posix() if resolved.is_relative_to(out) else None
+    in_base = resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else None
+    for place, name in enumerate(run.masks.names):
+        if in_base == name or (in_out is not None and in_out in sink.targets(name, place)):
+            raise OutputError(f"the contact sheet would overwrite {printable(path)}; choose another name")
+    return path

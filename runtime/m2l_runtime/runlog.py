@@ -1,0 +1,168 @@
+"""What was made, one JSON line an image, and what of it can be kept when a run is resumed.
+
+A log lies in the output folder. Lines are only ever added, each after the file it tells of is there under its final
+name; so a line may be missing for a file, but never a file for a line (unless somebody removed it, which its hash
+shows). Of two lines for one name the later one counts. A last line that was cut off is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import IO, Annotated, Final
+
+import msgspec
+
+from m2l_runtime import atomic
+from m2l_runtime.errors import InputError
+from m2l_runtime.terminal import printable
+
+LOG_NAME: Final = "m2l-log{shard}.jsonl"
+LOG_PATTERN: Final = "m2l-log*.jsonl"
+
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything beside the mask that the bytes of an output depend on."""
+
+    bundle_sha256: Sha256
+    backend: str
+    engine: str
+    device: str
+    precision: str
+    batch_size: int
+    threads: int
+    seed: int | None
+    encoder: str
+    layout: str
+    """What is written for each mask and where: format, pairs, size, masks per tar."""
+
+
+class Record(RunSettings, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of the log: a mask, what was made of it and how, or why nothing was."""
+
+    name: str
+    """Of the mask, relative to its folder; bytes that are not UTF-8 escaped."""
+    mask_sha256: Sha256 | None = None
+    output: str | None = None
+    """File with the image, relative to the output folder."""
+    output_sha256: Sha256 | None = None
+    """Of that file."""
+    mask_output: str | None = None
+    mask_output_sha256: Sha256 | None = None
+    note: str | None = None
+    problem: str | None = None
+    """Why there is no image; such a mask is tried again."""
+
+    @property
+    def sha256s(self) -> tuple[str, ...]:
+        """SHA-256 of each file written, the image's first."""
+        return tuple(s for s in (self.output_sha256, self.mask_output_sha256) if s is not None)
+
+    def was_made_with(self, settings: RunSettings) -> bool:
+        """Whether there is an image, and all settings are these."""
+        fields = RunSettings.__struct_fields__
+        return self.problem is None and all(getattr(self, f) == getattr(settings, f) for f in fields)
+
+
+def log_path(out: Path, shard: tuple[int, int]) -> Path:
+    """The log of one shard (number from 1, of how many) in an output folder."""
+    return out / LOG_NAME.format(shard="" if shard[1] == 1 else f"-{shard[0]}-of-{shard[1]}")
+
+
+class LogIndex:
+    """Where in the logs of an output folder the last line about each name stands."""
+
+    def __init__(self, out: Path) -> None:
+        self._files: list[IO[bytes]] = []
+        self._at: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self.torn_lines = 0
+        """Lines that could not be read, and were passed over."""
+        for path in sorted(out.glob(LOG_PATTERN)):
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+        number, offset = len(self._files), 0
+        self._files.append(file)
+        for line in file:
+            try:
+                name = msgspec.json.decode(line, type=Record).name
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                self.torn_lines += 1
+            else:
+                self._at[name] = offset << 16 | number
+            offset += len(line)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def get(self, name: str) -> Record | None:
+        """The last line about a name; None if there is none. Safe to call from several threads."""
+        where = self._at.get(name)
+        if where is None:
+            return None
+        with self._lock:
+            file = self._files[where & 0xFFFF]
+            file.seek(where >> 16)
+            line = file.readline()
+        return msgspec.json.decode(line, type=Record)
+
+    def close(self) -> None:
+        """Close the logs."""
+        for file in self._files:
+            file.close()
+
+
+class LogWriter:
+    """Appends records to a log."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with atomic.output_errors(path):
+            _drop_torn_line(path)
+            self._file = path.open("ab", buffering=0)
+        self._encoder = msgspec.json.Encoder()
+
+    def write(self, records: list[Record]) -> None:
+        """Append records, in one write.
+
+        Raises:
+            OutputError: the disk is full, or the log is gone.
+        """
+        with atomic.output_errors(self._path):
+            data = b"".join(self._encoder.encode(record) + b"\n" for record in records)
+            written = self._file.write(data)
+            if written != len(data):
+                raise OSError(28, "the disk is full")
+
+    def close(self) -> None:
+        """Make sure that the log is on the disk, and close it."""
+        with atomic.output_errors(self._path):
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off a last line that has no end."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        keep = end
+        while keep > 0:
+            start = max(0, keep - 65536)
+            file.seek(start)
+            newline = file.read(keep - start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
+                break
+            keep = start
+        if keep != end:
+            file.truncate(keep)

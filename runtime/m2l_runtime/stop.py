@@ -1,0 +1,45 @@
+"""SIGINT and SIGTERM to a wish to stop, so that what is in flight can be finished first."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class StopSignals:
+    """While the block runs, the first signal only sets a flag; a second one interrupts as usual."""
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def is_set(self) -> bool:
+        """Whether a signal has come."""
+        return self._signal is not None
+
+    @property
+    def exit_status(self) -> int:
+        """128 plus the signal's number, as a shell would say it."""
+        return 128 + (self._signal or 0)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = number
+        sys.stderr.write("stopping: finishing what is in flight (once more to stop at once)\n")
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
