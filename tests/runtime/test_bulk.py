@@ -1,0 +1,389 @@
+"""Runs that survive: formats, shards, resuming, locks, signals, kills."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CommandLine
+from filelock import FileLock
+from PIL import Image
+from support import TINY_BUNDLE, disc, save
+
+from m2l_runtime import Synthesizer, open_bundle, read_mask
+from m2l_runtime.encoders import Encoding
+from m2l_runtime.errors import EngineNotInstalled, InputError, OutputError
+from m2l_runtime.pipeline import Summary, synthesize_folder
+from m2l_runtime.runlog import LogIndex
+from m2l_runtime.sinks import OutputOptions
+
+COUNT = 23
+TARS = OutputOptions(format="webdataset", masks_per_file=5)
+PROGRAM = "from m2l_runtime.cli import main; main()"
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    folder = tmp_path / "masks"
+    (folder / "sub").mkdir(parents=True)
+    for index in range(COUNT):
+        name = f"{'sub/' * (index % 3 == 0)}m{index:02}.png"
+        save(folder / name, disc(120, 8 + 2 * index, 60, 40 + index))
+    (folder / "m07bad.png").write_text("no")
+    return folder
+
+
+@pytest.fixture
+def fake() -> Synthesizer:
+    return Synthesizer.open(TINY_BUNDLE, backend="fake")
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every output by name, without logs and locks."""
+    files = {p.relative_to(out).as_posix(): p for p in out.rglob("*") if p.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if "m2l-" not in name}
+
+
+def log(out: Path, name: str = "m2l-log.jsonl") -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / name).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp", "npz"])
+def test_each_format_holds_the_image_and_says_what_it_is(
+    masks: Path, tmp_path: Path, tiny_synth: Synthesizer, image_format: str
+) -> None:
+    options = OutputOptions(format=image_format, image_encoding=Encoding(image_format))  # type: ignore[arg-type]
+    summary = synthesize_folder(masks, tmp_path / "out", tiny_synth, options)
+    assert (summary.image_count, summary.bad_count) == (COUNT, 1)
+    (path,) = (tmp_path / "out").glob("m05.*")
+    expected = tiny_synth(read_mask(masks / "m05.png", (256, 256)).mask[None])[0]
+    sha256 = open_bundle(TINY_BUNDLE).sha256
+    if image_format == "npz":
+        with np.load(path) as found:
+            np.testing.assert_array_equal(found["image"], expected)
+            np.testing.assert_array_equal(found["mask"], read_mask(masks / "m05.png", (256, 256)).mask)
+            assert "Synthetic image" in str(found["Description"])
+            assert str(found["m2l_bundle_sha256"]) == sha256
+        return
+    with Image.open(path) as picture:
+        pixels = np.array(picture.convert("RGB"))
+        about = picture.info if image_format == "png" else picture.getexif()
+    words = " ".join(map(str, about.values()))
+    assert "Synthetic image" in words
+    assert sha256 in words
+    difference = pixels.astype(int) - expected
+    if image_format == "webp":  # it halves the colour's resolution, and these images are all colour: look at the light
+        difference = difference @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(difference).mean() <= {"png": 0, "jpeg": 3, "webp": 4}[image_format]
+
+
+def test_the_log_tells_all(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+    synthesize_folder(masks, tmp_path / "out", fake)
+    lines = log(tmp_path / "out")
+    assert [line["name"] for line in lines] == sorted(p.relative_to(masks).as_posix() for p in masks.rglob("*.png"))
+    for line in lines:
+        assert line["mask_sha256"] == hashlib.sha256((masks / str(line["name"])).read_bytes()).hexdigest()
+        assert line["bundle_sha256"] == fake.bundle.sha256
+        assert {"backend", "engine", "precision", "batch_size", "threads", "seed", "encoder"} <= set(line)
+        if line["name"] == "m07bad.png":
+            assert "is not a PNG" in str(line["problem"])
+        else:
+            made = (tmp_path / "out" / str(line["output"])).read_bytes()
+            assert line["output_sha256"] == hashlib.sha256(made).hexdigest()
+
+
+def test_tars_hold_their_share_in_order(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+    synthesize_folder(masks, tmp_path / "out", fake, TARS)
+    names = sorted(p.relative_to(masks).as_posix() for p in masks.rglob("*.png"))
+    tars = sorted((tmp_path / "out").glob("*.tar"))
+    assert [t.name for t in tars] == [f"lesions-{t:06}.tar" for t in range(5)]
+    found = []
+    for number, path in enumerate(tars):
+        with tarfile.open(path) as tar:
+            members = tar.getmembers()
+            for member in members:
+                assert (member.mtime, member.uid, member.gid, member.uname) == (0, 0, 0, "")
+            for about in (m for m in members if m.name.endswith(".json")):
+                key = int(about.name.split(".")[0])
+                assert number * 5 <= key < number * 5 + 5
+                file = tar.extractfile(about)
+                assert file is not None
+                assert json.load(file)["name"] == names[key]
+                found.append(names[key])
+                mask, image = (tar.extractfile(f"{key:09}{end}") for end in (".mask.png", ".png"))
+                assert mask is not None
+                assert image is not None
+                inside = np.array(Image.open(io.BytesIO(mask.read()))) == 255
+                pixels = np.array(Image.open(io.BytesIO(image.read()))).astype(int)
+                assert pixels[inside].mean() < pixels[~inside].mean() - 50
+    assert found == [name for name in names if name != "m07bad.png"]
+
+
+def test_parquet_reads_back_as_images(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    synthesize_folder(masks, tmp_path / "out", fake, OutputOptions(format="parquet", masks_per_file=10))
+    rows = []
+    for path in sorted((tmp_path / "out").glob("*.parquet")):
+        table = pq.read_table(path)
+        features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+        assert features["image"] == features["mask"] == {"_type": "Image"}
+        rows += table.to_pylist()
+    assert len(rows) == COUNT
+    for row in rows:
+        mask = np.array(Image.open(io.BytesIO(row["mask"]["bytes"])))
+        image = np.array(Image.open(io.BytesIO(row["image"]["bytes"]))).astype(int)
+        assert image[mask == 255].mean() < image[mask == 0].mean() - 50
+        assert row["mask_sha256"] == hashlib.sha256((masks / row["name"]).read_bytes()).hexdigest()
+
+
+def test_parquet_without_pyarrow_names_the_command(
+    masks: Path, tmp_path: Path, fake: Synthesizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "m2l_runtime.sinks.parquet", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(EngineNotInstalled, match=r"pip install 'm2l\[parquet\]'"):
+        synthesize_folder(masks, tmp_path / "out", fake, OutputOptions(format="parquet"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_pairs_and_the_original_size(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+    options = OutputOptions(pairs=True, original_size=True)
+    synthesize_folder(masks, tmp_path / "out", fake, options)
+    with (tmp_path / "out" / "pairs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == COUNT
+    for row in rows:
+        image, mask = (np.array(Image.open(tmp_path / "out" / row[kind])) for kind in ("image", "mask"))
+        source = np.array(Image.open(masks / row["source"]))
+        np.testing.assert_array_equal(mask, source)
+        assert image.shape == (120, 120, 3)
+        assert image[mask == 255].mean() < image[mask == 0].mean() - 50
+
+
+@pytest.mark.parametrize("options", [OutputOptions(pairs=True), TARS], ids=["pairs", "tars"])
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_any_split_gives_the_same_files(
+    masks: Path, tmp_path: Path, fake: Synthesizer, options: OutputOptions, count: int
+) -> None:
+    synthesize_folder(masks, tmp_path / "whole", fake, options)
+    for number in range(count, 0, -1):
+        synthesize_folder(masks, tmp_path / "split", fake, options, shard=(number, count))
+    assert contents(tmp_path / "split") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("options", [OutputOptions(pairs=True), TARS], ids=["pairs", "tars"])
+def test_resuming_redoes_what_is_missing_altered_or_outdated(
+    masks: Path, tmp_path: Path, fake: Synthesizer, options: OutputOptions
+) -> None:
+    out = tmp_path / "out"
+
+    def resume() -> Summary:
+        return synthesize_folder(masks, out, fake, options, resume=True)
+
+    synthesize_folder(masks, out, fake, options)
+    expected = contents(out)
+    again = resume()
+    assert (again.image_count, again.kept_count, again.bad_count) == (0, COUNT, 1)
+    victims = sorted(p for p in out.rglob("*") if p.suffix in (".png", ".tar"))
+    victims[1].unlink()
+    victims[-1].write_bytes(victims[-1].read_bytes()[:-1] + b"x")
+    some = resume()
+    assert 0 < some.image_count < COUNT
+    assert contents(out) == expected
+    with (out / "m2l-log.jsonl").open("a") as file:
+        file.write('{"name": "torn')
+    assert resume().image_count == 0
+    assert (out / "m2l-log.jsonl").read_bytes().endswith(b"}\n")
+    save(masks / "m05.png", disc(120, 50))
+    changed = resume()
+    assert 1 <= changed.image_count <= 5
+    assert contents(out) != expected
+    (masks / "m07bad.png").unlink()
+    save(masks / "m07bad.png", disc(120, 20))
+    assert resume().bad_count == 0
+    with Synthesizer.open(TINY_BUNDLE, backend="fake", batch_size=3) as other:
+        assert synthesize_folder(masks, out, other, options, resume=True).kept_count == 0
+
+
+def test_without_resume_or_overwrite_an_earlier_run_is_left_alone(
+    masks: Path, tmp_path: Path, fake: Synthesizer
+) -> None:
+    synthesize_folder(masks, tmp_path / "out", fake)
+    before = contents(tmp_path / "out")
+    with pytest.raises(OutputError, match="holds an earlier run .* --resume goes on with it"):
+        synthesize_folder(masks, tmp_path / "out", fake)
+    assert contents(tmp_path / "out") == before
+    assert synthesize_folder(masks, tmp_path / "out", fake, overwrite=True).image_count == COUNT
+
+
+def test_one_run_at_a_time(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with FileLock(out / ".m2l-lock"):
+        for shard in ((1, 1), (1, 2)):
+            with pytest.raises(OutputError, match="another m2l run is writing to"):
+                synthesize_folder(masks, out, fake, shard=shard)
+    with FileLock(out / ".m2l-lock-2-of-3"):
+        for shard in ((1, 1), (2, 3)):
+            with pytest.raises(OutputError, match="another m2l run is writing to"):
+                synthesize_folder(masks, out, fake, shard=shard, resume=True)
+        synthesize_folder(masks, out, fake, shard=(1, 3), resume=True)
+
+
+def test_stopping_finishes_what_is_in_flight(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+    seen: list[str] = []
+    summary = synthesize_folder(
+        masks, tmp_path / "out", fake, on_result=lambda r: seen.append(r.name), should_stop=lambda: len(seen) >= 3
+    )
+    assert summary.was_stopped
+    assert 3 <= summary.image_count < COUNT
+    assert len(contents(tmp_path / "out")) == summary.image_count
+    rest = synthesize_folder(masks, tmp_path / "out", fake, resume=True)
+    assert rest.kept_count == summary.image_count
+    assert rest.image_count == COUNT - summary.image_count
+
+
+def test_an_output_folder_that_is_removed_is_an_error(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+    def remove(_: object) -> None:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+    with pytest.raises(OutputError, match="cannot write"):
+        synthesize_folder(masks, tmp_path / "out", fake, workers=1, on_result=remove)
+
+
+def test_wrong_options(masks: Path, tmp_path: Path, fake: Synthesizer, m2l: CommandLine) -> None:
+    for make in (
+        lambda: OutputOptions(format="gif"),  # type: ignore[arg-type]
+        lambda: OutputOptions(format="webdataset", pairs=True),
+        lambda: OutputOptions(masks_per_file=0),
+        lambda: Encoding("jpeg", quality=0),
+        lambda: Encoding("png", png_level=10),
+        lambda: synthesize_folder(masks, tmp_path / "out", fake, shard=(3, 2)),
+        lambda: synthesize_folder(masks, tmp_path / "out", fake, workers=0),
+    ):
+        with pytest.raises(InputError):
+            make()
+    for shard in ("2", "0/3", "4/3", "a/b"):
+        assert m2l("synth", masks, tmp_path / "out", "--shard", shard).code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_summary_for_programs(masks: Path, tmp_path: Path, m2l: CommandLine) -> None:
+    outcome = m2l("synth", masks, tmp_path / "out", "--bundle", TINY_BUNDLE, "--json")
+    assert outcome.code == 3
+    facts = json.loads(outcome.out)
+    assert (facts["images"], facts["bad_masks"], facts["kept"]) == (COUNT, 1, 0)
+    assert facts["engine_images_per_s"] >= facts["images_per_s"] > 0
+    assert facts["peak_memory_megabytes"] > 10
+
+
+def test_temporaries_of_a_killed_run_are_swept_and_others_left(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in (".m2l-1-of-1-abc.partial", ".m2l-2-of-9-abc.partial"):
+        (out / name).write_text("")
+    synthesize_folder(masks, out, fake)
+    assert [p.name for p in out.glob("*.partial")] == [".m2l-2-of-9-abc.partial"]
+
+
+def start(*arguments: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", PROGRAM, "synth", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for(out: Path, count: int) -> None:
+    """Until `out` holds some outputs, or a minute is over."""
+    for _ in range(6000):
+        if out.is_dir() and sum(1 for _ in out.rglob("*.png")) + sum(1 for _ in out.glob("*.tar")) >= count:
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_leave_a_run_that_can_be_resumed(tmp_path: Path, number: signal.Signals, m2l: CommandLine) -> None:
+    masks, out = tmp_path / "masks", tmp_path / "out"
+    masks.mkdir()
+    for index in range(400):
+        save(masks / f"{index:03}.png", disc(64, 3 + index % 25, 30, 30))
+    process = start(masks, out, "--bundle", TINY_BUNDLE)
+    wait_for(out, 5)
+    process.send_signal(number)
+    assert process.wait() == 128 + number
+    made = len(contents(out))
+    assert 5 <= made < 400
+    facts = json.loads(m2l("synth", masks, out, "--bundle", TINY_BUNDLE, "--resume", "--json").out)
+    assert (facts["kept"], facts["images"]) == (made, 400 - made)
+
+
+def kill_until_done(masks: Path, out: Path, arguments: list[object], waits: list[int]) -> None:
+    for more in waits:
+        process = start(masks, out, *arguments, "--resume")
+        wait_for(out, (len(contents(out)) if out.is_dir() else 0) + more)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(masks, out, *arguments, "--resume").wait() == 0
+
+
+@pytest.mark.parametrize("form", [[], ["--format", "webdataset", "--masks-per-file", 20]], ids=["png", "tars"])
+def test_kills_change_nothing(tmp_path: Path, form: list[object]) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for index in range(300):
+        save(masks / f"{index:03}.png", disc(64, 3 + index % 25, 30, 30))
+    arguments = ["--bundle", TINY_BUNDLE, *form]
+    assert start(masks, tmp_path / "whole", *arguments).wait() == 0
+    kill_until_done(masks, tmp_path / "out", arguments, [3, 1, 2])
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert not list((tmp_path / "out").rglob("*.partial"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [[], ["--format", "webdataset", "--masks-per-file", 100]], ids=["png", "tars"])
+def test_ten_kills_over_two_thousand_masks_with_the_embedded_model(tmp_path: Path, form: list[object]) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for index in range(2000):
+        save(masks / f"{index:04}.png", disc(256, 5 + index % 100, 60 + index % 130, 120))
+    assert start(masks, tmp_path / "whole", *form).wait() == 0
+    waits = [int(n) for n in np.random.default_rng(9).integers(1, 3 if form else 250, 10)]
+    kill_until_done(masks, tmp_path / "out", form, waits)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    with_log = LogIndex(tmp_path / "out")
+    assert len(with_log) == 2000
+    with_log.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting takes root")
+def test_a_full_disk_leaves_a_run_that_can_be_resumed(masks: Path, tmp_path: Path, m2l: CommandLine) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    try:
+        arguments = ("synth", masks, disk / "out", "--bundle", TINY_BUNDLE)
+        outcome = m2l(*arguments)
+        assert outcome.code == 1
+        assert "No space left on device" in outcome.err
+        assert "Traceback" not in outcome.err
+        made = contents(disk / "out")
+        assert 0 < len(made) < COUNT
+        for content in made.values():
+            Image.open(io.BytesIO(content)).load()
+        subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+        assert m2l(*arguments, "--resume").code == 3
+        assert len(contents(disk / "out")) == COUNT
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
