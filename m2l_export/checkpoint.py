@@ -119,6 +119,8 @@ def _why_not_loaded(content: bytes) -> str:
             f"holds Python code or objects ({printable(', '.join(sorted(unsafe)[:3]))}), which are never loaded; "
             f"{EXPECTED}"
         )
+    if content[:2] == b"PK" and b"constants.pkl" in content:
+        return f"is a TorchScript archive (code and weights), not a state_dict; {EXPECTED}"
     if content[:2] == b"PK":
         return f"is a truncated or damaged PyTorch file, or another kind of zip; {EXPECTED}"
     if content[:1] == b"\x80":
@@ -151,8 +153,8 @@ def to_network(state: Mapping[str, Tensor]) -> UnetGenerator:
     spec = infer_spec(state)
     if spec.norm != "batch":  # old InstanceNorms saved statistics they never used
         state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in _STATISTICS}
-    network = UnetGenerator(spec)
-    expected = network.state_dict()
+    with torch.device("meta"):  # shapes alone: a file that only claims to be huge must not make us allocate
+        expected = UnetGenerator(spec).state_dict()
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     optional = [key for key in missing if key.endswith("num_batches_tracked")]  # absent before PyTorch 0.4.1
     missing = [key for key in missing if key not in optional]
@@ -168,7 +170,8 @@ def to_network(state: Mapping[str, Tensor]) -> UnetGenerator:
         )
     for key, value in state.items():
         _check_tensor(key, value, expected[key])
-    network.load_state_dict({key: expected[key] for key in optional} | dict(state))
+    network = UnetGenerator(spec)
+    network.load_state_dict({key: torch.tensor(0) for key in optional} | dict(state))
     return network.float().eval()
 
 
@@ -180,6 +183,10 @@ def _check_tensor(key: str, value: Tensor, expected: Tensor) -> None:
         )
     if value.layout != torch.strided or value.is_quantized or value.is_complex():
         raise CheckpointError(f"has {key} in a form that is not plain numbers ({value.dtype}, {value.layout})")
+    if not value.is_floating_point() and expected.is_floating_point():
+        raise CheckpointError(f"has {key} as {value.dtype}; expected floating-point weights, as they were trained")
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        raise CheckpointError(f"has {key} of shape {tuple(value.shape)} but fewer numbers than that in the file")
     if not torch.isfinite(value.float()).all():
         raise CheckpointError(f"has NaN or infinite numbers in {key}; the training has diverged")
 

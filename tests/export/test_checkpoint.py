@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -140,6 +141,9 @@ def changed(key: str, value: Tensor | None, **new: Tensor) -> State:
         (changed("model.model.3.bias", torch.zeros(3, dtype=torch.complex64)), "not plain numbers"),
         (changed("model.model.3.bias", torch.zeros(3).to_sparse()), "not plain numbers"),
         (changed("model.model.0.weight", torch.zeros(2, 3, 3, 3)), "U-Net generator"),
+        (changed("model.model.0.weight", torch.zeros(1).expand(1 << 20, 3, 4, 4)), "fewer numbers than that"),
+        (changed("model.model.0.weight", torch.zeros(1).expand(2, 3, 4, 4)), "fewer numbers than that"),
+        ({k: v.to(torch.int32) for k, v in state().items()}, "as torch.int32; expected floating-point"),
         (changed("model.model.3.weight", torch.zeros(3)), "U-Net generator"),
     ],
 )
@@ -193,6 +197,14 @@ def test_another_zip(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "g.pth", "w") as archive:
         archive.writestr("a.txt", "x")
     with pytest.raises(CheckpointError, match="another kind of zip"):
+        load_checkpoint(tmp_path / "g.pth")
+
+
+def test_torchscript_is_named(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(nn.Conv2d(3, 3, 3)).save(str(tmp_path / "g.pth"))  # type: ignore[no-untyped-call]
+    with pytest.raises(CheckpointError, match="is a TorchScript archive"):
         load_checkpoint(tmp_path / "g.pth")
 
 
