@@ -65,7 +65,17 @@ def synth(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(help="CPU threads of the engine.  [default: the CPUs this process may use]", show_default=False),
+        typer.Option(
+            help="CPU threads of the engine in all.  [default: the CPUs this process may use]", show_default=False
+        ),
+    ] = None,
+    streams: Annotated[
+        int | None,
+        typer.Option(
+            help="Engine calls at once, the threads divided among them.  "
+            "[default: as many as threads, at most 16, on CPU; 1 on CUDA]",
+            show_default=False,
+        ),
     ] = None,
     workers: Annotated[
         int | None,
@@ -103,7 +113,8 @@ def synth(
     """
     from m2l_runtime.describe import describe_run, describe_summary
     from m2l_runtime.encoders import Encoding, ImageFormat
-    from m2l_runtime.pipeline import Result, synthesize_folder
+    from m2l_runtime.folder import synthesize_folder
+    from m2l_runtime.pipeline import Result
     from m2l_runtime.progress import Reporter
     from m2l_runtime.sinks import CONTAINERS, OutputOptions
     from m2l_runtime.stop import StopSignals
@@ -119,7 +130,9 @@ def synth(
         masks_per_file=masks_per_file,
     )
     with (
-        Synthesizer.open(bundle, backend=backend, device=device, batch_size=batch_size, threads=threads) as synthesizer,
+        Synthesizer.open(
+            bundle, backend=backend, device=device, batch_size=batch_size, threads=threads, streams=streams
+        ) as synthesizer,
         Reporter() as reporter,
         StopSignals() as stop,
     ):

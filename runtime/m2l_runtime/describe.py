@@ -10,7 +10,7 @@ from m2l_runtime.backends import Settings
 from m2l_runtime.bundle import Bundle, Parity
 from m2l_runtime.cpu import peak_memory_megabytes
 from m2l_runtime.doctor import EngineReport
-from m2l_runtime.pipeline import Summary
+from m2l_runtime.folder import Summary
 from m2l_runtime.terminal import plural, printable, table
 from m2l_runtime.verify import TOLERANCE, Replay
 
@@ -104,7 +104,8 @@ def describe_summary(summary: Summary, settings: Settings, out: str) -> str:
     lines = [
         f"{plural(summary.image_count, 'image')} in {out} ({summary.images_per_s:.1f} images/s, the engine alone "
         f"{summary.engine_images_per_s:.1f}; {settings.engine}, {settings.device}, {settings.precision}, "
-        f"batch {settings.batch_size}, {plural(settings.threads, 'thread')})"
+        f"batch {settings.batch_size}, {plural(settings.streams, 'stream')} of "
+        f"{plural(settings.threads, 'thread')})"
     ]
     if summary.kept_count:
         lines.append(f"{plural(summary.kept_count, 'image')} of an earlier run kept")

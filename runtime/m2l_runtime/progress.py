@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -36,12 +37,12 @@ class Reporter:
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar: Progress | None = None
-        self._total = self._done = self._notes = 0
-        self._began = self._last_line = time.monotonic()
+        self._total = self._done = self._notes = self._done_at_last_line = 0
+        self._last_line = time.monotonic()
 
     def start(self, total: int) -> None:
         """Begin to count towards `total`."""
-        self._total, self._began = total, time.monotonic()
+        self._total, self._last_line = total, time.monotonic()
         if self._console.is_terminal:
             columns = (
                 TextColumn("synthesizing"),
@@ -59,10 +60,11 @@ class Reporter:
         self._done += 1
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0])
-        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            rate = self._done / (self._last_line - self._began)
-            self.say(f"{self._done:,} of {self._total:,}, {rate:.1f} images/s")
+        elif (seconds := time.monotonic() - self._last_line) >= _SECONDS_BETWEEN_LINES:
+            rate = (self._done - self._done_at_last_line) / seconds
+            left = timedelta(seconds=round((self._total - self._done) / rate))
+            self.say(f"{self._done:,} of {self._total:,}, {rate:.1f} images/s, {left} to go")
+            self._last_line, self._done_at_last_line = time.monotonic(), self._done
 
     def note(self, text: str) -> None:
         """A line about one item; after `_MOST_NOTES` of them only their number is told, at the end."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from m2l_runtime import atomic
 from m2l_runtime.errors import InputError, OutputError
 from m2l_runtime.maskfolder import SUFFIXES, MaskFolder, stem
-from m2l_runtime.runlog import LOG_PATTERN, RunSettings, log_path
+from m2l_runtime.runlog import LOG_PATTERN, LogIndex, RunSettings, log_path
 from m2l_runtime.sinks import CONTAINERS, OutputOptions, Sink
 from m2l_runtime.synthesizer import Synthesizer
-from m2l_runtime.terminal import printable
+from m2l_runtime.terminal import printable, utf8
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,23 @@ def check_nothing_there(run: Run, sink: Sink) -> None:
             for target in sink.targets(name, place):
                 if os.path.lexists(run.out / target):
                     raise OutputError(f"{printable(run.out / target)} exists already; {advice}")
+
+
+def check_log(run: Run, index: LogIndex) -> None:
+    """The log of the run to go on with is of this bundle: images of two models are not to be mixed unawares.
+
+    Raises:
+        OutputError
+    """
+    ours = run.settings.bundle_sha256
+    for _, items in run.groups():
+        for _, name in items:
+            theirs = index.other_bundle(utf8(name), ours)
+            if theirs is not None:
+                raise OutputError(
+                    f"{printable(run.out)} holds a run of another bundle (sha256 {theirs[:12]}..., this one is "
+                    f"{ours[:12]}...); resume with that bundle, choose another folder, or --overwrite to begin anew"
+                )
 
 
 def forget(run: Run) -> None:

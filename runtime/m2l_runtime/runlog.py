@@ -78,6 +78,7 @@ class LogIndex:
     def __init__(self, out: Path) -> None:
         self._files: list[IO[bytes]] = []
         self._at: dict[str, int] = {}
+        self._bundles: dict[str, int] = {}
         self._lock = threading.Lock()
         self.torn_lines = 0
         """Lines that could not be read, and were passed over."""
@@ -93,11 +94,12 @@ class LogIndex:
         self._files.append(file)
         for line in file:
             try:
-                name = msgspec.json.decode(line, type=Record).name
+                record = msgspec.json.decode(line, type=Record)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 self.torn_lines += 1
             else:
-                self._at[name] = offset << 16 | number
+                bundle = self._bundles.setdefault(record.bundle_sha256, len(self._bundles))
+                self._at[record.name] = offset << 32 | min(bundle, 0xFFFF) << 16 | number
             offset += len(line)
 
     def __len__(self) -> int:
@@ -110,9 +112,17 @@ class LogIndex:
             return None
         with self._lock:
             file = self._files[where & 0xFFFF]
-            file.seek(where >> 16)
+            file.seek(where >> 32)
             line = file.readline()
         return msgspec.json.decode(line, type=Record)
+
+    def other_bundle(self, name: str, bundle_sha256: str) -> str | None:
+        """SHA-256 of the bundle in the last line about a name, if it is not the one given."""
+        where = self._at.get(name)
+        if where is None or where >> 16 & 0xFFFF == self._bundles.get(bundle_sha256):
+            return None
+        record = self.get(name)
+        return None if record is None or record.bundle_sha256 == bundle_sha256 else record.bundle_sha256
 
     def close(self) -> None:
         """Close the logs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -40,6 +41,7 @@ class Synthesizer:
         device: str = "auto",
         batch_size: int | None = None,
         threads: int | None = None,
+        streams: int | None = 1,
         provider_options: Mapping[str, str] | None = None,
     ) -> Self:
         """Open a bundle on a backend.
@@ -51,7 +53,9 @@ class Synthesizer:
             device: auto | cpu | cuda | cuda:N. `auto` is CUDA where it starts, else the CPU; `cuda` is an error
                 where it does not start. `settings.device` says which it is.
             batch_size: masks per call of the engine; None: 1 on a CPU, 16 on CUDA.
-            threads: CPU threads of the engine; None: as many CPUs as this process may use.
+            threads: CPU threads of the engine in all; None: as many CPUs as this process may use.
+            streams: engine calls at once, the threads divided among them; None: as many as give the most images/s.
+                1 answers a single mask soonest; more pay where many masks come at once.
             provider_options: options of onnxruntime's CUDA provider, by its own names.
 
         Raises:
@@ -60,7 +64,7 @@ class Synthesizer:
             DeviceUnavailable, EngineError: the engine or the device does not work here.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(embedded.BUNDLE if bundle is None else bundle)
-        options = BackendOptions(device, batch_size, threads, dict(provider_options or {}))
+        options = BackendOptions(device, batch_size, threads, streams, dict(provider_options or {}))
         return cls(opened, load_backend(opened, backend, options))
 
     @property
@@ -119,18 +123,30 @@ class Synthesizer:
 def run_in_batches(backend: Backend, input_name: str, masks: Masks) -> Images:
     """All of `masks` (N, H, W) through `backend` in batches of its fixed size, the last one padded with black.
 
+    As many batches run at once as the backend has streams.
+
     Returns:
         uint8 (N, H, W, 3), owned by the caller.
 
     Raises:
         EngineError: the engine failed.
     """
-    size, shape = backend.settings.batch_size, masks.shape[1:]
+    size, shape, streams = backend.settings.batch_size, masks.shape[1:], backend.settings.streams
     images = np.empty((*masks.shape, 3), np.uint8)
-    for start in range(0, len(masks), size):
+
+    def run(start: int) -> None:
         batch = np.ascontiguousarray(masks[start : start + size])
         filled = len(batch)
         if filled < size:
             batch = np.concatenate([batch, np.zeros((size - filled, *shape), np.uint8)])
         images[start : start + filled] = backend.run({input_name: batch})[:filled]
+
+    starts = range(0, len(masks), size)
+    if streams == 1 or len(starts) == 1:
+        for start in starts:
+            run(start)
+    else:
+        with ThreadPoolExecutor(streams, "m2l-engine") as pool:
+            for _ in pool.map(run, starts):
+                pass
     return images

@@ -25,7 +25,7 @@ from support import TINY_BUNDLE, disc, save
 from m2l_runtime import Synthesizer, open_bundle, read_mask
 from m2l_runtime.encoders import Encoding
 from m2l_runtime.errors import EngineNotInstalled, InputError, OutputError
-from m2l_runtime.pipeline import Summary, synthesize_folder
+from m2l_runtime.folder import Summary, synthesize_folder
 from m2l_runtime.runlog import LogIndex
 from m2l_runtime.sinks import OutputOptions
 

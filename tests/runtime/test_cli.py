@@ -145,7 +145,7 @@ def test_what_we_did_not_expect_is_still_no_traceback(
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr("m2l_runtime.pipeline.synthesize_folder", broken)
+    monkeypatch.setattr("m2l_runtime.folder.synthesize_folder", broken)
     outcome = m2l("synth", masks, tmp_path / "out", "--bundle", TINY_BUNDLE)
     assert outcome.code == 1
     assert "unexpected KeyError: 'a bug'" in outcome.err

@@ -23,7 +23,7 @@ def modules_after(code: str) -> set[str]:
 
 def test_a_synthesis_loads_neither_torch_nor_onnx() -> None:
     loaded = modules_after(
-        "import numpy, m2l_runtime, m2l_runtime.pipeline, m2l_runtime.progress, m2l_runtime.describe\n"
+        "import numpy, m2l_runtime, m2l_runtime.folder, m2l_runtime.progress, m2l_runtime.describe\n"
         "with m2l_runtime.Synthesizer.open() as synth:\n"
         "    assert synth(numpy.zeros((1, 256, 256), numpy.uint8)).any()\n"
     )

@@ -31,7 +31,9 @@ class BackendOptions:
     batch_size: int | None = None
     """Images per call of the engine, at least 1."""
     threads: int | None = None
-    """CPU threads the engine may use, at least 1."""
+    """CPU threads the engine may use in all, at least 1."""
+    streams: int | None = 1
+    """Engine calls that may run at once, the threads divided among them; None: as many as give the most images/s."""
     provider_options: Mapping[str, str] = field(default_factory=dict)
     """Options of the engine's device layer, by the engine's own names."""
 
@@ -59,6 +61,9 @@ class Settings:
     precision: str
     batch_size: int
     threads: int
+    """CPU threads of each engine call."""
+    streams: int = 1
+    """Engine calls that are meant to run at once."""
     provider_options: tuple[tuple[str, str], ...] = ()
 
 
@@ -131,7 +136,11 @@ def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
         EngineError: unknown name, options out of range, or no file in the bundle for it.
         DeviceUnavailable, BundleDamaged: see :class:`BackendModule`.
     """
-    for what, value in (("batch size", options.batch_size), ("number of threads", options.threads)):
+    for what, value in (
+        ("batch size", options.batch_size),
+        ("number of threads", options.threads),
+        ("number of streams", options.streams),
+    ):
         if value is not None and not 1 <= value <= 4096:
             raise EngineError(f"the {what} must be between 1 and 4096, got {value}")
     if name == "auto":

@@ -37,6 +37,7 @@ def load(source: ModelSource, options: BackendOptions) -> FakeBackend:
             precision="fake",
             batch_size=options.batch_size or 1,
             threads=1,
+            streams=options.streams or 1,
         ),
         mask_name=source.inputs[0].name,
     )

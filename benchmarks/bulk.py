@@ -1,0 +1,220 @@
+"""A folder of masks to how fast, and in how much memory, it becomes images.
+
+    make test                                            # makes .venv
+    .venv/bin/python benchmarks/bulk.py ratio            # against today's loop, and against the engine alone
+    .venv/bin/python benchmarks/bulk.py memory           # 100,000 masks of the fake backend, 10,000 of the model inside
+    .venv/bin/python benchmarks/bulk.py encoders         # CPU time and size of formats and PNG levels
+
+Every side runs in a process of its own; sides take turns. One line of JSON each. What is made lies in a folder that is
+removed in the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from harness import by_turns, draw_masks, in_own_process, rates, report
+from PIL import Image as PillowImage
+
+from m2l_runtime import OutputOptions, Result, Synthesizer, embedded, read_mask, synthesize_folder
+from m2l_runtime.encoders import Encoding, encode_image, self_description
+
+HERE = Path(__file__)
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def ratio(
+    ngf: Annotated[int, typer.Option(help="Width of the network; its weights are random.")] = 64,
+    count: Annotated[int, typer.Option(help="Masks a run.")] = 60,
+    repeats: Annotated[int, typer.Option(help="Runs of each side.")] = 5,
+) -> None:
+    """Mask files to PNG files: PyTorch eager at batch 1 with Pillow's default PNG, m2l synth, and its engine alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        checkpoint, bundle = _random_bundle(root, ngf)
+        draw_masks(root / "masks", count)
+        results = by_turns(
+            {
+                "today's loop": ("todays-loop", checkpoint, ngf, root / "masks"),
+                "m2l synth": ("synth", bundle, root / "masks"),
+                "engine alone": ("engine", bundle, root / "masks"),
+                "engine alone, 1 stream": ("engine", bundle, root / "masks", "--streams", 1),
+            },
+            HERE,
+            repeats,
+        )
+    median = rates(results)
+    report(
+        "bulk ratio",
+        ngf=ngf,
+        masks=count,
+        repeats=repeats,
+        images_per_s={name: [round(run["images_per_s"], 2) for run in runs] for name, runs in results.items()},
+        synth_over_todays_loop=round(median["m2l synth"] / median["today's loop"], 3),
+        synth_over_engine_alone=round(median["m2l synth"] / median["engine alone"], 3),
+        streams_over_one=round(median["engine alone"] / median["engine alone, 1 stream"], 3),
+    )
+
+
+def _random_bundle(root: Path, ngf: int) -> tuple[Path, Path]:
+    import torch
+
+    from m2l_export import export_checkpoint
+    from m2l_train.networks import UnetGenerator, UnetSpec
+
+    torch.manual_seed(0)
+    network = UnetGenerator(UnetSpec(levels=8, ngf=ngf, input_nc=3, output_nc=3, norm="instance"))
+    torch.save(network.state_dict(), root / "latest_net_G.pth")
+    export_checkpoint(root / "latest_net_G.pth", root / "bundle")
+    return root / "latest_net_G.pth", root / "bundle"
+
+
+@app.command(hidden=True)
+def todays_loop(checkpoint: Path, ngf: int, masks: Path) -> None:
+    """What the original's test.py does for each mask: read, squash, PyTorch eager, batch 1, PNG at Pillow's default."""
+    import torch
+
+    from m2l_train.networks import UnetGenerator, UnetSpec
+
+    network = UnetGenerator(UnetSpec(levels=8, ngf=ngf, input_nc=3, output_nc=3, norm="instance")).eval()
+    network.load_state_dict(torch.load(checkpoint, weights_only=True))
+
+    def make(path: Path, out: Path) -> None:
+        with PillowImage.open(path) as picture:
+            mask = picture.convert("RGB").resize((256, 256), PillowImage.Resampling.BICUBIC)
+        x = torch.from_numpy(np.array(mask)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        y = network(x)[0].permute(1, 2, 0)
+        PillowImage.fromarray(((y + 1) / 2 * 255).to(torch.uint8).numpy()).save(out / f"{path.stem}.png")
+
+    paths = sorted(masks.iterdir())
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        for path in paths[:3]:
+            make(path, Path(folder))
+        began = time.perf_counter()
+        for path in paths:
+            make(path, Path(folder))
+        seconds = time.perf_counter() - began
+    print(json.dumps({"images_per_s": len(paths) / seconds}))
+
+
+@app.command(hidden=True)
+def synth(bundle: Path, masks: Path) -> None:
+    """`m2l synth` with its defaults; loading is not counted, as it is not for the others."""
+    with tempfile.TemporaryDirectory() as folder, Synthesizer.open(bundle, streams=None) as synthesizer:
+        _warm_up(synthesizer)
+        summary = synthesize_folder(masks, Path(folder, "out"), synthesizer)
+    print(json.dumps({"images_per_s": summary.images_per_s}))
+
+
+@app.command(hidden=True)
+def engine(bundle: Path, masks: Path, streams: int | None = None) -> None:
+    """The engine alone, on masks that are in memory."""
+    with Synthesizer.open(bundle, streams=streams) as synthesizer:
+        arrays = np.stack([read_mask(path, synthesizer.image_size).mask for path in sorted(masks.iterdir())])
+        _warm_up(synthesizer)
+        began = time.perf_counter()
+        synthesizer(arrays)
+        seconds = time.perf_counter() - began
+    print(json.dumps({"images_per_s": len(arrays) / seconds}))
+
+
+def _warm_up(synthesizer: Synthesizer) -> None:
+    mask = np.zeros(synthesizer.image_size, np.uint8)
+    synthesizer(np.repeat(mask[None], 3 * synthesizer.settings.streams, 0))
+
+
+@app.command()
+def memory(
+    fake: Annotated[int, typer.Option(help="Masks through the fake backend.")] = 100_000,
+    model: Annotated[int, typer.Option(help="Masks through the model inside the package.")] = 10_000,
+    few: Annotated[int, typer.Option(help="Masks of the small run that growth is counted from.")] = 2000,
+) -> None:
+    """Peak memory against the number of masks; the rest of what a process holds cancels out."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for backend, many in (("fake", fake), ("onnxruntime", model)):
+            runs: dict[tuple[int, bool], dict[str, Any]] = {}
+            for count in (few, many):
+                draw_masks(root / f"masks-{backend}-{count}", count, 256)
+                place = (root / f"masks-{backend}-{count}", root / f"out-{backend}-{count}")
+                runs[count, False] = in_own_process(HERE, "watched", *place, backend)
+                runs[count, True] = in_own_process(HERE, "watched", *place, backend, "--resume")
+            for resumed in (False, True):
+                small, large = runs[few, resumed], runs[many, resumed]
+                grown = (large["peak_bytes"] - small["peak_bytes"]) / (many - few)
+                report(
+                    "bulk memory",
+                    backend=backend,
+                    masks=many,
+                    resumed=resumed,
+                    peak_megabytes=round(large["peak_bytes"] / 1e6, 1),
+                    peak_megabytes_of_few=round(small["peak_bytes"] / 1e6, 1),
+                    bytes_a_mask=round(grown, 1),
+                    megabytes_at_tenths=large["megabytes_at_tenths"],
+                    images_per_s=round(large["images_per_s"], 1),
+                )
+
+
+@app.command(hidden=True)
+def watched(masks: Path, out: Path, backend: str, resume: bool = False) -> None:
+    """A run that looks at its own memory."""
+    page, done, seen = os.sysconf("SC_PAGE_SIZE"), 0, []
+    total = 1
+
+    def start(count: int) -> None:
+        nonlocal total
+        total = count
+
+    def look(_: Result) -> None:
+        nonlocal done
+        done += 1
+        if done % max(1, total // 10) == 0:
+            seen.append(round(int(Path("/proc/self/statm").read_text().split()[1]) * page / 1e6, 1))
+
+    options = OutputOptions(pairs=True)
+    with Synthesizer.open(embedded.BUNDLE, backend=backend, streams=None) as synthesizer:
+        summary = synthesize_folder(masks, out, synthesizer, options, resume=resume, on_start=start, on_result=look)
+    count = summary.kept_count if resume else summary.image_count
+    assert count == total  # noqa: S101 - a run that made less has nothing to say about memory
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    facts = {"peak_bytes": peak, "megabytes_at_tenths": seen, "images_per_s": count / summary.seconds}
+    print(json.dumps(facts))
+
+
+@app.command()
+def encoders(repeats: Annotated[int, typer.Option(help="Rounds over all images.")] = 5) -> None:
+    """CPU milliseconds and kilobytes an image, of the model inside the package and the example masks."""
+    sides = {f"png level {level}": Encoding("png", png_level=level) for level in range(10)}
+    sides |= {"jpeg 95": Encoding("jpeg"), "webp 95": Encoding("webp"), "npz": Encoding("npz")}
+    with Synthesizer.open() as synthesizer:
+        masks = np.stack([read_mask(p, synthesizer.image_size).mask for p in sorted(embedded.EXAMPLE_MASKS.iterdir())])
+        images, text = synthesizer(masks), self_description(synthesizer.bundle, synthesizer.settings)
+    rows: dict[str, dict[str, Any]] = {name: {"ms": [], "bytes": 0} for name in sides}
+    for _ in range(repeats):
+        for name, encoding in sides.items():
+            began = time.process_time()
+            sizes = [len(encode_image(i, m, encoding, text)) for i, m in zip(images, masks, strict=True)]
+            rows[name]["ms"].append((time.process_time() - began) * 1e3 / len(images))
+            rows[name]["bytes"] = sum(sizes) / len(sizes)
+    report(
+        "encoders",
+        images=len(images),
+        repeats=repeats,
+        cpu_ms={name: round(statistics.median(row["ms"]), 2) for name, row in rows.items()},
+        kilobytes={name: round(row["bytes"] / 1e3, 1) for name, row in rows.items()},
+    )
+
+
+if __name__ == "__main__":
+    app()
