@@ -136,34 +136,42 @@ def _warm_up(synthesizer: Synthesizer) -> None:
 
 @app.command()
 def memory(
-    fake: Annotated[int, typer.Option(help="Masks through the fake backend.")] = 100_000,
-    model: Annotated[int, typer.Option(help="Masks through the model inside the package.")] = 10_000,
+    fake: Annotated[int, typer.Option(help="Masks through the fake backend; 0: leave out.")] = 100_000,
+    model: Annotated[int, typer.Option(help="Masks through the model inside the package; 0: leave out.")] = 10_000,
     few: Annotated[int, typer.Option(help="Masks of the small run that growth is counted from.")] = 2000,
+    repeats: Annotated[int, typer.Option(help="Runs of each; the median counts.")] = 1,
 ) -> None:
     """Peak memory against the number of masks; the rest of what a process holds cancels out."""
+    for backend, many in (("fake", fake), ("onnxruntime", model)):
+        if many:
+            _memory(backend, few, many, repeats)
+
+
+def _memory(backend: str, few: int, many: int, repeats: int) -> None:
+    runs: dict[tuple[int, bool], list[dict[str, Any]]] = {(c, r): [] for c in (few, many) for r in (False, True)}
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        for backend, many in (("fake", fake), ("onnxruntime", model)):
-            runs: dict[tuple[int, bool], dict[str, Any]] = {}
-            for count in (few, many):
-                draw_masks(root / f"masks-{backend}-{count}", count, 256)
-                place = (root / f"masks-{backend}-{count}", root / f"out-{backend}-{count}")
-                runs[count, False] = in_own_process(HERE, "watched", *place, backend)
-                runs[count, True] = in_own_process(HERE, "watched", *place, backend, "--resume")
-            for resumed in (False, True):
-                small, large = runs[few, resumed], runs[many, resumed]
-                grown = (large["peak_bytes"] - small["peak_bytes"]) / (many - few)
-                report(
-                    "bulk memory",
-                    backend=backend,
-                    masks=many,
-                    resumed=resumed,
-                    peak_megabytes=round(large["peak_bytes"] / 1e6, 1),
-                    peak_megabytes_of_few=round(small["peak_bytes"] / 1e6, 1),
-                    bytes_a_mask=round(grown, 1),
-                    megabytes_at_tenths=large["megabytes_at_tenths"],
-                    images_per_s=round(large["images_per_s"], 1),
-                )
+        for count in (few, many):
+            draw_masks(Path(folder, f"masks-{count}"), count, 256)
+        for repeat in range(repeats):
+            for count, resumed in runs:
+                place = (Path(folder, f"masks-{count}"), Path(folder, f"out-{count}-{repeat}"))
+                more = ("--resume",) if resumed else ()
+                runs[count, resumed].append(in_own_process(HERE, "watched", *place, backend, *more))
+    for resumed in (False, True):
+        small, large = (statistics.median(run["peak_bytes"] for run in runs[c, resumed]) for c in (few, many))
+        report(
+            "bulk memory",
+            backend=backend,
+            masks=many,
+            few=few,
+            repeats=repeats,
+            resumed=resumed,
+            peak_megabytes=[round(run["peak_bytes"] / 1e6, 1) for run in runs[many, resumed]],
+            peak_megabytes_of_few=[round(run["peak_bytes"] / 1e6, 1) for run in runs[few, resumed]],
+            bytes_a_mask=round((large - small) / (many - few), 1),
+            megabytes_at_tenths=[run["megabytes_at_tenths"] for run in runs[many, resumed]],
+            images_per_s=[round(run["images_per_s"], 1) for run in runs[many, resumed]],
+        )
 
 
 @app.command(hidden=True)

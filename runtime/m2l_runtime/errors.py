@@ -5,7 +5,8 @@
     M2LError
     ├── InputError          (ValueError)       something handed in is not what was expected
     │   ├── ArrayError      (TypeError too)    an array of the wrong shape, type or range
-    │   ├── MaskFileError                      a file that is not a usable mask
+    │   ├── PictureFileError                   a file that is not a usable picture
+    │   │   └── MaskFileError                  a file that is not a usable mask
     │   └── CheckpointError                    a checkpoint that is not a U-Net generator (export)
     ├── BundleError         (ValueError)       a bundle that cannot be used as it is
     │   ├── BundleNotFound  (FileNotFoundError)
@@ -34,7 +35,11 @@ class ArrayError(InputError, TypeError):
     """An array has the wrong shape, type or range."""
 
 
-class MaskFileError(InputError):
+class PictureFileError(InputError):
+    """A file is not a usable picture."""
+
+
+class MaskFileError(PictureFileError):
     """A file is not a usable mask."""
 
 

@@ -135,7 +135,7 @@ def synthesize_folder(
         atomic.make_folder(sheet_path.parent)
     with locked(root, shard), contextlib.ExitStack() as stack:
         atomic.sweep_files(root, f"{shard[0]}-of-{shard[1]}-")
-        index = stack.enter_context(contextlib.closing(LogIndex(root))) if resume else None
+        index = stack.enter_context(contextlib.closing(LogIndex(root, found.names))) if resume else None
         if index is None:
             forget(run)
         else:

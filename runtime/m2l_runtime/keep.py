@@ -9,7 +9,6 @@ from pathlib import Path
 from m2l_runtime.run import Run
 from m2l_runtime.runlog import LogIndex, Record
 from m2l_runtime.sinks import Sink
-from m2l_runtime.terminal import utf8
 
 
 class EarlierGroup:
@@ -31,7 +30,7 @@ class EarlierGroup:
         records: dict[str, Record] = {}
         hashes: dict[str, str] = {}
         for place, name in self._items:
-            record = index.get(utf8(name))
+            record = index.get(place)
             if record is None:
                 return {}
             if record.problem is not None and len(self._items) > 1:

@@ -13,9 +13,7 @@ Then it is brought to the model's size with Pillow's antialiased bicubic filter,
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,19 +21,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
-from PIL import ImageOps, UnidentifiedImageError
 
 from m2l_runtime.arrays import Mask
-from m2l_runtime.errors import MaskFileError
+from m2l_runtime.errors import MaskFileError, PictureFileError
+from m2l_runtime.picturefile import decode, read_bytes
 from m2l_runtime.terminal import printable
 
-FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
-"""Decoders that may run. Pillow has more, and some of them start other programs (EPS)."""
-
-MAX_PIXELS: Final = 89_478_485
-"""Pillow's own limit for decompression bombs; the largest ISIC picture has a third of it."""
-
-MAX_FILE_BYTES: Final = 1 << 29
 MAX_CHANNEL_DIFFERENCE: Final = 8
 MAX_GREY_FRACTION: Final = 0.20
 BLACK_BELOW: Final = 16
@@ -69,9 +60,9 @@ def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int], *, keep
     """
     name = printable(path)
     try:
-        content = _read(Path(path))
+        content = read_bytes(Path(path))
         grey, note = to_grey(decode(content))
-    except MaskFileError as error:
+    except PictureFileError as error:
         raise MaskFileError(f"{name}: {error}") from None
     return MaskFile(
         mask=resize(grey, image_size),
@@ -80,55 +71,6 @@ def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int], *, keep
         original=grey if keep_original else None,
         note=note,
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise MaskFileError("is not a plain file; expected a mask picture")
-        if status.st_size > MAX_FILE_BYTES:
-            raise MaskFileError(f"has {status.st_size:,} bytes; at most {MAX_FILE_BYTES:,} are read")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        if isinstance(error, MaskFileError):
-            raise
-        raise MaskFileError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def decode(content: bytes) -> PillowImage.Image:
-    """The picture in `content`, decoded and turned upright.
-
-    Raises:
-        MaskFileError: of an unknown format, truncated, with several frames, or too large.
-    """
-    if not content:
-        raise MaskFileError("is empty (0 bytes); expected a mask picture")
-    try:
-        picture = PillowImage.open(io.BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise MaskFileError("is not a PNG, JPEG, BMP, TIFF or WebP picture") from None
-    except (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
-        raise MaskFileError(f"is too large; at most {MAX_PIXELS:,} pixels are decoded") from None
-    except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
-        raise MaskFileError(f"cannot be decoded: {printable(str(error))}") from None
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise MaskFileError(f"is too large: {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
-    try:
-        frames = getattr(picture, "n_frames", 1)
-        if frames != 1:
-            raise MaskFileError(f"holds {frames} pictures; expected one")
-        picture.load()
-        upright = ImageOps.exif_transpose(picture)
-    except MaskFileError:
-        raise
-    except MemoryError:
-        raise MaskFileError(f"does not fit in memory: {width} x {height} pixels") from None
-    except Exception as error:  # noqa: BLE001 - as above
-        raise MaskFileError(f"is damaged or truncated: {printable(str(error))}") from None
-    upright.format = picture.format
-    return upright
 
 
 def to_grey(picture: PillowImage.Image) -> tuple[Mask, str | None]:

@@ -14,7 +14,7 @@ from m2l_runtime.maskfolder import SUFFIXES, MaskFolder, stem
 from m2l_runtime.runlog import LOG_PATTERN, LogIndex, RunSettings, log_path
 from m2l_runtime.sinks import CONTAINERS, OutputOptions, Sink
 from m2l_runtime.synthesizer import Synthesizer
-from m2l_runtime.terminal import printable, utf8
+from m2l_runtime.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def check_log(run: Run, index: LogIndex) -> None:
     """
     ours = run.settings.bundle_sha256
     for _, items in run.groups():
-        for _, name in items:
-            theirs = index.other_bundle(utf8(name), ours)
+        for place, _ in items:
+            theirs = index.other_bundle(place, ours)
             if theirs is not None:
                 raise OutputError(
                     f"{printable(run.out)} holds a run of another bundle (sha256 {theirs[:12]}..., this one is "

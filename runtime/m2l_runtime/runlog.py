@@ -7,8 +7,11 @@ shows). Of two lines for one name the later one counts. A last line that was cut
 
 from __future__ import annotations
 
+import bisect
 import os
 import threading
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Annotated, Final
 
@@ -16,10 +19,15 @@ import msgspec
 
 from m2l_runtime import atomic
 from m2l_runtime.errors import InputError
-from m2l_runtime.terminal import printable
+from m2l_runtime.maskfolder import stem
+from m2l_runtime.terminal import printable, utf8
 
 LOG_NAME: Final = "m2l-log{shard}.jsonl"
 LOG_PATTERN: Final = "m2l-log*.jsonl"
+
+_LOW: Final = (1 << 14) - 1
+"""Bits of a place in a log: 36 of offset, 14 of which bundle, 14 of which log, from 1."""
+_MOST_BUNDLES: Final = _LOW
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -73,15 +81,18 @@ def log_path(out: Path, shard: tuple[int, int]) -> Path:
 
 
 class LogIndex:
-    """Where in the logs of an output folder the last line about each name stands."""
+    """Where in the logs of an output folder the last line about each mask stands: eight bytes a mask.
 
-    def __init__(self, out: Path) -> None:
+    Masks are told by their place in `names`, which are sorted by stem.
+    """
+
+    def __init__(self, out: Path, names: Sequence[str]) -> None:
+        self._names = names
+        self._odd = {utf8(name): place for place, name in enumerate(names) if not name.isascii()}
         self._files: list[IO[bytes]] = []
-        self._at: dict[str, int] = {}
+        self._at = array("q", bytes(8 * len(names)))
         self._bundles: dict[str, int] = {}
         self._lock = threading.Lock()
-        self.torn_lines = 0
-        """Lines that could not be read, and were passed over."""
         for path in sorted(out.glob(LOG_PATTERN)):
             self._read(path)
 
@@ -90,38 +101,57 @@ class LogIndex:
             file = path.open("rb")
         except OSError as error:
             raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
-        number, offset = len(self._files), 0
         self._files.append(file)
+        number, offset, expected = len(self._files), 0, 0
         for line in file:
             try:
                 record = msgspec.json.decode(line, type=Record)
             except (msgspec.DecodeError, UnicodeDecodeError):
-                self.torn_lines += 1
+                pass  # torn
             else:
-                bundle = self._bundles.setdefault(record.bundle_sha256, len(self._bundles))
-                self._at[record.name] = offset << 32 | min(bundle, 0xFFFF) << 16 | number
+                place = self._place(record.name, expected)
+                if place is not None:
+                    bundle = self._bundles.setdefault(record.bundle_sha256, len(self._bundles))
+                    self._at[place] = offset << 28 | min(bundle, _MOST_BUNDLES) << 14 | number
+                    expected = place + 1
             offset += len(line)
 
-    def __len__(self) -> int:
-        return len(self._at)
+    def _place(self, name: str, expected: int) -> int | None:
+        """Place of a name in a log; None if it is no mask of ours. Lines mostly come in order."""
+        names = self._names
+        if expected < len(names) and names[expected] == name:
+            return expected
+        odd = self._odd.get(name)
+        if odd is not None:
+            return odd
+        place = bisect.bisect_left(names, stem(name), key=stem)
+        while place < len(names) and stem(names[place]) == stem(name):
+            if names[place] == name:
+                return place
+            place += 1
+        return None
 
-    def get(self, name: str) -> Record | None:
-        """The last line about a name; None if there is none. Safe to call from several threads."""
-        where = self._at.get(name)
-        if where is None:
+    def __len__(self) -> int:
+        """Masks that there is a line about."""
+        return sum(where != 0 for where in self._at)
+
+    def get(self, place: int) -> Record | None:
+        """The last line about a mask; None if there is none. Safe to call from several threads."""
+        where = self._at[place]
+        if not where:
             return None
         with self._lock:
-            file = self._files[where & 0xFFFF]
-            file.seek(where >> 32)
+            file = self._files[(where & _LOW) - 1]
+            file.seek(where >> 28)
             line = file.readline()
         return msgspec.json.decode(line, type=Record)
 
-    def other_bundle(self, name: str, bundle_sha256: str) -> str | None:
-        """SHA-256 of the bundle in the last line about a name, if it is not the one given."""
-        where = self._at.get(name)
-        if where is None or where >> 16 & 0xFFFF == self._bundles.get(bundle_sha256):
+    def other_bundle(self, place: int, bundle_sha256: str) -> str | None:
+        """SHA-256 of the bundle in the last line about a mask, if it is not the one given."""
+        where = self._at[place]
+        if not where or where >> 14 & _LOW == self._bundles.get(bundle_sha256):
             return None
-        record = self.get(name)
+        record = self.get(place)
         return None if record is None or record.bundle_sha256 == bundle_sha256 else record.bundle_sha256
 
     def close(self) -> None:

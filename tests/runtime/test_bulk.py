@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -16,11 +17,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from conftest import CommandLine
 from filelock import FileLock
 from PIL import Image
-from support import TINY_BUNDLE, disc, save
+from support import TINY_BUNDLE, disc, edit, save
 
 from m2l_runtime import Synthesizer, open_bundle, read_mask
 from m2l_runtime.encoders import Encoding
@@ -327,7 +329,91 @@ def test_signals_leave_a_run_that_can_be_resumed(tmp_path: Path, number: signal.
     assert (facts["kept"], facts["images"]) == (made, 400 - made)
 
 
-def kill_until_done(masks: Path, out: Path, arguments: list[object], waits: list[int]) -> None:
+def test_a_run_of_another_bundle_is_not_gone_on_with(
+    masks: Path, tmp_path: Path, fake: Synthesizer, bundle_copy: Path
+) -> None:
+    out = tmp_path / "out"
+    synthesize_folder(masks, out, fake, shard=(1, 2))
+    before = contents(out)
+    edit(bundle_copy, lambda manifest: manifest.update(name="another"))
+    with Synthesizer.open(bundle_copy, backend="fake") as other:
+        for shard in ((1, 1), (1, 2)):
+            with pytest.raises(OutputError, match=f"another bundle .sha256 {fake.bundle.sha256[:12]}"):
+                synthesize_folder(masks, out, other, shard=shard, resume=True)
+        assert contents(out) == before
+        synthesize_folder(masks, out, other, shard=(2, 2), resume=True)  # no mask of the other share
+        synthesize_folder(masks, out, other, shard=(1, 2), overwrite=True)
+        assert synthesize_folder(masks, out, other, resume=True).kept_count == COUNT
+
+
+def test_ten_thousand_bad_masks_are_summed_up(tmp_path: Path, m2l: CommandLine) -> None:
+    (tmp_path / "masks").mkdir()
+    for index in range(10_000):
+        (tmp_path / "masks" / f"{index}.png").write_bytes(b"no")
+    outcome = m2l("synth", tmp_path / "masks", tmp_path / "out", "--backend", "fake", "--json")
+    assert outcome.code == 1
+    assert json.loads(outcome.out)["bad_masks"] == 10_000
+    lines = outcome.err.splitlines()
+    assert len(lines) < 40
+    assert "... and 9,980 more such lines" in lines
+    assert "skipped 10,000 bad masks" in lines[-1]
+    assert len(log(tmp_path / "out")) == 10_000
+    assert not contents(tmp_path / "out")
+
+
+WEBDATASET = """
+import json, sys, numpy, webdataset
+tars, out = sys.argv[1:]
+rows = webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8").to_tuple("json", "mask.png", "png")
+found = {about["name"]: (mask, image) for about, mask, image in rows}
+numpy.savez(out, names=list(found), masks=[m for m, _ in found.values()], images=[i for _, i in found.values()])
+"""
+DATASETS = """
+import sys, numpy, datasets
+out, cache, *files = sys.argv[1:]
+rows = list(datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache))
+images, masks = ([numpy.array(row[kind]) for row in rows] for kind in ("image", "mask"))
+numpy.savez(out, names=[row["name"] for row in rows], masks=masks, images=images)
+"""
+
+
+def read_back(program: str, out: Path, *arguments: object) -> dict[str, tuple[npt.NDArray[np.uint8], ...]]:
+    """(mask, image) by name, as a reader in a process of its own finds them."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    with np.load(out) as found:
+        return {str(n): (m, i) for n, m, i in zip(found["names"], found["masks"], found["images"], strict=True)}
+
+
+def test_tars_read_back_by_webdataset(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
+    if importlib.util.find_spec("webdataset") is None:
+        pytest.skip("webdataset is not installed")
+    synthesize_folder(masks, tmp_path / "out", tiny_synth, TARS)
+    out = tmp_path / "found.npz"
+    found = read_back(WEBDATASET, out, tmp_path / "out" / "lesions-{000000..000004}.tar", out)
+    assert len(found) == COUNT
+    for name, (mask, image) in found.items():
+        expected = read_mask(masks / name, (256, 256)).mask
+        np.testing.assert_array_equal(mask[:, :, 0], np.where(expected >= 128, 255, 0))
+        np.testing.assert_array_equal(image, tiny_synth(expected[None])[0])
+
+
+def test_parquet_reads_back_as_images_of_hugging_face_datasets(
+    masks: Path, tmp_path: Path, tiny_synth: Synthesizer
+) -> None:
+    if importlib.util.find_spec("datasets") is None:
+        pytest.skip("datasets is not installed")
+    synthesize_folder(masks, tmp_path / "out", tiny_synth, OutputOptions(format="parquet", masks_per_file=10))
+    out = tmp_path / "found.npz"
+    found = read_back(DATASETS, out, out, tmp_path / "cache", *sorted((tmp_path / "out").glob("*.parquet")))
+    assert len(found) == COUNT
+    for name, (mask, image) in found.items():
+        expected = read_mask(masks / name, (256, 256)).mask
+        np.testing.assert_array_equal(mask, np.where(expected >= 128, 255, 0))
+        np.testing.assert_array_equal(image, tiny_synth(expected[None])[0])
+
+
+def kill_after_outputs(masks: Path, out: Path, arguments: list[object], waits: list[int]) -> None:
     for more in waits:
         process = start(masks, out, *arguments, "--resume")
         wait_for(out, (len(contents(out)) if out.is_dir() else 0) + more)
@@ -344,23 +430,33 @@ def test_kills_change_nothing(tmp_path: Path, form: list[object]) -> None:
         save(masks / f"{index:03}.png", disc(64, 3 + index % 25, 30, 30))
     arguments = ["--bundle", TINY_BUNDLE, *form]
     assert start(masks, tmp_path / "whole", *arguments).wait() == 0
-    kill_until_done(masks, tmp_path / "out", arguments, [3, 1, 2])
+    kill_after_outputs(masks, tmp_path / "out", arguments, [3, 1, 2])
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert not list((tmp_path / "out").rglob("*.partial"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", [[], ["--format", "webdataset", "--masks-per-file", 100]], ids=["png", "tars"])
+@pytest.mark.parametrize("form", [[], ["--format", "webdataset", "--masks-per-file", 50]], ids=["png", "tars"])
 def test_ten_kills_over_two_thousand_masks_with_the_embedded_model(tmp_path: Path, form: list[object]) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
     for index in range(2000):
         save(masks / f"{index:04}.png", disc(256, 5 + index % 100, 60 + index % 130, 120))
     assert start(masks, tmp_path / "whole", *form).wait() == 0
-    waits = [int(n) for n in np.random.default_rng(9).integers(1, 3 if form else 250, 10)]
-    kill_until_done(masks, tmp_path / "out", form, waits)
+    out, kills = tmp_path / "out", 0
+    for wait in np.random.default_rng().uniform(0.3, 2.5, 10):
+        process = start(masks, out, *form, "--resume")
+        time.sleep(wait)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        partial, whole = (len(list(out.glob(f))) if out.is_dir() else 0 for f in (".*.partial", "*.png"))
+        tars = len(list(out.glob("*.tar")))
+        print(f"kill -9 after {wait:.3f} s: {whole} images, {tars} tars, {partial} unfinished files")
+    assert kills == 10, "it was done before the last kill; wait less"
+    assert start(masks, out, *form, "--resume").wait() == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    with_log = LogIndex(tmp_path / "out")
+    with_log = LogIndex(tmp_path / "out", [f"{index:04}.png" for index in range(2000)])
     assert len(with_log) == 2000
     with_log.close()
 

@@ -74,6 +74,13 @@ def test_several_threads_at_once(tiny_synth: Synthesizer) -> None:
             np.testing.assert_array_equal(images, expected)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_streams_change_no_byte(tiny_synth: Synthesizer, batch_size: int) -> None:
+    with Synthesizer.open(TINY_BUNDLE, batch_size=batch_size, threads=3, streams=3) as synth:
+        assert (synth.settings.streams, synth.settings.threads) == (3, 1)
+        np.testing.assert_array_equal(synth(MASKS), tiny_synth(MASKS))
+
+
 def test_a_closed_synthesizer_says_so() -> None:
     synth = Synthesizer.open(TINY_BUNDLE)
     synth.close()
@@ -114,6 +121,7 @@ def test_the_fake_paints_where_the_mask_is() -> None:
         ({"device": "cuda:x"}, DeviceUnavailable, "choose auto, cpu, cuda or cuda:N"),
         ({"batch_size": 0}, EngineError, "batch size must be between 1 and 4096, got 0"),
         ({"threads": -2}, EngineError, "number of threads must be between"),
+        ({"streams": 0}, EngineError, "number of streams must be between"),
         ({"backend": "fake", "device": "cuda"}, DeviceUnavailable, "only cpu"),
         ({"device": "cpu", "provider_options": {"a": "b"}}, EngineError, "provider options are for CUDA"),
     ],
