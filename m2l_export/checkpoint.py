@@ -20,7 +20,7 @@ from torch import Tensor
 
 from m2l_runtime.errors import CheckpointError
 from m2l_runtime.terminal import plural, printable
-from m2l_train.networks import FEWEST_LEVELS, Norm, UnetGenerator, UnetSpec
+from m2l_train.networks import FEWEST_LEVELS, Norm, UnetGenerator, UnetSpec, Upsample
 
 EXPECTED: Final = "expected the generator of pix2pix with --netG unet_128 or unet_256, as in latest_net_G.pth"
 MAX_BYTES: Final = 1 << 32
@@ -210,12 +210,14 @@ def infer_spec(state: Mapping[str, Tensor]) -> UnetSpec:
     last = state.get("model.model.3.weight")
     if last is None or last.ndim != 4 or tuple(first.shape[2:]) != (4, 4):
         raise CheckpointError(f"holds {_what_it_looks_like(state)}; {EXPECTED}")
+    upsample: Upsample = "resize" if tuple(last.shape[2:]) == (3, 3) else "deconv"
     spec = UnetSpec(
         levels=levels,
         ngf=first.shape[0],
         input_nc=first.shape[1],
-        output_nc=last.shape[1],
+        output_nc=last.shape[0 if upsample == "resize" else 1],
         norm=_infer_norm(state),
+        upsample=upsample,
     )
     for what, count in (("input", spec.input_nc), ("output", spec.output_nc)):
         if count not in (1, 3):

@@ -15,6 +15,9 @@
     ├── EngineError         (RuntimeError)     an engine failed
     │   ├── EngineNotInstalled (ImportError)   the message is the command that installs it
     │   └── DeviceUnavailable                  the engine is there, the device is not
+    ├── TrainingError       (RuntimeError)     a training that cannot go on; its last state is kept
+    │   ├── Diverged        (ArithmeticError too)  a loss is not a finite number
+    │   └── OutOfMemory     (MemoryError too)  the device has too little memory for a step
     ├── ParityError         (ArithmeticError)  two computations that should agree do not
     └── OutputError         (OSError)          results cannot be written, or would overwrite something
 
@@ -73,6 +76,18 @@ class EngineNotInstalled(EngineError, ImportError):
 
 class DeviceUnavailable(EngineError):
     """An engine is installed but cannot use the device asked for."""
+
+
+class TrainingError(M2LError, RuntimeError):
+    """A training cannot go on; its last state is kept."""
+
+
+class Diverged(TrainingError, ArithmeticError):
+    """A loss is not a finite number."""
+
+
+class OutOfMemory(TrainingError, MemoryError):
+    """The device has too little memory for a step of training."""
 
 
 class ParityError(M2LError, ArithmeticError):

@@ -18,6 +18,7 @@ from m2l_runtime.arrays import Image
 from m2l_runtime.contactsheet import ContactSheet
 from m2l_runtime.encoders import encode_image, encode_png, self_description
 from m2l_runtime.errors import InputError, MaskFileError, OutputError
+from m2l_runtime.jsonlines import LineWriter
 from m2l_runtime.keep import EarlierGroup, file_sha256
 from m2l_runtime.lock import locked
 from m2l_runtime.maskfile import MaskFile, read_mask
@@ -36,7 +37,7 @@ from m2l_runtime.run import (
     is_file_name,
     run_settings,
 )
-from m2l_runtime.runlog import LogIndex, LogWriter, Record, RunSettings, log_path
+from m2l_runtime.runlog import LogIndex, Record, RunSettings, log_path
 from m2l_runtime.sinks import Finished, OutputOptions, Sink, Written, open_sink
 from m2l_runtime.synthesizer import Synthesizer
 from m2l_runtime.terminal import printable, utf8
@@ -140,7 +141,7 @@ def synthesize_folder(
             forget(run)
         else:
             check_log(run, index)
-        log = stack.enter_context(contextlib.closing(LogWriter(log_path(root, shard))))
+        log = stack.enter_context(contextlib.closing(LineWriter(log_path(root, shard))))
         stack.callback(sink.abandon)
         summary, sheet, clock, streams = Summary(), _sheet(synthesizer, text), Clock(), synthesizer.settings.streams
         on_start(sum(len(items) for _, items in run.groups()))
@@ -287,7 +288,7 @@ def _encode(sink: Sink, key: _Found, found: MaskFile, image: Image) -> object:
 class _Book:
     """Enters what is done into the sink's groups and, when a group is finished, into the log."""
 
-    def __init__(self, run: Run, sink: Sink, log: LogWriter) -> None:
+    def __init__(self, run: Run, sink: Sink, log: LineWriter) -> None:
         self._run, self._sink, self._log = run, sink, log
         self._settings = {f: getattr(run.settings, f) for f in RunSettings.__struct_fields__}
         self._group: int | None = None

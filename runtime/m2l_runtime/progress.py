@@ -26,40 +26,46 @@ _MOST_NOTES = 20
 
 
 class _RateColumn(ProgressColumn):
+    def __init__(self, done_before: int) -> None:
+        super().__init__()
+        self._done_before = done_before
+
     def render(self, task: Task) -> Text:
         """images/s since the start."""
-        return Text(f"{task.completed / task.elapsed:.1f} images/s" if task.elapsed else "")
+        return Text(f"{(task.completed - self._done_before) / task.elapsed:.1f} images/s" if task.elapsed else "")
 
 
 class Reporter:
     """Counts what is done and prints notes beside it; the first `_MOST_NOTES` of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "synthesizing") -> None:
+        self._what = what
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar: Progress | None = None
         self._total = self._done = self._notes = self._done_at_last_line = 0
         self._last_line = time.monotonic()
 
-    def start(self, total: int) -> None:
-        """Begin to count towards `total`."""
+    def start(self, total: int, done: int = 0) -> None:
+        """Begin to count towards `total`, `done` of which are done already."""
+        self._done = self._done_at_last_line = done
         self._total, self._last_line = total, time.monotonic()
         if self._console.is_terminal:
             columns = (
-                TextColumn("synthesizing"),
+                TextColumn(self._what),
                 BarColumn(),
                 MofNCompleteColumn(),
-                _RateColumn(),
+                _RateColumn(done),
                 TimeRemainingColumn(),
             )
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._bar.start()
-            self._bar.add_task("", total=total)
+            self._bar.add_task("", total=total, completed=done)
 
-    def advance(self) -> None:
-        """One more is done."""
-        self._done += 1
+    def advance(self, count: int = 1) -> None:
+        """`count` more are done."""
+        self._done += count
         if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0])
+            self._bar.advance(self._bar.task_ids[0], count)
         elif (seconds := time.monotonic() - self._last_line) >= _SECONDS_BETWEEN_LINES:
             rate = (self._done - self._done_at_last_line) / seconds
             left = timedelta(seconds=round((self._total - self._done) / rate))

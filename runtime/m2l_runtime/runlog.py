@@ -8,7 +8,6 @@ shows). Of two lines for one name the later one counts. A last line that was cut
 from __future__ import annotations
 
 import bisect
-import os
 import threading
 from array import array
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from typing import IO, Annotated, Final
 
 import msgspec
 
-from m2l_runtime import atomic
 from m2l_runtime.errors import InputError
 from m2l_runtime.maskfolder import stem
 from m2l_runtime.terminal import printable, utf8
@@ -158,51 +156,3 @@ class LogIndex:
         """Close the logs."""
         for file in self._files:
             file.close()
-
-
-class LogWriter:
-    """Appends records to a log."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with atomic.output_errors(path):
-            _drop_torn_line(path)
-            self._file = path.open("ab", buffering=0)
-        self._encoder = msgspec.json.Encoder()
-
-    def write(self, records: list[Record]) -> None:
-        """Append records, in one write.
-
-        Raises:
-            OutputError: the disk is full, or the log is gone.
-        """
-        with atomic.output_errors(self._path):
-            data = b"".join(self._encoder.encode(record) + b"\n" for record in records)
-            written = self._file.write(data)
-            if written != len(data):
-                raise OSError(28, "the disk is full")
-
-    def close(self) -> None:
-        """Make sure that the log is on the disk, and close it."""
-        with atomic.output_errors(self._path):
-            os.fsync(self._file.fileno())
-            self._file.close()
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off a last line that has no end."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        keep = end
-        while keep > 0:
-            start = max(0, keep - 65536)
-            file.seek(start)
-            newline = file.read(keep - start).rfind(b"\n")
-            if newline >= 0:
-                keep = start + newline + 1
-                break
-            keep = start
-        if keep != end:
-            file.truncate(keep)

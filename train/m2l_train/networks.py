@@ -1,8 +1,8 @@
-"""Settings to networks: the U-Net generator of pix2pix.
+"""Settings to networks: the U-Net generator and the PatchGAN discriminator of pix2pix.
 
 The layout, hence every state_dict key, is that of pytorch-CycleGAN-and-pix2pix at commit 0442670
-(``--netG unet_128|unet_256``), so that checkpoints load in both directions. The architecture is from Isola,
-Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017
+(``--netG unet_128|unet_256 --netD basic``), so that checkpoints load in both directions. The architecture is from
+Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017
 (arXiv:1611.07004), after the U-Net of Ronneberger, Fischer and Brox, MICCAI 2015 (arXiv:1505.04597).
 """
 
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+Upsample = Literal["deconv", "resize"]
 Norm = Literal["instance", "batch", "none"]
 
 NORM_EPS: Final = 1e-5
@@ -38,6 +40,8 @@ class UnetSpec:
     """instance (no parameters), batch (affine, with running statistics) or none."""
     dropout: bool = True
     """Dropout 0.5 in the inner blocks of 8 * ngf channels; it has no parameters."""
+    upsample: Upsample = "deconv"
+    """How the side is doubled: by transposed convolutions as in the original, or by `ResizeConv2d`."""
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -48,6 +52,22 @@ class UnetSpec:
     def has_bias(self) -> bool:
         """Whether layers that a norm may follow have a bias: only beside InstanceNorm."""
         return self.norm == "instance"
+
+
+class ResizeConv2d(nn.Conv2d):
+    """The side doubled by repeating pixels, then a 3x3 convolution: (B, C, H, W) to (B, C', 2H, 2W).
+
+    Every output pixel is made by as many weights as its neighbours, which a 4x4 transposed convolution of stride 2
+    does not learn by itself: the usual cure for checkerboards. From Odena, Dumoulin and Olah, "Deconvolution and
+    Checkerboard Artifacts", Distill 2016 (doi:10.23915/distill.00003).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool) -> None:
+        super().__init__(in_channels, out_channels, 3, 1, 1, bias=bias)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in the base class
+        """See the class."""
+        return super().forward(F.interpolate(input, scale_factor=2.0, mode="nearest"))
 
 
 class UnetBlock(nn.Module):
@@ -64,14 +84,12 @@ class UnetBlock(nn.Module):
         outer_in = spec.input_nc if self.is_outermost else spec.widths[level - 1]
         outer_out = spec.output_nc if self.is_outermost else outer_in
         down = nn.Conv2d(outer_in, inner, 4, 2, 1, bias=spec.has_bias)
-        up = nn.ConvTranspose2d(
-            inner if self.is_innermost else 2 * inner,
-            outer_out,
-            4,
-            2,
-            1,
-            bias=True if self.is_outermost else spec.has_bias,
-        )
+        up_in, up_bias = inner if self.is_innermost else 2 * inner, self.is_outermost or spec.has_bias
+        up: nn.Module
+        if spec.upsample == "deconv":
+            up = nn.ConvTranspose2d(up_in, outer_out, 4, 2, 1, bias=up_bias)
+        else:
+            up = ResizeConv2d(up_in, outer_out, bias=up_bias)
         # LeakyReLU works in place in the original, so there the skip carries the activated tensor; the ReLU
         # that follows the concatenation makes the two the same.
         leaky, relu = nn.LeakyReLU(LEAKY_RELU_SLOPE), nn.ReLU()
@@ -105,9 +123,9 @@ class UnetBlock(nn.Module):
         return cast(UnetBlock, self.model[1 if self.is_outermost else 3])
 
     @property
-    def up(self) -> nn.ConvTranspose2d:
-        """The transposed convolution that doubles the side."""
-        return cast(nn.ConvTranspose2d, self.model[3 if self.is_outermost or self.is_innermost else 5])
+    def up(self) -> nn.ConvTranspose2d | ResizeConv2d:
+        """The layer that doubles the side."""
+        return cast(nn.ConvTranspose2d | ResizeConv2d, self.model[3 if self.is_outermost or self.is_innermost else 5])
 
     @property
     def up_norm(self) -> nn.Module | None:
@@ -145,6 +163,32 @@ class UnetGenerator(nn.Module):
             found.append(block)
             block = block.inside
         return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        y: Tensor = self.model(x)
+        return y
+
+
+class PatchDiscriminator(nn.Module):
+    """Mask and image (B, input_nc, H, W) in [-1, 1] to logits (B, 1, H', W'), each judging a patch of 70x70 pixels.
+
+    ``--netD basic`` of the original, without its sigmoid: three convolutions of stride 2, two of stride 1, all 4x4;
+    256x256 pixels give 30x30 logits.
+    """
+
+    def __init__(self, input_nc: int, ndf: int, norm: Norm) -> None:
+        super().__init__()
+        has_bias = norm == "instance"
+        layers: list[nn.Module] = [nn.Conv2d(input_nc, ndf, 4, 2, 1), nn.LeakyReLU(LEAKY_RELU_SLOPE)]
+        for before, after, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
+            layers += [
+                nn.Conv2d(before * ndf, after * ndf, 4, stride, 1, bias=has_bias),
+                _norm(norm, after * ndf),
+                nn.LeakyReLU(LEAKY_RELU_SLOPE),
+            ]
+        self.model = nn.Sequential(*layers, nn.Conv2d(8 * ndf, 1, 4, 1, 1))
+        self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""

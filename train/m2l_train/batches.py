@@ -1,0 +1,114 @@
+"""Pairs to batches: a new order each epoch, one random crop and flip for both halves, the same ones at every attempt.
+
+As the original at commit 0442670 (data/aligned_dataset.py): pictures straight to `load_size`, bicubic; the crop's
+offsets uniform in 0..load_size - image_size - 1; a flip for half of the pairs. What is drawn depends on seed, epoch and
+pair alone (:mod:`m2l_runtime.draws`), so a run that is resumed sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from m2l_runtime.arrays import Image, Images, Mask, Masks
+from m2l_runtime.draws import below, draw, shuffled
+from m2l_train.config import TrainConfig
+from m2l_train.pairing import Pair
+from m2l_train.photograph import PairArrays, PairError, read_pair
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs of one step."""
+
+    names: tuple[str, ...]
+    """Of the photographs' files."""
+    masks: Masks
+    """uint8 (B, S, S)."""
+    images: Images
+    """uint8 (B, S, S, 3)."""
+    last_position: int
+    """Place in the epoch's order of the last pair used or skipped, from 0."""
+
+
+def order(count: int, config: TrainConfig, epoch: int) -> list[int]:
+    """Places of the pairs in the order in which epoch `epoch` (from 1) takes them."""
+    return [int(place) for place in shuffled(count, config.seed, "order", epoch)]
+
+
+def augment(arrays: PairArrays, config: TrainConfig, epoch: int, place: int) -> tuple[Mask, Image]:
+    """A random crop of `image_size`, and perhaps a flip, of both halves alike."""
+    side, spare = config.image_size, config.crop_from - config.image_size
+    numbers = draw(3, config.seed, "augment", epoch, place)
+    top, left = below(max(1, spare), numbers[:2])
+    rows, columns = slice(top, top + side), slice(left, left + side)
+    mask, image = arrays.mask[rows, columns], arrays.image[rows, columns]
+    if config.flip and numbers[2] >> np.uint64(63):
+        mask, image = mask[:, ::-1], image[:, ::-1]
+    return mask, image
+
+
+def epoch_batches(
+    pairs: Sequence[Pair],
+    config: TrainConfig,
+    epoch: int,
+    pool: ThreadPoolExecutor,
+    *,
+    after: int = -1,
+    skipped: list[str] | None = None,
+    ahead: int = 8,
+) -> Generator[Batch, None, None]:
+    """The batches of one epoch; the last one may be smaller.
+
+    Args:
+        pairs: of the training split, always in the same order.
+        config: settings of the run.
+        epoch: from 1.
+        pool: threads that read pictures.
+        after: place in the epoch's order after which to begin; -1 for the whole epoch.
+        skipped: gets the message of each pair that cannot be read, which is then left out; None: it is an error.
+        ahead: batches read ahead.
+
+    Raises:
+        PairError: a pair cannot be read and `skipped` is None.
+    """
+    places = order(len(pairs), config, epoch)
+
+    def read(place: int) -> tuple[Mask, Image]:
+        arrays = read_pair(pairs[place], config.crop_from, mask_is_left=config.direction == "AtoB")
+        return augment(arrays, config, epoch, place)
+
+    pending: deque[tuple[int, Future[tuple[Mask, Image]]]] = deque()
+    waiting = iter(range(after + 1, len(places)))
+    names: list[str] = []
+    masks: list[Mask] = []
+    images: list[Image] = []
+    position = after
+    try:
+        while True:
+            while len(pending) < ahead * config.batch_size and (next_position := next(waiting, None)) is not None:
+                pending.append((next_position, pool.submit(read, places[next_position])))
+            if pending:
+                position, future = pending.popleft()
+                try:
+                    mask, image = future.result()
+                except PairError as error:
+                    if skipped is None:
+                        raise
+                    skipped.append(str(error))
+                else:
+                    names.append(pairs[places[position]].image.name)
+                    masks.append(mask)
+                    images.append(image)
+            if names and (len(names) == config.batch_size or not pending):
+                yield Batch(tuple(names), np.stack(masks), np.stack(images), position)
+                names, masks, images = [], [], []
+            if not pending:
+                return
+    finally:
+        for _, future in pending:
+            future.cancel()

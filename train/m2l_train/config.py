@@ -1,0 +1,141 @@
+"""All that a training run is told: one frozen record, its presets, and its file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import msgspec
+
+from m2l_runtime.errors import InputError
+
+Direction = Literal["AtoB", "BtoA"]
+GanMode = Literal["vanilla", "lsgan"]
+NormChoice = Literal["instance", "batch", "none"]
+UpsampleChoice = Literal["deconv", "resize"]
+Side = Literal[128, 256, 512]
+
+
+def _told(default: Any, doc: str) -> Any:
+    """A field whose line of documentation the command line shows too."""
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of a training run, by the original's names where it has one. The defaults are the preset `paper`.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    image_size: Side = _told(256, "Side in pixels of masks and images: 128, 256 or 512.")
+    load_size: int | None = _told(
+        None,
+        "Side that pictures are resized to before a random crop of image_size.  [default: 286/256 of the image size]",
+    )
+    flip: bool = _told(True, "Flip every other pair, mask and image alike, left to right.")
+    direction: Direction = _told("AtoB", "Of combined A|B files: AtoB has the mask left, BtoA right.")
+    ngf: int = _told(64, "Channels of the generator's first layer.")
+    ndf: int = _told(64, "Channels of the discriminator's first layer.")
+    norm: NormChoice = _told("instance", "Norm of both networks: instance, batch or none.")
+    upsample: UpsampleChoice = _told(
+        "deconv", "deconv as the original; resize (repeat pixels, then convolve) draws no checkerboards."
+    )
+    dropout: bool = _told(True, "Dropout 0.5 in the generator's inner blocks.")
+    gan_mode: GanMode = _told("vanilla", "vanilla: cross-entropy from logits; lsgan: squared error.")
+    lambda_l1: float = _told(100.0, "Weight of the L1 loss beside the GAN's.")
+    lr: float = _told(2e-4, "Learning rate of Adam.")
+    beta1: float = _told(0.5, "First momentum of Adam; the second is 0.999.")
+    batch_size: int = _told(1, "Pairs per step.")
+    n_epochs: int = _told(100, "Epochs at the full learning rate.")
+    n_epochs_decay: int = _told(100, "Epochs that follow, the learning rate falling in a straight line towards zero.")
+    seed: int = _told(0, "Of weights, order, crops, flips and dropout.")
+
+    def __post_init__(self) -> None:
+        for names, low in ((("ngf", "ndf", "batch_size"), 1), (("n_epochs", "n_epochs_decay", "seed"), 0)):
+            for name in names:
+                if not low <= getattr(self, name) <= 1 << 31:
+                    raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                options = ", ".join(map(str, choices))
+                raise InputError(f"{name} must be one of {options}, got {getattr(self, name)!r}")
+        if self.n_epochs + self.n_epochs_decay < 1:
+            raise InputError("n_epochs and n_epochs_decay are both 0; there is nothing to train")
+        if not (0 < self.lr <= 1 and 0 <= self.beta1 < 1 and 0 <= self.lambda_l1 <= 1e6):
+            raise InputError(
+                f"lr must be in (0, 1], beta1 in [0, 1) and lambda_l1 in [0, 1e6]; "
+                f"got {self.lr}, {self.beta1} and {self.lambda_l1}"
+            )
+        if not self.image_size <= self.crop_from <= 4 * self.image_size:
+            raise InputError(
+                f"load_size must be between image_size ({self.image_size}) and four times that, got {self.load_size}"
+            )
+
+    @property
+    def crop_from(self) -> int:
+        """Side in pixels that pictures have before the crop: 286 for 256, 143 for 128, 572 for 512."""
+        return self.image_size * 286 // 256 if self.load_size is None else self.load_size
+
+    @property
+    def levels(self) -> int:
+        """Stride-2 convolutions of the generator, down to a bottleneck of 1x1."""
+        return self.image_size.bit_length() - 1
+
+    @property
+    def epoch_count(self) -> int:
+        """Epochs in all."""
+        return self.n_epochs + self.n_epochs_decay
+
+    def learning_rate(self, epoch: int) -> float:
+        """Of epoch `epoch`, counted from 1: full, then ``1 - (e - n_epochs) / (n_epochs_decay + 1)`` of it.
+
+        So the last epoch runs at 1 / (n_epochs_decay + 1) of it, never at zero, as in the original.
+        """
+        return self.lr * (1.0 - max(0, epoch - self.n_epochs) / (self.n_epochs_decay + 1))
+
+
+_CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
+    "image_size": (128, 256, 512),
+    "direction": ("AtoB", "BtoA"),
+    "norm": ("instance", "batch", "none"),
+    "upsample": ("deconv", "resize"),
+    "gan_mode": ("vanilla", "lsgan"),
+}
+
+PRESETS: Final[Mapping[str, TrainConfig]] = {"paper": TrainConfig()}
+"""Named settings. `paper` is Mask2Lesion as published: the original's defaults with `--norm instance`."""
+
+FORMAT: Final = 1
+
+
+def to_json(config: TrainConfig) -> bytes:
+    """The config as a document that people can read."""
+    return msgspec.json.format(msgspec.json.encode({"format": FORMAT, **dataclasses.asdict(config)}), indent=2) + b"\n"
+
+
+def from_json(content: bytes, name: str) -> TrainConfig:
+    """The config in a document written by :func:`to_json`.
+
+    Raises:
+        InputError: it is no such document; the message begins with `name`.
+    """
+    try:
+        found = msgspec.json.decode(content)
+        if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+            raise InputError(f"not a training config of format {FORMAT}")
+        unknown = found.keys() - {f.name for f in dataclasses.fields(TrainConfig)}
+        if unknown:
+            raise InputError(f"unknown settings {', '.join(sorted(map(str, unknown)))}")
+        return msgspec.convert(found, TrainConfig)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, InputError) as error:
+        raise InputError(f"{name} is damaged or of another version of m2l: {error}") from None
+
+
+def differences(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Fields that differ, with both values."""
+    names = (f.name for f in dataclasses.fields(TrainConfig))
+    return {n: (getattr(one, n), getattr(other, n)) for n in names if getattr(one, n) != getattr(other, n)}

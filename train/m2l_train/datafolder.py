@@ -1,0 +1,100 @@
+"""A data folder, in any of the layouts people have, to the pairs of each split.
+
+Layouts, looked for in this order:
+
+- ``train/images`` and ``train/masks`` (and the same of ``val``): what `m2l prepare` writes;
+- ``images`` and ``masks``: pairs without a split;
+- ``train/*`` (and ``val/*``): combined A|B pictures, as pix2pix-tensorflow and pytorch-CycleGAN-and-pix2pix read them;
+- ``*``: combined pictures without a split.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from m2l_runtime.errors import InputError
+from m2l_runtime.maskfolder import find_masks, stem
+from m2l_runtime.terminal import plural, printable
+from m2l_train.pairing import Pair, find_pairs
+
+IMAGES: Final = "images"
+MASKS: Final = "masks"
+TRAIN: Final = "train"
+VAL: Final = "val"
+DATASET_FILE: Final = "dataset.json"
+"""Written by `m2l prepare` beside the splits."""
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """The pairs of a data folder."""
+
+    train: tuple[Pair, ...]
+    """In the order of their names."""
+    val: tuple[Pair, ...]
+    stored_size: int | None
+    """Side in pixels that `m2l prepare` brought the pictures to; None if it did not make the folder."""
+    warnings: tuple[str, ...]
+
+
+def open_data(data: str | os.PathLike[str]) -> DataFolder:
+    """Find the pairs in a data folder; no picture is opened.
+
+    Raises:
+        InputError: the folder is not there or is in no known layout, has fewer than two pairs to train on, or has
+            photographs without masks.
+    """
+    root = Path(data)
+    if not root.is_dir():
+        what = "is not a folder" if os.path.lexists(root) else "does not exist"
+        raise InputError(f"{printable(root)} {what}; expected a folder of pairs, as m2l prepare makes it")
+    warnings: list[str] = []
+    if (root / TRAIN / IMAGES).is_dir():
+        train, val = _paired(root / TRAIN), _paired(root / VAL) if (root / VAL / IMAGES).is_dir() else ()
+    elif (root / IMAGES).is_dir():
+        train, val = _paired(root), ()
+    elif (root / TRAIN).is_dir():
+        train, val = _combined(root / TRAIN), _combined(root / VAL) if (root / VAL).is_dir() else ()
+    else:
+        train, val = _combined(root), ()
+    if len(train) < 2:
+        raise InputError(
+            f"{printable(root)} has {plural(len(train), 'pair')} to train on, at least 2 are needed; expected "
+            f"{TRAIN}/{IMAGES} and {TRAIN}/{MASKS}, {IMAGES} and {MASKS}, or combined A|B pictures in {TRAIN}"
+        )
+    if not val:
+        warnings.append(f"there is no {VAL} split: figures and grids are of pairs that are trained on")
+    return DataFolder(train, val, _stored_size(root), tuple(warnings))
+
+
+def _paired(folder: Path) -> tuple[Pair, ...]:
+    if not (folder / MASKS).is_dir():
+        raise InputError(f"{printable(folder)} has {IMAGES} but no {MASKS}; expected both")
+    found = find_pairs(folder / IMAGES, folder / MASKS)
+    for names, what in (
+        (found.images_without_mask, "photographs without a mask"),
+        (found.masks_without_image, "masks without a photograph"),
+        (found.ambiguous, "names that pair with several files"),
+    ):
+        if names:
+            shown = printable(", ".join(names[:3]))
+            raise InputError(f"{printable(folder)} has {len(names)} {what} ({shown}); m2l prepare sorts such out")
+    return tuple(found.pairs)
+
+
+def _combined(folder: Path) -> tuple[Pair, ...]:
+    masks = find_masks(folder)
+    return tuple(Pair(stem(name), masks.path(name), masks.path(name)) for name in masks.names)
+
+
+def _stored_size(root: Path) -> int | None:
+    try:
+        size = msgspec.json.decode((root / DATASET_FILE).read_bytes()).get("size")
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, AttributeError):
+        return None
+    return size if isinstance(size, int) else None

@@ -1,0 +1,465 @@
+"""A data folder and a config to a trained run, in one go or in many."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from m2l_runtime import atomic
+from m2l_runtime.cpu import usable_cpus
+from m2l_runtime.encoders import SYNTHETIC, encode_png
+from m2l_runtime.errors import DeviceUnavailable, Diverged, InputError, OutOfMemory
+from m2l_runtime.lock import locked
+from m2l_runtime.terminal import plural, printable
+from m2l_train.batches import Batch, epoch_batches
+from m2l_train.config import PRESETS, TrainConfig, differences, to_json
+from m2l_train.datafolder import DataFolder, open_data
+from m2l_train.metrics import MetricsLog
+from m2l_train.pix2pix import Losses, Pix2Pix
+from m2l_train.runfolder import GRIDS, STATE_FORMAT, TAG, Progress, RunFolder, versions
+from m2l_train.validation import Validation
+
+VALIDATION_PAIRS: Final = 150
+"""Pairs that are looked at after each epoch, at most."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a call of :func:`train` did."""
+
+    run: Path
+    config: TrainConfig
+    step: int
+    """Steps done, all sessions together."""
+    epoch: int
+    """From 1; the one under way, or the last one."""
+    is_complete: bool
+    """Whether all epochs are done."""
+    was_complete: bool
+    """Whether they were before this call, which then did nothing."""
+    was_stopped: bool
+    """Whether `should_stop` ended it."""
+    images_per_s: float
+    """Trained on in this call, reading and all."""
+    val_l1_levels: float | None
+    warnings: tuple[str, ...] = ()
+    skipped: list[str] = field(default_factory=list)
+    """Messages about pairs that could not be read, of this call."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step, for a bar or a log."""
+
+    step: int
+    epoch: int
+    image_count: int
+    losses: Losses
+
+
+def train(
+    data: str | os.PathLike[str],
+    run: str | os.PathLike[str],
+    config: TrainConfig | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    workers: int | None = None,
+    max_steps: int | None = None,
+    max_minutes: float | None = None,
+    save_minutes: float = 10.0,
+    save_epochs: int = 0,
+    skip_bad: bool = False,
+    tensorboard: bool = True,
+    on_start: Callable[[int, int], None] = lambda _, __: None,
+    on_step: Callable[[StepResult], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainReport:
+    """Train the two networks of pix2pix on pairs of masks and photographs.
+
+    Everything lies in the run folder (:mod:`m2l_train.runfolder`). The state is saved after each epoch, every
+    `save_minutes`, and whenever this function ends for a reason it knows of; a run that was killed goes on from its
+    last state. On the CPU of one machine, with one torch version and number of threads, a run that was stopped and
+    resumed has the same bits as one that was not.
+
+    Args:
+        data: folder of pairs (:mod:`m2l_train.datafolder`).
+        run: folder of the run, made if need be.
+        config: what to train; None: the run's own when it is resumed, else the preset `paper`.
+        resume: go on with the run in the folder.
+        overwrite: replace the run in the folder.
+        device: auto | cpu | cuda | cuda:N. `auto` is CUDA where there is a card, else the CPU.
+        threads: CPU threads of PyTorch; None: as many CPUs as this process may use. Bits depend on it.
+        workers: threads that read pictures; None: as many as CPUs, at most 8. Nothing depends on it.
+        max_steps: end after so many steps, all sessions together; None: after all epochs.
+        max_minutes: end after so many minutes of this call.
+        save_minutes: between two states within an epoch.
+        save_epochs: also keep the generator as ``<epoch>_net_G.pth`` every so many epochs; 0: never.
+        skip_bad: leave out and count pairs that cannot be read instead of stopping.
+        tensorboard: write events too.
+        on_start: called once with (images that all steps will have seen, images seen so far).
+        on_step: called after each step.
+        on_note: called with a line of text now and then.
+        should_stop: asked after each step; once it is true, the state is saved and the call ends.
+
+    Raises:
+        InputError: a wrong argument, data that is not what it was, a damaged state; before any step.
+        PairError: a pair cannot be read and `skip_bad` is off; the state has been saved.
+        Diverged: a loss is not finite; names the step, the losses and the files. The last state is as it was.
+        OutOfMemory: a step does not fit; says what was tried. The last state is as it was.
+        OutputError: the run folder cannot be written; what was saved before is still there.
+        DeviceUnavailable: there is no such device.
+    """
+    _check_limits(threads, workers, max_steps, max_minutes, save_minutes, save_epochs)
+    folder = RunFolder(Path(run))
+    folder.prepare(resume=resume, overwrite=overwrite)
+    settings = _settings(folder, config, resume)
+    found = open_data(data)
+    warnings = (*found.warnings, *_size_warnings(found, settings))
+    where = _device(device)
+    with locked(folder.path, (1, 1)), _threads(threads or usable_cpus()):
+        atomic.sweep_files(folder.path, TAG)
+        state = folder.load(where) if resume else None
+        if not resume:
+            folder.clear()
+            folder.write_config(settings)
+        with ThreadPoolExecutor(workers or min(usable_cpus(), 8), "m2l-reader") as pool:
+            session = _Session(folder, settings, found, where, pool, state, tensorboard, skip_bad, save_epochs)
+            for warning in warnings:
+                on_note(f"warning: {warning}")
+            limits = _Limits(max_steps, max_minutes, save_minutes, should_stop)
+            return session.run(limits, warnings, on_start, on_step, on_note)
+
+
+def _check_limits(
+    threads: int | None,
+    workers: int | None,
+    max_steps: int | None,
+    max_minutes: float | None,
+    save_minutes: float,
+    save_epochs: int,
+) -> None:
+    for name, value, low in (
+        ("threads", threads, 1),
+        ("workers", workers, 1),
+        ("max_steps", max_steps, 1),
+        ("max_minutes", max_minutes, 0),
+        ("save_minutes", save_minutes, 0),
+        ("save_epochs", save_epochs, 0),
+    ):
+        if value is not None and not low <= value <= 1e9:
+            raise InputError(f"{name} must be at least {low}, got {value}")
+
+
+def _settings(folder: RunFolder, config: TrainConfig | None, resume: bool) -> TrainConfig:
+    if not resume:
+        return PRESETS["paper"] if config is None else config
+    before = folder.read_config()
+    if config is not None and config != before:
+        changed = ", ".join(f"{n} {old!r} (now {new!r})" for n, (old, new) in differences(before, config).items())
+        raise InputError(
+            f"{printable(folder.path)} was begun with {changed}; leave that out to go on with it, or begin a new run"
+        )
+    return before
+
+
+def _size_warnings(data: DataFolder, config: TrainConfig) -> tuple[str, ...]:
+    stored, wanted = data.stored_size, config.crop_from
+    if stored is None or stored == wanted:
+        return ()
+    how = "small: they would be enlarged" if stored < wanted else "larger: they would be resampled twice"
+    return (
+        f"the pictures were prepared at {stored}x{stored} pixels and are wanted at {wanted}x{wanted} before the crop; "
+        f"that is {how}. The original goes straight there: m2l prepare --size {wanted}",
+    )
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and index):
+        raise DeviceUnavailable(f"there is no device '{device}'; choose auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceUnavailable(
+            "PyTorch finds no CUDA device here; choose --device cpu, or install a CUDA build of torch"
+        )
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise DeviceUnavailable(f"there is no {device}, only {plural(torch.cuda.device_count(), 'CUDA device')}")
+    return torch.device(device)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass
+class _Limits:
+    max_steps: int | None
+    max_minutes: float | None
+    save_minutes: float
+    should_stop: Callable[[], bool]
+    began: float = field(default_factory=time.monotonic)
+
+    def reason(self, step: int) -> str | None:
+        """Why to end now; None to go on."""
+        if self.should_stop():
+            return "stopped"
+        if self.max_steps is not None and step >= self.max_steps:
+            return "max_steps"
+        if self.max_minutes is not None and time.monotonic() - self.began >= 60 * self.max_minutes:
+            return "max_minutes"
+        return None
+
+
+class _Session:
+    """A run in this process: networks, where it is, what it writes."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: TrainConfig,
+        data: DataFolder,
+        device: torch.device,
+        pool: ThreadPoolExecutor,
+        state: dict[str, Any] | None,
+        tensorboard: bool,
+        skip_bad: bool,
+        save_epochs: int,
+    ) -> None:
+        self._folder, self._config, self._data, self._device, self._pool = folder, config, data, device, pool
+        self._save_epochs = save_epochs
+        self._fingerprint = _fingerprint(data)
+        self._skipped: list[str] | None = [] if skip_bad else None
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
+        torch.manual_seed(config.seed)
+        self._networks = Pix2Pix(config, device)
+        self._epoch, self._position, self._step, self._seconds = 1, -1, 0, 0.0
+        self._val_l1: float | None = None
+        if state is not None:
+            self._restore(state)
+        self._validation = Validation(data.val or data.train, config, pool, VALIDATION_PAIRS)
+        self._metrics = MetricsLog(folder.path, self._step, tensorboard=tensorboard)
+
+    def run(
+        self,
+        limits: _Limits,
+        warnings: tuple[str, ...],
+        on_start: Callable[[int, int], None],
+        on_step: Callable[[StepResult], None],
+        on_note: Callable[[str], None],
+    ) -> TrainReport:
+        config, pair_count = self._config, len(self._data.train)
+        steps_per_epoch = -(-pair_count // config.batch_size)
+        total = config.epoch_count * pair_count
+        if limits.max_steps is not None:
+            total = min(total, limits.max_steps * config.batch_size)
+        seen = min(total, (self._epoch - 1) * pair_count + self._position + 1)
+        was_complete, reason, images = self._is_complete, None, 0
+        for problem in self._validation.problems:
+            on_note(f"left out of validation: {problem}")
+        on_start(total, seen)
+        began = saved = time.monotonic()
+        self._session_began, self._seconds_before = began, self._seconds
+        try:
+            while not self._is_complete and reason is None:
+                reason = limits.reason(self._step)
+                if reason is not None:
+                    break
+                self._networks.set_learning_rate(config.learning_rate(self._epoch))
+                batches = epoch_batches(
+                    self._data.train, config, self._epoch, self._pool, after=self._position, skipped=self._skipped
+                )
+                with contextlib.closing(batches):
+                    last = time.perf_counter()
+                    for batch in batches:
+                        losses = self._take(batch)
+                        now = time.perf_counter()
+                        images += len(batch.names)
+                        figures = {
+                            **asdict(losses),
+                            "lr": config.learning_rate(self._epoch),
+                            "images_per_s": round(len(batch.names) / (now - last), 3),
+                        }
+                        last = now
+                        self._metrics.step(self._step, self._epoch, figures)
+                        on_step(StepResult(self._step, self._epoch, len(batch.names), losses))
+                        reason = limits.reason(self._step)
+                        if reason is not None:
+                            break
+                        if time.monotonic() - saved >= 60 * limits.save_minutes:
+                            self._save()
+                            saved = time.monotonic()
+                    else:
+                        on_note(self._end_epoch(steps_per_epoch))
+                        saved = time.monotonic()
+            if not was_complete and (reason is not None):
+                self._save()
+        except (Diverged, OutOfMemory):
+            self._metrics.flush()
+            raise
+        except InputError:  # a pair that cannot be read: all that was trained so far is sound
+            self._save()
+            raise
+        finally:
+            self._metrics.close()
+        seconds = time.monotonic() - began
+        return TrainReport(
+            run=self._folder.path,
+            config=config,
+            step=self._step,
+            epoch=min(self._epoch, config.epoch_count),
+            is_complete=self._is_complete,
+            was_complete=was_complete,
+            was_stopped=reason == "stopped",
+            images_per_s=images / seconds if seconds else 0.0,
+            val_l1_levels=self._val_l1,
+            warnings=warnings,
+            skipped=self._skipped or [],
+        )
+
+    @property
+    def _is_complete(self) -> bool:
+        return self._epoch > self._config.epoch_count
+
+    def _take(self, batch: Batch) -> Losses:
+        """One step on a batch."""
+        names = printable(", ".join(batch.names))
+        try:
+            losses = self._networks.step(batch.masks, batch.images)
+        except Diverged as error:
+            raise Diverged(
+                f"step {self._step + 1} (epoch {self._epoch}) gave {error} on {names}; the state of the last save is "
+                f"kept. Look at those files, or begin anew with a lower --lr (now {self._config.lr:g})"
+            ) from None
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise OutOfMemory(self._memory_advice(len(batch.names))) from error
+        self._step += 1
+        self._position = batch.last_position
+        return losses
+
+    def _memory_advice(self, tried: int) -> str:
+        config = self._config
+        side = config.image_size
+        what = f"{self._device} has too little memory for a batch of {tried} at {side} pixels, ngf {config.ngf}"
+        if config.batch_size > 1:
+            return f"{what}; a batch of {config.batch_size // 2} may fit: --batch-size {config.batch_size // 2}"
+        return f"{what}; a narrower network may fit: --ngf {max(1, config.ngf // 2)} --ndf {max(1, config.ndf // 2)}"
+
+    def _end_epoch(self, steps_per_epoch: int) -> str:
+        """Judge, draw, save; a line for people."""
+        figures, picture = self._validation.judge(self._networks)
+        self._val_l1 = round(figures.l1_levels, 4)
+        epoch = self._epoch
+        self._metrics.epoch(
+            self._step,
+            epoch,
+            {"val_l1_levels": self._val_l1, "val_psnr_db": round(figures.psnr_db, 4), "hours": round(self._hours(), 5)},
+        )
+        self._metrics.picture(self._step, picture)
+        path = self._folder.path / GRIDS / f"epoch_{epoch:04}.png"
+        atomic.make_folder(path.parent)
+        atomic.write_file(path, encode_png(picture, {"Description": f"mask | synthesized | real. {SYNTHETIC}"}))
+        self._epoch, self._position = epoch + 1, -1
+        self._save()
+        if self._save_epochs and epoch % self._save_epochs == 0:
+            self._folder.copy_generator(epoch)
+        return (
+            f"epoch {epoch} of {self._config.epoch_count}: {figures.l1_levels:.2f} levels from the real images, "
+            f"PSNR {figures.psnr_db:.2f} dB on {plural(len(self._validation.masks), 'pair')} ({path.name})"
+        )
+
+    def _hours(self) -> float:
+        return (self._seconds_before + time.monotonic() - self._session_began) / 3600
+
+    def _save(self) -> None:
+        self._metrics.flush()
+        self._seconds = self._hours() * 3600
+        networks = self._networks
+        state = {
+            "format": STATE_FORMAT,
+            "versions": versions(),
+            "config": to_json(self._config).decode(),
+            "data": self._fingerprint,
+            "epoch": self._epoch,
+            "position": self._position,
+            "step": self._step,
+            "seconds": self._seconds,
+            "val_l1": self._val_l1,
+            "G": networks.generator.state_dict(),
+            "D": networks.discriminator.state_dict(),
+            "optimizer_G": networks.optimizer_G.state_dict(),
+            "optimizer_D": networks.optimizer_D.state_dict(),
+            "rng_cpu": torch.get_rng_state(),
+        }
+        if self._device.type == "cuda":
+            state["rng_cuda"] = torch.cuda.get_rng_state(self._device)
+        progress = Progress(
+            epoch=min(self._epoch, self._config.epoch_count),
+            epoch_count=self._config.epoch_count,
+            step=self._step,
+            is_complete=self._is_complete,
+            hours=round(self._hours(), 4),
+            pair_count=len(self._data.train),
+            val_l1_levels=self._val_l1,
+            device=str(self._device),
+            versions=versions(),
+            net_G_sha256="",
+        )
+        self._folder.save(state, progress)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        name = printable(self._folder.path)
+        if state["data"] != self._fingerprint:
+            raise InputError(
+                f"{name} was trained on other pairs than the data folder has now; give the folder it began with"
+            )
+        networks = self._networks
+        try:
+            networks.generator.load_state_dict(state["G"])
+            networks.discriminator.load_state_dict(state["D"])
+            networks.optimizer_G.load_state_dict(state["optimizer_G"])
+            networks.optimizer_D.load_state_dict(state["optimizer_D"])
+            torch.set_rng_state(state["rng_cpu"].cpu())
+            if self._device.type == "cuda" and "rng_cuda" in state:
+                torch.cuda.set_rng_state(state["rng_cuda"].cpu(), self._device)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            first = str(error).splitlines()[0]
+            raise InputError(f"the state in {name} is of another architecture than its config.json: {first}") from error
+        self._epoch, self._position, self._step = state["epoch"], state["position"], state["step"]
+        self._seconds, self._val_l1 = state["seconds"], state["val_l1"]
+
+
+def _fingerprint(data: DataFolder) -> str:
+    """Of the names of the pairs trained on, in order."""
+    hashed = hashlib.sha256()
+    for pair in data.train:
+        hashed.update(f"{pair.image.name}\0{pair.mask.name}\n".encode(errors="surrogateescape"))
+    return hashed.hexdigest()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "out of memory" in text

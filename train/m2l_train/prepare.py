@@ -1,0 +1,462 @@
+"""Folders of photographs and masks, as challenges ship them, to a data folder for training, with a report."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+from PIL import Image as PillowImage
+
+from m2l_runtime import atomic
+from m2l_runtime._version import __version__
+from m2l_runtime.cpu import usable_cpus
+from m2l_runtime.draws import draw
+from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.jsonlines import LineWriter, read_lines
+from m2l_runtime.keep import file_sha256
+from m2l_runtime.lock import locked
+from m2l_runtime.terminal import printable, utf8
+from m2l_train.datafolder import DATASET_FILE, IMAGES, MASKS
+from m2l_train.duplicates import Descriptor, descriptor, near_duplicates
+from m2l_train.pairing import Pair, Pairing, find_pairs, pair_key
+from m2l_train.photograph import PairArrays, PairError, read_pair
+
+LOG: Final = "prepare-log.jsonl"
+PAIRS: Final = "pairs.csv"
+REPORT: Final = "report.json"
+COMBINED: Final = "combined"
+TAG: Final = "prepare-"
+DEFAULT_SIZE: Final = 286
+DEFAULT_SPLITS: Final[Mapping[str, float]] = {"train": 0.9, "val": 0.1}
+MOST_NAMED: Final = 1000
+"""Names that a report holds of each kind; the count is of all."""
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What is made."""
+
+    size: int = DEFAULT_SIZE
+    """Side in pixels of the pictures written: what training resizes to before its random crop."""
+    splits: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_SPLITS))
+    """Share of each split; they add up to 1."""
+    seed: int = 0
+    """Of the split."""
+    split_file: Path | None = None
+    """CSV with the columns `name` (or `id`, `image`) and `split`, instead of shares."""
+    combined: bool = False
+    """Also write A|B pictures, the mask left."""
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.size <= 4096:
+            raise InputError(f"the size must be between 16 and 4096 pixels, got {self.size}")
+        if self.seed < 0:
+            raise InputError(f"the seed must be at least 0, got {self.seed}")
+        for name, share in self.splits.items():
+            _check_split_name(name, "--split")
+            if not 0 <= share <= 1:
+                raise InputError(f"the share of split '{printable(name)}' must be between 0 and 1, got {share:g}")
+        if self.split_file is None and abs(sum(self.splits.values()) - 1) > 1e-6:
+            shares = ", ".join(f"{printable(n)} {s:g}" for n, s in self.splits.items())
+            raise InputError(f"the shares of the splits must add up to 1, got {shares}")
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the log: a pair, and what was made of it."""
+
+    name: str
+    split: str
+    size: int
+    image: str
+    """Source, relative to its folder; bytes that are not UTF-8 escaped."""
+    mask: str
+    image_sha256: str | None
+    """Of the source."""
+    mask_sha256: str | None
+    outputs: dict[str, str]
+    """SHA-256 by path relative to the data folder."""
+    original_size: tuple[int, int] | None = None
+    """Height, width."""
+    lesion_fraction: float | None = None
+    notes: tuple[str, ...] = ()
+    descriptor: bytes = b""
+    problem: str | None = None
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What was found and made; report.json."""
+
+    pairs: int = 0
+    """Pairs found by name."""
+    prepared: int = 0
+    kept: int = 0
+    """Of these, those an earlier call had made."""
+    splits: dict[str, int] = {}
+    images_without_mask: list[str] = []
+    masks_without_image: list[str] = []
+    ambiguous: list[str] = []
+    not_in_split_file: list[str] = []
+    only_in_split_file: list[str] = []
+    left_out: list[str] = []
+    """Messages about pairs that cannot be used."""
+    sizes_differ: list[str] = []
+    """Pairs of one aspect but two sizes; they are used."""
+    empty_masks: list[str] = []
+    full_masks: list[str] = []
+    other_notes: dict[str, int] = {}
+    """greyscale, CMYK, ...: how many photographs."""
+    near_duplicates: list[tuple[str, str, float]] = []
+    """(split/name, split/name, likeness) of photographs in two splits; m2l_train.duplicates says how it is judged."""
+    was_stopped: bool = False
+
+
+def prepare(
+    images: str | os.PathLike[str],
+    masks: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: PrepareOptions | None = None,
+    *,
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_start: Callable[[int], None] = lambda _: None,
+    on_pair: Callable[[str | None], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Pair photographs with masks, squash both to one size, split them, and write the data folder.
+
+    The folder gets ``SPLIT/images/NAME.png`` and ``SPLIT/masks/NAME.png`` (greys on the edges, as antialiased bicubic
+    resizing leaves them), ``pairs.csv``, ``report.json``, ``dataset.json`` and a log.
+
+    Args:
+        images: folder of photographs, searched to its depth.
+        masks: folder of masks; may be the same.
+        out: data folder.
+        options: what is made; None: the original's size, nine tenths for training.
+        workers: threads; None: as many as CPUs.
+        resume: keep what an earlier call has made of the same files.
+        overwrite: replace what an earlier call has made.
+        on_start: called once with the number of pairs.
+        on_pair: called for each pair, with the message if it cannot be used.
+        should_stop: asked between pairs; once true, what is in flight is finished and the call ends.
+
+    Raises:
+        InputError: a folder is not there, nothing pairs, the split file is not one, none of the pairs can be used.
+        OutputError: `out` holds something, lies inside a source, or cannot be written.
+    """
+    options = options or PrepareOptions()
+    root = Path(out)
+    if workers is not None and not 1 <= workers <= 1024:
+        raise InputError(f"the number of workers must be between 1 and 1024, got {workers}")
+    found = find_pairs(images, masks)
+    if not found.pairs:
+        raise InputError(_nothing_pairs(Path(images), Path(masks), found))
+    report = Report(
+        pairs=len(found.pairs),
+        images_without_mask=_names(found.images_without_mask),
+        masks_without_image=_names(found.masks_without_image),
+        ambiguous=_names(found.ambiguous),
+    )
+    split_of = _split(found.pairs, options, report)
+    _check_out(root, Path(images), Path(masks), resume, overwrite)
+    atomic.make_folder(root)
+    with locked(root, (1, 1)):
+        atomic.sweep_files(root, TAG)
+        before = _earlier(root) if resume else {}
+        if not resume:
+            _clear(root)
+        job = _Job(root, Path(images), Path(masks), options, split_of, before)
+        with contextlib.closing(LineWriter(root / LOG)) as log:
+            made = list(
+                job.run(
+                    [p for p in found.pairs if p.name in split_of], workers, report, log, on_start, on_pair, should_stop
+                )
+            )
+        report.prepared = len(made)
+        if not made and not report.was_stopped:
+            raise InputError(f"none of the {len(found.pairs)} pairs can be used; the first: {report.left_out[0]}")
+        _tell(report, made, options)
+        _write_tables(root, made, options, report)
+    return report
+
+
+def _nothing_pairs(images: Path, masks: Path, found: Pairing) -> str:
+    some = ", ".join([*found.images_without_mask[:2], *found.masks_without_image[:2], *found.ambiguous[:2]])
+    seen = f"found {printable(some)}, ..." if some else "found no pictures"
+    return (
+        f"nothing pairs in {printable(images)} and {printable(masks)}: {seen}; expected names as ISIC_0000000.jpg with "
+        "ISIC_0000000_segmentation.png, IMD003.bmp with IMD003_lesion.bmp, or equal names"
+    )
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    return [utf8(name) for name in names]
+
+
+def _check_split_name(name: str, where: str) -> None:
+    allowed = name and name.replace("-", "").replace("_", "").isalnum() and name.isascii()
+    if not allowed or name in (COMBINED, IMAGES, MASKS) or len(name) > 64:
+        raise InputError(f"{where}: '{printable(name)}' cannot be the name of a split; use letters, digits, - and _")
+
+
+def _split(pairs: Sequence[Pair], options: PrepareOptions, report: Report) -> dict[str, str]:
+    """Split by pair name. Who belongs where depends on the seed, the names and the shares, not on their order."""
+    if options.split_file is not None:
+        return _read_split_file(options.split_file, pairs, report)
+    ranked = sorted((int(draw(1, options.seed, "split", utf8(pair.name))[0]), pair.name) for pair in pairs)
+    ends = [round(share * len(pairs)) for share in itertools.accumulate(options.splits.values())]
+    split_of: dict[str, str] = {}
+    start = 0
+    for split, end in zip(options.splits, ends, strict=True):
+        split_of.update((name, split) for _, name in ranked[start:end])
+        start = end
+    return split_of
+
+
+def _read_split_file(path: Path, pairs: Sequence[Pair], report: Report) -> dict[str, str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {printable(path)}: {getattr(error, 'strerror', None) or error}") from None
+    rows = csv.DictReader(io.StringIO(text))
+    columns = {str(c).strip().lower(): c for c in rows.fieldnames or ()}
+    name_column = next((columns[c] for c in ("name", "id", "image", "image_id") if c in columns), None)
+    if name_column is None or "split" not in columns:
+        got = printable(", ".join(map(str, rows.fieldnames or ()))) or "nothing"
+        raise InputError(f"{printable(path)} has the columns {got}; expected name (or id, image) and split")
+    wanted: dict[str, str] = {}
+    for number, row in enumerate(rows, 2):
+        name, split = (row[name_column] or "").strip(), (row[columns["split"]] or "").strip()
+        _check_split_name(split, f"{printable(path)} line {number}")
+        key = pair_key(name)
+        if wanted.setdefault(key, split) != split:
+            raise InputError(f"{printable(path)} line {number}: {printable(name)} is in two splits")
+    split_of = {pair.name: wanted.pop(pair_key(pair.name)) for pair in pairs if pair_key(pair.name) in wanted}
+    report.not_in_split_file = _names([pair.name for pair in pairs if pair.name not in split_of])
+    report.only_in_split_file = _names(sorted(wanted))
+    if not split_of:
+        raise InputError(f"{printable(path)} names none of the {len(pairs)} pairs; expected names as {pairs[0].name}")
+    return split_of
+
+
+def _check_out(root: Path, images: Path, masks: Path, resume: bool, overwrite: bool) -> None:
+    resolved = root.resolve()
+    for source in (images.resolve(), masks.resolve()):
+        if resolved.is_relative_to(source) or source.is_relative_to(resolved):
+            raise OutputError(f"{printable(root)} and {printable(source)} lie in one another; choose another folder")
+    if root.exists() and not root.is_dir():
+        raise OutputError(f"{printable(root)} is a file; expected a folder")
+    if root.is_dir() and any(root.iterdir()):
+        if not (root / LOG).is_file():
+            raise OutputError(f"{printable(root)} holds something that is no prepared data; choose another folder")
+        if not (resume or overwrite):
+            raise OutputError(f"{printable(root)} holds prepared data; --resume goes on, --overwrite begins anew")
+
+
+def _earlier(root: Path) -> dict[str, Prepared]:
+    if not (root / LOG).exists():
+        return {}
+    return {record.name: record for record in read_lines(root / LOG, Prepared) if record.problem is None}
+
+
+def _clear(root: Path) -> None:
+    """Remove what the log says was made, then the log."""
+    if (root / LOG).exists():
+        for record in read_lines(root / LOG, Prepared):
+            for output in record.outputs:
+                path = root / output
+                if path.resolve().is_relative_to(root.resolve()):
+                    path.unlink(missing_ok=True)
+    for name in (PAIRS, REPORT, DATASET_FILE, LOG):
+        with atomic.output_errors(root / name):
+            (root / name).unlink(missing_ok=True)
+
+
+class _Job:
+    """The pairs of one call on their way to the data folder."""
+
+    def __init__(
+        self,
+        root: Path,
+        images: Path,
+        masks: Path,
+        options: PrepareOptions,
+        split_of: Mapping[str, str],
+        before: Mapping[str, Prepared],
+    ) -> None:
+        self._root, self._images, self._masks = root, images, masks
+        self._options, self._split_of, self._before = options, split_of, before
+        for split in sorted(set(split_of.values())):
+            for folder in (root / split / IMAGES, root / split / MASKS):
+                atomic.make_folder(folder)
+            if options.combined:
+                atomic.make_folder(root / COMBINED / split)
+
+    def run(
+        self,
+        pairs: Sequence[Pair],
+        workers: int | None,
+        report: Report,
+        log: LineWriter,
+        on_start: Callable[[int], None],
+        on_pair: Callable[[str | None], None],
+        should_stop: Callable[[], bool],
+    ) -> Iterator[Prepared]:
+        """Records in the order of names."""
+        on_start(len(pairs))
+        count = workers or usable_cpus()
+        pending: deque[Future[tuple[Prepared, bool]]] = deque()
+
+        def land() -> Iterator[Prepared]:
+            record, is_kept = pending.popleft().result()
+            if not is_kept:
+                log.write([record])
+            report.kept += is_kept
+            if record.problem is not None:
+                report.left_out.append(record.problem)
+            else:
+                yield record
+            on_pair(record.problem)
+
+        with ThreadPoolExecutor(count, "m2l-worker") as pool:
+            try:
+                for pair in pairs:
+                    if should_stop():
+                        report.was_stopped = True
+                        break
+                    pending.append(pool.submit(self._do, pair))
+                    if len(pending) >= 4 * count:
+                        yield from land()
+                while pending:
+                    yield from land()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def _do(self, pair: Pair) -> tuple[Prepared, bool]:
+        """(the record, whether an earlier call's files stand)."""
+        hashes = file_sha256(pair.image), file_sha256(pair.mask)
+        name, split = utf8(pair.name), self._split_of[pair.name]
+        earlier = self._before.get(name)
+        if earlier is not None and self._stands(earlier, split, hashes):
+            return earlier, True
+        common = {
+            "name": name,
+            "split": split,
+            "size": self._options.size,
+            "image": utf8(_relative(pair.image, self._images)),
+            "mask": utf8(_relative(pair.mask, self._masks)),
+            "image_sha256": hashes[0],
+            "mask_sha256": hashes[1],
+        }
+        try:
+            arrays = read_pair(pair, self._options.size)
+        except PairError as error:
+            return msgspec.convert({**common, "outputs": {}, "problem": str(error)}, Prepared), False
+        outputs = {path: self._write(path, picture) for path, picture in self._pictures(pair.name, split, arrays)}
+        return (
+            msgspec.convert(
+                {
+                    **common,
+                    "outputs": outputs,
+                    "original_size": arrays.original_size,
+                    "lesion_fraction": round(arrays.lesion_fraction, 6),
+                    "notes": arrays.notes,
+                    "descriptor": descriptor(arrays.image).astype(np.float16).tobytes(),
+                },
+                Prepared,
+            ),
+            False,
+        )
+
+    def _stands(self, earlier: Prepared, split: str, hashes: tuple[str | None, str | None]) -> bool:
+        expected = 3 if self._options.combined else 2
+        return (
+            (earlier.split, earlier.size, len(earlier.outputs)) == (split, self._options.size, expected)
+            and (earlier.image_sha256, earlier.mask_sha256) == hashes
+            and all(file_sha256(self._root / path) == sha256 for path, sha256 in earlier.outputs.items())
+        )
+
+    def _pictures(self, name: str, split: str, arrays: PairArrays) -> Iterator[tuple[str, PillowImage.Image]]:
+        yield f"{split}/{IMAGES}/{name}.png", PillowImage.fromarray(arrays.image)
+        yield f"{split}/{MASKS}/{name}.png", PillowImage.fromarray(arrays.mask)
+        if self._options.combined:
+            both = np.concatenate([np.repeat(arrays.mask[:, :, None], 3, 2), arrays.image], 1)
+            yield f"{COMBINED}/{split}/{name}.png", PillowImage.fromarray(both)
+
+    def _write(self, path: str, picture: PillowImage.Image) -> str:
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", compress_level=4)
+        atomic.write_file(self._root / path, buffer.getvalue(), tag=TAG)
+        return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def _relative(path: Path, base: Path) -> str:
+    return path.relative_to(base).as_posix()
+
+
+def _tell(report: Report, made: Sequence[Prepared], options: PrepareOptions) -> None:
+    splits = list(options.splits) if options.split_file is None else []
+    report.splits = dict.fromkeys(splits, 0)
+    for record in made:
+        report.splits[record.split] = report.splits.get(record.split, 0) + 1
+        named = {"empty": report.empty_masks, "full": report.full_masks, "sizes differ": report.sizes_differ}
+        for note in record.notes:
+            if note in named:
+                named[note].append(record.name)
+            else:
+                report.other_notes[note] = report.other_notes.get(note, 0) + 1
+    report.near_duplicates = [
+        (f"{one.split}/{one.name}", f"{other.split}/{other.name}", round(likeness, 4))
+        for one, other, likeness in _across_splits(made)
+    ]
+
+
+def _across_splits(made: Sequence[Prepared]) -> Iterator[tuple[Prepared, Prepared, float]]:
+    by_split: dict[str, list[Prepared]] = {}
+    for record in made:
+        by_split.setdefault(record.split, []).append(record)
+    for one, other in itertools.combinations(by_split.values(), 2):
+        for row, column, likeness in near_duplicates(_stacked(one), _stacked(other)):
+            yield one[row], other[column], likeness
+
+
+def _stacked(records: Sequence[Prepared]) -> Descriptor:
+    return np.stack([np.frombuffer(record.descriptor, np.float16).astype(np.float32) for record in records])
+
+
+def _write_tables(root: Path, made: Sequence[Prepared], options: PrepareOptions, report: Report) -> None:
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("name", "split", "image", "mask", "height", "width", "lesion_fraction", "notes"))
+    for record in made:
+        height, width = record.original_size or (0, 0)
+        row = (record.name, record.split, record.image, record.mask, height, width, record.lesion_fraction)
+        writer.writerow((*row, "; ".join(record.notes)))
+    atomic.write_file(root / PAIRS, buffer.getvalue().encode())
+    capped = {
+        f: value[:MOST_NAMED] if isinstance(value := getattr(report, f), list) else value
+        for f in report.__struct_fields__
+    }
+    atomic.write_file(root / REPORT, msgspec.json.format(msgspec.json.encode(capped), indent=2) + b"\n")
+    facts = {
+        "format": 1,
+        "m2l": __version__,
+        "size": options.size,
+        "seed": options.seed,
+        "splits": report.splits,
+        "resampling": "bicubic, antialiased, the frame squashed",
+    }
+    atomic.write_file(root / DATASET_FILE, msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")

@@ -1,0 +1,211 @@
+"""A training run on disk: what it was told, what it has reached, and what it has seen on the way.
+
+::
+
+    config.json          the settings, all of them
+    state.pt             all that is needed to go on; tensors, numbers and strings, loads with weights_only=True
+    latest_net_G.pth     the generator as of the state, in the original's key layout
+    latest_net_D.pth     the discriminator
+    progress.json        for people and for export: epoch, step, hours, versions, SHA-256 of latest_net_G.pth
+    metrics.jsonl        a line a step and a line an epoch
+    grids/epoch_0001.png mask | synthesized | real, of the same masks each time
+    events/              for TensorBoard
+
+Files that are replaced appear under their names whole or not at all; the state first.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+import torch
+
+from m2l_runtime import atomic
+from m2l_runtime._version import __version__
+from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.terminal import printable
+from m2l_train import config as configs
+from m2l_train.config import TrainConfig
+
+CONFIG: Final = "config.json"
+STATE: Final = "state.pt"
+GENERATOR: Final = "latest_net_G.pth"
+DISCRIMINATOR: Final = "latest_net_D.pth"
+PROGRESS: Final = "progress.json"
+METRICS: Final = "metrics.jsonl"
+GRIDS: Final = "grids"
+EVENTS: Final = "events"
+
+STATE_FORMAT: Final = 1
+TAG: Final = "train-"
+"""Of temporary files."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a run has come, for people and for export."""
+
+    epoch: int
+    """From 1; the one under way, or the last one if it is done."""
+    epoch_count: int
+    step: int
+    """Steps done."""
+    is_complete: bool
+    hours: float
+    """Of training, all sessions together."""
+    pair_count: int
+    val_l1_levels: float | None
+    """Of the last epoch that was judged: mean absolute difference on the validation split, in levels of 0..255."""
+    device: str
+    versions: dict[str, str]
+    net_G_sha256: str  # noqa: N815 - named as the file
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    def is_run(self) -> bool:
+        """Whether a run lies there."""
+        return (self.path / CONFIG).is_file()
+
+    def prepare(self, *, resume: bool, overwrite: bool) -> None:
+        """Make the folder for a new run, or see that there is one to go on with.
+
+        Raises:
+            OutputError: there is a run and it is neither to be resumed nor replaced, or something else is there.
+            InputError: there is no run to resume.
+        """
+        name = printable(self.path)
+        if resume:
+            if not self.is_run():
+                raise InputError(f"{name} holds no run to resume; leave out --resume to begin one")
+            return
+        if self.is_run():
+            if not overwrite:
+                raise OutputError(f"{name} holds a run; --resume goes on with it, --overwrite begins anew")
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise OutputError(f"{name} is there and is no run; choose another folder")
+        atomic.make_folder(self.path)
+
+    def clear(self) -> None:
+        """Remove what a run has written, and nothing else."""
+        with atomic.output_errors(self.path):
+            for name in (CONFIG, STATE, PROGRESS, METRICS):
+                (self.path / name).unlink(missing_ok=True)
+            for kind in ("G", "D"):
+                for file in self.path.glob(f"*_net_{kind}.pth"):
+                    file.unlink()
+            for folder in (GRIDS, EVENTS):
+                shutil.rmtree(self.path / folder, ignore_errors=True)
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Write config.json."""
+        atomic.write_file(self.path / CONFIG, configs.to_json(config), durable=True)
+
+    def read_config(self) -> TrainConfig:
+        """What the run was told.
+
+        Raises:
+            InputError: config.json cannot be read, or is damaged.
+        """
+        path = self.path / CONFIG
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+        return configs.from_json(content, printable(path))
+
+    def read_progress(self) -> Progress | None:
+        """How far the run has come; None if there is no such file, or a damaged one."""
+        try:
+            return msgspec.json.decode((self.path / PROGRESS).read_bytes(), type=Progress)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    def save(self, state: Mapping[str, Any], progress: Progress) -> None:
+        """Write the state, then the networks, then how far they are.
+
+        Raises:
+            OutputError: the disk is full, or the folder is gone; the state before is still there.
+        """
+        _save(self.path / STATE, state)
+        sha256 = _save(self.path / GENERATOR, state["G"])
+        _save(self.path / DISCRIMINATOR, state["D"])
+        written = msgspec.structs.replace(progress, net_G_sha256=sha256)
+        content = msgspec.json.format(msgspec.json.encode(written), indent=2)
+        atomic.write_file(self.path / PROGRESS, content + b"\n", durable=True)
+
+    def copy_generator(self, epoch: int) -> None:
+        """Keep the generator as ``<epoch>_net_G.pth`` too."""
+        with atomic.output_errors(self.path / GENERATOR):
+            content = (self.path / GENERATOR).read_bytes()
+        atomic.write_file(self.path / f"{epoch}_net_G.pth", content)
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """The state last saved; None if the run was stopped before its first one.
+
+        Raises:
+            InputError: it is damaged, or of another version of m2l.
+        """
+        path = self.path / STATE
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+        try:
+            state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        except Exception as error:
+            raise InputError(f"{printable(path)} is damaged, or no state of a training run: {error}") from error
+        if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
+            raise InputError(f"{printable(path)} is not a state of format {STATE_FORMAT}; it needs another m2l")
+        return cast(dict[str, Any], state)
+
+
+class _Watched:
+    """A file that remembers why writing failed: PyTorch's writer raises an error of its own instead."""
+
+    def __init__(self, file: atomic.HashedFile) -> None:
+        self._file = file
+        self.problem: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.problem = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _save(path: Path, value: Any) -> str:
+    """torch.save, whole or not at all; SHA-256 of the file."""
+    file = atomic.HashedFile(path, tag=TAG)
+    watched = _Watched(file)
+    try:
+        with atomic.output_errors(path):
+            try:
+                torch.save(value, cast(Any, watched))
+            except RuntimeError:
+                if watched.problem is None:
+                    raise
+                raise watched.problem from None
+        return file.commit()
+    finally:
+        file.discard()
+
+
+def versions() -> dict[str, str]:
+    """Of what decides a run's bits."""
+    return {"m2l": __version__, "torch": str(torch.__version__)}
