@@ -29,7 +29,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 def register(app: typer.Typer) -> None:
     """Add the verbs of training to `app`."""
     app.command()(prepare)
-    app.command()(_with_settings(train))
+    app.command()(train)
 
 
 def prepare(
@@ -109,9 +109,32 @@ def _shares(text: str) -> dict[str, float]:
     return shares
 
 
+def _with_settings(command: Any) -> Any:
+    """`command` with an option for each field of TrainConfig, in place of its ``**settings``."""
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    types = typing.get_type_hints(TrainConfig)
+    for field in dataclasses.fields(TrainConfig):
+        kind: Any = types[field.name]
+        if typing.get_origin(kind) is typing.Literal:
+            kind = type(typing.get_args(kind)[0])
+        doc = field.metadata["doc"]
+        if field.default is not None:
+            default = field.default
+            doc += f"  [default: {('yes' if default else 'no') if isinstance(default, bool) else default}]"
+        option: Any = Annotated[kind | None, typer.Option(help=doc, show_default=False)]
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        )
+    command.__signature__ = signature.replace(parameters=parameters)
+    command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+    return command
+
+
 PresetOption = StrEnum("PresetOption", {name: name for name in PRESETS})  # type: ignore[misc]
 
 
+@_with_settings
 def train(
     data: Annotated[
         Path, typer.Argument(help="Folder of pairs: of m2l prepare, images and masks, or combined.", show_default=False)
@@ -189,25 +212,3 @@ def train(
         raise typer.Exit(stop.exit_status)
     if report.skipped:
         raise typer.Exit(SOME_PAIRS_BAD)
-
-
-def _with_settings(command: Any) -> Any:
-    """`command` with an option for each field of TrainConfig, in place of its ``**settings``."""
-    signature = inspect.signature(command, eval_str=True)
-    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    types = typing.get_type_hints(TrainConfig)
-    for field in dataclasses.fields(TrainConfig):
-        kind: Any = types[field.name]
-        if typing.get_origin(kind) is typing.Literal:
-            kind = type(typing.get_args(kind)[0])
-        doc = field.metadata["doc"]
-        if field.default is not None:
-            default = field.default
-            doc += f"  [default: {('yes' if default else 'no') if isinstance(default, bool) else default}]"
-        option: Any = Annotated[kind | None, typer.Option(help=doc, show_default=False)]
-        parameters.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-        )
-    command.__signature__ = signature.replace(parameters=parameters)
-    command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
-    return command
