@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from m2l_runtime.bundle import ModelFile, Network, Provenance
+from m2l_runtime.bundle import ModelFile, Network, Provenance, Training
 
 _CARD = """\
 # {name}: model card
@@ -23,7 +23,7 @@ the same size come out.
 ## Network
 U-Net generator, {levels} levels, ngf {ngf}, {input_nc} input and {output_nc} output channels, norm
 {norm} (statistics: {norm_statistics}), {parameter_count:,} parameters. Dropout is off; the original leaves it on
-when it tests.
+when it tests.{upsample}
 
 ## Where the weights come from
 `{checkpoint}`, SHA-256 `{checkpoint_sha256}`.
@@ -67,10 +67,32 @@ def model_card(
         norm=network.norm,
         norm_statistics=network.norm_statistics,
         parameter_count=network.parameter_count,
+        upsample=" Upsampling is by repeated pixels and a 3x3 convolution." if network.upsample == "resize" else "",
         checkpoint=provenance.checkpoint,
         checkpoint_sha256=provenance.checkpoint_sha256,
-        origin=origin or "Nothing more is known to this card: data, licence and length of training are for you to add.",
+        origin="\n".join(filter(None, (_training(provenance.training), origin)))
+        or "Nothing more is known to this card: data, licence and length of training are for you to add.",
         parity="\n".join(rows),
         reference=models[0].parity.reference,
         warnings="\n## Warnings of the export\n" + "\n".join(f"- {w}" for w in warnings) + "\n" if warnings else "",
+    )
+
+
+def _training(training: Training | None) -> str:
+    if training is None:
+        return ""
+    config = training.config
+    far = "an unknown number of steps"
+    if training.step is not None and training.epoch is not None:
+        epochs = int(config["n_epochs"] or 0) + int(config["n_epochs_decay"] or 0)
+        far = f"{training.step:,} steps (epoch {training.epoch} of {epochs})"
+    judged = ""
+    if training.val_l1_levels is not None:
+        judged = f" Mean difference from the validation split's images: {training.val_l1_levels:.2f} levels."
+    hours = "" if training.hours is None else f", {training.hours:.2f} hours on {training.device}"
+    made = ", ".join(f"{name} {version}" for name, version in training.versions.items())
+    settings = ", ".join(f"{name} {value}" for name, value in config.items())
+    return (
+        f"Trained by `m2l train` on {training.pair_count:,} pairs for {far}{hours}, with {made}.{judged}\n\n"
+        f"Settings: {settings}.\n"
     )

@@ -23,7 +23,11 @@ def register(app: typer.Typer) -> None:
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A *_net_G.pth of pytorch-CycleGAN-and-pix2pix.", show_default=False)
+        Path,
+        typer.Argument(
+            help="A *_net_G.pth of pytorch-CycleGAN-and-pix2pix, or a run of m2l train.",
+            show_default=False,
+        ),
     ],
     bundle: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
     name: Annotated[

@@ -92,7 +92,7 @@ class Deployed:
 
     graph: ByteGraph
     norm_statistics: Literal["instance", "running", "none"]
-    form: Literal["deconvolution"] = "deconvolution"
+    form: Literal["deconvolution", "resize"]
 
 
 def deploy(network: UnetGenerator, norm_statistics: NormStatistics = "instance") -> Deployed:
@@ -114,7 +114,8 @@ def deploy(network: UnetGenerator, norm_statistics: NormStatistics = "instance")
     unet = sum_mask_channels(flatten(network))
     unet = fold_running_statistics(unet) if norm_statistics == "running" else use_instance_statistics(unet)
     statistics: Final = "none" if network.spec.norm == "none" else norm_statistics
-    return Deployed(ByteGraph(drop_dead_biases(unet)).eval(), statistics)
+    form: Final = "deconvolution" if network.spec.upsample == "deconv" else "resize"
+    return Deployed(ByteGraph(drop_dead_biases(unet)).eval(), statistics, form)
 
 
 def flatten(network: UnetGenerator) -> DeployUnet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 from collections.abc import Callable
@@ -30,13 +31,16 @@ from m2l_runtime.bundle import (
     Provenance,
     Resampling,
     TensorSpec,
+    Training,
     require_bundle,
     write_bundle,
 )
 from m2l_runtime.errors import CheckpointError, InputError, OutputError
 from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.terminal import printable
+from m2l_train.config import TrainConfig
 from m2l_train.networks import UnetSpec
+from m2l_train.runfolder import GENERATOR, RunFolder
 
 ENGINE = "onnxruntime"
 LARGEST_SIDE = 4096
@@ -64,13 +68,14 @@ def export_checkpoint(
     origin: str = "",
     on_step: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
-    """Turn a ``*_net_G.pth`` of pytorch-CycleGAN-and-pix2pix into a bundle.
+    """Turn a ``*_net_G.pth`` of pytorch-CycleGAN-and-pix2pix, or a run of `m2l train`, into a bundle.
 
     Nothing is written before the gate has passed: the ONNX file's images on onnxruntime against the network's in
     PyTorch, over the example masks, black, white, a dot, noise and a disc, at batch sizes 1, 3 and 8.
 
     Args:
-        checkpoint: the file; depth, width, channels and norm are inferred from it.
+        checkpoint: the file; depth, width, channels and norm are inferred from it. Or the folder of a run of
+            `m2l train`: its latest_net_G.pth, with what the run says of itself in the bundle's provenance.
         bundle: folder to make. Built aside and renamed into place.
         name: of the bundle; None: the folder's.
         image_size: side in pixels of masks and images; None: 2 to the power of the network's levels. A network
@@ -96,9 +101,15 @@ def export_checkpoint(
         raise InputError(f"--max-level-difference must be between 0 and 255, got {max_level_difference}")
     runner = backend_module(ENGINE)  # ahead of the long steps: without it there is no gate
 
-    on_step(f"reading {printable(checkpoint)}")
-    loaded = load_checkpoint(checkpoint)
+    run = RunFolder(Path(checkpoint))
+    config = run.read_config() if run.is_run() else None
+    file = Path(checkpoint) if config is None else run.path / GENERATOR
+    on_step(f"reading {printable(file)}")
+    loaded = load_checkpoint(file)
     spec = loaded.network.spec
+    if config is not None:
+        _check_is_of(config, spec, printable(file))
+        image_size = image_size or config.image_size
     size = _image_size(spec, image_size, printable(checkpoint))
     try:
         deployed = deploy(loaded.network, norm_statistics)
@@ -136,11 +147,13 @@ def export_checkpoint(
         norm=spec.norm,
         norm_statistics=deployed.norm_statistics,
         parameter_count=sum(p.numel() for p in loaded.network.parameters()),
+        upsample=spec.upsample,
     )
     provenance = Provenance(
         checkpoint=printable(loaded.file_name),
         checkpoint_sha256=loaded.sha256,
         versions={"m2l": __version__} | {p: _version(p) for p in ("torch", "onnx", "onnxscript", "numpy")},
+        training=None if config is None else _training(run, config, loaded.sha256),
     )
     models = (
         ModelFile(
@@ -171,6 +184,33 @@ def export_checkpoint(
     on_step(f"writing {printable(target)}")
     files = {source.name: content, "golden.npz": golden, "MODEL_CARD.md": card}
     return ExportReport(write_bundle(target, manifest, files, overwrite=overwrite), parity, warnings)
+
+
+def _check_is_of(config: TrainConfig, spec: UnetSpec, name: str) -> None:
+    """The weights in a run are of the network its config asks for."""
+    found = (spec.levels, spec.ngf, spec.norm, spec.upsample)
+    wanted = (config.levels, config.ngf, config.norm, config.upsample)
+    if found != wanted:
+        raise CheckpointError(
+            f"{name}: holds a generator of levels, ngf, norm and upsampling {found}, but config.json beside it says "
+            f"{wanted}; export the file by its own name if that is what you want"
+        )
+
+
+def _training(run: RunFolder, config: TrainConfig, sha256: str) -> Training:
+    """What a run says of itself; how far it is only if that was written for these very weights."""
+    progress = run.read_progress()
+    is_of_these = progress is not None and progress.net_G_sha256 == sha256
+    return Training(
+        config=dataclasses.asdict(config),
+        pair_count=0 if progress is None else progress.pair_count,
+        epoch=progress.epoch if progress is not None and is_of_these else None,
+        step=progress.step if progress is not None and is_of_these else None,
+        hours=progress.hours if progress is not None and is_of_these else None,
+        val_l1_levels=progress.val_l1_levels if progress is not None and is_of_these else None,
+        device=None if progress is None else progress.device,
+        versions={} if progress is None else progress.versions,
+    )
 
 
 def _check_target(target: Path, overwrite: bool) -> None:

@@ -103,7 +103,7 @@ class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     format: Literal["onnx"]
     opset: Count
     precision: Literal["fp32"]
-    form: Literal["deconvolution"]
+    form: Literal["deconvolution", "resize"]
     """How the decoder's upsampling layers are written; the images are the same."""
     engines: tuple[str, ...]
     """Backends this file is meant for."""
@@ -118,7 +118,7 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     engine: str
 
 
-class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The trained network that the files were made of, in the terms of pytorch-CycleGAN-and-pix2pix."""
 
     architecture: Literal["unet"]
@@ -130,9 +130,28 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     norm_statistics: Literal["instance", "running", "none"]
     """Whether images are normalised by their own statistics or by those collected in training."""
     parameter_count: Count
+    upsample: Literal["deconv", "resize"] = "deconv"
+    """resize is m2l's own: pixels repeated, then a 3x3 convolution."""
 
 
-class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How `m2l train` came to the weights."""
+
+    config: dict[str, int | float | bool | str | None]
+    """All settings of the run, by name."""
+    pair_count: Count
+    """Pairs trained on."""
+    epoch: Count | None
+    """From 1; null where the run was interrupted between writing the weights and writing how far they are."""
+    step: Count | None
+    hours: float | None
+    val_l1_levels: float | None
+    """Mean absolute difference from the validation split's images, in levels of 0..255; null if not measured."""
+    device: str | None
+    versions: dict[str, str]
+
+
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Where the weights came from and what made the bundle."""
 
     checkpoint: str
@@ -140,6 +159,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     checkpoint_sha256: Sha256
     versions: dict[str, str]
     """Version of each package that took part."""
+    training: Training | None = None
+    """Where the weights are of a run of `m2l train`."""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -58,9 +58,9 @@ def prepare(
     """
     from m2l_runtime.progress import Reporter
     from m2l_runtime.stop import StopSignals
+    from m2l_train import PrepareOptions
+    from m2l_train import prepare as run
     from m2l_train.describe import describe_report
-    from m2l_train.prepare import PrepareOptions
-    from m2l_train.prepare import prepare as run
 
     options = PrepareOptions(size, _shares(split), seed, split_file, combined)
     with Reporter("preparing") as reporter, StopSignals() as stop:
@@ -170,9 +170,9 @@ def train(
     """
     from m2l_runtime.progress import Reporter
     from m2l_runtime.stop import StopSignals
+    from m2l_train import StepResult
+    from m2l_train import train as begin
     from m2l_train.describe import describe_training
-    from m2l_train.loop import StepResult
-    from m2l_train.loop import train as begin
     from m2l_train.runfolder import RunFolder
 
     given = {name: value for name, value in settings.items() if value is not None}

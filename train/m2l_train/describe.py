@@ -11,7 +11,7 @@ from m2l_train.duplicates import THRESHOLD
 
 if TYPE_CHECKING:
     from m2l_train.loop import TrainReport
-    from m2l_train.prepare import Report
+    from m2l_train.preparation import Report
 
 _SHOWN: Final = 5
 

@@ -72,6 +72,8 @@ def find_pairs(images: str | os.PathLike[str], masks: str | os.PathLike[str]) ->
             if key is None or ((is_one_folder or kind == 0) and is_marked != (kind == 1)):
                 continue  # of the other kind, or of none
             by_key[kind].setdefault(key, []).append(name)
+    for key, names in by_key[1].items():  # a photograph beside its mask, in a folder of masks
+        by_key[1][key] = [name for name in names if _key(name)[1]] or names
     return _match(image_folder, mask_folder, *by_key)
 
 

@@ -1,0 +1,90 @@
+"""Which mask belongs to which photograph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from m2l_runtime.errors import InputError
+from m2l_train.datafolder import open_data
+from m2l_train.pairing import Pairing, find_pairs
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def matched(found: Pairing) -> list[tuple[str, str]]:
+    return [(pair.image.name, pair.mask.name) for pair in found.pairs]
+
+
+def test_the_names_of_isic_in_two_folders_or_one(tmp_path: Path) -> None:
+    images = ("ISIC_0000001.jpg", "ISIC_0000002.JPG", "ISIC_0000001_superpixels.png", "metadata.csv")
+    masks = ("ISIC_0000001_segmentation.png", "ISIC_0000002_Segmentation.PNG")
+    expected = [(images[0], masks[0]), (images[1], masks[1])]
+    two = find_pairs(touch(tmp_path / "i", *images), touch(tmp_path / "m", *masks))
+    one = find_pairs(touch(tmp_path / "both", *images, *masks), tmp_path / "both")
+    mixed = find_pairs(tmp_path / "i", touch(tmp_path / "mixed", *images, *masks))
+    assert matched(two) == matched(one) == matched(mixed) == expected
+    for found in (two, one):
+        assert (found.images_without_mask, found.masks_without_image, found.ambiguous) == ([], [], [])
+
+
+def test_the_names_of_ph2_and_equal_names(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "ph2", "IMD003/a/IMD003.bmp", "IMD003/b/IMD003_lesion.bmp")
+    assert matched(find_pairs(folder, folder)) == [("IMD003.bmp", "IMD003_lesion.bmp")]
+    touch(tmp_path, "x/Photo.tif", "x/other.jpeg", "y/photo.png", "y/other_mask.png")
+    assert matched(find_pairs(tmp_path / "x", tmp_path / "y")) == [
+        ("Photo.tif", "photo.png"),
+        ("other.jpeg", "other_mask.png"),
+    ]
+
+
+def test_what_does_not_pair_is_told(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a.jpg", "b.jpg", "c.jpg", "sub/c.png")
+    masks = touch(tmp_path / "m", "a_segmentation.png", "c.png", "d_segmentation.png")
+    found = find_pairs(images, masks)
+    assert matched(found) == [("a.jpg", "a_segmentation.png")]
+    assert found.images_without_mask == ["b.jpg"]
+    assert found.masks_without_image == ["d_segmentation.png"]
+    assert found.ambiguous == ["c.jpg", "c.png", "sub/c.png"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "has 0 pairs to train on, at least 2"),
+        (["train/images/a.jpg", "train/masks/a.png"], "has 1 pair to train on"),
+        (["images/a.jpg", "images/b.jpg"], "has images but no masks"),
+        (["images/a.jpg", "images/b.jpg", "masks/a.png"], r"1 photographs without a mask \(b.jpg\); m2l prepare"),
+        (["images/a.jpg", "masks/a.png", "masks/b.png"], "1 masks without a photograph"),
+    ],
+)
+def test_folders_that_cannot_be_trained_on(tmp_path: Path, files: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_data(touch(tmp_path, *files))
+    with pytest.raises(InputError, match="does not exist; expected a folder of pairs"):
+        open_data(tmp_path / "absent")
+
+
+def test_all_layouts_are_read(tmp_path: Path) -> None:
+    split = touch(
+        tmp_path / "split", *(f"{s}/{k}/{n}.png" for s in ("train", "val") for k in ("images", "masks") for n in "ab")
+    )
+    plain = touch(tmp_path / "plain", *(f"{k}/{n}.png" for k in ("images", "masks") for n in "abc"))
+    combined = touch(tmp_path / "combined", "train/1.jpg", "train/2.jpg", "val/3.jpg", "test/4.jpg")
+    flat = touch(tmp_path / "flat", "1.png", "2.png")
+    for folder, train, val, is_combined in (
+        (split, 2, 2, False),
+        (plain, 3, 0, False),
+        (combined, 2, 1, True),
+        (flat, 2, 0, True),
+    ):
+        found = open_data(folder)
+        assert (len(found.train), len(found.val)) == (train, val), folder
+        assert {pair.is_combined for pair in found.train} == {is_combined}
+        assert bool(found.warnings) == (val == 0)

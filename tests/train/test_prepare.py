@@ -1,0 +1,245 @@
+"""Folders as challenges ship them to a data folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CommandLine
+from photographs import photograph, write_pair
+from PIL import Image
+from support import disc, save
+
+from m2l_runtime.errors import InputError, OutputError
+from m2l_train import PrepareOptions, prepare
+from m2l_train.datafolder import open_data
+from m2l_train.duplicates import descriptor, near_duplicates
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    for index in range(20):
+        write_pair(folder, f"ISIC_{index:07}", index)
+    (folder / "ISIC_0000003_superpixels.png").write_bytes(b"x")
+    (folder / "metadata.csv").write_text("a,b")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    names = (p for p in folder.rglob("*") if p.is_file() and not any(w in p.name for w in ("lock", "log", "report")))
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in names}
+
+
+def test_pairs_are_squashed_split_and_listed(source: Path, tmp_path: Path) -> None:
+    report = prepare(source, source, tmp_path / "data", PrepareOptions(combined=True))
+    assert (report.pairs, report.prepared, report.splits) == (20, 20, {"train": 18, "val": 2})
+    data = open_data(tmp_path / "data")
+    assert (len(data.train), len(data.val), data.stored_size, data.warnings) == (18, 2, 286, ())
+    combined = open_data(tmp_path / "data" / "combined")
+    for pair, both in zip(data.train, combined.train, strict=True):
+        with Image.open(source / f"{pair.name}.jpg") as picture:
+            expected = np.array(picture.resize((286, 286), Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(np.array(Image.open(pair.image)), expected)
+        with Image.open(source / f"{pair.name}_segmentation.png") as picture:
+            mask = np.array(picture.resize((286, 286), Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(np.array(Image.open(pair.mask)), mask)
+        halves = np.array(Image.open(both.image))
+        np.testing.assert_array_equal(halves, np.concatenate([np.repeat(mask[:, :, None], 3, 2), expected], 1))
+    with (tmp_path / "data" / "pairs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [f"ISIC_{i:07}" for i in range(20)]
+    assert {row["name"]: row["split"] for row in rows} == {
+        p.name: s for s, pairs in (("train", data.train), ("val", data.val)) for p in pairs
+    }
+    assert json.loads((tmp_path / "data" / "dataset.json").read_text())["size"] == 286
+
+
+def test_the_report_names_all_that_is_odd(source: Path, tmp_path: Path, m2l: CommandLine) -> None:
+    masks = {n: source / f"ISIC_{n:07}_segmentation.png" for n in range(20)}
+    images = {n: source / f"ISIC_{n:07}.jpg" for n in range(20)}
+    masks[0].unlink()
+    images[1].unlink()
+    images[2].write_bytes(images[2].read_bytes()[:500])
+    save(masks[3], np.zeros((160, 300), np.uint8))
+    save(masks[4], disc(320, 80, 160, 160))
+    save(masks[5], np.zeros((160, 160), np.uint8))
+    save(masks[6], np.full((160, 160), 255, np.uint8))
+    Image.open(images[7]).convert("L").save(images[7])
+    Image.open(images[8]).convert("CMYK").save(images[8])
+    outcome = m2l("prepare", source, source, tmp_path / "data")
+    assert outcome.code == 3
+    report = json.loads((tmp_path / "data" / "report.json").read_text())
+    assert report["images_without_mask"] == ["ISIC_0000000.jpg"]
+    assert report["masks_without_image"] == ["ISIC_0000001_segmentation.png"]
+    assert [m.split(": ")[0].rsplit("/", 1)[1] for m in report["left_out"]] == [
+        "ISIC_0000002.jpg",
+        "ISIC_0000003_segmentation.png",
+    ]
+    assert report["sizes_differ"] == ["ISIC_0000004"]
+    assert (report["empty_masks"], report["full_masks"]) == (["ISIC_0000005"], ["ISIC_0000006"])
+    assert report["other_notes"] == {"greyscale": 1, "CMYK": 1}
+    for words in (
+        "16 pairs in",
+        "1 without a mask: ISIC_0000000.jpg",
+        "2 pairs left out",
+        "1 of the photographs: CMYK",
+    ):
+        assert words in outcome.out
+    assert "left out" in outcome.err
+
+
+def test_nothing_that_pairs_is_an_error(source: Path, tmp_path: Path, m2l: CommandLine) -> None:
+    (tmp_path / "empty").mkdir()
+    outcome = m2l("prepare", tmp_path / "empty", tmp_path / "empty", tmp_path / "data")
+    assert outcome.code == 1
+    assert "nothing pairs" in outcome.err
+    assert "found no pictures" in outcome.err
+    with pytest.raises(InputError, match=r"nothing pairs in .* found ISIC_0000000.jpg, ISIC_0000000_seg"):
+        prepare(tmp_path / "empty", source, tmp_path / "data")
+    with pytest.raises(InputError, match="does not exist"):
+        prepare(tmp_path / "absent", source, tmp_path / "data")
+    for path in source.glob("*.jpg"):
+        path.write_bytes(b"no")
+    with pytest.raises(InputError, match="none of the 20 pairs can be used; the first: .*ISIC_0000000.jpg"):
+        prepare(source, source, tmp_path / "data")
+
+
+def test_splits_depend_on_names_and_seed_alone(source: Path, tmp_path: Path) -> None:
+    def val(seed: int, share: float = 0.3) -> set[str]:
+        out = tmp_path / f"data{seed}-{share}"
+        prepare(
+            source,
+            source,
+            out,
+            overwrite=True,
+            options=PrepareOptions(size=32, seed=seed, splits={"train": 1 - share, "val": share}),
+        )
+        return {pair.name for pair in open_data(out).val}
+
+    assert len(val(1)) == 6
+    assert val(1) != val(2)
+    assert val(1, 0.1) < val(1, 0.3), "a larger share keeps those of a smaller one"
+    for splits, message in (
+        ({"train": 0.9, "val": 0.2}, "must add up to 1"),
+        ({"train": 1.5, "val": -0.5}, "between 0 and 1"),
+        ({"tr/ain": 1.0}, "cannot be the name of a split"),
+    ):
+        with pytest.raises(InputError, match=message):
+            PrepareOptions(splits=splits)
+
+
+def test_a_split_file(source: Path, tmp_path: Path) -> None:
+    table = tmp_path / "split.csv"
+    table.write_text("ID,Split\nisic_0000001,train\nISIC_0000002.jpg,train\nISIC_0000003,val\nISIC_0000099,val\n")
+    report = prepare(source, source, tmp_path / "data", PrepareOptions(size=32, split_file=table))
+    assert report.splits == {"train": 2, "val": 1}
+    assert len(report.not_in_split_file) == 17
+    assert report.only_in_split_file == ["isic_0000099"]
+    for text, message in (
+        ("a,b\n1,2\n", r"has the columns a, b; expected name \(or id, image\) and split"),
+        ("name,split\nISIC_0000001,../x\n", "line 2: '../x' cannot be the name of a split"),
+        ("name,split\nISIC_0000001,train\nISIC_0000001,val\n", "line 3: ISIC_0000001 is in two splits"),
+        ("name,split\nother,train\n", "names none of the 20 pairs"),
+    ):
+        table.write_text(text)
+        with pytest.raises(InputError, match=message):
+            prepare(source, source, tmp_path / "other", PrepareOptions(split_file=table))
+    assert not (tmp_path / "other").exists()
+
+
+def test_resuming_makes_what_is_missing_altered_or_changed(source: Path, tmp_path: Path) -> None:
+    data, options = tmp_path / "data", PrepareOptions(size=64)
+    prepare(source, source, data, options)
+    expected = contents(data)
+    with pytest.raises(OutputError, match="--resume goes on, --overwrite begins anew"):
+        prepare(source, source, data, options)
+    victims = sorted(data.glob("train/*/*.png"))
+    victims[0].unlink()
+    victims[-1].write_bytes(b"x")
+    with (data / "prepare-log.jsonl").open("a") as file:
+        file.write('{"torn')
+    report = prepare(source, source, data, options, resume=True)
+    assert (report.prepared, report.kept) == (20, 18)
+    assert contents(data) == expected
+    write_pair(source, "ISIC_0000004", 9)
+    assert prepare(source, source, data, options, resume=True).kept == 19
+    assert contents(data) != expected
+    assert prepare(source, source, data, PrepareOptions(size=32), resume=True).kept == 0
+    prepare(source, source, data, options, overwrite=True)
+    assert not list(data.rglob("*.partial"))
+
+
+def test_a_kill_leaves_what_can_be_gone_on_with(source: Path, tmp_path: Path) -> None:
+    prepare(source, source, tmp_path / "whole")
+    command = [sys.executable, "-c", "from m2l_runtime.cli import main; main()", "prepare"]
+    arguments = [str(source), str(source), str(tmp_path / "data"), "--workers", "1", "--resume"]
+    for count in (1, 5, 9):
+        process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(3000):
+            if len(list((tmp_path / "data").glob("*/images/*.png"))) >= count:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    prepare(source, source, tmp_path / "data", resume=True)
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+
+
+def test_places_that_cannot_be(source: Path, tmp_path: Path) -> None:
+    for out, message in (
+        (source / "data", "lie in one another"),
+        (tmp_path, "lie in one another"),
+        (source / "metadata.csv", "lie in one another"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            prepare(source, source, out)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(OutputError, match="holds something that is no prepared data"):
+        prepare(source, source, tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
+
+
+def test_near_duplicates_across_splits_are_told(source: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for index in range(20):  # unlike one another, as photographs are
+        blotches = Image.fromarray(generator.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+        blotches.resize((160, 160), Image.Resampling.BICUBIC).save(source / f"ISIC_{index:07}.jpg")
+    with Image.open(source / "ISIC_0000004.jpg") as picture:
+        turned = picture.transpose(Image.Transpose.ROTATE_90).resize((160, 160)).point(lambda v: int(v * 0.8 + 20))
+        turned.save(source / "ISIC_0000011.jpg", quality=60)
+    table = tmp_path / "split.csv"
+    rows = "".join(f"ISIC_{i:07},{'val' if i > 9 else 'train'}\n" for i in range(20))
+    table.write_text(f"name,split\n{rows}")
+    report = prepare(source, source, tmp_path / "data", PrepareOptions(size=64, split_file=table))
+    assert [(one, other) for one, other, _ in report.near_duplicates] == [("train/ISIC_0000004", "val/ISIC_0000011")]
+
+
+def test_likeness_is_the_correlation() -> None:
+    one, other = (photograph(disc(32, 9, 10 + 8 * n, 16), n) for n in (0, 1))
+    found = descriptor(one) @ descriptor(other)
+    grey, other_grey = (np.array(Image.fromarray(image).convert("L"), np.float64).ravel() for image in (one, other))
+    assert found == pytest.approx(np.corrcoef(grey, other_grey)[0, 1], abs=1e-5)
+    assert [(r, c) for r, c, _ in near_duplicates(descriptor(one)[None], descriptor(one[::-1])[None])] == [(0, 0)]
+    assert not list(near_duplicates(descriptor(np.zeros((9, 9, 3), np.uint8))[None], descriptor(one)[None]))
+
+
+@pytest.mark.parametrize("arguments", [("--split", "train"), ("--split", "a=1,a=0"), ("--split", "train=x")])
+def test_wrong_usage(source: Path, tmp_path: Path, m2l: CommandLine, arguments: tuple[str, str]) -> None:
+    assert m2l("prepare", source, source, tmp_path / "data", *arguments).code == 2
+
+
+def test_signals_leave_what_can_be_gone_on_with(source: Path, tmp_path: Path) -> None:
+    seen: list[object] = []
+    report = prepare(source, source, tmp_path / "data", on_pair=seen.append, should_stop=lambda: len(seen) > 2)
+    assert report.was_stopped
+    assert 2 < report.prepared < 20
+    assert prepare(source, source, tmp_path / "data", resume=True).kept == report.prepared
