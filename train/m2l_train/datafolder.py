@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
+from PIL import Image as PillowImage
 
 from m2l_runtime.errors import InputError
 from m2l_runtime.maskfolder import find_masks, stem
+from m2l_runtime.picturefile import FORMATS
 from m2l_runtime.terminal import plural, printable
 from m2l_train.pairing import Pair, find_pairs
 
@@ -27,7 +28,8 @@ MASKS: Final = "masks"
 TRAIN: Final = "train"
 VAL: Final = "val"
 DATASET_FILE: Final = "dataset.json"
-"""Written by `m2l prepare` beside the splits."""
+"""Written by `m2l prepare` beside the splits: how it made them."""
+_LOOKED_AT: Final = 16
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,12 @@ class DataFolder:
     """In the order of their names."""
     val: tuple[Pair, ...]
     stored_size: int | None
-    """Side in pixels that `m2l prepare` brought the pictures to; None if it did not make the folder."""
+    """Side in pixels that the pictures were brought to before; None if they are not all squares of one size."""
     warnings: tuple[str, ...]
 
 
 def open_data(data: str | os.PathLike[str]) -> DataFolder:
-    """Find the pairs in a data folder; no picture is opened.
+    """Find the pairs in a data folder; of a few pictures the size is looked at, none is decoded.
 
     Raises:
         InputError: the folder is not there or is in no known layout, has fewer than two pairs to train on, or has
@@ -69,7 +71,7 @@ def open_data(data: str | os.PathLike[str]) -> DataFolder:
         )
     if not val:
         warnings.append(f"there is no {VAL} split: figures and grids are of pairs that are trained on")
-    return DataFolder(train, val, _stored_size(root), tuple(warnings))
+    return DataFolder(train, val, _stored_size(train), tuple(warnings))
 
 
 def _paired(folder: Path) -> tuple[Pair, ...]:
@@ -92,9 +94,17 @@ def _combined(folder: Path) -> tuple[Pair, ...]:
     return tuple(Pair(stem(name), masks.path(name), masks.path(name)) for name in masks.names)
 
 
-def _stored_size(root: Path) -> int | None:
-    try:
-        size = msgspec.json.decode((root / DATASET_FILE).read_bytes()).get("size")
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, AttributeError):
+def _stored_size(pairs: tuple[Pair, ...]) -> int | None:
+    """What a few of the pictures' headers say."""
+    sizes: set[tuple[int, int]] = set()
+    for pair in pairs[:: -(-len(pairs) // _LOOKED_AT)]:
+        try:
+            with PillowImage.open(pair.image, formats=FORMATS) as picture:
+                width, height = picture.size
+        except (OSError, ValueError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
+            continue  # told when it is read
+        sizes.add((width // 2 if pair.is_combined else width, height))
+    if len(sizes) != 1:
         return None
-    return size if isinstance(size, int) else None
+    width, height = sizes.pop()
+    return width if width == height else None

@@ -181,7 +181,7 @@ def _size_warnings(data: DataFolder, config: TrainConfig) -> tuple[str, ...]:
         return ()
     how = "small: they would be enlarged" if stored < wanted else "larger: they would be resampled twice"
     return (
-        f"the pictures were prepared at {stored}x{stored} pixels and are wanted at {wanted}x{wanted} before the crop; "
+        f"the pictures are {stored}x{stored} pixels and are wanted at {wanted}x{wanted} before the crop; "
         f"that is {how}. The original goes straight there: m2l prepare --size {wanted}",
     )
 
@@ -446,7 +446,7 @@ class _Session:
             if self._device.type == "cuda" and "rng_cuda" in state:
                 torch.cuda.set_rng_state(state["rng_cuda"].cpu(), self._device)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            first = str(error).splitlines()[0]
+            first = " ".join(str(error).split())[:300]
             raise InputError(f"the state in {name} is of another architecture than its config.json: {first}") from error
         self._epoch, self._position, self._step = state["epoch"], state["position"], state["step"]
         self._seconds, self._val_l1 = state["seconds"], state["val_l1"]
