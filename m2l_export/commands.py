@@ -59,7 +59,7 @@ def export(
     """Turn a trained generator into a bundle, proven against PyTorch before it is written."""
     from m2l_export import export_checkpoint
     from m2l_runtime.describe import describe_parity
-    from m2l_runtime.terminal import printable
+    from m2l_runtime.terminal import aside, printable
 
     report = export_checkpoint(
         checkpoint,
@@ -71,8 +71,8 @@ def export(
         max_level_difference=max_level_difference,
         overwrite=overwrite,
         origin=origin,
-        on_step=lambda step: typer.echo(step, err=True),
+        on_step=aside,
     )
     for warning in report.warnings:
-        typer.echo(f"warning: {printable(warning)}", err=True)
+        aside(f"warning: {printable(warning)}")
     typer.echo(f"{printable(bundle)} is ready: {describe_parity(report.parity)}")

@@ -141,6 +141,18 @@ class HashedFile:
             os.unlink(self._temporary)  # noqa: PTH108
 
 
+def remove_inside(folder: Path, name: str) -> None:
+    """Remove file `name`, relative to `folder`, unless that is somewhere else; if it is not there, that is fine.
+
+    Raises:
+        OutputError: it cannot be removed.
+    """
+    path = folder / name
+    if path.parent.resolve().is_relative_to(folder.resolve()):
+        with output_errors(path), contextlib.suppress(IsADirectoryError, ValueError):
+            path.unlink(missing_ok=True)
+
+
 def sweep_files(folder: Path, tag: str) -> int:
     """Remove the temporary files of `tag` that a killed run has left in `folder` and below; how many there were.
 

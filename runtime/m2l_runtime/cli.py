@@ -6,6 +6,7 @@ and adds its commands to it. Those modules are light; engines load when a comman
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from importlib.metadata import entry_points
@@ -15,10 +16,11 @@ import typer
 
 from m2l_runtime._version import __version__
 from m2l_runtime.errors import M2LError
-from m2l_runtime.terminal import printable
+from m2l_runtime.terminal import aside, printable
 
 GROUP: Final = "m2l.commands"
 DEBUG: Final = "--debug"
+_STREAM_ERRORS: Final = (errno.ENOSPC, errno.EIO)
 
 
 def build_app() -> typer.Typer:
@@ -45,7 +47,7 @@ def build_app() -> typer.Typer:
         try:
             entry.load()(app)
         except Exception as error:  # noqa: BLE001 - one broken plug-in must not take the other verbs away
-            typer.echo(f"m2l: the commands of '{entry.name}' do not load: {error}", err=True)
+            aside(f"m2l: the commands of '{entry.name}' do not load: {error}")
     return app
 
 
@@ -68,6 +70,8 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_ERRORS:
+            _fail(f"error: cannot write to standard output: {error.strerror}")
         _fail(
             f"unexpected {type(error).__name__}: {error}\n"
             f"Please report this with the output of the same command and {DEBUG}."
@@ -84,5 +88,5 @@ def _take_debug(arguments: list[str]) -> bool:
 
 def _fail(message: str) -> None:
     text = "\n".join(printable(line) for line in message.split("\n"))
-    typer.echo(f"m2l: {text}", err=True)
+    aside(f"m2l: {text}")
     sys.exit(1)

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from m2l_runtime.sinks import Format, OutputOptions
 
 SOME_MASKS_BAD: Final = 3
 """Exit status of `m2l synth` when some masks were skipped and the others done."""
@@ -34,10 +37,19 @@ class FormatOption(StrEnum):
 
     png = "png"
     jpeg = "jpeg"
+    jpg = "jpg"
     webp = "webp"
     npz = "npz"
     webdataset = "webdataset"
     parquet = "parquet"
+
+
+class ImageFormatOption(StrEnum):
+    """Choices of --image-format."""
+
+    png = "png"
+    jpeg = "jpeg"
+    webp = "webp"
 
 
 class SizeOption(StrEnum):
@@ -53,7 +65,10 @@ def synth(
     ],
     out: Annotated[
         Path,
-        typer.Argument(help="Folder for the images; for one mask also a name ending in .png.", show_default=False),
+        typer.Argument(
+            help="Folder for the images; for one mask also a name ending in .png, .jpg, .webp or .npz.",
+            show_default=False,
+        ),
     ],
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle to use.  [default: the model inside the package]", show_default=False)
@@ -85,17 +100,33 @@ def synth(
         ),
     ] = None,
     format: Annotated[  # noqa: A002 - the option's name
-        FormatOption, typer.Option(help="What to write: a file for each image, or tars or parquet files of many.")
-    ] = FormatOption.png,
-    quality: Annotated[int, typer.Option(help="Of jpeg and webp, 1..100.")] = 95,
-    png_level: Annotated[int, typer.Option(help="zlib level of png, 0..9.")] = 1,
+        FormatOption | None,
+        typer.Option(
+            help="What to write: a file for each image, or tars or parquet files of many.  "
+            "[default: png, or what OUT ends in]",
+            show_default=False,
+        ),
+    ] = None,
+    image_format: Annotated[
+        ImageFormatOption | None,
+        typer.Option(help="Of the images in tars and parquet files.  [default: png]", show_default=False),
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option(help="Of jpeg and webp, 1..100.  [default: 95]", show_default=False)
+    ] = None,
+    png_level: Annotated[
+        int | None, typer.Option(help="zlib level of png, 0..9.  [default: 1]", show_default=False)
+    ] = None,
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Also write the masks: images/, masks/ and pairs.csv.")
     ] = False,
     output_size: Annotated[
         SizeOption, typer.Option(help="Size of what is written: the model's, or that of the mask's file.")
     ] = SizeOption.model,
-    masks_per_file: Annotated[int, typer.Option(help="Masks dealt to each tar or parquet file.")] = 1000,
+    masks_per_file: Annotated[
+        int | None,
+        typer.Option(help="Masks dealt to each tar or parquet file.  [default: 1000]", show_default=False),
+    ] = None,
     shard: Annotated[str, typer.Option(help="I/N: do the I-th of N shares; any split gives the same files.")] = "1/1",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an earlier run: make what is missing, altered or outdated.")
@@ -108,26 +139,19 @@ def synth(
 ) -> None:
     """Synthesize a lesion image for each mask.
 
-    Exit status: 0 all done, 3 some masks were skipped, 1 nothing was made or the run failed, 2 wrong usage,
-    130 or 143 stopped by a signal (go on with --resume).
+    Exit status: 0 all done, 3 some masks were skipped, 1 nothing was made, a value is out of range or the run failed,
+    2 wrong usage, 130 or 143 stopped by a signal (go on with --resume).
     """
     from m2l_runtime.describe import describe_run, describe_summary
-    from m2l_runtime.encoders import Encoding, ImageFormat
     from m2l_runtime.folder import synthesize_folder
     from m2l_runtime.pipeline import Result
     from m2l_runtime.progress import Reporter
-    from m2l_runtime.sinks import CONTAINERS, OutputOptions
     from m2l_runtime.stop import StopSignals
     from m2l_runtime.synthesizer import Synthesizer
-    from m2l_runtime.terminal import printable
+    from m2l_runtime.terminal import aside, printable
 
-    image_format = cast(ImageFormat, "png" if format.value in CONTAINERS else format.value)
-    options = OutputOptions(
-        format=format.value,
-        image_encoding=Encoding(image_format, quality, png_level),
-        pairs=pairs,
-        original_size=output_size is SizeOption.original,
-        masks_per_file=masks_per_file,
+    options = _output_options(
+        _format(format, masks, out), image_format, quality, png_level, pairs, output_size, masks_per_file
     )
     with (
         Synthesizer.open(
@@ -140,6 +164,8 @@ def synth(
         def on_result(result: Result) -> None:
             if result.problem is not None:
                 reporter.note(f"skipped {result.problem}")
+            elif result.note is not None and not result.is_kept:
+                reporter.note(f"note: {printable(result.name)} is {_NOTES[result.note]}")
             reporter.advance()
 
         summary = synthesize_folder(
@@ -160,27 +186,84 @@ def synth(
         _echo_json(describe_run(summary, synthesizer.settings, printable(out)))
     else:
         typer.echo(describe_summary(summary, synthesizer.settings, printable(out)))
-        if contact_sheet is not None and summary.image_count:
-            typer.echo(f"contact sheet: {printable(contact_sheet)}")
+        if contact_sheet is not None:
+            drawn = printable(contact_sheet) if summary.image_count else "none; it shows images made now, and none was"
+            typer.echo(f"contact sheet: {drawn}")
     if summary.was_stopped:
-        typer.echo("stopped; the same command with --resume goes on", err=True)
+        aside("stopped; the same command with --resume goes on")
         raise typer.Exit(stop.exit_status)
     if summary.bad_count:
         from m2l_runtime.terminal import plural
 
-        typer.echo(f"skipped {plural(summary.bad_count, 'bad mask')}, named above and in the log", err=True)
+        aside(f"skipped {plural(summary.bad_count, 'bad mask')}, named above and in the log")
         raise typer.Exit(SOME_MASKS_BAD if summary.image_count + summary.kept_count else 1)
+
+
+_NOTES: Final = {
+    "empty": "empty (all black)",
+    "full": "full (all white)",
+    "inverted?": "white all along the frame and black inside; is it inverted?",
+}
+
+
+def _format(given: FormatOption | None, masks: Path, out: Path) -> FormatOption:
+    """What was asked for; if nothing was, what the name of the one image says."""
+    if given is not None:
+        return FormatOption.jpeg if given is FormatOption.jpg else given
+    from m2l_runtime.run import FILE_ENDINGS
+
+    named = FILE_ENDINGS.get(out.suffix.lower())
+    return FormatOption(named) if named is not None and masks.is_file() and not out.is_dir() else FormatOption.png
+
+
+def _output_options(
+    format: FormatOption,  # noqa: A002
+    image_format: ImageFormatOption | None,
+    quality: int | None,
+    png_level: int | None,
+    pairs: bool,
+    output_size: SizeOption,
+    masks_per_file: int | None,
+) -> OutputOptions:
+    """Options of the library; one that has no effect on what is written is refused rather than ignored."""
+    from m2l_runtime.encoders import Encoding, ImageFormat
+    from m2l_runtime.sinks import CONTAINERS, OutputOptions
+
+    is_container = format.value in CONTAINERS
+    images = (image_format or ImageFormatOption.png).value if is_container else format.value
+    for name, is_given, has_effect in (
+        ("--image-format", image_format is not None, is_container),
+        ("--masks-per-file", masks_per_file is not None, is_container),
+        ("--quality", quality is not None, images in ("jpeg", "webp")),
+        ("--png-level", png_level is not None, images == "png"),
+    ):
+        if is_given and not has_effect:
+            inside = f" of {images}" if is_container and name in ("--quality", "--png-level") else ""
+            raise typer.BadParameter(f"{name} has no effect on {format.value}{inside}; leave it out")
+    encoding = Encoding(
+        cast(ImageFormat, images),
+        Encoding.quality if quality is None else quality,
+        Encoding.png_level if png_level is None else png_level,
+    )
+    return OutputOptions(
+        format=cast("Format", format.value),
+        image_encoding=encoding,
+        pairs=pairs,
+        original_size=output_size is SizeOption.original,
+        masks_per_file=OutputOptions.masks_per_file if masks_per_file is None else masks_per_file,
+    )
 
 
 def _shard(text: str) -> tuple[int, int]:
     number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise typer.BadParameter(f"--shard is I/N with I from 1 to N, got {text!r}")
+    is_plain = slash and all(n.isascii() and n.isdecimal() and len(n) <= 9 for n in (number, count))
+    if not (is_plain and 1 <= int(number) <= int(count)):
+        raise typer.BadParameter(f"--shard is I/N with I from 1 to N, got {text[:40]!r}")
     return int(number), int(count)
 
 
 def inspect(bundle: BundleArgument = None, json: Json = False) -> None:
-    """Say what a bundle is, check every file in it, and say which engines run it here."""
+    """Tell what a bundle is, check its files, name the engines for it."""
     from m2l_runtime import embedded
     from m2l_runtime.bundle import open_bundle
     from m2l_runtime.doctor import engine_reports
@@ -207,7 +290,10 @@ def inspect(bundle: BundleArgument = None, json: Json = False) -> None:
 
 
 def verify(bundle: BundleArgument = None, json: Json = False) -> None:
-    """Replay a bundle's golden images on every engine that loads here; exit status 1 if any differs."""
+    """Replay a bundle's golden images on every engine here.
+
+    Exit status 1 if any differs.
+    """
     from m2l_runtime import embedded
     from m2l_runtime.bundle import open_bundle
     from m2l_runtime.errors import EngineNotInstalled
@@ -237,7 +323,10 @@ def verify(bundle: BundleArgument = None, json: Json = False) -> None:
 
 
 def doctor(json: Json = False) -> None:
-    """Say which engines work on this machine, and why the others do not; exit status 1 if none does."""
+    """Tell which engines work here, and why others do not.
+
+    Exit status 1 if none does.
+    """
     from m2l_runtime import embedded
     from m2l_runtime.bundle import open_bundle
     from m2l_runtime.doctor import engine_reports, machine_facts

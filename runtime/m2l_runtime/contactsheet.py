@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from typing import Final
 
 import numpy as np
@@ -19,7 +20,8 @@ _TILE: Final = 176
 _GAP: Final = 4
 _LABEL_HEIGHT: Final = 22
 _MARGIN: Final = 16
-_TITLE_HEIGHT: Final = 60
+_TITLE_HEIGHT: Final = 64
+_WIDE: Final = 1000
 _PAPER: Final = (250, 250, 248)
 _INK: Final = (40, 40, 40)
 _FAINT: Final = (120, 120, 120)
@@ -55,7 +57,9 @@ class ContactSheet:
             f"   (first {len(self._pairs)} of {plural(self.count, 'pair')})" if left_out else ""
         )
         pen.text((_MARGIN, 8), _fit(title, large, width - 2 * _MARGIN), _INK, font=large)
-        pen.text((_MARGIN, 30), _fit(self._footnote, small, width - 2 * _MARGIN), _FAINT, font=small)
+        footnote = self._footnote.replace(". ", ".\n", 1) if width < _WIDE else self._footnote
+        for line, text in enumerate(footnote.split("\n")):
+            pen.text((_MARGIN, 28 + 15 * line), _fit(text, small, width - 2 * _MARGIN), _FAINT, font=small)
         for index, (label, mask, image) in enumerate(self._pairs):
             x = _MARGIN + (index % columns) * cell_width
             y = _TITLE_HEIGHT + (index // columns) * cell_height
@@ -74,8 +78,9 @@ def _tile(array: Mask | Image) -> PillowImage.Image:
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """`text`, printable, cut in the middle until it is at most `width` pixels wide."""
-    text = printable(text)
+    """`text`, in letters the font has, cut in the middle until it is at most `width` pixels wide."""
+    plain = unicodedata.normalize("NFKD", printable(text))  # accents apart from their letters
+    text = "".join(c if c.isascii() else "?" for c in plain if not unicodedata.combining(c))
     head, tail = len(text) // 2, len(text) - len(text) // 2
     shown = text
     while font.getlength(shown) > width and head + tail > 2:

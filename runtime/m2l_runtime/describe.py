@@ -101,15 +101,20 @@ def describe_replays(bundle: Bundle, replays: Sequence[Replay]) -> str:
 
 def describe_summary(summary: Summary, settings: Settings, out: str) -> str:
     """What a run did, in a few lines."""
+    rates = f"{summary.images_per_s:.1f} images/s, {summary.engine_images_per_s:.1f} while the engine ran; "
     lines = [
-        f"{plural(summary.image_count, 'image')} in {out} ({summary.images_per_s:.1f} images/s, the engine alone "
-        f"{summary.engine_images_per_s:.1f}; {settings.engine}, {settings.device}, {settings.precision}, "
+        f"{plural(summary.image_count, 'image')} in {out} ({rates if summary.image_count else ''}"
+        f"{settings.engine}, {settings.device}, {settings.precision}, "
         f"batch {settings.batch_size}, {plural(settings.streams, 'stream')} of "
         f"{plural(settings.threads, 'thread')})"
     ]
     if summary.kept_count:
         lines.append(f"{plural(summary.kept_count, 'image')} of an earlier run kept")
-    for count, kind in ((summary.empty_count, "empty (all black)"), (summary.full_count, "full (all white)")):
+    for count, kind in (
+        (summary.empty_count, "empty (all black)"),
+        (summary.full_count, "full (all white)"),
+        (summary.inverted_count, "white all along the frame; inverted?"),
+    ):
         if count:
             lines.append(f"note: {plural(count, 'mask')} {'was' if count == 1 else 'were'} {kind}")
     return "\n".join(lines)
@@ -124,6 +129,7 @@ def describe_run(summary: Summary, settings: Settings, out: str) -> dict[str, An
         "bad_masks": summary.bad_count,
         "empty_masks": summary.empty_count,
         "full_masks": summary.full_count,
+        "inverted_looking_masks": summary.inverted_count,
         "was_stopped": summary.was_stopped,
         "seconds": round(summary.seconds, 3),
         "images_per_s": round(summary.images_per_s, 2),

@@ -52,9 +52,9 @@ def machine_facts() -> dict[str, str]:
     }
     for package in ("numpy", "pillow"):
         facts[package] = _version(package)
-    for package in ("torch", "onnx"):
+    for package, users in (("torch", "`m2l train` and `m2l export` need"), ("onnx", "`m2l export` needs")):
         there = importlib.util.find_spec(package) is not None
-        facts[package] = _version(package) if there else "not installed (only `m2l export` needs it)"
+        facts[package] = _version(package) if there else f"not installed (only {users} it)"
     return facts
 
 

@@ -86,8 +86,8 @@ def encode_image(image: Image, mask: Mask, encoding: Encoding, text: Mapping[str
         return encode_png(image, text, encoding.png_level)
     buffer = io.BytesIO()
     if encoding.format == "npz":
-        about = {key.replace("-", "_"): np.array(value) for key, value in text.items()}
-        np.savez(buffer, allow_pickle=False, image=image, mask=mask, **about)
+        arrays = {"image": image, "mask": mask, **{key: np.array(value) for key, value in text.items()}}
+        np.savez(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
     exif = PillowImage.Exif()
     exif[_EXIF_DESCRIPTION] = text["Description"]

@@ -19,7 +19,7 @@ from m2l_runtime.contactsheet import ContactSheet
 from m2l_runtime.encoders import encode_image, encode_png, self_description
 from m2l_runtime.errors import InputError, MaskFileError, OutputError
 from m2l_runtime.jsonlines import LineWriter
-from m2l_runtime.keep import EarlierGroup, file_sha256
+from m2l_runtime.keep import EarlierGroup, file_sha256, remove_stale
 from m2l_runtime.lock import locked
 from m2l_runtime.maskfile import MaskFile, read_mask
 from m2l_runtime.maskfolder import MaskFolder, find_masks
@@ -30,6 +30,7 @@ from m2l_runtime.run import (
     check_collisions,
     check_log,
     check_nothing_there,
+    check_other_shards,
     check_places,
     check_sheet_name,
     check_sheet_path,
@@ -59,10 +60,12 @@ class Summary:
     """Messages for the first `MOST_MESSAGES` masks that were skipped; each begins with the file's name."""
     empty_count: int = 0
     full_count: int = 0
+    inverted_count: int = 0
+    """Masks that look inverted: lesion all along the frame, background inside."""
     seconds: float = 0.0
     """From the first file read to the last one written."""
     engine_seconds: float = 0.0
-    """Of those, in the engine: summed over its calls, divided by how many may run at once."""
+    """Of those, while the engine was at work."""
     was_stopped: bool = False
     """Whether `should_stop` ended the run early; it can be resumed."""
 
@@ -124,26 +127,30 @@ def synthesize_folder(
     text = self_description(synthesizer.bundle, synthesizer.settings)
     if is_file_name(root, found, options):
         return _one_file(found, root, synthesizer, options, text, overwrite, contact_sheet, on_start, on_result)
-    sink = open_sink(root, options, text, f"{shard[0]}-of-{shard[1]}-")
+    tag = f"{shard[0]}-of-{shard[1]}-"
+    sink = open_sink(root, options, text, tag)
     run = Run(found, root, options, shard, run_settings(synthesizer, options))
     check_places(Path(masks), run)
     check_collisions(run)
     sheet_path = None if contact_sheet is None else check_sheet_path(Path(contact_sheet), run, sink)
+    if resume and overwrite:
+        raise InputError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
     if not resume and not overwrite:
         check_nothing_there(run, sink)
     atomic.make_folder(root)
     if sheet_path is not None:
         atomic.make_folder(sheet_path.parent)
     with locked(root, shard), contextlib.ExitStack() as stack:
-        atomic.sweep_files(root, f"{shard[0]}-of-{shard[1]}-")
+        atomic.sweep_files(root, "" if shard[1] == 1 else tag)  # a whole run is alone in the folder
         index = stack.enter_context(contextlib.closing(LogIndex(root, found.names))) if resume else None
+        check_other_shards(run)
         if index is None:
             forget(run)
         else:
             check_log(run, index)
         log = stack.enter_context(contextlib.closing(LineWriter(log_path(root, shard))))
         stack.callback(sink.abandon)
-        summary, sheet, clock, streams = Summary(), _sheet(synthesizer, text), Clock(), synthesizer.settings.streams
+        summary, sheet, clock = Summary(), _sheet(synthesizer, text), Clock()
         on_start(sum(len(items) for _, items in run.groups()))
         began = time.perf_counter()
         book = _Book(run, sink, log)
@@ -161,12 +168,14 @@ def synthesize_folder(
             if result.mask is not None and result.image is not None:
                 sheet.add(result.name, result.mask, result.image)
             on_result(result)
-            summary.engine_seconds = clock.seconds / streams
+            summary.engine_seconds = clock.seconds
         summary.seconds = time.perf_counter() - began
+        if resume and not summary.was_stopped:
+            remove_stale(run, sink)
         if options.pairs and not summary.was_stopped:
-            write_pairs(run, sink)
+            write_pairs(run, sink, tag)
     if sheet_path is not None and sheet.count:
-        atomic.write_file(sheet_path, encode_png(np.asarray(sheet.draw()), text))
+        atomic.write_file(sheet_path, encode_png(np.asarray(sheet.draw()), text), tag=tag)
     return summary
 
 
@@ -181,6 +190,7 @@ def _count(summary: Summary, result: Result) -> None:
         summary.image_count += 1
     summary.empty_count += result.note == "empty"
     summary.full_count += result.note == "full"
+    summary.inverted_count += result.note == "inverted?"
 
 
 def _one_file(

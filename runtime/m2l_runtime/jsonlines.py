@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from m2l_runtime import atomic
-from m2l_runtime.errors import InputError
+from m2l_runtime.errors import InputError, OutputError
 from m2l_runtime.terminal import printable
 
 _T = TypeVar("_T")
@@ -21,6 +21,8 @@ class LineWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        if os.path.lexists(path) and not path.is_file():
+            raise OutputError(f"{printable(path)} is not a plain file; move it away")
         with atomic.output_errors(path):
             _drop_torn_line(path)
             self._file = path.open("ab", buffering=0)

@@ -6,9 +6,12 @@ import hashlib
 import threading
 from pathlib import Path
 
+from m2l_runtime import atomic
+from m2l_runtime.jsonlines import read_lines
 from m2l_runtime.run import Run
-from m2l_runtime.runlog import LogIndex, Record
+from m2l_runtime.runlog import LOG_PATTERN, LogIndex, Record
 from m2l_runtime.sinks import Sink
+from m2l_runtime.terminal import utf8
 
 
 class EarlierGroup:
@@ -40,7 +43,10 @@ class EarlierGroup:
             if record.mask_sha256 != file_sha256(self._run.masks.path(name)):
                 return {}
             if record.problem is None:
-                for target, expected in zip(self._sink.targets(name, place), record.sha256s, strict=False):
+                targets = self._sink.targets(name, place)
+                if [utf8(target) for target in targets] != record.outputs or len(targets) != len(record.sha256s):
+                    return {}
+                for target, expected in zip(targets, record.sha256s, strict=True):
                     if target not in hashes:
                         hashes[target] = file_sha256(self._run.out / target) or ""
                     if hashes[target] != expected:
@@ -49,9 +55,43 @@ class EarlierGroup:
         return records
 
 
-def file_sha256(path: Path) -> str | None:
-    """SHA-256 of a file; None if it cannot be read."""
+def remove_stale(run: Run, sink: Sink) -> None:
+    """Remove what the logs say earlier runs wrote and what this one, on its masks of now, does not hold.
+
+    Those are images of masks that are gone or have turned bad, tars or parquet files that hold none any more, and
+    what was written with another format or layout. Files that no log names are left alone.
+
+    Raises:
+        OutputError: one cannot be removed.
+    """
+    index = LogIndex(run.out, run.masks.names)
     try:
+        for path in sorted(run.out.glob(LOG_PATTERN)):
+            for record in read_lines(path, Record):
+                for output in record.outputs:
+                    if not _is_held(output, record.name, run, sink, index):
+                        atomic.remove_inside(run.out, output)
+    finally:
+        index.close()
+
+
+def _is_held(output: str, name: str, run: Run, sink: Sink, index: LogIndex) -> bool:
+    """Whether a file that was once written for mask `name` is what this run has written for a mask of now."""
+    own = index.place(name)
+    if own is None and not output.isascii():
+        return True  # names may be escaped in the log; rather keep one file too many
+    for place in (*(() if own is None else (own,)), *sink.places(output, run.masks.names)):
+        record = index.get(place)
+        if record is not None and record.problem is None and output in record.outputs:
+            return True
+    return False
+
+
+def file_sha256(path: Path) -> str | None:
+    """SHA-256 of a plain file; None if it is none, or cannot be read."""
+    try:
+        if not path.is_file():  # a pipe would wait for somebody to write to it
+            return None
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:

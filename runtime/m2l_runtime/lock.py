@@ -14,6 +14,8 @@ from m2l_runtime.errors import OutputError
 from m2l_runtime.terminal import printable
 
 _WHOLE: Final = ".m2l-lock"
+_PATIENCE_S: Final = 1.0
+"""Another one that begins at the same time holds a lock for a moment, to see whether it is free."""
 
 
 @contextlib.contextmanager
@@ -30,11 +32,11 @@ def locked(out: Path, shard: tuple[int, int]) -> Iterator[None]:
     own = out / (_WHOLE if is_whole else f"{_WHOLE}-{shard[0]}-of-{shard[1]}")
     with atomic.output_errors(own), contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(own, blocking=False))
+            stack.enter_context(FileLock(own, timeout=_PATIENCE_S))
             others = sorted(out.glob(f"{_WHOLE}-*-of-*")) if is_whole else [out / _WHOLE]
             for other in others:
                 if other.exists():
-                    with FileLock(other, blocking=False):
+                    with FileLock(other, timeout=_PATIENCE_S):
                         pass
         except Timeout as error:
             name = Path(error.lock_file).name

@@ -48,7 +48,8 @@ class MaskFile:
     original: Mask | None
     """uint8 of `original_size`, if it was asked for: the mask before it was resized."""
     note: str | None
-    """What is unusual about a legal mask: 'empty' or 'full'; None otherwise."""
+    """What is unusual about a legal mask: 'empty', 'full', or 'inverted?' (lesion all along the frame, background
+    inside); None otherwise."""
 
 
 def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
@@ -88,7 +89,8 @@ def to_grey(picture: PillowImage.Image) -> tuple[Mask, str | None]:
     second = channels[row, column]
     if (is_first | _equal(channels, second)).all():
         first_is_lesion = _brightness(first) > _brightness(second)
-        return np.where(is_first == first_is_lesion, np.uint8(255), np.uint8(0)), None
+        mask = np.where(is_first == first_is_lesion, np.uint8(255), np.uint8(0))
+        return mask, _looks_inverted(mask)
     unit = 257 if channels.dtype == np.uint16 and int(channels.max()) > 255 else 1  # samples per 8-bit level
     grey = np.round(channels.astype(np.float32).mean(axis=2) / unit).astype(np.uint8)
     middle = float(((grey >= BLACK_BELOW) & (grey < WHITE_FROM)).mean())
@@ -111,7 +113,12 @@ def to_grey(picture: PillowImage.Image) -> tuple[Mask, str | None]:
                 f"holds the values {found}, as class labels would; expected 0 (background) and 255 (lesion)"
             )
         return _constant(is_first, 0), "empty"
-    return grey, "full" if int(grey.min()) >= WHITE_FROM else None
+    return grey, "full" if int(grey.min()) >= WHITE_FROM else _looks_inverted(grey)
+
+
+def _looks_inverted(mask: Mask) -> str | None:
+    edges = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
+    return "inverted?" if min(int(edge.min()) for edge in edges) >= WHITE_FROM else None
 
 
 def resize(grey: Mask, image_size: tuple[int, int]) -> Mask:
@@ -131,7 +138,12 @@ def _channels(picture: PillowImage.Image) -> _Channels:
     mode = picture.mode
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (mode == "P" and "transparency" in picture.info):
         rgba = np.asarray(picture.convert("RGBA")).astype(np.uint16)
-        return ((rgba[:, :, :3] * rgba[:, :, 3:] + 127) // 255).astype(np.uint8)
+        opaque = ((rgba[:, :, :3] * rgba[:, :, 3:] + 127) // 255).astype(np.uint8)
+        if (
+            not opaque.any() and rgba[:, :, 3].min() < rgba[:, :, 3].max()
+        ):  # drawn in black on nothing: the shape is in the opacity
+            return rgba[:, :, 3:].astype(np.uint8)
+        return opaque
     if mode in ("1", "L"):
         return np.asarray(picture.convert("L"))[:, :, None]
     if mode in ("P", "RGB", "RGBX", "CMYK", "YCbCr"):

@@ -81,8 +81,16 @@ def _walk(root: Path) -> list[str]:
                 if entry.name.startswith("."):
                     continue
                 name = f"{below}{entry.name}"
-                if entry.is_dir():
+                if _is_folder(entry):
                     waiting.append(f"{name}/")
                 elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122
                     names.append(name)
     return names
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one; what cannot be told, as a link to itself, is left to whoever reads it."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -18,20 +18,20 @@ PAIRS: Final = "pairs.csv"
 _LOCK: Final = ".m2l-pairs-lock"
 
 
-def write_pairs(run: Run, sink: Sink) -> None:
+def write_pairs(run: Run, sink: Sink, tag: str) -> None:
     """pairs.csv from the logs of all shards, in input order; the shard that ends last makes it complete."""
     with atomic.output_errors(run.out / PAIRS), FileLock(run.out / _LOCK):
         index = LogIndex(run.out, run.masks.names)
-        file = atomic.HashedFile(run.out / PAIRS)
+        file = atomic.HashedFile(run.out / PAIRS, tag=tag)
         try:
             buffer = io.StringIO(newline="")
             writer = csv.writer(buffer, lineterminator="\n")
             writer.writerow(("image", "mask", "source", "seed"))
             for place, name in enumerate(run.masks.names):
                 record = index.get(place)
-                if record is not None and record.problem is None:
-                    image, mask = (utf8(target) for target in sink.targets(name, place))
-                    writer.writerow((image, mask, utf8(name), "" if record.seed is None else record.seed))
+                targets = [utf8(target) for target in sink.targets(name, place)]
+                if record is not None and record.problem is None and record.outputs == targets:
+                    writer.writerow((*targets, utf8(name), "" if record.seed is None else record.seed))
                 if buffer.tell() > 1 << 16:
                     file.write(buffer.getvalue().encode())
                     buffer.seek(0)

@@ -48,7 +48,7 @@ class Result:
     output: str | None = None
     """The file that holds the image, relative to the output folder; None if none was written."""
     note: str | None = None
-    """'empty' or 'full' where the mask is legal but unusual."""
+    """'empty', 'full' or 'inverted?' where the mask is legal but unusual."""
     problem: str | None = None
     """Why the mask was skipped; begins with the file's name."""
     is_kept: bool = False
@@ -128,16 +128,28 @@ class Made(Generic[_K, _E]):
 
 
 class Clock:
-    """How long the engine has worked, in seconds, summed over its streams."""
+    """How long the engine was at work, in seconds: at least one call of it under way."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._lock = threading.Lock()
+        self._running = 0
+        self._since = 0.0
 
-    def add(self, seconds: float) -> None:
-        """From any thread."""
+    def __enter__(self) -> None:
+        """A call begins, on any thread."""
         with self._lock:
-            self.seconds += seconds
+            if not self._running:
+                self._since = time.perf_counter()
+            self._running += 1
+
+    def __exit__(self, *_: object) -> None:
+        """It ends."""
+        with self._lock:
+            self._running -= 1
+            now = time.perf_counter()
+            self.seconds += now - self._since
+            self._since = now
 
 
 def overlap(
@@ -227,9 +239,8 @@ def _run(
 ) -> None:
     """One call of the engine; its images go to the pool for encoding."""
     found = [flight.reading.found for flight in batch if flight.reading.found is not None]
-    began = time.perf_counter()
-    images = synthesizer.synthesize_checked(np.stack([file.mask for file in found]))
-    clock.add(time.perf_counter() - began)
+    with clock:
+        images = synthesizer.synthesize_checked(np.stack([file.mask for file in found]))
     for flight, file, image in zip(batch, found, images, strict=True):
         flight.image = image
         flight.encoded = worker_pool.submit(encode, flight.reading.key, file, image)

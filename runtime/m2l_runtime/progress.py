@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import timedelta
 from types import TracebackType
@@ -80,7 +81,8 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """A line, whole however narrow the terminal is."""
-        self._console.print(printable(text), soft_wrap=True)
+        with contextlib.suppress(OSError, ValueError):  # nobody listens; that is no reason to stop
+            self._console.print(printable(text), soft_wrap=True)
 
     def __enter__(self) -> Self:
         return self

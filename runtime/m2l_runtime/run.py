@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from m2l_runtime import atomic
 from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.jsonlines import read_lines
 from m2l_runtime.maskfolder import SUFFIXES, MaskFolder, stem
-from m2l_runtime.runlog import LOG_PATTERN, LogIndex, RunSettings, log_path
+from m2l_runtime.runlog import LOG_PATTERN, LogIndex, Record, RunSettings, log_path
 from m2l_runtime.sinks import CONTAINERS, OutputOptions, Sink
 from m2l_runtime.synthesizer import Synthesizer
 from m2l_runtime.terminal import printable
@@ -52,11 +55,33 @@ def run_settings(synthesizer: Synthesizer, options: OutputOptions) -> RunSetting
     )
 
 
+FILE_ENDINGS: Final = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".npz": "npz",
+    ".tar": "webdataset",
+    ".parquet": "parquet",
+}
+"""Formats by the ending of a file's name."""
+
+
 def is_file_name(out: Path, masks: MaskFolder, options: OutputOptions) -> bool:
-    """Whether `out` is meant as the name of the one image."""
-    endings = {options.image_encoding.suffix, ".jpeg"} if options.format == "jpeg" else {options.image_encoding.suffix}
-    alone = masks.is_single_file and not options.pairs and options.format not in CONTAINERS
-    return alone and out.suffix.lower() in endings and not out.is_dir()
+    """Whether `out` is meant as the name of the one image.
+
+    Raises:
+        OutputError: it is a file's name where a folder is needed, or of another format.
+    """
+    named = FILE_ENDINGS.get(out.suffix.lower())
+    if named is None or out.is_dir():
+        return False
+    if not masks.is_single_file or options.pairs or options.format in CONTAINERS:
+        why = "many masks" if not masks.is_single_file else "--pairs" if options.pairs else options.format
+        raise OutputError(f"{printable(out)} is the name of a file, but {why} needs a folder; leave out the ending")
+    if named != options.format:
+        raise OutputError(f"{printable(out)} ends as {named} does, but the format is {options.format}; change one")
+    return True
 
 
 def check_places(masks: Path, run: Run) -> None:
@@ -124,10 +149,34 @@ def check_log(run: Run, index: LogIndex) -> None:
                 )
 
 
+def check_other_shards(run: Run) -> None:
+    """What other shards have left in the folder is of the same layout: files of two would overlap.
+
+    Raises:
+        OutputError
+    """
+    if run.shard[1] == 1:
+        return
+    for path in sorted(run.out.glob(LOG_PATTERN)):
+        if path == log_path(run.out, run.shard):
+            continue
+        last = deque(read_lines(path, Record), 1)
+        if last and last[0].layout != run.settings.layout:
+            raise OutputError(
+                f"{printable(run.out)} holds what was made with other options ({path.name}: "
+                f"{printable(last[0].layout)}; now {run.settings.layout}); give all shards the same, or choose "
+                "another folder"
+            )
+
+
 def forget(run: Run) -> None:
-    """Remove this run's log: a whole run's removes those of shards too."""
+    """Remove this run's log and what it names: a whole run's removes those of shards too."""
     logs = run.out.glob(LOG_PATTERN) if run.shard[1] == 1 else [log_path(run.out, run.shard)]
     for log in logs:
+        if log.is_file():
+            for record in read_lines(log, Record):
+                for output in record.outputs:
+                    atomic.remove_inside(run.out, output)
         with atomic.output_errors(log):
             log.unlink(missing_ok=True)
 
@@ -152,6 +201,11 @@ def check_sheet_path(path: Path, run: Run, sink: Sink) -> Path:
     """
     check_sheet_name(path)
     resolved = path.resolve()
+    if not run.masks.is_single_file and resolved.is_relative_to(run.masks.base.resolve()):
+        raise OutputError(
+            f"the contact sheet {printable(path)} is inside {printable(run.masks.base)}: the next run would take it "
+            "for a mask; choose another place"
+        )
     out, base = run.out.resolve(), run.masks.base.resolve()
     in_out = resolved.relative_to(out).as_posix() if resolved.is_relative_to(out) else None
     in_base = resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else None

@@ -67,6 +67,11 @@ class Record(RunSettings, frozen=True, kw_only=True, omit_defaults=True):
         """SHA-256 of each file written, the image's first."""
         return tuple(s for s in (self.output_sha256, self.mask_output_sha256) if s is not None)
 
+    @property
+    def outputs(self) -> list[str]:
+        """Each file written, the image's first, relative to the output folder."""
+        return [name for name in (self.output, self.mask_output) if name is not None]
+
     def was_made_with(self, settings: RunSettings) -> bool:
         """Whether there is an image, and all settings are these."""
         fields = RunSettings.__struct_fields__
@@ -95,6 +100,8 @@ class LogIndex:
             self._read(path)
 
     def _read(self, path: Path) -> None:
+        if not path.is_file():
+            raise InputError(f"{printable(path)} is not a plain file; move it away")
         try:
             file = path.open("rb")
         except OSError as error:
@@ -107,15 +114,15 @@ class LogIndex:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 pass  # torn
             else:
-                place = self._place(record.name, expected)
+                place = self.place(record.name, expected)
                 if place is not None:
                     bundle = self._bundles.setdefault(record.bundle_sha256, len(self._bundles))
                     self._at[place] = offset << 28 | min(bundle, _MOST_BUNDLES) << 14 | number
                     expected = place + 1
             offset += len(line)
 
-    def _place(self, name: str, expected: int) -> int | None:
-        """Place of a name in a log; None if it is no mask of ours. Lines mostly come in order."""
+    def place(self, name: str, expected: int = 0) -> int | None:
+        """Place of a name in a log; None if it is no mask of now. Lines mostly come in order: try `expected` first."""
         names = self._names
         if expected < len(names) and names[expected] == name:
             return expected

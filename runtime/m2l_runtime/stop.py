@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from types import FrameType, TracebackType
@@ -28,7 +29,8 @@ class StopSignals:
         if self._signal is not None:
             raise KeyboardInterrupt
         self._signal = number
-        sys.stderr.write("stopping: finishing what is in flight (once more to stop at once)\n")
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # standard error may be closed, hence None
+            sys.stderr.write("stopping: finishing what is in flight (once more to stop at once)\n")
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):

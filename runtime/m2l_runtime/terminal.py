@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Iterable
+
+
+def aside(text: str) -> None:
+    """A line on standard error; if nobody can hear it, that is no reason to fail."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def printable(name: str | os.PathLike[str]) -> str:

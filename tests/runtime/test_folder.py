@@ -183,8 +183,8 @@ def test_the_contact_sheet_shows_each_pair_side_by_side(masks: Path, tmp_path: P
 
 
 def test_a_contact_sheet_may_not_hit_an_image_or_a_mask(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
-    for sheet in (tmp_path / "out" / "one.png", masks / "one.png"):
-        with pytest.raises(OutputError, match="would overwrite"):
+    for sheet, message in ((tmp_path / "out" / "one.png", "would overwrite"), (masks / "new.png", "for a mask")):
+        with pytest.raises(OutputError, match=message):
             synthesize_folder(masks, tmp_path / "out", tiny_synth, contact_sheet=sheet)
     with pytest.raises(OutputError, match=r"should end in \.png"):
         synthesize_folder(masks, tmp_path / "out", tiny_synth, contact_sheet=tmp_path / "sheet.jpg")

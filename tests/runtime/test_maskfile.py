@@ -275,3 +275,16 @@ def test_names_are_escaped_in_messages(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     assert "\x1b" not in str(error.value)
     assert r"a\n\x1b[31mb.png" in str(error.value)
+
+
+def test_a_white_frame_is_noted_and_black_on_nothing_is_a_shape(tmp_path: Path) -> None:
+    save(tmp_path / "inverted.png", 255 - disc(64, 20, 30, 30))
+    assert read_mask(tmp_path / "inverted.png", (64, 64)).note == "inverted?"
+    save(tmp_path / "mask.png", disc(64, 20, 30, 30))
+    assert read_mask(tmp_path / "mask.png", (64, 64)).note is None
+    drawn = np.dstack([np.zeros((64, 64, 3), np.uint8), disc(64, 20, 30, 30)])
+    save(tmp_path / "rgba.png", drawn)
+    np.testing.assert_array_equal(read_mask(tmp_path / "rgba.png", (64, 64)).mask, disc(64, 20, 30, 30))
+    drawn[:, :, 3] = 255
+    save(tmp_path / "rgba.png", drawn)
+    assert read_mask(tmp_path / "rgba.png", (64, 64)).note == "empty"

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from m2l_runtime.terminal import aside
 from m2l_train.config import PRESETS, TrainConfig
 
 SOME_PAIRS_BAD: Final = 3
@@ -89,7 +90,7 @@ def prepare(
     else:
         typer.echo(describe_report(report, out))
     if report.was_stopped:
-        typer.echo("stopped; the same command with --resume goes on", err=True)
+        aside("stopped; the same command with --resume goes on")
         raise typer.Exit(stop.exit_status)
     if report.left_out:
         raise typer.Exit(SOME_PAIRS_BAD)
@@ -208,7 +209,7 @@ def train(
             reporter.note(f"left out {problem}")
     typer.echo(describe_training(report))
     if report.was_stopped:
-        typer.echo("stopped; the same command with --resume goes on", err=True)
+        aside("stopped; the same command with --resume goes on")
         raise typer.Exit(stop.exit_status)
     if report.skipped:
         raise typer.Exit(SOME_PAIRS_BAD)

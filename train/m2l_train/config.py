@@ -1,4 +1,4 @@
-"""All that a training run is told: one frozen record, its presets, and its file."""
+"""All that a training run is told: one frozen record, and its presets."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
-
-import msgspec
 
 from m2l_runtime.errors import InputError
 
@@ -108,31 +106,6 @@ _CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
 
 PRESETS: Final[Mapping[str, TrainConfig]] = {"paper": TrainConfig()}
 """Named settings. `paper` is Mask2Lesion as published: the original's defaults with `--norm instance`."""
-
-FORMAT: Final = 1
-
-
-def to_json(config: TrainConfig) -> bytes:
-    """The config as a document that people can read."""
-    return msgspec.json.format(msgspec.json.encode({"format": FORMAT, **dataclasses.asdict(config)}), indent=2) + b"\n"
-
-
-def from_json(content: bytes, name: str) -> TrainConfig:
-    """The config in a document written by :func:`to_json`.
-
-    Raises:
-        InputError: it is no such document; the message begins with `name`.
-    """
-    try:
-        found = msgspec.json.decode(content)
-        if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-            raise InputError(f"not a training config of format {FORMAT}")
-        unknown = found.keys() - {f.name for f in dataclasses.fields(TrainConfig)}
-        if unknown:
-            raise InputError(f"unknown settings {', '.join(sorted(map(str, unknown)))}")
-        return msgspec.convert(found, TrainConfig)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, InputError) as error:
-        raise InputError(f"{name} is damaged or of another version of m2l: {error}") from None
 
 
 def differences(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:

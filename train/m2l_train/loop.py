@@ -21,7 +21,8 @@ from m2l_runtime.errors import DeviceUnavailable, Diverged, InputError, OutOfMem
 from m2l_runtime.lock import locked
 from m2l_runtime.terminal import plural, printable
 from m2l_train.batches import Batch, epoch_batches
-from m2l_train.config import PRESETS, TrainConfig, differences, to_json
+from m2l_train.config import PRESETS, TrainConfig, differences
+from m2l_train.configfile import to_json
 from m2l_train.datafolder import DataFolder, open_data
 from m2l_train.metrics import MetricsLog
 from m2l_train.pix2pix import Losses, Pix2Pix
@@ -124,11 +125,12 @@ def train(
     """
     _check_limits(threads, workers, max_steps, max_minutes, save_minutes, save_epochs)
     folder = RunFolder(Path(run))
-    folder.prepare(resume=resume, overwrite=overwrite)
+    folder.check(resume=resume, overwrite=overwrite)
     settings = _settings(folder, config, resume)
     found = open_data(data)
     warnings = (*found.warnings, *_size_warnings(found, settings))
     where = _device(device)
+    atomic.make_folder(folder.path)
     with locked(folder.path, (1, 1)), _threads(threads or usable_cpus()):
         atomic.sweep_files(folder.path, TAG)
         state = folder.load(where) if resume else None
@@ -179,10 +181,10 @@ def _size_warnings(data: DataFolder, config: TrainConfig) -> tuple[str, ...]:
     stored, wanted = data.stored_size, config.crop_from
     if stored is None or stored == wanted:
         return ()
-    how = "small: they would be enlarged" if stored < wanted else "larger: they would be resampled twice"
+    how = "enlarged" if stored < wanted else "shrunk"
     return (
-        f"the pictures are {stored}x{stored} pixels and are wanted at {wanted}x{wanted} before the crop; "
-        f"that is {how}. The original goes straight there: m2l prepare --size {wanted}",
+        f"the pictures are {stored}x{stored} pixels and are wanted at {wanted}x{wanted} before the crop, so they are "
+        f"{how}: a second resampling that the original does not do; m2l prepare --size {wanted} goes straight there",
     )
 
 

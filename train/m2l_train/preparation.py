@@ -158,6 +158,8 @@ def prepare(
     """
     options = options or PrepareOptions()
     root = Path(out)
+    if resume and overwrite:
+        raise InputError("data is either gone on with (--resume) or made anew (--overwrite); choose one")
     if workers is not None and not 1 <= workers <= 1024:
         raise InputError(f"the number of workers must be between 1 and 1024, got {workers}")
     found = find_pairs(images, masks)
@@ -186,6 +188,7 @@ def prepare(
             )
         report.prepared = len(made)
         if not made and not report.was_stopped:
+            job.remove_empty_folders()
             raise InputError(f"none of the {len(found.pairs)} pairs can be used; the first: {report.left_out[0]}")
         _tell(report, made, options)
         _write_tables(root, made, options, report)
@@ -303,6 +306,13 @@ class _Job:
                 atomic.make_folder(folder)
             if options.combined:
                 atomic.make_folder(root / COMBINED / split)
+
+    def remove_empty_folders(self) -> None:
+        """Undo the making of folders that got no file."""
+        for folder in sorted(self._root.rglob("*"), reverse=True):
+            if folder.is_dir():
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
     def run(
         self,

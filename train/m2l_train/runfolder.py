@@ -30,7 +30,7 @@ from m2l_runtime import atomic
 from m2l_runtime._version import __version__
 from m2l_runtime.errors import InputError, OutputError
 from m2l_runtime.terminal import printable
-from m2l_train import config as configs
+from m2l_train import configfile
 from m2l_train.config import TrainConfig
 
 CONFIG: Final = "config.json"
@@ -76,14 +76,16 @@ class RunFolder:
         """Whether a run lies there."""
         return (self.path / CONFIG).is_file()
 
-    def prepare(self, *, resume: bool, overwrite: bool) -> None:
-        """Make the folder for a new run, or see that there is one to go on with.
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """There is a run to go on with, or place for a new one.
 
         Raises:
             OutputError: there is a run and it is neither to be resumed nor replaced, or something else is there.
             InputError: there is no run to resume.
         """
         name = printable(self.path)
+        if resume and overwrite:
+            raise InputError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
         if resume:
             if not self.is_run():
                 raise InputError(f"{name} holds no run to resume; leave out --resume to begin one")
@@ -93,7 +95,6 @@ class RunFolder:
                 raise OutputError(f"{name} holds a run; --resume goes on with it, --overwrite begins anew")
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise OutputError(f"{name} is there and is no run; choose another folder")
-        atomic.make_folder(self.path)
 
     def clear(self) -> None:
         """Remove what a run has written, and nothing else."""
@@ -108,7 +109,7 @@ class RunFolder:
 
     def write_config(self, config: TrainConfig) -> None:
         """Write config.json."""
-        atomic.write_file(self.path / CONFIG, configs.to_json(config), durable=True)
+        atomic.write_file(self.path / CONFIG, configfile.to_json(config), durable=True)
 
     def read_config(self) -> TrainConfig:
         """What the run was told.
@@ -121,7 +122,7 @@ class RunFolder:
             content = path.read_bytes()
         except OSError as error:
             raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
-        return configs.from_json(content, printable(path))
+        return configfile.from_json(content, printable(path))
 
     def read_progress(self) -> Progress | None:
         """How far the run has come; None if there is no such file, or a damaged one."""

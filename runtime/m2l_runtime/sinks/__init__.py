@@ -7,6 +7,7 @@ the groups over processes gives the same files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -91,6 +92,10 @@ class Sink(Protocol):
         """Files that will hold an item, relative to the output folder."""
         ...
 
+    def places(self, output: str, names: Sequence[str]) -> range:
+        """Places in the sorted input whose items a file of this name would hold; none if it is no file of this sink."""
+        ...
+
     def encode(self, item: Finished) -> object:
         """The heavy part of writing an item; the result is handed to `add`."""
         ...
@@ -114,6 +119,15 @@ class Sink(Protocol):
     def abandon(self) -> None:
         """Drop a group that is not finished, if there is one."""
         ...
+
+
+def places_in_container(output: str, pattern: str, per_file: int, count: int) -> range:
+    """Places that container file `output` holds; `pattern` has one ``{group}`` of at least six digits."""
+    before, after = pattern.split("{group}")
+    number = output.removeprefix(before).removesuffix(after)
+    if not (number.isascii() and number.isdecimal()) or output != pattern.format(group=f"{int(number):06}"):
+        return range(0)
+    return range(min(count, int(number) * per_file), min(count, (int(number) + 1) * per_file))
 
 
 def open_sink(out: Path, options: OutputOptions, text: dict[str, str], tag: str) -> Sink:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -29,6 +31,17 @@ class FileSink:
         if self._options.pairs:
             return [f"{IMAGES}/{stem(name)}{suffix}", f"{MASKS}/{stem(name)}.png"]
         return [f"{stem(name)}{suffix}"]
+
+    def places(self, output: str, names: Sequence[str]) -> range:
+        """See Sink."""
+        name = output
+        if self._options.pairs:
+            folder, _, name = output.partition("/")
+            if folder not in (IMAGES, MASKS):
+                return range(0)
+        place = bisect.bisect_left(names, stem(name), key=stem)
+        is_it = place < len(names) and output in self.targets(names[place], place)
+        return range(place, place + is_it)
 
     def encode(self, item: Finished) -> Written:
         """See Sink."""

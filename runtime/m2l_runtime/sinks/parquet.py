@@ -7,6 +7,7 @@ https://huggingface.co/docs/datasets/image_dataset
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from m2l_runtime import atomic
 from m2l_runtime.encoders import encode_image, encode_mask
 from m2l_runtime.maskfolder import stem
-from m2l_runtime.sinks import Finished, OutputOptions, Written
+from m2l_runtime.sinks import Finished, OutputOptions, Written, places_in_container
 from m2l_runtime.terminal import utf8
 
 _PICTURE: Final = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -32,6 +33,7 @@ SCHEMA: Final = pa.schema(
     [(name, _PICTURE if kind["_type"] == "Image" else pa.string()) for name, kind in _FEATURES.items()],
     metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
 )
+NAME: Final = "lesions-{group}.parquet"
 _ROWS_PER_GROUP: Final = 100
 
 
@@ -49,9 +51,13 @@ class ParquetSink:
         """See Sink."""
         return [self._name(index // self._options.masks_per_file)]
 
+    def places(self, output: str, names: Sequence[str]) -> range:
+        """See Sink."""
+        return places_in_container(output, NAME, self._options.masks_per_file, len(names))
+
     @staticmethod
     def _name(group: int) -> str:
-        return f"lesions-{group:06}.parquet"
+        return NAME.format(group=f"{group:06}")
 
     def encode(self, item: Finished) -> dict[str, object]:
         """See Sink."""

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, Final, cast
 
 import msgspec
 
 from m2l_runtime import atomic
 from m2l_runtime.encoders import encode_image, encode_mask
-from m2l_runtime.sinks import Finished, OutputOptions, Written
+from m2l_runtime.sinks import Finished, OutputOptions, Written, places_in_container
 from m2l_runtime.terminal import utf8
+
+NAME: Final = "lesions-{group}.tar"
 
 Member = tuple[str, bytes]
 
@@ -35,9 +38,13 @@ class TarSink:
         """See Sink."""
         return [self._name(index // self._options.masks_per_file)]
 
+    def places(self, output: str, names: Sequence[str]) -> range:
+        """See Sink."""
+        return places_in_container(output, NAME, self._options.masks_per_file, len(names))
+
     @staticmethod
     def _name(group: int) -> str:
-        return f"lesions-{group:06}.tar"
+        return NAME.format(group=f"{group:06}")
 
     def encode(self, item: Finished) -> list[Member]:
         """See Sink."""
@@ -73,6 +80,7 @@ class TarSink:
         tar, file = self._tar, self._file
         self._tar = self._file = None
         if not self._count:  # nothing but bad masks
+            _let_go(tar)
             file.discard()
             return []
         with atomic.output_errors(file.path):
@@ -81,6 +89,13 @@ class TarSink:
 
     def abandon(self) -> None:
         """See Sink."""
+        if self._tar is not None:
+            _let_go(self._tar)
         if self._file is not None:
             self._file.discard()
         self._tar = self._file = None
+
+
+def _let_go(tar: tarfile.TarFile) -> None:
+    """Keep a tar that is dropped from writing its end to a file that is closed."""
+    cast(Any, tar.fileobj).closed = True
