@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from functional import original_generator
 from support import TINY, assert_equals_original, assert_truncates_to_original, oracle
 
-from m2l_train.networks import Norm, UnetGenerator, UnetSpec
+from m2l_train.networks import Norm, PatchDiscriminator, ResizeConv2d, UnetGenerator, UnetSpec
 
 
 @pytest.mark.parametrize(("levels", "ngf", "count"), [(8, 64, 54_409_603), (9, 64, 66_993_539)])
@@ -77,3 +78,62 @@ def test_initialisation() -> None:
 def test_too_few_levels() -> None:
     with pytest.raises(ValueError, match="at least 5 levels, got 4"):
         UnetGenerator(UnetSpec(4, 2, 3, 3, "instance"))
+
+
+def test_the_discriminator_is_the_one_described() -> None:
+    torch.manual_seed(3)
+    network = PatchDiscriminator(6, 4, "instance").double()
+    state = network.state_dict()
+    x = torch.rand(2, 6, 256, 256, dtype=torch.float64)
+    y = x
+    for index, stride in ((0, 2), (2, 2), (5, 2), (8, 1), (11, 1)):
+        y = F.conv2d(y, state[f"model.{index}.weight"], state[f"model.{index}.bias"], stride, 1)
+        if index in (2, 5, 8):
+            y = (y - y.mean((2, 3), True)) / torch.sqrt(y.var((2, 3), unbiased=False, keepdim=True) + 1e-5)
+        y = y if index == 11 else torch.where(y > 0, y, 0.2 * y)
+    assert y.shape == (2, 1, 30, 30)
+    torch.testing.assert_close(network(x), y)
+
+
+def test_the_discriminator_judges_patches_of_70_pixels() -> None:
+    network = PatchDiscriminator(6, 4, "none").double()
+    x = torch.rand(1, 6, 256, 256, dtype=torch.float64, requires_grad=True)
+    network(x)[0, 0, 15, 15].backward()
+    assert x.grad is not None
+    rows, columns = (torch.where(x.grad.abs().sum((0, 1)).sum(axis) > 0)[0] for axis in (1, 0))
+    assert (len(rows), len(columns)) == (70, 70)
+
+
+def test_weights_begin_as_the_originals() -> None:
+    torch.manual_seed(0)
+    for network in (UnetGenerator(UnetSpec(8, 8, 3, 3, "instance")), PatchDiscriminator(6, 16, "instance")):
+        for name, value in network.named_parameters():
+            if name.endswith("bias"):
+                assert not value.any()
+            elif value.numel() > 4000:
+                assert abs(float(value.detach().mean())) < 2e-3
+                assert float(value.detach().std()) == pytest.approx(0.02, rel=0.05)
+
+
+def test_upsampling_by_resize_repeats_pixels_and_convolves() -> None:
+    torch.manual_seed(0)
+    layer = ResizeConv2d(3, 5, bias=True).double()
+    x = torch.rand(2, 3, 4, 6, dtype=torch.float64)
+    repeated = np.repeat(np.repeat(x.numpy(), 2, 2), 2, 3)
+    padded = np.pad(repeated, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    expected = np.zeros((2, 5, 8, 12))
+    for row in range(3):
+        for column in range(3):
+            part = padded[:, :, row : row + 8, column : column + 12]
+            expected += np.einsum("oi,bihw->bohw", layer.weight.detach().numpy()[:, :, row, column], part)
+    assert layer.bias is not None
+    expected += layer.bias.detach().numpy()[None, :, None, None]
+    np.testing.assert_allclose(layer(x).detach().numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+def test_a_generator_that_resizes_has_its_levels_and_sizes(norm: Norm) -> None:
+    network = UnetGenerator(UnetSpec(7, 2, 3, 3, norm, upsample="resize")).eval()
+    assert sum(isinstance(m, ResizeConv2d) for m in network.modules()) == 7
+    assert not any(isinstance(m, torch.nn.ConvTranspose2d) for m in network.modules())
+    assert network(torch.rand(1, 3, 128, 256)).shape == (1, 3, 128, 256)

@@ -1,0 +1,111 @@
+"""Runs of training to bundles."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CommandLine
+from photographs import data_folder
+from support import disc
+
+from m2l_export import export_checkpoint
+from m2l_export.deploy import NormStatistics, deploy, flatten
+from m2l_runtime import Synthesizer, open_bundle
+from m2l_runtime.errors import CheckpointError
+from m2l_train import TrainConfig, train
+from m2l_train.networks import Norm, UnetGenerator, UnetSpec
+
+CONFIG = TrainConfig(image_size=128, ngf=2, ndf=2, n_epochs=1, n_epochs_decay=0)
+
+
+def trained(tmp_path: Path, config: TrainConfig = CONFIG) -> Path:
+    data = data_folder(tmp_path / "data", 3, 1)
+    train(data, tmp_path / "run", config, device="cpu", threads=1, tensorboard=False)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("upsample", ["deconv", "resize"])
+def test_a_run_becomes_a_bundle_that_computes_as_its_network(tmp_path: Path, upsample: str) -> None:
+    run = trained(tmp_path, dataclasses.replace(CONFIG, upsample=upsample))  # type: ignore[arg-type]
+    report = export_checkpoint(run, tmp_path / "bundle")
+    manifest = report.bundle.manifest
+    assert manifest.image_size == (128, 128)
+    assert manifest.network.upsample == upsample
+    assert manifest.models[0].form == ("deconvolution" if upsample == "deconv" else "resize")
+    network = UnetGenerator(UnetSpec(7, 2, 3, 3, "instance", upsample=upsample)).eval()
+    network.load_state_dict(torch.load(run / "latest_net_G.pth", weights_only=True))
+    mask = disc(128, 40, 60, 70)
+    with torch.no_grad():
+        y = network(torch.from_numpy(mask).float()[None, None].repeat(1, 3, 1, 1) / 127.5 - 1)[0]
+    expected = ((y + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 0).numpy()
+    with Synthesizer.open(tmp_path / "bundle") as synth:
+        assert np.abs(synth(mask[None])[0].astype(int) - expected).max() <= 1
+
+
+def test_the_bundle_says_how_it_was_trained(tmp_path: Path, m2l: CommandLine) -> None:
+    run = trained(tmp_path)
+    assert m2l("export", run, tmp_path / "bundle").code == 0
+    training = open_bundle(tmp_path / "bundle").manifest.provenance.training
+    assert training is not None
+    progress = json.loads((run / "progress.json").read_text())
+    assert training.config == json.loads(json.dumps(dataclasses.asdict(CONFIG)))
+    assert (training.step, training.epoch, training.pair_count) == (3, 1, 3)
+    assert training.val_l1_levels == progress["val_l1_levels"]
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert "Trained by `m2l train` on 3 pairs for 3 steps (epoch 1 of 1)" in card
+    assert "lambda_l1 100.0" in card
+
+
+def test_weights_that_progress_does_not_know_are_not_given_its_figures(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    state = torch.load(run / "latest_net_G.pth", weights_only=True)
+    torch.save({k: v * 1.01 for k, v in state.items()}, run / "latest_net_G.pth")
+    training = export_checkpoint(run, tmp_path / "bundle").bundle.manifest.provenance.training
+    assert training is not None
+    assert (training.step, training.val_l1_levels) == (None, None)
+
+
+def test_runs_that_cannot_be_exported(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    torch.save(UnetGenerator(UnetSpec(7, 4, 3, 3, "instance")).state_dict(), run / "latest_net_G.pth")
+    with pytest.raises(CheckpointError, match=r"holds a generator of levels, ngf, norm and upsampling \(7, 4, "):
+        export_checkpoint(run, tmp_path / "bundle")
+    (run / "latest_net_G.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"latest_net_G\.pth: does not exist"):
+        export_checkpoint(run, tmp_path / "bundle")
+    shutil.rmtree(run / "grids")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("norm", "statistics"),
+    [("instance", "instance"), ("batch", "instance"), ("batch", "running"), ("none", "instance")],
+)
+def test_the_deploy_graph_of_a_generator_that_resizes(norm: Norm, statistics: NormStatistics) -> None:
+    torch.manual_seed(1)
+    network = UnetGenerator(UnetSpec(6, 2, 3, 3, norm, upsample="resize")).double()
+    for name, value in network.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+        elif value.is_floating_point():
+            value.normal_(0.3 if "running_mean" in name else 0.0, 0.3)
+    x = (torch.rand(1, 1, 64, 64, dtype=torch.float64) * 2 - 1).repeat(1, 3, 1, 1)
+    network.eval()
+    if statistics == "instance" and norm == "batch":
+        network.train()  # a batch of one
+        for module in network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.eval()
+    with torch.no_grad():
+        expected = network(x)
+        deployed = deploy(network, statistics)
+        assert deployed.form == "resize"
+        torch.testing.assert_close(deployed.graph.unet(x[:, :1]), expected, atol=1e-9, rtol=0)
+        if statistics == "running" or norm != "batch":
+            torch.testing.assert_close(flatten(network)(x), expected, atol=1e-9, rtol=0)
