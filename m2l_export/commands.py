@@ -16,6 +16,13 @@ class NormStatisticsOption(StrEnum):
     running = "running"
 
 
+class FormOption(StrEnum):
+    """Choices of --form."""
+
+    sub_pixel = "sub-pixel"
+    deconvolution = "deconvolution"
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs of export to `app`."""
     app.command()(export)
@@ -47,6 +54,10 @@ def export(
             "or the running ones, as its test with --eval."
         ),
     ] = NormStatisticsOption.instance,
+    form: Annotated[
+        FormOption,
+        typer.Option(help="How transposed convolutions are written; the images are the same, speed is not."),
+    ] = FormOption.sub_pixel,
     masks: Annotated[
         Path | None, typer.Option(help="More masks for the gate, from this folder.", show_default=False)
     ] = None,
@@ -67,6 +78,7 @@ def export(
         name=name,
         image_size=image_size,
         norm_statistics=norm_statistics.value,
+        form=form.value,
         masks=masks,
         max_level_difference=max_level_difference,
         overwrite=overwrite,

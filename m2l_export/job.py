@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -62,6 +63,7 @@ def export_checkpoint(
     name: str | None = None,
     image_size: int | None = None,
     norm_statistics: NormStatistics = "instance",
+    form: Literal["deconvolution", "sub-pixel"] = "sub-pixel",
     masks: str | os.PathLike[str] | None = None,
     max_level_difference: int = 1,
     overwrite: bool = False,
@@ -82,6 +84,8 @@ def export_checkpoint(
             trained on larger pictures needs it said; it is a multiple of that.
         norm_statistics: for batch norm: ``instance`` is what the original's test does, ``running`` what it does
             with ``--eval``.
+        form: how transposed convolutions are written: as such, or as convolutions and depth-to-space, which
+            onnxruntime runs faster on CPUs where the network is wide. The images are the same.
         masks: a folder of masks for the gate, beside its own.
         max_level_difference: what the gate accepts, 0..255; recorded in the manifest.
         overwrite: replace a bundle that is at `bundle`.
@@ -112,7 +116,7 @@ def export_checkpoint(
         image_size = image_size or config.image_size
     size = _image_size(spec, image_size, printable(checkpoint))
     try:
-        deployed = deploy(loaded.network, norm_statistics)
+        deployed = deploy(loaded.network, norm_statistics, form)
     except CheckpointError as error:
         raise CheckpointError(f"{printable(checkpoint)}: {error}") from None
     on_step(

@@ -103,7 +103,7 @@ class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     format: Literal["onnx"]
     opset: Count
     precision: Literal["fp32"]
-    form: Literal["deconvolution", "resize"]
+    form: Literal["deconvolution", "sub-pixel", "resize"]
     """How the decoder's upsampling layers are written; the images are the same."""
     engines: tuple[str, ...]
     """Backends this file is meant for."""

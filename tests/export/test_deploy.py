@@ -151,3 +151,34 @@ def test_running_statistics_need_a_batch_norm() -> None:
     for norm in ("instance", "none"):
         with pytest.raises(CheckpointError, match="has no running statistics"):
             d.deploy(network(norm), "running")
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 3), (2, 2), (5, 4), (16, 8)])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_sub_pixels_are_a_transposed_convolution_to_the_last_border(
+    height: int, width: int, batch: int, has_bias: bool
+) -> None:
+    torch.manual_seed(height * 10 + width)
+    layer = nn.ConvTranspose2d(3, 5, 4, 2, 1, bias=has_bias).double()
+    x = torch.randn(batch, 3, height, width, dtype=torch.float64)
+    expected = torch.zeros(batch, 5, 2 * height + 2, 2 * width + 2, dtype=torch.float64)
+    for i in range(height):  # the definition: each input pixel adds its kernel, two pixels further each time
+        for j in range(width):
+            expected[:, :, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += torch.einsum(
+                "bi,iohw->bohw", x[:, :, i, j], layer.weight
+            )
+    expected = expected[:, :, 1:-1, 1:-1]
+    if layer.bias is not None:
+        expected = expected + layer.bias[:, None, None]
+    torch.testing.assert_close(d.SubPixelConv2d(layer)(x), expected, atol=1e-12, rtol=0)
+    assert d.SubPixelConv2d(layer)(x).shape == (batch, 5, 2 * height, 2 * width)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+def test_both_forms_are_one_function(norm: Norm) -> None:
+    one, other = (d.deploy(network(norm), form=form) for form in ("deconvolution", "sub-pixel"))
+    assert (one.form, other.form) == ("deconvolution", "sub-pixel")
+    x = grey()[:, :1]
+    assert_same(run(one.graph.unet, x), run(other.graph.unet, x))
+    assert not any(isinstance(m, nn.ConvTranspose2d) for m in other.graph.modules())
