@@ -83,7 +83,7 @@ def set_path(value: str) -> Change:
         (
             lambda m: m["models"][0]["file"].update(size_bytes=12),
             BundleDamaged,
-            "has 22\d,\d+ bytes, the manifest says 12",
+            r"has 22\d,\d+ bytes, the manifest says 12",
         ),
         (lambda m: m["models"][0]["file"].update(sha256="0" * 63), BundleDamaged, r"\$.models\[0\].file.sha256"),
         (lambda m: m["resampling"].update(filter="nearest"), BundleDamaged, r"\$.resampling.filter"),
