@@ -1,4 +1,4 @@
-"""Terminal text, CPU counts, ONNX bytes."""
+"""Terminal text, CPU counts, ONNX bytes, progress."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from m2l_runtime import terminal
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.onnxfile import external_tensors
+from m2l_runtime.progress import Reporter
 
 
 def test_examples_in_docstrings() -> None:
@@ -88,3 +89,17 @@ def test_a_model_without_outside_weights(tmp_path: Path) -> None:
     from support import TINY_BUNDLE
 
     assert external_tensors((TINY_BUNDLE / "generator.fp32.onnx").read_bytes()) == []
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("m2l_runtime.progress.time.monotonic", lambda: now)
+    with Reporter() as reporter:
+        reporter.start(1000, 200)
+        for _ in range(100):  # 5 a second
+            now += 0.2
+            reporter.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["250 of 1,000, 5.0 images/s, 0:02:30 to go", "300 of 1,000, 5.0 images/s, 0:02:20 to go"]
