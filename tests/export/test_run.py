@@ -37,7 +37,7 @@ def test_a_run_becomes_a_bundle_that_computes_as_its_network(tmp_path: Path, ups
     manifest = report.bundle.manifest
     assert manifest.image_size == (128, 128)
     assert manifest.network.upsample == upsample
-    assert manifest.models[0].form == ("deconvolution" if upsample == "deconv" else "resize")
+    assert manifest.models[0].form == ("sub-pixel" if upsample == "deconv" else "resize")
     network = UnetGenerator(UnetSpec(7, 2, 3, 3, "instance", upsample=upsample)).eval()
     network.load_state_dict(torch.load(run / "latest_net_G.pth", weights_only=True))
     mask = disc(128, 40, 60, 70)
