@@ -60,8 +60,8 @@ def test_what_does_not_pair_is_told(tmp_path: Path) -> None:
         ([], "has 0 pairs to train on, at least 2"),
         (["train/images/a.jpg", "train/masks/a.png"], "has 1 pair to train on"),
         (["images/a.jpg", "images/b.jpg"], "has images but no masks"),
-        (["images/a.jpg", "images/b.jpg", "masks/a.png"], r"1 photographs without a mask \(b.jpg\); m2l prepare"),
-        (["images/a.jpg", "masks/a.png", "masks/b.png"], "1 masks without a photograph"),
+        (["images/a.jpg", "images/b.jpg", "masks/a.png"], r"1 photograph without a mask \(b.jpg\); m2l prepare"),
+        (["images/a.jpg", "masks/a.png", "masks/b.png"], "1 mask without a photograph"),
     ],
 )
 def test_folders_that_cannot_be_trained_on(tmp_path: Path, files: list[str], message: str) -> None:

@@ -177,6 +177,29 @@ def test_resuming_makes_what_is_missing_altered_or_changed(source: Path, tmp_pat
     assert not list(data.rglob("*.partial"))
 
 
+def test_another_split_leaves_no_pair_in_two(source: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    prepare(source, source, data, PrepareOptions(size=32, combined=True))
+    for name in ("ISIC_0000001.jpg", "ISIC_0000002.jpg"):
+        (source / name).unlink()
+    (source / "ISIC_0000003.jpg").write_bytes(b"no")
+    options = PrepareOptions(size=32, splits={"train": 0.5, "val": 0.3, "test": 0.2})
+    report = prepare(source, source, data, options, resume=True)
+    assert report.prepared == 17
+    prepare(source, source, tmp_path / "undisturbed", options)
+    assert contents(data) == contents(tmp_path / "undisturbed")
+    assert not (data / "combined").exists()
+
+
+def test_names_that_are_no_utf8(source: Path, tmp_path: Path) -> None:
+    for suffix in (".jpg", "_segmentation.png"):
+        (source / f"ISIC_0000001{suffix}").rename(source / f"caf\udce9\n{suffix}")
+    prepare(source, source, tmp_path / "data", PrepareOptions(size=32))
+    assert prepare(source, source, tmp_path / "data", PrepareOptions(size=32), resume=True).kept == 20
+    data = open_data(tmp_path / "data")
+    assert len(data.train) + len(data.val) == 20
+
+
 def test_a_kill_leaves_what_can_be_gone_on_with(source: Path, tmp_path: Path) -> None:
     prepare(source, source, tmp_path / "whole")
     command = [sys.executable, "-c", "from m2l_runtime.cli import main; main()", "prepare"]

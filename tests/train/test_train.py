@@ -299,7 +299,7 @@ def test_a_corrupt_picture_stops_or_is_left_out(data: Path, tmp_path: Path, m2l:
     outcome = m2l("train", data, tmp_path / "other", *OPTIONS, "--skip-bad", "--max-steps", 4, "--no-tensorboard")
     assert outcome.code in (0, 3)
     (data / "train" / "images" / "p003.png").unlink()
-    with pytest.raises(InputError, match="masks without a photograph"):
+    with pytest.raises(InputError, match="1 mask without a photograph"):
         go(data, run, None, resume=True)
 
 
@@ -321,6 +321,26 @@ def test_a_run_that_is_there_is_left_alone(data: Path, tmp_path: Path) -> None:
         go(data, tmp_path / "thesis", overwrite=True)
     with pytest.raises(InputError, match="holds no run to resume"):
         go(data, tmp_path / "absent", None, resume=True)
+
+
+def test_a_run_folder_that_is_removed_is_an_error(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def remove(_: object) -> None:
+        shutil.rmtree(run, ignore_errors=True)
+
+    with pytest.raises(OutputError, match="cannot write"):
+        go(data, run, on_step=remove)
+    assert not run.exists()
+
+
+def test_data_that_cannot_be_trained_on_leaves_no_run_behind(data: Path, tmp_path: Path) -> None:
+    for path in (data / "val" / "images").iterdir():
+        path.write_bytes(b"no")
+    with pytest.raises(InputError, match="no pair to validate on can be read"):
+        go(data, tmp_path / "run")
+    data_folder(data, 5, 2)
+    assert go(data, tmp_path / "run", max_steps=1).step == 1
 
 
 def test_a_run_that_is_done_says_so(data: Path, tmp_path: Path, m2l: CommandLine) -> None:

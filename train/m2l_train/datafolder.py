@@ -78,14 +78,15 @@ def _paired(folder: Path) -> tuple[Pair, ...]:
     if not (folder / MASKS).is_dir():
         raise InputError(f"{printable(folder)} has {IMAGES} but no {MASKS}; expected both")
     found = find_pairs(folder / IMAGES, folder / MASKS)
-    for names, what in (
-        (found.images_without_mask, "photographs without a mask"),
-        (found.masks_without_image, "masks without a photograph"),
-        (found.ambiguous, "names that pair with several files"),
+    for names, noun, what in (
+        (found.images_without_mask, "photograph", "without a mask"),
+        (found.masks_without_image, "mask", "without a photograph"),
+        (found.ambiguous, "name", "that pairs with several files"),
     ):
         if names:
             shown = printable(", ".join(names[:3]))
-            raise InputError(f"{printable(folder)} has {len(names)} {what} ({shown}); m2l prepare sorts such out")
+            has = f"{plural(len(names), noun)} {what} ({shown})"
+            raise InputError(f"{printable(folder)} has {has}; m2l prepare sorts such out")
     return tuple(found.pairs)
 
 

@@ -134,15 +134,16 @@ def train(
     with locked(folder.path, (1, 1)), _threads(threads or usable_cpus()):
         atomic.sweep_files(folder.path, TAG)
         state = folder.load(where) if resume else None
-        if not resume:
-            folder.clear()
-            folder.write_config(settings)
         with ThreadPoolExecutor(workers or min(usable_cpus(), 8), "m2l-reader") as pool:
-            session = _Session(folder, settings, found, where, pool, state, tensorboard, skip_bad, save_epochs)
+            session = _Session(folder, settings, found, where, pool, state, skip_bad, save_epochs)
+            if not resume:
+                folder.clear()
+                folder.write_config(settings)
+            metrics = MetricsLog(folder.path, session.step, tensorboard=tensorboard)
             for warning in warnings:
                 on_note(f"warning: {warning}")
             limits = _Limits(max_steps, max_minutes, save_minutes, should_stop)
-            return session.run(limits, warnings, on_start, on_step, on_note)
+            return session.run(metrics, limits, warnings, on_start, on_step, on_note)
 
 
 def _check_limits(
@@ -243,7 +244,6 @@ class _Session:
         device: torch.device,
         pool: ThreadPoolExecutor,
         state: dict[str, Any] | None,
-        tensorboard: bool,
         skip_bad: bool,
         save_epochs: int,
     ) -> None:
@@ -261,17 +261,22 @@ class _Session:
         if state is not None:
             self._restore(state)
         self._validation = Validation(data.val or data.train, config, pool, VALIDATION_PAIRS)
-        self._metrics = MetricsLog(folder.path, self._step, tensorboard=tensorboard)
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._step
 
     def run(
         self,
+        metrics: MetricsLog,
         limits: _Limits,
         warnings: tuple[str, ...],
         on_start: Callable[[int, int], None],
         on_step: Callable[[StepResult], None],
         on_note: Callable[[str], None],
     ) -> TrainReport:
-        config, pair_count = self._config, len(self._data.train)
+        self._metrics, config, pair_count = metrics, self._config, len(self._data.train)
         steps_per_epoch = -(-pair_count // config.batch_size)
         total = config.epoch_count * pair_count
         if limits.max_steps is not None:
@@ -382,7 +387,8 @@ class _Session:
         )
         self._metrics.picture(self._step, picture)
         path = self._folder.path / GRIDS / f"epoch_{epoch:04}.png"
-        atomic.make_folder(path.parent)
+        with atomic.output_errors(path):  # not its parents: a run folder that is gone is an error
+            path.parent.mkdir(exist_ok=True)
         atomic.write_file(path, encode_png(picture, {"Description": f"mask | synthesized | real. {SYNTHETIC}"}))
         self._epoch, self._position = epoch + 1, -1
         self._save()

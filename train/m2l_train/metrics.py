@@ -81,7 +81,7 @@ def _drop_after(path: Path, last_step: int) -> None:
             try:
                 step = msgspec.json.decode(line).get("step", 0)
             except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
-                break
+                step = 0  # damaged, not of our making: left as it is
             if step > last_step or not line.endswith(b"\n"):
                 break
             end += len(line)

@@ -190,6 +190,9 @@ def prepare(
         if not made and not report.was_stopped:
             job.remove_empty_folders()
             raise InputError(f"none of the {len(found.pairs)} pairs can be used; the first: {report.left_out[0]}")
+        if not report.was_stopped:
+            _remove_stale(root, made)
+            job.remove_empty_folders()
         _tell(report, made, options)
         _write_tables(root, made, options, report)
     return report
@@ -279,12 +282,19 @@ def _clear(root: Path) -> None:
     if (root / LOG).exists():
         for record in read_lines(root / LOG, Prepared):
             for output in record.outputs:
-                path = root / output
-                if path.resolve().is_relative_to(root.resolve()):
-                    path.unlink(missing_ok=True)
+                atomic.remove_inside(root, output)
     for name in (PAIRS, REPORT, DATASET_FILE, LOG):
         with atomic.output_errors(root / name):
             (root / name).unlink(missing_ok=True)
+
+
+def _remove_stale(root: Path, made: Sequence[Prepared]) -> None:
+    """Remove what the log says was made earlier and no pair of now has: other splits, pairs that are gone or bad."""
+    held = {output for record in made for output in record.outputs}
+    for record in read_lines(root / LOG, Prepared):
+        for output in record.outputs:
+            if output not in held:
+                atomic.remove_inside(root, output)
 
 
 class _Job:
@@ -375,7 +385,7 @@ class _Job:
             arrays = read_pair(pair, self._options.size)
         except PairError as error:
             return msgspec.convert({**common, "outputs": {}, "problem": str(error)}, Prepared), False
-        outputs = {path: self._write(path, picture) for path, picture in self._pictures(pair.name, split, arrays)}
+        outputs = {path: self._write(path, picture) for path, picture in self._pictures(name, split, arrays)}
         return (
             msgspec.convert(
                 {

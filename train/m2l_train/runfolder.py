@@ -93,8 +93,14 @@ class RunFolder:
         if self.is_run():
             if not overwrite:
                 raise OutputError(f"{name} holds a run; --resume goes on with it, --overwrite begins anew")
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (
+            not self.path.is_dir() or any(not file.name.startswith(".m2l-") for file in self.path.iterdir())
+        ):
             raise OutputError(f"{name} is there and is no run; choose another folder")
+
+    def _holds_nothing(self) -> bool:
+        """Nothing but locks and the like."""
+        return all(file.name.startswith(".m2l-") for file in self.path.iterdir())
 
     def clear(self) -> None:
         """Remove what a run has written, and nothing else."""
