@@ -272,6 +272,26 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(
     assert "Traceback" not in outcome.err
 
 
+def test_weights_that_are_not_finite_are_never_saved(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    go(data, run, max_steps=3)
+    before = (run / "state.pt").read_bytes()
+    step = Pix2Pix.step
+
+    def spoil(networks: Pix2Pix, masks: Any, images: Any) -> Any:
+        found = step(networks, masks, images)  # finite losses, and an update that is not
+        with torch.no_grad():
+            next(networks.generator.parameters())[0, 0, 0, 0] = float("inf")
+        return found
+
+    monkeypatch.setattr(Pix2Pix, "step", spoil)
+    with pytest.raises(Diverged, match="weights are not finite after step 4"):
+        go(data, run, None, resume=True, max_steps=4)
+    assert (run / "state.pt").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("batch_size", "advice"), [(4, "a batch of 2 may fit: --batch-size 2"), (1, "--ngf 1 --ndf 1")]
 )

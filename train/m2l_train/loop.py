@@ -277,7 +277,6 @@ class _Session:
         on_note: Callable[[str], None],
     ) -> TrainReport:
         self._metrics, config, pair_count = metrics, self._config, len(self._data.train)
-        steps_per_epoch = -(-pair_count // config.batch_size)
         total = config.epoch_count * pair_count
         if limits.max_steps is not None:
             total = min(total, limits.max_steps * config.batch_size)
@@ -318,7 +317,7 @@ class _Session:
                             self._save()
                             saved = time.monotonic()
                     else:
-                        on_note(self._end_epoch(steps_per_epoch))
+                        on_note(self._end_epoch())
                         saved = time.monotonic()
             if not was_complete and (reason is not None):
                 self._save()
@@ -375,7 +374,7 @@ class _Session:
             return f"{what}; a batch of {config.batch_size // 2} may fit: --batch-size {config.batch_size // 2}"
         return f"{what}; a narrower network may fit: --ngf {max(1, config.ngf // 2)} --ndf {max(1, config.ndf // 2)}"
 
-    def _end_epoch(self, steps_per_epoch: int) -> str:
+    def _end_epoch(self) -> str:
         """Judge, draw, save; a line for people."""
         figures, picture = self._validation.judge(self._networks)
         self._val_l1 = round(figures.l1_levels, 4)
@@ -403,7 +402,13 @@ class _Session:
         return (self._seconds_before + time.monotonic() - self._session_began) / 3600
 
     def _save(self) -> None:
+        """Write the state, unless a weight is not finite any more: the state before is the last good one then."""
         self._metrics.flush()
+        if not self._networks.is_finite():
+            raise Diverged(
+                f"weights are not finite after step {self._step} (epoch {self._epoch}); the state of the last save is "
+                f"kept. Begin anew with a lower --lr (now {self._config.lr:g})"
+            )
         self._seconds = self._hours() * 3600
         networks = self._networks
         state = {

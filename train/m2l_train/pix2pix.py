@@ -108,6 +108,12 @@ class Pix2Pix:
             parameter.requires_grad_(wanted)
 
     @torch.no_grad()
+    def is_finite(self) -> bool:
+        """Whether all weights of both networks are finite numbers."""
+        networks = (self.generator, self.discriminator)
+        return all(bool(torch.isfinite(p).all()) for network in networks for p in network.parameters())
+
+    @torch.no_grad()
     def synthesize(self, masks: Masks) -> Images:
         """Images (B, S, S, 3) uint8 of masks (B, S, S) uint8, one at a time, dropout off, as the runtime gives them.
 
