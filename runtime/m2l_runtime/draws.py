@@ -38,6 +38,22 @@ def below(limit: int, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     return (numbers % np.uint64(limit)).astype(np.int64)
 
 
+def uniform(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Numbers of :func:`draw` to [0, 1): their upper 53 bits, exactly."""
+    return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def normal(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Numbers of :func:`draw`, two for each that is returned, to the standard normal distribution.
+
+    Box and Muller, "A note on the generation of random normal deviates", Annals of Mathematical Statistics 1958. The
+    last digits are those of this platform's logarithm and cosine.
+    """
+    one, other = uniform(numbers[0::2]), uniform(numbers[1::2])
+    found: npt.NDArray[np.float64] = np.sqrt(-2.0 * np.log1p(-one)) * np.cos(2.0 * np.pi * other)
+    return found
+
+
 def shuffled(count: int, seed: int, *names: str | int) -> npt.NDArray[np.int64]:
     """0..count-1 in random order: where the numbers drawn for each of them rank."""
     return np.argsort(draw(count, seed, *names), kind="stable").astype(np.int64)

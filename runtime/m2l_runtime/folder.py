@@ -19,10 +19,11 @@ from m2l_runtime.contactsheet import ContactSheet
 from m2l_runtime.encoders import encode_image, encode_png, self_description
 from m2l_runtime.errors import InputError, MaskFileError, OutputError
 from m2l_runtime.jsonlines import LineWriter
-from m2l_runtime.keep import EarlierGroup, file_sha256, remove_stale
+from m2l_runtime.keep import EarlierGroup, remove_stale
 from m2l_runtime.lock import locked
-from m2l_runtime.maskfile import MaskFile, read_mask
-from m2l_runtime.maskfolder import MaskFolder, find_masks
+from m2l_runtime.maskfile import MaskFile
+from m2l_runtime.maskfolder import mask_set
+from m2l_runtime.maskset import MaskSet
 from m2l_runtime.pairs import write_pairs
 from m2l_runtime.pipeline import Clock, Made, Reading, Result, at_output_size, check_workers, overlap
 from m2l_runtime.run import (
@@ -81,7 +82,7 @@ class Summary:
 
 
 def synthesize_folder(
-    masks: str | os.PathLike[str],
+    masks: str | os.PathLike[str] | MaskSet,
     out: str | os.PathLike[str],
     synthesizer: Synthesizer,
     options: OutputOptions | None = None,
@@ -101,7 +102,7 @@ def synthesize_folder(
     appears under its final name whole or not at all, so a run may be killed at any moment and resumed.
 
     Args:
-        masks: mask file, or folder searched to its depth.
+        masks: mask file, folder searched to its depth, or masks that are drawn (:mod:`m2l_runtime.masksource`).
         out: folder of the images, made if need be; for a single mask also a name with the format's ending.
         synthesizer: what to synthesize with; left open.
         options: what is written; None: PNG files whose names mirror the masks'.
@@ -123,14 +124,14 @@ def synthesize_folder(
     if not 1 <= shard[0] <= shard[1]:
         raise InputError(f"a shard is I/N with I from 1 to N, got {shard[0]}/{shard[1]}")
     check_workers(workers)
-    found, root = find_masks(masks), Path(out)
+    found, root = mask_set(masks), Path(out)
     text = self_description(synthesizer.bundle, synthesizer.settings)
     if is_file_name(root, found, options):
         return _one_file(found, root, synthesizer, options, text, overwrite, contact_sheet, on_start, on_result)
     tag = f"{shard[0]}-of-{shard[1]}-"
     sink = open_sink(root, options, text, tag)
     run = Run(found, root, options, shard, run_settings(synthesizer, options))
-    check_places(Path(masks), run)
+    check_places(run)
     check_collisions(run)
     sheet_path = None if contact_sheet is None else check_sheet_path(Path(contact_sheet), run, sink)
     if resume and overwrite:
@@ -194,7 +195,7 @@ def _count(summary: Summary, result: Result) -> None:
 
 
 def _one_file(
-    masks: MaskFolder,
+    masks: MaskSet,
     target: Path,
     synthesizer: Synthesizer,
     options: OutputOptions,
@@ -205,7 +206,8 @@ def _one_file(
     on_result: Callable[[Result], None],
 ) -> Summary:
     """One mask to one image of a given name: no log, no lock."""
-    (source,) = masks.paths
+    (name,) = masks.names
+    source = (masks.base or Path()) / name
     if os.path.lexists(target):
         if target.resolve() == source.resolve():
             raise OutputError(f"{printable(target)} is the mask itself; choose another output")
@@ -215,15 +217,15 @@ def _one_file(
     summary, began = Summary(), time.perf_counter()
     on_start(1)
     try:
-        found = read_mask(source, synthesizer.image_size, keep_original=options.original_size)
+        found = masks.read(name, synthesizer.image_size, keep_original=options.original_size)
     except MaskFileError as error:
-        result = Result(source.name, problem=str(error))
+        result = Result(name, problem=str(error))
     else:
         image = synthesizer.synthesize_checked(found.mask[None])[0]
         summary.engine_seconds = time.perf_counter() - began
         mask, final = at_output_size(found, image)
         atomic.write_file(target, encode_image(final, mask, options.image_encoding, text))
-        result = Result(source.name, found.mask, image, target.name, found.note)
+        result = Result(name, found.mask, image, target.name, found.note)
     _count(summary, result)
     on_result(result)
     summary.seconds = time.perf_counter() - began
@@ -283,11 +285,10 @@ def _read(run: Run, image_size: tuple[int, int], item: _Item) -> Reading[_Found]
     record = item.earlier.kept().get(item.name)
     if record is not None:
         return Reading(_Found(item, kept=record))
-    path = run.masks.path(item.name)
     try:
-        found = read_mask(path, image_size, keep_original=run.options.original_size)
+        found = run.masks.read(item.name, image_size, keep_original=run.options.original_size)
     except MaskFileError as error:
-        return Reading(_Found(item, file_sha256(path) if path.is_file() else None, problem=str(error)))
+        return Reading(_Found(item, run.masks.sha256(item.name), problem=str(error)))
     return Reading(_Found(item, found.sha256), found)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from pathlib import Path
 
 from m2l_runtime import atomic
+from m2l_runtime.hashes import file_sha256
 from m2l_runtime.jsonlines import read_lines
 from m2l_runtime.run import Run
 from m2l_runtime.runlog import LOG_PATTERN, LogIndex, Record
@@ -40,7 +40,7 @@ class EarlierGroup:
                 records[name] = record  # a bad mask in a tar: fine if it is still the same file
             elif not record.was_made_with(self._run.settings):
                 return {}
-            if record.mask_sha256 != file_sha256(self._run.masks.path(name)):
+            if record.mask_sha256 != self._run.masks.sha256(name):
                 return {}
             if record.problem is None:
                 targets = self._sink.targets(name, place)
@@ -85,14 +85,3 @@ def _is_held(output: str, name: str, run: Run, sink: Sink, index: LogIndex) -> b
         if record is not None and record.problem is None and output in record.outputs:
             return True
     return False
-
-
-def file_sha256(path: Path) -> str | None:
-    """SHA-256 of a plain file; None if it is none, or cannot be read."""
-    try:
-        if not path.is_file():  # a pipe would wait for somebody to write to it
-            return None
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None

@@ -59,12 +59,19 @@ def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int], *, keep
         MaskFileError: it cannot be read, is no picture of a known format, is too large, or is no mask; the
             message begins with the file's name and says what was found and what was expected.
     """
-    name = printable(path)
     try:
-        content = read_bytes(Path(path))
-        grey, note = to_grey(decode(content))
+        return parse_mask(read_bytes(Path(path)), image_size, keep_original=keep_original)
     except PictureFileError as error:
-        raise MaskFileError(f"{name}: {error}") from None
+        raise MaskFileError(f"{printable(path)}: {error}") from None
+
+
+def parse_mask(content: bytes, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
+    """As :func:`read_mask`, of the bytes of a file.
+
+    Raises:
+        PictureFileError, MaskFileError: as there, but for the file's name.
+    """
+    grey, note = to_grey(decode(content))
     return MaskFile(
         mask=resize(grey, image_size),
         sha256=hashlib.sha256(content).hexdigest(),

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from m2l_runtime.errors import InputError
+from m2l_runtime.hashes import file_sha256
+from m2l_runtime.maskfile import MaskFile, read_mask
+from m2l_runtime.maskset import MaskSet
 from m2l_runtime.terminal import printable
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -16,7 +19,7 @@ SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", "
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Mask files by name. Names are all that is kept of each, so that a million of them fit in memory."""
+    """Mask files by name: a :class:`m2l_runtime.maskset.MaskSet`."""
 
     base: Path
     """The folder that names are relative to."""
@@ -33,10 +36,23 @@ class MaskFolder:
         """All files, in order."""
         return [self.path(name) for name in self.names]
 
+    def read(self, name: str, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
+        """See MaskSet."""
+        return read_mask(self.path(name), image_size, keep_original=keep_original)
+
+    def sha256(self, name: str) -> str | None:
+        """See MaskSet."""
+        return file_sha256(self.path(name))
+
 
 def stem(name: str) -> str:
     """A name without the ending of its file: what images are named after."""
     return os.path.splitext(name)[0]  # noqa: PTH122
+
+
+def mask_set(masks: str | os.PathLike[str] | MaskSet) -> MaskSet:
+    """`masks` itself if it is a set of masks already, else :func:`find_masks`."""
+    return find_masks(masks) if isinstance(masks, str | os.PathLike) else masks
 
 
 def find_masks(masks: str | os.PathLike[str]) -> MaskFolder:

@@ -23,8 +23,9 @@ from PIL import Image as PillowImage
 from m2l_runtime.arrays import Image, Mask
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.errors import InputError, MaskFileError
-from m2l_runtime.maskfile import MaskFile, read_mask
-from m2l_runtime.maskfolder import find_masks
+from m2l_runtime.maskfile import MaskFile
+from m2l_runtime.maskfolder import mask_set
+from m2l_runtime.maskset import MaskSet
 from m2l_runtime.synthesizer import Synthesizer
 
 _I = TypeVar("_I")
@@ -56,7 +57,7 @@ class Result:
 
 
 def iterate_folder(
-    masks: str | os.PathLike[str],
+    masks: str | os.PathLike[str] | MaskSet,
     synthesizer: Synthesizer,
     *,
     original_size: bool = False,
@@ -72,7 +73,7 @@ def iterate_folder(
     ...         train_on(result.image, result.mask)
 
     Args:
-        masks: mask file, or folder searched to its depth.
+        masks: mask file, folder searched to its depth, or masks that are drawn (:mod:`m2l_runtime.masksource`).
         synthesizer: what to synthesize with; left open.
         original_size: mask and image at the size of the mask's file rather than at the model's.
         workers: threads that read masks; None: as many as CPUs.
@@ -85,11 +86,11 @@ def iterate_folder(
         EngineError: the engine failed; what came before stands.
     """
     check_workers(workers)
-    found = find_masks(masks)
+    found = mask_set(masks)
 
     def read(name: str) -> Reading[Result]:
         try:
-            file = read_mask(found.path(name), synthesizer.image_size, keep_original=original_size)
+            file = found.read(name, synthesizer.image_size, keep_original=original_size)
         except MaskFileError as error:
             return Reading(Result(name, problem=str(error)))
         return Reading(Result(name, note=file.note), file)

@@ -13,7 +13,8 @@ from typing import Final
 from m2l_runtime import atomic
 from m2l_runtime.errors import InputError, OutputError
 from m2l_runtime.jsonlines import read_lines
-from m2l_runtime.maskfolder import SUFFIXES, MaskFolder, stem
+from m2l_runtime.maskfolder import SUFFIXES, stem
+from m2l_runtime.maskset import MaskSet
 from m2l_runtime.runlog import LOG_PATTERN, LogIndex, Record, RunSettings, log_path
 from m2l_runtime.sinks import CONTAINERS, OutputOptions, Sink
 from m2l_runtime.synthesizer import Synthesizer
@@ -24,7 +25,7 @@ from m2l_runtime.terminal import printable
 class Run:
     """All that a run is told, checked."""
 
-    masks: MaskFolder
+    masks: MaskSet
     out: Path
     options: OutputOptions
     shard: tuple[int, int]
@@ -67,7 +68,7 @@ FILE_ENDINGS: Final = {
 """Formats by the ending of a file's name."""
 
 
-def is_file_name(out: Path, masks: MaskFolder, options: OutputOptions) -> bool:
+def is_file_name(out: Path, masks: MaskSet, options: OutputOptions) -> bool:
     """Whether `out` is meant as the name of the one image.
 
     Raises:
@@ -84,20 +85,24 @@ def is_file_name(out: Path, masks: MaskFolder, options: OutputOptions) -> bool:
     return True
 
 
-def check_places(masks: Path, run: Run) -> None:
+def check_places(run: Run) -> None:
     """There are masks, and the output folder is none of theirs.
 
     Raises:
         InputError, OutputError
     """
+    base = run.masks.base
     if not run.masks.names:
         endings = ", ".join(sorted(s.removeprefix(".") for s in SUFFIXES))
-        raise InputError(f"{printable(masks)} holds no masks; looked for files ending in {endings}")
+        where = "there are no masks" if base is None else f"{printable(base)} holds no masks"
+        raise InputError(f"{where}; looked for files ending in {endings}")
     if run.out.exists() and not run.out.is_dir():
         raise OutputError(f"{printable(run.out)} is a file; expected a folder for the images")
-    inside = run.out.resolve().is_relative_to(run.masks.base.resolve())
-    if inside and (not run.masks.is_single_file or run.out.resolve() == run.masks.base.resolve()):
-        what = "the folder of the mask" if run.masks.is_single_file else f"inside {printable(masks)}"
+    if base is None:
+        return
+    inside = run.out.resolve().is_relative_to(base.resolve())
+    if inside and (not run.masks.is_single_file or run.out.resolve() == base.resolve()):
+        what = "the folder of the mask" if run.masks.is_single_file else f"inside {printable(base)}"
         raise OutputError(
             f"{printable(run.out)} is {what}: the next run would take images for masks; choose a folder elsewhere"
         )
@@ -107,10 +112,11 @@ def check_collisions(run: Run) -> None:
     """No two masks may have one image name. Names are sorted by stem, so those would be neighbours."""
     if run.options.format in CONTAINERS:
         return
+    base = run.masks.base or Path()
     for one, other in itertools.pairwise(run.masks.names):
         if stem(one) == stem(other):
             raise InputError(
-                f"{printable(run.masks.path(one))} and {printable(run.masks.path(other))} would both become "
+                f"{printable(base / one)} and {printable(base / other)} would both become "
                 f"{printable(stem(one) + run.options.image_encoding.suffix)}; rename one or run them apart"
             )
 
@@ -201,14 +207,15 @@ def check_sheet_path(path: Path, run: Run, sink: Sink) -> Path:
     """
     check_sheet_name(path)
     resolved = path.resolve()
-    if not run.masks.is_single_file and resolved.is_relative_to(run.masks.base.resolve()):
+    base = None if run.masks.base is None else run.masks.base.resolve()
+    if base is not None and not run.masks.is_single_file and resolved.is_relative_to(base):
         raise OutputError(
-            f"the contact sheet {printable(path)} is inside {printable(run.masks.base)}: the next run would take it "
+            f"the contact sheet {printable(path)} is inside {printable(base)}: the next run would take it "
             "for a mask; choose another place"
         )
-    out, base = run.out.resolve(), run.masks.base.resolve()
+    out = run.out.resolve()
     in_out = resolved.relative_to(out).as_posix() if resolved.is_relative_to(out) else None
-    in_base = resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else None
+    in_base = resolved.relative_to(base).as_posix() if base is not None and resolved.is_relative_to(base) else None
     for place, name in enumerate(run.masks.names):
         if in_base == name or (in_out is not None and in_out in sink.targets(name, place)):
             raise OutputError(f"the contact sheet would overwrite {printable(path)}; choose another name")

@@ -98,10 +98,6 @@ class RunFolder:
         ):
             raise OutputError(f"{name} is there and is no run; choose another folder")
 
-    def _holds_nothing(self) -> bool:
-        """Nothing but locks and the like."""
-        return all(file.name.startswith(".m2l-") for file in self.path.iterdir())
-
     def clear(self) -> None:
         """Remove what a run has written, and nothing else."""
         with atomic.output_errors(self.path):
