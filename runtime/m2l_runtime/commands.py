@@ -61,7 +61,11 @@ class SizeOption(StrEnum):
 
 def synth(
     masks: Annotated[
-        Path, typer.Argument(help="A mask file, or a folder of them (png, jpg, bmp, tif, webp).", show_default=False)
+        str,
+        typer.Argument(
+            help="A mask file, a folder of them (png, jpg, bmp, tif, webp), or masks to draw: shapes:200.",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Path,
@@ -139,20 +143,26 @@ def synth(
 ) -> None:
     """Synthesize a lesion image for each mask.
 
+    Masks are drawn as m2l masks does if MASKS is shapes:COUNT, deform:COUNT,masks=FOLDER or pca:COUNT,model=FILE,
+    perhaps with settings: shapes:200,kinds=star+blob,seed=3. Then masks are written beside the images.
+
     Exit status: 0 all done, 3 some masks were skipped, 1 nothing was made, a value is out of range or the run failed,
     2 wrong usage, 130 or 143 stopped by a signal (go on with --resume).
     """
     from m2l_runtime.describe import describe_run, describe_summary
     from m2l_runtime.folder import synthesize_folder
+    from m2l_runtime.masksource.spec import is_spec, open_source
     from m2l_runtime.pipeline import Result
     from m2l_runtime.progress import Reporter
+    from m2l_runtime.sinks import PAIRED
     from m2l_runtime.stop import StopSignals
     from m2l_runtime.synthesizer import Synthesizer
     from m2l_runtime.terminal import aside, printable
 
-    options = _output_options(
-        _format(format, masks, out), image_format, quality, png_level, pairs, output_size, masks_per_file
-    )
+    is_drawn = is_spec(masks)
+    chosen = _format(format, Path(masks), out)
+    pairs = pairs or (is_drawn and chosen.value in PAIRED)
+    options = _output_options(chosen, image_format, quality, png_level, pairs, output_size, masks_per_file)
     with (
         Synthesizer.open(
             bundle, backend=backend, device=device, batch_size=batch_size, threads=threads, streams=streams
@@ -169,7 +179,7 @@ def synth(
             reporter.advance()
 
         summary = synthesize_folder(
-            masks,
+            open_source(masks, min(synthesizer.image_size)) if is_drawn else masks,
             out,
             synthesizer,
             options,

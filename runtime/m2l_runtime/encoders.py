@@ -118,7 +118,11 @@ def encode_png(image: Image, text: Mapping[str, str], level: int = Encoding.png_
 
 def encode_mask(mask: Mask) -> bytes:
     """A mask (H, W) as 8-bit PNG of 0 and 255: greys from 128 on count as lesion."""
+    return encode_grey_mask(np.where(mask >= 128, np.uint8(255), np.uint8(0)))
+
+
+def encode_grey_mask(mask: Mask) -> bytes:
+    """A mask (H, W) as 8-bit PNG, greys on its edges and all."""
     buffer = io.BytesIO()
-    binary = np.where(mask >= 128, np.uint8(255), np.uint8(0))
-    PillowImage.fromarray(binary).save(buffer, "PNG", compress_level=1, compress_type=_Z_RLE)
+    PillowImage.fromarray(mask).save(buffer, "PNG", compress_level=1, compress_type=_Z_RLE)
     return buffer.getvalue()

@@ -130,7 +130,7 @@ def synthesize_folder(
         return _one_file(found, root, synthesizer, options, text, overwrite, contact_sheet, on_start, on_result)
     tag = f"{shard[0]}-of-{shard[1]}-"
     sink = open_sink(root, options, text, tag)
-    run = Run(found, root, options, shard, run_settings(synthesizer, options))
+    run = Run(found, root, options, shard, run_settings(synthesizer, found, options))
     check_places(run)
     check_collisions(run)
     sheet_path = None if contact_sheet is None else check_sheet_path(Path(contact_sheet), run, sink)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 from m2l_runtime import atomic
 from m2l_runtime.hashes import file_sha256

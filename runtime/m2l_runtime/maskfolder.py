@@ -26,6 +26,7 @@ class MaskFolder:
     names: list[str]
     """Paths below `base` with ``/`` between parts, in the order of their stems (the name without its ending)."""
     is_single_file: bool
+    seed: int | None = None
 
     def path(self, name: str) -> Path:
         """The file of a name."""

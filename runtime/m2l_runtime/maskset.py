@@ -26,6 +26,11 @@ class MaskSet(Protocol):
         """Whether it is one mask, given by its file's name."""
         ...
 
+    @property
+    def seed(self) -> int | None:
+        """What the masks are drawn with; None if nothing is drawn."""
+        ...
+
     def read(self, name: str, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
         """A mask at `image_size` (height, width). Safe to call from several threads.
 

@@ -27,20 +27,22 @@ _MOST_NOTES = 20
 
 
 class _RateColumn(ProgressColumn):
-    def __init__(self, done_before: int) -> None:
+    def __init__(self, done_before: int, items: str) -> None:
         super().__init__()
-        self._done_before = done_before
+        self._done_before, self._items = done_before, items
 
     def render(self, task: Task) -> Text:
-        """images/s since the start."""
-        return Text(f"{(task.completed - self._done_before) / task.elapsed:.1f} images/s" if task.elapsed else "")
+        """Items a second since the start."""
+        if not task.elapsed:
+            return Text("")
+        return Text(f"{(task.completed - self._done_before) / task.elapsed:.1f} {self._items}/s")
 
 
 class Reporter:
     """Counts what is done and prints notes beside it; the first `_MOST_NOTES` of them."""
 
-    def __init__(self, what: str = "synthesizing") -> None:
-        self._what = what
+    def __init__(self, what: str = "synthesizing", items: str = "images") -> None:
+        self._what, self._items = what, items
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar: Progress | None = None
         self._total = self._done = self._notes = self._done_at_last_line = 0
@@ -55,7 +57,7 @@ class Reporter:
                 TextColumn(self._what),
                 BarColumn(),
                 MofNCompleteColumn(),
-                _RateColumn(done),
+                _RateColumn(done, self._items),
                 TimeRemainingColumn(),
             )
             self._bar = Progress(*columns, console=self._console, transient=True)
@@ -70,7 +72,7 @@ class Reporter:
         elif (seconds := time.monotonic() - self._last_line) >= _SECONDS_BETWEEN_LINES:
             rate = (self._done - self._done_at_last_line) / seconds
             left = timedelta(seconds=round((self._total - self._done) / rate))
-            self.say(f"{self._done:,} of {self._total:,}, {rate:.1f} images/s, {left} to go")
+            self.say(f"{self._done:,} of {self._total:,}, {rate:.1f} {self._items}/s, {left} to go")
             self._last_line, self._done_at_last_line = time.monotonic(), self._done
 
     def note(self, text: str) -> None:

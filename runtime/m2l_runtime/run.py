@@ -39,7 +39,7 @@ class Run:
             yield group, [(i, names[i]) for i in range(group * size, min((group + 1) * size, len(names)))]
 
 
-def run_settings(synthesizer: Synthesizer, options: OutputOptions) -> RunSettings:
+def run_settings(synthesizer: Synthesizer, masks: MaskSet, options: OutputOptions) -> RunSettings:
     """What the bytes of outputs depend on, for the log."""
     used = synthesizer.settings
     return RunSettings(
@@ -50,7 +50,7 @@ def run_settings(synthesizer: Synthesizer, options: OutputOptions) -> RunSetting
         precision=used.precision,
         batch_size=used.batch_size,
         threads=used.threads,
-        seed=None,
+        seed=masks.seed,
         encoder=options.image_encoding.label,
         layout=options.label,
     )

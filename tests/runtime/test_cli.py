@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -228,13 +229,20 @@ def test_a_broken_plug_in_does_not_take_the_others_away(monkeypatch: pytest.Monk
 
 
 def test_every_verb_and_option_is_documented() -> None:
+    """In the README, or in one of docs/ if they are verbs of a verb."""
     readme = (ROOT / "README.md").read_text()
-    group = typer.main.get_command(build_app())
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
-        assert command.help, name
-        assert f"m2l {name}" in readme, f"the README does not say what `m2l {name}` is for"
-        for parameter in command.params:
-            assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+    docs = readme + "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+
+    def check(group: Any, path: str, text: str) -> None:
+        for name, command in group.commands.items():
+            assert command.help, name
+            assert f"{path} {name}" in text, f"nothing says what `{path} {name}` is for"
+            if hasattr(command, "commands"):
+                check(command, f"{path} {name}", docs)
+            for parameter in command.params:
+                assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+    check(typer.main.get_command(build_app()), "m2l", readme)
 
 
 def test_the_installed_script(masks: Path, tmp_path: Path) -> None:

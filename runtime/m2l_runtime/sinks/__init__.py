@@ -21,6 +21,8 @@ from m2l_runtime.errors import EngineNotInstalled, InputError
 Format = Literal["png", "jpeg", "webp", "npz", "webdataset", "parquet"]
 FORMATS: Final[tuple[Format, ...]] = ("png", "jpeg", "webp", "npz", "webdataset", "parquet")
 CONTAINERS: Final = ("webdataset", "parquet")
+PAIRED: Final = ("png", "jpeg", "webp")
+"""Formats beside whose files masks may be written; the others hold masks anyway."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class OutputOptions:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise InputError(f"there is no format '{self.format}'; choose one of {', '.join(FORMATS)}")
-        if self.pairs and self.format in (*CONTAINERS, "npz"):
+        if self.pairs and self.format not in PAIRED:
             raise InputError(f"{self.format} holds the mask beside the image already; leave out --pairs")
         if not 1 <= self.masks_per_file <= 1_000_000:
             raise InputError(f"the masks per file must be between 1 and 1,000,000, got {self.masks_per_file}")
