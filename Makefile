@@ -52,12 +52,14 @@ embedded-model: .venv/installed
 	.venv-demo/bin/python $(PIP_INSTALL) --no-compile '.[cpu]'
 	@touch $@
 
-# PyTorch goes in first and alone: some of the others would fetch the newest one, whatever its size.
+# PyTorch goes in first and alone: some of the others would fetch the newest one, whatever its size. torch-fidelity goes
+# in without torchvision, of which the tests use a stub: it would fetch another PyTorch.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "m2l needs Python 3.11 or later, this is " + sys.version.split()[0] + "; try: make test PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP_INSTALL) torch
-	.venv/bin/python $(PIP_INSTALL) --editable '.[cpu,masks,train,export,parquet,dev]'
+	.venv/bin/python $(PIP_INSTALL) --editable '.[cpu,masks,train,export,evaluate,parquet,dev]'
+	.venv/bin/python $(PIP_INSTALL) --no-deps torch-fidelity
 	@touch $@
 
 .venv-runtime/installed: pyproject.toml constraints.txt

@@ -38,20 +38,21 @@ def below(limit: int, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     return (numbers % np.uint64(limit)).astype(np.int64)
 
 
-def uniform(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Numbers of :func:`draw` to [0, 1): their upper 53 bits, exactly."""
-    return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53
+def uniform(count: int, seed: int, *names: str | int) -> npt.NDArray[np.float64]:
+    """`count` numbers in [0, 1), of 53 bits each; `seed` and `names` as of :func:`draw`."""
+    return (draw(count, seed, *names) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def normal(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Numbers of :func:`draw`, two for each that is returned, to the standard normal distribution.
+def normal(count: int, seed: int, *names: str | int) -> npt.NDArray[np.float64]:
+    """`count` numbers of mean 0 and variance 1; `seed` and `names` as of :func:`draw`.
 
     Box and Muller, "A note on the generation of random normal deviates", Annals of Mathematical Statistics 1958. The
     last digits are those of this platform's logarithm and cosine.
     """
-    one, other = uniform(numbers[0::2]), uniform(numbers[1::2])
-    found: npt.NDArray[np.float64] = np.sqrt(-2.0 * np.log1p(-one)) * np.cos(2.0 * np.pi * other)
-    return found
+    pairs = uniform(2 * ((count + 1) // 2), seed, *names).reshape(-1, 2)
+    radius = np.sqrt(-2 * np.log1p(-pairs[:, 0]))
+    angle = 2 * np.pi * pairs[:, 1]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1).ravel()[:count]
 
 
 def shuffled(count: int, seed: int, *names: str | int) -> npt.NDArray[np.int64]:

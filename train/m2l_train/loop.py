@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,13 +17,14 @@ import torch
 from m2l_runtime import atomic
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.encoders import SYNTHETIC, encode_png
-from m2l_runtime.errors import DeviceUnavailable, Diverged, InputError, OutOfMemory
+from m2l_runtime.errors import Diverged, InputError, OutOfMemory
 from m2l_runtime.lock import locked
 from m2l_runtime.terminal import plural, printable
 from m2l_train.batches import Batch, epoch_batches
 from m2l_train.config import PRESETS, TrainConfig, differences
 from m2l_train.configfile import to_json
 from m2l_train.datafolder import DataFolder, open_data
+from m2l_train.device import open_device, torch_threads
 from m2l_train.metrics import MetricsLog
 from m2l_train.pix2pix import Losses, Pix2Pix
 from m2l_train.runfolder import GRIDS, STATE_FORMAT, TAG, Progress, RunFolder, versions
@@ -129,9 +130,9 @@ def train(
     settings = _settings(folder, config, resume)
     found = open_data(data)
     warnings = (*found.warnings, *_size_warnings(found, settings))
-    where = _device(device)
+    where = open_device(device)
     atomic.make_folder(folder.path)
-    with locked(folder.path, (1, 1)), _threads(threads or usable_cpus()):
+    with locked(folder.path, (1, 1)), torch_threads(threads or usable_cpus()):
         atomic.sweep_files(folder.path, TAG)
         state = folder.load(where) if resume else None
         with ThreadPoolExecutor(workers or min(usable_cpus(), 8), "m2l-reader") as pool:
@@ -187,31 +188,6 @@ def _size_warnings(data: DataFolder, config: TrainConfig) -> tuple[str, ...]:
         f"the pictures are {stored}x{stored} pixels and are wanted at {wanted}x{wanted} before the crop, so they are "
         f"{how}: a second resampling that the original does not do; m2l prepare --size {wanted} goes straight there",
     )
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and index):
-        raise DeviceUnavailable(f"there is no device '{device}'; choose auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise DeviceUnavailable(
-            "PyTorch finds no CUDA device here; choose --device cpu, or install a CUDA build of torch"
-        )
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise DeviceUnavailable(f"there is no {device}, only {plural(torch.cuda.device_count(), 'CUDA device')}")
-    return torch.device(device)
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass

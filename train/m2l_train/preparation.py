@@ -24,8 +24,8 @@ from m2l_runtime._version import __version__
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.draws import draw
 from m2l_runtime.errors import InputError, OutputError
-from m2l_runtime.jsonlines import LineWriter, read_lines
 from m2l_runtime.hashes import file_sha256
+from m2l_runtime.jsonlines import LineWriter, read_lines
 from m2l_runtime.lock import locked
 from m2l_runtime.terminal import printable, utf8
 from m2l_train.datafolder import DATASET_FILE, IMAGES, MASKS

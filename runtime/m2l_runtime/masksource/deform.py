@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from m2l_runtime.arrays import Mask
-from m2l_runtime.draws import draw, normal, uniform
+from m2l_runtime.draws import normal, uniform
 from m2l_runtime.errors import InputError
 from m2l_runtime.maskfile import resize
 from m2l_runtime.maskfolder import mask_set
@@ -156,14 +156,16 @@ class Deformations:
         """What is drawn for mask `number`, at the attempt given (from 0)."""
         options = self._options
         alpha, spacing = options.alpha, 1 / (options.control_points + 1)
-        numbers = draw(1 + 2 * options.modes, options.seed, "deform vibrational", number, attempt)
-        control = np.tensordot(normal(numbers[1:]) * self._deviations, self._modes, 1)
-        farthest = options.range * spacing * (0.5 + 0.5 * float(uniform(numbers[:1])[0]))
+        swing = normal(len(self._modes), options.seed, "deform vibrational", number, attempt)
+        control = np.tensordot(swing * self._deviations, self._modes, 1)
+        share = float(uniform(1, options.seed, "deform range", number, attempt)[0])
+        farthest = options.range * spacing * (0.5 + 0.5 * share)
         control *= alpha * farthest / np.abs(control).max()
         if self._variation is None or alpha == 1:
             return Warp(control, None, lesion)
-        numbers = draw(2 * len(self._variation.modes), options.seed, "deform variational", number, attempt)
-        coefficients = np.clip(normal(numbers), -_CLIPPED_AT, _CLIPPED_AT)
+        count = len(self._variation.modes)
+        coefficients = normal(count, options.seed, "deform variational", number, attempt)
+        coefficients = np.clip(coefficients, -_CLIPPED_AT, _CLIPPED_AT)
         return Warp(control, (1 - alpha) * self._variation.sample(coefficients), lesion)
 
 

@@ -1,9 +1,10 @@
 """A set of masks to a model of their shapes, and the model to masks along its principal components.
 
-Each lesion is moved to the middle, scaled to one area and turned so that its long axis lies level, the heavier end to
-the right; its signed distance map is sampled on a grid around it; the principal components of those maps are the model
-(Leventon, Grimson and Faugeras, "Statistical shape influence in geodesic active contours", CVPR 2000). Outlines are
-where a sum of the smooth maps is zero, so they are smooth too, whatever the coefficients.
+Each lesion, its largest part if there are several, is moved to the middle, scaled to one area and turned so that its
+long axis lies level, the heavier end to the right; its signed distance map is sampled on a grid around it; the
+principal components of those maps are the model (Leventon, Grimson and Faugeras, "Statistical shape influence in
+geodesic active contours", CVPR 2000). Outlines are where a sum of the smooth maps is zero, so they are smooth too,
+whatever the coefficients.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from threadpoolctl import threadpool_limits
 from m2l_runtime import atomic
 from m2l_runtime.arrays import Mask
 from m2l_runtime.cpu import usable_cpus
-from m2l_runtime.draws import draw, normal, uniform
+from m2l_runtime.draws import normal, uniform
 from m2l_runtime.errors import InputError
 from m2l_runtime.maskfile import resize
 from m2l_runtime.masksource.drawn import check_seed, check_size
-from m2l_runtime.masksource.lesions import LESION_FROM, Lesion, Lesions, touches_frame
+from m2l_runtime.masksource.lesions import LESION_FROM, Lesion, Lesions, pose, touches_frame
 from m2l_runtime.masksource.signed import Distances, aligned_distances
+from m2l_runtime.masksource.statistics import largest_part
 from m2l_runtime.terminal import plural, printable
 
 FORMAT: Final = "m2l shape model 1"
@@ -120,25 +122,24 @@ def learn(lesions: Lesions) -> ShapeModel:
     components /= np.linalg.norm(components, axis=1, keepdims=True)
     strongest = np.take_along_axis(components, np.abs(components).argmax(1)[:, None], 1)
     components *= np.sign(strongest)  # an eigenvector's sign means nothing: fix it
-    poses = [
-        (lesion.pose.y / lesion.side, lesion.pose.x / lesion.side, lesion.pose.radius / lesion.side, angle)
-        for lesion, (_, angle) in zip(chosen, found, strict=True)
-    ]
     return ShapeModel(
         mean=mean.astype(np.float32).reshape(_SIDE, _SIDE),
         components=components.astype(np.float32).reshape(kept, _SIDE, _SIDE),
         deviations=np.sqrt(squares[:kept] / (count - 1)),
         explained=squares[:kept] / total,
-        poses=np.array(poses),
+        poses=np.array([place for _, place in found]),
         box_radii=_BOX_RADII,
         mask_count=count,
     )
 
 
-def _aligned(lesion: Lesion) -> tuple[Distances, float]:
-    """(signed distances (G, G) in radii around the lesion, its angle)."""
-    angle = orientation(lesion.mask() >= LESION_FROM)
-    return aligned_distances(lesion, _SIDE, _BOX_RADII, _NEAR_RADII, angle), angle
+def _aligned(lesion: Lesion) -> tuple[Distances, tuple[float, ...]]:
+    """(signed distances (G, G) in radii around the lesion's largest part, the row of `ShapeModel.poses`)."""
+    inside = largest_part(lesion.mask() >= LESION_FROM)
+    at, angle = pose(inside), orientation(inside)
+    mask = np.where(inside, np.uint8(255), np.uint8(0))
+    place = (at.y / lesion.side, at.x / lesion.side, at.radius / lesion.side, angle)
+    return aligned_distances(mask, at, _SIDE, _BOX_RADII, _NEAR_RADII, angle), place
 
 
 def orientation(inside: npt.NDArray[np.bool_]) -> float:
@@ -171,11 +172,9 @@ def render(
     at = ((across + 1) / 2 * grid - 0.5, (along + 1) / 2 * grid - 0.5)
     shown = ndimage.map_coordinates(model.distances(coefficients), at, np.float32, order=3, mode="nearest")
     inside = (shown < 0) & (np.maximum(np.abs(along), np.abs(across)) < 1)
-    labelled, parts = ndimage.label(inside)
-    if not parts:
+    if not inside.any():
         return None
-    largest = labelled == 1 + int(np.argmax(np.bincount(labelled.ravel())[1:]))
-    whole = ndimage.binary_fill_holes(largest)
+    whole = largest_part(inside)
     if touches_frame(whole):
         return None
     return resize(np.where(whole, np.uint8(255), np.uint8(0)), (size, size))
@@ -258,9 +257,8 @@ class RandomShapes:
         """
         count = len(self.model.components)
         for attempt in range(MOST_DRAWS):
-            numbers = draw(2 + 2 * count, self.seed, "pca", number, attempt)
-            place, turn = uniform(numbers[:2])
-            coefficients = np.clip(normal(numbers[2:]), -self.sigmas, self.sigmas)
+            place, turn = uniform(2, self.seed, "pca place", number, attempt)
+            coefficients = np.clip(normal(count, self.seed, "pca", number, attempt), -self.sigmas, self.sigmas)
             y, x, radius, _ = self.model.poses[int(place * len(self.model.poses))]
             mask = render(self.model, coefficients, (y, x, radius, 2 * np.pi * turn), self.size)
             if mask is not None:

@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw
 
 from m2l_runtime.arrays import Mask
-from m2l_runtime.draws import draw, uniform
+from m2l_runtime.draws import uniform
 from m2l_runtime.errors import InputError
 from m2l_runtime.maskfile import resize
 from m2l_runtime.masksource.drawn import check_seed, check_size
@@ -99,11 +99,11 @@ class Shapes:
     def shape(self, number: int) -> Shape:
         """What mask `number` shows."""
         kind = self.label(number)
-        place = uniform(draw(4, self.seed, "shapes", number))
+        place = uniform(4, self.seed, "shapes", number)
         radius = self.smallest + (self.largest - self.smallest) * float(place[0])
         room = 0.5 - _MARGIN / self.size - radius
         x, y = (0.5 + (2 * place[1:3] - 1) * room).tolist()
-        more = uniform(draw(2 * _BLOB_WAVES, self.seed, "shapes form", number))
+        more = uniform(2 * _BLOB_WAVES, self.seed, "shapes form", number)
         return Shape(kind, x, y, radius, float(2 * np.pi * place[3]), _form(kind, more))
 
     def draw(self, number: int) -> Mask:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from m2l_runtime.arrays import Mask
-from m2l_runtime.masksource.lesions import LESION_FROM, Lesion
+from m2l_runtime.masksource.lesions import LESION_FROM, Pose
 
 Distances = npt.NDArray[np.float32]
 """float32 (H, W): distance to the outline, below 0 inside the lesion."""
@@ -26,11 +26,14 @@ def signed_distances(mask: Mask) -> Distances:
     return signed
 
 
-def aligned_distances(lesion: Lesion, side: int, box_radii: float, near_radii: float, angle: float = 0.0) -> Distances:
+def aligned_distances(
+    mask: Mask, pose: Pose, side: int, box_radii: float, near_radii: float, angle: float = 0.0
+) -> Distances:
     """Signed distances in radii on a grid around the lesion, which makes lesions of all places and sizes comparable.
 
     Args:
-        lesion: the lesion. Beyond the frame there is background, so one that touches it is cut off there.
+        mask: uint8 (H, W). Beyond the frame there is background, so a lesion that touches it is cut off there.
+        pose: where its lesion is and how large.
         side: of the grid, in points.
         box_radii: how many radii the grid reaches from the centre, in y and x.
         near_radii: where distances are cut off: what is far from an outline says more of the frame than of the lesion.
@@ -39,9 +42,8 @@ def aligned_distances(lesion: Lesion, side: int, box_radii: float, near_radii: f
     Returns:
         (side, side), from -`near_radii` to `near_radii`.
     """
-    pose = lesion.pose
     beyond = math.ceil(near_radii * pose.radius) + 2
-    distances = signed_distances(np.pad(lesion.mask(), beyond)) / pose.radius
+    distances = signed_distances(np.pad(mask, beyond)) / pose.radius
     reach = ((np.arange(side) + 0.5) / side * 2 - 1) * box_radii * pose.radius
     v, u = np.meshgrid(reach, reach, indexing="ij")
     at = (

@@ -83,13 +83,11 @@ def measure(mask: Mask) -> Shape:
     area = float(inside.mean())
     if area == 0:
         return Shape(0.0, 0.0, 0.0, math.nan, 0.0)
-    labelled, parts = ndimage.label(inside, _EIGHT)
-    largest = labelled == 1 + int(np.argmax(np.bincount(labelled.ravel())[1:]))
     return Shape(
         area=area,
-        parts=float(parts),
+        parts=float(count_parts(inside)),
         holes=float(count_holes(inside)),
-        roundness=roundness(ndimage.binary_fill_holes(largest)),
+        roundness=roundness(largest_part(inside)),
         touches_frame=float(touches_frame(inside)),
     )
 
@@ -97,6 +95,14 @@ def measure(mask: Mask) -> Shape:
 def count_parts(inside: npt.NDArray[np.bool_]) -> int:
     """Pieces of lesion, neighbours in eight directions belonging together."""
     return int(ndimage.label(inside, _EIGHT)[1])
+
+
+def largest_part(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The largest piece of lesion with its holes filled; there must be one."""
+    labelled, _ = ndimage.label(inside, _EIGHT)
+    largest = labelled == 1 + int(np.argmax(np.bincount(labelled.ravel())[1:]))
+    whole: npt.NDArray[np.bool_] = ndimage.binary_fill_holes(largest)
+    return whole
 
 
 def count_holes(inside: npt.NDArray[np.bool_]) -> int:

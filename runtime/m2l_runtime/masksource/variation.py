@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.errors import InputError
 from m2l_runtime.masksource.freeform import Field, basis, pixel_places, spread
-from m2l_runtime.masksource.lesions import Lesions
+from m2l_runtime.masksource.lesions import Lesion, Lesions
 from m2l_runtime.masksource.signed import Distances, aligned_distances
 from m2l_runtime.terminal import plural
 
@@ -71,9 +71,7 @@ def learn(lesions: Lesions, modes: int) -> Variation:
     chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_MASKS)).astype(int))
     # Threads of the linear algebra that wait for one another cost more than these small systems.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(usable_cpus(), "m2l-worker") as pool:
-        maps = np.stack(
-            list(pool.map(lambda index: aligned_distances(lesions.lesions[index], _SIDE, BOX_RADII, 1.0), chosen))
-        )
+        maps = np.stack(list(pool.map(lambda index: _around(lesions.lesions[index]), chosen)))
         mean = maps.mean(0)
         controls = np.stack(list(pool.map(lambda target: register(mean, target), maps))).reshape(len(maps), -1)
         _, singular, directions = np.linalg.svd(controls - controls.mean(0), full_matrices=False)
@@ -86,6 +84,10 @@ def learn(lesions: Lesions, modes: int) -> Variation:
         np.sqrt(variances[:kept]),
         variances[:kept] / variances.sum(),
     )
+
+
+def _around(lesion: Lesion) -> Distances:
+    return aligned_distances(lesion.mask(), lesion.pose, _SIDE, BOX_RADII, 1.0)
 
 
 def register(moving: Distances, target: Distances) -> Field:

@@ -1,0 +1,79 @@
+"""The kinds of masks of the published sheet, each with its image, as one picture.
+
+    .venv/bin/python scripts/sheet_of_five.py sheet.png --masks MASKS --bundle BUNDLE
+
+Rows: given masks, geometric shapes, elastic deformations of the given masks, and shapes along their first and third
+principal components, from +3 standard deviations over the mean to -3.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from m2l_runtime import Synthesizer, embedded
+from m2l_runtime.arrays import Masks
+from m2l_runtime.maskfolder import find_masks, stem
+from m2l_runtime.masksource.deform import DeformOptions, open_deformations
+from m2l_runtime.masksource.drawn import MaskSource
+from m2l_runtime.masksource.lesions import read_lesions
+from m2l_runtime.masksource.pca import MOST_MASKS, READ_SIDE, AlongComponent, learn
+from m2l_runtime.masksource.shapes import Shapes
+from m2l_runtime.masksource.sheet import Cell, Row, draw_rows
+
+COLUMNS = 7
+KINDS = ("circle", "ellipse", "triangle", "square", "hexagon", "octagon", "star")
+
+
+def main(
+    out: Path,
+    masks: Annotated[Path, typer.Option(help="Given masks.")] = embedded.EXAMPLE_MASKS,
+    learn_from: Annotated[
+        Path | None, typer.Option(help="Masks whose components are drawn.  [default: the given ones]")
+    ] = None,
+    bundle: Annotated[Path, typer.Option(help="Generator.")] = embedded.BUNDLE,
+    seed: Annotated[int, typer.Option(help="Of shapes and deformations.")] = 1,
+) -> None:
+    """Draw the sheet."""
+    found = find_masks(masks)
+    model = learn(read_lesions(find_masks(learn_from or masks), READ_SIDE, most=MOST_MASKS))
+    chosen = np.linspace(0, len(found.names) - 1, COLUMNS).astype(int)
+    with Synthesizer.open(bundle, streams=None) as synth:
+        height, width = synth.image_size
+        deformed = open_deformations(masks, DeformOptions(size=height, seed=seed, range=0.9, modes=12))
+
+        def drawn(source: MaskSource, numbers: list[int]) -> Masks:
+            return np.stack([source.draw(number) for number in numbers])
+
+        in_order = list(range(COLUMNS))
+        given = [int(place) for place in chosen]
+        parts: list[tuple[str, Masks, list[str]]] = [
+            (
+                "given masks",
+                np.stack([found.read(found.names[place], (height, width)).mask for place in given]),
+                [stem(found.names[place])[-22:] for place in given],
+            ),
+            ("geometric shapes", drawn(Shapes(KINDS, height, 0.22, 0.38, seed), in_order), list(KINDS)),
+            ("elastic deformations of the given masks", drawn(deformed, given), [""] * COLUMNS),
+        ]
+        for component in (1, 3):
+            along = AlongComponent(model, component, COLUMNS, size=height, radius=0.24)
+            title = f"principal component {component} ({model.explained[component - 1] * 100:.0f} % of the variance)"
+            parts.append((title, drawn(along, in_order), [_name(along.sigma(number)) for number in in_order]))
+        rows = [
+            Row(title, [Cell(m, label, i) for m, label, i in zip(these, labels, synth(these), strict=True)])
+            for title, these, labels in parts
+        ]
+        footnote = f"{synth.bundle.manifest.name}. Synthetic images: they show no patient and are not for diagnosis."
+    draw_rows(rows, footnote).save(out)
+
+
+def _name(sigma: float) -> str:
+    return f"{sigma:+g} SD" if sigma else "mean"
+
+
+if __name__ == "__main__":
+    typer.run(main)

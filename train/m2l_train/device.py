@@ -1,0 +1,46 @@
+"""The name of a device and a number of threads to what PyTorch runs on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from m2l_runtime.errors import DeviceUnavailable, InputError
+from m2l_runtime.terminal import plural
+
+
+def open_device(name: str) -> torch.device:
+    """One of auto, cpu, cuda and cuda:N; `auto` is CUDA where there is a card, else the CPU.
+
+    Raises:
+        DeviceUnavailable: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise DeviceUnavailable(f"there is no device '{name}'; choose auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceUnavailable("PyTorch finds no CUDA device here; choose cpu, or install a CUDA build of torch")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise DeviceUnavailable(f"there is no {name}, only {plural(torch.cuda.device_count(), 'CUDA device')}")
+    return torch.device(name)
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """While the block runs, PyTorch's operators use `count` CPU threads.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    if count < 1:
+        raise InputError(f"threads must be at least 1, got {count}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

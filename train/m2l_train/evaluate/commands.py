@@ -1,0 +1,257 @@
+"""Command lines of evaluation to calls of its functions: evaluate images, evaluate bundle, evaluate segmenter.
+
+Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from m2l_runtime.terminal import aside
+
+if TYPE_CHECKING:
+    from m2l_train.evaluate import Evaluation, Options
+
+DataArgument = Annotated[
+    Path,
+    typer.Argument(help="Folder of real pairs: of m2l prepare, images and masks, or combined.", show_default=False),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="Which real pairs.  [default: val, or all where there are no splits]", show_default=False),
+]
+SegmenterFile = Annotated[
+    Path | None,
+    typer.Option("--segmenter", help="File of m2l evaluate segmenter, for figures of masks.", show_default=False),
+]
+InceptionFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--inception", help="Inception weights of torch-fidelity, for FID; never downloaded.", show_default=False
+    ),
+]
+Out = Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Seed = Annotated[int, typer.Option(help="Of samples, patches and resamples.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Threads that read and compare.  [default: the CPUs this process may use]", show_default=False),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="CPU threads of PyTorch.  [default: the CPUs this process may use]", show_default=False),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
+
+
+class Direction(StrEnum):
+    """Choices of --direction."""
+
+    AtoB = "AtoB"
+    BtoA = "BtoA"
+
+
+DirectionOption = Annotated[Direction, typer.Option(help="Of combined pictures: AtoB has the mask on the left.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `evaluate` and its verbs to `app`."""
+    group = typer.Typer(
+        name="evaluate",
+        help="Say in numbers how good synthesized images are.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    group.command()(images)
+    group.command()(bundle)
+    group.command()(segmenter)
+    app.add_typer(group)
+
+
+def images(
+    synthetic: Annotated[
+        Path, typer.Argument(help="Folder of synthesized images, as m2l synth makes it.", show_default=False)
+    ],
+    data: DataArgument,
+    split: Split = None,
+    segmenter: SegmenterFile = None,
+    inception: InceptionFile = None,
+    samples: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder with more images of the same masks; may be given again.", show_default=False),
+    ] = None,
+    direction: DirectionOption = Direction.AtoB,
+    out: Out = None,
+    json: Json = False,
+    seed: Seed = 0,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Judge synthesized images by real ones of the same masks, and as sets.
+
+    Names match as those of masks and photographs do. DATA may also be a folder of photographs alone: then only sets are
+    compared.
+
+    Exit status: 0 done, 1 it cannot be done, 2 wrong usage, 130 or 143 stopped by a signal (nothing is written).
+    """
+
+    def run(options: Options) -> Evaluation | None:
+        from m2l_train.evaluate import evaluate_images
+
+        return evaluate_images(synthetic, data, options, samples=samples or ())
+
+    _evaluate(run, split, segmenter, inception, direction, out, json, seed, workers, overwrite)
+
+
+def bundle(
+    data: DataArgument,
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a bundle; left out: the model inside the package.", show_default=False),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime, or fake (runs no model).")] = "auto",
+    device: Annotated[str, typer.Option(help="Of the engine: auto, cpu, cuda or cuda:N.")] = "auto",
+    split: Split = None,
+    segmenter: SegmenterFile = None,
+    inception: InceptionFile = None,
+    direction: DirectionOption = Direction.AtoB,
+    out: Out = None,
+    json: Json = False,
+    seed: Seed = 0,
+    workers: Workers = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads of the engine.  [default: the CPUs this process may use]", show_default=False),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Judge a bundle: synthesize from the masks of real pairs, in memory, and compare.
+
+    Exit status: 0 done, 1 it cannot be done, 2 wrong usage, 130 or 143 stopped by a signal (nothing is written).
+    """
+
+    def run(options: Options) -> Evaluation | None:
+        from m2l_train.evaluate import evaluate_bundle
+
+        return evaluate_bundle(data, bundle, options, backend=backend, device=device, threads=threads)
+
+    _evaluate(run, split, segmenter, inception, direction, out, json, seed, workers, overwrite)
+
+
+def _evaluate(
+    run: Callable[[Options], Evaluation | None],
+    split: str | None,
+    segmenter: Path | None,
+    inception: Path | None,
+    direction: Direction,
+    out: Path | None,
+    json: bool,
+    seed: int,
+    workers: int | None,
+    overwrite: bool,
+) -> None:
+    from m2l_runtime import atomic
+    from m2l_runtime.progress import Reporter
+    from m2l_runtime.stop import StopSignals
+    from m2l_train.evaluate import Options, to_json
+    from m2l_train.evaluate.describe import describe_evaluation
+
+    if out is not None:
+        _check_out(out, overwrite)
+    with Reporter("evaluating") as reporter, StopSignals() as stop:
+        found = run(
+            Options(
+                split=split,
+                segmenter=segmenter,
+                inception=inception,
+                mask_is_left=direction is Direction.AtoB,
+                seed=seed,
+                workers=workers,
+                on_start=reporter.start,
+                on_images=reporter.advance,
+                should_stop=stop.is_set,
+            )
+        )
+    if found is None:
+        aside("stopped; nothing was written")
+        raise typer.Exit(stop.exit_status)
+    document = to_json(found)
+    if out is not None:
+        _check_out(out, overwrite)
+        atomic.write_file(out, document)
+    typer.echo(document.decode().rstrip() if json else describe_evaluation(found))
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    """Before minutes of work, and once more after them."""
+    import os
+
+    from m2l_runtime.errors import OutputError
+    from m2l_runtime.terminal import printable
+
+    if out.is_dir():
+        raise OutputError(f"{printable(out)} is a folder; expected the name of a file")
+    if os.path.lexists(out) and not overwrite:
+        raise OutputError(f"{printable(out)} exists already; choose another name or --overwrite it")
+    if not out.parent.is_dir():
+        raise OutputError(f"the folder {printable(out.parent)} does not exist; make it first")
+
+
+def segmenter(
+    data: Annotated[
+        Path,
+        typer.Argument(help="Data folder with a train and a val split, as m2l prepare makes it.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Argument(help="File to write, such as segmenter.pt.", show_default=False)],
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training pairs.  [default: 10]", show_default=False)
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="End after so many minutes and keep what was reached.", show_default=False)
+    ] = None,
+    width: Annotated[int, typer.Option(help="Channels of the first level.")] = 16,
+    direction: DirectionOption = Direction.AtoB,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Threads = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train the small network that finds lesions, which `--segmenter` takes.
+
+    Exit status: 0 done, 1 it cannot be done, 2 wrong usage, 130 or 143 stopped by a signal (nothing is written).
+    """
+    from m2l_runtime.progress import Reporter
+    from m2l_runtime.stop import StopSignals
+    from m2l_train.evaluate import train_segmenter
+    from m2l_train.evaluate.describe import describe_segmenter
+
+    with Reporter("training") as reporter, StopSignals() as stop:
+        report = train_segmenter(
+            data,
+            out,
+            epochs=epochs,
+            width=width,
+            seed=seed,
+            device=device,
+            threads=threads,
+            workers=workers,
+            max_minutes=minutes,
+            mask_is_left=direction is Direction.AtoB,
+            overwrite=overwrite,
+            on_start=reporter.start,
+            on_images=reporter.advance,
+            on_note=reporter.say,
+            should_stop=stop.is_set,
+        )
+        for warning in report.warnings:
+            reporter.note(f"warning: {warning}")
+    if report.was_stopped:
+        aside("stopped; nothing was written")
+        raise typer.Exit(stop.exit_status)
+    typer.echo(describe_segmenter(report))

@@ -1,0 +1,109 @@
+"""An evaluation to a table for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from m2l_runtime.terminal import plural, printable, table
+
+if TYPE_CHECKING:
+    from m2l_train.evaluate.result import Evaluation, Figure, Interval
+    from m2l_train.evaluate.training import SegmenterReport
+
+NAMES: Final[Mapping[str, str]] = {
+    "l1": "difference from the real image",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "swd": "sliced Wasserstein, mean",
+    "kid": "KID, segmenter",
+    "dice": "Dice of mask and lesion found",
+    "boundary": "boundary distance",
+    "fid_inception": "FID, Inception",
+    "kid_inception": "KID, Inception",
+    "colour_pair_lesion": "lesion colour, from its own",
+    "colour_pair_skin": "skin colour, from its own",
+    "colour_set_lesion": "lesion colour, of sets",
+    "colour_set_skin": "skin colour, of sets",
+    "colour_spread_lesion": "spread of lesion colours",
+    "colour_spread_skin": "spread of skin colours",
+    "checkerboard": "checkerboard, all strides",
+    "neighbour_median": "nearest training image, median",
+    "neighbour_p5": "nearest training image, 5 %",
+    "neighbour_ratio": "synthesized/real of the median",
+    "near_duplicates": "near duplicates of training",
+    "variety": "variety",
+    "variety_ratio": "synthesized/real variety",
+    "variety_of_samples": "variety of one mask's samples",
+}
+
+
+def describe_evaluation(found: Evaluation) -> str:
+    """All figures, a row each; those not measured together under their reasons."""
+    rows = [("figure", "synthesized [95 %]", "real [95 %]", "better is", "unit")]
+    reasons: dict[str, list[str]] = {}
+    for name, figure in found.figures.items():
+        if figure.value is None:
+            reasons.setdefault(figure.reason or "", []).append(name)
+            continue
+        real = "" if figure.real is None else _cell(figure.real)
+        rows.append((_title(name), _cell(figure), real, figure.better, figure.unit))
+    counts = found.counts
+    side = found.image_size
+    head = [
+        f"{plural(counts.synthesized, 'image')} of {found.provenance.synthesized} at {side}x{side}, "
+        f"{counts.real:,} real; sets compared with "
+        + (
+            f"{plural(counts.training_sample, 'training image')}, neighbours looked for in {counts.training:,}"
+            if counts.training
+            else "the real ones"
+        )
+    ]
+    lines = [*head, "", table(rows)]
+    if found.closest:
+        lines += ["", "nearest to training images:"]
+        lines += [
+            f"  {printable(near.synthesized)} to {printable(near.training)}: {near.levels:.1f} levels"
+            for near in found.closest
+        ]
+    if reasons:
+        lines.append("")
+    lines += [f"not measured ({reason}): {', '.join(names)}" for reason, names in reasons.items()]
+    lines += [f"warning: {warning}" for warning in found.warnings]
+    return "\n".join(lines)
+
+
+def _title(name: str) -> str:
+    if name in NAMES:
+        return NAMES[name]
+    kind, _, number = name.rpartition("_")
+    return f"  {'at ' if kind == 'swd' else 'stride '}{number}{' pixels' if kind == 'swd' else ''}"
+
+
+def _cell(figure: Figure | Interval) -> str:
+    value = _number(figure.value)
+    if figure.low is None or figure.high is None:
+        return value
+    return f"{value} [{_number(figure.low)}, {_number(figure.high)}]"
+
+
+def _number(value: float | None) -> str:
+    """Three digits or more that mean something, never an exponent."""
+    if value is None:
+        return ""
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    size = abs(value)
+    digits = 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 0.1 else 5
+    return f"{value:.{digits}f}"
+
+
+def describe_segmenter(report: SegmenterReport) -> str:
+    """How good a trained segmenter is."""
+    facts = report.facts
+    if facts is None:
+        return "stopped; nothing was written"
+    return (
+        f"{printable(report.path)}: Dice {facts.val_dice:.4f} on {plural(facts.val_count, 'validation pair')}, trained "
+        f"on {facts.train_count:,} in {plural(facts.steps, 'step')} ({report.seconds / 60:.1f} minutes)"
+    )

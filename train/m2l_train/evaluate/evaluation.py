@@ -1,0 +1,507 @@
+"""Synthesized images, or a bundle, and a folder of real pairs to a whole evaluation.
+
+What needs pairs compares each synthesized image with the real one of the same mask. What compares sets measures the
+synthesized images, and beside them the real ones, against a sample of the training split: real images that were not
+trained on are the yardstick.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import PIL
+import scipy
+import torch
+
+from m2l_runtime import Synthesizer, __version__
+from m2l_runtime.arrays import Image, Images, Mask
+from m2l_runtime.cpu import usable_cpus
+from m2l_runtime.errors import EngineNotInstalled, InputError
+from m2l_runtime.terminal import plural, printable
+from m2l_train.duplicates import THRESHOLD
+from m2l_train.evaluate import bootstrap, checkerboard, neighbours, paired, sets, variety, wasserstein
+from m2l_train.evaluate.fidelity import LESION_FROM
+from m2l_train.evaluate.figures import MOST_FOR_VARIETY, Found, Material, Measurement, Training
+from m2l_train.evaluate.result import Counts, Evaluation, Provenance
+from m2l_train.evaluate.segmenter import Segmenter, load_segmenter
+from m2l_train.pairing import Pair, pair_key
+
+if TYPE_CHECKING:
+    from m2l_train.evaluate.inception import Inception
+
+MOST_IMAGES: Final = 2000
+"""Synthesized images that are looked at; of more, a sample."""
+MOST_TRAINING: Final = 1000
+"""Training images that sets are compared with; neighbours are looked for in all."""
+FEW_IMAGES: Final = 30
+_LISTED: Final = 100
+_SHOWN: Final = 3
+_CHUNK: Final = 16
+
+
+class _Stopped(Exception):
+    """Somebody wished to stop."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an evaluation is told beside its images."""
+
+    split: str | None = None
+    """Of the data; None: val, or all where there are no splits."""
+    segmenter: str | os.PathLike[str] | None = None
+    """File of a segmenter; without one there are no figures of masks and no KID on its features."""
+    inception: str | os.PathLike[str] | None = None
+    """File of Inception weights; without one there is no FID."""
+    mask_is_left: bool = True
+    """Of combined pictures."""
+    seed: int = 0
+    workers: int | None = None
+    """Threads that read and compare; None: as many CPUs as this process may use. Nothing depends on it."""
+    on_start: Callable[[int], None] = lambda total: None
+    """Called with the number of images, each counted once for every figure it enters."""
+    on_images: Callable[[int], None] = lambda count: None
+    should_stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"the seed must be 0 or above, got {self.seed}")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"workers must be at least 1, got {self.workers}")
+
+    @property
+    def worker_count(self) -> int:
+        """`workers`, or as many as there are CPUs."""
+        return self.workers if self.workers is not None else usable_cpus()
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What is evaluated, however it came: by files or from a bundle."""
+
+    names: tuple[str, ...]
+    made: Images
+    samples: tuple[Images, ...]
+    real: sets.RealSet
+    files: sets.RealFiles
+    warnings: list[str]
+    synthesized: str
+    data: Path
+    sample_names: list[str]
+    engine: str | None
+    bundles: Mapping[str, int]
+    fake: int
+    unmatched_made: list[str]
+    unmatched_real: list[str]
+
+
+def evaluate_images(
+    synthetic: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    options: Options | None = None,
+    *,
+    samples: Sequence[str | os.PathLike[str]] = (),
+) -> Evaluation | None:
+    """Judge a folder of synthesized images by real ones.
+
+    Args:
+        synthetic: a folder of `m2l synth`, with or without ``--pairs``; names match those of the data's masks.
+        data: a data folder with or without splits, or a folder of real images without masks.
+        options: the rest.
+        samples: folders with more images of the same masks, by the same names.
+
+    Returns:
+        None if it was stopped.
+
+    Raises:
+        InputError: a folder, a file of weights or an image is not what it should be; or too few images match.
+        EngineNotInstalled: Inception features are asked for and torch-fidelity is missing.
+    """
+    chosen = options if options is not None else Options()
+    return _evaluate(chosen, lambda: _from_files(Path(synthetic), Path(data), chosen, [Path(s) for s in samples]))
+
+
+def evaluate_bundle(
+    data: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] | None = None,
+    options: Options | None = None,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+) -> Evaluation | None:
+    """Judge a bundle by what it makes of the masks of real pairs; nothing is written.
+
+    Args:
+        data: a data folder with or without splits; it must have masks.
+        bundle: folder of a bundle; None is the model inside the package.
+        options: the rest.
+        backend: as :meth:`m2l_runtime.Synthesizer.open` takes it.
+        device: likewise.
+        threads: likewise.
+
+    Returns:
+        None if it was stopped.
+
+    Raises:
+        InputError: the data or a file of weights is not what it should be, or there are too few pairs.
+        BundleError: the bundle cannot be used.
+        EngineError: no engine runs it here.
+    """
+    chosen = options if options is not None else Options()
+
+    def given() -> _Given:
+        with Synthesizer.open(bundle, backend=backend, device=device, threads=threads, streams=None) as synthesizer:
+            return _from_bundle(Path(data), synthesizer, chosen)
+
+    return _evaluate(chosen, given)
+
+
+def _evaluate(options: Options, gather: Callable[[], _Given]) -> Evaluation | None:
+    started = time.monotonic()
+    segmenter = None if options.segmenter is None else load_segmenter(options.segmenter)
+    inception = None if options.inception is None else _open_inception(options.inception)
+
+    def watch(count: int) -> None:
+        if count:
+            options.on_images(count)
+        if options.should_stop():
+            raise _Stopped
+
+    try:
+        given = gather()
+        watch(0)
+        return _judge(given, options, segmenter, inception, watch, started)
+    except _Stopped:
+        return None
+
+
+def _open_inception(path: str | os.PathLike[str]) -> Inception:
+    try:
+        from m2l_train.evaluate.inception import Inception
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in ("torch_fidelity", "torchvision"):
+            raise
+        raise EngineNotInstalled(
+            f"Inception features need {error.name}, which is not installed: pip install 'm2l[inception]'"
+        ) from error
+    return Inception(path)
+
+
+def _from_files(synthetic: Path, data: Path, options: Options, sample_folders: Sequence[Path]) -> _Given:
+    if synthetic.resolve() == data.resolve():
+        raise InputError(f"{printable(data)} is given as synthesized and as real; expected two folders")
+    files = sets.find_real(data, options.split, mask_is_left=options.mask_is_left)
+    made_files = sets.find_synthetic(synthetic)
+    sample_files = [sets.find_synthetic(folder) for folder in sample_folders]
+    _refuse_overlap([made_files, *sample_files], files)
+    sets.refuse_synthetic(files.pairs, options.worker_count)
+    warnings = list(files.warnings)
+    if made_files.ambiguous:
+        count = plural(len(made_files.ambiguous), "synthesized image")
+        warnings.append(f"{count} of one name with others, not used: {_some(made_files.ambiguous)}")
+    by_key = {pair_key(pair.name): pair for pair in files.pairs}
+    unmatched_made: list[str] = []
+    unmatched_real: list[str] = []
+    keys = sorted(made_files.by_key)
+    if files.has_masks:
+        unmatched_made = sorted(made_files.by_key[key].stem for key in made_files.by_key.keys() - by_key.keys())
+        unmatched_real = sorted(by_key[key].name for key in by_key.keys() - made_files.by_key.keys())
+        keys = sorted(by_key.keys() & made_files.by_key.keys())
+        if not keys:
+            raise InputError(
+                f"no image in {printable(made_files.folder)} has the name of a pair in {printable(data)}: there are "
+                f"{_some(unmatched_made)} and {_some(unmatched_real)}; expected images of the masks of these pairs, or "
+                "as DATA a folder of photographs alone, to compare sets"
+            )
+        for names, what in ((unmatched_made, "synthesized image"), (unmatched_real, "real image")):
+            if names:
+                warnings.append(f"{plural(len(names), what)} without a counterpart, not used: {_some(names)}")
+    keys = _at_most(keys, MOST_IMAGES, "synthesized image", options.seed, warnings)
+    if len(keys) < sets.LEAST_IMAGES:
+        raise InputError(
+            f"{plural(len(keys), 'synthesized image')} can be used, at least {sets.LEAST_IMAGES} are needed"
+        )
+    paths = [made_files.by_key[key] for key in keys]
+    made = sets.read_synthetic(paths, options.worker_count)
+    wanted = [by_key[key] for key in keys] if files.has_masks else list(by_key.values())
+    wanted = _at_most(wanted, MOST_IMAGES, "real image", options.seed, warnings)
+    real = _read_real(wanted, files, made.shape[1], options)
+    warnings += [f"left out {problem}" for problem in real.problems]
+    if files.has_masks:
+        place = {pair_key(name): i for i, name in enumerate(real.names)}
+        rows = [i for i, key in enumerate(keys) if key in place]
+        keys, paths, made = [keys[i] for i in rows], [paths[i] for i in rows], made[rows]
+    origins = list(sets.in_threads(sets.origin, paths, options.worker_count))
+    fake = sum(found is not None and found.is_fake for found in origins)
+    return _Given(
+        names=tuple(by_key[key].name if files.has_masks else made_files.by_key[key].stem for key in keys),
+        made=made,
+        samples=tuple(_read_samples(found, keys, made.shape[1], options) for found in sample_files),
+        real=real,
+        files=files,
+        warnings=warnings,
+        synthesized=synthetic.resolve().name,
+        data=data,
+        sample_names=[folder.resolve().name for folder in sample_folders],
+        engine=None,
+        bundles=Counter((found.bundle_sha256 or "") if found is not None else "" for found in origins),
+        fake=fake,
+        unmatched_made=unmatched_made,
+        unmatched_real=unmatched_real,
+    )
+
+
+def _from_bundle(data: Path, synthesizer: Synthesizer, options: Options) -> _Given:
+    files = sets.find_real(data, options.split, mask_is_left=options.mask_is_left)
+    if not files.has_masks:
+        raise InputError(
+            f"{printable(data)} has no masks to synthesize from; expected pairs, as m2l prepare makes them"
+        )
+    sets.refuse_synthetic(files.pairs, options.worker_count)
+    warnings = list(files.warnings)
+    sets.check_side(*synthesizer.image_size)
+    wanted = _at_most(files.pairs, MOST_IMAGES, "pair", options.seed, warnings)
+    real = _read_real(wanted, files, synthesizer.image_size[0], options)
+    warnings += [f"left out {problem}" for problem in real.problems]
+    settings, made = synthesizer.settings, []
+    step = _CHUNK * settings.streams
+    for start in range(0, len(real.masks), step):
+        if options.should_stop():
+            raise _Stopped
+        made.append(synthesizer.synthesize_checked(real.masks[start : start + step]))
+    return _Given(
+        names=real.names,
+        made=np.concatenate(made),
+        samples=(),
+        real=real,
+        files=files,
+        warnings=warnings,
+        synthesized=f"bundle {synthesizer.bundle.manifest.name}",
+        data=data,
+        sample_names=[],
+        engine=f"{settings.engine}, {settings.device}, {settings.precision}",
+        bundles={synthesizer.bundle.sha256: len(real.names)},
+        fake=len(real.names) if settings.backend == "fake" else 0,
+        unmatched_made=[],
+        unmatched_real=[],
+    )
+
+
+def _at_most(items: Sequence[Any], most: int, noun: str, seed: int, warnings: list[str]) -> list[Any]:
+    chosen = sets.sample(len(items), most, seed, noun)
+    if len(chosen) < len(items):
+        warnings.append(f"a sample of {most:,} of {plural(len(items), noun)} is looked at")
+    return [items[i] for i in chosen]
+
+
+def _read_real(pairs: Sequence[Pair], files: sets.RealFiles, side: int, options: Options) -> sets.RealSet:
+    return sets.read_pairs(
+        pairs, side, workers=options.worker_count, has_masks=files.has_masks, mask_is_left=files.mask_is_left
+    )
+
+
+def _refuse_overlap(folders: Sequence[sets.SyntheticFiles], real: sets.RealFiles) -> None:
+    """No file is synthesized and real at once, and no folder stands for two sets of samples."""
+    photographs = {pair.image.resolve() for pair in (*real.pairs, *real.reference)}
+    masks = {pair.mask.resolve() for pair in (*real.pairs, *real.reference)}
+    for found in folders:
+        for path in found.by_key.values():
+            for files, what in ((photographs, "a real image of DATA"), (masks, "a mask of DATA")):
+                if path.resolve() in files:
+                    raise InputError(
+                        f"{printable(path)} is given as synthesized and is {what}; expected a folder of m2l "
+                        "synth, which DATA does not hold"
+                    )
+    for one, other in itertools.combinations(folders, 2):
+        if one.folder.resolve() == other.folder.resolve():
+            raise InputError(f"{printable(other.folder)} is given twice; samples are other images of the same masks")
+
+
+def _read_samples(files: sets.SyntheticFiles, keys: Sequence[str], side: int, options: Options) -> Images:
+    missing = [key for key in keys if key not in files.by_key]
+    if missing:
+        raise InputError(
+            f"{printable(files.folder)} has no image for {plural(len(missing), 'mask')} ({_some(missing)}); expected "
+            "samples of the same masks, by the same names"
+        )
+    images = sets.read_synthetic([files.by_key[key] for key in keys], options.worker_count)
+    if images.shape[1] != side:
+        raise InputError(
+            f"the images in {printable(files.folder)} are {images.shape[1]} pixels wide, the others {side}; expected "
+            "one size"
+        )
+    return images
+
+
+def _judge(
+    given: _Given,
+    options: Options,
+    segmenter: Segmenter | None,
+    inception: Inception | None,
+    watch: Callable[[int], None],
+    started: float,
+) -> Evaluation:
+    reference, side, warnings = given.files.reference, given.made.shape[1], list(given.warnings)
+    if given.fake:
+        warnings.append(f"{plural(given.fake, 'image')} of the fake backend: no model was run, they show nothing")
+    if len(given.made) < FEW_IMAGES:
+        warnings.append(f"{plural(len(given.made), 'image')} are few: take figures of fewer than {FEW_IMAGES} lightly")
+    sample_count = min(len(reference), MOST_TRAINING)
+    options.on_start(_work(given, sample_count, segmenter, inception))
+    training = None
+    if len(reference) >= sets.LEAST_IMAGES:
+        sets.refuse_synthetic(reference, options.worker_count)
+        training, problems = _read_training(reference, given.files, side, options, watch)
+        warnings += [f"left out {problem}" for problem in problems]
+    material = Material(given.names, given.made, given.real, given.files.has_masks, training, given.samples)
+    found = Measurement(material, options.seed, options.worker_count, watch).run(segmenter, inception)
+    return Evaluation(
+        image_size=side,
+        compared_with="training images" if training is not None else "evaluated real images",
+        figures=found.figures,
+        closest=found.closest,
+        counts=_counts(given, material, found),
+        parameters=_parameters(segmenter),
+        provenance=_provenance(given, material, options, segmenter, inception),
+        warnings=warnings,
+        unmatched_synthesized=given.unmatched_made[:_LISTED],
+        unmatched_real=given.unmatched_real[:_LISTED],
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+def _work(given: _Given, sample: int, segmenter: Segmenter | None, inception: Inception | None) -> int:
+    """Images that will be counted."""
+    made, real, training = len(given.made), len(given.real.names), len(given.files.reference)
+    is_paired = given.files.has_masks
+    columns = [made, sample, real] if training else [made, real]
+    count = training + len(columns) * min(columns) + 2 * (made + real)  # checkerboards and variety
+    count += made + real if training else 0
+    if is_paired:
+        count += made + made + real + sample
+    if segmenter is not None:
+        count += made + real + sample + (2 * made if is_paired else 0)
+    return count + (made + real + sample if inception is not None else 0)
+
+
+def _read_training(
+    pairs: Sequence[Pair], files: sets.RealFiles, side: int, options: Options, watch: Callable[[int], None]
+) -> tuple[Training, list[str]]:
+    """(the training split, a line for each pair that cannot be read)."""
+    wanted = set(sets.sample(len(pairs), MOST_TRAINING, options.seed, "training"))
+    names: list[str] = []
+    kept: list[tuple[str, Image, Mask]] = []
+    problems: list[str] = []
+
+    def pictures() -> Iterator[Image]:
+        found = sets.iterate_pairs(
+            pairs, side, workers=options.worker_count, has_masks=files.has_masks, mask_is_left=files.mask_is_left
+        )
+        for place, (name, image, mask, problem) in enumerate(found):
+            watch(1)
+            if image is None or mask is None:
+                problems.append(problem)
+                continue
+            names.append(name)
+            if place in wanted:
+                kept.append((name, image, mask))
+            yield image
+
+    small = neighbours.shrink(pictures())
+    if len(kept) < sets.LEAST_IMAGES:
+        first = f": {problems[0]}" if problems else ""
+        raise InputError(
+            f"{plural(len(kept), 'pair')} of the training split can be used, at least {sets.LEAST_IMAGES} are needed"
+            f"{first}"
+        )
+    sample = sets.RealSet(
+        tuple(name for name, _, _ in kept),
+        np.stack([image for _, image, _ in kept]),
+        np.stack([mask for _, _, mask in kept]),
+        (),
+    )
+    return Training(tuple(names), small, sample), problems
+
+
+def _counts(given: _Given, material: Material, found: Found) -> Counts:
+    is_lesion = material.real.masks >= LESION_FROM
+    return Counts(
+        synthesized=len(material.made),
+        real=len(material.real.names),
+        training=0 if material.training is None else len(material.training.names),
+        training_sample=0 if material.training is None else len(material.training.sample.names),
+        wasserstein_per_set=found.wasserstein_per_set,
+        variety_per_set=min(len(material.made), MOST_FOR_VARIETY),
+        equal_pairs=found.equal_pairs,
+        without_lesion=int((~is_lesion.any((1, 2))).sum()) if material.is_paired else 0,
+        without_skin=int(is_lesion.all((1, 2)).sum()) if material.is_paired else 0,
+        one_empty=found.one_empty,
+        real_one_empty=found.real_one_empty,
+        unmatched_synthesized=len(given.unmatched_made),
+        unmatched_real=len(given.unmatched_real),
+        bundles=dict(given.bundles),
+        fake=given.fake,
+    )
+
+
+def _parameters(segmenter: Segmenter | None) -> dict[str, float]:
+    """Numbers that the figures depend on."""
+    found: dict[str, float] = {
+        "bootstrap_resamples": bootstrap.RESAMPLES,
+        "bootstrap_coverage": bootstrap.COVERAGE,
+        "ssim_sigma": paired.SIGMA,
+        "wasserstein_patches_per_image_and_level": wasserstein.PATCHES,
+        "wasserstein_directions": wasserstein.DIRECTIONS,
+        "checkerboard_ring_from": checkerboard.RING_FROM,
+        "checkerboard_ring_to": checkerboard.RING_REACH,
+        "neighbour_side": neighbours.SIDE,
+        "near_duplicate_likeness": THRESHOLD,
+        "variety_side": variety.SIDE,
+        "lesion_from": LESION_FROM,
+    }
+    if segmenter is not None:
+        found |= {"segmenter_side": segmenter.spec.side, "segmenter_features": segmenter.spec.feature_count}
+    return found
+
+
+def _provenance(
+    given: _Given, material: Material, options: Options, segmenter: Segmenter | None, inception: Inception | None
+) -> Provenance:
+    masks = material.real.masks if material.is_paired else np.zeros((len(material.made), 0), np.uint8)
+    sample = None if material.training is None else material.training.sample
+    return Provenance(
+        synthesized=printable(given.synthesized),
+        data=printable(given.data.resolve().name),
+        split=given.files.split,
+        samples=[printable(name) for name in given.sample_names],
+        engine=given.engine,
+        synthesized_fingerprint=sets.fingerprint(material.names, material.made, masks),
+        real_fingerprint=sets.fingerprint(material.real.names, material.real.images, material.real.masks),
+        training_fingerprint=None if sample is None else sets.fingerprint(sample.names, sample.images, sample.masks),
+        segmenter_sha256=None if segmenter is None else segmenter.sha256,
+        segmenter_val_dice=None if segmenter is None else segmenter.facts.val_dice,
+        inception_sha256=None if inception is None else inception.sha256,
+        seed=options.seed,
+        versions={
+            "m2l": __version__,
+            "numpy": np.__version__,
+            "torch": str(torch.__version__),
+            "scikit-image": version("scikit-image"),
+            "scipy": scipy.__version__,
+            "Pillow": PIL.__version__,
+        },
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return printable(", ".join(names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")

@@ -1,0 +1,158 @@
+"""What an evaluation found, as one document: figures, how many images they are of, and where all of it comes from."""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal
+
+import msgspec
+
+from m2l_train.evaluate.bootstrap import Estimate
+
+SCHEMA: Final = "m2l-evaluation"
+SCHEMA_VERSION: Final = 1
+
+Better = Literal["lower", "higher", "near real", "near 1"]
+
+
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure of real images."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure of synthesized images, beside the same of real ones."""
+
+    value: float | None
+    """None: it was not measured, or cannot be; `reason` says why."""
+    low: float | None
+    """Ends of the 95 % bootstrap interval; None: there is none, and `no_interval` says why."""
+    high: float | None
+    real: Interval | None
+    """Of the real images; None where that has no meaning, or there is nothing to measure them against."""
+    unit: str
+    better: Better
+    reason: str | None = None
+    no_interval: str | None = None
+
+
+class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
+    """A synthesized image and the training image nearest to it."""
+
+    synthesized: str
+    training: str
+    levels: float
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """How many images figures are of."""
+
+    synthesized: int
+    real: int
+    training: int
+    """In which neighbours were looked for."""
+    training_sample: int
+    """That sets were compared with."""
+    wasserstein_per_set: int
+    variety_per_set: int
+    equal_pairs: int
+    """Whose PSNR is infinite, which its mean leaves out."""
+    without_lesion: int
+    """Masks without lesion, or without skin; colours leave them out."""
+    without_skin: int
+    one_empty: int | None
+    """Synthesized images where either the mask or the lesion found is empty."""
+    real_one_empty: int | None
+    unmatched_synthesized: int
+    unmatched_real: int
+    bundles: dict[str, int]
+    """Synthesized images by the bundle (SHA-256) that they name; '' for those that name none."""
+    fake: int
+    """Synthesized images by the backend that runs no model."""
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """What the figures were computed from and with."""
+
+    synthesized: str
+    """The folder or bundle, by its own name."""
+    data: str
+    split: str | None
+    samples: list[str]
+    engine: str | None
+    """That ran the bundle; None for images from files."""
+    synthesized_fingerprint: str
+    """SHA-256 of names and pixels of the images, and of their masks if they have any."""
+    real_fingerprint: str
+    training_fingerprint: str | None
+    """Likewise, of the sample of the training split."""
+    segmenter_sha256: str | None
+    segmenter_val_dice: float | None
+    inception_sha256: str | None
+    seed: int
+    versions: dict[str, str]
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it."""
+
+    schema: str = SCHEMA
+    schema_version: int = SCHEMA_VERSION
+    image_size: int
+    """Side in pixels at which images were compared."""
+    compared_with: Literal["training images", "evaluated real images"]
+    """What the set figures measure both columns, or the one column, against."""
+    figures: dict[str, Figure]
+    closest: list[Neighbour]
+    counts: Counts
+    parameters: dict[str, float]
+    provenance: Provenance
+    warnings: list[str]
+    unmatched_synthesized: list[str]
+    """Names, at most a hundred."""
+    unmatched_real: list[str]
+    seconds: float
+
+
+def to_json(evaluation: Evaluation) -> bytes:
+    """The document as indented JSON with a line break at the end."""
+    return msgspec.json.format(msgspec.json.encode(evaluation), indent=2) + b"\n"
+
+
+def figure(
+    made: Estimate | None,
+    real: Estimate | None,
+    unit: str,
+    better: Better,
+    *,
+    reason: str | None = None,
+    no_interval: str | None = None,
+) -> Figure:
+    """A figure of what was estimated; what is no finite number becomes None with a reason."""
+    value, low, high = _finite(made)
+    if value is None and reason is None:
+        reason = "it is not a finite number for these images"
+    theirs = None
+    if real is not None and _finite(real)[0] is not None:
+        theirs = Interval(value=_finite(real)[0], low=_finite(real)[1], high=_finite(real)[2])
+    if value is not None and low is None and no_interval is None:
+        no_interval = "too few images"
+    return Figure(
+        value=value,
+        low=low,
+        high=high,
+        real=theirs,
+        unit=unit,
+        better=better,
+        reason=reason if value is None else None,
+        no_interval=no_interval if value is not None else None,
+    )
+
+
+def _finite(found: Estimate | None) -> tuple[float | None, float | None, float | None]:
+    if found is None or not math.isfinite(found.value):
+        return None, None, None
+    return found.value, found.low, found.high

@@ -1,0 +1,353 @@
+"""Folders of synthesized and of real images to arrays of one size that belong together.
+
+Which synthesized image belongs to which real one is told by their names, as masks and photographs are paired
+(:func:`m2l_train.pairing.pair_key`). Real images are squashed to the size of the synthesized ones, bicubic with
+antialiasing, as training does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from m2l_runtime.arrays import Image, Images, Mask, Masks
+from m2l_runtime.draws import shuffled
+from m2l_runtime.encoders import FAKE, SYNTHETIC
+from m2l_runtime.errors import InputError, PictureFileError
+from m2l_runtime.maskfolder import find_masks, stem
+from m2l_runtime.picturefile import FORMATS, decode, read_bytes
+from m2l_runtime.terminal import plural, printable
+from m2l_train.datafolder import IMAGES, MASKS, TRAIN, VAL
+from m2l_train.pairing import Pair, find_pairs, pair_key
+from m2l_train.photograph import PairError, read_pair
+
+LEAST_IMAGES: Final = 2
+LEAST_SIDE: Final = 32
+MOST_SIDE: Final = 1024
+_EXIF_DESCRIPTION, _EXIF_SOFTWARE, _EXIF_ARTIST = 0x010E, 0x0131, 0x013B
+_SHOWN: Final = 3
+_AHEAD: Final = 8
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a picture's file says of itself, if it says that m2l made it."""
+
+    bundle_sha256: str | None
+    is_fake: bool
+    """Made by the backend that runs no model."""
+
+
+@dataclass(frozen=True)
+class RealFiles:
+    """Files of real images: those an evaluation looks at, and those of the training split."""
+
+    pairs: tuple[Pair, ...]
+    """To evaluate; where there are no masks, `mask` is `image` and `has_masks` is False."""
+    has_masks: bool
+    mask_is_left: bool
+    """Of combined pictures."""
+    reference: tuple[Pair, ...]
+    """Of the training split; empty if there is none, or if it is what is evaluated."""
+    split: str | None
+    """What is evaluated; None where there are no splits."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """Real images and their masks, in the order of `names`."""
+
+    names: tuple[str, ...]
+    images: Images
+    """uint8 (N, S, S, 3)."""
+    masks: Masks
+    """uint8 (N, S, S); all 0 where there are none."""
+    problems: tuple[str, ...]
+    """A line for each pair left out because it cannot be read."""
+
+
+@dataclass(frozen=True)
+class SyntheticFiles:
+    """Files of synthesized images by the key that they share with masks and photographs."""
+
+    folder: Path
+    by_key: Mapping[str, Path]
+    ambiguous: tuple[str, ...]
+    """Names that share a key with others; none of them is used."""
+
+
+def in_threads(work: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
+    """`work` on each item, in order, `workers` at a time and only a few ahead of whoever takes the results."""
+    pending: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(workers, "m2l-evaluate") as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > _AHEAD * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def origin(path: Path) -> Origin | None:
+    """What the header of a picture's file says; None if it does not say that m2l made it, or cannot be read."""
+    try:
+        with PillowImage.open(path, formats=FORMATS) as picture:
+            words = {key: value for key, value in picture.info.items() if isinstance(value, str)}
+            exif = picture.getexif()
+    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
+        return None  # told when it is read
+    description = words.get("Description", str(exif.get(_EXIF_DESCRIPTION, "")))
+    software = words.get("Software", str(exif.get(_EXIF_SOFTWARE, "")))
+    if description not in (SYNTHETIC, FAKE) and not software.startswith("m2l "):
+        return None
+    sha256 = words.get("m2l-bundle-sha256")
+    if sha256 is None:
+        sha256 = str(exif.get(_EXIF_ARTIST, "")).removeprefix("bundle ").partition(",")[0] or None
+    return Origin(sha256, description == FAKE)
+
+
+def find_real(data: str | os.PathLike[str], split: str | None, *, mask_is_left: bool = True) -> RealFiles:
+    """Find the real images to evaluate by, in the layouts of :mod:`m2l_train.datafolder`, or without masks.
+
+    Args:
+        data: a data folder with splits, with `images` and `masks`, of photographs beside their masks, of combined
+            pictures (all twice as wide as high), or of photographs alone.
+        split: which one; None: val, or all where there are no splits.
+        mask_is_left: of combined pictures.
+
+    Raises:
+        InputError: the folder is not there, has no such split, or no picture.
+    """
+    root = Path(data)
+    if not root.is_dir():
+        what = "is not a folder" if os.path.lexists(root) else "does not exist"
+        raise InputError(f"{printable(root)} {what}; expected a folder of pairs, as m2l prepare makes it")
+    wanted = VAL if split is None else split
+    if Path(wanted).name != wanted or wanted in (IMAGES, MASKS):
+        raise InputError(f"a split is the name of a folder in {printable(root)}, got '{printable(wanted)}'")
+    splits = [name for name in dict.fromkeys((TRAIN, VAL, wanted)) if (root / name).is_dir()]
+    if not splits:
+        if split is not None:
+            raise InputError(f"{printable(root)} has no splits; leave out --split to evaluate all of it")
+        pairs, has_masks, warnings = _pairs_in(root)
+        reason = f"{printable(root)} has no {TRAIN} split: there is nothing to measure real images against"
+        return RealFiles(pairs, has_masks, mask_is_left, (), None, (*warnings, reason))
+    if wanted not in splits:
+        raise InputError(f"{printable(root)} has no split '{printable(wanted)}', only {', '.join(splits)}; see --split")
+    pairs, has_masks, warnings = _pairs_in(root / wanted)
+    reference: tuple[Pair, ...] = ()
+    if wanted == TRAIN:
+        warnings.append(f"the {TRAIN} split itself is evaluated: there is nothing else to measure real images against")
+    elif TRAIN in splits:
+        reference, reference_has_masks, more = _pairs_in(root / TRAIN)
+        warnings += more
+        if has_masks and not reference_has_masks:
+            raise InputError(f"{printable(root / TRAIN)} has no masks, {printable(root / wanted)} has; expected both")
+    else:
+        warnings.append(f"{printable(root)} has no {TRAIN} split: there is nothing to measure real images against")
+    return RealFiles(pairs, has_masks, mask_is_left, reference, wanted, tuple(warnings))
+
+
+def _pairs_in(folder: Path) -> tuple[tuple[Pair, ...], bool, list[str]]:
+    """(pairs, whether they have masks, warnings)."""
+    images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
+    masks = folder / MASKS if images != folder and (folder / MASKS).is_dir() else images
+    found = find_pairs(images, masks)
+    if found.pairs:
+        warnings = []
+        for names, noun, what in (
+            (found.images_without_mask, "photograph", "without a mask"),
+            (found.masks_without_image, "mask", "without a photograph"),
+            (found.ambiguous, "name", "that pairs with several files"),
+        ):
+            if names:
+                warnings.append(f"{printable(folder)}: not used: {plural(len(names), noun)} {what}: {_some(names)}")
+        return tuple(found.pairs), True, warnings
+    listed = find_masks(images)
+    loose = tuple(Pair(stem(name), listed.path(name), listed.path(name)) for name in listed.names)
+    if not loose:
+        raise InputError(f"{printable(folder)} holds no picture; expected photographs and their masks")
+    if masks != images:
+        raise InputError(
+            f"no photograph in {printable(images)} has a mask in {printable(masks)}; expected equal names, or "
+            "NAME_segmentation, as m2l prepare pairs them"
+        )
+    return loose, all(_is_twice_as_wide(pair.image) for pair in loose), []
+
+
+def _is_twice_as_wide(path: Path) -> bool:
+    try:
+        with PillowImage.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+    except (OSError, ValueError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
+        return False
+    return width == 2 * height
+
+
+def refuse_synthetic(pairs: Sequence[Pair], workers: int) -> None:
+    """Make sure that no file of real images says that m2l made it.
+
+    Raises:
+        InputError: one does.
+    """
+    paths = [pair.image for pair in pairs]
+    made = [path for path, found in zip(paths, in_threads(origin, paths, workers), strict=True) if found is not None]
+    if made:
+        raise InputError(
+            f"{printable(made[0])} says that m2l made it"
+            f"{f', and so do {len(made) - 1} more of the files given as real' if len(made) > 1 else ''}; expected "
+            "photographs: synthesized images are no yardstick for themselves"
+        )
+
+
+def read_pairs(
+    pairs: Sequence[Pair], side: int, *, workers: int, has_masks: bool = True, mask_is_left: bool = True
+) -> RealSet:
+    """Decode pairs and squash them to (side, side); those that cannot be read are left out and named.
+
+    Raises:
+        InputError: fewer than two can be read.
+    """
+    names, images, masks, problems = [], [], [], []
+    for name, image, mask, problem in iterate_pairs(
+        pairs, side, workers=workers, has_masks=has_masks, mask_is_left=mask_is_left
+    ):
+        if image is None or mask is None:
+            problems.append(problem)
+            continue
+        names.append(name)
+        images.append(image)
+        masks.append(mask)
+    if len(names) < LEAST_IMAGES:
+        first = f": {problems[0]}" if problems else ""
+        raise InputError(f"{plural(len(names), 'pair')} can be used, at least {LEAST_IMAGES} are needed{first}")
+    return RealSet(tuple(names), np.stack(images), np.stack(masks), tuple(problems))
+
+
+def iterate_pairs(
+    pairs: Sequence[Pair], side: int, *, workers: int, has_masks: bool = True, mask_is_left: bool = True
+) -> Iterator[tuple[str, Image | None, Mask | None, str]]:
+    """(name, image, mask, "") of each pair, in order; (name, None, None, what is wrong) of one that cannot be read."""
+
+    def read(pair: Pair) -> tuple[str, Image | None, Mask | None, str]:
+        try:
+            if not has_masks:
+                return pair.name, _squashed(pair.image, side), np.zeros((side, side), np.uint8), ""
+            arrays = read_pair(pair, side, mask_is_left=mask_is_left)
+        except PairError as error:
+            return pair.name, None, None, str(error)
+        return pair.name, arrays.image, arrays.mask, ""
+
+    yield from in_threads(read, pairs, workers)
+
+
+def _squashed(path: Path, side: int) -> Image:
+    try:
+        picture = decode(read_bytes(path)).convert("RGB")
+    except PictureFileError as error:
+        raise PairError(f"{printable(path)}: {error}") from None
+    return np.array(picture.resize((side, side), PillowImage.Resampling.BICUBIC))
+
+
+def find_synthetic(folder: str | os.PathLike[str]) -> SyntheticFiles:
+    """Find the images that `m2l synth` has written to a folder, with or without ``--pairs``.
+
+    Raises:
+        InputError: the folder is not there or holds no picture.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        what = "is not a folder" if os.path.lexists(root) else "does not exist"
+        raise InputError(f"{printable(root)} {what}; expected a folder of images, as m2l synth makes it")
+    if (root / IMAGES).is_dir():
+        root = root / IMAGES
+    listed = find_masks(root)
+    if not listed.names:
+        raise InputError(
+            f"{printable(root)} holds no picture; expected png, jpeg or webp images of m2l synth (tars, parquet and "
+            "npz are not read here)"
+        )
+    by_key: dict[str, list[str]] = {}
+    for name in listed.names:
+        by_key.setdefault(pair_key(name), []).append(name)
+    ambiguous = tuple(name for names in by_key.values() if len(names) > 1 for name in names)
+    alone = {key: listed.path(names[0]) for key, names in by_key.items() if len(names) == 1}
+    return SyntheticFiles(root, alone, ambiguous)
+
+
+def read_synthetic(paths: Sequence[Path], workers: int) -> Images:
+    """Decode synthesized images, which must all be squares of one size.
+
+    Raises:
+        InputError: one cannot be read, is no RGB picture, or is of another size than the others.
+    """
+
+    def read(path: Path) -> Image:
+        try:
+            picture = decode(read_bytes(path))
+        except PictureFileError as error:
+            raise InputError(f"{printable(path)}: {error}") from None
+        return np.array(picture.convert("RGB"))
+
+    images = list(in_threads(read, paths, workers))
+    sizes = Counter(image.shape[:2] for image in images)
+    (height, width), _ = sizes.most_common(1)[0]
+    if len(sizes) > 1:
+        other = next(i for i, image in enumerate(images) if image.shape[:2] != (height, width))
+        raise InputError(
+            f"{printable(paths[other])} is {images[other].shape[1]} x {images[other].shape[0]} pixels, others are "
+            f"{width} x {height}; expected one size: m2l synth writes it without --output-size original"
+        )
+    check_side(height, width)
+    return np.stack(images)
+
+
+def check_side(height: int, width: int) -> None:
+    """Make sure that images of this size can be evaluated.
+
+    Raises:
+        InputError: they are no squares, or too small or too large.
+    """
+    if height != width or not LEAST_SIDE <= height <= MOST_SIDE:
+        raise InputError(
+            f"the synthesized images are {width} x {height} pixels; expected squares of {LEAST_SIDE} to {MOST_SIDE}"
+        )
+
+
+def sample(count: int, most: int, seed: int, *names: str | int) -> list[int]:
+    """`most` of the places 0..count-1, drawn by `seed` and put in order; all of them if there are not more."""
+    if count <= most:
+        return list(range(count))
+    return sorted(int(place) for place in shuffled(count, seed, "evaluate", "sample", *names)[:most])
+
+
+def fingerprint(names: Sequence[str], images: Images, masks: Masks) -> str:
+    """SHA-256 of names and pixels: two sets that share it are the same, decoded and resized alike."""
+    hashed = hashlib.sha256(f"{images.shape} {masks.shape}".encode())
+    for name, image, mask in zip(names, images, masks, strict=True):
+        content = name.encode(errors="surrogateescape")
+        hashed.update(len(content).to_bytes(8, "little") + content)
+        hashed.update(image.tobytes())
+        hashed.update(mask.tobytes())
+    return hashed.hexdigest()
+
+
+def _some(names: Sequence[str]) -> str:
+    return printable(", ".join(names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
