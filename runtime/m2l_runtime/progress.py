@@ -71,8 +71,8 @@ class Reporter:
             self._bar.advance(self._bar.task_ids[0], count)
         elif (seconds := time.monotonic() - self._last_line) >= _SECONDS_BETWEEN_LINES:
             rate = (self._done - self._done_at_last_line) / seconds
-            left = timedelta(seconds=round((self._total - self._done) / rate))
-            self.say(f"{self._done:,} of {self._total:,}, {rate:.1f} {self._items}/s, {left} to go")
+            left = f", {timedelta(seconds=round((self._total - self._done) / rate))} to go" if rate else ""
+            self.say(f"{self._done:,} of {self._total:,}, {rate:.1f} {self._items}/s{left}")
             self._last_line, self._done_at_last_line = time.monotonic(), self._done
 
     def note(self, text: str) -> None:

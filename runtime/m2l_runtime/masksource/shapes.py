@@ -26,6 +26,8 @@ OVERSAMPLING: Final = 4
 """Shapes are drawn so many times larger and brought to their size as training brings masks to it, so that their edges
 have the greys that edges of real masks have."""
 
+_AROUND: Final = 3
+"""Pixels beside a shape that greys of its edge may reach into; beyond them there is nothing to draw."""
 _ROUND_POINTS: Final = 360
 _STAR_POINTS: Final = 5
 _BLOB_WAVES: Final = 5
@@ -113,10 +115,15 @@ class Shapes:
 
 def render(outline: Points, size: int) -> Mask:
     """A polygon, corners (N, 2) as x, y in fractions of the side, as a mask (size, size) with antialiased edges."""
-    side = size * OVERSAMPLING
-    canvas = PillowImage.new("L", (side, side))
-    ImageDraw.Draw(canvas).polygon((outline * side).ravel().tolist(), fill=255)
-    return resize(np.asarray(canvas), (size, size))
+    low = np.clip(np.floor(outline.min(0) * size) - _AROUND, 0, size).astype(int)
+    high = np.clip(np.ceil(outline.max(0) * size) + _AROUND, low + 1, size).astype(int)
+    width, height = (high - low).tolist()
+    canvas = PillowImage.new("L", (width * OVERSAMPLING, height * OVERSAMPLING))
+    corners = (outline * size - low) * OVERSAMPLING
+    ImageDraw.Draw(canvas).polygon(corners.ravel().tolist(), fill=255)
+    mask = np.zeros((size, size), np.uint8)
+    mask[low[1] : high[1], low[0] : high[0]] = resize(np.asarray(canvas), (height, width))
+    return mask
 
 
 def _form(kind: str, numbers: Points) -> tuple[float, ...]:

@@ -107,6 +107,8 @@ def in_threads(work: Callable[[Item], Made], items: Iterable[Item], workers: int
 
 def origin(path: Path) -> Origin | None:
     """What the header of a picture's file says; None if it does not say that m2l made it, or cannot be read."""
+    if not path.is_file():  # a pipe would wait for somebody to write to it
+        return None
     try:
         with PillowImage.open(path, formats=FORMATS) as picture:
             words = {key: value for key, value in picture.info.items() if isinstance(value, str)}
@@ -193,6 +195,8 @@ def _pairs_in(folder: Path) -> tuple[tuple[Pair, ...], bool, list[str]]:
 
 
 def _is_twice_as_wide(path: Path) -> bool:
+    if not path.is_file():
+        return False
     try:
         with PillowImage.open(path, formats=FORMATS) as picture:
             width, height = picture.size
