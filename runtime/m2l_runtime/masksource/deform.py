@@ -143,7 +143,7 @@ class Deformations:
                 continue
             deformed = warp.apply(source)
             inside = deformed >= LESION_FROM
-            is_inside = lesion.touches_frame or not touches_frame(inside)
+            is_inside = lesion.touches_frame or not touches_frame(inside, OVERSAMPLING)
             if is_inside and 1 <= count_parts(inside) <= parts:  # more come in from beyond the frame
                 return resize(deformed, (self._options.size, self._options.size))
         raise InputError(

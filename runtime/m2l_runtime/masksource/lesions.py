@@ -116,9 +116,10 @@ def pose(inside: npt.NDArray[np.bool_]) -> Pose:
     return Pose(y, x, float(np.sqrt(area / np.pi)))
 
 
-def touches_frame(inside: npt.NDArray[np.bool_]) -> bool:
-    """Whether a pixel of the lesion (H, W) lies along the frame."""
-    return bool(inside[0].any() or inside[-1].any() or inside[:, 0].any() or inside[:, -1].any())
+def touches_frame(inside: npt.NDArray[np.bool_], margin: int = 1) -> bool:
+    """Whether a pixel of the lesion (H, W) is one of the outermost `margin` along the frame."""
+    within = inside[margin:-margin, margin:-margin]
+    return bool(np.count_nonzero(within) < np.count_nonzero(inside))
 
 
 def _word(name: str) -> str:

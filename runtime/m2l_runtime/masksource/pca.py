@@ -175,7 +175,7 @@ def render(
     if not inside.any():
         return None
     whole = largest_part(inside)
-    if touches_frame(whole):
+    if touches_frame(whole, _OVERSAMPLING):
         return None
     return resize(np.where(whole, np.uint8(255), np.uint8(0)), (size, size))
 
