@@ -67,11 +67,20 @@ def main() -> None:
         if debug:
             raise
         _fail(f"error: {error}")
+    except KeyboardInterrupt:  # ahead of a command's own handling of signals, or a second one
+        aside("m2l: interrupted")
+        sys.exit(130)
+    except MemoryError:
+        if debug:
+            raise
+        _fail("error: there is too little memory for this; free some, or give fewer --workers or smaller pictures")
     except Exception as error:
         if debug:
             raise
         if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_ERRORS:
             _fail(f"error: cannot write to standard output: {error.strerror}")
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            _fail(f"error: cannot use {error.filename}: {error.strerror or error}")
         _fail(
             f"unexpected {type(error).__name__}: {error}\n"
             f"Please report this with the output of the same command and {DEBUG}."

@@ -30,18 +30,19 @@ def locked(out: Path, shard: tuple[int, int]) -> Iterator[None]:
     """
     is_whole = shard[1] == 1
     own = out / (_WHOLE if is_whole else f"{_WHOLE}-{shard[0]}-of-{shard[1]}")
-    with atomic.output_errors(own), contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(FileLock(own, timeout=_PATIENCE_S))
-            others = sorted(out.glob(f"{_WHOLE}-*-of-*")) if is_whole else [out / _WHOLE]
-            for other in others:
-                if other.exists():
-                    with FileLock(other, timeout=_PATIENCE_S):
-                        pass
-        except Timeout as error:
-            name = Path(error.lock_file).name
-            raise OutputError(
-                f"another m2l run is writing to {printable(out)} (it holds {name}); wait for it, stop it, or "
-                "choose another folder"
-            ) from None
-        yield
+    with contextlib.ExitStack() as stack:
+        with atomic.output_errors(own):
+            try:
+                stack.enter_context(FileLock(own, timeout=_PATIENCE_S))
+                others = sorted(out.glob(f"{_WHOLE}-*-of-*")) if is_whole else [out / _WHOLE]
+                for other in others:
+                    if other.exists():
+                        with FileLock(other, timeout=_PATIENCE_S):
+                            pass
+            except Timeout as error:
+                name = Path(error.lock_file).name
+                raise OutputError(
+                    f"another m2l run is writing to {printable(out)} (it holds {name}); wait for it, stop it, or "
+                    "choose another folder"
+                ) from None
+        yield  # outside: an error of the block is none of the lock's file

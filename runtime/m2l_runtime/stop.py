@@ -27,6 +27,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
+            if number == signal.SIGTERM:  # an interrupt would end with the status of SIGINT
+                raise SystemExit(128 + number)
             raise KeyboardInterrupt
         self._signal = number
         with contextlib.suppress(AttributeError, OSError, ValueError):  # standard error may be closed, hence None

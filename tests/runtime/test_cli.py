@@ -250,3 +250,28 @@ def test_the_installed_script(masks: Path, tmp_path: Path) -> None:
     done = subprocess.run([script, "synth", masks, tmp_path / "out"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("1 image in ")
+
+
+def test_names_that_no_file_system_has(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
+    name = tmp_path / ("x" * 300)
+    for arguments in (("synth", masks, name), ("inspect", name), ("masks", "shapes", name)):
+        outcome = m2l(*arguments)
+        assert outcome.code == 1
+        assert "File name too long" in outcome.err
+        assert "unexpected" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"), [(KeyboardInterrupt, 130, ""), (MemoryError, 1, "too little memory")]
+)
+def test_what_ends_a_command_from_outside(
+    error: type[BaseException], status: int, said: str, m2l: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from m2l_runtime import doctor
+
+    def fail() -> dict[str, str]:
+        raise error
+
+    monkeypatch.setattr(doctor, "machine_facts", fail)
+    outcome = m2l("doctor")
+    assert (outcome.code, said in outcome.err, len(outcome.err.splitlines()) <= 1) == (status, True, True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -266,3 +269,133 @@ def test_signals_leave_what_can_be_gone_on_with(source: Path, tmp_path: Path) ->
     assert report.was_stopped
     assert 2 < report.prepared < 20
     assert prepare(source, source, tmp_path / "data", resume=True).kept == report.prepared
+
+
+KILL = (
+    "import os, signal, sys\n"
+    "what, at = sys.argv[1], int(sys.argv[2])\n"
+    "real, count = getattr(os, what), 0\n"
+    "def killing(*arguments, **options):\n"
+    "    global count\n"
+    "    count += 1\n"
+    "    if count == at:\n"
+    "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    "    return real(*arguments, **options)\n"
+    "setattr(os, what, killing)\n"
+    "from m2l_train import prepare\n"
+    "from m2l_train.preparation import PrepareOptions\n"
+    "prepare(sys.argv[3], sys.argv[3], sys.argv[4], overwrite='again' in sys.argv)\n"
+)
+
+
+def killed(what: str, at: int, source: Path, out: Path, *more: str) -> None:
+    command = [sys.executable, "-c", KILL, what, str(at), str(source), str(out), *more]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("what", "at"), [("mkdir", 1), ("mkdir", 3), ("mkdir", 5), ("replace", 1), ("replace", 3)])
+def test_a_call_that_is_killed_early_is_gone_on_with_or_begun_anew(
+    what: str, at: int, source: Path, tmp_path: Path
+) -> None:
+    prepare(source, source, tmp_path / "whole")
+    for number, resume in enumerate((True, False)):
+        killed(what, at, source, tmp_path / f"{number}")
+        prepare(source, source, tmp_path / f"{number}", resume=resume, overwrite=not resume)
+        assert contents(tmp_path / f"{number}") == contents(tmp_path / "whole")
+        assert not list((tmp_path / f"{number}").rglob("*.partial"))
+
+
+def test_beginning_anew_may_be_killed_too(source: Path, tmp_path: Path) -> None:
+    prepare(source, source, tmp_path / "data")
+    expected = contents(tmp_path / "data")
+    killed("truncate", 1, source, tmp_path / "data", "again")
+    prepare(source, source, tmp_path / "data", resume=True)
+    assert contents(tmp_path / "data") == expected
+
+
+@pytest.mark.parametrize("at", [41, 42, 43])
+def test_a_kill_while_tables_are_written_leaves_no_temporary_file(at: int, source: Path, tmp_path: Path) -> None:
+    killed("replace", at, source, tmp_path / "data")
+    prepare(source, source, tmp_path / "data", resume=True)
+    assert not list((tmp_path / "data").rglob("*.partial"))
+
+
+def test_splits_of_other_names_are_not_taken_for_pairs_side_by_side(
+    m2l: CommandLine, source: Path, tmp_path: Path
+) -> None:
+    done = m2l("prepare", source, source, tmp_path / "data", "--split", "training=0.8,validation=0.2")
+    assert done.code == 0
+    assert "warning: there is no split called train, which is what m2l train reads" in done.out
+    with pytest.raises(InputError, match="has the splits training, validation, and none called train; rename one"):
+        open_data(tmp_path / "data")
+    assert len(open_data(tmp_path / "data" / "training").train) == 16
+
+
+def test_a_split_that_gets_no_pair_is_told(source: Path, tmp_path: Path) -> None:
+    report = prepare(source, source, tmp_path / "data", PrepareOptions(splits={"train": 0.99, "val": 0.01}))
+    assert report.warnings == ["no pair is in the split val"]
+
+
+def test_pipes_hold_nothing_up(source: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "splits.csv")
+    with pytest.raises(InputError, match=r"splits\.csv is not a plain file"):
+        prepare(source, source, tmp_path / "data", PrepareOptions(split_file=tmp_path / "splits.csv"))
+    prepare(source, source, tmp_path / "data")
+    first = min((tmp_path / "data" / "train" / "images").iterdir())
+    first.unlink()
+    os.mkfifo(first)
+    assert open_data(tmp_path / "data").stored_size == 286
+
+
+def test_a_split_file_of_absurd_fields(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "splits.csv").write_text("name,split\n" + "x" * 200_000 + ",train\n")
+    with pytest.raises(InputError, match=r"splits\.csv is no CSV file of splits: field larger"):
+        prepare(source, source, tmp_path / "data", PrepareOptions(split_file=str(tmp_path / "splits.csv")))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": "286"}, "the size must be a whole number, got '286'"),
+        ({"size": 286.0}, "the size must be a whole number, got 286.0"),
+        ({"seed": True}, "the seed must be a whole number, got True"),
+        ({"seed": 1 << 64}, "below 2^63"),
+        ({"splits": None}, "splits must be a mapping of names to shares, got None"),
+    ],
+)
+def test_values_of_other_types(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        PrepareOptions(**options)
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    assert type(PrepareOptions(size=cast(int, np.int64(300))).size) is int
+
+
+def test_names_that_would_become_one_are_not_taken(source: Path, tmp_path: Path) -> None:
+    try:
+        write_pair(source, "caf\udce9", 1)
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this file system holds UTF-8 names alone")
+    write_pair(source, "caf\\udce9", 2)
+    report = prepare(source, source, tmp_path / "data")
+    assert (report.pairs, len(report.ambiguous)) == (20, 2)
+
+
+def test_a_picture_that_does_not_fit_in_memory_is_named(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from m2l_runtime import maskfile
+
+    real = maskfile.to_grey
+    calls = iter(range(1000))
+
+    def starved(picture: Any) -> Any:
+        if next(calls) == 3:
+            raise MemoryError
+        return real(picture)
+
+    monkeypatch.setattr(maskfile, "to_grey", starved)
+    report = prepare(source, source, tmp_path / "data", workers=1)
+    assert (report.prepared, len(report.left_out)) == (19, 1)
+    assert "does not fit in memory" in report.left_out[0]

@@ -16,6 +16,7 @@ import numpy as np
 
 from m2l_runtime.arrays import Image, Images, Mask, Masks
 from m2l_runtime.draws import below, draw, shuffled
+from m2l_runtime.terminal import printable
 from m2l_train.config import TrainConfig
 from m2l_train.pairing import Pair
 from m2l_train.photograph import PairArrays, PairError, read_pair
@@ -74,7 +75,7 @@ def epoch_batches(
         ahead: batches read ahead.
 
     Raises:
-        PairError: a pair cannot be read and `skipped` is None.
+        PairError: a pair cannot be read and `skipped` is None, or the folder it was in is gone.
     """
     places = order(len(pairs), config, epoch)
 
@@ -99,6 +100,7 @@ def epoch_batches(
                 except PairError as error:
                     if skipped is None:
                         raise
+                    _require_folders(pairs[places[position]])
                     skipped.append(str(error))
                 else:
                     names.append(pairs[places[position]].image.name)
@@ -112,3 +114,10 @@ def epoch_batches(
     finally:
         for _, future in pending:
             future.cancel()
+
+
+def _require_folders(pair: Pair) -> None:
+    """A bad picture may be left out; a folder that is no longer there means that none can be read."""
+    for folder in (pair.image.parent, pair.mask.parent):
+        if not folder.is_dir():
+            raise PairError(f"{printable(folder)}: the folder is gone, with all pictures in it; bring it back")

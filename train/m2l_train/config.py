@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -26,7 +29,8 @@ class TrainConfig:
     """Settings of a training run, by the original's names where it has one. The defaults are the preset `paper`.
 
     Raises:
-        InputError: a value is out of range.
+        InputError: a value is out of range, or of another type; whole numbers of any kind (NumPy's too) become int,
+            real ones float.
     """
 
     image_size: Side = _told(256, "Side in pixels of masks and images: 128, 256 or 512.")
@@ -53,10 +57,19 @@ class TrainConfig:
     seed: int = _told(0, "Of weights, order, crops, flips and dropout.")
 
     def __post_init__(self) -> None:
-        for names, low in ((("ngf", "ndf", "batch_size"), 1), (("n_epochs", "n_epochs_decay", "seed"), 0)):
-            for name in names:
-                if not low <= getattr(self, name) <= 1 << 31:
-                    raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        for name, low in _LOWEST.items():
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), low, MOST))
+        for name in ("image_size", *(() if self.load_size is None else ("load_size",))):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), -MOST, MOST))
+        for name in ("lambda_l1", "lr", "beta1"):
+            object.__setattr__(self, name, real_number(name, getattr(self, name)))
+        for name in ("flip", "dropout"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        for name in ("direction", "norm", "upsample", "gan_mode"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(f"{name} must be a text, got {getattr(self, name)!r}")
+            object.__setattr__(self, name, str.__str__(getattr(self, name)))  # of an enumeration: its plain text
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 options = ", ".join(map(str, choices))
@@ -96,6 +109,11 @@ class TrainConfig:
         return self.lr * (1.0 - max(0, epoch - self.n_epochs) / (self.n_epochs_decay + 1))
 
 
+MOST: Final = 1 << 31
+"""No setting that is a whole number is larger."""
+
+_LOWEST: Final[Mapping[str, int]] = {"ngf": 1, "ndf": 1, "batch_size": 1, "n_epochs": 0, "n_epochs_decay": 0, "seed": 0}
+
 _CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
     "image_size": (128, 256, 512),
     "direction": ("AtoB", "BtoA"),
@@ -104,11 +122,46 @@ _CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
     "gan_mode": ("vanilla", "lsgan"),
 }
 
-PRESETS: Final[Mapping[str, TrainConfig]] = {"paper": TrainConfig()}
-"""Named settings. `paper` is Mask2Lesion as published: the original's defaults with `--norm instance`."""
+
+def whole_number(name: str, value: Any, low: int, high: int) -> int:
+    """`value` as an int.
+
+    Raises:
+        InputError: it is no whole number (a bool is none either), or not in low..high.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} must be a whole number, got {value!r}") from None
+    if not low <= number <= high:
+        raise InputError(f"{name} must be between {low} and {high}, got {number}")
+    return number
+
+
+def real_number(name: str, value: Any) -> float:
+    """`value` as a float.
+
+    Raises:
+        InputError: it is no finite number; a bool is none either.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InputError(f"{name} must be a number, got {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"{name} must be a finite number, got {value!r}")
+    return number
 
 
 def differences(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Fields that differ, with both values."""
     names = (f.name for f in dataclasses.fields(TrainConfig))
     return {n: (getattr(one, n), getattr(other, n)) for n in names if getattr(one, n) != getattr(other, n)}
+
+
+PRESETS: Final[Mapping[str, TrainConfig]] = {"paper": TrainConfig()}
+"""Named settings. `paper` is Mask2Lesion as published: the original's defaults with `--norm instance`."""

@@ -32,5 +32,14 @@ def from_json(content: bytes, name: str) -> TrainConfig:
         if unknown:
             raise InputError(f"unknown settings {', '.join(sorted(map(str, unknown)))}")
         return msgspec.convert(found, TrainConfig)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, InputError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, InputError) as error:
         raise InputError(f"{name} is damaged or of another version of m2l: {error}") from None
+
+
+def is_config(content: bytes) -> bool:
+    """Whether it is a document of :func:`to_json`, of this version or another; any ``config.json`` is not."""
+    try:
+        found = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return isinstance(found, dict) and type(found.get("format")) is int and {"image_size", "ngf", "ndf"} <= found.keys()

@@ -61,8 +61,10 @@ def open_data(data: str | os.PathLike[str]) -> DataFolder:
     elif (root / IMAGES).is_dir():
         train, val = _paired(root), ()
     elif (root / TRAIN).is_dir():
+        _refuse_other_splits(root / TRAIN)
         train, val = _combined(root / TRAIN), _combined(root / VAL) if (root / VAL).is_dir() else ()
     else:
+        _refuse_other_splits(root)
         train, val = _combined(root), ()
     if len(train) < 2:
         raise InputError(
@@ -72,6 +74,20 @@ def open_data(data: str | os.PathLike[str]) -> DataFolder:
     if not val:
         warnings.append(f"there is no {VAL} split: figures and grids are of pairs that are trained on")
     return DataFolder(train, val, _stored_size(train), tuple(warnings))
+
+
+def _refuse_other_splits(root: Path) -> None:
+    """What lies in a folder without a split called train is pairs side by side, not splits of other names.
+
+    Raises:
+        InputError
+    """
+    splits = sorted(path.name for path in root.iterdir() if (path / IMAGES).is_dir() and (path / MASKS).is_dir())
+    if splits:
+        raise InputError(
+            f"{printable(root)} has the splits {printable(', '.join(splits[:5]))}, and none called {TRAIN}; rename one "
+            f"to {TRAIN} (and one to {VAL}), or give one of them as data"
+        )
 
 
 def _paired(folder: Path) -> tuple[Pair, ...]:
@@ -99,6 +115,8 @@ def _stored_size(pairs: tuple[Pair, ...]) -> int | None:
     """What a few of the pictures' headers say."""
     sizes: set[tuple[int, int]] = set()
     for pair in pairs[:: -(-len(pairs) // _LOOKED_AT)]:
+        if not pair.image.is_file():  # a pipe would wait for somebody to write to it
+            continue
         try:
             with PillowImage.open(pair.image, formats=FORMATS) as picture:
                 width, height = picture.size

@@ -37,6 +37,7 @@ def describe_report(report: Report, out: Path) -> str:
     lines += [f"{count} of the photographs: {note}" for note, count in sorted(report.other_notes.items())]
     if report.left_out:
         lines.append(f"{plural(len(report.left_out), 'pair')} left out: they cannot be used")
+    lines += [f"warning: {warning}" for warning in report.warnings]
     if report.near_duplicates:
         pairs = [f"{one} = {other}" for one, other, _ in report.near_duplicates]
         lines.append(

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Final
 
 import torch
 
 from m2l_runtime.errors import DeviceUnavailable, InputError
 from m2l_runtime.terminal import plural
 
+MOST_THREADS: Final = 1024
+"""PyTorch and its thread libraries crash when they are asked for very many."""
+
 
 def open_device(name: str) -> torch.device:
     """One of auto, cpu, cuda and cuda:N; `auto` is CUDA where there is a card, else the CPU.
 
     Raises:
+        InputError: it is no text.
         DeviceUnavailable: there is no such device.
     """
+    if not isinstance(name, str):
+        raise InputError(f"device must be one of 'auto', 'cpu', 'cuda' and 'cuda:N', got {name!r}")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
@@ -34,10 +41,10 @@ def torch_threads(count: int) -> Iterator[None]:
     """While the block runs, PyTorch's operators use `count` CPU threads.
 
     Raises:
-        InputError: fewer than one.
+        InputError: fewer than one, or more than `MOST_THREADS`.
     """
-    if count < 1:
-        raise InputError(f"threads must be at least 1, got {count}")
+    if not 1 <= count <= MOST_THREADS:
+        raise InputError(f"threads must be between 1 and {MOST_THREADS}, got {count}")
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

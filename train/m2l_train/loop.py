@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,17 +18,18 @@ import torch
 from m2l_runtime import atomic
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.encoders import SYNTHETIC, encode_png
-from m2l_runtime.errors import Diverged, InputError, OutOfMemory
+from m2l_runtime.errors import Diverged, InputError, M2LError, OutOfMemory
 from m2l_runtime.lock import locked
 from m2l_runtime.terminal import plural, printable
 from m2l_train.batches import Batch, epoch_batches
-from m2l_train.config import PRESETS, TrainConfig, differences
-from m2l_train.configfile import to_json
+from m2l_train.config import PRESETS, TrainConfig, differences, real_number, whole_number
+from m2l_train.configfile import from_json, to_json
 from m2l_train.datafolder import DataFolder, open_data
-from m2l_train.device import open_device, torch_threads
+from m2l_train.device import MOST_THREADS, open_device, torch_threads
 from m2l_train.metrics import MetricsLog
+from m2l_train.photograph import PairError
 from m2l_train.pix2pix import Losses, Pix2Pix
-from m2l_train.runfolder import GRIDS, STATE_FORMAT, TAG, Progress, RunFolder, versions
+from m2l_train.runfolder import GRIDS, STATE, STATE_FORMAT, TAG, Progress, RunFolder, versions
 from m2l_train.validation import Validation
 
 VALIDATION_PAIRS: Final = 150
@@ -49,7 +51,7 @@ class TrainReport:
     was_complete: bool
     """Whether they were before this call, which then did nothing."""
     was_stopped: bool
-    """Whether `should_stop` ended it."""
+    """Whether `should_stop` ended it before all epochs were done."""
     images_per_s: float
     """Trained on in this call, reading and all."""
     val_l1_levels: float | None
@@ -103,13 +105,13 @@ def train(
         resume: go on with the run in the folder.
         overwrite: replace the run in the folder.
         device: auto | cpu | cuda | cuda:N. `auto` is CUDA where there is a card, else the CPU.
-        threads: CPU threads of PyTorch; None: as many CPUs as this process may use. Bits depend on it.
-        workers: threads that read pictures; None: as many as CPUs, at most 8. Nothing depends on it.
+        threads: CPU threads of PyTorch, at most 1024; None: as many CPUs as this process may use. Bits depend on it.
+        workers: threads that read pictures, at most 1024; None: as many as CPUs, at most 8. Nothing depends on it.
         max_steps: end after so many steps, all sessions together; None: after all epochs.
         max_minutes: end after so many minutes of this call.
         save_minutes: between two states within an epoch.
         save_epochs: also keep the generator as ``<epoch>_net_G.pth`` every so many epochs; 0: never.
-        skip_bad: leave out and count pairs that cannot be read instead of stopping.
+        skip_bad: leave out and count pairs that cannot be read instead of stopping; an epoch must have one that can.
         tensorboard: write events too.
         on_start: called once with (images that all steps will have seen, images seen so far).
         on_step: called after each step.
@@ -117,34 +119,43 @@ def train(
         should_stop: asked after each step; once it is true, the state is saved and the call ends.
 
     Raises:
-        InputError: a wrong argument, data that is not what it was, a damaged state; before any step.
-        PairError: a pair cannot be read and `skip_bad` is off; the state has been saved.
+        InputError: a wrong argument, data that is not what it was, a damaged state or one that is gone; before any
+            step. Or no pair of an epoch can be read; the state has been saved.
+        PairError: a pair cannot be read and `skip_bad` is off; the state has been saved. Of a pair to validate on,
+            before any step.
         Diverged: a loss is not finite; names the step, the losses and the files. The last state is as it was.
-        OutOfMemory: a step does not fit; says what was tried. The last state is as it was.
+        OutOfMemory: the networks, a step or the validation do not fit; says what was tried. The last state is as it
+            was.
         OutputError: the run folder cannot be written; what was saved before is still there.
         DeviceUnavailable: there is no such device.
     """
     _check_limits(threads, workers, max_steps, max_minutes, save_minutes, save_epochs)
+    if config is not None and not isinstance(config, TrainConfig):
+        raise InputError(f"config must be a TrainConfig or None, got {config!r}")
     folder = RunFolder(Path(run))
     folder.check(resume=resume, overwrite=overwrite)
     settings = _settings(folder, config, resume)
     found = open_data(data)
-    warnings = (*found.warnings, *_size_warnings(found, settings))
+    _require_apart(Path(data), folder.path)
     where = open_device(device)
     atomic.make_folder(folder.path)
-    with locked(folder.path, (1, 1)), torch_threads(threads or usable_cpus()):
+    with locked(folder.path, (1, 1)), torch_threads(min(MOST_THREADS, usable_cpus()) if threads is None else threads):
+        # Again: another one may have begun a run here, and even ended it, between the first look and the lock.
+        folder.check(resume=resume, overwrite=overwrite)
+        settings = _settings(folder, config, resume)
+        warnings = (*found.warnings, *_size_warnings(found, settings))
         atomic.sweep_files(folder.path, TAG)
-        state = folder.load(where) if resume else None
         with ThreadPoolExecutor(workers or min(usable_cpus(), 8), "m2l-reader") as pool:
-            session = _Session(folder, settings, found, where, pool, state, skip_bad, save_epochs)
-            if not resume:
-                folder.clear()
-                folder.write_config(settings)
-            metrics = MetricsLog(folder.path, session.step, tensorboard=tensorboard)
+            session = _Session(folder, settings, found, where, pool, resume, skip_bad, save_epochs)
+            if resume:
+                session.mend_networks()
+            else:
+                folder.begin(settings)
             for warning in warnings:
                 on_note(f"warning: {warning}")
             limits = _Limits(max_steps, max_minutes, save_minutes, should_stop)
-            return session.run(metrics, limits, warnings, on_start, on_step, on_note)
+            with MetricsLog(folder.path, session.step, session.epoch, tensorboard=tensorboard) as metrics:
+                return session.run(metrics, limits, warnings, on_start, on_step, on_note)
 
 
 def _check_limits(
@@ -155,16 +166,29 @@ def _check_limits(
     save_minutes: float,
     save_epochs: int,
 ) -> None:
-    for name, value, low in (
-        ("threads", threads, 1),
-        ("workers", workers, 1),
-        ("max_steps", max_steps, 1),
-        ("max_minutes", max_minutes, 0),
-        ("save_minutes", save_minutes, 0),
-        ("save_epochs", save_epochs, 0),
+    for name, value, low, high in (
+        ("threads", threads, 1, MOST_THREADS),
+        ("workers", workers, 1, MOST_THREADS),
+        ("max_steps", max_steps, 1, 10**9),
     ):
-        if value is not None and not low <= value <= 1e9:
-            raise InputError(f"{name} must be at least {low}, got {value}")
+        if value is not None:
+            whole_number(name, value, low, high)
+    whole_number("save_epochs", save_epochs, 0, 10**9)
+    for name, minutes in (("max_minutes", max_minutes), ("save_minutes", save_minutes)):
+        if minutes is None and name == "max_minutes":
+            continue
+        if not 0 <= real_number(name, minutes) <= 1e9:
+            raise InputError(f"{name} must be between 0 and 1000000000, got {minutes}")
+
+
+def _require_apart(data: Path, run: Path) -> None:
+    """Neither in the other: the grids of a run would be pictures to train on."""
+    one, other = Path(os.path.realpath(data)), Path(os.path.realpath(run))
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise InputError(
+            f"the run {printable(run)} and the data {printable(data)} lie one in the other, or are the same folder; "
+            "choose a folder for the run that is outside the data"
+        )
 
 
 def _settings(folder: RunFolder, config: TrainConfig | None, resume: bool) -> TrainConfig:
@@ -219,7 +243,7 @@ class _Session:
         data: DataFolder,
         device: torch.device,
         pool: ThreadPoolExecutor,
-        state: dict[str, Any] | None,
+        resume: bool,
         skip_bad: bool,
         save_epochs: int,
     ) -> None:
@@ -231,17 +255,38 @@ class _Session:
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
         torch.manual_seed(config.seed)
-        self._networks = Pix2Pix(config, device)
         self._epoch, self._position, self._step, self._seconds = 1, -1, 0, 0.0
         self._val_l1: float | None = None
-        if state is not None:
-            self._restore(state)
-        self._validation = Validation(data.val or data.train, config, pool, VALIDATION_PAIRS)
+        with _memory(self._network_advice):
+            state = folder.load(device) if resume else None
+            if state is not None:
+                self._check(state)
+            self._networks = Pix2Pix(config, device)
+            if state is not None:
+                self._restore(state)
+        self._has_state = state is not None
+        self._session_began, self._seconds_before = time.monotonic(), self._seconds
+        with _memory(self._validation_advice):
+            self._validation = Validation(data.val or data.train, config, pool, VALIDATION_PAIRS)
+        if self._validation.problems and not self._is_complete:
+            if self._skipped is None:
+                raise PairError(f"{self._validation.problems[0]} (a pair to validate on); --skip-bad leaves such out")
+            self._skipped += [f"{problem} (a pair to validate on)" for problem in self._validation.problems]
 
     @property
     def step(self) -> int:
         """Steps done."""
         return self._step
+
+    @property
+    def epoch(self) -> int:
+        """From 1; the one under way, or one more than there are."""
+        return self._epoch
+
+    def mend_networks(self) -> None:
+        """Write what a kill right after the state has kept from being written."""
+        if self._has_state and not self._folder.matches(self._progress()):
+            self._folder.save_networks(self._state(), self._progress())
 
     def run(
         self,
@@ -257,7 +302,8 @@ class _Session:
         if limits.max_steps is not None:
             total = min(total, limits.max_steps * config.batch_size)
         seen = min(total, (self._epoch - 1) * pair_count + self._position + 1)
-        was_complete, reason, images = self._is_complete, None, 0
+        was_complete, images = self._is_complete, 0
+        reason: str | None = None
         for problem in self._validation.problems:
             on_note(f"left out of validation: {problem}")
         on_start(total, seen)
@@ -273,7 +319,8 @@ class _Session:
                     self._data.train, config, self._epoch, self._pool, after=self._position, skipped=self._skipped
                 )
                 with contextlib.closing(batches):
-                    last = time.perf_counter()
+                    last, is_new, is_over = time.perf_counter(), self._position < 0, False
+                    bad_before = len(self._skipped or ())
                     for batch in batches:
                         losses = self._take(batch)
                         now = time.perf_counter()
@@ -288,14 +335,19 @@ class _Session:
                         on_step(StepResult(self._step, self._epoch, len(batch.names), losses))
                         reason = limits.reason(self._step)
                         if reason is not None:
+                            is_over = self._was_last(batch, batches)
                             break
                         if time.monotonic() - saved >= 60 * limits.save_minutes:
                             self._save()
                             saved = time.monotonic()
                     else:
+                        if is_new and self._position < 0:
+                            raise InputError(self._nothing_read(bad_before))
+                        is_over = True
+                    if is_over:
                         on_note(self._end_epoch())
                         saved = time.monotonic()
-            if not was_complete and (reason is not None):
+            if not was_complete and reason is not None and not (is_over and self._position < 0):
                 self._save()
         except (Diverged, OutOfMemory):
             self._metrics.flush()
@@ -303,8 +355,6 @@ class _Session:
         except InputError:  # a pair that cannot be read: all that was trained so far is sound
             self._save()
             raise
-        finally:
-            self._metrics.close()
         seconds = time.monotonic() - began
         return TrainReport(
             run=self._folder.path,
@@ -313,7 +363,7 @@ class _Session:
             epoch=min(self._epoch, config.epoch_count),
             is_complete=self._is_complete,
             was_complete=was_complete,
-            was_stopped=reason == "stopped",
+            was_stopped=reason == "stopped" and not self._is_complete,
             images_per_s=images / seconds if seconds else 0.0,
             val_l1_levels=self._val_l1,
             warnings=warnings,
@@ -324,35 +374,58 @@ class _Session:
     def _is_complete(self) -> bool:
         return self._epoch > self._config.epoch_count
 
+    def _was_last(self, batch: Batch, batches: Iterator[Batch]) -> bool:
+        """Whether the epoch is over after `batch`; those after it may all be bad."""
+        if batch.last_position == len(self._data.train) - 1:
+            return True
+        return self._skipped is not None and next(batches, None) is None
+
+    def _nothing_read(self, bad_before: int) -> str:
+        problems = (self._skipped or [])[bad_before:]
+        first = problems[0] if problems else "unknown"
+        return (
+            f"none of the {plural(len(self._data.train), 'pair')} can be read in epoch {self._epoch}, so there is "
+            f"nothing to train on; the first: {first}. Bring the data back, then --resume"
+        )
+
     def _take(self, batch: Batch) -> Losses:
         """One step on a batch."""
         names = printable(", ".join(batch.names))
         try:
-            losses = self._networks.step(batch.masks, batch.images)
+            with _memory(lambda: self._step_advice(len(batch.names))):
+                losses = self._networks.step(batch.masks, batch.images)
         except Diverged as error:
             raise Diverged(
                 f"step {self._step + 1} (epoch {self._epoch}) gave {error} on {names}; the state of the last save is "
                 f"kept. Look at those files, or begin anew with a lower --lr (now {self._config.lr:g})"
             ) from None
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise OutOfMemory(self._memory_advice(len(batch.names))) from error
         self._step += 1
         self._position = batch.last_position
         return losses
 
-    def _memory_advice(self, tried: int) -> str:
+    def _step_advice(self, tried: int) -> str:
         config = self._config
-        side = config.image_size
-        what = f"{self._device} has too little memory for a batch of {tried} at {side} pixels, ngf {config.ngf}"
-        if config.batch_size > 1:
-            return f"{what}; a batch of {config.batch_size // 2} may fit: --batch-size {config.batch_size // 2}"
-        return f"{what}; a narrower network may fit: --ngf {max(1, config.ngf // 2)} --ndf {max(1, config.ndf // 2)}"
+        what = f"a batch of {tried} at {config.image_size} pixels, ngf {config.ngf}"
+        if tried > 1:  # fewer than the batch size where the data has no more
+            what = f"{self._device} has too little memory for {what}"
+            return f"{what}; a batch of {tried // 2} may fit: --batch-size {tried // 2}"
+        return self._narrower(what)
+
+    def _network_advice(self) -> str:
+        config = self._config
+        return self._narrower(f"networks of ngf {config.ngf} and ndf {config.ndf} at {config.image_size} pixels")
+
+    def _validation_advice(self) -> str:
+        return self._narrower(f"validation at {self._config.image_size} pixels, ngf {self._config.ngf}")
+
+    def _narrower(self, what: str) -> str:
+        ngf, ndf = (max(1, value // 2) for value in (self._config.ngf, self._config.ndf))
+        return f"{self._device} has too little memory for {what}; a narrower network may fit: --ngf {ngf} --ndf {ndf}"
 
     def _end_epoch(self) -> str:
         """Judge, draw, save; a line for people."""
-        figures, picture = self._validation.judge(self._networks)
+        with _memory(self._validation_advice):
+            figures, picture = self._validation.judge(self._networks)
         self._val_l1 = round(figures.l1_levels, 4)
         epoch = self._epoch
         self._metrics.epoch(
@@ -364,11 +437,10 @@ class _Session:
         path = self._folder.path / GRIDS / f"epoch_{epoch:04}.png"
         with atomic.output_errors(path):  # not its parents: a run folder that is gone is an error
             path.parent.mkdir(exist_ok=True)
-        atomic.write_file(path, encode_png(picture, {"Description": f"mask | synthesized | real. {SYNTHETIC}"}))
+        content = encode_png(picture, {"Description": f"mask | synthesized | real. {SYNTHETIC}"})
+        atomic.write_file(path, content, tag=TAG)
         self._epoch, self._position = epoch + 1, -1
-        self._save()
-        if self._save_epochs and epoch % self._save_epochs == 0:
-            self._folder.copy_generator(epoch)
+        self._save(epoch if self._save_epochs and epoch % self._save_epochs == 0 else None)
         return (
             f"epoch {epoch} of {self._config.epoch_count}: {figures.l1_levels:.2f} levels from the real images, "
             f"PSNR {figures.psnr_db:.2f} dB on {plural(len(self._validation.masks), 'pair')} ({path.name})"
@@ -377,7 +449,7 @@ class _Session:
     def _hours(self) -> float:
         return (self._seconds_before + time.monotonic() - self._session_began) / 3600
 
-    def _save(self) -> None:
+    def _save(self, keep_epoch: int | None = None) -> None:
         """Write the state, unless a weight is not finite any more: the state before is the last good one then."""
         self._metrics.flush()
         if not self._networks.is_finite():
@@ -386,6 +458,9 @@ class _Session:
                 f"kept. Begin anew with a lower --lr (now {self._config.lr:g})"
             )
         self._seconds = self._hours() * 3600
+        self._folder.save(self._state(), self._progress(), keep_epoch=keep_epoch)
+
+    def _state(self) -> dict[str, Any]:
         networks = self._networks
         state = {
             "format": STATE_FORMAT,
@@ -405,37 +480,64 @@ class _Session:
         }
         if self._device.type == "cuda":
             state["rng_cuda"] = torch.cuda.get_rng_state(self._device)
-        progress = Progress(
+        return state
+
+    def _progress(self) -> Progress:
+        return Progress(
             epoch=min(self._epoch, self._config.epoch_count),
             epoch_count=self._config.epoch_count,
             step=self._step,
             is_complete=self._is_complete,
-            hours=round(self._hours(), 4),
+            hours=round(self._seconds / 3600, 4),
             pair_count=len(self._data.train),
             val_l1_levels=self._val_l1,
             device=str(self._device),
             versions=versions(),
             net_G_sha256="",
         )
-        self._folder.save(state, progress)
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        name = printable(self._folder.path)
+    def _check(self, state: dict[str, Any]) -> None:
+        """A state is whole, in its numbers, and of this config and data."""
+        name = printable(self._folder.path / STATE)
+        count, pair_count = self._config.epoch_count, len(self._data.train)
+        for key, (expected, is_right) in _STATE_PARTS.items():
+            if key not in state:
+                raise InputError(f"{name} is damaged: it has no '{key}'")
+            if not is_right(state[key]):
+                got = repr(state[key])[:40]
+                raise InputError(f"{name} is damaged: its '{key}' must be {expected}, got {printable(got)}")
+        began = from_json(state["config"].encode(errors="surrogateescape"), f"the config in {name}")
+        changed = differences(began, self._config)
+        if changed:
+            shown = ", ".join(f"{n} {old!r} (config.json says {new!r})" for n, (old, new) in changed.items())
+            raise InputError(f"{name} was trained with {shown}; put config.json back, or begin a new run")
         if state["data"] != self._fingerprint:
             raise InputError(
-                f"{name} was trained on other pairs than the data folder has now; give the folder it began with"
+                f"{printable(self._folder.path)} was trained on other pairs than the data folder has now; "
+                "give the folder it began with"
             )
+        for key, high in (("epoch", count + 1), ("position", pair_count - 1)):
+            if state[key] > high:
+                raise InputError(f"{name} is damaged: its '{key}' must be at most {high}, got {state[key]}")
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`_check` has seen."""
+        name = printable(self._folder.path)
         networks = self._networks
         try:
             networks.generator.load_state_dict(state["G"])
             networks.discriminator.load_state_dict(state["D"])
             networks.optimizer_G.load_state_dict(state["optimizer_G"])
             networks.optimizer_D.load_state_dict(state["optimizer_D"])
+            for optimizer in (networks.optimizer_G, networks.optimizer_D):
+                _require_moments(optimizer)
             torch.set_rng_state(state["rng_cpu"].cpu())
             if self._device.type == "cuda" and "rng_cuda" in state:
                 torch.cuda.set_rng_state(state["rng_cuda"].cpu(), self._device)
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            first = " ".join(str(error).split())[:300]
+        except Exception as error:
+            if _is_out_of_memory(error):
+                raise
+            first = " ".join(str(error).split())[:300] or type(error).__name__
             raise InputError(f"the state in {name} is of another architecture than its config.json: {first}") from error
         self._epoch, self._position, self._step = state["epoch"], state["position"], state["step"]
         self._seconds, self._val_l1 = state["seconds"], state["val_l1"]
@@ -449,6 +551,54 @@ def _fingerprint(data: DataFolder) -> str:
     return hashed.hexdigest()
 
 
+def _is_whole(value: Any, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+_STATE_PARTS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+    "config": ("text", lambda v: isinstance(v, str)),
+    "data": ("text", lambda v: isinstance(v, str)),
+    "epoch": ("a whole number from 1", lambda v: _is_whole(v, 1)),
+    "position": ("a whole number from -1", lambda v: _is_whole(v, -1)),
+    "step": ("a whole number from 0", lambda v: _is_whole(v, 0)),
+    "seconds": ("a finite number from 0", lambda v: _is_finite(v) and v >= 0),
+    "val_l1": ("a finite number or None", lambda v: v is None or _is_finite(v)),
+    "G": ("tensors by name", lambda v: isinstance(v, dict)),
+    "D": ("tensors by name", lambda v: isinstance(v, dict)),
+    "optimizer_G": ("the state of an optimizer", lambda v: isinstance(v, dict)),
+    "optimizer_D": ("the state of an optimizer", lambda v: isinstance(v, dict)),
+    "rng_cpu": ("a tensor", lambda v: isinstance(v, torch.Tensor)),
+}
+"""What a state has: what is expected, and whether a value is that."""
+
+
+def _require_moments(optimizer: torch.optim.Adam) -> None:
+    """PyTorch takes any shape over from a state, and fails in the next step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if not isinstance(value, torch.Tensor) or (value.dim() and value.shape != parameter.shape):
+                    raise ValueError(f"size mismatch for '{key}' of an optimizer")
+
+
+@contextlib.contextmanager
+def _memory(advice: Callable[[], str]) -> Iterator[None]:
+    """Turn what PyTorch and NumPy raise when memory is short into an OutOfMemory with `advice`."""
+    try:
+        yield
+    except M2LError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise OutOfMemory(advice()) from error
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "out of memory" in text
+    signs = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in signs)

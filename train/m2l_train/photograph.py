@@ -54,6 +54,13 @@ def read_pair(pair: Pair, side: int, *, mask_is_left: bool = True) -> PairArrays
     Raises:
         PairError: a file cannot be read, the mask is none, or their aspects differ.
     """
+    try:
+        return _read_pair(pair, side, mask_is_left)
+    except MemoryError:
+        raise PairError(f"{printable(pair.image)}: does not fit in memory, or its mask does not") from None
+
+
+def _read_pair(pair: Pair, side: int, mask_is_left: bool) -> PairArrays:
     if pair.is_combined:
         picture, notes = _rgb(_open(pair.image), pair.image)
         width, height = picture.width // 2, picture.height

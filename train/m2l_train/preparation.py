@@ -7,11 +7,13 @@ import csv
 import hashlib
 import io
 import itertools
+import operator
 import os
-from collections import deque
+import stat
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +30,7 @@ from m2l_runtime.hashes import file_sha256
 from m2l_runtime.jsonlines import LineWriter, read_lines
 from m2l_runtime.lock import locked
 from m2l_runtime.terminal import printable, utf8
-from m2l_train.datafolder import DATASET_FILE, IMAGES, MASKS
+from m2l_train.datafolder import DATASET_FILE, IMAGES, MASKS, TRAIN
 from m2l_train.duplicates import Descriptor, descriptor, near_duplicates
 from m2l_train.pairing import Pair, Pairing, find_pairs, pair_key
 from m2l_train.photograph import PairArrays, PairError, read_pair
@@ -54,16 +56,25 @@ class PrepareOptions:
     """Share of each split; they add up to 1."""
     seed: int = 0
     """Of the split."""
-    split_file: Path | None = None
+    split_file: str | os.PathLike[str] | None = None
     """CSV with the columns `name` (or `id`, `image`) and `split`, instead of shares."""
     combined: bool = False
     """Also write A|B pictures, the mask left."""
 
     def __post_init__(self) -> None:
+        for field_name in ("size", "seed"):
+            value = getattr(self, field_name)
+            if isinstance(value, bool) or not hasattr(value, "__index__"):
+                raise InputError(f"the {field_name} must be a whole number, got {value!r}")
+            object.__setattr__(self, field_name, operator.index(value))
+        if not isinstance(self.splits, Mapping):
+            raise InputError(f"splits must be a mapping of names to shares, got {self.splits!r}")
+        if self.split_file is not None:
+            object.__setattr__(self, "split_file", Path(self.split_file))
         if not 16 <= self.size <= 4096:
             raise InputError(f"the size must be between 16 and 4096 pixels, got {self.size}")
-        if self.seed < 0:
-            raise InputError(f"the seed must be at least 0, got {self.seed}")
+        if not 0 <= self.seed < 1 << 63:
+            raise InputError(f"the seed must be at least 0 and below 2^63, got {self.seed}")
         for name, share in self.splits.items():
             _check_split_name(name, "--split")
             if not 0 <= share <= 1:
@@ -119,6 +130,8 @@ class Report(msgspec.Struct, kw_only=True):
     """greyscale, CMYK, ...: how many photographs."""
     near_duplicates: list[tuple[str, str, float]] = []
     """(split/name, split/name, likeness) of photographs in two splits; m2l_train.duplicates says how it is judged."""
+    warnings: list[str] = []
+    """What may not be what was meant."""
     was_stopped: bool = False
 
 
@@ -162,7 +175,7 @@ def prepare(
         raise InputError("data is either gone on with (--resume) or made anew (--overwrite); choose one")
     if workers is not None and not 1 <= workers <= 1024:
         raise InputError(f"the number of workers must be between 1 and 1024, got {workers}")
-    found = find_pairs(images, masks)
+    found = _apart(find_pairs(images, masks))
     if not found.pairs:
         raise InputError(_nothing_pairs(Path(images), Path(masks), found))
     report = Report(
@@ -175,12 +188,13 @@ def prepare(
     _check_out(root, Path(images), Path(masks), resume, overwrite)
     atomic.make_folder(root)
     with locked(root, (1, 1)):
+        _check_out(root, Path(images), Path(masks), resume, overwrite)  # again: another call may just have ended
         atomic.sweep_files(root, TAG)
         before = _earlier(root) if resume else {}
         if not resume:
             _clear(root)
-        job = _Job(root, Path(images), Path(masks), options, split_of, before)
-        with contextlib.closing(LineWriter(root / LOG)) as log:
+        with contextlib.closing(LineWriter(root / LOG)) as log:  # ahead of all else: by it a folder is known
+            job = _Job(root, Path(images), Path(masks), options, split_of, before)
             made = list(
                 job.run(
                     [p for p in found.pairs if p.name in split_of], workers, report, log, on_start, on_pair, should_stop
@@ -196,6 +210,19 @@ def prepare(
         _tell(report, made, options)
         _write_tables(root, made, options, report)
     return report
+
+
+def _apart(found: Pairing) -> Pairing:
+    """Without pairs whose names would become one: bytes that are not UTF-8 are written as escapes."""
+    count = Counter(utf8(pair.name) for pair in found.pairs)
+    one = [pair.name for pair in found.pairs if count[utf8(pair.name)] > 1]
+    if not one:
+        return found
+    return replace(
+        found,
+        pairs=[pair for pair in found.pairs if count[utf8(pair.name)] == 1],
+        ambiguous=sorted([*found.ambiguous, *one]),
+    )
 
 
 def _nothing_pairs(images: Path, masks: Path, found: Pairing) -> str:
@@ -220,7 +247,7 @@ def _check_split_name(name: str, where: str) -> None:
 def _split(pairs: Sequence[Pair], options: PrepareOptions, report: Report) -> dict[str, str]:
     """Split by pair name. Who belongs where depends on the seed, the names and the shares, not on their order."""
     if options.split_file is not None:
-        return _read_split_file(options.split_file, pairs, report)
+        return _read_split_file(Path(options.split_file), pairs, report)
     ranked = sorted((int(draw(1, options.seed, "split", utf8(pair.name))[0]), pair.name) for pair in pairs)
     ends = [round(share * len(pairs)) for share in itertools.accumulate(options.splits.values())]
     split_of: dict[str, str] = {}
@@ -233,9 +260,18 @@ def _split(pairs: Sequence[Pair], options: PrepareOptions, report: Report) -> di
 
 def _read_split_file(path: Path, pairs: Sequence[Pair], report: Report) -> dict[str, str]:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{printable(path)} is not a plain file; expected a CSV file of splits")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {printable(path)}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        return _splits_in(text, path, pairs, report)
+    except csv.Error as error:
+        raise InputError(f"{printable(path)} is no CSV file of splits: {error}") from None
+
+
+def _splits_in(text: str, path: Path, pairs: Sequence[Pair], report: Report) -> dict[str, str]:
     rows = csv.DictReader(io.StringIO(text))
     columns = {str(c).strip().lower(): c for c in rows.fieldnames or ()}
     name_column = next((columns[c] for c in ("name", "id", "image", "image_id") if c in columns), None)
@@ -264,11 +300,19 @@ def _check_out(root: Path, images: Path, masks: Path, resume: bool, overwrite: b
             raise OutputError(f"{printable(root)} and {printable(source)} lie in one another; choose another folder")
     if root.exists() and not root.is_dir():
         raise OutputError(f"{printable(root)} is a file; expected a folder")
-    if root.is_dir() and any(root.iterdir()):
+    if root.is_dir() and _holds_something(root):
         if not (root / LOG).is_file():
             raise OutputError(f"{printable(root)} holds something that is no prepared data; choose another folder")
         if not (resume or overwrite):
             raise OutputError(f"{printable(root)} holds prepared data; --resume goes on, --overwrite begins anew")
+
+
+def _holds_something(folder: Path) -> bool:
+    """Anything but locks, temporary files, and folders of nothing else: what a call leaves that was killed early."""
+    return any(
+        _holds_something(entry) if entry.is_dir() and not entry.is_symlink() else not entry.name.startswith(".m2l-")
+        for entry in folder.iterdir()
+    )
 
 
 def _earlier(root: Path) -> dict[str, Prepared]:
@@ -278,14 +322,17 @@ def _earlier(root: Path) -> dict[str, Prepared]:
 
 
 def _clear(root: Path) -> None:
-    """Remove what the log says was made, then the log."""
+    """Remove what the log says was made, and then what it says."""
     if (root / LOG).exists():
         for record in read_lines(root / LOG, Prepared):
             for output in record.outputs:
                 atomic.remove_inside(root, output)
-    for name in (PAIRS, REPORT, DATASET_FILE, LOG):
+    for name in (PAIRS, REPORT, DATASET_FILE):
         with atomic.output_errors(root / name):
             (root / name).unlink(missing_ok=True)
+    if (root / LOG).is_file():
+        with atomic.output_errors(root / LOG):
+            os.truncate(root / LOG, 0)  # it stays, so that the folder is still known
 
 
 def _remove_stale(root: Path, made: Sequence[Prepared]) -> None:
@@ -438,6 +485,11 @@ def _tell(report: Report, made: Sequence[Prepared], options: PrepareOptions) -> 
                 named[note].append(record.name)
             else:
                 report.other_notes[note] = report.other_notes.get(note, 0) + 1
+    if TRAIN not in report.splits:
+        report.warnings.append(f"there is no split called {TRAIN}, which is what m2l train reads")
+    for split, count in report.splits.items():
+        if not count:
+            report.warnings.append(f"no pair is in the split {split}")
     report.near_duplicates = [
         (f"{one.split}/{one.name}", f"{other.split}/{other.name}", round(likeness, 4))
         for one, other, likeness in _across_splits(made)
@@ -465,12 +517,12 @@ def _write_tables(root: Path, made: Sequence[Prepared], options: PrepareOptions,
         height, width = record.original_size or (0, 0)
         row = (record.name, record.split, record.image, record.mask, height, width, record.lesion_fraction)
         writer.writerow((*row, "; ".join(record.notes)))
-    atomic.write_file(root / PAIRS, buffer.getvalue().encode())
+    atomic.write_file(root / PAIRS, buffer.getvalue().encode(), tag=TAG)
     capped = {
         f: value[:MOST_NAMED] if isinstance(value := getattr(report, f), list) else value
         for f in report.__struct_fields__
     }
-    atomic.write_file(root / REPORT, msgspec.json.format(msgspec.json.encode(capped), indent=2) + b"\n")
+    atomic.write_file(root / REPORT, msgspec.json.format(msgspec.json.encode(capped), indent=2) + b"\n", tag=TAG)
     facts = {
         "format": 1,
         "m2l": __version__,
@@ -479,4 +531,4 @@ def _write_tables(root: Path, made: Sequence[Prepared], options: PrepareOptions,
         "splits": report.splits,
         "resampling": "bicubic, antialiased, the frame squashed",
     }
-    atomic.write_file(root / DATASET_FILE, msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
+    atomic.write_file(root / DATASET_FILE, msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n", tag=TAG)

@@ -10,14 +10,18 @@
     metrics.jsonl        a line a step and a line an epoch
     grids/epoch_0001.png mask | synthesized | real, of the same masks each time
     events/              for TensorBoard
+    10_net_G.pth         the generator after an epoch that is kept
 
-Files that are replaced appear under their names whole or not at all; the state first.
+Files that are replaced appear under their names whole or not at all. Of a save, a kept generator comes first, then the
+state, then the others, which are made up from the state if a kill came in between.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
-import shutil
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +50,8 @@ STATE_FORMAT: Final = 1
 TAG: Final = "train-"
 """Of temporary files."""
 
+_NETWORK: Final = re.compile(r"latest_net_[GD]\.pth|[0-9]+_net_G\.pth")
+
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a run has come, for people and for export."""
@@ -73,8 +79,11 @@ class RunFolder:
     path: Path
 
     def is_run(self) -> bool:
-        """Whether a run lies there."""
-        return (self.path / CONFIG).is_file()
+        """Whether a run lies there: a config.json of m2l, not just any."""
+        try:
+            return configfile.is_config((self.path / CONFIG).read_bytes())
+        except (OSError, ValueError):
+            return False
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """There is a run to go on with, or place for a new one.
@@ -87,7 +96,7 @@ class RunFolder:
         if resume and overwrite:
             raise InputError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
         if resume:
-            if not self.is_run():
+            if not (self.path / CONFIG).is_file():  # a damaged one is told of when it is read
                 raise InputError(f"{name} holds no run to resume; leave out --resume to begin one")
             return
         if self.is_run():
@@ -98,20 +107,25 @@ class RunFolder:
         ):
             raise OutputError(f"{name} is there and is no run; choose another folder")
 
-    def clear(self) -> None:
-        """Remove what a run has written, and nothing else."""
-        with atomic.output_errors(self.path):
-            for name in (CONFIG, STATE, PROGRESS, METRICS):
-                (self.path / name).unlink(missing_ok=True)
-            for kind in ("G", "D"):
-                for file in self.path.glob(f"*_net_{kind}.pth"):
-                    file.unlink()
-            for folder in (GRIDS, EVENTS):
-                shutil.rmtree(self.path / folder, ignore_errors=True)
+    def begin(self, config: TrainConfig) -> None:
+        """Remove what an earlier run has written, and nothing else; then write config.json.
 
-    def write_config(self, config: TrainConfig) -> None:
-        """Write config.json."""
-        atomic.write_file(self.path / CONFIG, configfile.to_json(config), durable=True)
+        The old config.json stays until the new one replaces it, so after a kill the folder can still be told for a
+        run's and be overwritten.
+        """
+        content = configfile.to_json(config)
+        with atomic.output_errors(self.path):
+            for name in (STATE, PROGRESS, METRICS):
+                (self.path / name).unlink(missing_ok=True)
+            for file in list(self.path.iterdir()):
+                if _NETWORK.fullmatch(file.name):
+                    file.unlink()
+            for folder, pattern in ((GRIDS, "epoch_*.png"), (EVENTS, "events.out.tfevents.*")):
+                for file in list((self.path / folder).glob(pattern)):
+                    file.unlink()
+                with contextlib.suppress(OSError):  # not there, or others' files are in it
+                    (self.path / folder).rmdir()
+        atomic.write_file(self.path / CONFIG, content, durable=True, tag=TAG)
 
     def read_config(self) -> TrainConfig:
         """What the run was told.
@@ -133,45 +147,85 @@ class RunFolder:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
 
-    def save(self, state: Mapping[str, Any], progress: Progress) -> None:
+    def save(self, state: Mapping[str, Any], progress: Progress, *, keep_epoch: int | None = None) -> None:
         """Write the state, then the networks, then how far they are.
+
+        Args:
+            state: all that is needed to go on; `G` and `D` are the networks.
+            progress: of that state; the hash is filled in.
+            keep_epoch: write the generator as ``<epoch>_net_G.pth`` too. First of all: once the state says that the
+                epoch is over, nobody comes back to it.
 
         Raises:
             OutputError: the disk is full, or the folder is gone; the state before is still there.
         """
+        if keep_epoch is not None:
+            _save(self.path / f"{keep_epoch}_net_G.pth", state["G"])
         _save(self.path / STATE, state)
+        self.save_networks(state, progress)
+
+    def save_networks(self, state: Mapping[str, Any], progress: Progress) -> None:
+        """Write the networks of a state that lies there, and how far they are.
+
+        Raises:
+            OutputError
+        """
         sha256 = _save(self.path / GENERATOR, state["G"])
         _save(self.path / DISCRIMINATOR, state["D"])
         written = msgspec.structs.replace(progress, net_G_sha256=sha256)
         content = msgspec.json.format(msgspec.json.encode(written), indent=2)
-        atomic.write_file(self.path / PROGRESS, content + b"\n", durable=True)
+        atomic.write_file(self.path / PROGRESS, content + b"\n", durable=True, tag=TAG)
 
-    def copy_generator(self, epoch: int) -> None:
-        """Keep the generator as ``<epoch>_net_G.pth`` too."""
-        with atomic.output_errors(self.path / GENERATOR):
-            content = (self.path / GENERATOR).read_bytes()
-        atomic.write_file(self.path / f"{epoch}_net_G.pth", content)
+    def matches(self, progress: Progress) -> bool:
+        """Whether the networks and progress.json are those of a state that is as far as `progress`."""
+        found = self.read_progress()
+        if found is None or not (self.path / DISCRIMINATOR).is_file():
+            return False
+        try:
+            sha256 = hashlib.sha256((self.path / GENERATOR).read_bytes()).hexdigest()
+        except OSError:
+            return False
+        return (found.step, found.epoch, found.is_complete, found.net_G_sha256) == (
+            progress.step,
+            progress.epoch,
+            progress.is_complete,
+            sha256,
+        )
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The state last saved; None if the run was stopped before its first one.
 
         Raises:
-            InputError: it is damaged, or of another version of m2l.
+            InputError: it is damaged, of another version of m2l, or gone though the run had one.
         """
         path = self.path / STATE
         try:
             content = path.read_bytes()
         except FileNotFoundError:
+            self._require_no_trace_of_a_state()
             return None
         except OSError as error:
             raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+        if not content:
+            raise InputError(f"{printable(path)} is damaged, or no state of a training run: it is empty (0 bytes)")
         try:
             state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
-            raise InputError(f"{printable(path)} is damaged, or no state of a training run: {error}") from error
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise InputError(f"{printable(path)} is damaged, or no state of a training run: {reason}") from error
         if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
             raise InputError(f"{printable(path)} is not a state of format {STATE_FORMAT}; it needs another m2l")
         return cast(dict[str, Any], state)
+
+    def _require_no_trace_of_a_state(self) -> None:
+        left = [n for n in (PROGRESS, GENERATOR, DISCRIMINATOR) if (self.path / n).exists()]
+        if left:
+            raise InputError(
+                f"{printable(self.path / STATE)} is gone, but {left[0]} is there, so the run had one and cannot go on "
+                "without; bring the file back, or begin anew with --overwrite"
+            )
 
 
 class _Watched:
