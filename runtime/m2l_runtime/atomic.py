@@ -59,6 +59,8 @@ def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "")
         OutputError: it could not be written; nothing is left behind.
     """
     with output_errors(path):
+        if os.path.lexists(path) and not (path.is_file() or path.is_symlink()):
+            raise OutputError(f"{printable(path)} is not a plain file, so it is not replaced; choose another name")
         descriptor, temporary = tempfile.mkstemp(prefix=f"{PREFIX}{tag}", suffix=SUFFIX, dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:

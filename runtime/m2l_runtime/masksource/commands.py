@@ -76,7 +76,9 @@ def shapes(
     smallest: Annotated[
         float, typer.Option(help="Smallest radius of the circle around a shape, as a fraction of the side.")
     ] = 0.12,
-    largest: Annotated[float, typer.Option(help="Largest one; at 0.5 a circle fills the frame.")] = 0.42,
+    largest: Annotated[
+        float, typer.Option(help="Largest one; at 0.5 a circle fills the frame, but for two pixels.")
+    ] = 0.42,
     sheet: Sheet = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
@@ -119,6 +121,7 @@ def deform(
     from m2l_runtime.masksource.drawn import DrawnMasks
 
     options = DeformOptions(control_points, range, modes, alpha, size, seed)
+    _check_apart(masks, out)
     with _reading(masks) as on_mask:
         source = open_deformations(masks, options, on_mask=on_mask)
     about = {
@@ -147,17 +150,26 @@ def pca(
         int | None,
         typer.Option(help="Draw shapes along this component, from 1, instead of learning.", show_default=False),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Along the component: from + over the mean to -.")] = 7,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Along the component: from + over the mean to -.  [default: 7]", show_default=False),
+    ] = None,
     random: Annotated[bool, typer.Option("--random", help="Draw random shapes instead of learning.")] = False,
-    count: Count = 100,
+    count: Annotated[
+        int | None, typer.Option(help="How many masks at random.  [default: 100]", show_default=False)
+    ] = None,
     sigmas: Annotated[
         float | None,
         typer.Option(
             help="Standard deviations at the ends.  [default: 3 along a component, 2.5 at random]", show_default=False
         ),
     ] = None,
-    size: Size = 256,
-    seed: Seed = 0,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the masks in pixels.  [default: 256]", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same masks.  [default: 0]", show_default=False)
+    ] = None,
     sheet: Sheet = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
@@ -171,20 +183,33 @@ def pca(
 
     if component is not None and random:
         raise typer.BadParameter("shapes are drawn along one component (--component) or at random (--random); choose")
-    if component is None and not random:
+    is_learning, is_along = component is None and not random, component is not None
+    for name, value, has_effect in (
+        ("--steps", steps, is_along),
+        ("--count", count, random),
+        ("--seed", seed, random),
+        ("--sigmas", sigmas, not is_learning),
+        ("--size", size, not is_learning),
+        ("--sheet", sheet, not is_learning),
+        ("--workers", workers, not is_learning),
+    ):
+        if value is not None and not has_effect:
+            doing = "learning" if is_learning else "--component" if is_along else "--random"
+            raise typer.BadParameter(f"{name} has no effect on {doing}; leave it out")
+    if is_learning:
         _learn(place, model, overwrite)
         return
     from m2l_runtime.masksource.drawn import DrawnMasks
     from m2l_runtime.masksource.pca import AlongComponent, RandomShapes
 
-    found = load(model)
+    found, size = load(model), 256 if size is None else size
     about: dict[str, Any] = {"source": "pca", "model": _sha256(model), "size": size}
     if component is not None:
-        along = AlongComponent(found, component, steps, 3.0 if sigmas is None else sigmas, size)
-        about |= {"component": component, "steps": steps, "sigmas": along.sigmas}
+        along = AlongComponent(found, component, 7 if steps is None else steps, 3.0 if sigmas is None else sigmas, size)
+        about |= {"component": component, "steps": along.steps, "sigmas": along.sigmas}
         title = f"PC{component}, {found.explained[component - 1] * 100:.1f} % of the variance"
         _write(
-            DrawnMasks(along, steps),
+            DrawnMasks(along, along.steps),
             out=place,
             about=about,
             sheet=sheet,
@@ -193,9 +218,9 @@ def pca(
             title=title,
         )
         return
-    source = RandomShapes(found, 2.5 if sigmas is None else sigmas, size, seed)
-    about |= {"sigmas": source.sigmas, "seed": seed}
-    _write(DrawnMasks(source, count), place, about, sheet, workers, overwrite)
+    source = RandomShapes(found, 2.5 if sigmas is None else sigmas, size, 0 if seed is None else seed)
+    about |= {"sigmas": source.sigmas, "seed": source.seed}
+    _write(DrawnMasks(source, 100 if count is None else count), place, about, sheet, workers, overwrite)
 
 
 def _learn(masks: Path, model: Path, overwrite: bool) -> None:
@@ -204,11 +229,13 @@ def _learn(masks: Path, model: Path, overwrite: bool) -> None:
     from m2l_runtime.errors import OutputError
     from m2l_runtime.maskfolder import find_masks
     from m2l_runtime.masksource.lesions import read_lesions
-    from m2l_runtime.masksource.pca import MOST_MASKS, READ_SIDE, learn, save
+    from m2l_runtime.masksource.pca import MOST_MASKS, READ_SIDE, learn, load, save
     from m2l_runtime.terminal import printable
 
-    if os.path.lexists(model) and not overwrite:
-        raise OutputError(f"{printable(model)} exists already; choose another name or give --overwrite")
+    if os.path.lexists(model):
+        if not overwrite:
+            raise OutputError(f"{printable(model)} exists already; choose another name or give --overwrite")
+        load(model)  # nothing but a model is ever replaced by one
     with _reading(masks) as on_mask:
         lesions = read_lesions(find_masks(masks), READ_SIDE, most=MOST_MASKS, on_mask=on_mask)
     found = learn(lesions)
@@ -235,6 +262,7 @@ def describe(
     plot: Annotated[
         Path | None, typer.Option(help="Also draw the distributions into this PNG file.", show_default=False)
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plot that is there already.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell what masks are like: area, parts, holes, roundness; and how they differ from others.
@@ -245,7 +273,7 @@ def describe(
     from m2l_runtime.masksource import statistics
 
     if plot is not None:
-        _check_png(plot)
+        _check_png(plot, overwrite)
     sets: list[SetStatistics] = []
     for folder in (masks, reference):
         if folder is not None:
@@ -289,7 +317,7 @@ def _write(
     from m2l_runtime.terminal import aside, plural, printable
 
     if sheet is not None:
-        _check_png(sheet)
+        _check_png(sheet, overwrite)
     with Reporter("drawing", "masks") as reporter, StopSignals() as stop:
         reporter.start(len(masks.names))
         is_written = write_masks(
@@ -321,10 +349,28 @@ def _draw_sheet(masks: DrawnMasks, path: Path, title: str) -> None:
     atomic.write_file(path, buffer.getvalue())
 
 
-def _check_png(path: Path) -> None:
+def _check_png(path: Path, overwrite: bool) -> None:
+    """A picture can be written there, before anything else is done."""
+    import os
+
+    from m2l_runtime.errors import OutputError
     from m2l_runtime.run import check_sheet_name
+    from m2l_runtime.terminal import printable
 
     check_sheet_name(path)
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {printable(path.parent)} does not exist; make it first")
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(f"{printable(path)} exists already; choose another name or give --overwrite")
+
+
+def _check_apart(masks: Path, out: Path) -> None:
+    """The folder to make is not the given one, nor inside it."""
+    from m2l_runtime.errors import OutputError
+    from m2l_runtime.terminal import printable
+
+    if out.resolve().is_relative_to(masks.resolve()) or masks.resolve().is_relative_to(out.resolve()):
+        raise OutputError(f"{printable(out)} and {printable(masks)} lie in one another; choose a folder elsewhere")
 
 
 def _sha256(path: Path) -> str | None:

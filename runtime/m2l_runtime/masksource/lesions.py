@@ -92,7 +92,8 @@ def read_lesions(
             on_mask()
     if not found:
         where = "there are no masks" if masks.base is None else f"{printable(masks.base)} has no mask to go by"
-        first = f" ({left_out[0]}; {plural(len(left_out), 'mask')} like it)" if left_out else ""
+        more = f", and {plural(len(left_out) - 1, 'more mask')}" if len(left_out) > 1 else ""
+        first = f" (got {left_out[0]}{more})" if left_out else ""
         raise InputError(f"{where}; expected masks of a lesion with some background{first}")
     return Lesions(side, tuple(found), tuple(left_out))
 

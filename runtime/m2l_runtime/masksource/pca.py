@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -291,7 +292,10 @@ def load(path: str | os.PathLike[str]) -> ShapeModel:
     """
     name = printable(path)
     try:
-        if Path(path).stat().st_size > _MOST_FILE_BYTES:
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"cannot read {name}: it is no plain file; expected a file of `m2l masks pca`")
+        if status.st_size > _MOST_FILE_BYTES:
             raise InputError(f"{name} has more than {_MOST_FILE_BYTES:,} bytes; expected a file of `m2l masks pca`")
         with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as found:
             if not isinstance(found, np.lib.npyio.NpzFile) or str(found["format"]) != FORMAT:
@@ -302,7 +306,9 @@ def load(path: str | os.PathLike[str]) -> ShapeModel:
     except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{name} is no shape model, or a damaged one: {printable(str(error))}") from None
+        raise InputError(
+            f"{name} is no shape model, or a damaged one; `m2l masks pca MASKS --model FILE` makes one"
+        ) from None
     return _checked(arrays, name)
 
 
@@ -321,6 +327,17 @@ def _checked(arrays: dict[str, npt.NDArray[Any]], name: str) -> ShapeModel:
         if array.dtype != kind or array.shape != shape or not array.size or not np.isfinite(array).all():
             raise InputError(f"{name} is a damaged shape model: {field} is {array.shape} {array.dtype}")
     box_radii, mask_count = arrays["box_radii"], arrays["mask_count"]
-    if box_radii.shape or mask_count.shape or not 0 < float(box_radii) < 100 or not (arrays["poses"][:, 2] > 0).all():
-        raise InputError(f"{name} is a damaged shape model")
+    is_sound = (
+        not (box_radii.shape or mask_count.shape)
+        and 0 < float(box_radii) < 100
+        and int(mask_count) >= FEWEST_MASKS
+        and (arrays["poses"][:, 2] > 0).all()
+        and np.abs(mean).max() < 100
+        and np.abs(components).max() <= 1 + 1e-3
+        and (arrays["deviations"] > 0).all()
+        and (arrays["explained"] >= 0).all()
+        and arrays["explained"].sum() <= 1 + 1e-3
+    )
+    if not is_sound:
+        raise InputError(f"{name} is a damaged shape model: its figures are out of range; learn it again")
     return ShapeModel(**{f: arrays[f] for f in wanted}, box_radii=float(box_radii), mask_count=int(mask_count))

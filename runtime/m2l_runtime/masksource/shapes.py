@@ -76,7 +76,7 @@ class Shapes:
     smallest: float = 0.12
     """Radius of the circumscribed circle, as a fraction of the side: drawn from here ..."""
     largest: float = 0.42
-    """... to here. At 0.5 a circle fills the frame."""
+    """... to here. At 0.5 a circle fills the frame, but for two pixels along it."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -87,10 +87,9 @@ class Shapes:
         for kind in self.kinds:
             if kind not in KINDS:
                 raise InputError(f"there is no kind of shape '{kind[:40]}'; choose some of {', '.join(KINDS)}")
-        most = 0.5 - _MARGIN / self.size
-        if not 0 < self.smallest <= self.largest <= most:
+        if not 0 < self.smallest <= self.largest <= 0.5:
             raise InputError(
-                f"radii go from above 0 to {most:.3f} of the side, where a circle fills the frame; "
+                f"radii go from above 0 to 0.5 of the side, where a circle fills the frame; "
                 f"got {self.smallest:g} to {self.largest:g}"
             )
 
@@ -102,8 +101,9 @@ class Shapes:
         """What mask `number` shows."""
         kind = self.label(number)
         place = uniform(4, self.seed, "shapes", number)
-        radius = self.smallest + (self.largest - self.smallest) * float(place[0])
-        room = 0.5 - _MARGIN / self.size - radius
+        most = 0.5 - _MARGIN / self.size
+        radius = min(most, self.smallest + (self.largest - self.smallest) * float(place[0]))
+        room = most - radius
         x, y = (0.5 + (2 * place[1:3] - 1) * room).tolist()
         more = uniform(2 * _BLOB_WAVES, self.seed, "shapes form", number)
         return Shape(kind, x, y, radius, float(2 * np.pi * place[3]), _form(kind, more))

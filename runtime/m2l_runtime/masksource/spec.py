@@ -44,8 +44,8 @@ _PCA: Final[Mapping[str, Callable[[str], Any]]] = {
 
 
 def is_spec(text: str) -> bool:
-    """Whether `text` asks for drawn masks, and names no file or folder that is there."""
-    return _SPEC.fullmatch(text) is not None and not os.path.lexists(text)
+    """Whether `text` asks for drawn masks, well or badly, and names no file or folder that is there."""
+    return text.lower().startswith(("shapes:", "deform:", "pca:")) and not os.path.lexists(text)
 
 
 def open_source(text: str, size: int = 256) -> DrawnMasks:
@@ -69,8 +69,14 @@ def open_source(text: str, size: int = 256) -> DrawnMasks:
     words = [part for part in rest.split(",") if part]
     known = {"shapes": _SHAPES, "deform": _DEFORM, "pca": _PCA}[kind]
     settings: dict[str, Any] = {"size": size}
+    given: set[str] = set()
     for word in words:
         name, equals, value = word.partition("=")
+        if name in given:
+            raise InputError(f"{kind}: {name} is given twice")
+        given.add(name)
+        if name in known and not value:
+            raise InputError(f"{kind}: {name} has no value; expected {name}=VALUE")
         if not equals or name not in known:
             raise InputError(f"{kind} has no setting '{printable(word[:80])}'; expected some of {', '.join(known)}")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from m2l_runtime.terminal import printable
 ABOUT: Final = "masks.json"
 """Says how the masks in a folder were made."""
 FORMAT: Final = "m2l masks 1"
+_MASK: Final = re.compile(r"\d{6,}-.*\.png", re.DOTALL)
 
 
 def write_masks(
@@ -97,6 +99,14 @@ def _require_masks(path: Path) -> None:
         about = msgspec.json.decode((path / ABOUT).read_bytes())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         about = None
+    foreign = (
+        [] if about is None else [p.name for p in path.iterdir() if not (p.name == ABOUT or _MASK.fullmatch(p.name))]
+    )
+    if foreign:
+        raise OutputError(
+            f"{printable(path)} also holds {printable(foreign[0])}, so it is not overwritten; move that elsewhere, or "
+            "choose another name"
+        )
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise OutputError(
             f"{printable(path)} is no folder of `m2l masks`, so it is not overwritten; choose another name"

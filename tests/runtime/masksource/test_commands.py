@@ -236,6 +236,9 @@ def test_iterate_over_drawn_masks(tiny_synth: Synthesizer, tmp_path: Path) -> No
         ("pca:3,model=/nowhere", "cannot read /nowhere"),
         ("pca:3,model=/nowhere,component=1,seed=2", "leave out seed"),
         ("shapes:three", "does not say what to draw"),
+        ("Shapes:3", "does not say what to draw; expected KIND:COUNT"),
+        ("deform:3,masks=", "deform: masks has no value"),
+        ("shapes:3,seed=1,seed=2", "shapes: seed is given twice"),
     ],
 )
 def test_texts_that_ask_for_nothing_that_can_be_drawn(text: str, message: str) -> None:
@@ -262,3 +265,62 @@ def test_a_missing_package_is_named(package: str, tmp_path: Path, masks: Path) -
     )
     shapes = [sys.executable, "-c", program, "masks", "shapes", str(tmp_path / "out"), "--count", "2"]
     assert subprocess.run(shapes, capture_output=True, check=False).returncode == 0
+
+
+def test_nothing_but_a_model_is_replaced_by_a_model(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
+    picture = save(tmp_path / "m.png", disc())
+    before = picture.read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    for target in (picture, tmp_path / "pipe"):
+        refused = m2l("masks", "pca", masks, "--model", target, "--overwrite")
+        assert (refused.code, "m2l masks pca" in refused.err) == (1, True)
+    assert picture.read_bytes() == before
+    model = tmp_path / "m.npz"
+    assert m2l("masks", "pca", masks, "--model", model).code == 0
+    assert m2l("masks", "pca", masks, "--model", model, "--overwrite").code == 0
+    assert m2l("synth", f"pca:2,model={tmp_path / 'pipe'}", tmp_path / "out", *TINY).code == 1
+
+
+def test_pictures_are_not_replaced_unasked(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
+    kept = save(tmp_path / "kept.png", disc())
+    before = kept.read_bytes()
+    for arguments in (
+        ("masks", "describe", kept, "--plot", kept),
+        ("masks", "shapes", tmp_path / "out", "--count", 2, "--sheet", kept),
+    ):
+        refused = m2l(*arguments)
+        assert (refused.code, "kept.png exists already" in refused.err) == (1, True)
+    nowhere = m2l("masks", "shapes", tmp_path / "out", "--count", 2, "--sheet", tmp_path / "no" / "s.png")
+    assert (nowhere.code, "does not exist; make it first" in nowhere.err) == (1, True)
+    assert kept.read_bytes() == before
+    assert not (tmp_path / "out").exists()
+    assert m2l("masks", "describe", masks, "--plot", kept, "--overwrite").code == 0
+
+
+def test_what_else_lies_in_a_folder_of_masks_is_kept(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
+    out = tmp_path / "out"
+    m2l("masks", "shapes", out, "--count", 2)
+    (out / "notes.txt").write_text("mine")
+    refused = m2l("masks", "shapes", out, "--count", 2, "--overwrite")
+    assert (refused.code, "also holds notes.txt, so it is not overwritten" in refused.err) == (1, True)
+    assert (out / "notes.txt").read_text() == "mine"
+    for place in (masks, masks / "sub", tmp_path):
+        refused = m2l("masks", "deform", masks, place, "--overwrite")
+        assert (refused.code, "lie in one another" in refused.err) == (1, True)
+
+
+def test_options_without_effect_are_refused(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
+    model = ("--model", tmp_path / "m.npz")
+    for arguments, name in (
+        ((masks, *model, "--sheet", "s.png"), "--sheet has no effect on learning"),
+        ((masks, *model, "--count", 3), "--count has no effect on learning"),
+        ((tmp_path / "o", *model, "--component", 1, "--count", 3), "--count has no effect on --component"),
+        ((tmp_path / "o", *model, "--random", "--steps", 3), "--steps has no effect on --random"),
+    ):
+        refused = m2l("masks", "pca", *arguments)
+        assert (refused.code, name in " ".join(refused.err.split())) == (2, True), refused.err
+
+
+def test_small_masks_have_shapes_that_fit(m2l: CommandLine, tmp_path: Path) -> None:
+    assert m2l("masks", "shapes", tmp_path / "small", "--count", 20, "--size", 16).code == 0
+    assert m2l("masks", "shapes", tmp_path / "large", "--count", 20, "--largest", 0.5).code == 0

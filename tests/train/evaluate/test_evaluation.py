@@ -422,3 +422,9 @@ def test_outputs_of_the_data_layouts_that_training_reads(tmp_path: Path, synthet
     found = evaluate(synthetic, data)
     assert found.provenance.split == "val"
     assert found.provenance.data == "data"
+
+
+def test_masks_are_no_synthesized_images(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "val" / "masks", tmp_path / "copies")
+    with pytest.raises(InputError, match="8 of 8 images in .* are black and white, as masks are"):
+        evaluate_images(tmp_path / "copies", data)

@@ -168,3 +168,11 @@ def test_at_the_command_line(m2l: CommandLine, data: Path, tmp_path: Path, monke
     stopped = m2l("evaluate", "segmenter", data, tmp_path / "other.pt", "--epochs", 9, "--width", 2, "--threads", 1)
     assert (stopped.code, "nothing was written" in stopped.err) == (130, True), stopped
     assert [path.name for path in tmp_path.iterdir()] == ["out.pt"]
+
+
+def test_a_file_with_a_flipped_bit_is_refused(segmenter: Path, tmp_path: Path) -> None:
+    content = bytearray(segmenter.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "s.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"s\.pt is damaged: what it holds is not what was written"):
+        load_segmenter(tmp_path / "s.pt")

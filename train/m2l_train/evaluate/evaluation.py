@@ -233,6 +233,7 @@ def _from_files(synthetic: Path, data: Path, options: Options, sample_folders: S
         )
     paths = [made_files.by_key[key] for key in keys]
     made = sets.read_synthetic(paths, options.worker_count)
+    sets.refuse_masks(made, synthetic)
     wanted = [by_key[key] for key in keys] if files.has_masks else list(by_key.values())
     wanted = _at_most(wanted, MOST_IMAGES, "real image", options.seed, warnings)
     real = _read_real(wanted, files, made.shape[1], options)

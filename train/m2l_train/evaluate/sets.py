@@ -23,6 +23,7 @@ from m2l_runtime.arrays import Image, Images, Mask, Masks
 from m2l_runtime.draws import shuffled
 from m2l_runtime.encoders import FAKE, SYNTHETIC
 from m2l_runtime.errors import InputError, PictureFileError
+from m2l_runtime.maskfile import BLACK_BELOW, MAX_GREY_FRACTION, WHITE_FROM
 from m2l_runtime.maskfolder import find_masks, stem
 from m2l_runtime.picturefile import FORMATS, decode, read_bytes
 from m2l_runtime.terminal import plural, printable
@@ -321,6 +322,24 @@ def read_synthetic(paths: Sequence[Path], workers: int) -> Images:
         )
     check_side(height, width)
     return np.stack(images)
+
+
+def refuse_masks(images: Images, folder: Path) -> None:
+    """Make sure that most of the images (N, S, S, 3) are no masks: black and white, with few greys.
+
+    Raises:
+        InputError
+    """
+    masks = sum(
+        bool((image == image[:, :, :1]).all())
+        and float(((image[:, :, 0] >= BLACK_BELOW) & (image[:, :, 0] < WHITE_FROM)).mean()) <= MAX_GREY_FRACTION
+        for image in images
+    )
+    if 2 * masks > len(images):
+        raise InputError(
+            f"{masks} of {plural(len(images), 'image')} in {printable(folder)} are black and white, as masks are; "
+            "expected the images that m2l synth makes of them"
+        )
 
 
 def check_side(height: int, width: int) -> None:

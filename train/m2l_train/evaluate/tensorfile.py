@@ -49,6 +49,13 @@ def read_tensors(path: str | os.PathLike[str], expected: str) -> TensorFile:
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from None
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise InputError(f"{name} is damaged: what it holds is not what was written; expected {expected}")
+    except zipfile.BadZipFile:
+        pass  # an older kind of file, or none; told below
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of other kinds, which are refused below
             value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
