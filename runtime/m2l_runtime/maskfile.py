@@ -63,6 +63,8 @@ def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int], *, keep
         return parse_mask(read_bytes(Path(path)), image_size, keep_original=keep_original)
     except PictureFileError as error:
         raise MaskFileError(f"{printable(path)}: {error}") from None
+    except MemoryError:
+        raise MaskFileError(f"{printable(path)}: does not fit in memory") from None
 
 
 def parse_mask(content: bytes, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:

@@ -55,6 +55,8 @@ def decode(content: bytes, *, turn: bool = True) -> PillowImage.Image:
         raise PictureFileError("is not a PNG, JPEG, BMP, TIFF or WebP picture") from None
     except (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
         raise PictureFileError(f"is too large; at most {MAX_PIXELS:,} pixels are decoded") from None
+    except MemoryError:
+        raise PictureFileError(f"does not fit in memory: a file of {len(content):,} bytes") from None
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
         raise PictureFileError(f"cannot be decoded: {printable(str(error))}") from None
     width, height = picture.size

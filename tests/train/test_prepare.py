@@ -20,7 +20,7 @@ from photographs import photograph, write_pair
 from PIL import Image
 from support import disc, save
 
-from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.errors import InputError, MaskFileError, OutputError, PictureFileError
 from m2l_train import PrepareOptions, prepare
 from m2l_train.datafolder import open_data
 from m2l_train.duplicates import descriptor, near_duplicates
@@ -320,6 +320,19 @@ def test_a_kill_while_tables_are_written_leaves_no_temporary_file(at: int, sourc
     assert not list((tmp_path / "data").rglob("*.partial"))
 
 
+@pytest.mark.parametrize("at", [6])
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_what_a_kill_left_unrecorded_is_in_no_second_split(at: int, how: str, source: Path, tmp_path: Path) -> None:
+    for path in source.iterdir():
+        if not path.name.startswith(("ISIC_0000000", "ISIC_0000001", "ISIC_0000002", "ISIC_0000003")):
+            path.unlink()
+    killed("replace", at, source, tmp_path / "data")
+    turned = PrepareOptions(size=32, splits={"val": 0.9, "train": 0.1})
+    prepare(source, source, tmp_path / "data", turned, resume=how == "resume", overwrite=how == "overwrite")
+    prepare(source, source, tmp_path / "undisturbed", turned)
+    assert contents(tmp_path / "data") == contents(tmp_path / "undisturbed")
+
+
 def test_splits_of_other_names_are_not_taken_for_pairs_side_by_side(
     m2l: CommandLine, source: Path, tmp_path: Path
 ) -> None:
@@ -360,12 +373,46 @@ def test_a_split_file_of_absurd_fields(source: Path, tmp_path: Path) -> None:
         ({"size": 286.0}, "the size must be a whole number, got 286.0"),
         ({"seed": True}, "the seed must be a whole number, got True"),
         ({"seed": 1 << 64}, "below 2^63"),
+        ({"splits": {"train": "1"}}, "the share of split 'train' must be a number, got '1'"),
+        ({"splits": {5: 1.0}}, "the name of a split must be a string, got 5"),
+        ({"split_file": 5}, "the split file must be a path without NUL, got 5"),
+        ({"split_file": "a\0b"}, "the split file must be a path without NUL"),
         ({"splits": None}, "splits must be a mapping of names to shares, got None"),
     ],
 )
 def test_values_of_other_types(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         PrepareOptions(**options)
+
+
+def test_paths_that_are_none(source: Path, tmp_path: Path) -> None:
+    for images, masks, out in (("a\0", source, "o"), (source, "a\0", "o"), (source, source, "a\0"), (5, source, "o")):
+        with pytest.raises(InputError, match="must be a path without NUL"):
+            prepare(cast(str, images), masks, tmp_path / out if out == "o" else out)
+    with pytest.raises(InputError, match=r"a whole number between 1 and 1024, got 1\.5"):
+        prepare(source, source, tmp_path / "data", workers=cast(int, 1.5))
+
+
+def test_splits_that_are_meant_to_be_empty_or_not_reached_are_no_warning(source: Path, tmp_path: Path) -> None:
+    options = PrepareOptions(size=32, splits={"train": 1.0, "val": 0.0})
+    assert prepare(source, source, tmp_path / "data", options).warnings == []
+    stopped = prepare(source, source, tmp_path / "stopped", should_stop=lambda: True)
+    assert (stopped.was_stopped, stopped.warnings) == (True, [])
+
+
+def test_combined_pictures_of_other_splits_are_not_mixed(source: Path, tmp_path: Path) -> None:
+    splits = {"training": 0.8, "validation": 0.2}
+    prepare(source, source, tmp_path / "data", PrepareOptions(size=32, splits=splits, combined=True))
+    with pytest.raises(InputError, match="combined has the splits training, validation, and none called train"):
+        open_data(tmp_path / "data" / "combined")
+    assert len(open_data(tmp_path / "data" / "combined" / "training").train) == 16
+
+
+def test_the_help_says_what_a_split_file_leaves_out(source: Path, tmp_path: Path, m2l: CommandLine) -> None:
+    assert "left out on purpose" in " ".join(m2l("prepare", "--help").out.split())
+    (tmp_path / "splits.csv").write_text("name,split\nISIC_0000001,train\nISIC_0000002,train\n")
+    done = m2l("prepare", source, source, tmp_path / "data", "--split-file", tmp_path / "splits.csv")
+    assert (done.code, "18 not in the split file, left out" in done.out) == (0, True)
 
 
 def test_numpys_numbers_are_numbers() -> None:
@@ -399,3 +446,25 @@ def test_a_picture_that_does_not_fit_in_memory_is_named(
     report = prepare(source, source, tmp_path / "data", workers=1)
     assert (report.prepared, len(report.left_out)) == (19, 1)
     assert "does not fit in memory" in report.left_out[0]
+
+
+def test_a_mask_that_does_not_fit_in_memory_is_named(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from m2l_runtime import maskfile
+
+    def starved(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(maskfile, "to_grey", starved)
+    with pytest.raises(MaskFileError, match=r"ISIC_0000000_segmentation\.png: does not fit in memory"):
+        maskfile.read_mask(source / "ISIC_0000000_segmentation.png", (64, 64))
+
+
+def test_a_header_that_does_not_fit_in_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from m2l_runtime import picturefile
+
+    def starved(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", starved)
+    with pytest.raises(PictureFileError, match="does not fit in memory: a file of 3 bytes"):
+        picturefile.decode(b"abc")

@@ -42,7 +42,11 @@ def prepare(
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     split_file: Annotated[
         Path | None,
-        typer.Option(help="CSV with the columns name (or id, image) and split, instead of shares.", show_default=False),
+        typer.Option(
+            help="CSV with the columns name (or id, image) and split, instead of shares; pairs that it does not name "
+            "are left out on purpose.",
+            show_default=False,
+        ),
     ] = None,
     combined: Annotated[
         bool, typer.Option("--combined", help="Also write combined A|B pictures, the mask left.")
@@ -55,7 +59,8 @@ def prepare(
     """Pair photographs with masks, bring them to one size, split them, and report what was found.
 
     Knows the names of ISIC (ISIC_0000000.jpg, ISIC_0000000_segmentation.png), of PH2 (IMD003.bmp,
-    IMD003_lesion.bmp), and equal names. Exit status: 0 all pairs used, 3 some left out, 1 nothing made, 2 wrong usage.
+    IMD003_lesion.bmp), and equal names. Exit status: 0 all pairs used (of those that a split file names), 3 some could
+    not be used and were left out, 1 nothing made, 2 wrong usage, 130 or 143 stopped by a signal (go on with --resume).
     """
     from m2l_runtime.progress import Reporter
     from m2l_runtime.stop import StopSignals

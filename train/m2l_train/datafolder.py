@@ -83,6 +83,8 @@ def _refuse_other_splits(root: Path) -> None:
         InputError
     """
     splits = sorted(path.name for path in root.iterdir() if (path / IMAGES).is_dir() and (path / MASKS).is_dir())
+    if not splits and (root.resolve().parent / DATASET_FILE).is_file():  # combined pictures of `m2l prepare`
+        splits = sorted(path.name for path in root.iterdir() if path.is_dir())
     if splits:
         raise InputError(
             f"{printable(root)} has the splits {printable(', '.join(splits[:5]))}, and none called {TRAIN}; rename one "

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import itertools
+import numbers
 import operator
 import os
 import stat
@@ -42,6 +43,8 @@ COMBINED: Final = "combined"
 TAG: Final = "prepare-"
 DEFAULT_SIZE: Final = 286
 DEFAULT_SPLITS: Final[Mapping[str, float]] = {"train": 0.9, "val": 0.1}
+NOT_MADE_YET: Final = "was going to be made"
+"""Problem of a record that is written ahead of its files."""
 MOST_NAMED: Final = 1000
 """Names that a report holds of each kind; the count is of all."""
 
@@ -70,13 +73,16 @@ class PrepareOptions:
         if not isinstance(self.splits, Mapping):
             raise InputError(f"splits must be a mapping of names to shares, got {self.splits!r}")
         if self.split_file is not None:
-            object.__setattr__(self, "split_file", Path(self.split_file))
+            object.__setattr__(self, "split_file", _path(self.split_file, "the split file"))
         if not 16 <= self.size <= 4096:
             raise InputError(f"the size must be between 16 and 4096 pixels, got {self.size}")
         if not 0 <= self.seed < 1 << 63:
             raise InputError(f"the seed must be at least 0 and below 2^63, got {self.seed}")
         for name, share in self.splits.items():
             _check_split_name(name, "--split")
+            given: object = share
+            if isinstance(given, bool) or not isinstance(given, numbers.Real):
+                raise InputError(f"the share of split '{printable(name)}' must be a number, got {share!r}")
             if not 0 <= share <= 1:
                 raise InputError(f"the share of split '{printable(name)}' must be between 0 and 1, got {share:g}")
         if self.split_file is None and abs(sum(self.splits.values()) - 1) > 1e-6:
@@ -85,7 +91,7 @@ class PrepareOptions:
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the log: a pair, and what was made of it."""
+    """A line of the log: a pair, and what was made of it, or is going to be."""
 
     name: str
     split: str
@@ -97,7 +103,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """Of the source."""
     mask_sha256: str | None
     outputs: dict[str, str]
-    """SHA-256 by path relative to the data folder."""
+    """SHA-256 by path relative to the data folder; empty before they are made."""
     original_size: tuple[int, int] | None = None
     """Height, width."""
     lesion_fraction: float | None = None
@@ -170,11 +176,12 @@ def prepare(
         OutputError: `out` holds something, lies inside a source, or cannot be written.
     """
     options = options or PrepareOptions()
-    root = Path(out)
+    images, masks = _path(images, "the folder of photographs"), _path(masks, "the folder of masks")
+    root = _path(out, "the data folder")
     if resume and overwrite:
         raise InputError("data is either gone on with (--resume) or made anew (--overwrite); choose one")
-    if workers is not None and not 1 <= workers <= 1024:
-        raise InputError(f"the number of workers must be between 1 and 1024, got {workers}")
+    if workers is not None and (not isinstance(workers, int) or not 1 <= workers <= 1024):
+        raise InputError(f"the number of workers must be a whole number between 1 and 1024, got {workers!r}")
     found = _apart(find_pairs(images, masks))
     if not found.pairs:
         raise InputError(_nothing_pairs(Path(images), Path(masks), found))
@@ -195,11 +202,9 @@ def prepare(
             _clear(root)
         with contextlib.closing(LineWriter(root / LOG)) as log:  # ahead of all else: by it a folder is known
             job = _Job(root, Path(images), Path(masks), options, split_of, before)
-            made = list(
-                job.run(
-                    [p for p in found.pairs if p.name in split_of], workers, report, log, on_start, on_pair, should_stop
-                )
-            )
+            pairs = [p for p in found.pairs if p.name in split_of]
+            job.announce(pairs, log)
+            made = list(job.run(pairs, workers, report, log, on_start, on_pair, should_stop))
         report.prepared = len(made)
         if not made and not report.was_stopped:
             job.remove_empty_folders()
@@ -210,6 +215,18 @@ def prepare(
         _tell(report, made, options)
         _write_tables(root, made, options, report)
     return report
+
+
+def _path(value: str | os.PathLike[str], what: str) -> Path:
+    """`value` as a path that a file system can be asked about.
+
+    Raises:
+        InputError
+    """
+    name = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(name, str) or "\0" in name:
+        raise InputError(f"{what} must be a path without NUL, got {value!r}")
+    return Path(name)
 
 
 def _apart(found: Pairing) -> Pairing:
@@ -239,6 +256,8 @@ def _names(names: Sequence[str]) -> list[str]:
 
 
 def _check_split_name(name: str, where: str) -> None:
+    if not isinstance(name, str):
+        raise InputError(f"{where}: the name of a split must be a string, got {name!r}")
     allowed = name and name.replace("-", "").replace("_", "").isalnum() and name.isascii()
     if not allowed or name in (COMBINED, IMAGES, MASKS) or len(name) > 64:
         raise InputError(f"{where}: '{printable(name)}' cannot be the name of a split; use letters, digits, - and _")
@@ -371,6 +390,26 @@ class _Job:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
 
+    def announce(self, pairs: Sequence[Pair], log: LineWriter) -> None:
+        """Log every file that is going to be written and is not in the log: by it a call after a kill removes them.
+
+        Without it, a file that was written but whose record was not would stay in its split when the next call puts
+        the pair into another one.
+        """
+        known = {output for record in read_lines(self._root / LOG, Prepared) for output in record.outputs}
+        records = []
+        for pair in pairs:
+            outputs = self._outputs(utf8(pair.name), self._split_of[pair.name])
+            if not known.issuperset(outputs):
+                common = self._common(pair, (None, None))
+                records.append(
+                    msgspec.convert(
+                        {**common, "outputs": dict.fromkeys(outputs, ""), "problem": NOT_MADE_YET}, Prepared
+                    )
+                )
+        if records:
+            log.write(records)
+
     def run(
         self,
         pairs: Sequence[Pair],
@@ -419,20 +458,13 @@ class _Job:
         earlier = self._before.get(name)
         if earlier is not None and self._stands(earlier, split, hashes):
             return earlier, True
-        common = {
-            "name": name,
-            "split": split,
-            "size": self._options.size,
-            "image": utf8(_relative(pair.image, self._images)),
-            "mask": utf8(_relative(pair.mask, self._masks)),
-            "image_sha256": hashes[0],
-            "mask_sha256": hashes[1],
-        }
+        common = self._common(pair, hashes)
         try:
             arrays = read_pair(pair, self._options.size)
         except PairError as error:
             return msgspec.convert({**common, "outputs": {}, "problem": str(error)}, Prepared), False
-        outputs = {path: self._write(path, picture) for path, picture in self._pictures(name, split, arrays)}
+        pictures = zip(self._outputs(name, split), self._pictures(arrays), strict=True)
+        outputs = {path: self._write(path, picture) for path, picture in pictures}
         return (
             msgspec.convert(
                 {
@@ -448,6 +480,18 @@ class _Job:
             False,
         )
 
+    def _common(self, pair: Pair, hashes: tuple[str | None, str | None]) -> dict[str, object]:
+        """What a record says of a pair whatever becomes of it."""
+        return {
+            "name": utf8(pair.name),
+            "split": self._split_of[pair.name],
+            "size": self._options.size,
+            "image": utf8(_relative(pair.image, self._images)),
+            "mask": utf8(_relative(pair.mask, self._masks)),
+            "image_sha256": hashes[0],
+            "mask_sha256": hashes[1],
+        }
+
     def _stands(self, earlier: Prepared, split: str, hashes: tuple[str | None, str | None]) -> bool:
         expected = 3 if self._options.combined else 2
         return (
@@ -456,12 +500,18 @@ class _Job:
             and all(file_sha256(self._root / path) == sha256 for path, sha256 in earlier.outputs.items())
         )
 
-    def _pictures(self, name: str, split: str, arrays: PairArrays) -> Iterator[tuple[str, PillowImage.Image]]:
-        yield f"{split}/{IMAGES}/{name}.png", PillowImage.fromarray(arrays.image)
-        yield f"{split}/{MASKS}/{name}.png", PillowImage.fromarray(arrays.mask)
+    def _outputs(self, name: str, split: str) -> list[str]:
+        """The files of a pair, relative to the data folder."""
+        both = [f"{split}/{IMAGES}/{name}.png", f"{split}/{MASKS}/{name}.png"]
+        return [*both, f"{COMBINED}/{split}/{name}.png"] if self._options.combined else both
+
+    def _pictures(self, arrays: PairArrays) -> Iterator[PillowImage.Image]:
+        """What is in them, in their order."""
+        yield PillowImage.fromarray(arrays.image)
+        yield PillowImage.fromarray(arrays.mask)
         if self._options.combined:
             both = np.concatenate([np.repeat(arrays.mask[:, :, None], 3, 2), arrays.image], 1)
-            yield f"{COMBINED}/{split}/{name}.png", PillowImage.fromarray(both)
+            yield PillowImage.fromarray(both)
 
     def _write(self, path: str, picture: PillowImage.Image) -> str:
         buffer = io.BytesIO()
@@ -488,7 +538,8 @@ def _tell(report: Report, made: Sequence[Prepared], options: PrepareOptions) -> 
     if TRAIN not in report.splits:
         report.warnings.append(f"there is no split called {TRAIN}, which is what m2l train reads")
     for split, count in report.splits.items():
-        if not count:
+        wanted = options.split_file is not None or options.splits.get(split, 0) > 0
+        if not count and wanted and not report.was_stopped:
             report.warnings.append(f"no pair is in the split {split}")
     report.near_duplicates = [
         (f"{one.split}/{one.name}", f"{other.split}/{other.name}", round(likeness, 4))
