@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
         if error.name is None or error.name.split(".")[0] not in ("torch", "onnx", "onnxscript"):
             raise
         raise EngineNotInstalled(
-            f"export needs {error.name}, which is not installed: pip install 'm2l[export,cpu]' "
-            "(or 'm2l[export,gpu]' for NVIDIA cards)"
+            f"export needs {error.name}, which is not installed: pip install '.[export,cpu]' in a checkout of m2l "
+            "(or '.[export,gpu]' for NVIDIA cards)"
         ) from error
     return getattr(job, name)

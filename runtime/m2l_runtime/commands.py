@@ -327,7 +327,9 @@ def verify(bundle: BundleArgument = None, json: Json = False) -> None:
 
         typer.echo(describe_replays(opened, replays))
     if not ran:
-        raise EngineNotInstalled("no engine loads here, so nothing was verified: pip install 'm2l[cpu]'")
+        raise EngineNotInstalled(
+            "no engine loads here, so nothing was verified: pip install '.[cpu]' in a checkout of m2l"
+        )
     if not all(replay.agrees for replay in ran):
         raise typer.Exit(1)
 

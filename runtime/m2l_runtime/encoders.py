@@ -81,7 +81,7 @@ def encode_image(image: Image, mask: Mask, encoding: Encoding, text: Mapping[str
 
     Args:
         image: the image.
-        mask: its mask, which npz holds beside it.
+        mask: its mask, which npz holds beside it as :func:`binary`.
         encoding: the format.
         text: what the file says about itself: PNG text by keyword; in JPEG and WebP the EXIF description, software
             and artist (which names bundle and backend); in npz an array per keyword.
@@ -90,7 +90,7 @@ def encode_image(image: Image, mask: Mask, encoding: Encoding, text: Mapping[str
         return encode_png(image, text, encoding.png_level)
     buffer = io.BytesIO()
     if encoding.format == "npz":
-        arrays = {"image": image, "mask": mask, **{key: np.array(value) for key, value in text.items()}}
+        arrays = {"image": image, "mask": binary(mask), **{key: np.array(value) for key, value in text.items()}}
         np.savez(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
     exif = PillowImage.Exif()
@@ -118,7 +118,12 @@ def encode_png(image: Image, text: Mapping[str, str], level: int = Encoding.png_
 
 def encode_mask(mask: Mask) -> bytes:
     """A mask (H, W) as 8-bit PNG of 0 and 255: greys from 128 on count as lesion."""
-    return encode_grey_mask(np.where(mask >= 128, np.uint8(255), np.uint8(0)))
+    return encode_grey_mask(binary(mask))
+
+
+def binary(mask: Mask) -> Mask:
+    """0 and 255: greys from 128 on count as lesion."""
+    return np.where(mask >= 128, np.uint8(255), np.uint8(0))
 
 
 def encode_grey_mask(mask: Mask) -> bytes:

@@ -31,7 +31,7 @@ def test_an_engine_that_is_not_installed_names_the_command(monkeypatch: pytest.M
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == "onnxruntime" else find_spec(n, *a))
     for backend in ("onnxruntime", "auto"):
-        with pytest.raises(EngineNotInstalled, match=r"pip install 'm2l\[cpu\]'") as error:
+        with pytest.raises(EngineNotInstalled, match=r"pip install '\.\[cpu\]'") as error:
             Synthesizer.open(TINY_BUNDLE, backend=backend)
         assert isinstance(error.value, ImportError)
 
@@ -46,7 +46,7 @@ def test_an_engine_that_does_not_import_says_why(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has CUDA")
 def test_cuda_on_a_cpu_build_names_the_command() -> None:
-    with pytest.raises(DeviceUnavailable, match=r"built without CUDA: .*pip install 'm2l\[gpu\]'"):
+    with pytest.raises(DeviceUnavailable, match=r"built without CUDA: .*pip install '\.\[gpu\]'"):
         Synthesizer.open(TINY_BUNDLE, device="cuda")
 
 

@@ -468,3 +468,30 @@ def test_a_header_that_does_not_fit_in_memory_is_told(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Image, "open", starved)
     with pytest.raises(PictureFileError, match="does not fit in memory: a file of 3 bytes"):
         picturefile.decode(b"abc")
+
+
+def test_going_on_without_options_keeps_those_of_before(m2l: CommandLine, source: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    begun = ("prepare", source, source, data)
+    assert m2l(*begun, "--size", 64, "--combined", "--split", "train=0.6,val=0.2,test=0.2", "--seed", 3).code == 0
+    before = contents(data)
+    done = m2l(*begun, "--resume")
+    assert (done.code, "20 of them made earlier and kept" in done.out) == (0, True)
+    assert contents(data) == before
+    assert prepare(source, source, data, resume=True).kept == 20
+    assert m2l(*begun, "--resume", "--no-combined").code == 0
+    assert not (data / "combined").exists()
+    assert {p.name for p in data.iterdir() if p.is_dir()} == {"train", "val", "test"}
+    (data / "prepare-settings.json").write_text("{")
+    broken = m2l(*begun, "--resume")
+    assert (broken.code, "is damaged" in broken.err) == (1, True)
+
+
+def test_two_ways_to_split_at_once(m2l: CommandLine, source: Path, tmp_path: Path) -> None:
+    done = m2l("prepare", source, source, tmp_path / "d", "--split", "train=1", "--split-file", "s.csv")
+    assert (done.code, (tmp_path / "d").exists()) == (2, False)
+
+
+def test_names_of_several_files_are_told_by_the_exit_status(m2l: CommandLine, source: Path, tmp_path: Path) -> None:
+    (source / "ISIC_0000001.jpeg").write_bytes((source / "ISIC_0000001.jpg").read_bytes())
+    assert m2l("prepare", source, source, tmp_path / "d").code == 3

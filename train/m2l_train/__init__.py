@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
         if error.name is None or error.name.split(".")[0] not in ("torch", "tensorboard"):
             raise
         raise EngineNotInstalled(
-            f"training needs {error.name}, which is not installed: pip install 'm2l[train]'"
+            f"training needs {error.name}, which is not installed: pip install '.[train]' in a checkout of m2l"
         ) from error
     globals()[name] = value
     return value

@@ -37,9 +37,14 @@ def prepare(
     images: Annotated[Path, typer.Argument(help="Folder of photographs.", show_default=False)],
     masks: Annotated[Path, typer.Argument(help="Folder of their masks; may be the same.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Data folder to make.", show_default=False)],
-    size: Annotated[int, typer.Option(help="Side in pixels; training crops from it (286 to 256).")] = 286,
-    split: Annotated[str, typer.Option(help="Share of each split.")] = "train=0.9,val=0.1",
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Side in pixels; training crops from it (286 to 256).  [default: 286]", show_default=False),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Share of each split.  [default: train=0.9,val=0.1]", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split.  [default: 0]", show_default=False)] = None,
     split_file: Annotated[
         Path | None,
         typer.Option(
@@ -49,26 +54,45 @@ def prepare(
         ),
     ] = None,
     combined: Annotated[
-        bool, typer.Option("--combined", help="Also write combined A|B pictures, the mask left.")
-    ] = False,
+        bool | None,
+        typer.Option("--combined/--no-combined", help="Also write combined A|B pictures, the mask left."),
+    ] = None,
     workers: Workers = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Keep what an earlier call has made.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep what an earlier call has made, with its options unless others are given: those make "
+            "everything anew.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Pair photographs with masks, bring them to one size, split them, and report what was found.
 
     Knows the names of ISIC (ISIC_0000000.jpg, ISIC_0000000_segmentation.png), of PH2 (IMD003.bmp,
-    IMD003_lesion.bmp), and equal names. Exit status: 0 all pairs used (of those that a split file names), 3 some could
-    not be used and were left out, 1 nothing made, 2 wrong usage, 130 or 143 stopped by a signal (go on with --resume).
+    IMD003_lesion.bmp), and equal names.
+
+    Exit status: 0 all pairs used (of those that a split file names), 3 some could not be used, or pair with several
+    files, and were left out, 1 nothing made, 2 wrong usage, 130 or 143 stopped by a signal (go on with --resume).
     """
     from m2l_runtime.progress import Reporter
     from m2l_runtime.stop import StopSignals
     from m2l_train import PrepareOptions
     from m2l_train import prepare as run
     from m2l_train.describe import describe_report
+    from m2l_train.preparation import read_settings
 
-    options = PrepareOptions(size, _shares(split), seed, split_file, combined)
+    if split is not None and split_file is not None:
+        raise typer.BadParameter("a split is told by shares (--split) or by a file (--split-file); choose one")
+    given: dict[str, Any] = {"size": size, "seed": seed, "split_file": split_file, "combined": combined}
+    if split is not None:
+        given["splits"] = _shares(split)
+    before = (read_settings(out) if resume else None) or PrepareOptions()
+    options = dataclasses.replace(before, **{name: value for name, value in given.items() if value is not None})
+    if split is not None:
+        options = dataclasses.replace(options, split_file=None)
     with Reporter("preparing") as reporter, StopSignals() as stop:
 
         def on_pair(problem: str | None) -> None:
@@ -97,7 +121,7 @@ def prepare(
     if report.was_stopped:
         aside("stopped; the same command with --resume goes on")
         raise typer.Exit(stop.exit_status)
-    if report.left_out:
+    if report.left_out or report.ambiguous:
         raise typer.Exit(SOME_PAIRS_BAD)
 
 

@@ -17,9 +17,10 @@ from typing import Final
 
 from PIL import Image as PillowImage
 
-from m2l_runtime.errors import InputError
+from m2l_runtime.errors import InputError, PictureFileError
+from m2l_runtime.maskfile import to_grey
 from m2l_runtime.maskfolder import find_masks, stem
-from m2l_runtime.picturefile import FORMATS
+from m2l_runtime.picturefile import FORMATS, decode, read_bytes
 from m2l_runtime.terminal import plural, printable
 from m2l_train.pairing import Pair, find_pairs
 
@@ -109,8 +110,44 @@ def _paired(folder: Path) -> tuple[Pair, ...]:
 
 
 def _combined(folder: Path) -> tuple[Pair, ...]:
+    """Every picture as a pair, once a few of them have been seen to be one: a mask in one half and not in the other.
+
+    Raises:
+        InputError: most of those looked at are not.
+    """
     masks = find_masks(folder)
-    return tuple(Pair(stem(name), masks.path(name), masks.path(name)) for name in masks.names)
+    pairs = tuple(Pair(stem(name), masks.path(name), masks.path(name)) for name in masks.names)
+    looked_at = pairs[:: -(-len(pairs) // _LOOKED_AT)] if pairs else ()
+    others = [pair for pair in looked_at if not _is_mask_beside_photograph(pair.image)]
+    if 2 * len(others) > len(looked_at):
+        raise InputError(
+            f"{printable(folder)} holds no combined A|B pictures: {len(others)} of {len(looked_at)} looked at have not a "
+            f"mask in one half and a photograph in the other, as {printable(others[0].image.name)}; expected "
+            f"{TRAIN}/{IMAGES} and {TRAIN}/{MASKS}, {IMAGES} and {MASKS}, or combined pictures in {TRAIN}"
+        )
+    return pairs
+
+
+def _is_mask_beside_photograph(path: Path) -> bool:
+    """Whether exactly one half of a picture is a mask; True also of one that cannot be read, which is told later."""
+    try:
+        picture = decode(read_bytes(path))
+    except PictureFileError:
+        return True
+    width, height = picture.width // 2, picture.height
+    if width < 1:
+        return False
+    halves = [picture.crop((left, 0, left + width, height)) for left in (0, width)]
+    return _is_mask(halves[0]) != _is_mask(halves[1])
+
+
+def _is_mask(picture: PillowImage.Image) -> bool:
+    picture.format = "JPEG"  # its edges may have noise whatever the file is now
+    try:
+        to_grey(picture)
+    except PictureFileError:
+        return False
+    return True
 
 
 def _stored_size(pairs: tuple[Pair, ...]) -> int | None:

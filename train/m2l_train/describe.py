@@ -41,8 +41,8 @@ def describe_report(report: Report, out: Path) -> str:
     if report.near_duplicates:
         pairs = [f"{one} = {other}" for one, other, _ in report.near_duplicates]
         lines.append(
-            f"warning: {plural(len(pairs), 'photograph')} nearly the same in two splits (32x32 grey, likeness at least "
-            f"{THRESHOLD}, turned or mirrored too): {_some(pairs)}"
+            f"warning: {plural(len(pairs), 'pair')} of photographs nearly the same in two splits (32x32 grey, likeness "
+            f"at least {THRESHOLD}, turned or mirrored too): {_some(pairs)}"
         )
     return "\n".join([*lines, "report.json has all of it"])
 
@@ -60,7 +60,11 @@ def describe_training(report: TrainReport) -> str:
             f"{run} has had all of its {report.config.epoch_count} epochs already (step {report.step}); "
             "a longer training is a new run with other --n-epochs"
         )
-    judged = "" if report.val_l1_levels is None else f", {report.val_l1_levels:.2f} levels from the real images"
+    judged = (
+        ""
+        if report.val_l1_levels is None
+        else f", after the last whole epoch {report.val_l1_levels:.2f} levels from the real images"
+    )
     lines = [
         f"{run}: {plural(report.step, 'step')}, epoch {report.epoch} of {report.config.epoch_count}{judged} "
         f"({report.images_per_s:.2f} images/s)"

@@ -39,6 +39,8 @@ from m2l_train.photograph import PairArrays, PairError, read_pair
 LOG: Final = "prepare-log.jsonl"
 PAIRS: Final = "pairs.csv"
 REPORT: Final = "report.json"
+SETTINGS: Final = "prepare-settings.json"
+"""What the last call was told, for the next one to go on with."""
 COMBINED: Final = "combined"
 TAG: Final = "prepare-"
 DEFAULT_SIZE: Final = 286
@@ -163,7 +165,8 @@ def prepare(
         images: folder of photographs, searched to its depth.
         masks: folder of masks; may be the same.
         out: data folder.
-        options: what is made; None: the original's size, nine tenths for training.
+        options: what is made; None: what the call before was told where it is gone on with, else the original's size,
+            nine tenths for training. Other options than before make everything anew and remove what was there.
         workers: threads; None: as many as CPUs.
         resume: keep what an earlier call has made of the same files.
         overwrite: replace what an earlier call has made.
@@ -175,7 +178,8 @@ def prepare(
         InputError: a folder is not there, nothing pairs, the split file is not one, none of the pairs can be used.
         OutputError: `out` holds something, lies inside a source, or cannot be written.
     """
-    options = options or PrepareOptions()
+    if options is None:
+        options = (read_settings(out) if resume else None) or PrepareOptions()
     images, masks = _path(images, "the folder of photographs"), _path(masks, "the folder of masks")
     root = _path(out, "the data folder")
     if resume and overwrite:
@@ -200,6 +204,7 @@ def prepare(
         before = _earlier(root) if resume else {}
         if not resume:
             _clear(root)
+        _write_settings(root, options)
         with contextlib.closing(LineWriter(root / LOG)) as log:  # ahead of all else: by it a folder is known
             job = _Job(root, Path(images), Path(masks), options, split_of, before)
             pairs = [p for p in found.pairs if p.name in split_of]
@@ -320,10 +325,45 @@ def _check_out(root: Path, images: Path, masks: Path, resume: bool, overwrite: b
     if root.exists() and not root.is_dir():
         raise OutputError(f"{printable(root)} is a file; expected a folder")
     if root.is_dir() and _holds_something(root):
-        if not (root / LOG).is_file():
+        if not ((root / LOG).is_file() or (root / SETTINGS).is_file()):
             raise OutputError(f"{printable(root)} holds something that is no prepared data; choose another folder")
         if not (resume or overwrite):
             raise OutputError(f"{printable(root)} holds prepared data; --resume goes on, --overwrite begins anew")
+
+
+class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A document of `SETTINGS`: the fields of PrepareOptions."""
+
+    size: int
+    splits: dict[str, float]
+    seed: int
+    split_file: str | None
+    combined: bool
+
+
+def read_settings(out: str | os.PathLike[str]) -> PrepareOptions | None:
+    """What the last call was told that wrote to a data folder; None if there is no word of it.
+
+    Raises:
+        InputError: the file that has it is damaged.
+    """
+    path = _path(out, "the data folder") / SETTINGS
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_Settings)
+        return PrepareOptions(found.size, found.splits, found.seed, found.split_file, found.combined)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, InputError) as error:
+        raise InputError(f"{printable(path)} is damaged: {error}; --overwrite begins anew") from None
+
+
+def _write_settings(root: Path, options: PrepareOptions) -> None:
+    split_file = None if options.split_file is None else os.path.abspath(options.split_file)  # noqa: PTH100
+    found = _Settings(options.size, dict(options.splits), options.seed, split_file, options.combined)
+    content = msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
+    atomic.write_file(root / SETTINGS, content, durable=True, tag=TAG)
 
 
 def _holds_something(folder: Path) -> bool:

@@ -121,7 +121,7 @@ BACKENDS: Final[Mapping[str, BackendEntry]] = {
         module="m2l_runtime.backends.onnxruntime",
         package="onnxruntime",
         devices=("cpu", "cuda"),
-        install="pip install 'm2l[cpu]' (or 'm2l[gpu]' for NVIDIA cards; never both)",
+        install="pip install '.[cpu]' in a checkout of m2l (or '.[gpu]' for NVIDIA cards; never both)",
     ),
     "fake": BackendEntry(module="m2l_runtime.backends.fake", package=None, devices=("cpu",), install="", is_fake=True),
 }

@@ -109,7 +109,7 @@ def _require_cuda_build() -> None:
     if CUDA not in onnxruntime.get_available_providers():
         raise DeviceUnavailable(
             "the onnxruntime installed here is built without CUDA: "
-            "pip uninstall --yes onnxruntime && pip install 'm2l[gpu]'"
+            "pip uninstall --yes onnxruntime && pip install '.[gpu]' in a checkout of m2l"
         )
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
@@ -134,7 +134,7 @@ def _start_session(content: bytes, session_options: Any, provider: str, provider
     if provider not in session.get_providers():  # it falls back to the CPU without a word
         raise DeviceUnavailable(
             "onnxruntime is built with CUDA but could not start it and would run on the CPU instead; "
-            f"check the driver and that CUDA and cuDNN are installed: pip install 'm2l[gpu]' "
+            f"check the driver and that CUDA and cuDNN are installed: pip install '.[gpu]' in a checkout of m2l "
             f"(onnxruntime {onnxruntime.__version__})"
         )
     return session

@@ -14,7 +14,7 @@ from m2l_runtime.maskfile import MaskFile, parse_mask
 MOST_MASKS: Final = 10_000_000
 SMALLEST_SIDE: Final = 16
 LARGEST_SIDE: Final = 4096
-NOT_INSTALLED: Final = "needs {package}, which is not installed: pip install 'm2l[masks]'"
+NOT_INSTALLED: Final = "needs {package}, which is not installed: pip install '.[masks]' in a checkout of m2l"
 
 
 class MaskSource(Protocol):

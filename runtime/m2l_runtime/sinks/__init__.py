@@ -153,7 +153,7 @@ def open_sink(out: Path, options: OutputOptions, text: dict[str, str], tag: str)
             from m2l_runtime.sinks.parquet import ParquetSink
         except ModuleNotFoundError as error:
             raise EngineNotInstalled(
-                f"parquet needs {error.name}, which is not installed: pip install 'm2l[parquet]'"
+                f"parquet needs {error.name}, which is not installed: pip install '.[parquet]' in a checkout of m2l"
             ) from error
         return ParquetSink(out, options, text, tag)
     from m2l_runtime.sinks.files import FileSink

@@ -261,7 +261,8 @@ def test_a_missing_package_is_named(package: str, tmp_path: Path, masks: Path) -
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"m2l: error: m2l masks describe needs {package}, which is not installed: pip install 'm2l[masks]'"
+        f"m2l: error: m2l masks describe needs {package}, which is not installed: "
+        "pip install '.[masks]' in a checkout of m2l"
     )
     shapes = [sys.executable, "-c", program, "masks", "shapes", str(tmp_path / "out"), "--count", "2"]
     assert subprocess.run(shapes, capture_output=True, check=False).returncode == 0

@@ -413,7 +413,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "m2l_train.evaluate.figures", raising=False)
     for name in ("paired", "evaluation", "figures", "evaluate_images"):
         monkeypatch.delitem(vars(package), name, raising=False)
-    with pytest.raises(EngineNotInstalled, match=r"pip install 'm2l\[evaluate\]'"):
+    with pytest.raises(EngineNotInstalled, match=r"pip install '\.\[evaluate\]'"):
         package.evaluate_images  # noqa: B018
 
 

@@ -130,7 +130,7 @@ def test_without_torch_fidelity_the_error_is_the_command(monkeypatch: pytest.Mon
     monkeypatch.delitem(sys.modules, "m2l_train.evaluate.inception", raising=False)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.delitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", raising=False)
-    with pytest.raises(EngineNotInstalled, match=r"pip install 'm2l\[inception\]'"):
+    with pytest.raises(EngineNotInstalled, match=r"pip install '\.\[inception\]'"):
         evaluation._open_inception("any")
 
 

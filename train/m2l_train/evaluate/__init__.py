@@ -57,7 +57,7 @@ def __getattr__(name: str) -> Any:
         if error.name is None or error.name.split(".")[0] not in _NEEDED:
             raise
         raise EngineNotInstalled(
-            f"evaluating needs {error.name}, which is not installed: pip install 'm2l[evaluate]'"
+            f"evaluating needs {error.name}, which is not installed: pip install '.[evaluate]' in a checkout of m2l"
         ) from error
     globals()[name] = value
     return value

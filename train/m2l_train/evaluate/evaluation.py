@@ -192,7 +192,8 @@ def _open_inception(path: str | os.PathLike[str]) -> Inception:
         if error.name is None or error.name.split(".")[0] not in ("torch_fidelity", "torchvision"):
             raise
         raise EngineNotInstalled(
-            f"Inception features need {error.name}, which is not installed: pip install 'm2l[inception]'"
+            f"Inception features need {error.name}, which is not installed: "
+            f"pip install '.[inception]' in a checkout of m2l"
         ) from error
     return Inception(path)
 
