@@ -89,8 +89,8 @@ def _training(training: Training | None) -> str:
     judged = ""
     if training.val_l1_levels is not None:
         judged = (
-            f" After the last whole epoch: {training.val_l1_levels:.2f} levels from the real images, on average over the "
-            "validation split, or over pairs trained on where there was none."
+            f" After the last whole epoch: {training.val_l1_levels:.2f} levels from the real images, on average over "
+            "the validation split, or over pairs trained on where there was none."
         )
     hours = "" if training.hours is None else f", {training.hours:.2f} hours on {training.device}"
     made = ", ".join(f"{name} {version}" for name, version in training.versions.items())

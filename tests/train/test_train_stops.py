@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import CommandLine
-from photographs import data_folder
+from photographs import data_folder, photograph
 from PIL import Image
+from support import disc
 
 from m2l_runtime.errors import InputError, OutOfMemory, OutputError
 from m2l_train import TrainConfig, TrainReport, batches, loop, train
@@ -451,7 +452,24 @@ def test_combined_data_stay_as_they_are(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     for number in range(3):
-        Image.fromarray(np.zeros((143, 286, 3), np.uint8)).save(data / f"p{number}.png")
+        mask = disc(143, 40, 70, 70)
+        both = np.concatenate([np.repeat(mask[:, :, None], 3, 2), photograph(mask, number)], 1)
+        Image.fromarray(both).save(data / f"p{number}.png")
     with pytest.raises(InputError, match="lie one in the other"):
         go(data, data / "run")
     assert len(list(data.rglob("*"))) == 3
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_run_that_cannot_take_its_first_step_replaces_none(data: Path, tmp_path: Path, skip_bad: bool) -> None:
+    run = tmp_path / "run"
+    go(data, run, max_steps=2)
+    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+    for path in (data / "train" / "images").iterdir():
+        path.write_bytes(b"torn")
+    with pytest.raises(InputError):
+        go(data, run, overwrite=True, skip_bad=skip_bad)
+    assert {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} == before
+    with pytest.raises(InputError):
+        go(data, tmp_path / "new", skip_bad=skip_bad)
+    assert not (tmp_path / "new" / "config.json").exists()

@@ -121,8 +121,8 @@ def _combined(folder: Path) -> tuple[Pair, ...]:
     others = [pair for pair in looked_at if not _is_mask_beside_photograph(pair.image)]
     if 2 * len(others) > len(looked_at):
         raise InputError(
-            f"{printable(folder)} holds no combined A|B pictures: {len(others)} of {len(looked_at)} looked at have not a "
-            f"mask in one half and a photograph in the other, as {printable(others[0].image.name)}; expected "
+            f"{printable(folder)} holds no combined A|B pictures: {len(others)} of {len(looked_at)} looked at have "
+            f"not a mask in one half and a photograph in the other, as {printable(others[0].image.name)}; expected "
             f"{TRAIN}/{IMAGES} and {TRAIN}/{MASKS}, {IMAGES} and {MASKS}, or combined pictures in {TRAIN}"
         )
     return pairs

@@ -150,6 +150,7 @@ def train(
             if resume:
                 session.mend_networks()
             else:
+                session.require_first_batch()
                 folder.begin(settings)
             for warning in warnings:
                 on_note(f"warning: {warning}")
@@ -283,6 +284,19 @@ class _Session:
         """From 1; the one under way, or one more than there are."""
         return self._epoch
 
+    def require_first_batch(self) -> None:
+        """What the first step trains on can be read, before anything is written, or an earlier run replaced.
+
+        Raises:
+            PairError: a pair of it cannot be read, and such are not left out.
+            InputError: no pair at all can be read.
+        """
+        skipped: list[str] | None = None if self._skipped is None else []
+        batches = epoch_batches(self._data.train, self._config, 1, self._pool, skipped=skipped, ahead=1)
+        with contextlib.closing(batches):
+            if next(batches, None) is None:
+                raise InputError(self._nothing_read(skipped or []))
+
     def mend_networks(self) -> None:
         """Write what a kill right after the state has kept from being written."""
         if self._has_state and not self._folder.matches(self._progress()):
@@ -342,7 +356,7 @@ class _Session:
                             saved = time.monotonic()
                     else:
                         if is_new and self._position < 0:
-                            raise InputError(self._nothing_read(bad_before))
+                            raise InputError(self._nothing_read((self._skipped or [])[bad_before:]))
                         is_over = True
                     if is_over:
                         on_note(self._end_epoch())
@@ -380,8 +394,7 @@ class _Session:
             return True
         return self._skipped is not None and next(batches, None) is None
 
-    def _nothing_read(self, bad_before: int) -> str:
-        problems = (self._skipped or [])[bad_before:]
+    def _nothing_read(self, problems: list[str]) -> str:
         first = problems[0] if problems else "unknown"
         return (
             f"none of the {plural(len(self._data.train), 'pair')} can be read in epoch {self._epoch}, so there is "
