@@ -46,6 +46,20 @@ def make_folder(path: Path) -> None:
             pass
 
 
+def check_new_file(path: Path, *, overwrite: bool) -> None:
+    """A file can be written there: to be asked ahead of the work that its content takes.
+
+    Raises:
+        OutputError: it is a folder, exists and may not be replaced, or its folder is not there.
+    """
+    if path.is_dir():
+        raise OutputError(f"{printable(path)} is a folder; expected the name of a file")
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(f"{printable(path)} exists already; choose another name or give --overwrite")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {printable(path.parent)} does not exist; make it first")
+
+
 def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "") -> None:
     """Write `data` to a temporary name in the same folder, then rename it to `path`.
 

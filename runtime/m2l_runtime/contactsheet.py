@@ -22,9 +22,9 @@ _LABEL_HEIGHT: Final = 22
 _MARGIN: Final = 16
 _TITLE_HEIGHT: Final = 64
 _WIDE: Final = 1000
-_PAPER: Final = (250, 250, 248)
-_INK: Final = (40, 40, 40)
-_FAINT: Final = (120, 120, 120)
+PAPER: Final = (250, 250, 248)
+INK: Final = (40, 40, 40)
+FAINT: Final = (120, 120, 120)
 _EDGE: Final = (200, 200, 196)
 
 
@@ -49,24 +49,24 @@ class ContactSheet:
         rows = max(1, math.ceil(len(self._pairs) / columns))
         cell_width, cell_height = 2 * _TILE + _GAP + _MARGIN, _TILE + _LABEL_HEIGHT + _MARGIN // 2
         width = max(_MARGIN + columns * cell_width, 640)
-        sheet = PillowImage.new("RGB", (width, _TITLE_HEIGHT + rows * cell_height + _MARGIN), _PAPER)
+        sheet = PillowImage.new("RGB", (width, _TITLE_HEIGHT + rows * cell_height + _MARGIN), PAPER)
         pen = ImageDraw.Draw(sheet)
         large, small = ImageFont.load_default(17), ImageFont.load_default(13)
         left_out = self.count - len(self._pairs)
         title = f"{self._title}   mask | lesion" + (
             f"   (first {len(self._pairs)} of {plural(self.count, 'pair')})" if left_out else ""
         )
-        pen.text((_MARGIN, 8), _fit(title, large, width - 2 * _MARGIN), _INK, font=large)
+        pen.text((_MARGIN, 8), _fit(title, large, width - 2 * _MARGIN), INK, font=large)
         footnote = self._footnote.replace(". ", ".\n", 1) if width < _WIDE else self._footnote
         for line, text in enumerate(footnote.split("\n")):
-            pen.text((_MARGIN, 28 + 15 * line), _fit(text, small, width - 2 * _MARGIN), _FAINT, font=small)
+            pen.text((_MARGIN, 28 + 15 * line), _fit(text, small, width - 2 * _MARGIN), FAINT, font=small)
         for index, (label, mask, image) in enumerate(self._pairs):
             x = _MARGIN + (index % columns) * cell_width
             y = _TITLE_HEIGHT + (index // columns) * cell_height
             for offset, picture in ((0, mask), (_TILE + _GAP, image)):
                 pen.rectangle((x + offset - 1, y - 1, x + offset + _TILE, y + _TILE), outline=_EDGE)
                 sheet.paste(picture, (x + offset, y))
-            pen.text((x, y + _TILE + 3), _fit(label, small, 2 * _TILE + _GAP), _INK, font=small)
+            pen.text((x, y + _TILE + 3), _fit(label, small, 2 * _TILE + _GAP), INK, font=small)
         return sheet
 
 

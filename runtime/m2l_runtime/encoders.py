@@ -76,6 +76,29 @@ def self_description(bundle: Bundle, settings: Settings) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a picture says of itself, if it says that m2l made it: :func:`self_description` read back."""
+
+    bundle_sha256: str | None
+    is_fake: bool
+    """Made by the backend that runs no model."""
+
+
+def origin_of(picture: PillowImage.Image) -> Origin | None:
+    """What the header of a picture says; None if it does not say that m2l made it."""
+    words = {key: value for key, value in picture.info.items() if isinstance(value, str)}
+    exif = picture.getexif()
+    description = words.get("Description", str(exif.get(_EXIF_DESCRIPTION, "")))
+    software = words.get("Software", str(exif.get(_EXIF_SOFTWARE, "")))
+    if description not in (SYNTHETIC, FAKE) and not software.startswith("m2l "):
+        return None
+    sha256 = words.get("m2l-bundle-sha256")
+    if sha256 is None:
+        sha256 = str(exif.get(_EXIF_ARTIST, "")).removeprefix("bundle ").partition(",")[0] or None
+    return Origin(sha256, description == FAKE)
+
+
 def encode_image(image: Image, mask: Mask, encoding: Encoding, text: Mapping[str, str]) -> bytes:
     """An image (H, W, 3) uint8 as the bytes of a file.
 

@@ -88,7 +88,7 @@ def test_the_report_names_all_that_is_odd(source: Path, tmp_path: Path, m2l: Com
     ]
     assert report["sizes_differ"] == ["ISIC_0000004"]
     assert (report["empty_masks"], report["full_masks"]) == (["ISIC_0000005"], ["ISIC_0000006"])
-    assert report["other_notes"] == {"greyscale": 1, "CMYK": 1}
+    assert report["other_notes"] == {"greyscale": 1, "CMYK": 1, "smaller than --size, enlarged": 16}
     for words in (
         "16 pairs in",
         "1 without a mask: ISIC_0000000.jpg",

@@ -117,7 +117,7 @@ def _combined(folder: Path) -> tuple[Pair, ...]:
     """
     masks = find_masks(folder)
     pairs = tuple(Pair(stem(name), masks.path(name), masks.path(name)) for name in masks.names)
-    looked_at = pairs[:: -(-len(pairs) // _LOOKED_AT)] if pairs else ()
+    looked_at = _some(pairs)
     others = [pair for pair in looked_at if not _is_mask_beside_photograph(pair.image)]
     if 2 * len(others) > len(looked_at):
         raise InputError(
@@ -126,6 +126,17 @@ def _combined(folder: Path) -> tuple[Pair, ...]:
             f"{TRAIN}/{IMAGES} and {TRAIN}/{MASKS}, {IMAGES} and {MASKS}, or combined pictures in {TRAIN}"
         )
     return pairs
+
+
+def are_combined(pairs: tuple[Pair, ...]) -> bool:
+    """Whether most of the pictures looked at have a mask in one half and not in the other."""
+    seen = [_is_mask_beside_photograph(pair.image) for pair in _some(pairs)]
+    return 2 * sum(seen) >= len(seen)
+
+
+def _some(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+    """A few, evenly spaced."""
+    return pairs[:: -(-len(pairs) // _LOOKED_AT)] if pairs else ()
 
 
 def _is_mask_beside_photograph(path: Path) -> bool:
@@ -153,7 +164,7 @@ def _is_mask(picture: PillowImage.Image) -> bool:
 def _stored_size(pairs: tuple[Pair, ...]) -> int | None:
     """What a few of the pictures' headers say."""
     sizes: set[tuple[int, int]] = set()
-    for pair in pairs[:: -(-len(pairs) // _LOOKED_AT)]:
+    for pair in _some(pairs):
         if not pair.image.is_file():  # a pipe would wait for somebody to write to it
             continue
         try:

@@ -39,14 +39,14 @@ def near_duplicates(one: Descriptor, other: Descriptor) -> Iterator[tuple[int, i
     for start in range(0, len(one), _BLOCK):
         block = one[start : start + _BLOCK]
         best = np.full((len(block), len(other)), -1.0, np.float32)
-        for turned in _ways(block):
-            np.maximum(best, turned @ other.T, out=best)
+        for turned in ways(block.reshape(-1, SIDE, SIDE)):
+            np.maximum(best, turned.reshape(len(block), -1) @ other.T, out=best)
         for row, column in np.argwhere(best >= THRESHOLD):
             yield start + int(row), int(column), float(best[row, column])
 
 
-def _ways(descriptors: Descriptor) -> Iterator[Descriptor]:
-    pictures = descriptors.reshape(-1, SIDE, SIDE)
+def ways(pictures: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
+    """Square pictures (N, S, S, ...) in the eight ways to turn and mirror them."""
     for mirrored in (pictures, pictures[:, :, ::-1]):
         for turns in range(4):
-            yield np.rot90(mirrored, turns, (1, 2)).reshape(len(descriptors), -1)
+            yield np.rot90(mirrored, turns, (1, 2))

@@ -45,6 +45,7 @@ COMBINED: Final = "combined"
 TAG: Final = "prepare-"
 DEFAULT_SIZE: Final = 286
 DEFAULT_SPLITS: Final[Mapping[str, float]] = {"train": 0.9, "val": 0.1}
+ENLARGED: Final = "smaller than --size, enlarged"
 NOT_MADE_YET: Final = "was going to be made"
 """Problem of a record that is written ahead of its files."""
 MOST_NAMED: Final = 1000
@@ -570,7 +571,8 @@ def _tell(report: Report, made: Sequence[Prepared], options: PrepareOptions) -> 
     for record in made:
         report.splits[record.split] = report.splits.get(record.split, 0) + 1
         named = {"empty": report.empty_masks, "full": report.full_masks, "sizes differ": report.sizes_differ}
-        for note in record.notes:
+        smaller = record.original_size is not None and min(record.original_size) < options.size
+        for note in (*record.notes, *((ENLARGED,) if smaller else ())):
             if note in named:
                 named[note].append(record.name)
             else:

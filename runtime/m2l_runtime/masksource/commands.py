@@ -226,15 +226,13 @@ def pca(
 def _learn(masks: Path, model: Path, overwrite: bool) -> None:
     import os
 
-    from m2l_runtime.errors import OutputError
+    from m2l_runtime import atomic
     from m2l_runtime.maskfolder import find_masks
     from m2l_runtime.masksource.lesions import read_lesions
     from m2l_runtime.masksource.pca import MOST_MASKS, READ_SIDE, learn, load, save
-    from m2l_runtime.terminal import printable
 
+    atomic.check_new_file(model, overwrite=overwrite)
     if os.path.lexists(model):
-        if not overwrite:
-            raise OutputError(f"{printable(model)} exists already; choose another name or give --overwrite")
         load(model)  # nothing but a model is ever replaced by one
     with _reading(masks) as on_mask:
         lesions = read_lesions(find_masks(masks), READ_SIDE, most=MOST_MASKS, on_mask=on_mask)
@@ -350,18 +348,11 @@ def _draw_sheet(masks: DrawnMasks, path: Path, title: str) -> None:
 
 
 def _check_png(path: Path, overwrite: bool) -> None:
-    """A picture can be written there, before anything else is done."""
-    import os
-
-    from m2l_runtime.errors import OutputError
+    from m2l_runtime import atomic
     from m2l_runtime.run import check_sheet_name
-    from m2l_runtime.terminal import printable
 
     check_sheet_name(path)
-    if not path.parent.is_dir():
-        raise OutputError(f"the folder {printable(path.parent)} does not exist; make it first")
-    if os.path.lexists(path) and not overwrite:
-        raise OutputError(f"{printable(path)} exists already; choose another name or give --overwrite")
+    atomic.check_new_file(path, overwrite=overwrite)
 
 
 def _check_apart(masks: Path, out: Path) -> None:

@@ -11,15 +11,13 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from m2l_runtime.arrays import Image, Mask
+from m2l_runtime.contactsheet import FAINT, INK, PAPER
 
 _TILE: Final = 148
 _GAP: Final = 6
 _MARGIN: Final = 16
 _TITLE_HEIGHT: Final = 24
 _LABEL_HEIGHT: Final = 18
-_PAPER: Final = (250, 250, 248)
-_INK: Final = (40, 40, 40)
-_FAINT: Final = (110, 110, 110)
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,11 @@ def draw_rows(rows: Sequence[Row], footnote: str = "") -> PillowImage.Image:
     widest = max(len(row.cells) for row in rows)
     heights = [_height(row) for row in rows]
     width = 2 * _MARGIN + widest * (_TILE + _GAP) - _GAP
-    sheet = PillowImage.new("RGB", (max(width, 480), sum(heights) + 2 * _MARGIN + (20 if footnote else 0)), _PAPER)
+    sheet = PillowImage.new("RGB", (max(width, 480), sum(heights) + 2 * _MARGIN + (20 if footnote else 0)), PAPER)
     pen, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(15), ImageFont.load_default(12)
     top = _MARGIN
     for row, height in zip(rows, heights, strict=True):
-        pen.text((_MARGIN, top), row.title, _INK, font=font)
+        pen.text((_MARGIN, top), row.title, INK, font=font)
         for column, cell in enumerate(row.cells):
             left, y = _MARGIN + column * (_TILE + _GAP), top + _TITLE_HEIGHT
             for picture in (cell.mask, cell.image):
@@ -58,10 +56,10 @@ def draw_rows(rows: Sequence[Row], footnote: str = "") -> PillowImage.Image:
                     sheet.paste(_tile(picture), (left, y))
                     y += _TILE + _GAP // 2
             if cell.label:
-                pen.text((left + 2, y), cell.label, _FAINT, font=small)
+                pen.text((left + 2, y), cell.label, FAINT, font=small)
         top += height
     if footnote:
-        pen.text((_MARGIN, top), footnote, _FAINT, font=small)
+        pen.text((_MARGIN, top), footnote, FAINT, font=small)
     return sheet
 
 

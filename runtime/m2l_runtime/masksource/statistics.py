@@ -24,7 +24,7 @@ _EIGHT: Final = np.ones((3, 3), np.int8)
 
 
 @dataclass(frozen=True)
-class Shape:
+class MaskFigures:
     """Figures of one mask; NaN where an empty mask has none."""
 
     area: float
@@ -39,7 +39,7 @@ class Shape:
     """1 if lesion lies along the frame, else 0."""
 
 
-FIGURES: Final = tuple(field.name for field in fields(Shape))
+FIGURES: Final = tuple(field.name for field in fields(MaskFigures))
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class SetStatistics:
     """By the names of `FIGURES`."""
 
 
-def measure(mask: Mask) -> Shape:
+def measure(mask: Mask) -> MaskFigures:
     """Figures of a mask (H, W) uint8."""
     inside = mask >= LESION_FROM
     area = float(inside.mean())
     if area == 0:
-        return Shape(0.0, 0.0, 0.0, math.nan, 0.0)
-    return Shape(
+        return MaskFigures(0.0, 0.0, 0.0, math.nan, 0.0)
+    return MaskFigures(
         area=area,
         parts=float(count_parts(inside)),
         holes=float(count_holes(inside)),
@@ -107,9 +107,7 @@ def largest_part(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 def count_holes(inside: npt.NDArray[np.bool_]) -> int:
     """Pieces of background, neighbours in four directions belonging together, that do not reach the frame."""
-    outside, count = ndimage.label(~np.pad(inside, 1))
-    del outside
-    return int(count) - 1
+    return int(ndimage.label(~np.pad(inside, 1))[1]) - 1  # one of them is what is outside
 
 
 def roundness(inside: npt.NDArray[np.bool_]) -> float:
@@ -138,13 +136,13 @@ def describe(masks: MaskSet, side: int, *, on_mask: Callable[[], None] = lambda:
         InputError: there are none, or none can be read.
     """
 
-    def one(name: str) -> Shape | str:
+    def one(name: str) -> MaskFigures | str:
         try:
             return measure(masks.read(name, (side, side)).mask)
         except MaskFileError as error:
             return str(error)
 
-    shapes: list[Shape] = []
+    shapes: list[MaskFigures] = []
     left_out: list[str] = []
     with ThreadPoolExecutor(usable_cpus(), "m2l-worker") as pool:
         for found in pool.map(one, masks.names):
@@ -160,7 +158,7 @@ def describe(masks: MaskSet, side: int, *, on_mask: Callable[[], None] = lambda:
     return SetStatistics(len(shapes), tuple(left_out), {name: _distribution(shapes, name) for name in FIGURES})
 
 
-def _distribution(shapes: Sequence[Shape], name: str) -> Distribution:
+def _distribution(shapes: Sequence[MaskFigures], name: str) -> Distribution:
     values = np.array([getattr(shape, name) for shape in shapes])
     values = values[np.isfinite(values)]
     if not len(values):

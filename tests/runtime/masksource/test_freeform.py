@@ -20,12 +20,10 @@ from m2l_runtime.masksource.freeform import (
 @pytest.mark.parametrize("n", [2, 5, 9])
 def test_weights_are_those_of_scipys_cubic_splines(n: int) -> None:
     at = np.linspace(-0.4, 1.4, 181)
-    knots = np.arange(-10, n + 12) / (n + 1)
     found = basis(at, n, clamped=False)
     for control in range(1, n + 1):
         spline = BSpline.basis_element((control + np.arange(-2, 3)) / (n + 1), extrapolate=False)
         np.testing.assert_allclose(found[:, control - 1], np.nan_to_num(spline(at)), atol=1e-12)
-    assert len(knots) > n
 
 
 @pytest.mark.parametrize("clamped", [True, False])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from support import save
 
-from m2l_runtime.encoders import FAKE, SYNTHETIC, Encoding, encode_image
+from m2l_runtime.encoders import FAKE, SYNTHETIC, Encoding, Origin, encode_image
 from m2l_runtime.errors import InputError
 from m2l_train.evaluate import sets
 from m2l_train.pairing import Pair
@@ -31,7 +31,7 @@ def test_images_of_m2l_are_known_by_what_they_say(tmp_path: Path, format_: str, 
     path = tmp_path / f"image.{format_}"
     text = TEXT | {"Description": FAKE} if is_fake else TEXT
     path.write_bytes(encode_image(photographs(1)[0], masks(1)[0], Encoding(format_), text))  # type: ignore[arg-type]
-    assert sets.origin(path) == sets.Origin("ab" * 32, is_fake)
+    assert sets.origin(path) == Origin("ab" * 32, is_fake)
     pair = Pair("image", path, path)
     with pytest.raises(InputError, match=r"image\.\w+ says that m2l made it"):
         sets.refuse_synthetic([pair], 1)

@@ -162,7 +162,7 @@ def _evaluate(
     from m2l_train.evaluate.describe import describe_evaluation
 
     if out is not None:
-        _check_out(out, overwrite)
+        atomic.check_new_file(out, overwrite=overwrite)
     with Reporter("evaluating") as reporter, StopSignals() as stop:
         found = run(
             Options(
@@ -182,24 +182,9 @@ def _evaluate(
         raise typer.Exit(stop.exit_status)
     document = to_json(found)
     if out is not None:
-        _check_out(out, overwrite)
+        atomic.check_new_file(out, overwrite=overwrite)  # it may have appeared meanwhile
         atomic.write_file(out, document)
     typer.echo(document.decode().rstrip() if json else describe_evaluation(found))
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
-    """Before minutes of work, and once more after them."""
-    import os
-
-    from m2l_runtime.errors import OutputError
-    from m2l_runtime.terminal import printable
-
-    if out.is_dir():
-        raise OutputError(f"{printable(out)} is a folder; expected the name of a file")
-    if os.path.lexists(out) and not overwrite:
-        raise OutputError(f"{printable(out)} exists already; choose another name or --overwrite it")
-    if not out.parent.is_dir():
-        raise OutputError(f"the folder {printable(out.parent)} does not exist; make it first")
 
 
 def segmenter(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from m2l_runtime.arrays import Image
-from m2l_train.duplicates import descriptor, near_duplicates
+from m2l_train.duplicates import descriptor, near_duplicates, ways
 
 SIDE: Final = 32
 _BLOCK: Final = 512
@@ -63,7 +63,7 @@ def nearest(images: Small, training: Small) -> Nearest:
     """The nearest training image of each image."""
     count = len(images.thumbnails)
     best, places = np.full(count, np.inf), np.zeros(count, np.int64)
-    for turned in _ways(images.thumbnails):
+    for turned in ways(images.thumbnails):
         rows = turned.reshape(count, -1)
         for start in range(0, len(training.thumbnails), _BLOCK):
             block = training.thumbnails[start : start + _BLOCK]
@@ -76,12 +76,6 @@ def nearest(images: Small, training: Small) -> Nearest:
     for row, _, _ in near_duplicates(images.descriptors, training.descriptors):
         is_near[row] = True
     return Nearest(places, np.sqrt(best / (SIDE * SIDE * 3)), is_near)
-
-
-def _ways(pictures: Thumbnails) -> Iterable[Thumbnails]:
-    for mirrored in (pictures, pictures[:, :, ::-1]):
-        for turns in range(4):
-            yield np.rot90(mirrored, turns, (1, 2))
 
 
 def _square_distances(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

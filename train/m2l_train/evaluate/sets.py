@@ -21,34 +21,24 @@ from PIL import Image as PillowImage
 
 from m2l_runtime.arrays import Image, Images, Mask, Masks
 from m2l_runtime.draws import shuffled
-from m2l_runtime.encoders import FAKE, SYNTHETIC
+from m2l_runtime.encoders import Origin, origin_of
 from m2l_runtime.errors import InputError, PictureFileError
 from m2l_runtime.maskfile import BLACK_BELOW, MAX_GREY_FRACTION, WHITE_FROM
 from m2l_runtime.maskfolder import find_masks, stem
 from m2l_runtime.picturefile import FORMATS, decode, read_bytes
 from m2l_runtime.terminal import plural, printable
-from m2l_train.datafolder import IMAGES, MASKS, TRAIN, VAL
+from m2l_train.datafolder import IMAGES, MASKS, TRAIN, VAL, are_combined
 from m2l_train.pairing import Pair, find_pairs, pair_key
 from m2l_train.photograph import PairError, read_pair
 
 LEAST_IMAGES: Final = 2
 LEAST_SIDE: Final = 32
 MOST_SIDE: Final = 1024
-_EXIF_DESCRIPTION, _EXIF_SOFTWARE, _EXIF_ARTIST = 0x010E, 0x0131, 0x013B
 _SHOWN: Final = 3
 _AHEAD: Final = 8
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a picture's file says of itself, if it says that m2l made it."""
-
-    bundle_sha256: str | None
-    is_fake: bool
-    """Made by the backend that runs no model."""
 
 
 @dataclass(frozen=True)
@@ -112,18 +102,9 @@ def origin(path: Path) -> Origin | None:
         return None
     try:
         with PillowImage.open(path, formats=FORMATS) as picture:
-            words = {key: value for key, value in picture.info.items() if isinstance(value, str)}
-            exif = picture.getexif()
+            return origin_of(picture)
     except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
         return None  # told when it is read
-    description = words.get("Description", str(exif.get(_EXIF_DESCRIPTION, "")))
-    software = words.get("Software", str(exif.get(_EXIF_SOFTWARE, "")))
-    if description not in (SYNTHETIC, FAKE) and not software.startswith("m2l "):
-        return None
-    sha256 = words.get("m2l-bundle-sha256")
-    if sha256 is None:
-        sha256 = str(exif.get(_EXIF_ARTIST, "")).removeprefix("bundle ").partition(",")[0] or None
-    return Origin(sha256, description == FAKE)
 
 
 def find_real(data: str | os.PathLike[str], split: str | None, *, mask_is_left: bool = True) -> RealFiles:
@@ -131,7 +112,7 @@ def find_real(data: str | os.PathLike[str], split: str | None, *, mask_is_left: 
 
     Args:
         data: a data folder with splits, with `images` and `masks`, of photographs beside their masks, of combined
-            pictures (all twice as wide as high), or of photographs alone.
+            pictures, or of photographs alone.
         split: which one; None: val, or all where there are no splits.
         mask_is_left: of combined pictures.
 
@@ -192,18 +173,7 @@ def _pairs_in(folder: Path) -> tuple[tuple[Pair, ...], bool, list[str]]:
             f"no photograph in {printable(images)} has a mask in {printable(masks)}; expected equal names, or "
             "NAME_segmentation, as m2l prepare pairs them"
         )
-    return loose, all(_is_twice_as_wide(pair.image) for pair in loose), []
-
-
-def _is_twice_as_wide(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        with PillowImage.open(path, formats=FORMATS) as picture:
-            width, height = picture.size
-    except (OSError, ValueError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
-        return False
-    return width == 2 * height
+    return loose, are_combined(loose), []
 
 
 def refuse_synthetic(pairs: Sequence[Pair], workers: int) -> None:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2l_runtime import __version__
+from m2l_runtime import __version__, atomic
 from m2l_runtime.arrays import Image, Images, Mask, Masks
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.draws import shuffled, uniform
@@ -117,12 +117,7 @@ def train_segmenter(
         raise InputError(f"the minutes must be above 0, got {max_minutes:g}")
     if seed < 0:
         raise InputError(f"the seed must be 0 or above, got {seed}")
-    if target.is_dir():
-        raise OutputError(f"{printable(target)} is a folder; expected the name of a file")
-    if os.path.lexists(target) and not overwrite:
-        raise OutputError(f"{printable(target)} exists already; choose another name or --overwrite it")
-    if not target.parent.is_dir():
-        raise OutputError(f"the folder {printable(target.parent)} does not exist; make it first")
+    atomic.check_new_file(target, overwrite=overwrite)
     spec = SegmenterSpec(width=width)
     where = open_device(device)
     started = time.monotonic()
