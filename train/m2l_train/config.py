@@ -38,7 +38,7 @@ class TrainConfig:
         None,
         "Side that pictures are resized to before a random crop of image_size.  [default: 286/256 of the image size]",
     )
-    flip: bool = _told(True, "Flip every other pair, mask and image alike, left to right.")
+    flip: bool = _told(True, "Flip a pair, mask and image alike, left to right, with probability one half.")
     direction: Direction = _told("AtoB", "Of combined A|B files: AtoB has the mask left, BtoA right.")
     ngf: int = _told(64, "Channels of the generator's first layer.")
     ndf: int = _told(64, "Channels of the discriminator's first layer.")

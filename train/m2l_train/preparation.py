@@ -8,7 +8,6 @@ import hashlib
 import io
 import itertools
 import numbers
-import operator
 import os
 import stat
 from collections import Counter, deque
@@ -31,6 +30,7 @@ from m2l_runtime.hashes import file_sha256
 from m2l_runtime.jsonlines import LineWriter, read_lines
 from m2l_runtime.lock import locked
 from m2l_runtime.terminal import printable, utf8
+from m2l_train.config import whole_number
 from m2l_train.datafolder import DATASET_FILE, IMAGES, MASKS, TRAIN
 from m2l_train.duplicates import Descriptor, descriptor, near_duplicates
 from m2l_train.pairing import Pair, Pairing, find_pairs, pair_key
@@ -68,19 +68,13 @@ class PrepareOptions:
     """Also write A|B pictures, the mask left."""
 
     def __post_init__(self) -> None:
-        for field_name in ("size", "seed"):
-            value = getattr(self, field_name)
-            if isinstance(value, bool) or not hasattr(value, "__index__"):
-                raise InputError(f"the {field_name} must be a whole number, got {value!r}")
-            object.__setattr__(self, field_name, operator.index(value))
+        for field_name, low, high in (("size", 16, 4096), ("seed", 0, (1 << 63) - 1)):
+            number = whole_number(f"the {field_name}", getattr(self, field_name), low, high)
+            object.__setattr__(self, field_name, number)
         if not isinstance(self.splits, Mapping):
             raise InputError(f"splits must be a mapping of names to shares, got {self.splits!r}")
         if self.split_file is not None:
             object.__setattr__(self, "split_file", _path(self.split_file, "the split file"))
-        if not 16 <= self.size <= 4096:
-            raise InputError(f"the size must be between 16 and 4096 pixels, got {self.size}")
-        if not 0 <= self.seed < 1 << 63:
-            raise InputError(f"the seed must be at least 0 and below 2^63, got {self.seed}")
         for name, share in self.splits.items():
             _check_split_name(name, "--split")
             given: object = share

@@ -157,7 +157,7 @@ class Deformations:
         options = self._options
         alpha, spacing = options.alpha, 1 / (options.control_points + 1)
         swing = normal(len(self._modes), options.seed, "deform vibrational", number, attempt)
-        control = np.tensordot(swing * self._deviations, self._modes, 1)
+        control = np.einsum("k,kaij->aij", swing * self._deviations, self._modes)
         share = float(uniform(1, options.seed, "deform range", number, attempt)[0])
         farthest = options.range * spacing * (0.5 + 0.5 * share)
         control *= alpha * farthest / np.abs(control).max()

@@ -52,7 +52,7 @@ class Variation:
 
     def sample(self, coefficients: npt.NDArray[np.float64]) -> Field:
         """Displacement (2, n, n) in radii for coefficients (K,) in standard deviations."""
-        found: Field = np.tensordot(coefficients * self.deviations, self.modes, 1)
+        found: Field = np.einsum("k,kaij->aij", coefficients * self.deviations, self.modes)
         return found
 
 
