@@ -22,6 +22,7 @@ REFERENCE = ROOT.parent / "shared" / "reference"
 """Images of the original code for a trained network; tests on it are skipped where it is absent."""
 
 Array = npt.NDArray[np.uint8]
+_WORD = (1 << 64) - 1
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -95,3 +96,22 @@ def npz(**arrays: Any) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
+
+
+def philox_stream(count: int, seed: int, *names: str | int) -> list[int]:
+    """The numbers that m2l_runtime.draws is to draw, from the definition of its key and of the cipher."""
+    words = [str(seed).encode(), *(f"{type(name).__name__} {name}".encode() for name in names)]
+    text = b"".join(len(word).to_bytes(8, "little") + word for word in words)
+    digest = hashlib.blake2b(text, digest_size=16).digest()
+    key = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+    return [number for block in range(-(-count // 4)) for number in _philox4x64_10(key, block + 1)][:count]
+
+
+def _philox4x64_10(key: tuple[int, int], counter: int) -> list[int]:
+    """From the paper: Salmon et al., SC 2011, section 3.2 and table 2."""
+    x, k = [counter, 0, 0, 0], list(key)
+    for _ in range(10):
+        first, second = 0xD2E7470EE14C6C93 * x[0], 0xCA5A826395121157 * x[2]
+        x = [second >> 64 ^ x[1] ^ k[0], second & _WORD, first >> 64 ^ x[3] ^ k[1], first & _WORD]
+        k = [k[0] + 0x9E3779B97F4A7C15 & _WORD, k[1] + 0xBB67AE8584CAA73B & _WORD]
+    return x

@@ -17,6 +17,7 @@ from m2l_runtime._version import __version__
 if TYPE_CHECKING:
     from m2l_runtime.arrays import Images, Masks
     from m2l_runtime.bundle import Bundle, open_bundle
+    from m2l_runtime.conditions import AppearanceChoice
     from m2l_runtime.encoders import Encoding
     from m2l_runtime.errors import M2LError
     from m2l_runtime.folder import Summary, synthesize_folder
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from m2l_runtime.synthesizer import Synthesizer
 
 _HOME = {
+    "AppearanceChoice": "conditions",
     "Bundle": "bundle",
     "Encoding": "encoders",
     "Images": "arrays",
@@ -43,6 +45,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AppearanceChoice",
     "Bundle",
     "Encoding",
     "Images",

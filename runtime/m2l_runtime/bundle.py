@@ -22,24 +22,28 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime import atomic, onnxfile
+from m2l_runtime import appearance, atomic, onnxfile
 from m2l_runtime.errors import BundleDamaged, BundleError, BundleNotFound, BundleTooNew, OutputError
 from m2l_runtime.terminal import printable
 
 SCHEMA: Final = "m2l-bundle"
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
-KNOWN_ROLES: Final = ("mask",)
+KNOWN_ROLES: Final = ("mask", "appearance", "dropout_bits")
 """Roles of inputs that this version can supply; a bundle with any other role is refused."""
+APPEARANCES_NAME: Final = "appearances.npz"
+APPEARANCES_ARRAY: Final = "appearance"
 
 # No honest bundle comes near these; they bound what a damaged or hostile one can make us allocate.
 MAX_MANIFEST_BYTES: Final = 1 << 20
 MAX_FILE_BYTES: Final = (1 << 31) - 1  # a protocol buffer ends here as well
 MAX_SIDE: Final = 8192
-MAX_GOLDEN_BYTES: Final = 1 << 28
+MAX_DROPOUT_BYTES: Final = 1 << 24
+MAX_ARRAY_BYTES: Final = 1 << 28
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
+Length = Annotated[int, msgspec.Meta(ge=1, le=MAX_DROPOUT_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 DType = Literal["uint8", "float32"]
 
@@ -62,9 +66,9 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
     role: str
-    """mask | image; later versions add others."""
+    """Of an input mask | appearance | dropout_bits, of an output image; later versions add others."""
     dtype: DType
-    shape: tuple[Literal["batch"] | Side, ...]
+    shape: tuple[Literal["batch"] | Length, ...]
     """The first entry is "batch"."""
 
 
@@ -96,18 +100,31 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What the export was told to accept; 1 unless a known miss was accepted."""
 
 
-class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The generator in one format and precision."""
 
     file: FileEntry
     format: Literal["onnx"]
     opset: Count
     precision: Literal["fp32"]
+    """What is computed with."""
     form: Literal["deconvolution", "sub-pixel", "resize"]
     """How the decoder's upsampling layers are written; the images are the same."""
     engines: tuple[str, ...]
     """Backends this file is meant for."""
     parity: Parity
+    weights: Literal["fp32", "fp16"] = "fp32"
+    """How weights are stored."""
+
+
+class AppearanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What was measured of the training's images, which appearances are drawn from: an .npz with one float32 array."""
+
+    file: FileEntry
+    count: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+    """Rows."""
+    names: tuple[str, ...]
+    """Of the columns: those of :mod:`m2l_runtime.appearance`."""
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -132,6 +149,10 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     parameter_count: Count
     upsample: Literal["deconv", "resize"] = "deconv"
     """resize is m2l's own: pixels repeated, then a 3x3 convolution."""
+    appearance: bool = False
+    """Whether it was trained with the numbers of :mod:`m2l_runtime.appearance` beside the mask; m2l's own."""
+    dropout: Literal["off", "input"] = "off"
+    """input: what is dropped comes in as an input."""
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -181,11 +202,25 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     provenance: Provenance
     warnings: tuple[str, ...] = ()
     """What the export warned about."""
+    appearance: AppearanceTable | None = None
+    """Where there is an input of that role, and only there."""
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """Every file but the manifest."""
-        return (*(model.file for model in self.models), self.golden.file, self.model_card)
+        table = () if self.appearance is None else (self.appearance.file,)
+        return (*(model.file for model in self.models), self.golden.file, self.model_card, *table)
+
+    def fields(self) -> dict[str, Any]:
+        """What stands in manifest.json."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        if self.appearance is None:
+            del fields["appearance"]
+        return fields
+
+    def input(self, role: str) -> TensorSpec | None:
+        """The input of a role, if there is one."""
+        return next((spec for spec in self.inputs if spec.role == role), None)
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -241,35 +276,69 @@ class Bundle:
             BundleDamaged: as :meth:`read`, or arrays of other names, shapes or types than the manifest says.
         """
         golden, where = self.manifest.golden, _name(self.path, self.manifest.golden.file.path)
-        content = self.read(golden.file)
-        try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                size = sum(member.file_size for member in archive.infolist())
-            if size > MAX_GOLDEN_BYTES:
-                raise BundleDamaged(f"{where} unpacks to {size:,} bytes; at most {MAX_GOLDEN_BYTES:,} are read")
-            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-            raise BundleDamaged(f"{where} is not an .npz of arrays: {error}") from None
-        specs = (*self.manifest.inputs, *self.manifest.outputs)
-        for spec in specs:
-            expected = tuple(golden.count if side == "batch" else side for side in spec.shape)
-            found = arrays.get(spec.name)
-            if found is None or found.shape != expected or found.dtype != np.dtype(spec.dtype):
-                got = "nothing" if found is None else f"{found.shape} {found.dtype}"
-                raise BundleDamaged(f"{where}: '{spec.name}' must be {expected} {spec.dtype}, got {got}")
+        arrays = _arrays(self.read(golden.file), where)
+        for spec in (*self.manifest.inputs, *self.manifest.outputs):
+            _check_array(arrays, spec.name, spec.dtype, (golden.count, *_sides(spec)), where)
         return {s.name: arrays[s.name] for s in self.manifest.inputs}, arrays[self.manifest.outputs[0].name]
+
+    def read_appearances(self) -> npt.NDArray[np.float32]:
+        """float32 (count, 12): what was measured of the training's images, columns as in the manifest.
+
+        Raises:
+            BundleDamaged: as :meth:`read`, or not such an array, or not finite.
+            BundleError: the bundle has none.
+        """
+        table = self.manifest.appearance
+        if table is None:
+            raise BundleError(f"{printable(self.path)} has no table of appearances; its generator takes none")
+        where = _name(self.path, table.file.path)
+        arrays = _arrays(self.read(table.file), where)
+        _check_array(arrays, APPEARANCES_ARRAY, "float32", (table.count, len(table.names)), where)
+        return arrays[APPEARANCES_ARRAY]
 
     def check(self) -> None:
         """Read and hash every file.
 
         Raises:
-            BundleDamaged: as :meth:`read`, :meth:`read_model` and :meth:`read_golden`.
+            BundleDamaged: as :meth:`read`, :meth:`read_model`, :meth:`read_golden` and :meth:`read_appearances`.
         """
         for model in self.manifest.models:
             self.read_model(model)
         self.read(self.manifest.model_card)
         self.read_golden()
+        if self.manifest.appearance is not None:
+            self.read_appearances()
+
+
+def _sides(spec: TensorSpec) -> tuple[int, ...]:
+    """A tensor's shape without the batch."""
+    return tuple(side for side in spec.shape if side != "batch")
+
+
+def _arrays(content: bytes, where: str) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an .npz, by name."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_ARRAY_BYTES:
+            raise BundleDamaged(f"{where} unpacks to {size:,} bytes; at most {MAX_ARRAY_BYTES:,} are read")
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        if isinstance(error, BundleDamaged):
+            raise
+        raise BundleDamaged(f"{where} is not an .npz of arrays: {error}") from None
+
+
+def _check_array(
+    arrays: Mapping[str, npt.NDArray[Any]], name: str, dtype: DType, shape: tuple[int, ...], where: str
+) -> None:
+    found = arrays.get(name)
+    if found is None or found.shape != shape or found.dtype != np.dtype(dtype):
+        got = "nothing" if found is None else f"{found.shape} {found.dtype}"
+        raise BundleDamaged(f"{where}: '{printable(name)}' must be {shape} {dtype}, got {got}")
+    if not np.isfinite(found).all():
+        raise BundleDamaged(f"{where}: '{printable(name)}' holds values that are infinite or undefined")
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -341,20 +410,48 @@ def _check_manifest(manifest: Manifest, where: str) -> None:
                 f"supply {', '.join(KNOWN_ROLES)}; install a newer m2l"
             )
     size = manifest.image_size
-    expected = (("batch", *size), ("batch", *size, 3))
-    found = (tuple(s.shape for s in manifest.inputs), tuple(s.shape for s in manifest.outputs))
-    roles = (tuple(s.role for s in manifest.inputs), tuple(s.role for s in manifest.outputs))
-    types = {s.dtype for s in (*manifest.inputs, *manifest.outputs)}
-    if found != ((expected[0],), (expected[1],)) or roles != (("mask",), ("image",)) or types != {"uint8"}:
+    mask, image = ("batch", *size), ("batch", *size, 3)
+    inputs, outputs = manifest.inputs, manifest.outputs
+    roles, names = [spec.role for spec in inputs], [spec.name for spec in (*inputs, *outputs)]
+    is_right = (
+        roles[:1] == ["mask"]
+        and len(set(roles)) == len(roles)
+        and len(set(names)) == len(names)
+        and all(_has_its_shape(spec, size) for spec in inputs)
+        and [(s.role, s.dtype, s.shape) for s in outputs] == [("image", "uint8", image)]
+    )
+    if not is_right:
+        got = "; ".join(f"{s.role} '{printable(s.name)}' {s.dtype} {s.shape}" for s in (*inputs, *outputs))
         raise BundleDamaged(
-            f"{where}: a bundle of image size {size} takes one uint8 mask {expected[0]} and gives one uint8 "
-            f"image {expected[1]}; got {found[0]} and {found[1]} with roles {roles[0]} and {roles[1]}"
+            f"{where}: a bundle of image size {size} takes one uint8 mask {mask}, then perhaps one float32 appearance "
+            f"('batch', {len(appearance.NAMES)}) and one uint8 dropout_bits ('batch', N), each of a name of its own, "
+            f"and gives one uint8 image {image}; got {got or 'nothing'}"
+        )
+    table = manifest.appearance
+    if (table is not None) != (manifest.input("appearance") is not None):
+        raise BundleDamaged(
+            f"{where}: an input of the role 'appearance' and a table of appearances go together; got "
+            + ("the input alone" if table is None else "the table alone")
+        )
+    if table is not None and table.names != appearance.NAMES:
+        raise BundleTooNew(
+            f"{where}: appearances are {printable(', '.join(table.names))}; this m2l measures "
+            f"{', '.join(appearance.NAMES)}; install a newer m2l"
         )
     paths = [entry.path for entry in manifest.files]
     for path in paths:
         _check_path(path, where)
     if len(set(paths)) != len(paths):
         raise BundleDamaged(f"{where} lists a file twice")
+
+
+def _has_its_shape(spec: TensorSpec, size: tuple[int, int]) -> bool:
+    """Whether an input has the type and shape of its role."""
+    if spec.role == "mask":
+        return (spec.dtype, spec.shape) == ("uint8", ("batch", *size))
+    if spec.role == "appearance":
+        return (spec.dtype, spec.shape) == ("float32", ("batch", len(appearance.NAMES)))
+    return spec.dtype == "uint8" and len(spec.shape) == 2 and spec.shape[0] == "batch" and spec.shape[1] != "batch"
 
 
 def _check_path(path: str, where: str) -> None:
@@ -429,7 +526,7 @@ def write_bundle(
         OutputError: `path` exists and may not be replaced, or cannot be written.
         BundleError: manifest and contents do not make a bundle that can be read.
     """
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    text = msgspec.json.format(msgspec.json.encode(manifest.fields()), indent=2) + b"\n"
     target = Path(path)
     if set(contents) != {entry.path for entry in manifest.files}:
         raise BundleError(f"the manifest lists other files than {sorted(contents)}")

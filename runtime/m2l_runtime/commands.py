@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 import typer
 
 if TYPE_CHECKING:
+    from m2l_runtime.conditions import AppearanceChoice
+    from m2l_runtime.progress import Reporter
     from m2l_runtime.sinks import Format, OutputOptions
+    from m2l_runtime.synthesizer import Synthesizer
 
 SOME_MASKS_BAD: Final = 3
 """Exit status of `m2l synth` when some masks were skipped and the others done."""
@@ -132,6 +135,24 @@ def synth(
         typer.Option(help="Masks dealt to each tar or parquet file.  [default: 1000]", show_default=False),
     ] = None,
     shard: Annotated[str, typer.Option(help="I/N: do the I-th of N shares; any split gives the same files.")] = "1/1",
+    seed: Annotated[
+        int, typer.Option(help="Images are drawn with it, each by its mask's name, where the bundle varies.")
+    ] = 0,
+    samples: Annotated[
+        int, typer.Option(help="Images of each mask, where the bundle varies: NAME_sample1, NAME_sample2, ...")
+    ] = 1,
+    appearance: Annotated[
+        str | None,
+        typer.Option(
+            help="A photograph to look like, or numbers by name: lesion_L=35,skin_a=12.  "
+            "[default: drawn from what the network was trained with]",
+            show_default=False,
+        ),
+    ] = None,
+    appearance_mask: Annotated[
+        Path | None,
+        typer.Option(help="The mask's file of that photograph.  [default: looked for beside it]", show_default=False),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an earlier run: make what is missing, altered or outdated.")
     ] = False,
@@ -159,6 +180,8 @@ def synth(
     from m2l_runtime.synthesizer import Synthesizer
     from m2l_runtime.terminal import aside, printable
 
+    if appearance_mask is not None and appearance is None:
+        raise typer.BadParameter("--appearance-mask goes with --appearance FILE; leave it out")
     is_drawn = is_spec(masks)
     chosen = _format(format, Path(masks), out)
     pairs = pairs or (is_drawn and chosen.value in PAIRED)
@@ -170,6 +193,9 @@ def synth(
         Reporter() as reporter,
         StopSignals() as stop,
     ):
+        choice = None
+        if appearance is not None:
+            choice = _choose_appearance(synthesizer, appearance, appearance_mask, reporter)
 
         def on_result(result: Result) -> None:
             if result.problem is not None:
@@ -187,6 +213,9 @@ def synth(
             workers=workers,
             resume=resume,
             overwrite=overwrite,
+            seed=seed,
+            samples=samples,
+            appearance=choice,
             contact_sheet=contact_sheet,
             on_start=reporter.start,
             on_result=on_result,
@@ -214,6 +243,21 @@ _NOTES: Final = {
     "full": "full (all white)",
     "inverted?": "white all along the frame and black inside; is it inverted?",
 }
+
+
+def _choose_appearance(synthesizer: Synthesizer, text: str, mask: Path | None, reporter: Reporter) -> AppearanceChoice:
+    """What --appearance says, with notes on it to the person."""
+    from m2l_runtime.conditions import TAKES_NO_APPEARANCE, AppearanceDraw
+    from m2l_runtime.errors import InputError
+    from m2l_runtime.wishes import read_choice
+
+    table = synthesizer.extra.table
+    if table is None:
+        raise InputError(TAKES_NO_APPEARANCE)
+    choice, notes = read_choice(text, synthesizer.image_size, mask)
+    for note in notes + AppearanceDraw(table, choice).warnings:
+        reporter.note(f"note: {note}")
+    return choice
 
 
 def _format(given: FormatOption | None, masks: Path, out: Path) -> FormatOption:
@@ -284,11 +328,14 @@ def inspect(bundle: BundleArgument = None, json: Json = False) -> None:
     if json:
         import dataclasses
 
+        from m2l_runtime.describe import appearance_figures
+
         _echo_json(
             {
                 "path": str(opened.path),
                 "sha256": opened.sha256,
-                "manifest": opened.manifest,
+                "manifest": opened.manifest.fields(),
+                "appearances": appearance_figures(opened),
                 "engines": [dataclasses.asdict(report) for report in reports],
             }
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
+from m2l_runtime.appearance import NAMES
 from m2l_runtime.backends import Settings
-from m2l_runtime.bundle import Bundle, Parity
+from m2l_runtime.bundle import Bundle, Parity, TensorSpec
 from m2l_runtime.cpu import peak_memory_megabytes
 from m2l_runtime.doctor import EngineReport
 from m2l_runtime.folder import Summary
@@ -38,12 +39,14 @@ def describe_bundle(bundle: Bundle) -> str:
         ),
         ("made with", ", ".join(f"{k} {printable(v)}" for k, v in manifest.provenance.versions.items())),
     ]
+    rows += [("input", _describe_input(spec)) for spec in manifest.inputs]
     for model in manifest.models:
         rows.append(
             (
                 "model",
-                f"{model.file.path}: {model.format}, {model.precision}, {model.form}, {model.file.size_bytes:,} bytes, "
-                f"for {', '.join(map(printable, model.engines))}",
+                f"{model.file.path}: {model.format}, {model.precision}, "
+                f"{'' if model.weights == model.precision else f'weights {model.weights}, '}{model.form}, "
+                f"{model.file.size_bytes:,} bytes, for {', '.join(map(printable, model.engines))}",
             )
         )
         rows.append(("parity", describe_parity(model.parity)))
@@ -54,9 +57,37 @@ def describe_bundle(bundle: Bundle) -> str:
             f"made by {printable(manifest.golden.engine)}",
         )
     )
+    figures = appearance_figures(bundle)
+    if figures is not None and manifest.appearance is not None:
+        count = plural(manifest.appearance.count, "training image")
+        rows.append(("appearances", f"of {count}, mean ± standard deviation:"))
+        rows += [("", f"{name} {one['mean']:.1f} ± {one['deviation']:.1f}") for name, one in figures.items()]
     rows.append(("files", f"all {len(manifest.files)} are as they were written"))
     rows += [("warning", printable(warning)) for warning in manifest.warnings]
     return table(rows)
+
+
+def appearance_figures(bundle: Bundle) -> dict[str, dict[str, float]] | None:
+    """Mean and standard deviation of each number over the training's images; None if the generator takes none."""
+    if bundle.manifest.appearance is None:
+        return None
+    numbers = bundle.read_appearances().astype(float)
+    return {
+        name: {"mean": round(float(mean), 3), "deviation": round(float(deviation), 3)}
+        for name, mean, deviation in zip(NAMES, numbers.mean(0), numbers.std(0), strict=True)
+    }
+
+
+def _describe_input(spec: TensorSpec) -> str:
+    shape = " x ".join(map(str, spec.shape[1:]))
+    return f"{printable(spec.name)}: {spec.dtype}, {shape} ({_INPUTS[spec.role]})"
+
+
+_INPUTS: Final = {
+    "mask": "0 background, 255 lesion",
+    "appearance": "colours of lesion and skin: drawn with --seed, or chosen with --appearance",
+    "dropout_bits": "which features are kept, eight a byte: drawn with --seed",
+}
 
 
 def describe_parity(parity: Parity) -> str:
@@ -108,6 +139,9 @@ def describe_summary(summary: Summary, settings: Settings, out: str) -> str:
         f"batch {settings.batch_size}, {plural(settings.streams, 'stream')} of "
         f"{plural(settings.threads, 'thread')})"
     ]
+    if summary.image_seed is not None:
+        drawn = f"drawn with seed {summary.image_seed}, {plural(summary.samples, 'sample')} of each mask"
+        lines.append(drawn + ("" if summary.appearance is None else f", appearance: {summary.appearance}"))
     if summary.kept_count:
         lines.append(f"{plural(summary.kept_count, 'image')} of an earlier run kept")
     for count, kind in (
@@ -135,5 +169,8 @@ def describe_run(summary: Summary, settings: Settings, out: str) -> dict[str, An
         "images_per_s": round(summary.images_per_s, 2),
         "engine_images_per_s": round(summary.engine_images_per_s, 2),
         "peak_memory_megabytes": peak_memory_megabytes(),
+        "samples": summary.samples,
+        "seed": summary.image_seed,
+        "appearance": summary.appearance,
         "settings": dataclasses.asdict(settings),
     }

@@ -12,6 +12,18 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
+from m2l_runtime.errors import InputError
+
+
+def check_seed(seed: int) -> None:
+    """A seed that numbers can be drawn from.
+
+    Raises:
+        InputError
+    """
+    if not 0 <= seed < 1 << 64:
+        raise InputError(f"the seed must be at least 0 and below 2^64, got {seed}")
+
 
 def draw(count: int, seed: int, *names: str | int) -> npt.NDArray[np.uint64]:
     """`count` numbers, uniform in 0..2**64-1, for one purpose.

@@ -107,7 +107,7 @@ def encode_image(image: Image, mask: Mask, encoding: Encoding, text: Mapping[str
         mask: its mask, which npz holds beside it as :func:`binary`.
         encoding: the format.
         text: what the file says about itself: PNG text by keyword; in JPEG and WebP the EXIF description, software
-            and artist (which names bundle and backend); in npz an array per keyword.
+            and artist (which names bundle, backend and seed); in npz an array per keyword.
     """
     if encoding.format == "png":
         return encode_png(image, text, encoding.png_level)
@@ -119,7 +119,8 @@ def encode_image(image: Image, mask: Mask, encoding: Encoding, text: Mapping[str
     exif = PillowImage.Exif()
     exif[_EXIF_DESCRIPTION] = text["Description"]
     exif[_EXIF_SOFTWARE] = text["Software"]
-    exif[_EXIF_ARTIST] = f"bundle {text['m2l-bundle-sha256']}, {text['m2l-backend']}"
+    seed = f", seed {text['m2l-seed']}" if "m2l-seed" in text else ""
+    exif[_EXIF_ARTIST] = f"bundle {text['m2l-bundle-sha256']}, {text['m2l-backend']}{seed}"
     picture = PillowImage.fromarray(image)
     if encoding.format == "jpeg":
         picture.save(buffer, "JPEG", quality=encoding.quality, subsampling=0, exif=exif)

@@ -15,6 +15,7 @@ import numpy as np
 
 from m2l_runtime import atomic
 from m2l_runtime.arrays import Image
+from m2l_runtime.conditions import AppearanceChoice, Condition, Conditions, rounded, stacked
 from m2l_runtime.contactsheet import ContactSheet
 from m2l_runtime.encoders import encode_image, encode_png, self_description
 from m2l_runtime.errors import InputError, MaskFileError, OutputError
@@ -25,7 +26,7 @@ from m2l_runtime.maskfile import MaskFile
 from m2l_runtime.maskfolder import mask_set
 from m2l_runtime.maskset import MaskSet
 from m2l_runtime.pairs import write_pairs
-from m2l_runtime.pipeline import Clock, Made, Reading, Result, at_output_size, check_workers, overlap
+from m2l_runtime.pipeline import Clock, Made, Reading, Result, at_output_size, check_workers, condition_of, overlap
 from m2l_runtime.run import (
     Run,
     check_collisions,
@@ -40,6 +41,7 @@ from m2l_runtime.run import (
     run_settings,
 )
 from m2l_runtime.runlog import LogIndex, Record, RunSettings, log_path
+from m2l_runtime.samples import sampled
 from m2l_runtime.sinks import Finished, OutputOptions, Sink, Written, open_sink
 from m2l_runtime.synthesizer import Synthesizer
 from m2l_runtime.terminal import printable, utf8
@@ -69,6 +71,12 @@ class Summary:
     """Of those, while the engine was at work."""
     was_stopped: bool = False
     """Whether `should_stop` ended the run early; it can be resumed."""
+    samples: int = 1
+    """Images of each mask."""
+    image_seed: int | None = None
+    """What images were drawn with; None where the generator takes the mask alone."""
+    appearance: str | None = None
+    """What was asked of appearances; None where the generator takes none."""
 
     @property
     def images_per_s(self) -> float:
@@ -91,6 +99,9 @@ def synthesize_folder(
     workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    seed: int = 0,
+    samples: int = 1,
+    appearance: AppearanceChoice | None = None,
     contact_sheet: str | os.PathLike[str] | None = None,
     on_start: Callable[[int], None] = lambda _: None,
     on_result: Callable[[Result], None] = lambda _: None,
@@ -110,27 +121,35 @@ def synthesize_folder(
         workers: threads that read masks and encode images; None: as many as CPUs.
         resume: keep what an earlier run made with the same settings of the same masks, and make the rest.
         overwrite: replace what is there already.
+        seed: what is left to chance is drawn with it and the mask's name, where the generator takes more than the mask.
+        samples: images of each mask; several are named NAME_sample1, NAME_sample2, ..., and the first of them is the
+            one that a run without samples makes.
+        appearance: what appearances are to be; None: drawn from what the network was trained with.
         contact_sheet: also write a sheet of mask | lesion pairs, of images made now, to this PNG file.
-        on_start: called once with the number of masks of this shard.
+        on_start: called once with the number of images of this shard.
         on_result: called for each mask as it is done, in input order.
         should_stop: asked between masks; once it is true, what is in flight is finished and the run ends.
 
     Raises:
         InputError, OutputError: before any work: no masks, two of one image name, an output that holds images
-            already (neither `resume` nor `overwrite`), is inside `masks`, or is in use by another run.
+            already (neither `resume` nor `overwrite`), is inside `masks`, or is in use by another run; a generator that
+            takes the mask alone, and samples or an appearance asked for.
         EngineError, OutputError: during it; what is finished stays, and the run can be resumed.
     """
     options = options or OutputOptions()
     if not 1 <= shard[0] <= shard[1]:
         raise InputError(f"a shard is I/N with I from 1 to N, got {shard[0]}/{shard[1]}")
     check_workers(workers)
-    found, root = mask_set(masks), Path(out)
+    conditions = Conditions(synthesizer.extra, seed, appearance, samples)
+    found, root = sampled(mask_set(masks), samples), Path(out)
     text = self_description(synthesizer.bundle, synthesizer.settings)
     if is_file_name(root, found, options):
-        return _one_file(found, root, synthesizer, options, text, overwrite, contact_sheet, on_start, on_result)
+        return _one_file(
+            found, root, synthesizer, options, conditions, text, overwrite, contact_sheet, on_start, on_result
+        )
     tag = f"{shard[0]}-of-{shard[1]}-"
     sink = open_sink(root, options, text, tag)
-    run = Run(found, root, options, shard, run_settings(synthesizer, found, options))
+    run = Run(found, root, options, shard, run_settings(synthesizer, found, options, conditions))
     check_places(run)
     check_collisions(run)
     sheet_path = None if contact_sheet is None else check_sheet_path(Path(contact_sheet), run, sink)
@@ -151,14 +170,14 @@ def synthesize_folder(
             check_log(run, index)
         log = stack.enter_context(contextlib.closing(LineWriter(log_path(root, shard))))
         stack.callback(sink.abandon)
-        summary, sheet, clock = Summary(), _sheet(synthesizer, text), Clock()
+        summary, sheet, clock = _summary(conditions), _sheet(synthesizer, text), Clock()
         on_start(sum(len(items) for _, items in run.groups()))
         began = time.perf_counter()
         book = _Book(run, sink, log)
         made = overlap(
             _items(run, sink, index, should_stop, summary),
             synthesizer,
-            functools.partial(_read, run, synthesizer.image_size),
+            functools.partial(_read, run, conditions, synthesizer.image_size),
             functools.partial(_encode, sink),
             workers=workers,
             clock=clock,
@@ -180,6 +199,10 @@ def synthesize_folder(
     return summary
 
 
+def _summary(conditions: Conditions) -> Summary:
+    return Summary(samples=conditions.samples, image_seed=conditions.seed, appearance=conditions.label)
+
+
 def _count(summary: Summary, result: Result) -> None:
     if result.problem is not None:
         summary.bad_count += 1
@@ -199,6 +222,7 @@ def _one_file(
     target: Path,
     synthesizer: Synthesizer,
     options: OutputOptions,
+    conditions: Conditions,
     text: dict[str, str],
     overwrite: bool,
     contact_sheet: str | os.PathLike[str] | None,
@@ -214,17 +238,19 @@ def _one_file(
         if not overwrite:
             raise OutputError(f"{printable(target)} exists already; choose another name or give --overwrite")
     atomic.make_folder(target.parent)
-    summary, began = Summary(), time.perf_counter()
+    summary, began = _summary(conditions), time.perf_counter()
     on_start(1)
     try:
         found = masks.read(name, synthesizer.image_size, keep_original=options.original_size)
     except MaskFileError as error:
         result = Result(name, problem=str(error))
     else:
-        image = synthesizer.synthesize_checked(found.mask[None])[0]
+        condition = condition_of(conditions, masks, name)
+        image = synthesizer.synthesize_checked(found.mask[None], *stacked([condition]))[0]
         summary.engine_seconds = time.perf_counter() - began
         mask, final = at_output_size(found, image)
-        atomic.write_file(target, encode_image(final, mask, options.image_encoding, text))
+        about = text if condition is None else {**text, **condition.about}
+        atomic.write_file(target, encode_image(final, mask, options.image_encoding, about))
         result = Result(name, found.mask, image, target.name, found.note)
     _count(summary, result)
     on_result(result)
@@ -267,6 +293,8 @@ class _Found:
     mask_sha256: str | None = None
     problem: str | None = None
     kept: Record | None = None
+    condition: Condition | None = None
+    """What the image depends on beside the mask; None where the generator takes the mask alone."""
 
 
 def _items(
@@ -281,7 +309,7 @@ def _items(
             yield _Item(earlier, group, place, name, place == items[-1][0])
 
 
-def _read(run: Run, image_size: tuple[int, int], item: _Item) -> Reading[_Found]:
+def _read(run: Run, conditions: Conditions, image_size: tuple[int, int], item: _Item) -> Reading[_Found]:
     record = item.earlier.kept().get(item.name)
     if record is not None:
         return Reading(_Found(item, kept=record))
@@ -289,11 +317,13 @@ def _read(run: Run, image_size: tuple[int, int], item: _Item) -> Reading[_Found]
         found = run.masks.read(item.name, image_size, keep_original=run.options.original_size)
     except MaskFileError as error:
         return Reading(_Found(item, run.masks.sha256(item.name), problem=str(error)))
-    return Reading(_Found(item, found.sha256), found)
+    condition = condition_of(conditions, run.masks, item.name)
+    return Reading(_Found(item, found.sha256, condition=condition), found, condition)
 
 
 def _encode(sink: Sink, key: _Found, found: MaskFile, image: Image) -> object:
-    return sink.encode(Finished(key.item.index, key.item.name, *at_output_size(found, image), found.sha256))
+    about = {} if key.condition is None else key.condition.about
+    return sink.encode(Finished(key.item.index, key.item.name, *at_output_size(found, image), found.sha256, about))
 
 
 class _Book:
@@ -330,6 +360,8 @@ class _Book:
             image=made.image,
             output=self._sink.targets(item.name, item.index)[0],
             note=mask.note,
+            seed=None if found.condition is None else found.condition.seed,
+            appearance=None if found.condition is None else found.condition.appearance,
         )
 
     def _finish(self) -> None:
@@ -344,11 +376,16 @@ class _Book:
                 mask_output=None if one.mask_output is None else utf8(one.mask_output),
                 mask_output_sha256=one.mask_output_sha256,
                 note=note,
+                appearance=_appearance(found.condition),
             )
             for (found, note), one in zip(self._added, written, strict=True)
         ]
         self._log.write(records + self._bad)
         self._added, self._bad, self._group = [], [], None
+
+
+def _appearance(condition: Condition | None) -> tuple[float, ...] | None:
+    return None if condition is None or condition.appearance is None else rounded(condition.appearance)
 
 
 def _kept_result(name: str, record: Record) -> Result:

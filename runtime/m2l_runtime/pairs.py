@@ -11,6 +11,7 @@ from filelock import FileLock
 from m2l_runtime import atomic
 from m2l_runtime.run import Run
 from m2l_runtime.runlog import LogIndex
+from m2l_runtime.samples import origin
 from m2l_runtime.sinks import Sink
 from m2l_runtime.terminal import utf8
 
@@ -31,7 +32,8 @@ def write_pairs(run: Run, sink: Sink, tag: str) -> None:
                 record = index.get(place)
                 targets = [utf8(target) for target in sink.targets(name, place)]
                 if record is not None and record.problem is None and record.outputs == targets:
-                    writer.writerow((*targets, utf8(name), "" if record.seed is None else record.seed))
+                    source, seed = utf8(origin(run.masks, name)[0]), "" if record.seed is None else record.seed
+                    writer.writerow((*targets, source, seed))
                 if buffer.tell() > 1 << 16:
                     file.write(buffer.getvalue().encode())
                     buffer.seek(0)

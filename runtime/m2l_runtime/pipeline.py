@@ -20,12 +20,15 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 from PIL import Image as PillowImage
 
+from m2l_runtime.appearance import Appearance
 from m2l_runtime.arrays import Image, Mask
+from m2l_runtime.conditions import AppearanceChoice, Condition, Conditions, stacked
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.errors import InputError, MaskFileError
 from m2l_runtime.maskfile import MaskFile
-from m2l_runtime.maskfolder import mask_set
+from m2l_runtime.maskfolder import mask_set, stem
 from m2l_runtime.maskset import MaskSet
+from m2l_runtime.samples import origin, sampled
 from m2l_runtime.synthesizer import Synthesizer
 
 _I = TypeVar("_I")
@@ -41,7 +44,7 @@ class Result:
     """What became of a mask: an image, one kept from an earlier run, or the reason why there is none."""
 
     name: str
-    """Of the mask file, relative to its folder."""
+    """Of the mask file, relative to its folder; of several samples with the sample's number."""
     mask: Mask | None = None
     """uint8 (H, W), 0 background, 255 lesion, owned by the caller; None if kept or bad."""
     image: Image | None = None
@@ -54,6 +57,10 @@ class Result:
     """Why the mask was skipped; begins with the file's name."""
     is_kept: bool = False
     """Whether an earlier run made the image, and it was found as it was."""
+    seed: int | None = None
+    """What the image was drawn with, as a synthesizer takes it; None where the generator takes the mask alone."""
+    appearance: Appearance | None = None
+    """float32 (12,) that the generator was given; None where it takes none."""
 
 
 def iterate_folder(
@@ -62,6 +69,9 @@ def iterate_folder(
     *,
     original_size: bool = False,
     workers: int | None = None,
+    seed: int = 0,
+    samples: int = 1,
+    appearance: AppearanceChoice | None = None,
 ) -> Iterator[Result]:
     """Images of every mask in a folder, or of one mask file, as they are made; nothing is written.
 
@@ -77,23 +87,32 @@ def iterate_folder(
         synthesizer: what to synthesize with; left open.
         original_size: mask and image at the size of the mask's file rather than at the model's.
         workers: threads that read masks; None: as many as CPUs.
+        seed: what is left to chance is drawn with it and the mask's name, where the generator takes more than the mask.
+        samples: images of each mask.
+        appearance: what appearances are to be; None: drawn from what the network was trained with.
 
     Yields:
         A result for each mask: `mask` uint8 (H, W) and `image` uint8 (H, W, 3), new arrays owned by the caller.
 
     Raises:
-        InputError: there is no such folder or file, or a wrong number of workers.
+        InputError: there is no such folder or file, a number is out of range, or the generator takes the mask alone and
+            samples or an appearance are asked for.
         EngineError: the engine failed; what came before stands.
     """
     check_workers(workers)
-    found = mask_set(masks)
+    conditions = Conditions(synthesizer.extra, seed, appearance, samples)
+    found = sampled(mask_set(masks), samples)
 
     def read(name: str) -> Reading[Result]:
         try:
             file = found.read(name, synthesizer.image_size, keep_original=original_size)
         except MaskFileError as error:
             return Reading(Result(name, problem=str(error)))
-        return Reading(Result(name, note=file.note), file)
+        condition = condition_of(conditions, found, name)
+        if condition is None:
+            return Reading(Result(name, note=file.note), file)
+        key = Result(name, note=file.note, seed=condition.seed, appearance=condition.appearance)
+        return Reading(key, file, condition)
 
     def encode(_: Result, file: MaskFile, image: Image) -> tuple[Mask, Image]:
         return at_output_size(file, image)
@@ -107,6 +126,12 @@ def _results(made: Iterator[Made[Result, tuple[Mask, Image]]]) -> Iterator[Resul
         yield replace(one.key, mask=mask, image=image)
 
 
+def condition_of(conditions: Conditions, masks: MaskSet, name: str) -> Condition | None:
+    """What the image of one of `masks` depends on beside it; None if the generator takes the mask alone."""
+    source, sample = origin(masks, name)
+    return conditions.of(stem(source), sample)
+
+
 @dataclass(frozen=True)
 class Reading(Generic[_K]):
     """A mask that was read, or an item that needs no engine."""
@@ -114,6 +139,8 @@ class Reading(Generic[_K]):
     key: _K
     """What the caller wants to know of the item later."""
     found: MaskFile | None = None
+    condition: Condition | None = None
+    """What the image depends on beside the mask; None where the generator takes the mask alone."""
 
 
 @dataclass(frozen=True)
@@ -240,8 +267,9 @@ def _run(
 ) -> None:
     """One call of the engine; its images go to the pool for encoding."""
     found = [flight.reading.found for flight in batch if flight.reading.found is not None]
+    conditions = stacked([flight.reading.condition for flight in batch])
     with clock:
-        images = synthesizer.synthesize_checked(np.stack([file.mask for file in found]))
+        images = synthesizer.synthesize_checked(np.stack([file.mask for file in found]), *conditions)
     for flight, file, image in zip(batch, found, images, strict=True):
         flight.image = image
         flight.encoded = worker_pool.submit(encode, flight.reading.key, file, image)

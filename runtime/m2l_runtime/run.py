@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from m2l_runtime import atomic
+from m2l_runtime.conditions import Conditions
 from m2l_runtime.errors import InputError, OutputError
 from m2l_runtime.jsonlines import read_lines
 from m2l_runtime.maskfolder import SUFFIXES, stem
 from m2l_runtime.maskset import MaskSet
 from m2l_runtime.runlog import LOG_PATTERN, LogIndex, Record, RunSettings, log_path
+from m2l_runtime.samples import origin
 from m2l_runtime.sinks import CONTAINERS, OutputOptions, Sink
 from m2l_runtime.synthesizer import Synthesizer
 from m2l_runtime.terminal import printable
@@ -39,9 +41,13 @@ class Run:
             yield group, [(i, names[i]) for i in range(group * size, min((group + 1) * size, len(names)))]
 
 
-def run_settings(synthesizer: Synthesizer, masks: MaskSet, options: OutputOptions) -> RunSettings:
+def run_settings(
+    synthesizer: Synthesizer, masks: MaskSet, options: OutputOptions, conditions: Conditions
+) -> RunSettings:
     """What the bytes of outputs depend on, for the log."""
     used = synthesizer.settings
+    # In a tar, places of masks follow from the samples; files of their own are kept when more samples are asked for.
+    are_dealt = conditions.samples > 1 and options.format in CONTAINERS
     return RunSettings(
         bundle_sha256=synthesizer.bundle.sha256,
         backend=used.backend,
@@ -52,7 +58,9 @@ def run_settings(synthesizer: Synthesizer, masks: MaskSet, options: OutputOption
         threads=used.threads,
         seed=masks.seed,
         encoder=options.image_encoding.label,
-        layout=options.label,
+        layout=options.label + (f", {conditions.samples} samples" if are_dealt else ""),
+        image_seed=conditions.seed,
+        appearance_choice=conditions.label,
     )
 
 
@@ -77,8 +85,17 @@ def is_file_name(out: Path, masks: MaskSet, options: OutputOptions) -> bool:
     named = FILE_ENDINGS.get(out.suffix.lower())
     if named is None or out.is_dir():
         return False
-    if not masks.is_single_file or options.pairs or options.format in CONTAINERS:
-        why = "many masks" if not masks.is_single_file else "--pairs" if options.pairs else options.format
+    is_many = not masks.is_single_file or len(masks.names) > 1
+    if is_many or options.pairs or options.format in CONTAINERS:
+        why = (
+            "many masks"
+            if not masks.is_single_file
+            else "several samples"
+            if is_many
+            else "--pairs"
+            if options.pairs
+            else options.format
+        )
         raise OutputError(f"{printable(out)} is the name of a file, but {why} needs a folder; leave out the ending")
     if named != options.format:
         raise OutputError(f"{printable(out)} ends as {named} does, but the format is {options.format}; change one")
@@ -116,7 +133,8 @@ def check_collisions(run: Run) -> None:
     for one, other in itertools.pairwise(run.masks.names):
         if stem(one) == stem(other):
             raise InputError(
-                f"{printable(base / one)} and {printable(base / other)} would both become "
+                f"{printable(base / origin(run.masks, one)[0])} and "
+                f"{printable(base / origin(run.masks, other)[0])} would both become "
                 f"{printable(stem(one) + run.options.image_encoding.suffix)}; rename one or run them apart"
             )
 
@@ -217,6 +235,6 @@ def check_sheet_path(path: Path, run: Run, sink: Sink) -> Path:
     in_out = resolved.relative_to(out).as_posix() if resolved.is_relative_to(out) else None
     in_base = resolved.relative_to(base).as_posix() if base is not None and resolved.is_relative_to(base) else None
     for place, name in enumerate(run.masks.names):
-        if in_base == name or (in_out is not None and in_out in sink.targets(name, place)):
+        if in_base == origin(run.masks, name)[0] or (in_out is not None and in_out in sink.targets(name, place)):
             raise OutputError(f"the contact sheet would overwrite {printable(path)}; choose another name")
     return path

@@ -44,6 +44,10 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     encoder: str
     layout: str
     """What is written for each mask and where: format, pairs, size, masks per tar."""
+    image_seed: int | None = None
+    """What images are drawn with; None where the generator takes the mask alone."""
+    appearance_choice: str | None = None
+    """What was asked of appearances; None where the generator takes none."""
 
 
 class Record(RunSettings, frozen=True, kw_only=True, omit_defaults=True):
@@ -61,6 +65,8 @@ class Record(RunSettings, frozen=True, kw_only=True, omit_defaults=True):
     note: str | None = None
     problem: str | None = None
     """Why there is no image; such a mask is tried again."""
+    appearance: tuple[float, ...] | None = None
+    """What the generator was given, three decimals of each number of :data:`m2l_runtime.appearance.NAMES`."""
 
     @property
     def sha256s(self) -> tuple[str, ...]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from m2l_runtime import embedded
 from m2l_runtime.arrays import Images, Masks, check_masks
 from m2l_runtime.backends import Backend, BackendOptions, Settings, load_backend
 from m2l_runtime.bundle import Bundle, open_bundle
+from m2l_runtime.conditions import Appearances, ExtraInputs, check_appearances, check_seeds
 from m2l_runtime.errors import EngineError
 
 
@@ -23,14 +25,20 @@ class Synthesizer:
     The fixed size keeps results independent of how many masks come at once: a mask gives the same bytes alone
     or among others. A synthesizer may be called from several threads.
 
+    Generators may take more than the mask: an appearance (:mod:`m2l_runtime.appearance`), and which features are
+    dropped. Both are drawn with a seed for each mask, and appearances may be given.
+
     >>> with Synthesizer.open() as synth:
     ...     images = synth(masks)
+    ...     others = synth(masks, seeds=range(len(masks)))      # where the bundle varies
     """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle: Final = bundle
         self._backend: Backend | None = backend
         self.settings: Final[Settings] = backend.settings
+        self.extra: Final = ExtraInputs(bundle)
+        """What the generator takes beside the mask."""
 
     @classmethod
     def open(
@@ -72,31 +80,56 @@ class Synthesizer:
         """Height, width in pixels of masks and images."""
         return self.bundle.manifest.image_size
 
-    def __call__(self, masks: Masks) -> Images:
+    def __call__(
+        self,
+        masks: Masks,
+        seeds: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
+        appearances: Appearances | None = None,
+    ) -> Images:
         """Images of masks.
 
         Args:
             masks: uint8 (N, H, W), 0 background, 255 lesion, of `image_size`; N may be 0. They are only read.
+            seeds: (N,) integers, 0..2^64-1, that what is left to chance is drawn with; the image of a mask depends on
+                its own. None: they follow from the masks' bytes, so a mask always gives the same image. A generator
+                that takes the mask alone (`extra.vary` is False) gives the same image whatever the seed.
+            appearances: float32 (N, 12), or (12,) for all, in the order of :data:`m2l_runtime.appearance.NAMES`. None:
+                drawn from what the network was trained with.
 
         Returns:
             uint8 (N, H, W, 3) RGB, a new array owned by the caller.
 
         Raises:
-            ArrayError: `masks` has another shape, type or range.
+            ArrayError: an array has another shape, type or range, or the generator takes no appearance.
             EngineError: the engine failed, or the synthesizer is closed.
         """
-        return self.synthesize_checked(check_masks(masks, self.image_size))
+        masks = check_masks(masks, self.image_size)
+        return self.synthesize_checked(
+            masks,
+            None if seeds is None else check_seeds(seeds, len(masks)),
+            None if appearances is None else check_appearances(appearances, len(masks)),
+        )
 
-    def synthesize_checked(self, masks: Masks) -> Images:
-        """As calling, for masks known to be in range: :func:`m2l_runtime.read_mask` makes such.
+    def synthesize_checked(
+        self, masks: Masks, seeds: Sequence[int] | None = None, appearances: Appearances | None = None
+    ) -> Images:
+        """As calling, for what is known to be in range: :func:`m2l_runtime.read_mask` makes such masks.
 
         The one thing a call refuses and this does not is a maximum of 1, which a lesion far smaller than a
         pixel leaves behind when a file is brought to the model's size.
         """
+        return self.run_inputs(self.extra.arrays(masks, seeds, appearances))
+
+    def run_inputs(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Images:
+        """Images of inputs by name as the manifest has them, the mask first; nothing is checked.
+
+        Raises:
+            EngineError: the engine failed, or the synthesizer is closed.
+        """
         backend = self._backend
         if backend is None:
             raise EngineError("the synthesizer is closed; open another one")
-        return run_in_batches(backend, self.bundle.manifest.inputs[0].name, masks)
+        return run_in_batches(backend, inputs)
 
     def close(self) -> None:
         """Give back what the engine holds. Closing twice is fine; a call after it is an error."""
@@ -120,10 +153,14 @@ class Synthesizer:
         return f"<Synthesizer of {self.bundle.manifest.name!r}: {state}>"
 
 
-def run_in_batches(backend: Backend, input_name: str, masks: Masks) -> Images:
-    """All of `masks` (N, H, W) through `backend` in batches of its fixed size, the last one padded with black.
+def run_in_batches(backend: Backend, inputs: Mapping[str, npt.NDArray[Any]]) -> Images:
+    """Any number of items through `backend` in batches of its fixed size, the last one padded with zeros.
 
     As many batches run at once as the backend has streams.
+
+    Args:
+        backend: what computes them.
+        inputs: by name, the mask (N, H, W) first; N is the first side of all.
 
     Returns:
         uint8 (N, H, W, 3), owned by the caller.
@@ -131,15 +168,13 @@ def run_in_batches(backend: Backend, input_name: str, masks: Masks) -> Images:
     Raises:
         EngineError: the engine failed.
     """
-    size, shape, streams = backend.settings.batch_size, masks.shape[1:], backend.settings.streams
+    size, streams = backend.settings.batch_size, backend.settings.streams
+    masks = next(iter(inputs.values()))
     images = np.empty((*masks.shape, 3), np.uint8)
 
     def run(start: int) -> None:
-        batch = np.ascontiguousarray(masks[start : start + size])
-        filled = len(batch)
-        if filled < size:
-            batch = np.concatenate([batch, np.zeros((size - filled, *shape), np.uint8)])
-        images[start : start + filled] = backend.run({input_name: batch})[:filled]
+        batch = {name: _padded(array[start : start + size], size) for name, array in inputs.items()}
+        images[start : start + size] = backend.run(batch)[: len(masks) - start]
 
     starts = range(0, len(masks), size)
     if streams == 1 or len(starts) == 1:
@@ -150,3 +185,11 @@ def run_in_batches(backend: Backend, input_name: str, masks: Masks) -> Images:
             for _ in pool.map(run, starts):
                 pass
     return images
+
+
+def _padded(rows: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """`rows` in one piece, zeros behind them up to `size`."""
+    rows = np.ascontiguousarray(rows)
+    if len(rows) == size:
+        return rows
+    return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])

@@ -42,7 +42,6 @@ def replay_golden(bundle: Bundle) -> list[Replay]:
     """
     bundle.check()
     inputs, expected = bundle.read_golden()
-    masks = inputs[bundle.manifest.inputs[0].name]
     replays = []
     for name, entry in BACKENDS.items():
         if entry.is_fake:
@@ -50,7 +49,7 @@ def replay_golden(bundle: Bundle) -> list[Replay]:
         for device in entry.devices:
             try:
                 with Synthesizer.open(bundle, backend=name, device=device) as synth:
-                    images, engine = synth.synthesize_checked(masks), synth.settings.engine
+                    images, engine = synth.run_inputs(inputs), synth.settings.engine
             except (EngineNotInstalled, DeviceUnavailable) as error:
                 replays.append(Replay(name, device, str(error), None, None))
                 continue

@@ -70,9 +70,9 @@ def set_path(value: str) -> Change:
         (lambda m: m.update(image_size=[128, 128]), BundleDamaged, r"takes one uint8 mask"),
         (lambda m: m.update(models=[]), BundleDamaged, r"\$.models"),
         (
-            lambda m: m["inputs"][0].update(role="dropout_bits"),
+            lambda m: m["inputs"][0].update(role="depth"),
             BundleTooNew,
-            "'dropout_bits'; this m2l can supply mask",
+            "'depth'; this m2l can supply mask, appearance",
         ),
         (lambda m: m["inputs"][0].update(dtype="float32"), BundleDamaged, "takes one uint8 mask"),
         (lambda m: m["inputs"].append(dict(m["inputs"][0], name="b")), BundleDamaged, "takes one uint8 mask"),

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pytest
+from support import philox_stream
 
 from m2l_runtime.draws import below, draw, shuffled
 
-MASK = (1 << 64) - 1
-
-
-def philox4x64_10(key: tuple[int, int], counter: int) -> list[int]:
-    """From the paper: Salmon et al., SC 2011, section 3.2 and table 2."""
-    x, k = [counter, 0, 0, 0], list(key)
-    for _ in range(10):
-        first, second = 0xD2E7470EE14C6C93 * x[0], 0xCA5A826395121157 * x[2]
-        x = [second >> 64 ^ x[1] ^ k[0], second & MASK, first >> 64 ^ x[3] ^ k[1], first & MASK]
-        k = [k[0] + 0x9E3779B97F4A7C15 & MASK, k[1] + 0xBB67AE8584CAA73B & MASK]
-    return x
-
 
 def test_the_stream_is_philox_under_a_key_of_blake2b() -> None:
-    words = [b"5", b"str lesions/a.png", b"int 3"]
-    text = b"".join(len(word).to_bytes(8, "little") + word for word in words)
-    digest = hashlib.blake2b(text, digest_size=16).digest()
-    key = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
-    expected = [number for counter in (1, 2, 3) for number in philox4x64_10(key, counter)]
-    assert [int(n) for n in draw(12, 5, "lesions/a.png", 3)] == expected
+    assert [int(n) for n in draw(12, 5, "lesions/a.png", 3)] == philox_stream(12, 5, "lesions/a.png", 3)
 
 
 def test_golden_numbers() -> None:

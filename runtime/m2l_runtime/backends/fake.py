@@ -1,11 +1,13 @@
 """A fake: paints a lesion-coloured patch where the mask is. No model is run.
 
-For tests, and to time everything around an engine. Whatever it makes is marked as a fake's work.
+For tests, and to time everything around an engine. Whatever it makes is marked as a fake's work. What comes in beside
+the mask shifts the colour, by a checksum (CRC-32): so any change of it shows.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import zlib
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +19,15 @@ from m2l_runtime.errors import DeviceUnavailable
 SKIN: Final = np.array([216, 178, 160], np.int16)
 LESION: Final = np.array([120, 72, 60], np.int16)
 
+SHIFT: Final = 16
+"""Levels below which each other input shifts a colour channel."""
+
 # (256, 3): the colour of each mask level, from skin at 0 to lesion at 255.
 _PALETTE: Final = (SKIN + (LESION - SKIN) * np.arange(256)[:, None] / 255).round().astype(np.uint8)
 
 
 def load(source: ModelSource, options: BackendOptions) -> FakeBackend:
-    """A fake backend; of the model it only uses the name of the mask input.
+    """A fake backend; of the model it only uses the names of the inputs, the mask's first.
 
     Raises:
         DeviceUnavailable: any device but the CPU was asked for.
@@ -39,21 +44,30 @@ def load(source: ModelSource, options: BackendOptions) -> FakeBackend:
             threads=1,
             streams=options.streams or 1,
         ),
-        mask_name=source.inputs[0].name,
+        names=[spec.name for spec in source.inputs],
     )
 
 
 class FakeBackend:
-    """Maps each level of a mask to a colour between skin and lesion."""
+    """Maps each level of a mask to a colour between skin and lesion, shifted by the other inputs of its item."""
 
-    def __init__(self, settings: Settings, mask_name: str) -> None:
+    def __init__(self, settings: Settings, names: list[str]) -> None:
         self.settings = settings
-        self._mask_name = mask_name
+        self._mask_name, *self._other_names = names
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
         """See :class:`m2l_runtime.backends.Backend`."""
         images: npt.NDArray[np.uint8] = _PALETTE[inputs[self._mask_name]]
+        for name in self._other_names:
+            for image, row in zip(images, inputs[name], strict=True):
+                image += shift(row)
         return images
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def shift(row: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """(3,) levels from 0 to `SHIFT` - 1: the three lower half-bytes of the CRC-32 of an item's input."""
+    checksum = zlib.crc32(np.ascontiguousarray(row).tobytes())
+    return np.array([checksum >> place & SHIFT - 1 for place in (0, 4, 8)], np.uint8)

@@ -20,12 +20,12 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from m2l_runtime.arrays import Mask
-from m2l_runtime.draws import normal, uniform
+from m2l_runtime.draws import check_seed, normal, uniform
 from m2l_runtime.errors import InputError
 from m2l_runtime.maskfile import resize
 from m2l_runtime.maskfolder import mask_set
 from m2l_runtime.maskset import MaskSet
-from m2l_runtime.masksource.drawn import check_seed, check_size
+from m2l_runtime.masksource.drawn import check_size
 from m2l_runtime.masksource.freeform import NEVER_FOLDS, Field, basis, pixel_places, spread, stretch, vibrations
 from m2l_runtime.masksource.lesions import LESION_FROM, Lesion, Lesions, read_lesions, touches_frame
 from m2l_runtime.masksource.statistics import count_parts

@@ -84,16 +84,6 @@ def check_size(size: int) -> None:
         raise InputError(f"the size must be between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels, got {size}")
 
 
-def check_seed(seed: int) -> None:
-    """A seed that numbers can be drawn from.
-
-    Raises:
-        InputError
-    """
-    if not 0 <= seed < 1 << 64:
-        raise InputError(f"the seed must be at least 0 and below 2^64, got {seed}")
-
-
 def not_installed(error: ModuleNotFoundError, what: str) -> EngineNotInstalled:
     """The error for a missing package of the extra `masks`; raises `error` again if it is another one's."""
     package = (error.name or "").partition(".")[0]

@@ -26,10 +26,10 @@ from threadpoolctl import threadpool_limits
 from m2l_runtime import atomic
 from m2l_runtime.arrays import Mask
 from m2l_runtime.cpu import usable_cpus
-from m2l_runtime.draws import normal, uniform
+from m2l_runtime.draws import check_seed, normal, uniform
 from m2l_runtime.errors import InputError
 from m2l_runtime.maskfile import resize
-from m2l_runtime.masksource.drawn import check_seed, check_size
+from m2l_runtime.masksource.drawn import check_size
 from m2l_runtime.masksource.lesions import LESION_FROM, Lesion, Lesions, pose, touches_frame
 from m2l_runtime.masksource.signed import Distances, aligned_distances
 from m2l_runtime.masksource.statistics import largest_part

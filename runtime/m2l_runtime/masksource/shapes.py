@@ -12,10 +12,10 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw
 
 from m2l_runtime.arrays import Mask
-from m2l_runtime.draws import uniform
+from m2l_runtime.draws import check_seed, uniform
 from m2l_runtime.errors import InputError
 from m2l_runtime.maskfile import resize
-from m2l_runtime.masksource.drawn import check_seed, check_size
+from m2l_runtime.masksource.drawn import check_size
 
 POLYGONS: Final[Mapping[str, int]] = {"triangle": 3, "square": 4, "pentagon": 5, "hexagon": 6, "octagon": 8}
 """Regular polygons and their corners."""

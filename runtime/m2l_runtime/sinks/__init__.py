@@ -7,7 +7,7 @@ the groups over processes gives the same files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -76,6 +76,8 @@ class Finished:
     """At the size to be written."""
     image: Image
     mask_sha256: str
+    about: Mapping[str, str] = field(default_factory=dict)
+    """What the image says about itself beside what all images of the run do."""
 
 
 class Written(msgspec.Struct, frozen=True):

@@ -45,7 +45,8 @@ class FileSink:
 
     def encode(self, item: Finished) -> Written:
         """See Sink."""
-        contents = [encode_image(item.image, item.mask, self._options.image_encoding, self._text)]
+        text = {**self._text, **item.about}
+        contents = [encode_image(item.image, item.mask, self._options.image_encoding, text)]
         if self._options.pairs:
             contents.append(encode_mask(item.mask))
         targets = self.targets(item.name, item.index)

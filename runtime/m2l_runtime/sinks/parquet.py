@@ -64,7 +64,7 @@ class ParquetSink:
         encoding, name = self._options.image_encoding, utf8(item.name)
         return {
             "image": {
-                "bytes": encode_image(item.image, item.mask, encoding, self._text),
+                "bytes": encode_image(item.image, item.mask, encoding, {**self._text, **item.about}),
                 "path": f"{stem(name)}{encoding.suffix}",
             },
             "mask": {"bytes": encode_mask(item.mask), "path": f"{stem(name)}.png"},

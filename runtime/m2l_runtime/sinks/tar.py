@@ -49,11 +49,12 @@ class TarSink:
     def encode(self, item: Finished) -> list[Member]:
         """See Sink."""
         key, encoding = f"{item.index:09}", self._options.image_encoding
-        about = {"name": utf8(item.name), "mask_sha256": item.mask_sha256, **self._text}
+        text = {**self._text, **item.about}
+        about = {"name": utf8(item.name), "mask_sha256": item.mask_sha256, **text}
         return [
             (f"{key}.json", msgspec.json.encode(about)),
             (f"{key}.mask.png", encode_mask(item.mask)),
-            (f"{key}{encoding.suffix}", encode_image(item.image, item.mask, encoding, self._text)),
+            (f"{key}{encoding.suffix}", encode_image(item.image, item.mask, encoding, text)),
         ]
 
     def begin(self, group: int) -> None:

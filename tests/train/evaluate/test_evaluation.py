@@ -15,6 +15,7 @@ import pytest
 from conftest import CommandLine
 from photographs import photograph
 from PIL import Image
+from steered import steered_bundle
 from support import TINY_BUNDLE, Array, disc, save
 
 from m2l_runtime import Synthesizer, synthesize_folder
@@ -192,6 +193,22 @@ def test_provenance(data: Path, segmenter: Path, tmp_path: Path) -> None:
     assert from_bundle.figures == found.figures
     assert from_bundle.counts == found.counts
     assert from_bundle.provenance.synthesized_fingerprint == found.provenance.synthesized_fingerprint
+
+
+def test_a_bundle_that_varies_draws_by_the_names_of_pairs(data: Path, tmp_path: Path) -> None:
+    bundle = steered_bundle(tmp_path / "bundle", side=256)
+    with Synthesizer.open(bundle, backend="fake") as synthesizer:
+        synthesize_folder(data / "val" / "masks", tmp_path / "made", synthesizer, seed=3)
+    given = {"backend": "fake", "device": "cpu", "threads": 1}
+    found = evaluate_bundle(data, bundle.path, Options(workers=1, seed=3), **given)  # type: ignore[arg-type]
+    other = evaluate_bundle(data, bundle.path, Options(workers=1, seed=4), **given)  # type: ignore[arg-type]
+    assert found is not None
+    assert other is not None
+    from_files = evaluate(tmp_path / "made", data, seed=3)
+    assert found.provenance.synthesized_fingerprint == from_files.provenance.synthesized_fingerprint
+    assert found.provenance.synthesized_fingerprint != other.provenance.synthesized_fingerprint
+    assert (found.provenance.image_seed, found.provenance.appearance) == (3, "drawn")
+    assert (from_files.provenance.image_seed, from_files.provenance.appearance) == (None, None)
 
 
 def test_without_a_training_split(data: Path, synthetic: Path, segmenter: Path) -> None:

@@ -37,7 +37,7 @@ InceptionFile = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Seed = Annotated[int, typer.Option(help="Of samples, patches and resamples.")]
+Seed = Annotated[int, typer.Option(help="Of samples, patches, resamples, and what a bundle draws.")]
 Workers = Annotated[
     int | None,
     typer.Option(help="Threads that read and compare.  [default: the CPUs this process may use]", show_default=False),

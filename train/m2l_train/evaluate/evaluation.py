@@ -24,6 +24,7 @@ import torch
 
 from m2l_runtime import Synthesizer, __version__
 from m2l_runtime.arrays import Image, Images, Mask
+from m2l_runtime.conditions import Conditions, stacked
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.errors import EngineNotInstalled, InputError
 from m2l_runtime.terminal import plural, printable
@@ -102,6 +103,8 @@ class _Given:
     fake: int
     unmatched_made: list[str]
     unmatched_real: list[str]
+    conditions: Conditions | None = None
+    """Of a bundle: what its images depend on beside their masks."""
 
 
 def evaluate_images(
@@ -140,6 +143,8 @@ def evaluate_bundle(
     threads: int | None = None,
 ) -> Evaluation | None:
     """Judge a bundle by what it makes of the masks of real pairs; nothing is written.
+
+    What is left to chance is drawn with the options' seed and the name of each pair.
 
     Args:
         data: a data folder with or without splits; it must have masks.
@@ -275,12 +280,14 @@ def _from_bundle(data: Path, synthesizer: Synthesizer, options: Options) -> _Giv
     wanted = _at_most(files.pairs, MOST_IMAGES, "pair", options.seed, warnings)
     real = _read_real(wanted, files, synthesizer.image_size[0], options)
     warnings += [f"left out {problem}" for problem in real.problems]
+    conditions = Conditions(synthesizer.extra, options.seed)
     settings, made = synthesizer.settings, []
     step = _CHUNK * settings.streams
     for start in range(0, len(real.masks), step):
         if options.should_stop():
             raise _Stopped
-        made.append(synthesizer.synthesize_checked(real.masks[start : start + step]))
+        drawn = stacked([conditions.of(name) for name in real.names[start : start + step]])
+        made.append(synthesizer.synthesize_checked(real.masks[start : start + step], *drawn))
     return _Given(
         names=real.names,
         made=np.concatenate(made),
@@ -296,6 +303,7 @@ def _from_bundle(data: Path, synthesizer: Synthesizer, options: Options) -> _Giv
         fake=len(real.names) if settings.backend == "fake" else 0,
         unmatched_made=[],
         unmatched_real=[],
+        conditions=conditions,
     )
 
 
@@ -494,6 +502,8 @@ def _provenance(
         segmenter_val_dice=None if segmenter is None else segmenter.facts.val_dice,
         inception_sha256=None if inception is None else inception.sha256,
         seed=options.seed,
+        image_seed=None if given.conditions is None else given.conditions.seed,
+        appearance=None if given.conditions is None else given.conditions.label,
         versions={
             "m2l": __version__,
             "numpy": np.__version__,

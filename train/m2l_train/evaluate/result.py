@@ -93,6 +93,10 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     segmenter_val_dice: float | None
     inception_sha256: str | None
     seed: int
+    image_seed: int | None = None
+    """What a bundle's images were drawn with; None where its generator takes the mask alone, or of files."""
+    appearance: str | None = None
+    """How appearances were chosen; None where its generator takes none, or of files."""
     versions: dict[str, str]
 
 
