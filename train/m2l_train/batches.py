@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from m2l_runtime.arrays import Image, Images, Mask, Masks
 from m2l_runtime.draws import below, draw, shuffled
@@ -28,9 +29,9 @@ class Batch:
 
     names: tuple[str, ...]
     """Of the photographs' files."""
-    masks: Masks
+    masks: Masks | Tensor
     """uint8 (B, S, S)."""
-    images: Images
+    images: Images | Tensor
     """uint8 (B, S, S, 3)."""
     last_position: int
     """Place in the epoch's order of the last pair used or skipped, from 0."""
@@ -41,16 +42,34 @@ def order(count: int, config: TrainConfig, epoch: int) -> list[int]:
     return [int(place) for place in shuffled(count, config.seed, "order", epoch)]
 
 
-def augment(arrays: PairArrays, config: TrainConfig, epoch: int, place: int) -> tuple[Mask, Image]:
-    """A random crop of `image_size`, and perhaps a flip, of both halves alike."""
-    side, spare = config.image_size, config.crop_from - config.image_size
+@dataclass(frozen=True)
+class Placement:
+    """What of a pair an epoch looks at, and which way round."""
+
+    top: int
+    left: int
+    is_flipped: bool
+    """Left to right, after the crop."""
+    quarter_turns: int
+    """0 to 3, anticlockwise, after the flip."""
+
+
+def placement(config: TrainConfig, epoch: int, place: int) -> Placement:
+    """A random crop of `image_size`, perhaps a flip, perhaps a turn, of pair number `place`."""
     numbers = draw(3, config.seed, "augment", epoch, place)
-    top, left = below(max(1, spare), numbers[:2])
-    rows, columns = slice(top, top + side), slice(left, left + side)
-    mask, image = arrays.mask[rows, columns], arrays.image[rows, columns]
-    if config.flip and numbers[2] >> np.uint64(63):
-        mask, image = mask[:, ::-1], image[:, ::-1]
-    return mask, image
+    top, left = below(max(1, config.crop_from - config.image_size), numbers[:2])
+    is_flipped, quarter_turns = int(numbers[2]) >> 63, int(numbers[2]) >> 61 & 3
+    return Placement(int(top), int(left), config.flip and bool(is_flipped), quarter_turns if config.turn else 0)
+
+
+def augment(arrays: PairArrays, config: TrainConfig, epoch: int, place: int) -> tuple[Mask, Image]:
+    """Both halves of a pair alike as :func:`placement` says."""
+    at, side = placement(config, epoch, place), config.image_size
+    halves = []
+    for half in (arrays.mask, arrays.image):
+        cropped = half[at.top : at.top + side, at.left : at.left + side]
+        halves.append(np.rot90(cropped[:, ::-1] if at.is_flipped else cropped, at.quarter_turns))
+    return halves[0], halves[1]
 
 
 def epoch_batches(

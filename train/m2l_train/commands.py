@@ -234,11 +234,14 @@ def train(
             on_note=reporter.say,
             should_stop=stop.is_set,
         )
-        for problem in report.skipped:
-            reporter.note(f"left out {problem}")
-    typer.echo(describe_training(report))
+        if report.process == 0:
+            for problem in report.skipped:
+                reporter.note(f"left out {problem}")
+    if report.process == 0:
+        typer.echo(describe_training(report))
     if report.was_stopped:
-        aside("stopped; the same command with --resume goes on")
+        if report.process == 0:
+            aside("stopped; the same command with --resume goes on")
         raise typer.Exit(stop.exit_status)
     if report.skipped:
         raise typer.Exit(SOME_PAIRS_BAD)

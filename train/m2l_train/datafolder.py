@@ -43,6 +43,8 @@ class DataFolder:
     stored_size: int | None
     """Side in pixels that the pictures were brought to before; None if they are not all squares of one size."""
     warnings: tuple[str, ...]
+    layout: str
+    """What the folder was taken for."""
 
 
 def open_data(data: str | os.PathLike[str]) -> DataFolder:
@@ -59,14 +61,18 @@ def open_data(data: str | os.PathLike[str]) -> DataFolder:
     warnings: list[str] = []
     if (root / TRAIN / IMAGES).is_dir():
         train, val = _paired(root / TRAIN), _paired(root / VAL) if (root / VAL / IMAGES).is_dir() else ()
+        layout = f"{TRAIN}/{IMAGES} with {TRAIN}/{MASKS}"
     elif (root / IMAGES).is_dir():
         train, val = _paired(root), ()
+        layout = f"{IMAGES} with {MASKS}"
     elif (root / TRAIN).is_dir():
         _refuse_other_splits(root / TRAIN)
         train, val = _combined(root / TRAIN), _combined(root / VAL) if (root / VAL).is_dir() else ()
+        layout = f"combined pictures in {TRAIN}"
     else:
         _refuse_other_splits(root)
         train, val = _combined(root), ()
+        layout = "combined pictures"
     if len(train) < 2:
         raise InputError(
             f"{printable(root)} has {plural(len(train), 'pair')} to train on, at least 2 are needed; expected "
@@ -74,7 +80,7 @@ def open_data(data: str | os.PathLike[str]) -> DataFolder:
         )
     if not val:
         warnings.append(f"there is no {VAL} split: figures and grids are of pairs that are trained on")
-    return DataFolder(train, val, _stored_size(train), tuple(warnings))
+    return DataFolder(train, val, _stored_size(train), tuple(warnings), layout)
 
 
 def _refuse_other_splits(root: Path) -> None:

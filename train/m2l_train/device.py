@@ -36,6 +36,13 @@ def open_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 pays: on cards of compute capability 8.0 or above, and CPUs with instructions for it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """While the block runs, PyTorch's operators use `count` CPU threads.

@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from m2l_runtime.encoders import SYNTHETIC, encode_png
 from m2l_runtime.errors import Diverged, InputError, M2LError, OutOfMemory
 from m2l_runtime.lock import locked
 from m2l_runtime.terminal import plural, printable
+from m2l_train import decoded
 from m2l_train.batches import Batch, epoch_batches
 from m2l_train.config import PRESETS, TrainConfig, differences, real_number, whole_number
 from m2l_train.configfile import from_json, to_json
@@ -29,8 +30,12 @@ from m2l_train.device import MOST_THREADS, open_device, torch_threads
 from m2l_train.metrics import MetricsLog
 from m2l_train.photograph import PairError
 from m2l_train.pix2pix import Losses, Pix2Pix
+from m2l_train.processes import Processes, joined, local_device, processes_here
 from m2l_train.runfolder import GRIDS, STATE, STATE_FORMAT, TAG, Progress, RunFolder, versions
 from m2l_train.validation import Validation
+
+_REASONS: Final = (None, "max_minutes", "max_steps", "stopped")
+"""Why a call may end before all epochs are done; of several, the last one is told."""
 
 VALIDATION_PAIRS: Final = 150
 """Pairs that are looked at after each epoch, at most."""
@@ -58,6 +63,8 @@ class TrainReport:
     warnings: tuple[str, ...] = ()
     skipped: list[str] = field(default_factory=list)
     """Messages about pairs that could not be read, of this call."""
+    process: int = 0
+    """Number of the process, where torchrun has started several; the first one, 0, has written the run."""
 
 
 @dataclass(frozen=True)
@@ -133,30 +140,63 @@ def train(
     if config is not None and not isinstance(config, TrainConfig):
         raise InputError(f"config must be a TrainConfig or None, got {config!r}")
     folder = RunFolder(Path(run))
-    folder.check(resume=resume, overwrite=overwrite)
-    settings = _settings(folder, config, resume)
-    found = open_data(data)
-    _require_apart(Path(data), folder.path)
-    where = open_device(device)
-    atomic.make_folder(folder.path)
-    with locked(folder.path, (1, 1)), torch_threads(min(MOST_THREADS, usable_cpus()) if threads is None else threads):
-        # Again: another one may have begun a run here, and even ended it, between the first look and the lock.
-        folder.check(resume=resume, overwrite=overwrite)
+    where = open_device(local_device(device))
+    with joined(where) as processes:
+        if processes.is_first:
+            folder.check(resume=resume, overwrite=overwrite)
         settings = _settings(folder, config, resume)
-        warnings = (*found.warnings, *_size_warnings(found, settings))
-        atomic.sweep_files(folder.path, TAG)
-        with ThreadPoolExecutor(workers or min(usable_cpus(), 8), "m2l-reader") as pool:
-            session = _Session(folder, settings, found, where, pool, resume, skip_bad, save_epochs)
-            if resume:
-                session.mend_networks()
-            else:
-                session.require_first_batch()
-                folder.begin(settings)
+        _check_shared(settings, processes)
+        found = open_data(data)
+        _require_apart(Path(data), folder.path)
+        atomic.make_folder(folder.path)
+        most = max(1, min(MOST_THREADS, usable_cpus()) // processes_here())
+        with contextlib.ExitStack() as stack:
+            if processes.is_first:
+                stack.enter_context(locked(folder.path, (1, 1)))
+                # Again: another one may have begun a run here, and even ended it, between the first look and the lock.
+                folder.check(resume=resume, overwrite=overwrite)
+                settings = _settings(folder, config, resume)
+                atomic.sweep_files(folder.path, TAG)
+            stack.enter_context(torch_threads(most if threads is None else threads))
+            pool = stack.enter_context(ThreadPoolExecutor(workers or min(usable_cpus(), 8), "m2l-reader"))
+            if not processes.is_first:
+                on_start, on_step, on_note = (lambda _, __: None), (lambda _: None), (lambda _: None)
+            warnings = (*found.warnings, *_size_warnings(found, settings))
+            session = _Session(folder, settings, found, where, pool, resume, skip_bad, save_epochs, processes, on_note)
+            if processes.is_first:
+                if resume:
+                    session.mend_networks()
+                else:
+                    session.require_first_batch()
+                    folder.begin(settings)
+            pairs = f"{plural(len(found.train), 'pair')} to train on, {len(found.val)} to judge by"
+            on_note(f"{pairs} ({found.layout}); {where}, {session.precision}")
             for warning in warnings:
                 on_note(f"warning: {warning}")
             limits = _Limits(max_steps, max_minutes, save_minutes, should_stop)
-            with MetricsLog(folder.path, session.step, session.epoch, tensorboard=tensorboard) as metrics:
-                return session.run(metrics, limits, warnings, on_start, on_step, on_note)
+            if processes.is_first:
+                log = MetricsLog(folder.path, session.step, session.epoch, tensorboard=tensorboard)
+                metrics = stack.enter_context(log)
+            else:
+                metrics = None
+            return session.run(metrics, limits, warnings, on_start, on_step, on_note)
+
+
+def _check_shared(config: TrainConfig, processes: Processes) -> None:
+    """Several processes can share the batches.
+
+    Raises:
+        InputError
+    """
+    if processes.count == 1:
+        return
+    if not config.decode_once:
+        raise InputError(f"{processes.count} processes share what is decoded once; give --decode-once")
+    if config.batch_size % processes.count:
+        raise InputError(
+            f"a batch of {config.batch_size} cannot be dealt out evenly to {processes.count} processes; give "
+            f"--batch-size as a multiple of {processes.count}"
+        )
 
 
 def _check_limits(
@@ -247,11 +287,15 @@ class _Session:
         resume: bool,
         skip_bad: bool,
         save_epochs: int,
+        processes: Processes,
+        on_note: Callable[[str], None],
     ) -> None:
+        self._processes = processes
         self._folder, self._config, self._data, self._device, self._pool = folder, config, data, device, pool
         self._save_epochs = save_epochs
         self._fingerprint = _fingerprint(data)
         self._skipped: list[str] | None = [] if skip_bad else None
+        self._bad: set[int] = set()
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
@@ -262,9 +306,20 @@ class _Session:
             state = folder.load(device) if resume else None
             if state is not None:
                 self._check(state)
-            self._networks = Pix2Pix(config, device)
+            self._pixels: decoded.Pixels | None = None
+            if config.decode_once:
+                self._decode(on_note)
+            table = None
+            if config.appearance and state is None and processes.is_first:
+                table = self._appearances(on_note)
+            rows = processes.told_by_first(_table_rows(state) if table is None else len(table))
+            average = None if processes.count == 1 else processes.average
+            self._networks = Pix2Pix(config, device, appearance_rows=rows, average=average)
+            if table is not None:
+                self._networks.learn_appearances(table)
             if state is not None:
                 self._restore(state)
+            processes.take_from_first(self._networks.tensors())
         self._has_state = state is not None
         self._session_began, self._seconds_before = time.monotonic(), self._seconds
         with _memory(self._validation_advice):
@@ -273,6 +328,13 @@ class _Session:
             if self._skipped is None:
                 raise PairError(f"{self._validation.problems[0]} (a pair to validate on); --skip-bad leaves such out")
             self._skipped += [f"{problem} (a pair to validate on)" for problem in self._validation.problems]
+
+    @property
+    def precision(self) -> str:
+        """What convolutions are computed in, for people."""
+        if self._networks.is_bf16:
+            return "bfloat16"
+        return "fp32, as bfloat16 is not fast here" if self._config.bf16 else "fp32"
 
     @property
     def step(self) -> int:
@@ -291,11 +353,55 @@ class _Session:
             PairError: a pair of it cannot be read, and such are not left out.
             InputError: no pair at all can be read.
         """
+        if self._pixels is not None:
+            if len(self._bad) == len(self._data.train):
+                raise InputError(self._nothing_read(self._skipped or []))
+            return
         skipped: list[str] | None = None if self._skipped is None else []
         batches = epoch_batches(self._data.train, self._config, 1, self._pool, skipped=skipped, ahead=1)
         with contextlib.closing(batches):
             if next(batches, None) is None:
                 raise InputError(self._nothing_read(skipped or []))
+
+    def _decode(self, on_note: Callable[[str], None]) -> None:
+        """All pairs to a file that loses its name once all processes have mapped it."""
+        pairs, processes, began = self._data.train, self._processes, time.monotonic()
+        file = self._folder.path / f"{atomic.PREFIX}{TAG}decoded-{os.getpid()}{atomic.SUFFIX}"
+        try:
+            if processes.is_first:
+                self._bad = decoded.decode_pairs(pairs, self._config, file, self._pool, self._skipped)
+            name, bad = processes.told_by_first((file.name, sorted(self._bad)))
+            self._bad = set(bad)
+            self._pixels = decoded.map_pixels(file.with_name(name), len(pairs), self._config.crop_from)
+            processes.wait()
+        finally:
+            file.unlink(missing_ok=True)
+        seconds = time.monotonic() - began
+        on_note(f"decoded {plural(len(pairs), 'pair')}, {self._pixels.nbytes / 2**20:.0f} MiB, in {seconds:.0f} s")
+
+    def _appearances(self, on_note: Callable[[str], None]) -> torch.Tensor:
+        """(count, 12) of the images to train on."""
+        if self._pixels is not None:
+            return decoded.appearances(self._pixels, self._bad, self._device)
+        on_note("measuring the appearance of all images")
+        return decoded.appearances_of(self._data.train, self._config, self._pool, self._device)
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        """What is left of the epoch."""
+        config, pairs = self._config, self._data.train
+        if self._pixels is None:
+            return epoch_batches(pairs, config, self._epoch, self._pool, after=self._position, skipped=self._skipped)
+        return decoded.decoded_batches(
+            pairs,
+            self._pixels,
+            self._bad,
+            config,
+            self._epoch,
+            self._pool,
+            self._device,
+            after=self._position,
+            share=(self._processes.number, self._processes.count),
+        )
 
     def mend_networks(self) -> None:
         """Write what a kill right after the state has kept from being written."""
@@ -304,7 +410,7 @@ class _Session:
 
     def run(
         self,
-        metrics: MetricsLog,
+        metrics: MetricsLog | None,
         limits: _Limits,
         warnings: tuple[str, ...],
         on_start: Callable[[int, int], None],
@@ -325,29 +431,28 @@ class _Session:
         self._session_began, self._seconds_before = began, self._seconds
         try:
             while not self._is_complete and reason is None:
-                reason = limits.reason(self._step)
+                reason = self._agreed(limits.reason(self._step))
                 if reason is not None:
                     break
                 self._networks.set_learning_rate(config.learning_rate(self._epoch))
-                batches = epoch_batches(
-                    self._data.train, config, self._epoch, self._pool, after=self._position, skipped=self._skipped
-                )
+                batches = self._batches()
                 with contextlib.closing(batches):
                     last, is_new, is_over = time.perf_counter(), self._position < 0, False
                     bad_before = len(self._skipped or ())
                     for batch in batches:
                         losses = self._take(batch)
                         now = time.perf_counter()
-                        images += len(batch.names)
+                        images += len(batch.names) * self._processes.count
                         figures = {
                             **asdict(losses),
                             "lr": config.learning_rate(self._epoch),
-                            "images_per_s": round(len(batch.names) / (now - last), 3),
+                            "images_per_s": round(self._processes.count * len(batch.names) / (now - last), 3),
                         }
                         last = now
-                        self._metrics.step(self._step, self._epoch, figures)
+                        if self._metrics is not None:
+                            self._metrics.step(self._step, self._epoch, figures)
                         on_step(StepResult(self._step, self._epoch, len(batch.names), losses))
-                        reason = limits.reason(self._step)
+                        reason = self._agreed(limits.reason(self._step))
                         if reason is not None:
                             is_over = self._was_last(batch, batches)
                             break
@@ -364,7 +469,8 @@ class _Session:
             if not was_complete and reason is not None and not (is_over and self._position < 0):
                 self._save()
         except (Diverged, OutOfMemory):
-            self._metrics.flush()
+            if self._metrics is not None:
+                self._metrics.flush()
             raise
         except InputError:  # a pair that cannot be read: all that was trained so far is sound
             self._save()
@@ -382,7 +488,12 @@ class _Session:
             val_l1_levels=self._val_l1,
             warnings=warnings,
             skipped=self._skipped or [],
+            process=self._processes.number,
         )
+
+    def _agreed(self, reason: str | None) -> str | None:
+        """Why to end now: what any of the processes has found, and all of them the same."""
+        return _REASONS[self._processes.largest(_REASONS.index(reason))]
 
     @property
     def _is_complete(self) -> bool:
@@ -437,6 +548,9 @@ class _Session:
 
     def _end_epoch(self) -> str:
         """Judge, draw, save; a line for people."""
+        if self._metrics is None:
+            self._epoch, self._position = self._epoch + 1, -1
+            return ""
         with _memory(self._validation_advice):
             figures, picture = self._validation.judge(self._networks)
         self._val_l1 = round(figures.l1_levels, 4)
@@ -464,6 +578,8 @@ class _Session:
 
     def _save(self, keep_epoch: int | None = None) -> None:
         """Write the state, unless a weight is not finite any more: the state before is the last good one then."""
+        if self._metrics is None:
+            return
         self._metrics.flush()
         if not self._networks.is_finite():
             raise Diverged(
@@ -487,6 +603,7 @@ class _Session:
             "val_l1": self._val_l1,
             "G": networks.generator.state_dict(),
             "D": networks.discriminator.state_dict(),
+            **({} if networks.averaged is None else {"G_averaged": networks.averaged.state_dict()}),
             "optimizer_G": networks.optimizer_G.state_dict(),
             "optimizer_D": networks.optimizer_D.state_dict(),
             "rng_cpu": torch.get_rng_state(),
@@ -513,7 +630,10 @@ class _Session:
         """A state is whole, in its numbers, and of this config and data."""
         name = printable(self._folder.path / STATE)
         count, pair_count = self._config.epoch_count, len(self._data.train)
-        for key, (expected, is_right) in _STATE_PARTS.items():
+        parts = dict(_STATE_PARTS)
+        if self._config.ema:
+            parts["G_averaged"] = parts["G"]
+        for key, (expected, is_right) in parts.items():
             if key not in state:
                 raise InputError(f"{name} is damaged: it has no '{key}'")
             if not is_right(state[key]):
@@ -540,6 +660,8 @@ class _Session:
         try:
             networks.generator.load_state_dict(state["G"])
             networks.discriminator.load_state_dict(state["D"])
+            if networks.averaged is not None:
+                networks.averaged.load_state_dict(state["G_averaged"])
             networks.optimizer_G.load_state_dict(state["optimizer_G"])
             networks.optimizer_D.load_state_dict(state["optimizer_D"])
             for optimizer in (networks.optimizer_G, networks.optimizer_D):
@@ -553,6 +675,7 @@ class _Session:
             first = " ".join(str(error).split())[:300] or type(error).__name__
             raise InputError(f"the state in {name} is of another architecture than its config.json: {first}") from error
         self._epoch, self._position, self._step = state["epoch"], state["position"], state["step"]
+        networks.count_steps(self._step)
         self._seconds, self._val_l1 = state["seconds"], state["val_l1"]
 
 
@@ -562,6 +685,12 @@ def _fingerprint(data: DataFolder) -> str:
     for pair in data.train:
         hashed.update(f"{pair.image.name}\0{pair.mask.name}\n".encode(errors="surrogateescape"))
     return hashed.hexdigest()
+
+
+def _table_rows(state: dict[str, Any] | None) -> int:
+    """Appearances kept in a state; 0 if it has none, or is none."""
+    table = None if state is None else state["G"].get("appearance.table")
+    return len(table) if isinstance(table, torch.Tensor) and table.dim() else 0
 
 
 def _is_whole(value: Any, low: int) -> bool:

@@ -8,6 +8,7 @@ Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
@@ -15,11 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m2l_runtime import appearance
+
 Upsample = Literal["deconv", "resize"]
 Norm = Literal["instance", "batch", "none"]
 
 NORM_EPS: Final = 1e-5
 LEAKY_RELU_SLOPE: Final = 0.2
+APPEARANCE_SIZE: Final = len(appearance.NAMES)
+APPEARANCE_WIDTH: Final = 64
 FEWEST_LEVELS: Final = 5
 """Fewer levels than these the original cannot build either: it always has four widths and a bottleneck."""
 
@@ -42,6 +47,8 @@ class UnetSpec:
     """Dropout 0.5 in the inner blocks of 8 * ngf channels; it has no parameters."""
     upsample: Upsample = "deconv"
     """How the side is doubled: by transposed convolutions as in the original, or by `ResizeConv2d`."""
+    appearance_rows: int = 0
+    """Appearances that `Appearance` keeps of the images trained on; 0: the generator takes no appearance."""
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -60,14 +67,83 @@ class ResizeConv2d(nn.Conv2d):
     Every output pixel is made by as many weights as its neighbours, which a 4x4 transposed convolution of stride 2
     does not learn by itself: the usual cure for checkerboards. From Odena, Dumoulin and Olah, "Deconvolution and
     Checkerboard Artifacts", Distill 2016 (doi:10.23915/distill.00003).
+
+    The two steps are computed as the one transposed convolution that they are together, with four multiplications a
+    weight and output pixel instead of nine.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool) -> None:
         super().__init__(in_channels, out_channels, 3, 1, 1, bias=bias)
 
+    def transposed_weight(self) -> Tensor:
+        """(C, C', 4, 4): of a transposed convolution of stride 2 and padding 1 that gives the same.
+
+        A repeated pixel meets every place of the 3x3 weights at two offsets in each direction, so the weights are those
+        3x3 spread by a box of 2x2, and mirrored, as a transposed convolution counts from the other end.
+        """
+        padded = F.pad(self.weight, (1, 1, 1, 1))
+        rows = padded[:, :, :-1] + padded[:, :, 1:]
+        return (rows[:, :, :, :-1] + rows[:, :, :, 1:]).flip(2, 3).transpose(0, 1)
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in the base class
         """See the class."""
-        return super().forward(F.interpolate(input, scale_factor=2.0, mode="nearest"))
+        return F.conv_transpose2d(input, self.transposed_weight(), self.bias, stride=2, padding=1)
+
+
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """As PyTorch's; half-precision input is normalised in fp32, as its variance may be next to none."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in the base class
+        """(B, C, H, W) to the same."""
+        if input.dtype in (torch.bfloat16, torch.float16):
+            return super().forward(input.float()).to(input.dtype)
+        return super().forward(input)
+
+
+class Appearance(nn.Module):
+    """The numbers of an image's appearance to a scale and a shift for each channel of some layers.
+
+    They act on what an instance norm has normalised, where a constant plane beside the mask would be all but wiped out.
+    From Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer", AAAI 2018 (arXiv:1709.07871).
+    """
+
+    def __init__(self, rows: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self._channels = tuple(channels)
+        self.register_buffer("table", torch.zeros(rows, APPEARANCE_SIZE))
+        self.register_buffer("mean", torch.zeros(APPEARANCE_SIZE))
+        self.register_buffer("std", torch.ones(APPEARANCE_SIZE))
+        self.table: Tensor
+        self.mean: Tensor
+        self.std: Tensor
+        self.hidden = nn.Sequential(
+            nn.Linear(APPEARANCE_SIZE, APPEARANCE_WIDTH),
+            nn.LeakyReLU(LEAKY_RELU_SLOPE),
+            nn.Linear(APPEARANCE_WIDTH, APPEARANCE_WIDTH),
+            nn.LeakyReLU(LEAKY_RELU_SLOPE),
+        )
+        self.out = nn.Linear(APPEARANCE_WIDTH, 2 * sum(channels))
+        nn.init.normal_(self.out.weight, 0.0, 0.02)
+        nn.init.zeros_(self.out.bias)
+
+    @torch.no_grad()
+    def learn(self, table: Tensor) -> None:
+        """Keep the appearances (rows, 12) of the images trained on, which numbers are scaled by."""
+        self.table.copy_(table)
+        self.mean.copy_(table.mean(0))
+        self.std.copy_(table.std(0).clamp_min(1e-3))
+
+    def forward(self, appearance: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(B, 12) to (scale, shift), each (B, C, 1, 1), for each of the layers; the scale is 1 plus what is learnt."""
+        found = self.out(self.hidden((appearance - self.mean) / self.std))[:, :, None, None]
+        parts = found.split([n for channels in self._channels for n in (channels, channels)], 1)
+        return [(1 + scale, shift) for scale, shift in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def modulate(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
+    """(B, C, H, W) scaled and shifted per image and channel."""
+    scale, shift = by
+    return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
 
 
 class UnetBlock(nn.Module):
@@ -78,6 +154,7 @@ class UnetBlock(nn.Module):
 
     def __init__(self, spec: UnetSpec, level: int) -> None:
         super().__init__()
+        self.level = level
         self.is_outermost = level == 0
         self.is_innermost = level == spec.levels - 1
         inner = spec.widths[level]
@@ -134,9 +211,16 @@ class UnetBlock(nn.Module):
             return None
         return self.model[4 if self.is_innermost else 6]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W); below the outermost level `x` comes out again ahead of it."""
-        y: Tensor = self.model(x)
+    def forward(self, x: Tensor, modulation: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """(B, C, H, W) to (B, C', H, W); below the outermost level `x` comes out again ahead of it.
+
+        `modulation` has a scale and a shift for the norms after `up`, from that of level 1 inwards.
+        """
+        y, norm = x, self.up_norm
+        for layer in self.model:
+            y = layer(y, modulation) if isinstance(layer, UnetBlock) else layer(y)
+            if layer is norm and modulation is not None:
+                y = modulate(y, modulation[self.level - 1])
         return y if self.is_outermost else torch.cat([x, y], 1)
 
 
@@ -145,6 +229,9 @@ class UnetGenerator(nn.Module):
 
     H and W are multiples of ``2 ** levels``. All weights are drawn from N(0, 0.02) and all biases zero, as in
     the original; the scales of a batch norm are drawn from N(1, 0.02).
+
+    Where the spec has rows of appearances, an appearance (B, 12) (:mod:`m2l_runtime.appearance`) comes in beside each
+    mask, and modulates what the norms on the way up give.
     """
 
     def __init__(self, spec: UnetSpec) -> None:
@@ -154,6 +241,7 @@ class UnetGenerator(nn.Module):
         self.spec = spec
         self.model = UnetBlock(spec, 0)
         self.apply(_initialise)
+        self.appearance = Appearance(spec.appearance_rows, spec.widths[:-1]) if spec.appearance_rows else None
 
     def blocks(self) -> list[UnetBlock]:
         """The levels, from the outermost to the bottleneck."""
@@ -164,9 +252,16 @@ class UnetGenerator(nn.Module):
             block = block.inside
         return found
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, appearance: Tensor | None = None) -> Tensor:
         """See the class."""
-        y: Tensor = self.model(x)
+        y: Tensor
+        if self.appearance is None:
+            y = self.model(x)
+        else:
+            assert appearance is not None  # noqa: S101 - nobody who made it with rows calls it without
+            with torch.autocast(x.device.type, enabled=False):
+                modulation = self.appearance(appearance)
+            y = self.model(x, modulation)
         return y
 
 
@@ -198,7 +293,7 @@ class PatchDiscriminator(nn.Module):
 
 def _norm(norm: Norm, channels: int) -> nn.Module:
     if norm == "instance":
-        return nn.InstanceNorm2d(channels, eps=NORM_EPS, affine=False, track_running_stats=False)
+        return InstanceNorm2d(channels, eps=NORM_EPS, affine=False, track_running_stats=False)
     if norm == "batch":
         return nn.BatchNorm2d(channels, eps=NORM_EPS, affine=True, track_running_stats=True)
     return nn.Identity()

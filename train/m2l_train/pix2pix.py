@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -12,8 +14,9 @@ from torch import Tensor
 
 from m2l_runtime.arrays import Images, Masks
 from m2l_runtime.errors import Diverged
-from m2l_train import losses
+from m2l_train import colours, losses
 from m2l_train.config import TrainConfig
+from m2l_train.device import computes_bf16
 from m2l_train.networks import PatchDiscriminator, UnetGenerator, UnetSpec
 
 MASK_CHANNELS: Final = 3
@@ -36,8 +39,22 @@ class Losses:
 class Pix2Pix:
     """Generator and discriminator in training. Each step changes both."""
 
-    def __init__(self, config: TrainConfig, device: torch.device | str = "cpu") -> None:
-        """Weights are drawn from torch's global generator; seed it first."""
+    def __init__(
+        self,
+        config: TrainConfig,
+        device: torch.device | str = "cpu",
+        *,
+        appearance_rows: int = 0,
+        average: Callable[[Sequence[Tensor]], None] | None = None,
+    ) -> None:
+        """Weights are drawn from torch's global generator; seed it first.
+
+        Args:
+            config: settings of the run.
+            device: where the networks are.
+            appearance_rows: images whose appearances the generator keeps, where the config has an appearance.
+            average: called with gradients to average over all processes, in place; None: there is one process.
+        """
         self.config: Final = config
         self.device: Final = torch.device(device)
         spec = UnetSpec(
@@ -48,16 +65,47 @@ class Pix2Pix:
             norm=config.norm,
             dropout=config.dropout,
             upsample=config.upsample,
+            appearance_rows=appearance_rows if config.appearance else 0,
         )
-        self.generator = UnetGenerator(spec).to(self.device).train()
-        self.discriminator = (
-            PatchDiscriminator(MASK_CHANNELS + IMAGE_CHANNELS, config.ndf, config.norm).to(self.device).train()
-        )
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.generator = UnetGenerator(spec).train()
+        discriminator = PatchDiscriminator(MASK_CHANNELS + IMAGE_CHANNELS, config.ndf, config.norm)
+        self.discriminator = discriminator.train()
+        for network in (self.generator, self.discriminator):
+            network.to(self.device)
+            network.to(memory_format=layout)  # type: ignore[call-overload]
+        self.averaged = copy.deepcopy(self.generator).requires_grad_(False) if config.ema else None
+        """A running average of the generator's weights; None if there is none."""
         self.optimizer_G = self._adam(self.generator)
         self.optimizer_D = self._adam(self.discriminator)
+        self.is_bf16: Final = config.bf16 and computes_bf16(self.device)
+        self._layout, self._average, self._steps = layout, average, 0
+        self._run_G: Any = torch.compile(self.generator, dynamic=False) if config.compile else self.generator
+        self._run_D: Any = torch.compile(self.discriminator, dynamic=False) if config.compile else self.discriminator
+
+    @property
+    def best(self) -> UnetGenerator:
+        """What is judged and exported: the averaged generator, or the generator where none is averaged."""
+        found: UnetGenerator = self.generator if self.averaged is None else self.averaged
+        return found
 
     def _adam(self, network: torch.nn.Module) -> torch.optim.Adam:
-        return torch.optim.Adam(network.parameters(), lr=self.config.lr, betas=(self.config.beta1, 0.999))
+        betas = (self.config.beta1, 0.999)
+        return torch.optim.Adam(network.parameters(), lr=self.config.lr, betas=betas, fused=self.config.fused or None)
+
+    def tensors(self) -> list[Tensor]:
+        """All weights and buffers, whose values several processes have to share."""
+        networks = (self.generator, self.discriminator, *(() if self.averaged is None else (self.averaged,)))
+        return [tensor.data for network in networks for tensor in network.state_dict(keep_vars=True).values()]
+
+    def learn_appearances(self, table: Tensor) -> None:
+        """Take the appearances (rows, 12) of the images trained on; before the first step."""
+        for network in (self.generator, self.averaged):
+            if network is not None and network.appearance is not None:
+                network.appearance.learn(table)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16)
 
     def set_learning_rate(self, lr: float) -> None:
         """Of both optimizers, from the next step on."""
@@ -65,7 +113,7 @@ class Pix2Pix:
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
-    def step(self, masks: Masks, images: Images) -> Losses:
+    def step(self, masks: Masks | Tensor, images: Images | Tensor) -> Losses:
         """Forward, then the discriminator's step, then the generator's, in this order.
 
         Args:
@@ -77,31 +125,65 @@ class Pix2Pix:
                 was not changed by this step.
         """
         mask, real = to_input(masks, self.device), to_target(images, self.device)
-        fake = self.generator(mask)
+        mask, real = (x.contiguous(memory_format=self._layout) for x in (mask, real))
+        with self._autocast():
+            if self.generator.appearance is None:
+                fake = self._run_G(mask)
+            else:
+                fake = self._run_G(mask, self._looks(images, masks, every=2))
+        fake = fake.float()
         on_fake, on_real = self._discriminator_step(mask, fake, real)
         on_gan, l1 = self._generator_step(mask, fake, real)
-        return Losses(on_gan.item(), self.config.lambda_l1 * l1.item(), on_real.item(), on_fake.item())
+        self._steps += 1
+        self._follow()
+        found = torch.stack([on_gan, self.config.lambda_l1 * l1, on_real, on_fake])
+        if self._average is not None:
+            self._average([found])
+        return Losses(*found.tolist())
+
+    def _looks(self, images: Images | Tensor, masks: Masks | Tensor, *, every: int = 1) -> Tensor:
+        return colours.measure(_levels(images, self.device), _levels(masks, self.device), every=every)
+
+    def _judge(self, mask: Tensor, image: Tensor) -> Tensor:
+        with self._autocast():
+            logits: Tensor = self._run_D(torch.cat([mask, image], 1))
+        return logits.float()
 
     def _discriminator_step(self, mask: Tensor, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         self._require_grad_of_discriminator(True)
         self.optimizer_D.zero_grad()
         mode = self.config.gan_mode
-        on_fake = losses.gan_loss(self.discriminator(torch.cat([mask, fake.detach()], 1)), False, mode)
-        on_real = losses.gan_loss(self.discriminator(torch.cat([mask, real], 1)), True, mode)
+        on_fake = losses.gan_loss(self._judge(mask, fake.detach()), False, mode)
+        on_real = losses.gan_loss(self._judge(mask, real), True, mode)
         _require_finite(D_fake=on_fake, D_real=on_real)
         _backward(losses.discriminator_loss(on_fake, on_real))
+        self._average_gradients(self.discriminator)
         self.optimizer_D.step()
         return on_fake.detach(), on_real.detach()
 
     def _generator_step(self, mask: Tensor, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         self._require_grad_of_discriminator(False)
         self.optimizer_G.zero_grad()
-        on_gan = losses.gan_loss(self.discriminator(torch.cat([mask, fake], 1)), True, self.config.gan_mode)
+        on_gan = losses.gan_loss(self._judge(mask, fake), True, self.config.gan_mode)
         l1 = F.l1_loss(fake, real)
         _require_finite(G_GAN=on_gan, G_L1=l1)
         _backward(losses.generator_loss(on_gan, l1, self.config.lambda_l1))
+        self._average_gradients(self.generator)
         self.optimizer_G.step()
         return on_gan.detach(), l1.detach()
+
+    def _average_gradients(self, network: torch.nn.Module) -> None:
+        if self._average is not None:
+            self._average([p.grad for p in network.parameters() if p.grad is not None])
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Bring the averaged weights a little nearer to the generator's; more in the first steps, which are far off."""
+        if self.averaged is not None:
+            keep = min(self.config.ema, (1 + self._steps) / (10 + self._steps))
+            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.generator.parameters()), 1 - keep)
+            for mine, other in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
+                mine.copy_(other)
 
     def _require_grad_of_discriminator(self, wanted: bool) -> None:
         for parameter in self.discriminator.parameters():
@@ -113,15 +195,30 @@ class Pix2Pix:
         networks = (self.generator, self.discriminator)
         return all(bool(torch.isfinite(p).all()) for network in networks for p in network.parameters())
 
+    def count_steps(self, steps: int) -> None:
+        """Steps done before, of a run that is gone on with."""
+        self._steps = steps
+
     @torch.no_grad()
-    def synthesize(self, masks: Masks) -> Images:
+    def synthesize(self, masks: Masks, images: Images | None = None) -> Images:
         """Images (B, S, S, 3) uint8 of masks (B, S, S) uint8, one at a time, dropout off, as the runtime gives them.
 
         Batch norms use their running statistics.
+
+        Args:
+            masks: uint8 (B, S, S).
+            images: whose appearances are to be painted, uint8 (B, S, S, 3); needed where the generator takes one.
         """
-        self.generator.eval()
+        network = self.best
+        looks = None
+        if network.appearance is not None and images is not None:
+            looks = self._looks(images, masks)
+        network.eval()
         try:
-            made = [self.generator(to_input(mask[None], self.device)) for mask in masks]
+            made = [
+                network(to_input(masks[i : i + 1], self.device), looks if looks is None else looks[i : i + 1])
+                for i in range(len(masks))
+            ]
         finally:
             self.generator.train()
         pixels = torch.clamp(torch.round((torch.cat(made) + 1) * 127.5), 0, 255)
@@ -138,15 +235,19 @@ def _require_finite(**named: Tensor) -> None:
         raise Diverged(", ".join(f"{name} {loss.item():g}" for name, loss in named.items()))
 
 
-def to_input(masks: Masks, device: torch.device) -> Tensor:
+def to_input(masks: Masks | Tensor, device: torch.device) -> Tensor:
     """uint8 (B, S, S) to float (B, 3, S, S) in [-1, 1], three equal channels."""
-    scaled = _scaled(torch.from_numpy(np.ascontiguousarray(masks)).to(device))
-    return scaled.unsqueeze(1).repeat(1, MASK_CHANNELS, 1, 1)
+    return _scaled(_levels(masks, device)).unsqueeze(1).repeat(1, MASK_CHANNELS, 1, 1)
 
 
-def to_target(images: Images, device: torch.device) -> Tensor:
+def to_target(images: Images | Tensor, device: torch.device) -> Tensor:
     """uint8 (B, S, S, 3) RGB to float (B, 3, S, S) in [-1, 1]."""
-    return _scaled(torch.from_numpy(np.ascontiguousarray(images)).to(device)).permute(0, 3, 1, 2).contiguous()
+    return _scaled(_levels(images, device)).permute(0, 3, 1, 2).contiguous()
+
+
+def _levels(pixels: Masks | Images | Tensor, device: torch.device) -> Tensor:
+    found = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.ascontiguousarray(pixels))
+    return found.to(device)
 
 
 def _scaled(levels: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
 
     config.json          the settings, all of them
     state.pt             all that is needed to go on; tensors, numbers and strings, loads with weights_only=True
-    latest_net_G.pth     the generator as of the state, in the original's key layout
+    latest_net_G.pth     the generator as of the state (averaged, if an average is kept), in the original's key layout
     latest_net_D.pth     the discriminator
     progress.json        for people and for export: epoch, step, hours, versions, SHA-256 of latest_net_G.pth
     metrics.jsonl        a line a step and a line an epoch
@@ -160,7 +160,7 @@ class RunFolder:
             OutputError: the disk is full, or the folder is gone; the state before is still there.
         """
         if keep_epoch is not None:
-            _save(self.path / f"{keep_epoch}_net_G.pth", state["G"])
+            _save(self.path / f"{keep_epoch}_net_G.pth", _best(state))
         _save(self.path / STATE, state)
         self.save_networks(state, progress)
 
@@ -170,7 +170,7 @@ class RunFolder:
         Raises:
             OutputError
         """
-        sha256 = _save(self.path / GENERATOR, state["G"])
+        sha256 = _save(self.path / GENERATOR, _best(state))
         _save(self.path / DISCRIMINATOR, state["D"])
         written = msgspec.structs.replace(progress, net_G_sha256=sha256)
         content = msgspec.json.format(msgspec.json.encode(written), indent=2)
@@ -226,6 +226,11 @@ class RunFolder:
                 f"{printable(self.path / STATE)} is gone, but {left[0]} is there, so the run had one and cannot go on "
                 "without; bring the file back, or begin anew with --overwrite"
             )
+
+
+def _best(state: Mapping[str, Any]) -> Any:
+    """The generator to use: the averaged one where there is one."""
+    return state.get("G_averaged", state["G"])
 
 
 class _Watched:

@@ -60,8 +60,13 @@ class Validation:
         self.images: Images = np.stack(images)
 
     def judge(self, networks: Pix2Pix) -> tuple[Figures, Image]:
-        """(figures over all pairs, a grid of some)."""
-        made = np.concatenate([networks.synthesize(self.masks[i : i + 8]) for i in range(0, len(self.masks), 8)])
+        """(figures over all pairs, a grid of some).
+
+        A generator that takes an appearance gets that of the real image.
+        """
+        made = np.concatenate(
+            [networks.synthesize(self.masks[i : i + 8], self.images[i : i + 8]) for i in range(0, len(self.masks), 8)]
+        )
         difference = made.astype(np.float32) - self.images
         square = float(np.square(difference).mean(dtype=np.float64))
         figures = Figures(

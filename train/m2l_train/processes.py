@@ -1,0 +1,117 @@
+"""The processes that torchrun starts to one run: who writes, who takes which share, what they agree on.
+
+Gradients are averaged after each backward pass, all in one message. PyTorch's DistributedDataParallel is not used: it
+counts on one forward for each backward pass of a network, and the discriminator has two and then one more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from m2l_runtime.errors import InputError
+
+_VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One process among those of the run. Every method is called by all of them, in the same order."""
+
+    number: int = 0
+    """From 0; the first one writes, the others compute."""
+    count: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.number == 0
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace the tensors, in place, by their means over all processes."""
+        if self.count == 1 or not tensors:
+            return
+        flat = torch.cat([t.reshape(-1) for t in tensors])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for tensor, mean in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view(tensor.shape))
+
+    def take_from_first(self, tensors: Sequence[Tensor]) -> None:
+        """Replace the tensors, in place, by those of the first process."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def told_by_first(self, value: Any) -> Any:
+        """What the first process gives; made of plain Python objects."""
+        if self.count == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, 0)
+        return box[0]
+
+    def largest(self, value: int) -> int:
+        """The largest of all processes' numbers."""
+        if self.count == 1:
+            return value
+        number = torch.tensor([value], device=self.device)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return int(number.item())
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        self.largest(0)
+
+
+def local_device(name: str) -> str:
+    """`auto` to the card of this process, where torchrun has started one for each card."""
+    if name == "auto" and _started_by_torchrun() and torch.cuda.is_available():
+        return f"cuda:{_variable('LOCAL_RANK')}"
+    return name
+
+
+def processes_here() -> int:
+    """Processes of the run on this machine, which share its CPUs."""
+    return _variable("LOCAL_WORLD_SIZE") if _started_by_torchrun() else 1
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """While the block runs, this process is one of those that torchrun has started; without torchrun, the only one.
+
+    Raises:
+        InputError: torchrun's variables are in the environment but not all of them, or no numbers.
+    """
+    if not _started_by_torchrun() or _variable("WORLD_SIZE") == 1:
+        yield Processes(device=device)
+        return
+    missing = [name for name in _VARIABLES if name not in os.environ]
+    if missing:
+        raise InputError(f"the environment has WORLD_SIZE but not {', '.join(missing)}; start with torchrun")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def _started_by_torchrun() -> bool:
+    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+
+
+def _variable(name: str) -> int:
+    text = os.environ.get(name, "")
+    if not (text.isascii() and text.isdecimal()):
+        raise InputError(f"the environment's {name} must be a whole number, got {text[:40]!r}; start with torchrun")
+    return int(text)
