@@ -3,6 +3,7 @@
     make test                                            # makes .venv
     .venv/bin/python benchmarks/bulk.py ratio            # against today's loop, and against the engine alone
     .venv/bin/python benchmarks/bulk.py memory           # 100,000 masks of the fake backend, 10,000 of the model inside
+    .venv/bin/python benchmarks/bulk.py appearance       # what an appearance costs, and weights stored in fp16
     .venv/bin/python benchmarks/bulk.py encoders         # CPU time and size of formats and PNG levels
 
 Every side runs in a process of its own; sides take turns. One line of JSON each. What is made lies in a folder that is
@@ -67,16 +68,47 @@ def ratio(
     )
 
 
-def _random_bundle(root: Path, ngf: int) -> tuple[Path, Path]:
+@app.command()
+def appearance(
+    ngf: Annotated[int, typer.Option(help="Width of the network; its weights are random.")] = 24,
+    count: Annotated[int, typer.Option(help="Masks a run.")] = 200,
+    repeats: Annotated[int, typer.Option(help="Runs of each side.")] = 5,
+) -> None:
+    """Masks in memory to images: a network without and with an appearance, with fp16 weights, with dropout bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        draw_masks(root / "masks", count)
+        sides = {
+            "mask alone": _random_bundle(root / "plain", ngf)[1],
+            "appearance": _random_bundle(root / "appearance", ngf, rows=1000)[1],
+            "appearance, fp16 weights": _random_bundle(root / "half", ngf, rows=1000, weights="fp16")[1],
+            "dropout bits": _random_bundle(root / "bits", ngf, stochastic=True)[1],
+        }
+        results = by_turns({name: ("engine", bundle, root / "masks") for name, bundle in sides.items()}, HERE, repeats)
+    median = rates(results)
+    report(
+        "appearance",
+        ngf=ngf,
+        masks=count,
+        repeats=repeats,
+        images_per_s={name: [round(run["images_per_s"], 2) for run in runs] for name, runs in results.items()},
+        over_mask_alone={name: round(value / median["mask alone"], 3) for name, value in median.items()},
+    )
+
+
+def _random_bundle(root: Path, ngf: int, *, rows: int = 0, **options: Any) -> tuple[Path, Path]:
     import torch
 
     from m2l_export import export_checkpoint
     from m2l_train.networks import UnetGenerator, UnetSpec
 
+    root.mkdir(exist_ok=True)
     torch.manual_seed(0)
-    network = UnetGenerator(UnetSpec(levels=8, ngf=ngf, input_nc=3, output_nc=3, norm="instance"))
+    network = UnetGenerator(UnetSpec(levels=8, ngf=ngf, input_nc=3, output_nc=3, norm="instance", appearance_rows=rows))
+    if network.appearance is not None:
+        network.appearance.learn(torch.rand(rows, 12) * 50)
     torch.save(network.state_dict(), root / "latest_net_G.pth")
-    export_checkpoint(root / "latest_net_G.pth", root / "bundle")
+    export_checkpoint(root / "latest_net_G.pth", root / "bundle", **options)
     return root / "latest_net_G.pth", root / "bundle"
 
 
