@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from m2l_runtime.bundle import ModelFile, Network, Provenance, Training
 
 _CARD = """\
@@ -12,7 +14,7 @@ Made by m2l {version}. The file `manifest.json` beside this one holds the same f
 ## What it is
 A pix2pix generator that paints a dermoscopic picture of a skin lesion into the shape of a binary mask
 (the Mask2Lesion method, arXiv:1906.05845). Masks of {width}x{height} pixels (wide x high) go in, RGB images of
-the same size come out.
+the same size come out.{beside}
 
 ## What it is for, and what never
 - For research, and for enlarging training sets of lesion segmentation.
@@ -22,8 +24,7 @@ the same size come out.
 
 ## Network
 U-Net generator, {levels} levels, ngf {ngf}, {input_nc} input and {output_nc} output channels, norm
-{norm} (statistics: {norm_statistics}), {parameter_count:,} parameters. Dropout is off; the original leaves it on
-when it tests.{upsample}
+{norm} (statistics: {norm_statistics}), {parameter_count:,} parameters. {dropout}{upsample}{weights}
 
 ## Where the weights come from
 `{checkpoint}`, SHA-256 `{checkpoint_sha256}`.
@@ -46,8 +47,9 @@ def model_card(
     models: tuple[ModelFile, ...],
     warnings: tuple[str, ...],
     origin: str,
+    appearance_count: int = 0,
 ) -> str:
-    """MODEL_CARD.md of a bundle."""
+    """MODEL_CARD.md of a bundle; `appearance_count`: rows of its table of appearances."""
     rows = [
         f"| {m.file.path} | {m.parity.engine} | {m.parity.mask_count} | "
         f"{', '.join(map(str, m.parity.batch_sizes))} | {m.parity.max_level_difference} | "
@@ -67,6 +69,9 @@ def model_card(
         norm=network.norm,
         norm_statistics=network.norm_statistics,
         parameter_count=network.parameter_count,
+        beside=_beside(network, appearance_count),
+        dropout=_DROPOUT[network.dropout],
+        weights=_WEIGHTS if any(m.weights == "fp16" for m in models) else "",
         upsample=" Upsampling is by repeated pixels and a 3x3 convolution." if network.upsample == "resize" else "",
         checkpoint=provenance.checkpoint,
         checkpoint_sha256=provenance.checkpoint_sha256,
@@ -78,14 +83,43 @@ def model_card(
     )
 
 
+_DROPOUT: Final = {
+    "off": "Dropout is off; the original leaves it on\nwhen it tests.",
+    "input": "Dropout is on, as when the\noriginal tests; what it keeps comes in as bits.",
+}
+_WEIGHTS: Final = "\nWeights are stored in half precision (fp16); what computes is single precision (fp32)."
+
+
+def _beside(network: Network, appearance_count: int) -> str:
+    """What else goes in than the mask."""
+    said = ""
+    if network.appearance:
+        said += (
+            "\n\nBeside each mask goes an appearance: the colours of lesion and skin and their spread, as 12 numbers "
+            "(CIE L*a*b*).\nThe network was trained with those measured on its own "
+            f"images; `appearances.npz` has {appearance_count:,} of them, from which\n`m2l synth` draws. They are "
+            "statistics of real photographs, not pictures."
+        )
+    if network.dropout == "input":
+        said += (
+            "\n\nBeside each mask go dropout bits, drawn with a seed: the same seed gives the same image, another seed "
+            "another\none. How much another depends on the network, and it is often little."
+        )
+    return said
+
+
 def _training(training: Training | None) -> str:
     if training is None:
         return ""
     config = training.config
-    far = "an unknown number of steps"
+    epochs = int(config["n_epochs"] or 0) + int(config["n_epochs_decay"] or 0)
+    far = (
+        "for an unknown number of steps"
+        if training.epoch is None
+        else f"up to the end of epoch {training.epoch} of {epochs}"
+    )
     if training.step is not None and training.epoch is not None:
-        epochs = int(config["n_epochs"] or 0) + int(config["n_epochs_decay"] or 0)
-        far = f"{training.step:,} steps (epoch {training.epoch} of {epochs})"
+        far = f"for {training.step:,} steps (epoch {training.epoch} of {epochs})"
     judged = ""
     if training.val_l1_levels is not None:
         judged = (
@@ -96,6 +130,6 @@ def _training(training: Training | None) -> str:
     made = ", ".join(f"{name} {version}" for name, version in training.versions.items())
     settings = ", ".join(f"{name} {value}" for name, value in config.items())
     return (
-        f"Trained by `m2l train` on {training.pair_count:,} pairs for {far}{hours}, with {made}.{judged}\n\n"
+        f"Trained by `m2l train` on {training.pair_count:,} pairs {far}{hours}, with {made}.{judged}\n\n"
         f"Settings: {settings}.\n"
     )

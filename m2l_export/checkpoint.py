@@ -170,6 +170,8 @@ def to_network(state: Mapping[str, Tensor]) -> UnetGenerator:
         )
     for key, value in state.items():
         _check_tensor(key, value, expected[key])
+    if spec.appearance_rows and not (state["appearance.std"] > 0).all():
+        raise CheckpointError("has numbers in appearance.std that are not above 0, and appearances are divided by them")
     network = UnetGenerator(spec)
     network.load_state_dict({key: torch.tensor(0) for key in optional} | dict(state))
     return network.float().eval()
@@ -211,6 +213,7 @@ def infer_spec(state: Mapping[str, Tensor]) -> UnetSpec:
     if last is None or last.ndim != 4 or tuple(first.shape[2:]) != (4, 4):
         raise CheckpointError(f"holds {_what_it_looks_like(state)}; {EXPECTED}")
     upsample: Upsample = "resize" if tuple(last.shape[2:]) == (3, 3) else "deconv"
+    table = state.get("appearance.table")
     spec = UnetSpec(
         levels=levels,
         ngf=first.shape[0],
@@ -218,6 +221,7 @@ def infer_spec(state: Mapping[str, Tensor]) -> UnetSpec:
         output_nc=last.shape[0 if upsample == "resize" else 1],
         norm=_infer_norm(state),
         upsample=upsample,
+        appearance_rows=table.shape[0] if table is not None and table.ndim == 2 else 0,
     )
     for what, count in (("input", spec.input_nc), ("output", spec.output_nc)):
         if count not in (1, 3):

@@ -2,12 +2,14 @@
 
 The two compute the same images; each step is exact in real arithmetic and proven alone in float64 by a test:
 
-1. `flatten`: the nested blocks become two lists of stages, outermost first.
+1. `flatten`: the nested blocks become two lists of stages, outermost first; what an appearance does stands beside them.
 2. `sum_mask_channels`: the mask is grey, so its equal channels are one channel through summed weights.
 3. `use_instance_statistics` or `fold_running_statistics`: what a batch norm becomes.
 4. `drop_dead_biases`: a bias ahead of an instance norm is taken away again with the mean.
-5. `use_sub_pixel`: a transposed convolution is a 2x2 convolution to four times the channels and depth-to-space.
-6. `ByteGraph`: scaling, channel layout and rounding stand in the graph, so that no runtime can drift from training.
+5. `use_resizing`, or `use_deconvolution` and perhaps `use_sub_pixel`: how a layer that doubles the side is written. A
+   transposed convolution is a 2x2 convolution to four times the channels and depth-to-space.
+6. `ByteGraph`: scaling, channel layout and rounding stand in the graph, so that no runtime can drift from training. So
+   does the way from bits to what dropout keeps.
 
 Another way to write an upsampling layer is another module in `Stage.layer`.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 
 from m2l_runtime.errors import CheckpointError
 from m2l_train import networks
-from m2l_train.networks import UnetGenerator
+from m2l_train.networks import Appearance, ResizeConv2d, UnetBlock, UnetGenerator, UnetSpec
 
 NormStatistics = Literal["instance", "running"]
 Form = Literal["deconvolution", "sub-pixel", "resize"]
@@ -34,10 +36,12 @@ Form = Literal["deconvolution", "sub-pixel", "resize"]
 class Stage(nn.Module):
     """A layer that halves or doubles the side, and the norm that follows it, if any."""
 
-    def __init__(self, layer: nn.Module, norm: nn.Module | None) -> None:
+    def __init__(self, layer: nn.Module, norm: nn.Module | None, drops: bool = False) -> None:
         super().__init__()
         self.layer = layer
         self.norm = norm
+        self.drops = drops
+        """Whether dropout follows."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H/2, W/2) or (B, C', 2H, 2W)."""
@@ -45,44 +49,115 @@ class Stage(nn.Module):
         return x if self.norm is None else self.norm(x)
 
 
+class Modulation(nn.Module):
+    """Appearances (B, 12) to (scale, shift), each (B, C, 1, 1), for each upsampling stage from the second on.
+
+    As :class:`m2l_train.networks.Appearance`, without its table, and with the 1 that it adds to each scale in the bias.
+    """
+
+    def __init__(self, source: Appearance, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", source.mean.clone())
+        self.register_buffer("std", source.std.clone())
+        self.mean: Tensor
+        self.std: Tensor
+        self.hidden, self.out = copy.deepcopy(source.hidden), copy.deepcopy(source.out)
+        self._sizes = [n for count in channels for n in (count, count)]
+        ones = [float(i % 2 == 0) for i, n in enumerate(self._sizes) for _ in range(n)]
+        self.out.bias = nn.Parameter(self.out.bias.detach() + self.out.bias.new_tensor(ones))
+
+    def forward(self, appearance: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """See the class."""
+        found = self.out(self.hidden((appearance - self.mean) / self.std))[:, :, None, None]
+        parts = found.split(self._sizes, 1)
+        return list(zip(parts[::2], parts[1::2], strict=True))
+
+
 class DeployUnet(nn.Module):
     """The generator as two lists: (B, C, H, W) in [-1, 1] to (B, C', H, W) in [-1, 1]."""
 
-    def __init__(self, downs: list[Stage], ups: list[Stage]) -> None:
+    def __init__(self, downs: list[Stage], ups: list[Stage], modulation: Modulation | None = None) -> None:
         super().__init__()
         self.downs = nn.ModuleList(downs)
         self.ups = nn.ModuleList(ups)
+        self.modulation = modulation
 
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+    def forward(self, x: Tensor, appearance: Tensor | None = None, factors: Tensor | None = None) -> Tensor:
+        """See the class.
+
+        Args:
+            x: masks.
+            appearance: (B, 12), where the network was trained with them.
+            factors: (B, n): 0 or 2 for each value that dropout acts on, stage by stage from the bottleneck outwards, of
+                each in C order; None: dropout is off.
+        """
+        by_stage = [] if self.modulation is None else [None, *self.modulation(appearance)]
         skips: list[Tensor] = []
         for level, down in enumerate(self.downs):
             if level:
                 skips.append(x)
                 x = F.leaky_relu(x, networks.LEAKY_RELU_SLOPE)
             x = down(x)
-        for up in reversed(self.ups):
+        used = 0
+        for level, up in reversed(list(enumerate(self.ups))):
             x = up(F.relu(x))
+            if by_stage and level:
+                scale, shift = by_stage[level]
+                x = x * scale + shift
+            if factors is not None and cast(Stage, up).drops:
+                begin, used = used, used + x.shape[1] * x.shape[2] * x.shape[3]
+                x = x * factors[:, begin:used].reshape(-1, *x.shape[1:])
             if skips:
                 x = torch.cat([skips.pop(), x], 1)
         return torch.tanh(x)
 
 
 class ByteGraph(nn.Module):
-    """uint8 masks (N, H, W) to uint8 images (N, H, W, 3)."""
+    """uint8 masks (N, H, W), and what else the network takes, to uint8 images (N, H, W, 3)."""
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
 
-    def forward(self, mask: Tensor) -> Tensor:
-        """Cast ahead of any arithmetic (TensorRT neither compares nor subtracts uint8), then back to bytes."""
+    def forward(self, mask: Tensor, appearance: Tensor | None = None, dropout_bits: Tensor | None = None) -> Tensor:
+        """Cast ahead of any arithmetic (TensorRT neither compares nor subtracts uint8), then back to bytes.
+
+        Args:
+            mask: uint8 (N, H, W).
+            appearance: float32 (N, 12).
+            dropout_bits: uint8 (N, n), see :func:`dropout_factors`.
+        """
         x = mask.unsqueeze(1).to(_float_type(self)) * (2 / 255) - 1
-        y = self.unet(x)
+        if appearance is None and dropout_bits is None:
+            y = self.unet(x)
+        else:
+            y = self.unet(x, appearance, None if dropout_bits is None else dropout_factors(dropout_bits.to(x.dtype)))
         y = torch.clamp(torch.round((y + 1) * 127.5), 0, 255)
         if y.shape[1] == 1:
             y = torch.cat([y, y, y], 1)
         return y.permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def dropout_factors(packed: Tensor) -> Tensor:
+    """Bytes as floats (B, n) to (B, 8n): 2 where a bit is one, 0 where it is none, each byte's lowest bit first.
+
+    Bit k of b is ``floor(b / 2**k) - 2 floor(b / 2**(k + 1))``: TensorRT knows no operators on bits.
+    """
+    scales = packed.new_tensor([2.0**-k for k in range(9)])
+    shifted = torch.floor(packed.unsqueeze(2) * scales)
+    return (shifted[:, :, :8] * 2 - shifted[:, :, 1:] * 4).flatten(1)
+
+
+def dropout_shapes(spec: UnetSpec, image_size: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
+    """(channels, rows, columns) of what dropout acts on in an image of (height, width), the bottleneck's side first."""
+    height, width = image_size
+    levels = [level for level in reversed(range(spec.levels - 1)) if level >= 4] if spec.dropout else []
+    return tuple((spec.widths[level - 1], height >> level, width >> level) for level in levels)
+
+
+def dropout_byte_count(spec: UnetSpec, image_size: tuple[int, int]) -> int:
+    """Bytes of an image's dropout bits: a bit a value, and no stage's bits end within a byte."""
+    return sum(channels * rows * columns for channels, rows, columns in dropout_shapes(spec, image_size)) // 8
 
 
 def _float_type(module: nn.Module) -> torch.dtype:
@@ -102,7 +177,8 @@ class Deployed:
 def deploy(
     network: UnetGenerator,
     norm_statistics: NormStatistics = "instance",
-    form: Literal["deconvolution", "sub-pixel"] = "sub-pixel",
+    form: Form = "sub-pixel",
+    stochastic: bool = False,
 ) -> Deployed:
     """All steps in order. The network is left as it was.
 
@@ -111,31 +187,54 @@ def deploy(
         norm_statistics: what a batch norm normalises by: each image's own statistics, as the original's test
             does unless it is told ``--eval``, or those collected in training. Networks without batch norm have
             only the former.
-        form: how transposed convolutions are written; a network without any is in the form `resize` whatever is asked.
+        form: how layers that double the side are written: as transposed convolutions, as convolutions and
+            depth-to-space, or, of a network that was trained so, as repeated pixels and a convolution. The images are
+            the same.
+        stochastic: let in from outside what dropout keeps; otherwise it is off.
 
     Raises:
-        CheckpointError: running statistics asked of a network that has none.
+        CheckpointError: running statistics, dropout or a form asked of a network that has none.
     """
     if norm_statistics == "running" and network.spec.norm != "batch":
         raise CheckpointError(
             f"has no running statistics (its norm is '{network.spec.norm}'); leave out --norm-statistics running"
         )
-    unet = sum_mask_channels(flatten(network))
+    if stochastic and not any(_drops(block) for block in network.blocks()):
+        raise CheckpointError(
+            f"has no dropout to let in (it stands in the levels after the fourth but the last, and this network has "
+            f"{network.spec.levels}); leave out --stochastic"
+            if network.spec.dropout
+            else "was trained without dropout; leave out --stochastic"
+        )
+    if form == "resize" and network.spec.upsample != "resize":
+        raise CheckpointError(
+            "has transposed convolutions, which cannot be written as repeated pixels; "
+            "choose --form sub-pixel or --form deconvolution"
+        )
+    unet = sum_mask_channels(flatten(network, stochastic))
     unet = fold_running_statistics(unet) if norm_statistics == "running" else use_instance_statistics(unet)
     statistics: Final = "none" if network.spec.norm == "none" else norm_statistics
     unet = drop_dead_biases(unet)
-    if network.spec.upsample == "resize":
-        return Deployed(ByteGraph(unet).eval(), statistics, "resize")
+    unet = use_resizing(unet) if form == "resize" else use_deconvolution(unet)
     return Deployed(ByteGraph(use_sub_pixel(unet) if form == "sub-pixel" else unet).eval(), statistics, form)
 
 
-def flatten(network: UnetGenerator) -> DeployUnet:
-    """The same layers, copied, without the nesting; dropout is left out, as in evaluation."""
-    blocks = copy.deepcopy(network).eval().blocks()
+def flatten(network: UnetGenerator, stochastic: bool = False) -> DeployUnet:
+    """The same layers, copied, without the nesting.
+
+    Dropout is left out, as in evaluation; if `stochastic`, it is where it was, with factors from outside.
+    """
+    copied = copy.deepcopy(network).eval()
+    blocks = copied.blocks()
     return DeployUnet(
         [Stage(b.down, _keep(b.down_norm)) for b in blocks],
-        [Stage(b.up, _keep(b.up_norm)) for b in blocks],
+        [Stage(b.up, _keep(b.up_norm), stochastic and _drops(b)) for b in blocks],
+        None if copied.appearance is None else Modulation(copied.appearance, network.spec.widths[:-1]),
     )
+
+
+def _drops(block: UnetBlock) -> bool:
+    return isinstance(block.model[-1], nn.Dropout)
 
 
 def _keep(norm: nn.Module | None) -> nn.Module | None:
@@ -187,6 +286,39 @@ def drop_dead_biases(unet: DeployUnet) -> DeployUnet:
     for stage in _stages(unet):
         if isinstance(stage.norm, nn.InstanceNorm2d):
             stage.layer.register_parameter("bias", None)
+    return unet
+
+
+class RepeatedConv2d(nn.Conv2d):
+    """The side doubled by repeating pixels, then a 3x3 convolution: (B, C, H, W) to (B, C', 2H, 2W)."""
+
+    def __init__(self, layer: ResizeConv2d) -> None:
+        super().__init__(layer.in_channels, layer.out_channels, 3, 1, 1, bias=layer.bias is not None)
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in the base class
+        """See the class."""
+        return super().forward(F.interpolate(input, scale_factor=2.0, mode="nearest"))
+
+
+def use_resizing(unet: DeployUnet) -> DeployUnet:
+    """Layers trained as repeated pixels and a convolution, written so."""
+    unet = copy.deepcopy(unet)
+    for stage in _stages(unet):
+        if isinstance(stage.layer, ResizeConv2d):
+            stage.layer = RepeatedConv2d(stage.layer)
+    return unet
+
+
+def use_deconvolution(unet: DeployUnet) -> DeployUnet:
+    """Layers trained as repeated pixels and a convolution, written as the transposed convolutions that they equal."""
+    unet = copy.deepcopy(unet)
+    for stage in _stages(unet):
+        layer = stage.layer
+        if isinstance(layer, ResizeConv2d):
+            made = nn.ConvTranspose2d(layer.in_channels, layer.out_channels, 4, 2, 1, bias=layer.bias is not None)
+            made.weight, made.bias = nn.Parameter(layer.transposed_weight().detach()), layer.bias
+            stage.layer = made
     return unet
 
 

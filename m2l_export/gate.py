@@ -1,27 +1,32 @@
 """A network and the file made of it to figures that say how far apart their images are.
 
 The network as trained runs in PyTorch, fp32, one mask at a time; the file runs on the engine it is meant for.
-Nothing of the deploy graph takes part on the network's side, so the gate sees every mistake in it.
+Nothing of the deploy graph takes part on the network's side, so the gate sees every mistake in it. Where the file takes
+more than the mask, each mask is run in `ROUNDS` rounds, with other appearances and dropout bits in each.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import os
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from m2l_export.deploy import NormStatistics
+from m2l_export.onnxwriter import APPEARANCE, BATCH, DROPOUT_BITS, MASK
 from m2l_runtime import embedded
 from m2l_runtime.arrays import Images, Mask, Masks
 from m2l_runtime.backends import BackendOptions, ModelSource, backend_module
-from m2l_runtime.bundle import Parity
+from m2l_runtime.bundle import Parity, TensorSpec
+from m2l_runtime.conditions import Appearances, dropout_bits, item_seed
+from m2l_runtime.draws import below, draw
 from m2l_runtime.errors import InputError, ParityError
 from m2l_runtime.maskfile import read_mask
 from m2l_runtime.maskfolder import find_masks
@@ -29,7 +34,12 @@ from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.terminal import plural, printable
 from m2l_train.networks import UnetGenerator
 
+Inputs = Mapping[str, npt.NDArray[Any]]
+"""An array for each input of the file, by name, the mask first; a row of all of them makes one image."""
+
 BATCH_SIZES: Final = (1, 3, 8)
+ROUNDS: Final = 4
+"""Times that each mask runs where it is not all that the file takes."""
 SAME_PICTURE_BELOW: Final = 3.0
 """Mean level difference under which black, white and a disc count as the same picture."""
 
@@ -98,8 +108,47 @@ def gate_masks(image_size: tuple[int, int], folder: str | os.PathLike[str] | Non
     return np.stack(made + [read_mask(file, image_size).mask for file in files])
 
 
-def reference_images(network: UnetGenerator, masks: Masks, norm_statistics: NormStatistics) -> Images:
-    """What the network as trained makes of masks, dropout off, rounded to bytes.
+def gate_inputs(masks: Masks, specs: Sequence[TensorSpec], table: Appearances | None = None) -> Inputs:
+    """What the gate runs: `masks`, and in `ROUNDS` rounds of them what else `specs` name.
+
+    Round by round, appearances are the table's mean, a row drawn for each mask, then the rows that are least and those
+    that are most in one of the numbers, in turns. Dropout bits are drawn for each image; every second mask keeps all
+    values in the third round and none in the last.
+
+    Args:
+        masks: of :func:`gate_masks`.
+        specs: the file's inputs, the mask first.
+        table: float32 (count, 12), where there are appearances.
+    """
+    count, more = len(masks), specs[1:]
+    if not more:
+        return {MASK: masks}
+    inputs: dict[str, npt.NDArray[Any]] = {MASK: np.concatenate([masks] * ROUNDS)}
+    if table is not None:
+        columns = np.arange(count) % table.shape[1]
+        drawn = below(len(table), draw(count, 0, "gate", "appearance"))
+        mean = np.broadcast_to(table.mean(0, np.float64).astype(np.float32), (count, table.shape[1]))
+        rows = [mean, table[drawn], table[table.argmin(0)[columns]], table[table.argmax(0)[columns]]]
+        inputs[APPEARANCE] = np.concatenate(rows)
+    for spec in more:
+        if spec.name == DROPOUT_BITS:
+            size = next(side for side in spec.shape if side != BATCH)
+            seeds = [item_seed(0, "gate", sample) for sample in range(1, ROUNDS * count + 1)]
+            bits = np.stack([dropout_bits(seed, size) for seed in seeds]).reshape(ROUNDS, count, size)
+            bits[-2, ::2], bits[-1, ::2] = 255, 0
+            inputs[DROPOUT_BITS] = bits.reshape(-1, size)
+    return inputs
+
+
+def golden_rows(inputs: Inputs, mask_count: int) -> list[int]:
+    """Rows of :func:`gate_inputs` to keep beside the file: disc, dot and the first example, each of another round."""
+    per_round = mask_count if len(inputs) > 1 else 0
+    masks = (probe_index("disc"), probe_index("dot"), len(PROBES))
+    return [index + number * per_round for number, index in enumerate(masks)]
+
+
+def reference_images(network: UnetGenerator, inputs: Inputs, norm_statistics: NormStatistics) -> Images:
+    """What the network as trained makes of `inputs`, rounded to bytes; dropout is off unless its bits are among them.
 
     Raises:
         ParityError: it gives NaN or infinite pixels.
@@ -111,9 +160,15 @@ def reference_images(network: UnetGenerator, masks: Masks, norm_statistics: Norm
                 module.train()  # normalises by the batch, which is one image
     images = []
     with torch.inference_mode():
-        for index, mask in enumerate(masks):
-            x = torch.from_numpy(mask).float().div(255).sub(0.5).div(0.5)
-            y = network(x.expand(1, network.spec.input_nc, *mask.shape))[0]
+        for index, mask in enumerate(inputs[MASK]):
+            x = torch.from_numpy(mask).float().div(255).sub(0.5).div(0.5).expand(1, network.spec.input_nc, *mask.shape)
+            with contextlib.ExitStack() as stack:
+                if DROPOUT_BITS in inputs:
+                    stack.enter_context(_dropping(network, inputs[DROPOUT_BITS][index]))
+                if APPEARANCE in inputs:
+                    y = network(x, torch.from_numpy(inputs[APPEARANCE][index : index + 1].copy()))[0]
+                else:
+                    y = network(x)[0]
             if not torch.isfinite(y).all():
                 raise ParityError(
                     f"the network itself gives NaN or infinite pixels (mask {index} of the gate); nothing was written"
@@ -121,6 +176,28 @@ def reference_images(network: UnetGenerator, masks: Masks, norm_statistics: Norm
             levels = ((y.double() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
             images.append(np.broadcast_to(levels.transpose(1, 2, 0), (*mask.shape, 3)))
     return np.stack(images)
+
+
+@contextlib.contextmanager
+def _dropping(network: UnetGenerator, bits: npt.NDArray[np.uint8]) -> Iterator[None]:
+    """Dropout of `network`, which is off, keeps what `bits` say, in the order in which its layers run."""
+    kept, used = np.unpackbits(bits, bitorder="little"), 0
+
+    def drop(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+        nonlocal used
+        assert isinstance(module, nn.Dropout)  # noqa: S101 - hooked to no others
+        part = torch.from_numpy(kept[used : used + output.numel()]).view_as(output)
+        used += output.numel()
+        return output * part / (1 - module.p)
+
+    hooks = [module.register_forward_hook(drop) for module in network.modules() if isinstance(module, nn.Dropout)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if used != len(kept):
+        raise ParityError(f"the network drops {used:,} values, and there are bits for {len(kept):,}; report this")
 
 
 def compare(reference: Images, images: Images) -> tuple[int, float, float | None]:
@@ -134,8 +211,18 @@ def compare(reference: Images, images: Images) -> tuple[int, float, float | None
     return int(np.abs(difference).max(initial=0)), float(np.abs(difference).mean()), psnr
 
 
-def measure(reference: Images, masks: Masks, source: ModelSource, engine: str, accepted: int) -> Parity:
+def measure(
+    reference: Images, inputs: Inputs, mask_count: int, source: ModelSource, engine: str, accepted: int
+) -> Parity:
     """Compare a file with the reference at every one of `BATCH_SIZES`; the worst figures count.
+
+    Args:
+        reference: of :func:`reference_images`, of the same `inputs`.
+        inputs: of :func:`gate_inputs`, of `mask_count` masks.
+        mask_count: how many.
+        source: the file.
+        engine: what runs it.
+        accepted: levels that a byte may be off.
 
     Raises:
         ParityError: any byte is more than `accepted` levels off; the message says where and how far.
@@ -144,29 +231,39 @@ def measure(reference: Images, masks: Masks, source: ModelSource, engine: str, a
     worst, mean, psnr, name = 0, 0.0, None, ""
     for size in BATCH_SIZES:
         backend = backend_module(engine).load(source, BackendOptions(device="cpu", batch_size=size))
-        images = run_in_batches(backend, source.inputs[0].name, masks)
+        images = run_in_batches(backend, inputs)
         name = backend.settings.engine
         backend.close()
         found, found_mean, found_psnr = compare(reference, images)
         if found > accepted:
-            index = int(np.abs(images.astype(np.int16) - reference).reshape(len(masks), -1).max(1).argmax())
+            index = (
+                int(np.abs(images.astype(np.int16) - reference).reshape(len(images), -1).max(1).argmax()) % mask_count
+            )
             raise ParityError(
                 f"{source.name} on {name} differs from the network by up to {found} levels (mean "
-                f"{found_mean:.4f}, {plural(len(masks), 'mask')}, batch size {size}, worst at mask {index}); at most "
+                f"{found_mean:.4f}, {plural(mask_count, 'mask')}, batch size {size}, worst at mask {index}); at most "
                 f"{accepted} accepted; nothing was written. If that is known and fine: --max-level-difference {found}"
             )
         worst, mean = max(worst, found), max(mean, found_mean)
         psnr = min((p for p in (psnr, found_psnr) if p is not None), default=None)
+    dropout = "dropout on, by the same bits" if DROPOUT_BITS in inputs else "dropout off"
+    rounds = f" ({ROUNDS} times, each with {_listed(list(inputs)[1:])})" if len(inputs) > 1 else ""
     return Parity(
-        reference=f"PyTorch {torch.__version__}, the network as trained, fp32, one mask at a time, dropout off",
+        reference=f"PyTorch {torch.__version__}, the network as trained, fp32, one mask at a time{rounds}, {dropout}",
         engine=f"{name}, CPU",
-        mask_count=len(masks),
+        mask_count=mask_count,
         batch_sizes=BATCH_SIZES,
         max_level_difference=worst,
         mean_level_difference=round(mean, 6),
         psnr_db=None if psnr is None else round(psnr, 2),
         accepted_max_level_difference=accepted,
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Of the inputs beside the mask: what differs from round to round."""
+    words = {APPEARANCE: "another appearance", DROPOUT_BITS: "other dropout bits"}
+    return " and ".join(words[name] for name in names)
 
 
 def mask_blindness(images: Images) -> str | None:

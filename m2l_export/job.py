@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from m2l_export import gate
 from m2l_export.card import model_card
 from m2l_export.checkpoint import load_checkpoint
-from m2l_export.deploy import NormStatistics, deploy
-from m2l_export.onnxwriter import BATCH, IMAGE, MASK, OPSET, to_onnx
+from m2l_export.deploy import Form, NormStatistics, deploy
+from m2l_export.half import store_weights_as_fp16
+from m2l_export.onnxwriter import APPEARANCE, BATCH, DROPOUT_BITS, IMAGE, OPSET, input_specs, to_onnx
+from m2l_export.origin import find_origin
 from m2l_runtime._version import __version__
-from m2l_runtime.arrays import Images, Masks
+from m2l_runtime.appearance import NAMES
+from m2l_runtime.arrays import Images
 from m2l_runtime.backends import BackendModule, BackendOptions, ModelSource, backend_module
 from m2l_runtime.bundle import (
+    APPEARANCES_ARRAY,
+    APPEARANCES_NAME,
+    AppearanceTable,
     Bundle,
     FileEntry,
     Golden,
@@ -32,19 +38,20 @@ from m2l_runtime.bundle import (
     Provenance,
     Resampling,
     TensorSpec,
-    Training,
     require_bundle,
     write_bundle,
 )
 from m2l_runtime.errors import CheckpointError, InputError, OutputError
 from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.terminal import printable
-from m2l_train.config import TrainConfig
-from m2l_train.networks import UnetSpec
-from m2l_train.runfolder import GENERATOR, RunFolder
+from m2l_train.networks import UnetGenerator, UnetSpec
 
-ENGINE = "onnxruntime"
-LARGEST_SIDE = 4096
+Weights = Literal["fp32", "fp16"]
+
+ENGINE: Final = "onnxruntime"
+LARGEST_SIDE: Final = 4096
+ACCEPTED_LEVELS: Final[Mapping[Weights, int]] = {"fp32": 1, "fp16": 2}
+"""What the gate accepts, in levels of 0..255, by how weights are stored."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,11 @@ def export_checkpoint(
     name: str | None = None,
     image_size: int | None = None,
     norm_statistics: NormStatistics = "instance",
-    form: Literal["deconvolution", "sub-pixel"] = "sub-pixel",
+    form: Form = "sub-pixel",
+    stochastic: bool = False,
+    weights: Weights = "fp32",
     masks: str | os.PathLike[str] | None = None,
-    max_level_difference: int = 1,
+    max_level_difference: int | None = None,
     overwrite: bool = False,
     origin: str = "",
     on_step: Callable[[str], None] = lambda _: None,
@@ -77,23 +86,28 @@ def export_checkpoint(
 
     Args:
         checkpoint: the file; depth, width, channels and norm are inferred from it. Or the folder of a run of
-            `m2l train`: its latest_net_G.pth, with what the run says of itself in the bundle's provenance.
+            `m2l train`: its latest_net_G.pth. What the run says of itself goes into the bundle's provenance, also of a
+            file that the run has kept.
         bundle: folder to make. Built aside and renamed into place.
         name: of the bundle; None: the folder's.
         image_size: side in pixels of masks and images; None: 2 to the power of the network's levels. A network
             trained on larger pictures needs it said; it is a multiple of that.
         norm_statistics: for batch norm: ``instance`` is what the original's test does, ``running`` what it does
             with ``--eval``.
-        form: how transposed convolutions are written: as such, or as convolutions and depth-to-space, which
-            onnxruntime runs faster on CPUs where the network is wide. The images are the same.
+        form: how layers that double the side are written: as transposed convolutions, as convolutions and
+            depth-to-space, which onnxruntime runs faster on CPUs where the network is wide, or, of a network trained so
+            alone, as repeated pixels and a convolution, which takes nearly twice the time. The images are the same.
+        stochastic: dropout is an input: the same mask gives other images with other bits. Otherwise it is off.
+        weights: how they are stored. ``fp16`` halves the file; what computes is fp32 as before, from rounded weights.
         masks: a folder of masks for the gate, beside its own.
-        max_level_difference: what the gate accepts, 0..255; recorded in the manifest.
+        max_level_difference: what the gate accepts, 0..255; recorded in the manifest. None: see `ACCEPTED_LEVELS`.
         overwrite: replace a bundle that is at `bundle`.
         origin: a paragraph for the model card: data, licence, training.
         on_step: called with a line of text as each step begins.
 
     Raises:
-        CheckpointError: the file is not a U-Net generator, or cannot run at `image_size`.
+        CheckpointError: the file is not a U-Net generator, cannot run at `image_size`, has no dropout or not the form
+            asked for, or has weights that fp16 cannot hold.
         InputError: an argument is out of range, or a mask cannot be read.
         ParityError: the gate did not pass.
         EngineNotInstalled: onnxruntime is missing.
@@ -101,46 +115,51 @@ def export_checkpoint(
     """
     target = Path(bundle)
     _check_target(target, overwrite)
-    if not 0 <= max_level_difference <= 255:
-        raise InputError(f"--max-level-difference must be between 0 and 255, got {max_level_difference}")
+    accepted = ACCEPTED_LEVELS[weights] if max_level_difference is None else max_level_difference
+    if not 0 <= accepted <= 255:
+        raise InputError(f"--max-level-difference must be between 0 and 255, got {accepted}")
     runner = backend_module(ENGINE)  # ahead of the long steps: without it there is no gate
 
-    run = RunFolder(Path(checkpoint))
-    config = run.read_config() if run.is_run() else None
-    file = Path(checkpoint) if config is None else run.path / GENERATOR
-    on_step(f"reading {printable(file)}")
-    loaded = load_checkpoint(file)
+    origin_of = find_origin(Path(checkpoint))
+    on_step(f"reading {printable(origin_of.file)}")
+    loaded = load_checkpoint(origin_of.file)
     spec = loaded.network.spec
-    if config is not None:
-        _check_is_of(config, spec, printable(file))
-        image_size = image_size or config.image_size
+    origin_of = origin_of.of(spec)
+    config = origin_of.config
+    if image_size is None and config is not None:
+        image_size = config.image_size
     size = _image_size(spec, image_size, printable(checkpoint))
-    try:
-        deployed = deploy(loaded.network, norm_statistics, form)
-    except CheckpointError as error:
-        raise CheckpointError(f"{printable(checkpoint)}: {error}") from None
+    if stochastic and config is not None and not config.dropout:
+        raise CheckpointError(f"{printable(checkpoint)}: was trained without dropout; leave out --stochastic")
     on_step(
         f"found a U-Net generator: {spec.levels} levels, ngf {spec.ngf}, {spec.input_nc} to {spec.output_nc} "
         f"channels, norm {spec.norm}; masks and images of {size[1]}x{size[0]}"
     )
     gate_masks = gate.gate_masks(size, masks)
-
     on_step("writing ONNX")
-    content = to_onnx(deployed.graph, size)
+    inputs = input_specs(spec, size, stochastic)
+    try:
+        deployed = deploy(loaded.network, norm_statistics, form, stochastic)
+        content = to_onnx(deployed.graph, inputs)
+        content = store_weights_as_fp16(content) if weights == "fp16" else content
+    except CheckpointError as error:
+        raise CheckpointError(f"{printable(checkpoint)}: {error}") from None
     source = ModelSource(
-        name="generator.fp32.onnx",
+        name="generator.fp32.onnx" if weights == "fp32" else "generator.fp16-weights.onnx",
         content=content,
         precision="fp32",
-        inputs=(TensorSpec(name=MASK, role="mask", dtype="uint8", shape=(BATCH, *size)),),
+        inputs=inputs,
         outputs=(TensorSpec(name=IMAGE, role="image", dtype="uint8", shape=(BATCH, *size, 3)),),
     )
 
-    on_step(f"the gate: {len(gate_masks)} masks through PyTorch and through {ENGINE}")
-    reference = gate.reference_images(loaded.network, gate_masks, norm_statistics)
-    parity = gate.measure(reference, gate_masks, source, ENGINE, max_level_difference)
-    warnings = _warnings(reference, parity)
-    golden_masks = gate_masks[[gate.probe_index("disc"), gate.probe_index("dot"), len(gate.PROBES)]]
-    golden, golden_engine = _golden(runner, source, golden_masks)
+    table = _appearances(loaded.network)
+    gate_inputs = gate.gate_inputs(gate_masks, inputs, table)
+    on_step(f"the gate: {len(next(iter(gate_inputs.values())))} images through PyTorch and through {ENGINE}")
+    reference = gate.reference_images(loaded.network, gate_inputs, norm_statistics)
+    parity = gate.measure(reference, gate_inputs, len(gate_masks), source, ENGINE, accepted)
+    warnings = _warnings(reference, parity, ACCEPTED_LEVELS[weights])
+    golden_rows = gate.golden_rows(gate_inputs, len(gate_masks))
+    golden, golden_engine = _golden(runner, source, {k: v[golden_rows] for k, v in gate_inputs.items()})
 
     network = Network(
         architecture="unet",
@@ -152,12 +171,14 @@ def export_checkpoint(
         norm_statistics=deployed.norm_statistics,
         parameter_count=sum(p.numel() for p in loaded.network.parameters()),
         upsample=spec.upsample,
+        appearance=APPEARANCE in gate_inputs,
+        dropout="input" if DROPOUT_BITS in gate_inputs else "off",
     )
     provenance = Provenance(
         checkpoint=printable(loaded.file_name),
         checkpoint_sha256=loaded.sha256,
         versions={"m2l": __version__} | {p: _version(p) for p in ("torch", "onnx", "onnxscript", "numpy")},
-        training=None if config is None else _training(run, config, loaded.sha256),
+        training=origin_of.training(loaded),
     )
     models = (
         ModelFile(
@@ -168,10 +189,16 @@ def export_checkpoint(
             form=deployed.form,
             engines=(ENGINE,),
             parity=parity,
+            weights=weights,
         ),
     )
+    files = {source.name: content, "golden.npz": golden}
+    if table is not None:
+        files[APPEARANCES_NAME] = _npz({APPEARANCES_ARRAY: table})
     title = printable(name or target.resolve().name)[:200]
-    card = model_card(title, size, network, provenance, models, warnings, origin).encode()
+    card = model_card(
+        title, size, network, provenance, models, warnings, origin, 0 if table is None else len(table)
+    ).encode()
     manifest = Manifest(
         name=title,
         image_size=size,
@@ -179,42 +206,25 @@ def export_checkpoint(
         inputs=source.inputs,
         outputs=source.outputs,
         models=models,
-        golden=Golden(file=FileEntry.of("golden.npz", golden), count=len(golden_masks), engine=golden_engine),
+        golden=Golden(file=FileEntry.of("golden.npz", golden), count=len(golden_rows), engine=golden_engine),
         model_card=FileEntry.of("MODEL_CARD.md", card),
         network=network,
         provenance=provenance,
         warnings=warnings,
+        appearance=None
+        if table is None
+        else AppearanceTable(
+            file=FileEntry.of(APPEARANCES_NAME, files[APPEARANCES_NAME]), count=len(table), names=NAMES
+        ),
     )
+    files["MODEL_CARD.md"] = card
     on_step(f"writing {printable(target)}")
-    files = {source.name: content, "golden.npz": golden, "MODEL_CARD.md": card}
     return ExportReport(write_bundle(target, manifest, files, overwrite=overwrite), parity, warnings)
 
 
-def _check_is_of(config: TrainConfig, spec: UnetSpec, name: str) -> None:
-    """The weights in a run are of the network its config asks for."""
-    found = (spec.levels, spec.ngf, spec.norm, spec.upsample)
-    wanted = (config.levels, config.ngf, config.norm, config.upsample)
-    if found != wanted:
-        raise CheckpointError(
-            f"{name}: holds a generator of levels, ngf, norm and upsampling {found}, but config.json beside it says "
-            f"{wanted}; export the file by its own name if that is what you want"
-        )
-
-
-def _training(run: RunFolder, config: TrainConfig, sha256: str) -> Training:
-    """What a run says of itself; how far it is only if that was written for these very weights."""
-    progress = run.read_progress()
-    is_of_these = progress is not None and progress.net_G_sha256 == sha256
-    return Training(
-        config=dataclasses.asdict(config),
-        pair_count=0 if progress is None else progress.pair_count,
-        epoch=progress.epoch if progress is not None and is_of_these else None,
-        step=progress.step if progress is not None and is_of_these else None,
-        hours=progress.hours if progress is not None and is_of_these else None,
-        val_l1_levels=progress.val_l1_levels if progress is not None and is_of_these else None,
-        device=None if progress is None else progress.device,
-        versions={} if progress is None else progress.versions,
-    )
+def _appearances(network: UnetGenerator) -> npt.NDArray[np.float32] | None:
+    """The table (count, 12) that a network trained with appearances keeps."""
+    return None if network.appearance is None else network.appearance.table.float().numpy()
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -237,20 +247,24 @@ def _image_size(spec: UnetSpec, image_size: int | None, checkpoint: str) -> tupl
     return image_size, image_size
 
 
-def _golden(runner: BackendModule, source: ModelSource, masks: Masks) -> tuple[bytes, str]:
-    """(an .npz of masks and the images they give now, the engine that made them)."""
+def _golden(runner: BackendModule, source: ModelSource, inputs: gate.Inputs) -> tuple[bytes, str]:
+    """(an .npz of inputs and the images they give now, the engine that made them)."""
     backend = runner.load(source, BackendOptions(device="cpu"))
-    images = run_in_batches(backend, MASK, masks)
+    images = run_in_batches(backend, inputs)
     engine = backend.settings.engine
     backend.close()
+    return _npz({**inputs, IMAGE: images}), engine
+
+
+def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **{MASK: masks, IMAGE: images})
-    return buffer.getvalue(), engine
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
 
 
-def _warnings(reference: Images, parity: Parity) -> tuple[str, ...]:
+def _warnings(reference: Images, parity: Parity, expected: int) -> tuple[str, ...]:
     known_miss = None
-    if parity.max_level_difference > 1:
+    if parity.max_level_difference > expected:
         known_miss = (
             f"the gate was told to accept differences of up to {parity.accepted_max_level_difference} levels and "
             f"found {parity.max_level_difference}"

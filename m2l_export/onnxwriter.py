@@ -4,38 +4,56 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import onnx
 import torch
 
-from m2l_export.deploy import ByteGraph
+from m2l_export.deploy import ByteGraph, dropout_byte_count
 from m2l_runtime._version import __version__
+from m2l_runtime.bundle import TensorSpec
+from m2l_train.networks import APPEARANCE_SIZE, UnetSpec
 
 OPSET: Final = 20
 MASK: Final = "mask"
+APPEARANCE: Final = "appearance"
+DROPOUT_BITS: Final = "dropout_bits"
 IMAGE: Final = "image"
 BATCH: Final = "batch"
 
 
-def to_onnx(graph: ByteGraph, image_size: tuple[int, int]) -> bytes:
-    """ONNX of uint8 `mask` (batch, H, W) to uint8 `image` (batch, H, W, 3), the batch axis left open.
+def input_specs(spec: UnetSpec, image_size: tuple[int, int], stochastic: bool = False) -> tuple[TensorSpec, ...]:
+    """What the graph of such a network takes, in order."""
+    mask = TensorSpec(name=MASK, role="mask", dtype="uint8", shape=(BATCH, *image_size))
+    appearance = TensorSpec(name=APPEARANCE, role="appearance", dtype="float32", shape=(BATCH, APPEARANCE_SIZE))
+    specs = (mask, appearance) if spec.appearance_rows else (mask,)
+    if not stochastic:
+        return specs
+    byte_count = dropout_byte_count(spec, image_size)
+    return (*specs, TensorSpec(name=DROPOUT_BITS, role="dropout_bits", dtype="uint8", shape=(BATCH, byte_count)))
+
+
+def to_onnx(graph: ByteGraph, inputs: Sequence[TensorSpec]) -> bytes:
+    """ONNX of `inputs`, all with the same open batch axis, to uint8 `image` (batch, H, W, 3).
 
     What the exporter notes about where it ran (paths, source lines) is taken out, so that the bytes depend on
     the weights and the versions of PyTorch and onnx alone.
     """
-    example = torch.zeros((2, *image_size), dtype=torch.uint8)
+    dtypes = {"uint8": torch.uint8, "float32": torch.float32}
+    examples = {s.name: torch.zeros((2, *(n for n in s.shape if n != BATCH)), dtype=dtypes[s.dtype]) for s in inputs}
+    batch = torch.export.Dim(BATCH, min=1)
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             graph,
-            (example,),
+            (),
+            kwargs=examples,
             dynamo=True,
             opset_version=OPSET,
-            input_names=[MASK],
+            input_names=list(examples),
             output_names=[IMAGE],
-            dynamic_shapes={"mask": {0: torch.export.Dim(BATCH, min=1)}},
+            dynamic_shapes={name: {0: batch} for name in examples},
             external_data=False,
             verbose=False,
         )

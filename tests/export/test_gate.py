@@ -13,7 +13,7 @@ from support import disc, save
 
 from m2l_export import gate
 from m2l_export.deploy import deploy
-from m2l_export.onnxwriter import to_onnx
+from m2l_export.onnxwriter import input_specs, to_onnx
 from m2l_runtime.backends import ModelSource
 from m2l_runtime.bundle import TensorSpec
 from m2l_runtime.errors import InputError, MaskFileError, ParityError
@@ -32,11 +32,12 @@ def network(norm: Norm = "instance", output_nc: int = 3) -> UnetGenerator:
 
 
 def source(made: UnetGenerator, side: int = 64) -> ModelSource:
+    inputs = input_specs(made.spec, (side, side))
     return ModelSource(
         "generator.fp32.onnx",
-        to_onnx(deploy(made).graph, (side, side)),
+        to_onnx(deploy(made).graph, inputs),
         "fp32",
-        (TensorSpec(name="mask", role="mask", dtype="uint8", shape=("batch", side, side)),),
+        inputs,
         (TensorSpec(name="image", role="image", dtype="uint8", shape=("batch", side, side, 3)),),
     )
 
@@ -70,7 +71,7 @@ def test_the_reference_is_the_originals_computation(norm: Norm, output_nc: int) 
     masks = np.stack([disc(64, 20, 30, 30), disc(64, 9, 40, 20)])
     state = {k: v.double() for k, v in made.state_dict().items()}
     for statistics in ("instance", "running"):
-        found = gate.reference_images(made, masks, statistics)
+        found = gate.reference_images(made, {"mask": masks}, statistics)
         for mask, image in zip(masks, found, strict=True):
             x = torch.from_numpy(mask).double().expand(1, 3, 64, 64) / 127.5 - 1
             y = original_generator(state, x, 6, batch_norm="batch" if statistics == "instance" else "running")[0]
@@ -90,23 +91,24 @@ def test_the_figures() -> None:
 
 
 def test_a_faithful_file_passes_at_every_batch_size() -> None:
-    made, masks = network(), gate.gate_masks((64, 64), None)
-    parity = gate.measure(gate.reference_images(made, masks, "instance"), masks, source(made), "onnxruntime", 1)
+    made, inputs = network(), {"mask": gate.gate_masks((64, 64), None)}
+    reference = gate.reference_images(made, inputs, "instance")
+    parity = gate.measure(reference, inputs, 17, source(made), "onnxruntime", 1)
     assert parity.max_level_difference <= 1
     assert parity.batch_sizes == (1, 3, 8)
     assert parity.mask_count == 17
 
 
 def test_one_wrong_weight_is_caught_and_a_known_miss_can_be_accepted() -> None:
-    made, masks = network(), gate.gate_masks((64, 64), None)
-    reference = gate.reference_images(made, masks, "instance")
+    made, inputs = network(), {"mask": gate.gate_masks((64, 64), None)}
+    reference = gate.reference_images(made, inputs, "instance")
     with torch.no_grad():
         made.model.up.bias[1] += 0.1  # type: ignore[index]
     with pytest.raises(ParityError, match=r"--max-level-difference \d+$") as error:
-        gate.measure(reference, masks, source(made), "onnxruntime", 1)
+        gate.measure(reference, inputs, 17, source(made), "onnxruntime", 1)
     miss = int(str(error.value).rsplit(" ", 1)[1])
     assert 5 < miss < 20
-    parity = gate.measure(reference, masks, source(made), "onnxruntime", miss)
+    parity = gate.measure(reference, inputs, 17, source(made), "onnxruntime", miss)
     assert (parity.max_level_difference, parity.accepted_max_level_difference) == (miss, miss)
 
 
@@ -115,7 +117,7 @@ def test_a_network_that_gives_nan_stops_the_export() -> None:
     with torch.no_grad():
         made.model.up.weight.fill_(float("nan"))
     with pytest.raises(ParityError, match="NaN or infinite"):
-        gate.reference_images(made, gate.gate_masks((64, 64), None)[:3], "instance")
+        gate.reference_images(made, {"mask": gate.gate_masks((64, 64), None)[:3]}, "instance")
 
 
 def test_a_network_that_does_not_look_at_the_mask_is_warned_about() -> None:

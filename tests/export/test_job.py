@@ -128,7 +128,7 @@ def test_own_masks_take_part_in_the_gate(tmp_path: Path) -> None:
 
 def test_a_gate_that_fails_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = DeployUnet.forward
-    monkeypatch.setattr(DeployUnet, "forward", lambda self, x: forward(self, x) * 0.9)
+    monkeypatch.setattr(DeployUnet, "forward", lambda self, *x: forward(self, *x) * 0.9)
     with pytest.raises(ParityError, match="nothing was written"):
         export_checkpoint(CHECKPOINT, tmp_path / "b")
     assert os.listdir(tmp_path) == []
@@ -179,6 +179,23 @@ def test_the_command_line(tmp_path: Path, m2l: CommandLine) -> None:
     assert m2l("synth", TINY / "masks", tmp_path / "out", "--bundle", tmp_path / "new" / "b").code == 0
 
 
+def test_what_was_made_as_json(tmp_path: Path, m2l: CommandLine) -> None:
+    outcome = m2l("export", CHECKPOINT, tmp_path / "b", "--json", "--form", "deconvolution")
+    made = json.loads(outcome.out)
+    opened = open_bundle(tmp_path / "b")
+    assert (made["path"], made["sha256"]) == (str(tmp_path / "b"), opened.sha256)
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert (made["inputs"], made["models"], made["warnings"]) == tuple(
+        manifest[name] for name in ("inputs", "models", "warnings")
+    )
+
+
+def test_help_tells_what_the_exit_status_says(m2l: CommandLine) -> None:
+    text = " ".join(m2l("export", "--help").out.split())
+    assert "Exit status: 0 the bundle is written, 1 it is not" in text
+    assert "resize is for networks trained with --upsample resize alone" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -191,6 +208,8 @@ def test_the_command_line(tmp_path: Path, m2l: CommandLine) -> None:
         ((CHECKPOINT, "{tmp}/b", "--norm-statistics", "running"), 1, "tiny_net_G.pth: has no running statistics"),
         ((CHECKPOINT, "{tmp}/b", "--norm-statistics", "other"), 2, "other"),
         ((CHECKPOINT, "{tmp}/b", "--image-size", "100"), 1, "multiples of 256"),
+        ((CHECKPOINT, "{tmp}/b", "--form", "resize"), 1, "tiny_net_G.pth: has transposed convolutions"),
+        ((CHECKPOINT, "{tmp}/b", "--weights", "int8"), 2, "int8"),
     ],
 )
 def test_bad_input(tmp_path: Path, m2l: CommandLine, arguments: tuple[object, ...], code: int, message: str) -> None:

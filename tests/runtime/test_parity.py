@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import REFERENCE, TINY, assert_equals_original, oracle
+from support import TINY, assert_equals_original, oracle
 
 from m2l_runtime import Synthesizer
 
@@ -14,19 +14,6 @@ def test_the_tiny_bundle_equals_the_original(tiny_synth: Synthesizer) -> None:
     assert [name for name, _, _ in triples] == ["mask_00000", "mask_00001", "raw_400x300"]
     for _, mask, original in triples:
         assert_equals_original(tiny_synth(mask[None])[0], original)
-
-
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference images are not here")
-@pytest.mark.parametrize(
-    ("masks", "images", "count"), [("masks", "images_eval", 24), ("raw_masks", "images_raw_eval", 6)]
-)
-def test_the_embedded_model_equals_the_original(masks: str, images: str, count: int) -> None:
-    triples = list(oracle(REFERENCE / masks, REFERENCE / images))
-    assert len(triples) == count
-    with Synthesizer.open() as synth:
-        made = synth(np.stack([mask for _, mask, _ in triples]))
-    for image, (_, _, original) in zip(made, triples, strict=True):
-        assert_equals_original(image, original)
 
 
 def test_the_comparison_can_fail() -> None:
