@@ -12,7 +12,7 @@ help:
 	@echo "make test-runtime   the runtime's tests where neither PyTorch nor onnx is installed (.venv-runtime)"
 	@echo "make test-slow      the slow tests"
 	@echo "make lint types     ruff and import-linter; mypy --strict"
-	@echo "make embedded-model CHECKPOINT=latest_net_G.pth   export the model inside the package anew"
+	@echo "make embedded-model RUN=run   export a run of m2l train as the model inside the package"
 
 demo: .venv-demo/installed
 	.venv-demo/bin/m2l synth runtime/m2l_runtime/data/masks $(DEMO_OUT)/images \
@@ -42,7 +42,7 @@ example-masks: .venv/installed
 	.venv/bin/python scripts/draw_example_masks.py runtime/m2l_runtime/data/masks
 
 embedded-model: .venv/installed
-	.venv/bin/m2l export "$(CHECKPOINT)" runtime/m2l_runtime/data/bundle --overwrite \
+	.venv/bin/m2l export "$(RUN)" runtime/m2l_runtime/data/bundle --overwrite --stochastic --weights fp16 \
 	  --name "m2l embedded model" --origin "$$(cat scripts/embedded_model_origin.md)"
 
 # Environments. Files are not compiled on installation: Python compiles the few that are used when they are.

@@ -32,7 +32,8 @@ def main(
     steps, epochs = [r for r in rows if "G_L1" in r], [r for r in rows if "val_l1_levels" in r]
     results = {}
     if evaluations is not None:
-        results = {int(p.stem): json.loads(p.read_text())["figures"] for p in sorted(evaluations.glob("*.json"))}
+        files = sorted(evaluations.glob("*.json"), key=lambda path: int(path.stem))
+        results = {int(path.stem): json.loads(path.read_text())["figures"] for path in files}
     panels = 3 + (len(FIGURES) if results else 0)
     grid, axes = plt.subplots(-(-panels // 3), 3, figsize=(12, 3.2 * -(-panels // 3)), layout="constrained")
     places = iter(axes.ravel())
