@@ -255,6 +255,7 @@ def test_the_preset_from_the_command_line(tmp_path: Path, m2l: CommandLine) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's compiler imports what PyTorch itself calls outdated
 def test_compiled_networks_compute_the_same(tmp_path: Path) -> None:
     masks = np.zeros((2, 128, 128), np.uint8)
     masks[:, 30:80, 40:90] = 255
