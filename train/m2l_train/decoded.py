@@ -6,12 +6,11 @@ session. The file has no name any more once all processes have mapped it, so not
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final
 
@@ -87,16 +86,8 @@ def decode_pairs(
         finally:
             for future in futures:
                 future.cancel()
-            wait_for(futures)
+            wait(futures)  # nobody writes to the file any more
     return bad
-
-
-def wait_for(futures: Sequence[Future[str | None]]) -> None:
-    """Until none of them is running; what they raise is left to whoever asks."""
-    for future in futures:
-        if not future.cancelled():
-            with contextlib.suppress(Exception):
-                future.result()
 
 
 def map_pixels(file: Path, count: int, side: int) -> Pixels:

@@ -18,9 +18,7 @@ from typing import Final
 from m2l_runtime.errors import InputError
 from m2l_runtime.maskfolder import SUFFIXES, find_masks, stem
 from m2l_runtime.terminal import printable
-
-MASK_SUFFIXES: Final = ("_segmentation", "_lesion", "_mask")
-"""What a mask's name may have beside its photograph's."""
+from m2l_runtime.wishes import MASK_SUFFIXES
 
 IGNORED_SUFFIXES: Final = ("_superpixels",)
 
