@@ -56,6 +56,9 @@ def test_colours_on_the_device_are_those_of_the_runtime() -> None:
     found = colours.measure(torch.from_numpy(images), torch.from_numpy(masks)).numpy()
     expected = np.stack([appearance.measure(i, m) for i, m in zip(images, masks, strict=True)])
     np.testing.assert_allclose(found, expected, atol=2e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        in_half = colours.measure(torch.from_numpy(images), torch.from_numpy(masks)).numpy()
+    np.testing.assert_array_equal(in_half, found)
     every = colours.measure(torch.from_numpy(images), torch.from_numpy(masks), every=2).numpy()
     thinned = np.stack([appearance.measure(i[::2, ::2], m[::2, ::2]) for i, m in zip(images, masks, strict=True)])
     np.testing.assert_allclose(every, thinned, atol=2e-3)
@@ -100,6 +103,15 @@ def test_pairs_that_cannot_be_read_are_told_and_left_out(tmp_path: Path) -> None
     assert [text for text in report.skipped if "p002" in text]
     assert state(tmp_path / "run")["G"]["appearance.table"].shape == (5, 12)
     assert not [p for p in (tmp_path / "run").iterdir() if "decoded" in p.name], "nothing is left of the pixels"
+
+
+@pytest.mark.parametrize("decode_once", [True, False])
+def test_a_folder_of_bad_pairs_is_told(tmp_path: Path, decode_once: bool) -> None:
+    folder = data_folder(tmp_path / "data", 3)
+    for path in (folder / "train" / "images").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(InputError, match="none of the 3 pairs can be read"):
+        go(folder, tmp_path / "run", replace(SMALL, decode_once=decode_once), skip_bad=True)
 
 
 def test_a_turn_turns_anticlockwise(tmp_path: Path) -> None:

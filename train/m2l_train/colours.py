@@ -18,7 +18,7 @@ _OFFSET: Final = 16 / 116
 
 @torch.no_grad()
 def measure(images: Tensor, masks: Tensor, *, every: int = 1) -> Tensor:
-    """Appearances of images.
+    """Appearances of images, in fp32 whatever is around: differences of colours vanish in bfloat16.
 
     Args:
         images: uint8 (B, H, W, 3) RGB.
@@ -28,7 +28,11 @@ def measure(images: Tensor, masks: Tensor, *, every: int = 1) -> Tensor:
     Returns:
         float32 (B, 12), in the order of `appearance.NAMES`.
     """
-    images, masks = images[:, ::every, ::every], masks[:, ::every, ::every]
+    with torch.autocast(images.device.type, enabled=False):
+        return _measure(images[:, ::every, ::every], masks[:, ::every, ::every])
+
+
+def _measure(images: Tensor, masks: Tensor) -> Tensor:
     colours = _lab(images).flatten(1, 2)
     lesion = (masks >= appearance.LESION_FROM).flatten(1).to(torch.float32)
     count, most = lesion.sum(1, keepdim=True), lesion.shape[1]

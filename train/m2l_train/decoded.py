@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from m2l_runtime import atomic
+from m2l_runtime.appearance import NAMES
 from m2l_train import colours
 from m2l_train.batches import Batch, Placement, order, placement
 from m2l_train.config import TrainConfig
@@ -104,7 +105,7 @@ def appearances(pixels: Pixels, bad: set[int], device: torch.device) -> Tensor:
     for start in range(0, len(places), _CHUNK):
         rows = torch.from_numpy(pixels[places[start : start + _CHUNK]]).to(device)
         found.append(colours.measure(rows[..., :3], rows[..., 3]).cpu())
-    return torch.cat(found)
+    return torch.cat(found) if found else torch.empty(0, len(NAMES))
 
 
 def appearances_of(
@@ -120,7 +121,8 @@ def appearances_of(
         image, mask = torch.from_numpy(found.image[None]), torch.from_numpy(found.mask[None])
         return colours.measure(image.to(device), mask.to(device)).cpu()
 
-    return torch.cat([row for row in pool.map(measured, pairs) if row is not None])
+    found = [row for row in pool.map(measured, pairs) if row is not None]
+    return torch.cat(found) if found else torch.empty(0, len(NAMES))
 
 
 def cut(rows: Tensor, where: Sequence[Placement], side: int) -> tuple[Tensor, Tensor]:

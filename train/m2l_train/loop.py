@@ -382,9 +382,13 @@ class _Session:
     def _appearances(self, on_note: Callable[[str], None]) -> torch.Tensor:
         """(count, 12) of the images to train on."""
         if self._pixels is not None:
-            return decoded.appearances(self._pixels, self._bad, self._device)
-        on_note("measuring the appearance of all images")
-        return decoded.appearances_of(self._data.train, self._config, self._pool, self._device)
+            table = decoded.appearances(self._pixels, self._bad, self._device)
+        else:
+            on_note("measuring the appearance of all images")
+            table = decoded.appearances_of(self._data.train, self._config, self._pool, self._device)
+        if not len(table):
+            raise InputError(self._nothing_read(self._skipped or []))
+        return table
 
     def _batches(self) -> Generator[Batch, None, None]:
         """What is left of the epoch."""
