@@ -101,7 +101,9 @@ def joined(device: torch.device) -> Iterator[Processes]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), device)
+        here = Processes(dist.get_rank(), dist.get_world_size(), device)
+        yield here
+        here.wait()  # whoever leaves while another still talks may bring it down
     finally:
         dist.destroy_process_group()
 
