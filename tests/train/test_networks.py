@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from functional import original_generator
 from support import TINY, assert_equals_original, assert_truncates_to_original, oracle
 
-from m2l_train.networks import Norm, PatchDiscriminator, ResizeConv2d, UnetGenerator, UnetSpec
+from m2l_train import losses
+from m2l_train.networks import (
+    Norm,
+    PatchDiscriminator,
+    ResizeConv2d,
+    ScaledDiscriminators,
+    UnetGenerator,
+    UnetSpec,
+    detail,
+)
 
 
 @pytest.mark.parametrize(("levels", "ngf", "count"), [(8, 64, 54_409_603), (9, 64, 66_993_539)])
@@ -137,3 +146,42 @@ def test_a_generator_that_resizes_has_its_levels_and_sizes(norm: Norm) -> None:
     assert sum(isinstance(m, ResizeConv2d) for m in network.modules()) == 7
     assert not any(isinstance(m, torch.nn.ConvTranspose2d) for m in network.modules())
     assert network(torch.rand(1, 3, 128, 256)).shape == (1, 3, 128, 256)
+
+
+def test_several_discriminators_judge_at_half_the_side_each() -> None:
+    torch.manual_seed(4)
+    network = ScaledDiscriminators(3, 6, 2, "instance").double()
+    x = torch.rand(2, 6, 256, 256, dtype=torch.float64)
+    found = network(x)
+    assert [tuple(logits.shape) for logits in found] == [(2, 1, 30, 30), (2, 1, 14, 14), (2, 1, 6, 6)]
+    for side, logits, alone in zip((256, 128, 64), found, network.scales, strict=True):
+        cells = x.reshape(2, 6, side, 256 // side, side, 256 // side).mean((3, 5))
+        torch.testing.assert_close(logits, alone(cells))
+
+
+def test_detail_is_what_a_blur_takes_away() -> None:
+    """The impulse response by hand; a flat colour has no detail, not even at its frame; grey has none of colour."""
+    flat = torch.tensor([0.3, -0.5, 0.9], dtype=torch.float64).view(1, 3, 1, 1).expand(1, 3, 9, 9)
+    torch.testing.assert_close(detail(flat), torch.zeros_like(flat))
+
+    impulse = torch.zeros(1, 3, 9, 9, dtype=torch.float64)
+    impulse[0, 0, 4, 4] = 1  # red
+    highpass = -np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    highpass[1, 1] += 1
+    found = detail(impulse)[0].numpy()
+    for channel, share in enumerate((1 / 3, 1 / 2, 1 / 4)):
+        np.testing.assert_allclose(found[channel, 3:6, 3:6], 16 * share * highpass, atol=1e-12)
+    assert not found[:, :3].any()
+
+    grey = torch.rand(1, 1, 16, 16, dtype=torch.float64).expand(1, 3, 16, 16)
+    of_grey = detail(grey)
+    assert float(of_grey[:, 0].std()) > 1
+    torch.testing.assert_close(of_grey[:, 1:], torch.zeros_like(of_grey[:, 1:]))
+
+
+def test_l1_over_cells_sees_their_means_alone() -> None:
+    real = torch.zeros(1, 3, 8, 8)
+    checks = real + 1 - 2 * ((torch.arange(8)[:, None] + torch.arange(8)) % 2)  # 1 and -1 by turns: the mean is 0
+    assert float(losses.l1(checks, real, 1)) == 1
+    assert float(losses.l1(checks, real, 2)) == 0
+    assert float(losses.l1(checks + 0.25, real, 4)) == pytest.approx(0.25)

@@ -441,7 +441,16 @@ def test_the_learning_rate_falls_in_a_straight_line_and_never_to_zero() -> None:
     assert from_json(to_json(config), "x") == config
 
 
-@pytest.mark.parametrize("changes", [{"gan_mode": "lsgan"}, {"upsample": "resize"}, {"norm": "none"}, {"flip": False}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gan_mode": "lsgan"},
+        {"upsample": "resize"},
+        {"norm": "none"},
+        {"flip": False},
+        {"discriminators": 2, "detail": True, "l1_cell": 8},
+    ],
+)
 def test_other_settings_train(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     report = go(data, tmp_path / "run", replace(CONFIG, **changes), max_steps=2)
     assert report.step == 2

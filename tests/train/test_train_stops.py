@@ -407,6 +407,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"lambda_l1": float("nan")}, "lambda_l1 must be a finite number, got nan"),
     ({"lambda_l1": 10**400}, "lambda_l1 must be a finite number"),
     ({"norm": ["batch"]}, "norm must be a text"),
+    ({"detail": 1}, "detail must be True or False, got 1"),
+    ({"discriminators": 0}, "discriminators must be between 1"),
+    ({"discriminators": 5}, r"at most 4 for images of 256 pixels \(the last one sees at least 32\), got 5"),
+    ({"l1_cell": 3}, r"l1_cell must divide image_size \(256\), got 3"),
     ({"seed": 2**64}, f"seed must be between 0 and 2147483648, got {2**64}"),
 ]
 

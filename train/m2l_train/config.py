@@ -43,6 +43,10 @@ class TrainConfig:
     direction: Direction = _told("AtoB", "Of combined A|B files: AtoB has the mask left, BtoA right.")
     ngf: int = _told(64, "Channels of the generator's first layer.")
     ndf: int = _told(64, "Channels of the discriminator's first layer.")
+    discriminators: int = _told(1, "Discriminators, each of which sees the image at half the side of the one before.")
+    detail: bool = _told(
+        False, "Show discriminators the finest detail of an image beside it, amplified, grey apart from colour."
+    )
     norm: NormChoice = _told("instance", "Norm of both networks: instance, batch or none.")
     upsample: UpsampleChoice = _told(
         "deconv", "deconv as the original; resize (repeat pixels, then convolve) draws no checkerboards."
@@ -53,6 +57,9 @@ class TrainConfig:
     )
     gan_mode: GanMode = _told("vanilla", "vanilla: cross-entropy from logits; lsgan: squared error.")
     lambda_l1: float = _told(100.0, "Weight of the L1 loss beside the GAN's.")
+    l1_cell: int = _told(
+        1, "Side in pixels of the squares whose means the L1 loss compares. Within them the GAN is alone. 1: pixels."
+    )
     lr: float = _told(2e-4, "Learning rate of Adam.")
     beta1: float = _told(0.5, "First momentum of Adam; the second is 0.999.")
     batch_size: int = _told(1, "Pairs per step, of all processes together.")
@@ -99,6 +106,13 @@ class TrainConfig:
             raise InputError(f"ema must be in [0, 1), got {self.ema}")
         if self.appearance and self.norm == "none":
             raise InputError("appearance modulates what norms give, and norm is none; choose norm instance or batch")
+        if self.image_size >> self.discriminators - 1 < SMALLEST_JUDGED:
+            raise InputError(
+                f"discriminators must be at most {(self.image_size // SMALLEST_JUDGED).bit_length()} for images of "
+                f"{self.image_size} pixels (the last one sees at least {SMALLEST_JUDGED}), got {self.discriminators}"
+            )
+        if self.image_size % self.l1_cell:
+            raise InputError(f"l1_cell must divide image_size ({self.image_size}), got {self.l1_cell}")
         if not self.image_size <= self.crop_from <= 4 * self.image_size:
             raise InputError(
                 f"load_size must be between image_size ({self.image_size}) and four times that, got {self.load_size}"
@@ -127,12 +141,21 @@ class TrainConfig:
         return self.lr * (1.0 - max(0, epoch - self.n_epochs) / (self.n_epochs_decay + 1))
 
 
+SMALLEST_JUDGED: Final = 32
+"""Side in pixels below which a discriminator's last layers have nothing left to norm."""
+
 MOST: Final = 1 << 31
 """No setting that is a whole number is larger."""
 
-_LOWEST: Final[Mapping[str, int]] = {"ngf": 1, "ndf": 1, "batch_size": 1, "n_epochs": 0, "n_epochs_decay": 0, "seed": 0}
+_LOWEST: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("ngf", "ndf", "discriminators", "l1_cell", "batch_size"), 1),
+    **dict.fromkeys(("n_epochs", "n_epochs_decay", "seed"), 0),
+}
 
-_SWITCHES: Final = ("flip", "turn", "dropout", "appearance", "bf16", "channels_last", "fused", "compile", "decode_once")
+_SWITCHES: Final = (
+    *("flip", "turn", "dropout", "appearance", "detail"),
+    *("bf16", "channels_last", "fused", "compile", "decode_once"),
+)
 
 _CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
     "image_size": (128, 256, 512),

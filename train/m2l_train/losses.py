@@ -27,6 +27,11 @@ def discriminator_loss(on_fake: Tensor, on_real: Tensor) -> Tensor:
     return 0.5 * (on_fake + on_real)
 
 
+def l1(fake: Tensor, real: Tensor, cell: int) -> Tensor:
+    """Mean absolute difference of (B, C, H, W), in squares of `cell` pixels a side each taken as its mean: a scalar."""
+    return F.l1_loss(F.avg_pool2d(fake, cell), F.avg_pool2d(real, cell)) if cell > 1 else F.l1_loss(fake, real)
+
+
 def generator_loss(on_gan: Tensor, l1: Tensor, lambda_l1: float) -> Tensor:
     """GAN loss plus the weighted mean absolute difference in [-1, 1] units."""
     return on_gan + lambda_l1 * l1

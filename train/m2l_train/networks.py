@@ -291,6 +291,47 @@ class PatchDiscriminator(nn.Module):
         return y
 
 
+class ScaledDiscriminators(nn.Module):
+    """Several of `PatchDiscriminator`, each judging the picture at half the side that the one before it sees.
+
+    So patches of 70, 140, 280 ... pixels are judged. From Wang et al., "High-Resolution Image Synthesis and Semantic
+    Manipulation with Conditional GANs", CVPR 2018 (arXiv:1711.11585), section 3.2.
+    """
+
+    def __init__(self, count: int, input_nc: int, ndf: int, norm: Norm) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(PatchDiscriminator(input_nc, ndf, norm) for _ in range(count))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, input_nc, H, W) to logits (B, 1, H', W') of each, from the full side on."""
+        found = []
+        for scale, network in enumerate(self.scales):
+            x = F.avg_pool2d(x, 2) if scale else x
+            found.append(network(x))
+        return found
+
+
+DETAIL_GAIN: Final = 16.0
+"""What is finest in a photograph of skin, some four grey levels of 255, comes to about one half by it."""
+
+_OPPONENT: Final = ((1 / 3, 1 / 3, 1 / 3), (0.5, -0.5, 0.0), (0.25, 0.25, -0.5))
+"""Grey, red against green, and yellow against blue, of red, green and blue."""
+
+
+def detail(images: Tensor) -> Tensor:
+    """What a 3x3 binomial blur takes away, amplified, as grey and two differences of colour: (B, 3, H, W) to the same.
+
+    In a photograph the finest detail is nearly grey. Coloured noise of a level or two, which a discriminator overlooks
+    beside the colours themselves, stands out here.
+    """
+    blur = torch.tensor([0.25, 0.5, 0.25], device=images.device, dtype=images.dtype)
+    highpass = -torch.outer(blur, blur)
+    highpass[1, 1] += 1
+    opponent = torch.tensor(_OPPONENT, device=images.device, dtype=images.dtype)
+    weight = DETAIL_GAIN * opponent[:, :, None, None] * highpass
+    return F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), weight)
+
+
 def _norm(norm: Norm, channels: int) -> nn.Module:
     if norm == "instance":
         return InstanceNorm2d(channels, eps=NORM_EPS, affine=False, track_running_stats=False)

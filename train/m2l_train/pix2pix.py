@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from m2l_runtime.arrays import Images, Masks
@@ -17,7 +16,7 @@ from m2l_runtime.errors import Diverged
 from m2l_train import colours, losses
 from m2l_train.config import TrainConfig
 from m2l_train.device import computes_bf16
-from m2l_train.networks import PatchDiscriminator, UnetGenerator, UnetSpec
+from m2l_train.networks import PatchDiscriminator, ScaledDiscriminators, UnetGenerator, UnetSpec, detail
 
 MASK_CHANNELS: Final = 3
 """The mask goes in as three equal channels, as the original reads it: with one, Adam would train differently."""
@@ -69,7 +68,12 @@ class Pix2Pix:
         )
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.generator = UnetGenerator(spec).train()
-        discriminator = PatchDiscriminator(MASK_CHANNELS + IMAGE_CHANNELS, config.ndf, config.norm)
+        seen = MASK_CHANNELS + IMAGE_CHANNELS * (2 if config.detail else 1)
+        discriminator: torch.nn.Module = (
+            PatchDiscriminator(seen, config.ndf, config.norm)
+            if config.discriminators == 1
+            else ScaledDiscriminators(config.discriminators, seen, config.ndf, config.norm)
+        )
         self.discriminator = discriminator.train()
         for network in (self.generator, self.discriminator):
             network.to(self.device)
@@ -144,17 +148,20 @@ class Pix2Pix:
     def _looks(self, images: Images | Tensor, masks: Masks | Tensor, *, every: int = 1) -> Tensor:
         return colours.measure(_levels(images, self.device), _levels(masks, self.device), every=every)
 
-    def _judge(self, mask: Tensor, image: Tensor) -> Tensor:
+    def _judge(self, mask: Tensor, image: Tensor, is_real: bool) -> Tensor:
+        """The GAN loss of (B, 3, S, S) each, against being judged real or fake; the mean over all discriminators."""
+        seen = torch.cat([mask, image, detail(image)] if self.config.detail else [mask, image], 1)
         with self._autocast():
-            logits: Tensor = self._run_D(torch.cat([mask, image], 1))
-        return logits.float()
+            found: Tensor | list[Tensor] = self._run_D(seen)
+        logits = [found] if isinstance(found, Tensor) else found
+        each = [losses.gan_loss(logit.float(), is_real, self.config.gan_mode) for logit in logits]
+        return torch.stack(each).mean() if len(each) > 1 else each[0]
 
     def _discriminator_step(self, mask: Tensor, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         self._require_grad_of_discriminator(True)
         self.optimizer_D.zero_grad()
-        mode = self.config.gan_mode
-        on_fake = losses.gan_loss(self._judge(mask, fake.detach()), False, mode)
-        on_real = losses.gan_loss(self._judge(mask, real), True, mode)
+        on_fake = self._judge(mask, fake.detach(), False)
+        on_real = self._judge(mask, real, True)
         _require_finite(D_fake=on_fake, D_real=on_real)
         _backward(losses.discriminator_loss(on_fake, on_real))
         self._average_gradients(self.discriminator)
@@ -164,8 +171,8 @@ class Pix2Pix:
     def _generator_step(self, mask: Tensor, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         self._require_grad_of_discriminator(False)
         self.optimizer_G.zero_grad()
-        on_gan = losses.gan_loss(self._judge(mask, fake), True, self.config.gan_mode)
-        l1 = F.l1_loss(fake, real)
+        on_gan = self._judge(mask, fake, True)
+        l1 = losses.l1(fake, real, self.config.l1_cell)
         _require_finite(G_GAN=on_gan, G_L1=l1)
         _backward(losses.generator_loss(on_gan, l1, self.config.lambda_l1))
         self._average_gradients(self.generator)
