@@ -58,13 +58,13 @@ embedded-model: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "m2l needs Python 3.11 or later, this is " + sys.version.split()[0] + "; try: make test PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP_INSTALL) torch
-	.venv/bin/python $(PIP_INSTALL) --editable '.[cpu,masks,train,export,evaluate,parquet,dev]'
+	.venv/bin/python $(PIP_INSTALL) --editable '.[cpu,openvino,masks,train,export,evaluate,parquet,dev]'
 	.venv/bin/python $(PIP_INSTALL) --no-deps torch-fidelity
 	@touch $@
 
 .venv-runtime/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-runtime
-	.venv-runtime/bin/python $(PIP_INSTALL) --no-compile --editable '.[cpu,masks,test]'
+	.venv-runtime/bin/python $(PIP_INSTALL) --no-compile --editable '.[cpu,openvino,masks,test]'
 	@touch $@
 
 clean:

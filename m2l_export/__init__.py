@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from m2l_runtime.errors import EngineNotInstalled
 
 if TYPE_CHECKING:
+    from m2l_export.fidelity import Limits
     from m2l_export.job import ExportReport, export_checkpoint
 
-__all__ = ["ExportReport", "export_checkpoint"]
+__all__ = ["ExportReport", "Limits", "export_checkpoint"]
 
 
 def __getattr__(name: str) -> Any:

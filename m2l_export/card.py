@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
+from m2l_export.sensitivity import Sensitivity
 from m2l_runtime.bundle import ModelFile, Network, Provenance, Training
 
 _CARD = """\
@@ -30,13 +32,7 @@ U-Net generator, {levels} levels, ngf {ngf}, {input_nc} input and {output_nc} ou
 `{checkpoint}`, SHA-256 `{checkpoint_sha256}`.
 {origin}
 
-## Parity with the network as trained
-| file | engine | masks | batch sizes | largest difference | mean difference | PSNR |
-|---|---|---|---|---|---|---|
-{parity}
-
-Differences are in levels of 0..255, against: {reference}.
-{warnings}"""
+{parity}{sensitivity}{warnings}"""
 
 
 def model_card(
@@ -48,15 +44,16 @@ def model_card(
     warnings: tuple[str, ...],
     origin: str,
     appearance_count: int = 0,
+    min_contrast: float = 0.0,
+    sensitivities: Mapping[str, Sensitivity] | None = None,
 ) -> str:
-    """MODEL_CARD.md of a bundle; `appearance_count`: rows of its table of appearances."""
-    rows = [
-        f"| {m.file.path} | {m.parity.engine} | {m.parity.mask_count} | "
-        f"{', '.join(map(str, m.parity.batch_sizes))} | {m.parity.max_level_difference} | "
-        f"{m.parity.mean_level_difference:.6f} | "
-        f"{'identical' if m.parity.psnr_db is None else f'{m.parity.psnr_db:.1f} dB'} |"
-        for m in models
-    ]
+    """MODEL_CARD.md of a bundle.
+
+    Args:
+        appearance_count: rows of its table of appearances.
+        min_contrast: that all of these rows have.
+        sensitivities: what int8 costs layer by layer, by the engine that it is for.
+    """
     return _CARD.format(
         name=name,
         version=provenance.versions["m2l"],
@@ -69,16 +66,16 @@ def model_card(
         norm=network.norm,
         norm_statistics=network.norm_statistics,
         parameter_count=network.parameter_count,
-        beside=_beside(network, appearance_count),
+        beside=_beside(network, appearance_count, min_contrast),
         dropout=_DROPOUT[network.dropout],
-        weights=_WEIGHTS if any(m.weights == "fp16" for m in models) else "",
+        weights=next((_WEIGHTS.format(file=m.file.path) for m in models if m.weights == "fp16"), ""),
         upsample=" Upsampling is by repeated pixels and a 3x3 convolution." if network.upsample == "resize" else "",
         checkpoint=provenance.checkpoint,
         checkpoint_sha256=provenance.checkpoint_sha256,
         origin="\n".join(filter(None, (_training(provenance.training), origin)))
         or "Nothing more is known to this card: data, licence and length of training are for you to add.",
-        parity="\n".join(rows),
-        reference=models[0].parity.reference,
+        parity=_parity(models),
+        sensitivity=_sensitivity(sensitivities) if sensitivities else "",
         warnings="\n## Warnings of the export\n" + "\n".join(f"- {w}" for w in warnings) + "\n" if warnings else "",
     )
 
@@ -87,10 +84,84 @@ _DROPOUT: Final = {
     "off": "Dropout is off; the original leaves it on\nwhen it tests.",
     "input": "Dropout is on, as when the\noriginal tests; what it keeps comes in as bits.",
 }
-_WEIGHTS: Final = "\nWeights are stored in half precision (fp16); what computes is single precision (fp32)."
+_WEIGHTS: Final = "\nIn {file} weights are stored in half precision (fp16); they are fp32 once it is loaded."
 
 
-def _beside(network: Network, appearance_count: int) -> str:
+def _parity(models: tuple[ModelFile, ...]) -> str:
+    """The table of all ways to run the generator, and what each is compared with."""
+    references = list(dict.fromkeys(m.parity.reference for m in models))
+    letters = dict(zip(references, "ABCDEFGH", strict=False)) if len(references) > 1 else {}
+    rows = []
+    for m in models:
+        parity = m.parity
+        psnr = "identical" if parity.psnr_db is None else f"{parity.psnr_db:.1f} dB"
+        if parity.worst_psnr_db is not None:
+            psnr = f"{parity.mean_psnr_db:.1f} dB, worst {parity.worst_psnr_db:.1f}"
+        cells = (
+            m.file.path,
+            m.precision,
+            parity.engine,
+            *([letters.get(parity.reference, "-")] if letters else []),
+            parity.mask_count,
+            ", ".join(map(str, parity.batch_sizes)),
+            parity.max_level_difference,
+            f"{parity.mean_level_difference:.6f}",
+            psnr,
+        )
+        rows.append(_row(*cells))
+    head = ("file", "computes in", "engine", *(["against"] if letters else []), "masks", "batch sizes")
+    head += ("largest difference", "mean difference", "PSNR")
+    against = f"against: {references[0]}."
+    if letters:
+        against = "against:\n" + "\n".join(f"- {letter}: {reference}" for reference, letter in letters.items())
+    if any(m.parity.worst_psnr_db is not None for m in models):
+        against += "\n\nA PSNR with a worst one beside it is the mean over the images, else that of all bytes together."
+    return "\n".join(
+        (
+            "## Parity",
+            _row(*head),
+            "|---" * len(head) + "|",
+            *rows,
+            "",
+            f"Differences are in levels of 0..255, {against}\n",
+        )
+    )
+
+
+def _sensitivity(by_engine: Mapping[str, Sensitivity]) -> str:
+    """What each layer costs in int8, and which stay in float."""
+    rows = [
+        _row(
+            first.layer,
+            f"{first.multiplications_share * 100:.1f} %",
+            *(f"{layer.alone_psnr_db:.1f} dB{', in float' if layer.is_float else ''}" for layer in (first, *others)),
+        )
+        for first, *others in zip(*(found.layers for found in by_engine.values()), strict=True)
+    ]
+    head = _row("layer", "multiplications", *(f"alone on {engine}" for engine in by_engine))
+    chosen = "; ".join(
+        f"on {engine} {found.float_share * 100:.0f} % of the multiplications are left in float"
+        for engine, found in by_engine.items()
+    )
+    return "\n".join(
+        (
+            "\n## What int8 costs",
+            "PSNR against fp32 with one convolution in int8 and all others in float, on images that int8 was tuned on;",
+            f"{chosen}.",
+            "",
+            head,
+            "|---" * (2 + len(by_engine)) + "|",
+            *rows,
+            "",
+        )
+    )
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _beside(network: Network, appearance_count: int, min_contrast: float) -> str:
     """What else goes in than the mask."""
     said = ""
     if network.appearance:
@@ -100,6 +171,11 @@ def _beside(network: Network, appearance_count: int) -> str:
             f"images; `appearances.npz` has {appearance_count:,} of them, from which\n`m2l synth` draws. They are "
             "statistics of real photographs, not pictures."
         )
+        if min_contrast:
+            said += (
+                " Left out are those whose mean colours of lesion and\nskin are less than "
+                f"{min_contrast:.3g} Delta E*ab apart: there nobody sees where the mask is."
+            )
     if network.dropout == "input":
         said += (
             "\n\nBeside each mask go dropout bits, drawn with a seed: the same seed gives the same image, another seed "

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from m2l_runtime.bundle import Precision
 
 
 class NormStatisticsOption(StrEnum):
@@ -29,6 +32,9 @@ class WeightsOption(StrEnum):
 
     fp32 = "fp32"
     fp16 = "fp16"
+
+
+_PRECISIONS = ("fp32", "bf16", "int8")
 
 
 def register(app: typer.Typer) -> None:
@@ -88,6 +94,55 @@ def export(
             help="What the gate accepts, in levels of 0..255.  [default: 1, or 2 for fp16 weights]", show_default=False
         ),
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="What convolutions compute with, of fp32, bf16 and int8, with commas between, on each engine "
+            "installed that can. fp32 is always among them."
+        ),
+    ] = "fp32",
+    engines: Annotated[
+        str | None,
+        typer.Option(
+            help="Engines that bf16 and int8 are made for, with commas between.  [default: all installed that can]",
+            show_default=False,
+        ),
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="Masks that int8 is tuned on, and that bf16 and int8 are judged on: a folder, or shapes:300.  "
+            "[default: drawn shapes]",
+            show_default=False,
+        ),
+    ] = None,
+    min_psnr: Annotated[
+        float | None,
+        typer.Option(
+            help="Lowest PSNR against fp32, mean over masks, that bf16 and int8 may have, in dB.  [default: 40]",
+            show_default=False,
+        ),
+    ] = None,
+    min_worst_psnr: Annotated[
+        float | None, typer.Option(help="Likewise of the worst mask.  [default: 36]", show_default=False)
+    ] = None,
+    max_mean_difference: Annotated[
+        float | None,
+        typer.Option(help="Likewise the largest mean difference, in levels.  [default: 2]", show_default=False),
+    ] = None,
+    max_colour_shift: Annotated[
+        float | None,
+        typer.Option(
+            help="Likewise the largest mean shift of red, green or blue, in levels.  [default: 1]", show_default=False
+        ),
+    ] = None,
+    min_contrast: Annotated[
+        float,
+        typer.Option(
+            help="Draw no appearances whose lesion differs less from its skin, in Delta E*ab of mean colours: there "
+            "nobody sees where the mask is."
+        ),
+    ] = 0.0,
     origin: Annotated[
         str, typer.Option(help="A paragraph for the model card: data, licence, training.", show_default=False)
     ] = "",
@@ -97,27 +152,51 @@ def export(
     """Turn a trained generator into a bundle, proven against PyTorch before it is written.
 
     Exit status: 0 the bundle is written, 1 it is not (the gate did not pass, or something cannot be read or written),
-    2 wrong usage, 130 interrupted.
+    2 wrong usage, 130 interrupted, 143 terminated. Unless it is 0, nothing is left behind.
     """
-    from m2l_export import export_checkpoint
+    from m2l_export import Limits, export_checkpoint
     from m2l_runtime.describe import describe_parity
+    from m2l_runtime.stop import exit_on_sigterm
     from m2l_runtime.terminal import aside, printable
 
-    report = export_checkpoint(
-        checkpoint,
-        bundle,
-        name=name,
-        image_size=image_size,
-        norm_statistics=norm_statistics.value,
-        form=form.value,
-        stochastic=stochastic,
-        weights=weights.value,
-        masks=masks,
-        max_level_difference=max_level_difference,
-        overwrite=overwrite,
-        origin=origin,
-        on_step=aside,
+    precisions = _precisions(precision)
+    given = {
+        "psnr_db": min_psnr,
+        "worst_psnr_db": min_worst_psnr,
+        "mean_levels": max_mean_difference,
+        "colour_shift_levels": max_colour_shift,
+    }
+    options = {"--calibrate": calibrate, "--engines": engines} | dict(
+        zip(
+            ("--min-psnr", "--min-worst-psnr", "--max-mean-difference", "--max-colour-shift"),
+            given.values(),
+            strict=True,
+        )
     )
+    for name_given, value in options.items():
+        if value is not None and set(precisions) == {"fp32"}:
+            raise typer.BadParameter(f"{name_given} has no effect on fp32; leave it out, or give --precision int8")
+    with exit_on_sigterm():
+        report = export_checkpoint(
+            checkpoint,
+            bundle,
+            name=name,
+            image_size=image_size,
+            norm_statistics=norm_statistics.value,
+            form=form.value,
+            stochastic=stochastic,
+            weights=weights.value,
+            masks=masks,
+            max_level_difference=max_level_difference,
+            precisions=precisions,
+            engines=None if engines is None else [word.strip() for word in engines.split(",")],
+            calibrate=calibrate,
+            min_contrast=min_contrast,
+            limits=Limits(**{name: value for name, value in given.items() if value is not None}),
+            overwrite=overwrite,
+            origin=origin,
+            on_step=aside,
+        )
     for warning in report.warnings:
         aside(f"warning: {printable(warning)}")
     if json:
@@ -128,8 +207,23 @@ def export(
             "sha256": report.bundle.sha256,
             "inputs": report.bundle.manifest.inputs,
             "models": report.bundle.manifest.models,
+            "sensitivity": {way.model.file.path: way.sensitivity for way in report.ways if way.sensitivity is not None},
             "warnings": report.warnings,
         }
         typer.echo(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
         return
     typer.echo(f"{printable(bundle)} is ready: {describe_parity(report.parity)}")
+    for way in report.ways:
+        typer.echo(
+            f"{way.model.precision} on {', '.join(way.model.engines)}: PSNR {way.fidelity.mean_psnr_db:.1f} dB against "
+            f"fp32, worst {way.fidelity.worst_psnr_db:.1f}, over {way.model.parity.mask_count} masks"
+        )
+
+
+def _precisions(text: str) -> tuple[Precision, ...]:
+    """The words of --precision."""
+    words = tuple(word.strip() for word in text.split(","))
+    for word in words:
+        if word not in _PRECISIONS:
+            raise typer.BadParameter(f"--precision is some of {', '.join(_PRECISIONS)}, got {word[:40]!r}")
+    return cast("tuple[Precision, ...]", words)

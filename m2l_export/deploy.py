@@ -66,6 +66,14 @@ class Modulation(nn.Module):
         ones = [float(i % 2 == 0) for i, n in enumerate(self._sizes) for _ in range(n)]
         self.out.bias = nn.Parameter(self.out.bias.detach() + self.out.bias.new_tensor(ones))
 
+    @torch.no_grad()
+    def divide(self, level: int, by: Tensor) -> None:
+        """Give the stage on the way up of `level`, from 1, scales and shifts over `by` (C,)."""
+        begin = sum(self._sizes[: 2 * (level - 1)])
+        rows = slice(begin, begin + 2 * len(by))
+        self.out.weight[rows] /= by.repeat(2)[:, None]
+        self.out.bias[rows] /= by.repeat(2)
+
     def forward(self, appearance: Tensor) -> list[tuple[Tensor, Tensor]]:
         """See the class."""
         found = self.out(self.hidden((appearance - self.mean) / self.std))[:, :, None, None]

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from m2l_export import gate
+from m2l_export.calibration import read_calibration
 from m2l_export.card import model_card
 from m2l_export.checkpoint import load_checkpoint
 from m2l_export.deploy import Form, NormStatistics, deploy
+from m2l_export.fidelity import Limits
 from m2l_export.half import store_weights_as_fp16
 from m2l_export.onnxwriter import APPEARANCE, BATCH, DROPOUT_BITS, IMAGE, OPSET, input_specs, to_onnx
 from m2l_export.origin import find_origin
+from m2l_export.precisions import ENGINES, OPENVINO, Reference, Way, int8_way, is_installed, prove
+from m2l_export.quantise import Target
+from m2l_runtime import appearance
 from m2l_runtime._version import __version__
-from m2l_runtime.appearance import NAMES
 from m2l_runtime.arrays import Images
-from m2l_runtime.backends import BackendModule, BackendOptions, ModelSource, backend_module
+from m2l_runtime.backends import BACKENDS, BackendModule, BackendOptions, ModelSource, backend_module
 from m2l_runtime.bundle import (
     APPEARANCES_ARRAY,
     APPEARANCES_NAME,
@@ -35,13 +40,14 @@ from m2l_runtime.bundle import (
     ModelFile,
     Network,
     Parity,
+    Precision,
     Provenance,
     Resampling,
     TensorSpec,
     require_bundle,
     write_bundle,
 )
-from m2l_runtime.errors import CheckpointError, InputError, OutputError
+from m2l_runtime.errors import CheckpointError, EngineNotInstalled, InputError, OutputError
 from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.terminal import printable
 from m2l_train.networks import UnetGenerator, UnetSpec
@@ -50,6 +56,8 @@ Weights = Literal["fp32", "fp16"]
 
 ENGINE: Final = "onnxruntime"
 LARGEST_SIDE: Final = 4096
+MOST_CONTRAST: Final = 100.0
+DEFAULT_CALIBRATION: Final = "shapes:200,seed=1"
 ACCEPTED_LEVELS: Final[Mapping[Weights, int]] = {"fp32": 1, "fp16": 2}
 """What the gate accepts, in levels of 0..255, by how weights are stored."""
 
@@ -60,7 +68,10 @@ class ExportReport:
 
     bundle: Bundle
     parity: Parity
+    """Of the fp32 file on onnxruntime."""
     warnings: tuple[str, ...]
+    ways: tuple[Way, ...] = ()
+    """Precisions below fp32, with their figures."""
 
 
 def export_checkpoint(
@@ -75,6 +86,11 @@ def export_checkpoint(
     weights: Weights = "fp32",
     masks: str | os.PathLike[str] | None = None,
     max_level_difference: int | None = None,
+    precisions: Sequence[Precision] = ("fp32",),
+    engines: Sequence[str] | None = None,
+    calibrate: str | os.PathLike[str] | None = None,
+    limits: Limits | None = None,
+    min_contrast: float = 0.0,
     overwrite: bool = False,
     origin: str = "",
     on_step: Callable[[str], None] = lambda _: None,
@@ -82,7 +98,9 @@ def export_checkpoint(
     """Turn a ``*_net_G.pth`` of pytorch-CycleGAN-and-pix2pix, or a run of `m2l train`, into a bundle.
 
     Nothing is written before the gate has passed: the ONNX file's images on onnxruntime against the network's in
-    PyTorch, over the example masks, black, white, a dot, noise and a disc, at batch sizes 1, 3 and 8.
+    PyTorch, over the example masks, black, white, a dot, noise and a disc, at batch sizes 1, 3 and 8; likewise on
+    OpenVINO where that is installed. Precisions below fp32 are proven against fp32, over at least 100 masks that they
+    were not tuned on.
 
     Args:
         checkpoint: the file; depth, width, channels and norm are inferred from it. Or the folder of a run of
@@ -101,6 +119,14 @@ def export_checkpoint(
         weights: how they are stored. ``fp16`` halves the file; what computes is fp32 as before, from rounded weights.
         masks: a folder of masks for the gate, beside its own.
         max_level_difference: what the gate accepts, 0..255; recorded in the manifest. None: see `ACCEPTED_LEVELS`.
+        precisions: what convolutions are to compute with, for each engine that can: `bf16` on OpenVINO, `int8` on
+            onnxruntime and OpenVINO, a file each. fp32 is always made.
+        engines: that lower precisions are made for; None: all that are installed and can.
+        calibrate: masks that int8 is tuned on and lower precisions are judged on: a folder of at least 16 that differ,
+            or words as of `m2l synth`; None: drawn shapes.
+        limits: what lower precisions may be off; None: the defaults of :class:`m2l_export.fidelity.Limits`.
+        min_contrast: appearances are left out of the bundle's table, hence never drawn, whose lesion and skin differ by
+            less than this, in Delta E*ab of their mean colours: there nobody sees where the mask is.
         overwrite: replace a bundle that is at `bundle`.
         origin: a paragraph for the model card: data, licence, training.
         on_step: called with a line of text as each step begins.
@@ -110,7 +136,7 @@ def export_checkpoint(
             asked for, or has weights that fp16 cannot hold.
         InputError: an argument is out of range, or a mask cannot be read.
         ParityError: the gate did not pass.
-        EngineNotInstalled: onnxruntime is missing.
+        EngineNotInstalled: onnxruntime is missing, or no engine is installed that computes a precision asked for.
         OutputError: `bundle` exists and may not be replaced, or cannot be written.
     """
     target = Path(bundle)
@@ -119,6 +145,8 @@ def export_checkpoint(
     if not 0 <= accepted <= 255:
         raise InputError(f"--max-level-difference must be between 0 and 255, got {accepted}")
     runner = backend_module(ENGINE)  # ahead of the long steps: without it there is no gate
+    lower = [precision for precision in dict.fromkeys(precisions) if precision != "fp32"]
+    targets = _targets(lower, engines, on_step)
 
     origin_of = find_origin(Path(checkpoint))
     on_step(f"reading {printable(origin_of.file)}")
@@ -136,8 +164,17 @@ def export_checkpoint(
         f"channels, norm {spec.norm}; masks and images of {size[1]}x{size[0]}"
     )
     gate_masks = gate.gate_masks(size, masks)
-    on_step("writing ONNX")
     inputs = input_specs(spec, size, stochastic)
+    table = _appearances(loaded.network, min_contrast, printable(checkpoint))
+    gate_inputs = gate.gate_inputs(gate_masks, inputs, table)
+    golden_rows = gate.golden_rows(gate_inputs, len(gate_masks))
+    golden_inputs = {name: array[golden_rows] for name, array in gate_inputs.items()}
+    calibration = None
+    if lower:
+        on_step("reading the masks to calibrate on")
+        source_of_masks = DEFAULT_CALIBRATION if calibrate is None else os.fspath(calibrate)
+        calibration = read_calibration(source_of_masks, inputs, table, golden_inputs)
+    on_step("writing ONNX")
     try:
         deployed = deploy(loaded.network, norm_statistics, form, stochastic)
         content = to_onnx(deployed.graph, inputs)
@@ -152,14 +189,10 @@ def export_checkpoint(
         outputs=(TensorSpec(name=IMAGE, role="image", dtype="uint8", shape=(BATCH, *size, 3)),),
     )
 
-    table = _appearances(loaded.network)
-    gate_inputs = gate.gate_inputs(gate_masks, inputs, table)
     on_step(f"the gate: {len(next(iter(gate_inputs.values())))} images through PyTorch and through {ENGINE}")
     reference = gate.reference_images(loaded.network, gate_inputs, norm_statistics)
     parity = gate.measure(reference, gate_inputs, len(gate_masks), source, ENGINE, accepted)
-    warnings = _warnings(reference, parity, ACCEPTED_LEVELS[weights])
-    golden_rows = gate.golden_rows(gate_inputs, len(gate_masks))
-    golden, golden_engine = _golden(runner, source, {k: v[golden_rows] for k, v in gate_inputs.items()})
+    golden, golden_engine = _golden(runner, source, golden_inputs)
 
     network = Network(
         architecture="unet",
@@ -180,24 +213,48 @@ def export_checkpoint(
         versions={"m2l": __version__} | {p: _version(p) for p in ("torch", "onnx", "onnxscript", "numpy")},
         training=origin_of.training(loaded),
     )
-    models = (
-        ModelFile(
-            file=FileEntry.of(source.name, content),
-            format="onnx",
-            opset=OPSET,
-            precision="fp32",
-            form=deployed.form,
-            engines=(ENGINE,),
-            parity=parity,
-            weights=weights,
-        ),
+    base = ModelFile(
+        file=FileEntry.of(source.name, content),
+        format="onnx",
+        opset=OPSET,
+        precision="fp32",
+        form=deployed.form,
+        engines=(ENGINE,),
+        parity=parity,
+        weights=weights,
     )
+    models = [base]
     files = {source.name: content, "golden.npz": golden}
+    if is_installed(OPENVINO):
+        on_step(f"the gate: the same through {OPENVINO}")
+        found = gate.measure(reference, gate_inputs, len(gate_masks), source, OPENVINO, accepted)
+        models.append(msgspec.structs.replace(base, engines=(OPENVINO,), parity=found))
+    ways: list[Way] = []
+    if calibration is not None:
+        compared, limits = Reference(source, calibration), limits or Limits()
+        for precision, engine in ((p, engine) for p in lower for engine in targets[p]):
+            if precision == "int8":
+                way = int8_way(loaded.network, norm_statistics, base, source, engine, compared, limits, on_step)
+            else:
+                way = prove(base, content, source, engine, precision, compared, limits, on_step)
+            ways.append(way)
+            files[way.model.file.path] = way.content
+    models += [way.model for way in ways]
+    warnings = _warnings(reference, parity, ACCEPTED_LEVELS[weights], ways)
     if table is not None:
         files[APPEARANCES_NAME] = _npz({APPEARANCES_ARRAY: table})
     title = printable(name or target.resolve().name)[:200]
     card = model_card(
-        title, size, network, provenance, models, warnings, origin, 0 if table is None else len(table)
+        title,
+        size,
+        network,
+        provenance,
+        tuple(models),
+        warnings,
+        origin,
+        0 if table is None else len(table),
+        min_contrast,
+        {way.model.engines[0]: way.sensitivity for way in ways if way.sensitivity is not None},
     ).encode()
     manifest = Manifest(
         name=title,
@@ -205,7 +262,7 @@ def export_checkpoint(
         resampling=Resampling(filter="bicubic", fit="squash"),
         inputs=source.inputs,
         outputs=source.outputs,
-        models=models,
+        models=tuple(models),
         golden=Golden(file=FileEntry.of("golden.npz", golden), count=len(golden_rows), engine=golden_engine),
         model_card=FileEntry.of("MODEL_CARD.md", card),
         network=network,
@@ -214,17 +271,69 @@ def export_checkpoint(
         appearance=None
         if table is None
         else AppearanceTable(
-            file=FileEntry.of(APPEARANCES_NAME, files[APPEARANCES_NAME]), count=len(table), names=NAMES
+            file=FileEntry.of(APPEARANCES_NAME, files[APPEARANCES_NAME]),
+            count=len(table),
+            names=appearance.NAMES,
+            min_contrast=min_contrast,
         ),
     )
     files["MODEL_CARD.md"] = card
     on_step(f"writing {printable(target)}")
-    return ExportReport(write_bundle(target, manifest, files, overwrite=overwrite), parity, warnings)
+    return ExportReport(write_bundle(target, manifest, files, overwrite=overwrite), parity, warnings, tuple(ways))
 
 
-def _appearances(network: UnetGenerator) -> npt.NDArray[np.float32] | None:
-    """The table (count, 12) that a network trained with appearances keeps."""
-    return None if network.appearance is None else network.appearance.table.float().numpy()
+def _targets(
+    lower: Sequence[Precision], engines: Sequence[str] | None, on_step: Callable[[str], None]
+) -> Mapping[Precision, tuple[Target, ...]]:
+    """Of each precision asked for, the engines asked for that compute it, or those installed.
+
+    Raises:
+        EngineNotInstalled: there is none.
+        InputError: there is no such precision, or an engine computes none of them.
+    """
+    for precision in lower:
+        if precision not in ENGINES:
+            raise InputError(f"a precision is one of {', '.join(ENGINES)}, got {precision!r}")
+    for engine in engines or ():
+        if not any(engine in ENGINES[precision] for precision in lower):
+            can = "; ".join(f"{precision} is for {' and '.join(ENGINES[precision])}" for precision in lower)
+            raise InputError(f"--engines names {printable(engine)[:40]!r}, for which nothing is to be made ({can})")
+    found: dict[Precision, tuple[Target, ...]] = {}
+    for precision in lower:
+        needed = tuple(name for name in ENGINES[precision] if engines is None or name in engines)
+        found[precision] = tuple(name for name in needed if is_installed(name))
+        if not needed:
+            raise InputError(
+                f"--precision {precision} is for {' and '.join(ENGINES[precision])}, and --engines names none of them"
+            )
+        missing = [name for name in needed if name not in found[precision]]
+        installs = "; ".join(BACKENDS[name].install for name in missing)
+        if missing and (engines is not None or not found[precision]):
+            raise EngineNotInstalled(
+                f"--precision {precision} needs {' or '.join(missing)}, which is not installed: {installs}"
+            )
+        if missing:
+            on_step(f"note: no {precision} for {' and '.join(missing)}, which is not installed: {installs}")
+    return found
+
+
+def _appearances(network: UnetGenerator, min_contrast: float, checkpoint: str) -> npt.NDArray[np.float32] | None:
+    """The table (count, 12) that a network trained with appearances keeps, without those of less contrast."""
+    if not 0 <= min_contrast <= MOST_CONTRAST:
+        raise InputError(f"--min-contrast must be between 0 and {MOST_CONTRAST:g} Delta E, got {min_contrast:g}")
+    if network.appearance is None:
+        if min_contrast:
+            raise InputError(f"{checkpoint}: was trained without appearances; leave out --min-contrast")
+        return None
+    table: npt.NDArray[np.float32] = network.appearance.table.float().numpy()
+    contrast = appearance.contrast(table)
+    kept: npt.NDArray[np.float32] = table[contrast >= min_contrast]
+    if not len(kept):
+        raise InputError(
+            f"{checkpoint}: no appearance has a contrast of {min_contrast:g} Delta E, the largest is "
+            f"{contrast.max(initial=0):.1f}; give a lower --min-contrast"
+        )
+    return kept
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -262,14 +371,15 @@ def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def _warnings(reference: Images, parity: Parity, expected: int) -> tuple[str, ...]:
+def _warnings(reference: Images, parity: Parity, expected: int, ways: Sequence[Way]) -> tuple[str, ...]:
     known_miss = None
     if parity.max_level_difference > expected:
         known_miss = (
             f"the gate was told to accept differences of up to {parity.accepted_max_level_difference} levels and "
             f"found {parity.max_level_difference}"
         )
-    return tuple(w for w in (gate.mask_blindness(reference), known_miss) if w is not None)
+    found = (gate.mask_blindness(reference), known_miss, *(way.warning for way in ways))
+    return tuple(warning for warning in found if warning is not None)
 
 
 def _version(package: str) -> str:

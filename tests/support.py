@@ -75,6 +75,17 @@ def edit(bundle: Path, change: Change) -> None:
     path.write_text(json.dumps(manifest))
 
 
+def add_way(bundle: Path, engine: str, precision: str = "fp32", **parity: Any) -> None:
+    """Say that the first file of a bundle also runs so, with what is given changed in its parity."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        first = manifest["models"][0]
+        way = {"engines": [engine], "precision": precision, "parity": first["parity"] | parity}
+        manifest["models"].append(first | way)
+
+    edit(bundle, change)
+
+
 def replace_file(bundle: Path, name: str, content: bytes) -> None:
     """Put other content in, and into the manifest: a bundle that is consistent but wrong."""
 

@@ -20,6 +20,8 @@ NAMES: Final = (
 )
 """Of each region: the mean of CIE L*, a*, b* (D65) over its pixels, then their standard deviation."""
 
+_MEANS: Final = (slice(0, 3), slice(6, 9))
+
 LESION_FROM: Final = 128
 """Levels of a mask's pixels that count as lesion; the others are skin."""
 
@@ -65,3 +67,10 @@ def measure(image: Image, mask: Mask) -> Appearance:
     regions = [colours.reshape(-1, 3)] * 2 if is_one else [colours[is_lesion], colours[~is_lesion]]
     numbers = [f for region in regions for f in (region.mean(0, np.float64), region.std(0, np.float64))]
     return np.concatenate(numbers).astype(np.float32)
+
+
+def contrast(appearances: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """How far mean colours of lesion and skin are apart, in Delta E*ab (CIE 1976): (N, 12) to (N,)."""
+    lesion, skin = (appearances[:, channels].astype(np.float64) for channels in _MEANS)
+    distance: npt.NDArray[np.float64] = np.linalg.norm(lesion - skin, axis=1)
+    return distance

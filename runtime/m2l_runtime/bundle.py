@@ -46,6 +46,7 @@ Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
 Length = Annotated[int, msgspec.Meta(ge=1, le=MAX_DROPOUT_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 DType = Literal["uint8", "float32"]
+Precision = Literal["fp32", "bf16", "int8"]
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -81,7 +82,7 @@ class Resampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The whole frame to the whole frame; the aspect ratio is not kept."""
 
 
-class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """How far a file's images are from the network it was made of, over `mask_count` masks."""
 
     reference: str
@@ -96,28 +97,41 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     mean_level_difference: float
     psnr_db: float | None
     """Peak signal-to-noise ratio over all bytes; null where every byte is equal."""
-    accepted_max_level_difference: Count
-    """What the export was told to accept; 1 unless a known miss was accepted."""
+    accepted_max_level_difference: Count | None = None
+    """What the export was told to accept: in fp32 1 unless a known miss was accepted; null where PSNR decides."""
+    mean_psnr_db: float | None = None
+    """Mean over images of the PSNR of each; where that decides."""
+    worst_psnr_db: float | None = None
+    """PSNR of the image that is farthest off; where that decides."""
+    colour_shift_levels: tuple[float, float, float] | None = None
+    """Mean signed difference of red, green and blue over all images; where PSNR decides."""
+    accepted_psnr_db: tuple[float, float] | None = None
+    """Lowest mean and lowest worst PSNR that the export was told to accept."""
 
 
 class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """The generator in one format and precision."""
+    """A way to run the generator: a file, the engines it is meant for, and the precision that they compute with.
+
+    Several may share a file.
+    """
 
     file: FileEntry
     format: Literal["onnx"]
     opset: Count
-    precision: Literal["fp32"]
-    """What is computed with."""
+    precision: Precision
+    """What convolutions are computed with."""
     form: Literal["deconvolution", "sub-pixel", "resize"]
     """How the decoder's upsampling layers are written; the images are the same."""
     engines: tuple[str, ...]
     """Backends this file is meant for."""
     parity: Parity
-    weights: Literal["fp32", "fp16"] = "fp32"
+    weights: Literal["fp32", "fp16", "int8"] = "fp32"
     """How weights are stored."""
+    float_layers: tuple[str, ...] = ()
+    """Of int8: convolutions that stay in float."""
 
 
-class AppearanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class AppearanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What was measured of the training's images, which appearances are drawn from: an .npz with one float32 array."""
 
     file: FileEntry
@@ -125,6 +139,8 @@ class AppearanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """Rows."""
     names: tuple[str, ...]
     """Of the columns: those of :mod:`m2l_runtime.appearance`."""
+    min_contrast: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    """Delta E*ab by which the mean colours of lesion and skin differ in every row; rows of less were left out."""
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -209,7 +225,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def files(self) -> tuple[FileEntry, ...]:
         """Every file but the manifest."""
         table = () if self.appearance is None else (self.appearance.file,)
-        return (*(model.file for model in self.models), self.golden.file, self.model_card, *table)
+        return (*dict.fromkeys(model.file for model in self.models), self.golden.file, self.model_card, *table)
 
     def fields(self) -> dict[str, Any]:
         """What stands in manifest.json."""
@@ -302,7 +318,7 @@ class Bundle:
         Raises:
             BundleDamaged: as :meth:`read`, :meth:`read_model`, :meth:`read_golden` and :meth:`read_appearances`.
         """
-        for model in self.manifest.models:
+        for model in {model.file: model for model in self.manifest.models}.values():
             self.read_model(model)
         self.read(self.manifest.model_card)
         self.read_golden()
@@ -443,6 +459,9 @@ def _check_manifest(manifest: Manifest, where: str) -> None:
         _check_path(path, where)
     if len(set(paths)) != len(paths):
         raise BundleDamaged(f"{where} lists a file twice")
+    ways = [(engine, model.precision) for model in manifest.models for engine in model.engines]
+    if len(set(ways)) != len(ways):
+        raise BundleDamaged(f"{where} has two models for the same engine and precision")
 
 
 def _has_its_shape(spec: TensorSpec, size: tuple[int, int]) -> bool:

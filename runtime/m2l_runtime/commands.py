@@ -55,6 +55,14 @@ class ImageFormatOption(StrEnum):
     webp = "webp"
 
 
+class PrecisionOption(StrEnum):
+    """Choices of --precision."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    int8 = "int8"
+
+
 class SizeOption(StrEnum):
     """Choices of --output-size."""
 
@@ -80,8 +88,12 @@ def synth(
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle to use.  [default: the model inside the package]", show_default=False)
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, onnxruntime, or fake (runs no model).")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime, or fake (runs no model).")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[
+        PrecisionOption,
+        typer.Option(help="What convolutions compute with; m2l inspect lists what a bundle has for which backend."),
+    ] = PrecisionOption.fp32,
     batch_size: Annotated[
         int | None, typer.Option(help="Masks per engine call.  [default: 1 on CPU, 16 on CUDA]", show_default=False)
     ] = None,
@@ -188,7 +200,13 @@ def synth(
     options = _output_options(chosen, image_format, quality, png_level, pairs, output_size, masks_per_file)
     with (
         Synthesizer.open(
-            bundle, backend=backend, device=device, batch_size=batch_size, threads=threads, streams=streams
+            bundle,
+            backend=backend,
+            device=device,
+            precision=precision.value,
+            batch_size=batch_size,
+            threads=threads,
+            streams=streams,
         ) as synthesizer,
         Reporter() as reporter,
         StopSignals() as stop,
@@ -196,6 +214,11 @@ def synth(
         choice = None
         if appearance is not None:
             choice = _choose_appearance(synthesizer, appearance, appearance_mask, reporter)
+
+        def on_start(count: int) -> None:
+            for note in _engine_notes(synthesizer):
+                reporter.say(f"note: {note}")
+            reporter.start(count)
 
         def on_result(result: Result) -> None:
             if result.problem is not None:
@@ -217,7 +240,7 @@ def synth(
             samples=samples,
             appearance=choice,
             contact_sheet=contact_sheet,
-            on_start=reporter.start,
+            on_start=on_start,
             on_result=on_result,
             should_stop=stop.is_set,
         )
@@ -243,6 +266,13 @@ _NOTES: Final = {
     "full": "full (all white)",
     "inverted?": "white all along the frame and black inside; is it inverted?",
 }
+
+
+def _engine_notes(synthesizer: Synthesizer) -> list[str]:
+    """Which backend was chosen where there was a choice, and what will not pay."""
+    choice = synthesizer.choice
+    others = ", ".join(f"--backend {name}" for name in choice.among if name != choice.name)
+    return ([f"on {choice.name}, {choice.reason} ({others} works too)"] if others else []) + list(synthesizer.notes)
 
 
 def _choose_appearance(synthesizer: Synthesizer, text: str, mask: Path | None, reporter: Reporter) -> AppearanceChoice:
@@ -375,7 +405,7 @@ def verify(bundle: BundleArgument = None, json: Json = False) -> None:
         typer.echo(describe_replays(opened, replays))
     if not ran:
         raise EngineNotInstalled(
-            "no engine loads here, so nothing was verified: pip install '.[cpu]' in a checkout of m2l"
+            "no engine loads here, so nothing was verified: pip install '.[cpu]' or '.[openvino]' in a checkout of m2l"
         )
     if not all(replay.agrees for replay in ran):
         raise typer.Exit(1)

@@ -1,12 +1,16 @@
-"""The machine to the CPUs this process may really use, and the memory it has used."""
+"""The machine to its processor, the CPUs this process may really use, and the memory it has used."""
 
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+
+MOST_STREAMS = 16
+"""Engine calls at once unless more are asked for: each holds the network's activations."""
 
 
 def usable_cpus(cgroup: Path = _CGROUP) -> int:
@@ -32,8 +36,43 @@ def _quota(cgroup: Path) -> float | None:
     return None
 
 
+def share_threads(threads: int | None, streams: int | None) -> tuple[int, int]:
+    """(threads of each engine call, calls at once) for as many threads and calls as are asked for.
+
+    None: as many threads as CPUs; as many calls as threads, at most `MOST_STREAMS`. Calls of one thread never wait for
+    one another: on two cores, two of them at once gave more images/s than one call of two threads (docs/bulk.md).
+    """
+    total = threads or usable_cpus()
+    streams = min(total, MOST_STREAMS) if streams is None else streams
+    return max(1, total // streams), streams
+
+
+def instructions() -> frozenset[str]:
+    """The processor's instruction sets by Linux's names, such as avx512_vnni; empty where they are unknown."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    words = next((line.split(":", 1)[1] for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return frozenset(words.split())
+
+
+def cpu_model() -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
 def peak_memory_megabytes() -> float | None:
     """Most memory this process has held so far, in 10^6 bytes; None where the system does not tell."""
+    try:  # getrusage would on Linux also count what the process that started this one held at that moment
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6, 1)
+    except (OSError, StopIteration):
+        pass
     if sys.platform == "win32":
         return None
     import resource

@@ -93,6 +93,10 @@ _INPUTS: Final = {
 def describe_parity(parity: Parity) -> str:
     """One line of parity figures."""
     psnr = "every byte equal" if parity.psnr_db is None else f"PSNR {parity.psnr_db:.1f} dB"
+    if parity.worst_psnr_db is not None:
+        psnr += f", {parity.worst_psnr_db:.1f} in the worst image"
+    if parity.colour_shift_levels is not None:
+        psnr += f", mean shift {', '.join(f'{shift:+.2f}' for shift in parity.colour_shift_levels)}"
     return (
         f"at most {plural(parity.max_level_difference, 'level')} from the network "
         f"(mean {parity.mean_level_difference:.5f}, {psnr}) over {plural(parity.mask_count, 'mask')} at batch sizes "
@@ -101,31 +105,31 @@ def describe_parity(parity: Parity) -> str:
 
 
 def describe_engines(reports: Sequence[EngineReport]) -> str:
-    """A row per backend and device."""
-    return table((r.backend, r.device, "loads" if r.loads else "no", printable(r.detail)) for r in reports)
+    """A row per backend, device and precision."""
+    return table(
+        (r.backend, r.device, "-" if r.is_fake else r.precision, "loads" if r.loads else "no", printable(r.detail))
+        for r in reports
+    )
 
 
 def describe_replays(bundle: Bundle, replays: Sequence[Replay]) -> str:
-    """A row per backend and device, and what counts as agreement."""
+    """A row per backend, device and precision, and what counts as agreement."""
     rows = []
     for replay in replays:
+        way = (replay.backend, replay.device, replay.precision)
         if replay.max_level_difference is None or replay.mean_level_difference is None:
-            rows.append((replay.backend, replay.device, "not run", printable(replay.detail)))
+            rows.append((*way, "not run", printable(replay.detail)))
             continue
         figures = (
             f"{plural(replay.max_level_difference, 'level')} at most, {replay.mean_level_difference:.5f} on average"
         )
-        rows.append(
-            (
-                replay.backend,
-                replay.device,
-                "agrees" if replay.agrees else "DIFFERS",
-                f"{replay.detail}: {figures}",
-            )
-        )
+        if replay.least_psnr_db is not None:
+            worst = "every byte equal" if replay.worst_psnr_db is None else f"{replay.worst_psnr_db:.1f} dB"
+            figures = f"worst PSNR {worst}, at least {replay.least_psnr_db:.1f} accepted; {figures}"
+        rows.append((*way, "agrees" if replay.agrees else "DIFFERS", f"{replay.detail}: {figures}"))
     head = (
         f"{plural(bundle.manifest.golden.count, 'golden pair')} of {printable(bundle.manifest.name)} "
-        f"(sha256 {bundle.sha256[:12]}...), at most {plural(TOLERANCE, 'level')} accepted"
+        f"(sha256 {bundle.sha256[:12]}...), at most {plural(TOLERANCE, 'level')} accepted in fp32"
     )
     return head + "\n" + table(rows)
 

@@ -9,17 +9,18 @@ from importlib.metadata import PackageNotFoundError, version
 
 from m2l_runtime._version import __version__
 from m2l_runtime.backends import BACKENDS, BackendOptions, load_backend
-from m2l_runtime.bundle import Bundle
+from m2l_runtime.bundle import Bundle, Precision
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.errors import M2LError
 
 
 @dataclass(frozen=True)
 class EngineReport:
-    """Whether a backend runs a bundle on a device here."""
+    """Whether a backend runs a bundle on a device here, in one precision."""
 
     backend: str
     device: str
+    precision: str
     loads: bool
     detail: str
     """Engine and version, or why it does not load and what to do."""
@@ -27,19 +28,26 @@ class EngineReport:
 
 
 def engine_reports(bundle: Bundle) -> list[EngineReport]:
-    """Load `bundle` on every backend and device, one after the other."""
+    """Load `bundle` on every backend and device in each precision it has for it, one after the other."""
     reports = []
     for name, entry in BACKENDS.items():
-        for device in entry.devices:
-            try:
-                backend = load_backend(bundle, name, BackendOptions(device=device))
-            except M2LError as error:
-                reports.append(EngineReport(name, device, False, str(error), entry.is_fake))
-                continue
-            detail = backend.settings.engine + (" (a fake: no model is run)" if entry.is_fake else "")
-            backend.close()
-            reports.append(EngineReport(name, device, True, detail, entry.is_fake))
+        made_for: list[Precision] = [model.precision for model in bundle.manifest.models if name in model.engines]
+        for precision in made_for or ["fp32"]:
+            for device in entry.devices:
+                loads, detail = _try(bundle, name, device, precision)
+                reports.append(EngineReport(name, device, precision, loads, detail, entry.is_fake))
     return reports
+
+
+def _try(bundle: Bundle, name: str, device: str, precision: Precision) -> tuple[bool, str]:
+    """(whether it loads, engine and what is to be known of it, or why it does not)."""
+    try:
+        backend = load_backend(bundle, name, BackendOptions(device=device, precision=precision))
+    except M2LError as error:
+        return False, str(error)
+    notes = ("a fake: no model is run",) if BACKENDS[name].is_fake else backend.notes
+    backend.close()
+    return True, backend.settings.engine + "".join(f" ({note})" for note in notes)
 
 
 def machine_facts() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -12,7 +13,8 @@ from typing import Any, Self
 class StopSignals:
     """While the block runs, the first signal only sets a flag; a second one interrupts as usual."""
 
-    def __init__(self) -> None:
+    def __init__(self, ending: str = "finishing what is in flight") -> None:
+        self._ending = ending
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -32,7 +34,7 @@ class StopSignals:
             raise KeyboardInterrupt
         self._signal = number
         with contextlib.suppress(AttributeError, OSError, ValueError):  # standard error may be closed, hence None
-            sys.stderr.write("stopping: finishing what is in flight (once more to stop at once)\n")
+            sys.stderr.write(f"stopping: {self._ending} (once more to stop at once)\n")
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -47,3 +49,17 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM leaves the block as SystemExit(143), so that temporary files go; by itself it ends a process at once."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from m2l_runtime import embedded
 from m2l_runtime.arrays import Images, Masks, check_masks
-from m2l_runtime.backends import Backend, BackendOptions, Settings, load_backend
-from m2l_runtime.bundle import Bundle, open_bundle
+from m2l_runtime.backends import Backend, BackendOptions, Choice, Settings, choose_backend, load_backend
+from m2l_runtime.backends.messages import too_little_memory
+from m2l_runtime.bundle import Bundle, Precision, open_bundle
 from m2l_runtime.conditions import Appearances, ExtraInputs, check_appearances, check_seeds
 from m2l_runtime.errors import EngineError
 
@@ -33,10 +34,15 @@ class Synthesizer:
     ...     others = synth(masks, seeds=range(len(masks)))      # where the bundle varies
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, choice: Choice | None = None) -> None:
         self.bundle: Final = bundle
         self._backend: Backend | None = backend
         self.settings: Final[Settings] = backend.settings
+        name = backend.settings.backend
+        self.choice: Final = choice or Choice(name, "it was handed in", (name,))
+        """Which backend it is, and why."""
+        self.notes: Final = backend.notes
+        """What a person should know of how it runs here: what was asked for and will not pay."""
         self.extra: Final = ExtraInputs(bundle)
         """What the generator takes beside the mask."""
 
@@ -47,6 +53,7 @@ class Synthesizer:
         *,
         backend: str = "auto",
         device: str = "auto",
+        precision: Precision = "fp32",
         batch_size: int | None = None,
         threads: int | None = None,
         streams: int | None = 1,
@@ -56,10 +63,11 @@ class Synthesizer:
 
         Args:
             bundle: folder of a bundle, or a bundle already opened; None is the model inside the package.
-            backend: auto | onnxruntime | fake (which runs no model). `auto` is the first one installed that the
-                bundle has a file for.
-            device: auto | cpu | cuda | cuda:N. `auto` is CUDA where it starts, else the CPU; `cuda` is an error
-                where it does not start. `settings.device` says which it is.
+            backend: auto | openvino | onnxruntime | fake (which runs no model). `auto` is the fastest one installed
+                that the bundle was made for; `choice` says which, and why.
+            device: auto | cpu | cuda | cuda:N. `auto` is CUDA where onnxruntime is the backend and starts it, else
+                the CPU; `cuda` is an error where it does not start. `settings.device` says which it is.
+            precision: what convolutions compute with: fp32, or bf16 or int8 where the bundle has that for the backend.
             batch_size: masks per call of the engine; None: 1 on a CPU, 16 on CUDA.
             threads: CPU threads of the engine in all; None: as many CPUs as this process may use.
             streams: engine calls at once, the threads divided among them; None: as many as give the most images/s.
@@ -72,8 +80,9 @@ class Synthesizer:
             DeviceUnavailable, EngineError: the engine or the device does not work here.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(embedded.BUNDLE if bundle is None else bundle)
-        options = BackendOptions(device, batch_size, threads, streams, dict(provider_options or {}))
-        return cls(opened, load_backend(opened, backend, options))
+        options = BackendOptions(device, precision, batch_size, threads, streams, dict(provider_options or {}))
+        choice = choose_backend(opened, backend, options)
+        return cls(opened, load_backend(opened, choice.name, options), choice)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -166,14 +175,17 @@ def run_in_batches(backend: Backend, inputs: Mapping[str, npt.NDArray[Any]]) -> 
         uint8 (N, H, W, 3), owned by the caller.
 
     Raises:
-        EngineError: the engine failed.
+        EngineError: the engine failed, or memory does not hold a batch.
     """
     size, streams = backend.settings.batch_size, backend.settings.streams
     masks = next(iter(inputs.values()))
     images = np.empty((*masks.shape, 3), np.uint8)
 
     def run(start: int) -> None:
-        batch = {name: _padded(array[start : start + size], size) for name, array in inputs.items()}
+        try:
+            batch = {name: _padded(array[start : start + size], size) for name, array in inputs.items()}
+        except MemoryError:
+            raise EngineError(too_little_memory(size, streams)) from None
         images[start : start + size] = backend.run(batch)[: len(masks) - start]
 
     starts = range(0, len(masks), size)

@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
+from m2l_runtime.arrays import Images
 from m2l_runtime.backends import BACKENDS
-from m2l_runtime.bundle import Bundle
+from m2l_runtime.bundle import Bundle, ModelFile
 from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled
 from m2l_runtime.synthesizer import Synthesizer
 
-TOLERANCE = 1
+TOLERANCE: Final = 1
 """Levels by which another engine or version may round differently in fp32."""
+
+MARGIN_DB: Final = 3.0
+"""How far below the recorded PSNR one in bf16 or int8 may be.
+
+Another version or number of threads adds up in another order, and what then rounds to another bf16 or int8 number adds
+an error of its own. As large as the recorded one and independent of it, it doubles the mean square: 3 dB.
+"""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """The golden pair on one backend and device."""
+    """The golden pairs on one backend and device, in one precision."""
 
     backend: str
     device: str
+    precision: str
     detail: str
     """Engine and version, or why it was not run."""
     max_level_difference: int | None
     """None: not run, the backend does not load here."""
     mean_level_difference: float | None
+    worst_psnr_db: float | None
+    """PSNR of the image that is farthest off; None where every byte is equal, or it was not run."""
+    least_psnr_db: float | None
+    """The lowest that is accepted: what the bundle records less `MARGIN_DB`; None: levels decide, as in fp32."""
 
     @property
     def agrees(self) -> bool:
-        """Whether it ran and is within `TOLERANCE`."""
-        return self.max_level_difference is not None and self.max_level_difference <= TOLERANCE
+        """Whether it ran, and is within `TOLERANCE`, or where that decides no less than `least_psnr_db`."""
+        if self.max_level_difference is None:
+            return False
+        if self.least_psnr_db is None:
+            return self.max_level_difference <= TOLERANCE
+        return self.worst_psnr_db is None or self.worst_psnr_db >= self.least_psnr_db
 
 
 def replay_golden(bundle: Bundle) -> list[Replay]:
-    """Hash every file, then replay the golden pair on every backend and device that loads here (no fakes).
+    """Hash every file, then replay the golden pairs in every way the bundle has that loads here (no fakes).
 
     Raises:
         BundleDamaged: a file is missing or altered.
@@ -43,16 +62,50 @@ def replay_golden(bundle: Bundle) -> list[Replay]:
     bundle.check()
     inputs, expected = bundle.read_golden()
     replays = []
-    for name, entry in BACKENDS.items():
-        if entry.is_fake:
+    for name, device, model in ways(bundle):
+        least = least_psnr_db(model)
+        try:
+            with Synthesizer.open(bundle, backend=name, device=device, precision=model.precision) as synth:
+                images, engine = synth.run_inputs(inputs), synth.settings.engine
+        except (EngineNotInstalled, DeviceUnavailable) as error:
+            replays.append(Replay(name, device, model.precision, str(error), None, None, None, least))
             continue
-        for device in entry.devices:
-            try:
-                with Synthesizer.open(bundle, backend=name, device=device) as synth:
-                    images, engine = synth.run_inputs(inputs), synth.settings.engine
-            except (EngineNotInstalled, DeviceUnavailable) as error:
-                replays.append(Replay(name, device, str(error), None, None))
-                continue
-            difference = np.abs(images.astype(np.int16) - expected)
-            replays.append(Replay(name, device, engine, int(difference.max()), float(difference.mean())))
+        difference = np.abs(images.astype(np.int16) - expected)
+        replays.append(
+            Replay(
+                backend=name,
+                device=device,
+                precision=model.precision,
+                detail=engine,
+                max_level_difference=int(difference.max()),
+                mean_level_difference=float(difference.mean()),
+                worst_psnr_db=_worst_psnr_db(images, expected),
+                least_psnr_db=least,
+            )
+        )
     return replays
+
+
+def ways(bundle: Bundle) -> list[tuple[str, str, ModelFile]]:
+    """(backend, device, file and precision) for all that the bundle was made for and that is known here; no fakes."""
+    return [
+        (name, device, model)
+        for name, entry in BACKENDS.items()
+        if not entry.is_fake
+        for model in bundle.manifest.models
+        if name in model.engines
+        for device in entry.devices
+    ]
+
+
+def least_psnr_db(model: ModelFile) -> float | None:
+    """The lowest PSNR of a golden image that is accepted; None: levels decide."""
+    recorded = model.parity.psnr_db if model.parity.worst_psnr_db is None else model.parity.worst_psnr_db
+    return None if model.precision == "fp32" or recorded is None else recorded - MARGIN_DB
+
+
+def _worst_psnr_db(images: Images, expected: Images) -> float | None:
+    """Lowest of the images' peak signal-to-noise ratios, 10 log10(255^2 / mean square); None: every byte is equal."""
+    difference = images.astype(np.float64) - expected
+    worst = float(np.square(difference).mean(axis=(1, 2, 3)).max())
+    return 10 * math.log10(255**2 / worst) if worst else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,22 @@ def test_a_wrong_modulation_does_not_pass_the_gate(
     monkeypatch.setattr(d.Modulation, "forward", lambda self, x: wrong(forward(self, x)))
     with pytest.raises(ParityError, match="nothing was written"):
         export_checkpoint(checkpoint, tmp_path / "b")
+
+
+def test_appearances_of_little_contrast_are_left_out(checkpoint: Path, tmp_path: Path, m2l: CommandLine) -> None:
+    rows = table().numpy()
+    apart = np.array([sum((float(row[i]) - float(row[6 + i])) ** 2 for i in range(3)) ** 0.5 for row in rows])
+    floor = float(np.sort(apart)[10]) - 1e-3
+    export_checkpoint(checkpoint, tmp_path / "b", min_contrast=floor)
+    with Synthesizer.open(tmp_path / "b", backend="onnxruntime") as synth:
+        assert synth.extra.table is not None
+        np.testing.assert_array_equal(synth.extra.table, rows[apart >= floor])
+        found = synth.bundle.manifest.appearance
+        assert found is not None
+        assert (found.count, found.min_contrast) == (ROWS - 10, pytest.approx(floor))
+    assert f"{floor:.3g}" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+    for value, message in (("101", "between 0 and 100 Delta E, got 101"), ("99", r"the largest is \d")):
+        done = m2l("export", str(checkpoint), str(tmp_path / "c"), "--min-contrast", value)
+        assert done.code == 1
+        assert re.search(message, done.err)
+        assert not (tmp_path / "c").exists()

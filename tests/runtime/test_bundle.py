@@ -87,6 +87,12 @@ def set_path(value: str) -> Change:
         ),
         (lambda m: m["models"][0]["file"].update(sha256="0" * 63), BundleDamaged, r"\$.models\[0\].file.sha256"),
         (lambda m: m["resampling"].update(filter="nearest"), BundleDamaged, r"\$.resampling.filter"),
+        (lambda m: m["models"][0].update(precision="fp64"), BundleDamaged, r"\$.models\[0\].precision"),
+        (
+            lambda m: m["models"].append(m["models"][0] | {"engines": ["theirs", "onnxruntime"]}),
+            BundleDamaged,
+            "two models for the same engine and precision",
+        ),
         (set_path("../golden.npz"), BundleDamaged, "a path inside the folder is expected"),
         (set_path("/etc/passwd"), BundleDamaged, "a path inside the folder is expected"),
         (set_path("a/../golden.npz"), BundleDamaged, "a path inside the folder is expected"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import typer
 from conftest import CommandLine
-from support import ROOT, TINY_BUNDLE, disc, npz, replace_file, save
+from support import ROOT, TINY_BUNDLE, add_way, disc, npz, replace_file, save
 
 from m2l_runtime import __version__, open_bundle
 from m2l_runtime.cli import build_app
@@ -204,15 +204,101 @@ def test_verify_sees_a_difference(m2l: CommandLine, bundle_copy: Path) -> None:
     assert "64 levels at most" in outcome.out
 
 
+@pytest.mark.parametrize(
+    ("recorded", "agrees"),
+    [
+        ({"worst_psnr_db": 41.5}, True),
+        ({"worst_psnr_db": 41.7}, False),
+        ({"psnr_db": 41.5}, True),
+        ({"psnr_db": 41.7}, False),
+        ({"psnr_db": 60.0, "worst_psnr_db": 41.5}, True),
+        ({"psnr_db": None}, False),
+    ],
+)
+def test_verify_by_psnr(m2l: CommandLine, bundle_copy: Path, recorded: dict[str, float | None], agrees: bool) -> None:
+    """One golden image is three levels off in every byte: 20 log10(255 / 3) = 38.59 dB, 3 dB below 41.59."""
+    inputs, images = open_bundle(bundle_copy).read_golden()
+    images[1] = np.where(images[1] < 128, images[1] + 3, images[1] - 3)
+    replace_file(bundle_copy, "golden.npz", npz(mask=inputs["mask"], image=images))
+    add_way(bundle_copy, "onnxruntime", "int8", **recorded)
+    outcome = m2l("verify", bundle_copy)
+    line = re.search(r"^onnxruntime +cpu +int8 +(agrees|DIFFERS) .*", outcome.out, re.M)
+    assert line is not None
+    assert line[1] == ("agrees" if agrees else "DIFFERS")
+    if recorded != {"psnr_db": None}:
+        assert "worst PSNR 38.6 dB, at least 38." in line[0]
+    assert re.search(r"^onnxruntime +cpu +fp32 +DIFFERS .*: 3 levels at most", outcome.out, re.M)
+    assert outcome.code == 1
+
+
+def test_verify_of_equal_bytes_needs_no_psnr(m2l: CommandLine, bundle_copy: Path) -> None:
+    add_way(bundle_copy, "onnxruntime", "bf16", worst_psnr_db=70.0)
+    outcome = m2l("verify", bundle_copy)
+    assert outcome.code == 0
+    assert re.search(
+        r"^onnxruntime +cpu +bf16 +agrees .*: worst PSNR every byte equal, at least 67.0", outcome.out, re.M
+    )
+    assert json.loads(m2l("verify", bundle_copy, "--json").out)["agrees"] is True
+
+
+def test_every_way_is_listed_and_tried(m2l: CommandLine, bundle_copy: Path) -> None:
+    shift = [0.25, -0.5, 0.0]
+    add_way(bundle_copy, "onnxruntime", "int8", mean_psnr_db=44.0, worst_psnr_db=41.2, colour_shift_levels=shift)
+    text = m2l("inspect", bundle_copy).out
+    assert len(re.findall(r"^model +generator.fp32.onnx: onnx, (?:fp32|int8), ", text, re.M)) == 2
+    assert "41.2 in the worst image, mean shift +0.25, -0.50, +0.00" in text
+    assert "all 3 are as they were written" in text
+    for precision in ("fp32", "int8"):
+        assert re.search(rf"^onnxruntime +cpu +{precision} +loads", text, re.M)
+    assert {
+        (e["backend"], e["precision"]) for e in json.loads(m2l("inspect", bundle_copy, "--json").out)["engines"]
+    } == {
+        ("openvino", "fp32"),
+        ("onnxruntime", "fp32"),
+        ("onnxruntime", "int8"),
+        ("fake", "fp32"),
+    }
+
+
+def test_precision(m2l: CommandLine, masks: Path, bundle_copy: Path, tmp_path: Path) -> None:
+    add_way(bundle_copy, "onnxruntime", "int8")
+    outcome = m2l("synth", masks, tmp_path / "a", "--bundle", bundle_copy, "--precision", "int8", "--json")
+    assert json.loads(outcome.out)["settings"]["precision"] == "int8"
+    assert json.loads((tmp_path / "a" / "m2l-log.jsonl").read_text().splitlines()[-1])["precision"] == "int8"
+    for words, code, error in (
+        (
+            ("--precision", "bf16"),
+            1,
+            "not made for any backend known here in bf16, only for onnxruntime in fp32, onnxrun",
+        ),
+        (("--precision", "fp64"), 2, "'fp64' is not one of 'fp32', 'bf16', 'int8'"),
+    ):
+        outcome = m2l("synth", masks, tmp_path / "b", "--bundle", bundle_copy, *words)
+        assert outcome.code == code
+        assert error in outcome.err
+
+
+def test_what_is_chosen_and_what_does_not_pay_is_told(
+    m2l: CommandLine, masks: Path, bundle_copy: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    add_way(bundle_copy, "openvino")
+    synth = ("synth", masks, tmp_path / "out", "--bundle", bundle_copy, "--device", "cpu", "--overwrite")
+    note = "note: on openvino, the fastest installed on a CPU (--backend onnxruntime works too)\n"
+    assert m2l(*synth).err == note
+    assert m2l(*synth, "--backend", "onnxruntime").err == ""
+    assert m2l(*synth, "--threads", 4000).err.startswith(f"{note}note: asked for 4,000 threads; this process may use ")
+
+
 def test_doctor(m2l: CommandLine) -> None:
     outcome = m2l("doctor")
     assert outcome.code == 0
-    assert re.search(r"^onnxruntime +cpu +loads", outcome.out, re.M)
+    assert re.search(r"^onnxruntime +cpu +fp32 +loads", outcome.out, re.M)
     assert "a fake: no model is run" in outcome.out
     facts = json.loads(m2l("doctor", "--json").out)
     assert facts["machine"]["m2l"] == __version__
     for engine in facts["engines"]:
-        assert engine["loads"] or "pip install" in engine["detail"] or "CUDA" in engine["detail"]
+        assert engine["loads"] or re.search("pip install|CUDA|not made for", engine["detail"])
 
 
 def test_a_broken_plug_in_does_not_take_the_others_away(monkeypatch: pytest.MonkeyPatch, m2l: CommandLine) -> None:

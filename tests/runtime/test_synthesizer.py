@@ -118,7 +118,7 @@ def test_the_fake_paints_where_the_mask_is() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"backend": "caffe"}, EngineError, "choose one of auto, onnxruntime, fake"),
+        ({"backend": "caffe"}, EngineError, "choose one of auto, openvino, onnxruntime, fake"),
         ({"device": "tpu"}, DeviceUnavailable, "choose auto, cpu, cuda or cuda:N"),
         ({"device": "cuda:x"}, DeviceUnavailable, "choose auto, cpu, cuda or cuda:N"),
         ({"batch_size": 0}, EngineError, "batch size must be between 1 and 4096, got 0"),
@@ -137,3 +137,15 @@ def test_no_bundle(tmp_path: object) -> None:
     with pytest.raises(BundleNotFound, match="does not exist") as error:
         Synthesizer.open(f"{tmp_path}/absent")
     assert isinstance(error.value, FileNotFoundError)
+
+
+def test_memory_that_does_not_hold_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("m2l_runtime.synthesizer._padded", fail)
+    with (
+        Synthesizer.open(TINY_BUNDLE, backend="fake", batch_size=64) as synth,
+        pytest.raises(EngineError, match="too little memory for 64 images a call and 1 call at once; choose a smaller"),
+    ):
+        synth(disc()[None])

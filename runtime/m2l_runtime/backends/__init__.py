@@ -7,6 +7,7 @@ Each backend is one module here, imported only when it is asked for. To add one,
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from typing import Any, Final, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.bundle import Bundle, ModelFile, TensorSpec
-from m2l_runtime.errors import EngineError, EngineNotInstalled
+from m2l_runtime.bundle import Bundle, ModelFile, Precision, TensorSpec
+from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled
+from m2l_runtime.terminal import printable
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 """One array per input of the manifest, by name; the first axis of each is the batch."""
@@ -28,6 +30,8 @@ class BackendOptions:
 
     device: str = "auto"
     """auto | cpu | cuda | cuda:N. `auto` is resolved once, when the backend is loaded."""
+    precision: Precision = "fp32"
+    """What convolutions compute with; the bundle says which are possible on which engine."""
     batch_size: int | None = None
     """Images per call of the engine, at least 1."""
     threads: int | None = None
@@ -44,7 +48,8 @@ class ModelSource:
 
     name: str
     content: bytes
-    precision: str
+    precision: Precision
+    """What convolutions are to compute with."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -73,6 +78,11 @@ class Backend(Protocol):
     @property
     def settings(self) -> Settings:
         """All choices made."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how it runs here: what was asked for and will not pay."""
         ...
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
@@ -117,6 +127,12 @@ class BackendEntry:
 
 
 BACKENDS: Final[Mapping[str, BackendEntry]] = {
+    "openvino": BackendEntry(
+        module="m2l_runtime.backends.openvino",
+        package="openvino",
+        devices=("cpu",),
+        install="pip install '.[openvino]' in a checkout of m2l",
+    ),
     "onnxruntime": BackendEntry(
         module="m2l_runtime.backends.onnxruntime",
         package="onnxruntime",
@@ -125,15 +141,28 @@ BACKENDS: Final[Mapping[str, BackendEntry]] = {
     ),
     "fake": BackendEntry(module="m2l_runtime.backends.fake", package=None, devices=("cpu",), install="", is_fake=True),
 }
-"""Backends by name, in the order in which `auto` tries them. A fake one is never chosen by `auto`."""
+"""Backends by name, the fastest on CPUs first (docs/engines.md). A fake one is never chosen by `auto`."""
+
+GPU_DISTRIBUTION: Final = "onnxruntime-gpu"
+"""Provides the same Python package as onnxruntime; who has it wants CUDA."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend, and why that one."""
+
+    name: str
+    reason: str
+    among: tuple[str, ...]
+    """Those that could have been taken; several where `auto` had a choice."""
 
 
 def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
-    """The backend `name` (or, for "auto", the first installed one that has a file in the bundle).
+    """The backend `name`, or what :func:`choose_backend` takes for "auto".
 
     Raises:
         EngineNotInstalled: with the command that installs it.
-        EngineError: unknown name, options out of range, or no file in the bundle for it.
+        EngineError: unknown name, options out of range, or the bundle was not made for it in that precision.
         DeviceUnavailable, BundleDamaged: see :class:`BackendModule`.
     """
     for what, value in (
@@ -143,12 +172,9 @@ def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
     ):
         if value is not None and not 1 <= value <= 4096:
             raise EngineError(f"the {what} must be between 1 and 4096, got {value}")
-    if name == "auto":
-        name = _first_installed(bundle)
-    entry = BACKENDS.get(name)
-    if entry is None:
-        raise EngineError(f"there is no backend '{name}'; choose one of auto, {', '.join(BACKENDS)}")
-    module, model = backend_module(name), _model_for(bundle, name, entry)
+    name = choose_backend(bundle, name, options).name
+    entry = BACKENDS[name]
+    module, model = backend_module(name), _model_for(bundle, name, entry, options.precision)
     source = ModelSource(
         name=model.file.path,
         content=bundle.read_model(model),
@@ -180,18 +206,87 @@ def _is_installed(entry: BackendEntry) -> bool:
     return entry.package is None or importlib.util.find_spec(entry.package) is not None
 
 
-def _first_installed(bundle: Bundle) -> str:
-    real = {name: entry for name, entry in BACKENDS.items() if not entry.is_fake}
-    for name, entry in real.items():
-        if _is_installed(entry) and any(name in model.engines for model in bundle.manifest.models):
-            return name
-    commands = "; ".join(entry.install for entry in real.values())
-    raise EngineNotInstalled(f"no inference engine is installed that this bundle has a file for: {commands}")
+def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Choice:
+    """`name` itself; for "auto" the fastest backend installed that the bundle was made for in the precision asked for.
+
+    That is onnxruntime where CUDA is asked for, or where the device is left open and onnxruntime-gpu is installed; else
+    the first of `BACKENDS`.
+
+    Raises:
+        EngineNotInstalled: none is installed; with the commands that install one.
+        EngineError: unknown name, or the bundle was made for no backend in that precision.
+        DeviceUnavailable: no device is called so, or CUDA is asked for and no backend that has it is among those that
+            the bundle was made for in that precision.
+    """
+    device, _ = read_device(options.device)
+    if name != "auto":
+        if name not in BACKENDS:
+            raise EngineError(f"there is no backend '{name}'; choose one of auto, {', '.join(BACKENDS)}")
+        return Choice(name, "it was asked for", (name,))
+    precision = options.precision
+    made_for = [
+        (name, entry) for name, entry in BACKENDS.items() if not entry.is_fake and _models(bundle, name, precision)
+    ]
+    if not made_for:
+        raise EngineError(_not_made_for(bundle, "any backend known here", precision))
+    fitting = [(name, entry) for name, entry in made_for if device != "cuda" or "cuda" in entry.devices]
+    if not fitting:
+        names = ", ".join(name for name, _ in made_for)
+        raise DeviceUnavailable(f"in {precision} the bundle was made for {names}, which has no CUDA; choose device cpu")
+    installed = tuple(name for name, entry in fitting if _is_installed(entry))
+    if not installed:
+        commands = "; ".join(entry.install for _, entry in fitting)
+        raise EngineNotInstalled(
+            f"no inference engine is installed that this bundle was made for in {precision}: {commands}"
+        )
+    if len(installed) == 1:
+        return Choice(installed[0], "the only one installed that runs this bundle so", installed)
+    if "onnxruntime" in installed:
+        if options.provider_options:
+            return Choice("onnxruntime", "provider options are its own", installed)
+        if device == "auto" and _is_distribution(GPU_DISTRIBUTION):
+            return Choice("onnxruntime", f"{GPU_DISTRIBUTION} is installed", installed)
+    return Choice(installed[0], "the fastest installed on a CPU", installed)
 
 
-def _model_for(bundle: Bundle, name: str, entry: BackendEntry) -> ModelFile:
-    for model in bundle.manifest.models:
-        if entry.is_fake or name in model.engines:
-            return model
-    found = sorted({engine for model in bundle.manifest.models for engine in model.engines})
-    raise EngineError(f"the bundle has no file for the backend '{name}', only for {', '.join(found)}")
+def read_device(device: str) -> tuple[str, int]:
+    """(auto | cpu | cuda, number of the device, 0 unless it is given).
+
+    Raises:
+        DeviceUnavailable: no device is called so.
+    """
+    kind, colon, number = device.partition(":")
+    if device in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and number.isdecimal()):
+        return kind, int(number or 0)
+    raise DeviceUnavailable(f"there is no device '{device}' here; choose auto, cpu, cuda or cuda:N")
+
+
+def _is_distribution(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _models(bundle: Bundle, name: str, precision: Precision) -> list[ModelFile]:
+    """What the bundle has for a backend and a precision: one or none."""
+    return [m for m in bundle.manifest.models if name in m.engines and m.precision == precision]
+
+
+def _model_for(bundle: Bundle, name: str, entry: BackendEntry, precision: Precision) -> ModelFile:
+    if entry.is_fake:
+        return bundle.manifest.models[0]
+    for model in _models(bundle, name, precision):
+        return model
+    raise EngineError(_not_made_for(bundle, f"the backend '{name}'", precision))
+
+
+def _not_made_for(bundle: Bundle, what: str, precision: Precision) -> str:
+    ways = sorted(
+        f"{printable(engine)} in {model.precision}" for model in bundle.manifest.models for engine in model.engines
+    )
+    return (
+        f"the bundle was not made for {what} in {precision}, only for {', '.join(ways)}; "
+        "choose among these, or export it again for that"
+    )

@@ -53,6 +53,7 @@ class FakeBackend:
 
     def __init__(self, settings: Settings, names: list[str]) -> None:
         self.settings = settings
+        self.notes: tuple[str, ...] = ()
         self._mask_name, *self._other_names = names
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:

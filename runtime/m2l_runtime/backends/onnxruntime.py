@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
-from m2l_runtime.backends import BackendOptions, Inputs, ModelSource, Settings
-from m2l_runtime.cpu import usable_cpus
+from m2l_runtime.backends import BackendOptions, Inputs, ModelSource, Settings, read_device
+from m2l_runtime.backends.messages import failure, notes_on_cpu
+from m2l_runtime.cpu import share_threads
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or it keeps what to tell a server of its makers' on disk
+
+import onnxruntime
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 _ERRORS_ONLY: Final = 3
+_FATAL_ONLY: Final = 4
 
 # On a CPU larger batches were not faster and made the last, padded batch dearer (docs/architecture.md).
 _BATCH_SIZE: Final = {CPU: 1, CUDA: 16}
-
-_MOST_STREAMS: Final = 16
-"""Unless more are asked for: each holds the network's activations."""
 
 
 def load(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend:
@@ -54,16 +57,20 @@ def load(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend:
         streams=streams,
         provider_options=tuple(sorted(provider_options.items())),
     )
-    return OnnxRuntimeBackend(session, settings, source.outputs[0].name)
+    notes = notes_on_cpu(options, source.precision) if provider == CPU else ()
+    return OnnxRuntimeBackend(session, settings, source.outputs[0].name, notes)
 
 
 class OnnxRuntimeBackend:
     """An onnxruntime session. Its `run` may be called from several threads at once."""
 
-    def __init__(self, session: Any, settings: Settings, output_name: str) -> None:
+    def __init__(self, session: Any, settings: Settings, output_name: str, notes: tuple[str, ...]) -> None:
         self.settings = settings
+        self.notes = notes
         self._session = session
         self._output_names = [output_name]
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.log_severity_level = _FATAL_ONLY  # errors are raised; printed as well they are noise
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
         """See :class:`m2l_runtime.backends.Backend`."""
@@ -71,9 +78,9 @@ class OnnxRuntimeBackend:
         if session is None:
             raise EngineError("the backend is closed")
         try:
-            images: npt.NDArray[np.uint8] = session.run(self._output_names, dict(inputs))[0]
+            images: npt.NDArray[np.uint8] = session.run(self._output_names, dict(inputs), self._run_options)[0]
         except Exception as error:
-            raise EngineError(f"onnxruntime failed on {self.settings.device}: {_short(error)}") from error
+            raise failure(self.settings, error, _short(error)) from error
         return images
 
     def close(self) -> None:
@@ -83,26 +90,16 @@ class OnnxRuntimeBackend:
 
 def _provider(device: str) -> tuple[str, int]:
     """(provider, index of the device)."""
-    if device == "cpu":
-        return CPU, 0
-    if device == "auto":
+    kind, index = read_device(device)
+    if kind == "auto":
         return (CUDA if CUDA in onnxruntime.get_available_providers() else CPU), 0
-    kind, _, index = device.partition(":")
-    if kind == "cuda" and (not index or index.isdecimal()):
-        return CUDA, int(index or 0)
-    raise DeviceUnavailable(f"there is no device '{device}' here; choose auto, cpu, cuda or cuda:N")
+    return (CUDA if kind == "cuda" else CPU), index
 
 
 def _share_threads(options: BackendOptions, provider: str) -> tuple[int, int]:
-    """(threads of each call, calls at once).
-
-    Calls of one thread never wait for one another: on two cores, two of them at once gave more images/s than one call
-    of two threads (docs/bulk.md).
-    """
-    total = options.threads or usable_cpus()
-    most = 1 if provider == CUDA else min(total, _MOST_STREAMS)
-    streams = most if options.streams is None else options.streams
-    return max(1, total // streams), streams
+    """(threads of each call, calls at once)."""
+    is_open_on_cuda = provider == CUDA and options.streams is None
+    return share_threads(options.threads, 1 if is_open_on_cuda else options.streams)
 
 
 def _require_cuda_build() -> None:

@@ -1,0 +1,122 @@
+"""Images of a file of lower precision and those of fp32 to figures, and these to a verdict.
+
+Every pixel of such a file may be off, so what counts is how far: PSNR image by image, and what no eye should see, a
+shift of colour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from m2l_runtime.arrays import Images
+from m2l_runtime.errors import InputError
+
+_IDENTICAL_DB: Final = 99.0
+"""What images of equal bytes count as: more than the 96 dB of a single byte of 256x256x3 that is off by one."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is accepted. `psnr_db` is the mean over images, `worst_psnr_db` the lowest.
+
+    Raises:
+        InputError: a limit is out of range.
+    """
+
+    psnr_db: float = 40.0
+    worst_psnr_db: float = 36.0
+    mean_levels: float = 2.0
+    """Mean absolute difference of a byte, 0..255."""
+    colour_shift_levels: float = 1.0
+    """Mean signed difference of red, green or blue over all images."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("--min-psnr", self.psnr_db), ("--min-worst-psnr", self.worst_psnr_db)):
+            if not 0 <= value <= _IDENTICAL_DB:
+                raise InputError(f"{name} must be between 0 and {_IDENTICAL_DB:g} dB, got {value:g}")
+        for name, value in (
+            ("--max-mean-difference", self.mean_levels),
+            ("--max-colour-shift", self.colour_shift_levels),
+        ):
+            if not 0 <= value <= 255:
+                raise InputError(f"{name} must be between 0 and 255 levels, got {value:g}")
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far images are from the reference's."""
+
+    psnr_db: float
+    """Over all bytes of all images."""
+    mean_psnr_db: float
+    worst_psnr_db: float
+    worst_index: int
+    max_levels: int
+    mean_levels: float
+    colour_shift_levels: tuple[float, float, float]
+
+    def misses(self, limits: Limits, *, margin_db: float = 0.0) -> list[str]:
+        """What is not within `limits`, as text; empty if all is.
+
+        With a margin, levels have to be within limits that are less by as many dB, too.
+        """
+        share = 10 ** (-margin_db / 20)
+        shift = max(map(abs, self.colour_shift_levels))
+        checks = (
+            (self.mean_psnr_db < limits.psnr_db + margin_db, "mean PSNR", self.mean_psnr_db, limits.psnr_db, "dB"),
+            (
+                self.worst_psnr_db < limits.worst_psnr_db + margin_db,
+                f"worst PSNR (image {self.worst_index})",
+                self.worst_psnr_db,
+                limits.worst_psnr_db,
+                "dB",
+            ),
+            (
+                self.mean_levels > share * limits.mean_levels,
+                "mean difference",
+                self.mean_levels,
+                limits.mean_levels,
+                "levels",
+            ),
+            (shift > share * limits.colour_shift_levels, "colour shift", shift, limits.colour_shift_levels, "levels"),
+        )
+        return [
+            f"{what} {got:.2f} {unit} (limit {limit:g})" for is_missed, what, got, limit, unit in checks if is_missed
+        ]
+
+
+def fidelity(reference: Images, images: Images) -> Fidelity:
+    """Compare `images` with `reference`, both uint8 (N, H, W, 3).
+
+    PSNR is ``10 log10(255^2 / MSE)``.
+    """
+    squares, levels, largest, shifts = [], [], 0, []
+    for image, wanted in zip(images, reference, strict=True):  # one by one: hundreds of them as floats fill memory
+        difference = image.astype(np.int32) - wanted
+        squares.append(np.square(difference).mean())
+        levels.append(np.abs(difference).mean())
+        largest = max(largest, int(np.abs(difference).max()))
+        shifts.append(difference.reshape(-1, 3).mean(0))
+    each = _psnr_db(squares)
+    return Fidelity(
+        psnr_db=float(_psnr_db(np.mean(squares))),
+        mean_psnr_db=float(each.mean()),
+        worst_psnr_db=float(each.min()),
+        worst_index=int(each.argmin()),
+        max_levels=largest,
+        mean_levels=float(np.mean(levels)),
+        colour_shift_levels=_triple(np.mean(shifts, 0)),
+    )
+
+
+def _psnr_db(square: Any) -> Any:
+    return np.minimum(10 * np.log10(255**2 / np.maximum(square, 1e-12)), _IDENTICAL_DB)
+
+
+def _triple(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = (round(float(value), 4) for value in values)
+    return red, green, blue

@@ -1,0 +1,262 @@
+"""A proven fp32 file to further ways to run the generator: other engines, bf16, int8; each proven before it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final
+
+import msgspec
+import numpy.typing as npt
+import torch
+
+from m2l_export.calibration import Calibration, described
+from m2l_export.deploy import DeployUnet, NormStatistics, deploy, use_sub_pixel
+from m2l_export.equalise import channel_peaks, equalise, equalise_results
+from m2l_export.fidelity import Fidelity, Limits, fidelity
+from m2l_export.onnxwriter import APPEARANCE, DROPOUT_BITS, to_onnx
+from m2l_export.quantise import Quantiser, Target
+from m2l_export.sensitivity import MARGIN_DB, Sensitivity, choose_float_layers, looked_at
+from m2l_runtime.arrays import Images
+from m2l_runtime.backends import BackendOptions, ModelSource, backend_module
+from m2l_runtime.bundle import FileEntry, ModelFile, Parity, Precision
+from m2l_runtime.errors import EngineError, EngineNotInstalled, ParityError
+from m2l_runtime.synthesizer import run_in_batches
+from m2l_runtime.terminal import plural
+from m2l_train.networks import UnetGenerator
+
+REFERENCE_ENGINE: Final = "onnxruntime"
+OPENVINO: Final = "openvino"
+ENGINES: Final[Mapping[Precision, tuple[Target, ...]]] = {
+    "fp32": (REFERENCE_ENGINE, OPENVINO),
+    "bf16": (OPENVINO,),
+    "int8": (REFERENCE_ENGINE, OPENVINO),
+}
+"""Engines that compute a precision on CPUs."""
+
+MOSTLY: Final = 0.5
+"""Share of the multiplications in float from which on an int8 file is warned about."""
+
+_WAYS_OUT: Final = (
+    "nothing was written. Calibrate on masks like those it is for (--calibrate FOLDER), leave that precision out, or "
+    "accept more (--min-psnr, --min-worst-psnr, --max-mean-difference, --max-colour-shift)"
+)
+
+Inputs = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run the generator, and how far from fp32 it is."""
+
+    model: ModelFile
+    content: bytes
+    fidelity: Fidelity
+    sensitivity: Sensitivity | None = None
+    """Of int8."""
+
+    @property
+    def warning(self) -> str | None:
+        """What whoever uses it should know."""
+        if self.sensitivity is None or self.sensitivity.float_share <= MOSTLY:
+            return None
+        return (
+            f"{self.model.file.path} leaves {self.sensitivity.float_share * 100:.0f} % of the multiplications in float "
+            "to be within the limits, so it gains little over fp32"
+        )
+
+
+def is_installed(engine: str) -> bool:
+    """Whether an engine loads here."""
+    try:
+        backend_module(engine)
+    except EngineNotInstalled:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class FileRun:
+    """Images of a file, and what made them."""
+
+    images: Images
+    engine: str
+    """Name and version."""
+    notes: tuple[str, ...]
+    """What does not pay on this machine."""
+
+
+def run_file(source: ModelSource, engine: str, inputs: Inputs) -> FileRun:
+    """Run a file, an image at a time.
+
+    Raises:
+        EngineError: the engine does not run it, or computes in another precision here.
+    """
+    backend = backend_module(engine).load(source, BackendOptions(device="cpu", precision=source.precision))
+    try:
+        settings = backend.settings
+        if settings.precision != source.precision:
+            raise EngineError(
+                f"{settings.engine} computes in {settings.precision} on this CPU where {source.precision} is asked "
+                f"for, so {source.precision} cannot be proven here; leave it out, or export on a CPU that has it"
+            )
+        return FileRun(run_in_batches(backend, inputs), settings.engine, backend.notes)
+    finally:
+        backend.close()
+
+
+class Reference:
+    """The fp32 file's images of what lower precisions are judged on, made once."""
+
+    def __init__(self, source: ModelSource, calibration: Calibration) -> None:
+        self._source, self.calibration = source, calibration
+
+    @cached_property
+    def judged(self) -> FileRun:
+        """Of what a file is judged on."""
+        return run_file(self._source, REFERENCE_ENGINE, self.calibration.judged_on)
+
+    @cached_property
+    def looked_at(self) -> FileRun:
+        """Of the few images that layers are judged by."""
+        return run_file(self._source, REFERENCE_ENGINE, looked_at(self.calibration.tuned_on))
+
+    def label(self, *, is_tuned: bool) -> str:
+        """What the manifest says of it."""
+        others = [words for name, words in _BESIDE.items() if name in self.calibration.judged_on]
+        beside = f", the same {' and '.join(others)}" if others else ""
+        return (
+            f"{self._source.name} in fp32 on {self.judged.engine}{beside}; "
+            f"{described(self.calibration, is_tuned=is_tuned)}"
+        )
+
+
+_BESIDE: Final = {APPEARANCE: "appearances", DROPOUT_BITS: "dropout bits"}
+
+
+def prove(
+    base: ModelFile,
+    content: bytes,
+    source: ModelSource,
+    engine: str,
+    precision: Precision,
+    reference: Reference,
+    limits: Limits,
+    on_step: Callable[[str], None],
+    sensitivity: Sensitivity | None = None,
+) -> Way:
+    """Prove a file in a precision below fp32 against the fp32 file.
+
+    Raises:
+        ParityError: it is not within `limits`; the message has all figures.
+        EngineNotInstalled, EngineError: the engine does not run it in that precision.
+    """
+    label = reference.label(is_tuned=sensitivity is not None)
+    on_step(f"the gate of {precision} on {engine}: {described(reference.calibration, is_tuned=False)}")
+    source = replace(source, precision=precision)
+    run = run_file(source, engine, reference.calibration.judged_on)
+    for note in run.notes:
+        on_step(f"note: {note}")
+    found = fidelity(reference.judged.images, run.images)
+    missed = found.misses(limits)
+    if missed:
+        left = (
+            f"; left in float: {', '.join(sensitivity.float_layers) or 'no layer'}" if sensitivity is not None else ""
+        )
+        raise ParityError(
+            f"{precision} on {run.engine} is too far from fp32: {'; '.join(missed)}, over "
+            f"{reference.calibration.judged_mask_count} masks{left}; {_WAYS_OUT}"
+        )
+    parity = Parity(
+        reference=label,
+        engine=f"{run.engine}, CPU",
+        mask_count=reference.calibration.judged_mask_count,
+        batch_sizes=(1,),
+        max_level_difference=found.max_levels,
+        mean_level_difference=round(found.mean_levels, 6),
+        psnr_db=round(found.psnr_db, 2),
+        mean_psnr_db=round(found.mean_psnr_db, 2),
+        worst_psnr_db=round(found.worst_psnr_db, 2),
+        colour_shift_levels=found.colour_shift_levels,
+        accepted_psnr_db=(limits.psnr_db, limits.worst_psnr_db),
+    )
+    model = msgspec.structs.replace(
+        base,
+        file=FileEntry.of(source.name, content),
+        engines=(engine,),
+        precision=precision,
+        parity=parity,
+        weights="int8" if precision == "int8" else base.weights,
+        form="sub-pixel" if precision == "int8" else base.form,
+        float_layers=() if sensitivity is None else sensitivity.float_layers,
+    )
+    return Way(model, content, found, sensitivity)
+
+
+def int8_way(
+    network: UnetGenerator,
+    norm_statistics: NormStatistics,
+    base: ModelFile,
+    fp32: ModelSource,
+    engine: Target,
+    reference: Reference,
+    limits: Limits,
+    on_step: Callable[[str], None],
+) -> Way:
+    """Equalise, calibrate, choose what stays in float, quantise, prove; for one engine.
+
+    Raises:
+        ParityError: what comes of it is not within `limits`, or only with all layers in float.
+        EngineNotInstalled, EngineError: the engine does not run it.
+    """
+    tuned_on = reference.calibration.tuned_on
+    stochastic = DROPOUT_BITS in tuned_on
+    graph = deploy(network, norm_statistics, "deconvolution", stochastic).graph
+    with torch.inference_mode():
+        peaks = channel_peaks(graph, tuned_on)
+        graph = equalise(graph, peaks)
+        if engine == REFERENCE_ENGINE:
+            graph = equalise_results(graph, peaks)
+        unet = graph.unet
+        assert isinstance(unet, DeployUnet)  # noqa: S101 - deploy made it
+        graph.unet = use_sub_pixel(unet)
+    quantiser = Quantiser(to_onnx(graph.eval(), fp32.inputs), tuned_on, engine)
+    name = f"generator.int8.{engine}.onnx"
+
+    def source_of(content: bytes) -> ModelSource:
+        return ModelSource(name=name, content=content, precision="int8", inputs=fp32.inputs, outputs=fp32.outputs)
+
+    def run(content: bytes, inputs: Inputs) -> Images:
+        return run_file(source_of(content), engine, inputs).images
+
+    few = looked_at(tuned_on)
+    count = plural(len(next(iter(few.values()))), "image")
+    on_step(f"int8 for {engine}: each of {len(quantiser.layers)} layers alone, on {count}")
+    found = choose_float_layers(quantiser, run, few, reference.looked_at.images, limits)
+    for line in report_lines(found, limits):
+        on_step(line)
+    if len(found.float_layers) == len(found.layers):
+        raise ParityError(
+            f"int8 on {engine} is too far from fp32 whichever layer is left in it; with all layers in int8: "
+            f"{'; '.join(found.all_int8.misses(limits, margin_db=MARGIN_DB))}, to be kept with {MARGIN_DB:g} dB to "
+            f"spare on {count} tuned on; {_WAYS_OUT}"
+        )
+    content = quantiser.quantise(found.float_layers)
+    return prove(base, content, source_of(content), engine, "int8", reference, limits, on_step, found)
+
+
+def report_lines(found: Sensitivity, limits: Limits) -> Sequence[str]:
+    """The sensitivity pass for a person."""
+    rows = [
+        f"  {row.layer:8} {row.multiplications_share * 100:5.1f} % of the multiplications, alone "
+        f"{row.alone_psnr_db:5.1f} dB{', left in float' if row.is_float else ''}"
+        for row in found.layers
+    ]
+    return (
+        *rows,
+        f"  all in int8: {found.all_int8.mean_psnr_db:.1f} dB, worst {found.all_int8.worst_psnr_db:.1f}; as chosen "
+        f"({found.float_share * 100:.0f} % of the multiplications in float): {found.chosen.mean_psnr_db:.1f} dB, worst "
+        f"{found.chosen.worst_psnr_db:.1f}; asked for {limits.psnr_db + MARGIN_DB:g} and "
+        f"{limits.worst_psnr_db + MARGIN_DB:g}",
+    )

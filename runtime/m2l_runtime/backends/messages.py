@@ -1,0 +1,46 @@
+"""What was asked of an engine, and how it failed, to words for a person; the same for all engines."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from m2l_runtime.backends import BackendOptions, Settings
+from m2l_runtime.cpu import instructions, usable_cpus
+from m2l_runtime.errors import EngineError
+from m2l_runtime.terminal import plural
+
+_INT8_PRODUCTS: Final = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
+_OUT_OF_MEMORY: Final = ("bad_alloc", "failed to allocate", "unable to allocate", "out of memory")
+
+
+def notes_on_cpu(options: BackendOptions, precision: str) -> tuple[str, ...]:
+    """Of what was asked for, what does not pay on this machine's CPUs: threads, streams, int8."""
+    cpus, notes = usable_cpus(), []
+    asked = (("thread", options.threads), ("stream", options.streams))
+    excess = [plural(count, what) for what, count in asked if count is not None and count > cpus]
+    if excess:
+        notes.append(f"asked for {' and '.join(excess)}; this process may use {plural(cpus, 'CPU')}, more do not pay")
+    known = instructions()
+    if precision == "int8" and known and not known & _INT8_PRODUCTS:
+        notes.append("this CPU has no instructions for products of int8 (VNNI): int8 may be no faster than fp32")
+    return tuple(notes)
+
+
+def failure(settings: Settings, error: Exception, message: str) -> EngineError:
+    """The error for a batch that failed with `error`, in short `message`; too little memory is told apart."""
+    if is_out_of_memory(error):
+        return EngineError(too_little_memory(settings.batch_size, settings.streams))
+    return EngineError(f"{settings.backend} failed on {settings.device}: {message}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an engine failed for want of memory, which each says in its own words."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def too_little_memory(batch_size: int, streams: int) -> str:
+    """What to tell who asked for more than memory holds."""
+    return (
+        f"there is too little memory for {plural(batch_size, 'image')} a call and {plural(streams, 'call')} at once; "
+        "choose a smaller batch size or fewer streams"
+    )

@@ -1,0 +1,164 @@
+"""ONNX files on OpenVINO: CPUs, in fp32, bf16 or int8, as many calls at once as there are streams."""
+
+from __future__ import annotations
+
+import queue
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from m2l_runtime.backends import BackendOptions, Inputs, ModelSource, Settings, read_device
+from m2l_runtime.backends.messages import failure, is_out_of_memory, notes_on_cpu, too_little_memory
+from m2l_runtime.bundle import Precision, TensorSpec
+from m2l_runtime.cpu import share_threads
+from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError
+
+# OpenVINO tells a server of its makers' of each import, unless this package of theirs is missing.
+_modules = cast("dict[str, Any]", sys.modules)
+_is_hidden = _modules.setdefault("openvino_telemetry", None) is None
+try:
+    import openvino
+finally:
+    if _is_hidden:
+        del _modules["openvino_telemetry"]
+
+VERSION: Final[str] = openvino.__version__.partition("-")[0]
+
+# OpenVINO takes bf16 unasked where a CPU has it. What int8 files leave in float stays in f32, so that their images do
+# not depend on whether it has; docs/engines.md says what that costs.
+_FLOATS: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_NAMES: Final = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+_TYPES: Final = {"u8": "uint8", "f32": "float32"}
+
+_PLACES: Final = re.compile(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|FrontEnd API failed with \w+:")
+_UNKNOWN_OPERATORS: Final = re.compile(r"No conversion rule found for operations: .*")
+
+
+def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
+    """A compiled model for one ONNX file; see BackendModule."""
+    if read_device(options.device)[0] == "cuda":
+        raise DeviceUnavailable(
+            f"the backend 'openvino' runs on CPUs, not on '{options.device}'; "
+            "choose cpu, or the backend onnxruntime for CUDA"
+        )
+    if options.provider_options:
+        raise EngineError("provider options are for onnxruntime on CUDA; openvino takes none")
+    threads, streams = share_threads(options.threads, options.streams)
+    batch_size, core = options.batch_size or 1, openvino.Core()
+    model = _read(core, source, batch_size)
+    try:
+        compiled = core.compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": _FLOATS[source.precision],
+                "INFERENCE_NUM_THREADS": threads * streams,
+                "NUM_STREAMS": streams,
+                "ENABLE_HYPER_THREADING": True,  # as many threads as are asked for, wherever they run
+                "ENABLE_CPU_PINNING": False,  # two processes would pin themselves to the same CPUs
+            },
+        )
+        streams = compiled.get_property("NUM_STREAMS")  # no more than there are CPUs, whatever was asked for
+        threads = max(1, compiled.get_property("INFERENCE_NUM_THREADS") // streams)
+        requests = [compiled.create_infer_request() for _ in range(streams)]
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise EngineError(too_little_memory(batch_size, streams)) from error
+        raise _cannot_load(error) from error
+    floats = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    is_as_asked = floats == _FLOATS[source.precision]
+    settings = Settings(
+        backend="openvino",
+        engine=f"openvino {VERSION}",
+        device="cpu",
+        precision=source.precision if is_as_asked else _NAMES.get(floats, floats),
+        batch_size=batch_size,
+        threads=threads,
+        streams=streams,
+    )
+    notes = list(notes_on_cpu(options, source.precision))
+    if source.precision == "bf16":
+        if not is_as_asked:
+            notes.append(f"this CPU does not compute in bf16; openvino takes {settings.precision} in its place")
+        elif "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            notes.append("this CPU has no instructions for bf16 (AVX512_BF16 or AMX): it may be slower than fp32")
+    return OpenVinoBackend(requests, settings, tuple(notes))
+
+
+class OpenVinoBackend:
+    """Requests of one compiled model, one for each stream. Its `run` may be called from several threads at once."""
+
+    def __init__(self, requests: Sequence[Any], settings: Settings, notes: tuple[str, ...]) -> None:
+        self.settings = settings
+        self.notes = notes
+        self._idle: queue.SimpleQueue[Any] | None = queue.SimpleQueue()
+        for request in requests:
+            self._idle.put(request)
+
+    def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
+        """See :class:`m2l_runtime.backends.Backend`; waits for a stream to be free."""
+        idle = self._idle
+        if idle is None:
+            raise EngineError("the backend is closed")
+        request = idle.get()
+        try:
+            outputs = request.infer(dict(inputs), share_inputs=True)  # the results are copies
+        except Exception as error:
+            raise failure(self.settings, error, _short(error)) from error
+        finally:
+            idle.put(request)
+        images: npt.NDArray[np.uint8] = outputs[0]
+        return images
+
+    def close(self) -> None:
+        """Give the compiled model back."""
+        self._idle = None
+
+
+def _read(core: Any, source: ModelSource, batch_size: int) -> Any:
+    """The file as OpenVINO's model of one fixed batch, which is faster than one that may vary.
+
+    Raises:
+        BundleDamaged: it cannot be read, or its inputs and outputs are not those the manifest declares.
+    """
+    try:
+        model = core.read_model(source.content)
+    except Exception as error:
+        raise _cannot_load(error) from error
+    _check_signature(source, model.inputs, source.inputs)
+    try:
+        model.reshape({spec.name: [batch_size, *spec.shape[1:]] for spec in source.inputs})
+    except Exception as error:
+        raise _cannot_load(error) from error
+    _check_signature(source, model.outputs, source.outputs)
+    return model
+
+
+def _check_signature(source: ModelSource, ports: Iterable[Any], specs: Sequence[TensorSpec]) -> None:
+    names = {spec.name for spec in specs}
+    found = {min(port.names & names or port.names or {"?"}): _type_and_sides(port) for port in ports}
+    declared = {spec.name: (spec.dtype, [str(side) for side in spec.shape[1:]]) for spec in specs}
+    if found != declared:
+        raise BundleDamaged(f"{source.name} has {found}, the manifest declares {declared}")
+
+
+def _type_and_sides(port: Any) -> tuple[str, list[str]]:
+    """Type, and sides without the batch; '?' where a side is open."""
+    kind, shape = port.element_type.get_type_name(), port.partial_shape
+    sides = ["?"] if shape.rank.is_dynamic else [str(side) for side in shape][1:]
+    return _TYPES.get(kind, kind), sides
+
+
+def _cannot_load(error: Exception) -> BundleDamaged:
+    return BundleDamaged(f"openvino {VERSION} cannot load the model: {_short(error)}")
+
+
+def _short(error: Exception) -> str:
+    """The engine's message on one line, without its own source locations."""
+    unknown = _UNKNOWN_OPERATORS.search(str(error))
+    text = " ".join((unknown[0] if unknown else _PLACES.sub("", str(error))).split()) or type(error).__name__
+    return text if len(text) <= 400 else text[:400] + " ..."

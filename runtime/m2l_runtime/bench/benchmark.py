@@ -1,0 +1,192 @@
+"""A bundle to a report of how fast it runs here: plans rows, asks their processes round by round, sums up."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from m2l_runtime import embedded
+from m2l_runtime.bench import worker
+from m2l_runtime.bench.messages import Answer, Question, Way, decode, encode
+from m2l_runtime.bench.process import TIMEOUT_S, run_for_json
+from m2l_runtime.bench.report import BenchReport, Row
+from m2l_runtime.bench.rounds import turns
+from m2l_runtime.bench.rows import BATCH_SIZES, check_effort, plan
+from m2l_runtime.bundle import Bundle, open_bundle
+from m2l_runtime.cpu import cpu_model, usable_cpus
+from m2l_runtime.doctor import machine_facts
+from m2l_runtime.terminal import plural
+
+UNSTEADY: Final = 0.2
+"""Spread of a row's images/s, as a fraction of the median, from which on a note says so."""
+
+
+def bench(
+    bundle: str | os.PathLike[str] | Bundle | None = None,
+    *,
+    backends: Sequence[str] | None = None,
+    devices: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    threads: int | None = None,
+    streams: Sequence[int | None] = (None,),
+    repeats: int = 3,
+    seconds: float = 2.0,
+    timeout_s: float = TIMEOUT_S,
+    on_start: Callable[[Sequence[Way]], None] = lambda _: None,
+    on_turn: Callable[[int, Row], None] = lambda _, __: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> BenchReport:
+    """Measure how fast a bundle runs on this machine, in every way it can.
+
+    A row is a backend, a device, a precision, a batch size and a number of streams. In each of `repeats` rounds every
+    row is measured once, in a new process, in another order each round.
+
+    Args:
+        bundle: folder of a bundle, or one already opened; None is the model inside the package.
+        backends: names; None: all that are installed and that the bundle has a file for, but no fake.
+        devices: cpu, cuda, cuda:N; None: the CPU, and CUDA where there is a driver for it.
+        precisions: None: all that the bundle has for each backend.
+        batch_sizes: masks per call of the engine.
+        threads: CPU threads of the engine in all; None: the CPUs that this process may use.
+        streams: engine calls at once where images/s are measured; None among them: as many as `m2l synth` takes.
+            Latency is always measured with one stream.
+        repeats: rounds.
+        seconds: how long each of a row's three measurements goes on, about; it takes some calls at least.
+        timeout_s: seconds after which the process of a row is ended, which fails the row.
+        on_start: called once with what is to be measured.
+        on_turn: called whenever a process has ended, with the round, from 0, and what that process alone said.
+        should_stop: asked ten times a second; once it is true, the process is ended and the report has the rounds that
+            were finished before.
+
+    Returns:
+        The report. A row that cannot be loaded, crashes or hangs is in it with the reason.
+
+    Raises:
+        BundleNotFound, BundleTooNew, BundleDamaged: the bundle cannot be used.
+        InputError: an unknown name, or a number out of range.
+        EngineNotInstalled: no backend was asked for, and none is here that the bundle has a file for.
+    """
+    check_effort(repeats, seconds, timeout_s)
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(embedded.BUNDLE if bundle is None else bundle)
+    opened.check()
+    ways, notes = plan(
+        opened,
+        backends=backends,
+        devices=devices,
+        precisions=precisions,
+        batch_sizes=batch_sizes,
+        threads=threads,
+        streams=streams,
+    )
+    machine = _machine()
+    on_start(ways)
+    rows, round_count, was_stopped = [Row(way) for way in ways], 0, False
+    said: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="m2l-bench-") as folder:
+        for number, index in turns(len(ways), repeats):
+            round_count = number
+            if rows[index].reason is not None:
+                continue
+            answer = _ask(opened, ways[index], Path(folder), seconds, timeout_s, should_stop)
+            if answer is None:
+                was_stopped = True
+                break
+            rows[index] = _with(rows[index], answer, number)
+            said += [note for note in answer.notes if note not in said]
+            on_turn(number, _with(Row(ways[index]), answer, number))
+        else:
+            round_count = repeats
+    rows = [_first(row, round_count) for row in rows]
+    return BenchReport(
+        bundle=_facts(opened),
+        machine=machine,
+        rows=tuple(rows),
+        repeats=repeats,
+        round_count=round_count,
+        seconds=seconds,
+        notes=(*notes, *said, *_unsteady(rows)),
+        was_stopped=was_stopped,
+    )
+
+
+def _ask(
+    bundle: Bundle, way: Way, folder: Path, seconds: float, timeout_s: float, should_stop: Callable[[], bool]
+) -> Answer | None:
+    """What a new process says of a way to run the bundle; None if it was stopped."""
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        question = Question(way, os.fspath(bundle.path.absolute()), own, seconds, time.monotonic())
+        ending = run_for_json(worker.COMMAND, request=encode(question), timeout_s=timeout_s, should_stop=should_stop)
+    if ending.was_stopped:
+        return None
+    if ending.reason is not None:
+        return Answer(reason=ending.reason)
+    try:
+        return decode(ending.document, Answer)
+    except msgspec.ValidationError as error:
+        return Answer(reason=f"its process gave another answer than was expected: {error}")
+
+
+def _with(row: Row, answer: Answer, number: int) -> Row:
+    """A row and what it was told in one more round."""
+    if answer.round is None:
+        place = f"in round {number + 1}: " if row.rounds else ""
+        return Row(row.way, row.rounds, row.latency_settings, row.throughput_settings, f"{place}{answer.reason}")
+    return Row(row.way, (*row.rounds, answer.round), answer.latency_settings, answer.throughput_settings)
+
+
+def _first(row: Row, round_count: int) -> Row:
+    """The row without a round that not all rows have had."""
+    rounds = row.rounds[:round_count]
+    return Row(row.way, rounds, row.latency_settings, row.throughput_settings, row.reason)
+
+
+def _machine() -> dict[str, Any]:
+    facts = machine_facts()
+    try:
+        load = round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        load = None
+    return {
+        "cpu": cpu_model(),
+        "usable_cpus": usable_cpus(),
+        "load_average": load,
+        "system": f"{platform.system()} {platform.machine()}",
+        **{name: facts[name] for name in ("python", "m2l", "numpy", "pillow")},
+    }
+
+
+def _facts(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "sha256": bundle.sha256,
+        "image_size": list(manifest.image_size),
+        "ngf": manifest.network.ngf,
+        "parameter_count": manifest.network.parameter_count,
+        "model_bytes": {model.file.path: model.file.size_bytes for model in manifest.models},
+    }
+
+
+def _unsteady(rows: Sequence[Row]) -> tuple[str, ...]:
+    """A note if what is measured differs much from round to round."""
+    spreads = [
+        row.figures[name].spread
+        for row in rows
+        if row.is_measured
+        for name in ("images_per_s", "end_to_end_images_per_s")
+    ]
+    unsteady = [spread for spread in spreads if spread > UNSTEADY]
+    if not unsteady:
+        return ()
+    return (
+        f"the machine was not steady: {plural(len(unsteady), 'figure')} of images/s differed by more than "
+        f"{UNSTEADY:.0%} between rounds; trust ratios more than figures, or measure again with more --repeats",
+    )

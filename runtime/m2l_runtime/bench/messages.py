@@ -1,0 +1,97 @@
+"""A row's question and answer to and from JSON: what its process is asked to measure, and what it found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from m2l_runtime.backends import Settings
+from m2l_runtime.bundle import Precision
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run a bundle: what one row measures."""
+
+    backend: str
+    device: str
+    """As a backend takes it: cpu | cuda | cuda:N | auto."""
+    precision: Precision
+    batch_size: int
+    """Masks per call of the engine."""
+    threads: int | None = None
+    """CPU threads of the engine in all; None: the CPUs that the process may use."""
+    streams: int | None = None
+    """Engine calls at once where images/s are measured; None: as many as `m2l synth` takes."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the process of a row is to do."""
+
+    way: Way
+    bundle: str
+    """Folder of the bundle."""
+    folder: str
+    """An empty folder for masks and images; whoever asks removes it."""
+    seconds: float
+    """How long each of the three measurements goes on, about."""
+    started_at_s: float
+    """`time.monotonic()`, which is the same in all processes, just before the process was started."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one process of a row measured."""
+
+    load_s: float
+    """From the bundle's folder to a backend that is ready, once the engine's Python package is imported."""
+    first_image_s: float
+    """From the start of the process to the PNG bytes of its first image, imports and all."""
+    latency_p50_ms: float
+    """Of a call with a whole batch, one call at a time: the median."""
+    latency_p95_ms: float
+    latency_p99_ms: float
+    latency_call_count: int
+    """Calls that the three are of."""
+    images_per_s: float
+    """The engine alone, its inputs in memory, as many calls at once as there are streams."""
+    end_to_end_images_per_s: float
+    """Mask files to PNG files."""
+    end_to_end_image_count: int
+    peak_memory_megabytes: float | None
+    """Most that the process held, in 10^6 bytes; None where the system does not tell. A device's own is not in it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the process of a row has to say."""
+
+    round: Round | None = None
+    latency_settings: Settings | None = None
+    """How the backend computed where calls came one at a time."""
+    throughput_settings: Settings | None = None
+    """And where images/s were measured."""
+    notes: tuple[str, ...] = ()
+    """What the backend says of how it runs here."""
+    reason: str | None = None
+    """Why nothing was measured; the others are None then."""
+
+
+def encode(message: Question | Answer) -> bytes:
+    """One line of ASCII."""
+    return json.dumps(msgspec.to_builtins(message)).encode("ascii") + b"\n"
+
+
+def decode(document: Any, kind: type[_T]) -> _T:
+    """The message that a parsed line of JSON is.
+
+    Raises:
+        msgspec.ValidationError: it is none.
+    """
+    return msgspec.convert(document, kind)

@@ -1,0 +1,148 @@
+"""A report to a picture: images/s of each row, and latency by batch size."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, Final
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Picture
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from m2l_runtime.bench.figures import Figure
+from m2l_runtime.bench.report import BenchReport, Row
+from m2l_runtime.bench.table import number
+from m2l_runtime.terminal import plural, printable
+
+_ALONE: Final = "#b3312c"
+_FILES: Final = "#c9ccd1"
+_INK: Final = "#3c4043"
+_LINES: Final = ("#b3312c", "#2f6690", "#3f7d20", "#8f5aa8", "#c77d0a", "#5c6670")
+_MARKS: Final = "os^Dv*"
+_LOW_INCH: Final = 4.2
+_ROW_INCH: Final = 0.55
+_APART: Final = 1.035
+"""Of two lines at the same batch size, so that their whiskers do not hide one another."""
+
+
+def plot(report: BenchReport) -> bytes:
+    """A PNG; bars and points are medians over rounds, whiskers reach from the lowest to the highest.
+
+    Args:
+        report: with at least one row that was measured.
+    """
+    rows = report.measured
+    height = max(_LOW_INCH, 1.9 + _ROW_INCH * len(rows))
+    picture = Picture(figsize=(12.5, height), layout="constrained")
+    canvas = FigureCanvasAgg(picture)
+    bars, lines = picture.subplots(1, 2, width_ratios=(1.25, 1))
+    _draw_bars(bars, rows)
+    _draw_latencies(lines, rows)
+    for axes in (bars, lines):
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    bundle, machine = report.bundle, report.machine
+    picture.suptitle(
+        f"{printable(bundle['name'])} (ngf {bundle['ngf']}) on {printable(machine['cpu'])}, "
+        f"{plural(machine['usable_cpus'], 'usable CPU')}\n"
+        f"medians of {plural(report.round_count, 'round')}; whiskers from the lowest to the highest",
+        fontsize=11,
+        parse_math=False,
+    )
+    buffer = io.BytesIO()
+    canvas.print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
+
+
+def _draw_bars(axes: Any, rows: Sequence[Row]) -> None:
+    places = range(len(rows))
+    for name, what, colour, offset in (
+        ("images_per_s", "engine alone", _ALONE, -0.2),
+        ("end_to_end_images_per_s", "mask files to PNG files", _FILES, 0.2),
+    ):
+        found = [row.figures[name] for row in rows]
+        axes.barh(
+            [place + offset for place in places],
+            [figure.median for figure in found],
+            height=0.38,
+            color=colour,
+            label=what,
+            xerr=_whiskers(found),
+            error_kw={"ecolor": _INK, "capsize": 2.5, "elinewidth": 1.1},
+        )
+        for place, figure in zip(places, found, strict=True):
+            axes.annotate(
+                number(figure.median),
+                (figure.highest, place + offset),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+                color=_INK,
+            )
+    axes.set_yticks(list(places), [row.label for row in rows], parse_math=False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(
+        0, 1.1 * max(row.figures[n].highest for row in rows for n in ("images_per_s", "end_to_end_images_per_s"))
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xlabel("images/s (more is better)")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+
+
+def _draw_latencies(axes: Any, rows: Sequence[Row]) -> None:
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        lines.setdefault(_line_of(row), []).append(row)
+    for index, (name, members) in enumerate(lines.items()):
+        members.sort(key=lambda row: row.way.batch_size)
+        found = [row.figures["latency_p50_ms"] for row in members]
+        tails = [row.figures["latency_p95_ms"].median for row in members]
+        places = [row.way.batch_size * _APART ** (index - (len(lines) - 1) / 2) for row in members]
+        colour, mark = _LINES[index % len(_LINES)], _MARKS[index % len(_MARKS)]
+        axes.errorbar(
+            places,
+            [figure.median for figure in found],
+            yerr=_whiskers(found),
+            color=colour,
+            marker=mark,
+            markersize=6,
+            capsize=2.5,
+            linewidth=1.5,
+            elinewidth=1.1,
+            label=name,
+        )
+        axes.plot(places, tails, color=colour, linestyle="none", marker=mark, markersize=5, markerfacecolor="white")
+    batch_sizes = sorted({row.way.batch_size for row in rows})
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(batch_sizes, [str(size) for size in batch_sizes])
+    axes.minorticks_off()
+    axes.set_xlim(batch_sizes[0] / 1.4, batch_sizes[-1] * 1.4)
+    axes.set_xlabel("batch size (images of a call)")
+    axes.set_ylabel("latency of a call, ms (less is better)")
+    axes.grid(axis="y", color="#e6e8ea")
+    axes.set_axisbelow(True)
+    axes.legend(
+        frameon=False,
+        title="filled: p50; hollow: p95",
+        fontsize=9,
+        title_fontsize=9,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+        ncols=2,
+    )
+
+
+def _line_of(row: Row) -> str:
+    """A row's label without the batch size."""
+    return row.label.replace(f" batch {row.way.batch_size}", "")
+
+
+def _whiskers(found: Sequence[Figure]) -> list[list[float]]:
+    """How far below and above the medians they reach."""
+    return [[figure.median - figure.lowest for figure in found], [figure.highest - figure.median for figure in found]]

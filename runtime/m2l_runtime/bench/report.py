@@ -1,0 +1,141 @@
+"""What was measured, row by row: the report of a benchmark, and what JSON holds of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from m2l_runtime.backends import Settings
+from m2l_runtime.bench.figures import Figure, figure_of, ratio_of
+from m2l_runtime.bench.messages import Round, Way
+
+FIGURES: Final = (
+    "images_per_s",
+    "end_to_end_images_per_s",
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "latency_p99_ms",
+    "load_s",
+    "first_image_s",
+    "peak_memory_megabytes",
+)
+"""Fields of a round that a row has a figure of, as :class:`m2l_runtime.bench.messages.Round` describes them."""
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to run the bundle, and what became of measuring it."""
+
+    way: Way
+    rounds: tuple[Round, ...] = ()
+    """What each round's process measured; of a row with a reason, those before it went wrong."""
+    latency_settings: Settings | None = None
+    """How the backend computed where calls came one at a time; None if it never answered."""
+    throughput_settings: Settings | None = None
+    """And where images/s were measured."""
+    reason: str | None = None
+    """Why the row counts as not measured; None if it was."""
+
+    @property
+    def label(self) -> str:
+        """What tells the row from the others: 'onnxruntime cpu fp32 batch 8'."""
+        way, settings = self.way, self.throughput_settings
+        device = way.device if settings is None else settings.device
+        words = [way.backend, device, way.precision, f"batch {way.batch_size}"]
+        if way.streams is not None:
+            words.append(f"streams {way.streams}")
+        return " ".join(words)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there are figures."""
+        return self.reason is None and bool(self.rounds)
+
+    @cached_property
+    def figures(self) -> Mapping[str, Figure]:
+        """By the names in `FIGURES`: the median over rounds, lowest and highest; empty if it was not measured.
+
+        A percentile of latency is one over the calls of each round, then the median of these.
+        """
+        return {name: figure_of(values) for name in FIGURES if (values := self.values(name))}
+
+    def values(self, name: str) -> list[float]:
+        """What each round gave; empty if it was not measured, or a system did not tell."""
+        found = [getattr(one, name) for one in self.rounds] if self.is_measured else []
+        return [] if None in found else found
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """A benchmark: what was measured, where, how often."""
+
+    bundle: Mapping[str, Any]
+    """Name, SHA-256, size of images, width of the network, bytes of its files."""
+    machine: Mapping[str, Any]
+    """Processor, usable CPUs, load average at the start, versions."""
+    rows: tuple[Row, ...]
+    repeats: int
+    """Rounds that were asked for."""
+    round_count: int
+    """Rounds that were finished; fewer if it was stopped. Figures are of these alone."""
+    seconds: float
+    """How long each measurement went on, about."""
+    notes: tuple[str, ...] = ()
+    """What a person should know when reading it."""
+    was_stopped: bool = False
+
+    @property
+    def measured(self) -> tuple[Row, ...]:
+        """Rows with figures."""
+        return tuple(row for row in self.rows if row.is_measured)
+
+    @property
+    def reference(self) -> Row | None:
+        """The first row that was measured, which ratios are over; None if none was."""
+        return next(iter(self.measured), None)
+
+    def ratios(self, row: Row) -> dict[str, Figure]:
+        """By the names in `FIGURES`: how many times the reference, round by round; empty if it was not measured."""
+        if self.reference is None:
+            return {}
+        pairs = {name: (row.values(name), self.reference.values(name)) for name in FIGURES}
+        return {name: ratio_of(ours, theirs) for name, (ours, theirs) in pairs.items() if ours and theirs}
+
+
+def as_json(report: BenchReport) -> dict[str, Any]:
+    """Everything of the report, each round's figures too."""
+    reference = report.reference
+    return {
+        "benchmark": "m2l bench",
+        "schema_version": SCHEMA_VERSION,
+        "bundle": dict(report.bundle),
+        "machine": dict(report.machine),
+        "repeats": report.repeats,
+        "round_count": report.round_count,
+        "seconds": report.seconds,
+        "was_stopped": report.was_stopped,
+        "notes": list(report.notes),
+        "reference": None if reference is None else reference.label,
+        "rows": [
+            {
+                "label": row.label,
+                **dataclasses.asdict(row.way),
+                "latency_settings": _fields(row.latency_settings),
+                "throughput_settings": _fields(row.throughput_settings),
+                "reason": row.reason,
+                "figures": {name: dataclasses.asdict(figure) for name, figure in row.figures.items()},
+                "ratios_to_reference": {name: dataclasses.asdict(one) for name, one in report.ratios(row).items()},
+                "rounds": [dataclasses.asdict(one) for one in row.rounds],
+            }
+            for row in report.rows
+        ],
+    }
+
+
+def _fields(settings: Settings | None) -> dict[str, Any] | None:
+    return None if settings is None else dataclasses.asdict(settings)

@@ -1,0 +1,135 @@
+"""One row in a process of its own to what it measured: a question on standard input, an answer on standard output.
+
+    python -P -m m2l_runtime.bench.worker
+
+What is imported here is what any program needs for its first image, so that the time to it is an honest one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from m2l_runtime import embedded
+from m2l_runtime.backends import BackendOptions, backend_module, load_backend
+from m2l_runtime.bench.messages import Answer, Question, Round, Way, decode, encode
+from m2l_runtime.bundle import open_bundle
+from m2l_runtime.cpu import peak_memory_megabytes
+from m2l_runtime.encoders import encode_png, self_description
+from m2l_runtime.errors import M2LError
+from m2l_runtime.maskfile import read_mask
+from m2l_runtime.synthesizer import Synthesizer
+
+COMMAND: Final = (sys.executable, "-P", "-m", "m2l_runtime.bench.worker")
+
+
+def main() -> None:
+    """Answer the question on standard input, and leave."""
+    answers = _keep_standard_output()
+    question = decode(json.loads(_read_line()), Question)
+    threading.Thread(target=_leave_with_whoever_asked, daemon=True).start()
+    os.write(answers, encode(answer(question)))
+    os._exit(0)  # an engine that fails while it is taken down does not take the answer with it
+
+
+def answer(question: Question) -> Answer:
+    """Measure what is asked; whatever goes wrong is the reason why there is nothing."""
+    try:
+        return measure(question)
+    except M2LError as error:
+        return Answer(reason=str(error))
+    except MemoryError:
+        return Answer(reason="there is too little memory: try a smaller batch size, or fewer streams")
+    except Exception as error:  # noqa: BLE001 - one row's failure is told in its place and spoils no other
+        return Answer(reason=f"unexpected {type(error).__name__}: {error}")
+
+
+def measure(question: Question) -> Answer:
+    """Load, make a first image, time calls one by one, then images/s alone and end to end.
+
+    Raises:
+        BundleError, EngineError: the bundle cannot be used, or not in this way here.
+    """
+    way = question.way
+    backend_module(way.backend)
+    began = time.perf_counter()
+    bundle = open_bundle(question.bundle)
+    backend = load_backend(bundle, way.backend, _options(way, streams=1))
+    load_s = time.perf_counter() - began
+    with Synthesizer(bundle, backend) as synthesizer:
+        make_one(synthesizer)
+        first_image_s = time.monotonic() - question.started_at_s
+
+        from m2l_runtime.bench import timing
+
+        inputs = timing.batches(synthesizer.extra, timing.example_masks(synthesizer.image_size), way.batch_size)
+        latencies_ms = timing.latencies_ms(backend, inputs, question.seconds)
+        latency_settings = backend.settings
+    del backend, synthesizer  # what was loaded twice is not held twice
+    backend = load_backend(bundle, way.backend, _options(way, streams=way.streams))
+    with Synthesizer(bundle, backend) as synthesizer:
+        rate = timing.images_per_s(backend, inputs, question.seconds)
+        end_to_end_rate, count = timing.end_to_end(synthesizer, Path(question.folder), question.seconds)
+    p50, p95, p99 = np.percentile(latencies_ms, [50, 95, 99]).tolist()
+    found = Round(
+        load_s=load_s,
+        first_image_s=first_image_s,
+        latency_p50_ms=p50,
+        latency_p95_ms=p95,
+        latency_p99_ms=p99,
+        latency_call_count=len(latencies_ms),
+        images_per_s=rate,
+        end_to_end_images_per_s=end_to_end_rate,
+        end_to_end_image_count=count,
+        peak_memory_megabytes=peak_memory_megabytes(),
+    )
+    return Answer(found, latency_settings, backend.settings, backend.notes)
+
+
+def make_one(synthesizer: Synthesizer) -> bytes:
+    """An example mask's file to the PNG bytes of its image."""
+    path = min(embedded.EXAMPLE_MASKS.glob("*.png"))
+    mask = read_mask(path, synthesizer.image_size).mask
+    image = synthesizer.synthesize_checked(mask[None])[0]
+    return encode_png(image, self_description(synthesizer.bundle, synthesizer.settings))
+
+
+def _options(way: Way, streams: int | None) -> BackendOptions:
+    return BackendOptions(
+        device=way.device, precision=way.precision, batch_size=way.batch_size, threads=way.threads, streams=streams
+    )
+
+
+def _keep_standard_output() -> int:
+    """A file descriptor for the answer alone; what engines print goes to standard error from here on."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    return kept
+
+
+def _read_line() -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 1 << 16)
+        if not piece:
+            raise SystemExit("this is the process of a row of `m2l bench`; it is asked on standard input")
+        line += piece
+    return line
+
+
+def _leave_with_whoever_asked() -> None:
+    """Standard input ends when the process at its other end does."""
+    while os.read(0, 1 << 16):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
