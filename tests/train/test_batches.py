@@ -14,6 +14,7 @@ from PIL import Image
 from m2l_train.batches import augment, epoch_batches, order
 from m2l_train.config import TrainConfig
 from m2l_train.datafolder import open_data
+from m2l_train.decoded import decode_pairs, map_pixels
 from m2l_train.photograph import PairArrays, PairError
 
 GOLDEN_ORDER = [0, 1, 9, 6, 8, 3, 5, 4, 7, 2]
@@ -100,3 +101,29 @@ def test_combined_pictures_either_way_round(tmp_path: Path) -> None:
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one.masks, other.masks)
             np.testing.assert_array_equal(one.images, other.images)
+
+
+def test_mirrored_margins_are_those_of_pictures_that_have_them(tmp_path: Path) -> None:
+    """Pixel -k is pixel k, and likewise at the far end; either way of reading gives the crops of such pictures."""
+    plain, made = data_folder(tmp_path / "plain", 5, side=128), tmp_path / "made"
+    places = [*range(8, 0, -1), *range(128), *range(126, 118, -1)]
+    for file in plain.rglob("*.png"):
+        target = made / file.relative_to(plain)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(Image.open(file))[places][:, places]).save(target)
+    config = replace(SMALL, load_size=128, mirror=8, turn=True)
+    other = replace(SMALL, load_size=144, turn=True)
+    with ThreadPoolExecutor(2) as pool:
+        mirrored = list(epoch_batches(open_data(plain).train, config, 1, pool))
+        expected = list(epoch_batches(open_data(made).train, other, 1, pool))
+        pixels = []
+        for name, folder, settings in (("a", plain, config), ("b", made, other)):
+            pairs = open_data(folder).train
+            decode_pairs(pairs, settings, tmp_path / name, pool, None)
+            pixels.append(np.asarray(map_pixels(tmp_path / name, len(pairs), settings.crop_from)))
+    assert len(mirrored) == len(expected) == 3
+    for one, wanted in zip(mirrored, expected, strict=True):
+        np.testing.assert_array_equal(one.images, wanted.images)
+        np.testing.assert_array_equal(one.masks, wanted.masks)
+    np.testing.assert_array_equal(*pixels)
+    assert pixels[0].shape == (5, 144, 144, 4)

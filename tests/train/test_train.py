@@ -449,6 +449,8 @@ def test_the_learning_rate_falls_in_a_straight_line_and_never_to_zero() -> None:
         {"norm": "none"},
         {"flip": False},
         {"discriminators": 2, "detail": True, "l1_cell": 8},
+        {"load_size": 128, "mirror": 8},
+        {"load_size": 128, "mirror": 8, "decode_once": True},
     ],
 )
 def test_other_settings_train(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:

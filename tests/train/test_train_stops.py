@@ -407,6 +407,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"lambda_l1": float("nan")}, "lambda_l1 must be a finite number, got nan"),
     ({"lambda_l1": 10**400}, "lambda_l1 must be a finite number"),
     ({"norm": ["batch"]}, "norm must be a text"),
+    ({"mirror": -1}, "mirror must be between 0"),
+    ({"mirror": 286}, r"mirror must be less than the side that pictures are resized to \(286\), got 286"),
     ({"detail": 1}, "detail must be True or False, got 1"),
     ({"discriminators": 0}, "discriminators must be between 1"),
     ({"discriminators": 5}, r"at most 4 for images of 256 pixels \(the last one sees at least 32\), got 5"),

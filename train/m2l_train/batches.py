@@ -20,7 +20,7 @@ from m2l_runtime.draws import below, draw, shuffled
 from m2l_runtime.terminal import printable
 from m2l_train.config import TrainConfig
 from m2l_train.pairing import Pair
-from m2l_train.photograph import PairArrays, PairError, read_pair
+from m2l_train.photograph import PairArrays, PairError, read_pair, with_margins
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def epoch_batches(
     places = order(len(pairs), config, epoch)
 
     def read(place: int) -> tuple[Mask, Image]:
-        arrays = read_pair(pairs[place], config.crop_from, mask_is_left=config.direction == "AtoB")
+        arrays = read_pair(pairs[place], config.resize_to, mask_is_left=config.direction == "AtoB")
+        arrays = with_margins(arrays, config.mirror)
         return augment(arrays, config, epoch, place)
 
     pending: deque[tuple[int, Future[tuple[Mask, Image]]]] = deque()

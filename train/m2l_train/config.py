@@ -38,6 +38,9 @@ class TrainConfig:
         None,
         "Side that pictures are resized to before a random crop of image_size.  [default: 286/256 of the image size]",
     )
+    mirror: int = _told(
+        0, "Pixels added on each side of the resized pictures by mirroring, so that crops move without resampling."
+    )
     flip: bool = _told(True, "Flip a pair, mask and image alike, left to right, with probability one half.")
     turn: bool = _told(False, "Turn a pair by no, one, two or three quarters, each as likely.")
     direction: Direction = _told("AtoB", "Of combined A|B files: AtoB has the mask left, BtoA right.")
@@ -113,15 +116,24 @@ class TrainConfig:
             )
         if self.image_size % self.l1_cell:
             raise InputError(f"l1_cell must divide image_size ({self.image_size}), got {self.l1_cell}")
-        if not self.image_size <= self.crop_from <= 4 * self.image_size:
+        if not self.mirror < self.resize_to:
+            raise InputError(
+                f"mirror must be less than the side that pictures are resized to ({self.resize_to}), got {self.mirror}"
+            )
+        if not self.image_size <= self.resize_to <= 4 * self.image_size:
             raise InputError(
                 f"load_size must be between image_size ({self.image_size}) and four times that, got {self.load_size}"
             )
 
     @property
-    def crop_from(self) -> int:
-        """Side in pixels that pictures have before the crop: 286 for 256, 143 for 128, 572 for 512."""
+    def resize_to(self) -> int:
+        """Side in pixels that pictures are resized to: 286 for 256, 143 for 128, 572 for 512."""
         return self.image_size * 286 // 256 if self.load_size is None else self.load_size
+
+    @property
+    def crop_from(self) -> int:
+        """Side in pixels that pictures have before the crop, mirrored margins and all."""
+        return self.resize_to + 2 * self.mirror
 
     @property
     def levels(self) -> int:
@@ -149,7 +161,7 @@ MOST: Final = 1 << 31
 
 _LOWEST: Final[Mapping[str, int]] = {
     **dict.fromkeys(("ngf", "ndf", "discriminators", "l1_cell", "batch_size"), 1),
-    **dict.fromkeys(("n_epochs", "n_epochs_decay", "seed"), 0),
+    **dict.fromkeys(("n_epochs", "n_epochs_decay", "seed", "mirror"), 0),
 }
 
 _SWITCHES: Final = (

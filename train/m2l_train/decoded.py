@@ -25,7 +25,7 @@ from m2l_train import colours
 from m2l_train.batches import Batch, Placement, order, placement
 from m2l_train.config import TrainConfig
 from m2l_train.pairing import Pair
-from m2l_train.photograph import PairError, read_pair
+from m2l_train.photograph import PairError, read_pair, with_margins
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 (N, S, S, 4): RGB and mask of each pair, S the side before the crop."""
@@ -67,7 +67,8 @@ def decode_pairs(
 
         def write(place: int) -> str | None:
             try:
-                found = read_pair(pairs[place], side, mask_is_left=config.direction == "AtoB")
+                found = read_pair(pairs[place], config.resize_to, mask_is_left=config.direction == "AtoB")
+                found = with_margins(found, config.mirror)
             except PairError as error:
                 return str(error)
             row = np.concatenate([found.image, found.mask[:, :, None]], 2)
@@ -115,7 +116,8 @@ def appearances_of(
 
     def measured(pair: Pair) -> Tensor | None:
         try:
-            found = read_pair(pair, config.crop_from, mask_is_left=config.direction == "AtoB")
+            found = read_pair(pair, config.resize_to, mask_is_left=config.direction == "AtoB")
+            found = with_margins(found, config.mirror)
         except PairError:
             return None  # told when it is its turn
         image, mask = torch.from_numpy(found.image[None]), torch.from_numpy(found.mask[None])

@@ -245,7 +245,7 @@ def _settings(folder: RunFolder, config: TrainConfig | None, resume: bool) -> Tr
 
 
 def _size_warnings(data: DataFolder, config: TrainConfig) -> tuple[str, ...]:
-    stored, wanted = data.stored_size, config.crop_from
+    stored, wanted = data.stored_size, config.resize_to
     if stored is None or stored == wanted:
         return ()
     how = "enlarged" if stored < wanted else "shrunk"

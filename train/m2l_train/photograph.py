@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +58,18 @@ def read_pair(pair: Pair, side: int, *, mask_is_left: bool = True) -> PairArrays
         return _read_pair(pair, side, mask_is_left)
     except MemoryError:
         raise PairError(f"{printable(pair.image)}: does not fit in memory, or its mask does not") from None
+
+
+def with_margins(arrays: PairArrays, margin: int) -> PairArrays:
+    """Both halves larger by `margin` pixels on each side, mirrored at the first and last row and column."""
+    if not margin:
+        return arrays
+    around = ((margin, margin), (margin, margin))
+    return replace(
+        arrays,
+        mask=np.pad(arrays.mask, around, mode="reflect"),
+        image=np.pad(arrays.image, (*around, (0, 0)), mode="reflect"),
+    )
 
 
 def _read_pair(pair: Pair, side: int, mask_is_left: bool) -> PairArrays:
