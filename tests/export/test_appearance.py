@@ -265,7 +265,8 @@ def test_appearances_of_little_contrast_are_left_out(checkpoint: Path, tmp_path:
         np.testing.assert_array_equal(synth.extra.table, rows[apart >= floor])
         found = synth.bundle.manifest.appearance
         assert found is not None
-        assert (found.count, found.min_contrast) == (ROWS - 10, pytest.approx(floor))
+        assert found.count == ROWS - 10
+        assert found.min_contrast == pytest.approx(floor)
     assert f"{floor:.3g}" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
     for value, message in (("101", "between 0 and 100 Delta E, got 101"), ("99", r"the largest is \d")):
         done = m2l("export", str(checkpoint), str(tmp_path / "c"), "--min-contrast", value)
