@@ -4,7 +4,6 @@
     .venv/bin/python benchmarks/bulk.py ratio            # against today's loop, and against the engine alone
     .venv/bin/python benchmarks/bulk.py memory           # 100,000 masks of the fake backend, 10,000 of the model inside
     .venv/bin/python benchmarks/bulk.py appearance       # what an appearance costs, and weights stored in fp16
-    .venv/bin/python benchmarks/bulk.py encoders         # CPU time and size of formats and PNG levels
 
 Every side runs in a process of its own; sides take turns. One line of JSON each. What is made lies in a folder that is
 removed in the end.
@@ -18,19 +17,16 @@ import resource
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-import numpy as np
 import typer
 from harness import by_turns, draw_masks, in_own_process, rates, report
-from PIL import Image as PillowImage
 
-from m2l_runtime import OutputOptions, Result, Synthesizer, embedded, read_mask, synthesize_folder
-from m2l_runtime.encoders import Encoding, encode_image, self_description
+from m2l_runtime import OutputOptions, Result, Synthesizer, embedded, synthesize_folder
 
 HERE = Path(__file__)
+SIDES: Final = HERE.with_name("sides.py")
 app = typer.Typer(add_completion=False)
 
 
@@ -41,9 +37,11 @@ def ratio(
     repeats: Annotated[int, typer.Option(help="Runs of each side.")] = 5,
 ) -> None:
     """Mask files to PNG files: PyTorch eager at batch 1 with Pillow's default PNG, m2l synth, and its engine alone."""
+    from models import random_bundle  # PyTorch: `watched` must not hold it
+
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        checkpoint, bundle = _random_bundle(root, ngf)
+        checkpoint, bundle = random_bundle(root / "model", ngf)
         draw_masks(root / "masks", count)
         results = by_turns(
             {
@@ -52,7 +50,7 @@ def ratio(
                 "engine alone": ("engine", bundle, root / "masks"),
                 "engine alone, 1 stream": ("engine", bundle, root / "masks", "--streams", 1),
             },
-            HERE,
+            SIDES,
             repeats,
         )
     median = rates(results)
@@ -75,16 +73,18 @@ def appearance(
     repeats: Annotated[int, typer.Option(help="Runs of each side.")] = 5,
 ) -> None:
     """Masks in memory to images: a network without and with an appearance, with fp16 weights, with dropout bits."""
+    from models import random_bundle
+
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         draw_masks(root / "masks", count)
         sides = {
-            "mask alone": _random_bundle(root / "plain", ngf)[1],
-            "appearance": _random_bundle(root / "appearance", ngf, rows=1000)[1],
-            "appearance, fp16 weights": _random_bundle(root / "half", ngf, rows=1000, weights="fp16")[1],
-            "dropout bits": _random_bundle(root / "bits", ngf, stochastic=True)[1],
+            "mask alone": random_bundle(root / "plain", ngf)[1],
+            "appearance": random_bundle(root / "appearance", ngf, rows=1000)[1],
+            "appearance, fp16 weights": random_bundle(root / "half", ngf, rows=1000, weights="fp16")[1],
+            "dropout bits": random_bundle(root / "bits", ngf, stochastic=True)[1],
         }
-        results = by_turns({name: ("engine", bundle, root / "masks") for name, bundle in sides.items()}, HERE, repeats)
+        results = by_turns({name: ("engine", bundle, root / "masks") for name, bundle in sides.items()}, SIDES, repeats)
     median = rates(results)
     report(
         "appearance",
@@ -94,76 +94,6 @@ def appearance(
         images_per_s={name: [round(run["images_per_s"], 2) for run in runs] for name, runs in results.items()},
         over_mask_alone={name: round(value / median["mask alone"], 3) for name, value in median.items()},
     )
-
-
-def _random_bundle(root: Path, ngf: int, *, rows: int = 0, **options: Any) -> tuple[Path, Path]:
-    import torch
-
-    from m2l_export import export_checkpoint
-    from m2l_train.networks import UnetGenerator, UnetSpec
-
-    root.mkdir(exist_ok=True)
-    torch.manual_seed(0)
-    network = UnetGenerator(UnetSpec(levels=8, ngf=ngf, input_nc=3, output_nc=3, norm="instance", appearance_rows=rows))
-    if network.appearance is not None:
-        network.appearance.learn(torch.rand(rows, 12) * 50)
-    torch.save(network.state_dict(), root / "latest_net_G.pth")
-    export_checkpoint(root / "latest_net_G.pth", root / "bundle", **options)
-    return root / "latest_net_G.pth", root / "bundle"
-
-
-@app.command(hidden=True)
-def todays_loop(checkpoint: Path, ngf: int, masks: Path) -> None:
-    """What the original's test.py does for each mask: read, squash, PyTorch eager, batch 1, PNG at Pillow's default."""
-    import torch
-
-    from m2l_train.networks import UnetGenerator, UnetSpec
-
-    network = UnetGenerator(UnetSpec(levels=8, ngf=ngf, input_nc=3, output_nc=3, norm="instance")).eval()
-    network.load_state_dict(torch.load(checkpoint, weights_only=True))
-
-    def make(path: Path, out: Path) -> None:
-        with PillowImage.open(path) as picture:
-            mask = picture.convert("RGB").resize((256, 256), PillowImage.Resampling.BICUBIC)
-        x = torch.from_numpy(np.array(mask)).permute(2, 0, 1)[None].float() / 127.5 - 1
-        y = network(x)[0].permute(1, 2, 0)
-        PillowImage.fromarray(((y + 1) / 2 * 255).to(torch.uint8).numpy()).save(out / f"{path.stem}.png")
-
-    paths = sorted(masks.iterdir())
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        for path in paths[:3]:
-            make(path, Path(folder))
-        began = time.perf_counter()
-        for path in paths:
-            make(path, Path(folder))
-        seconds = time.perf_counter() - began
-    print(json.dumps({"images_per_s": len(paths) / seconds}))
-
-
-@app.command(hidden=True)
-def synth(bundle: Path, masks: Path) -> None:
-    """`m2l synth` with its defaults; loading is not counted, as it is not for the others."""
-    with tempfile.TemporaryDirectory() as folder, Synthesizer.open(bundle, streams=None) as synthesizer:
-        _warm_up(synthesizer)
-        summary = synthesize_folder(masks, Path(folder, "out"), synthesizer)
-    print(json.dumps({"images_per_s": summary.images_per_s}))
-
-
-@app.command(hidden=True)
-def engine(bundle: Path, masks: Path, streams: int | None = None) -> None:
-    """The engine alone, on masks that are in memory."""
-    with Synthesizer.open(bundle, streams=streams) as synthesizer:
-        arrays = np.stack([read_mask(path, synthesizer.image_size).mask for path in sorted(masks.iterdir())])
-        _warm_up(synthesizer)
-        began = time.perf_counter()
-        synthesizer(arrays)
-        seconds = time.perf_counter() - began
-    print(json.dumps({"images_per_s": len(arrays) / seconds}))
-
-
-def _warm_up(synthesizer: Synthesizer) -> None:
-    mask = np.zeros(synthesizer.image_size, np.uint8)
-    synthesizer(np.repeat(mask[None], 3 * synthesizer.settings.streams, 0))
 
 
 @app.command()
@@ -230,30 +160,6 @@ def watched(masks: Path, out: Path, backend: str, resume: bool = False) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     facts = {"peak_bytes": peak, "megabytes_at_tenths": seen, "images_per_s": count / summary.seconds}
     print(json.dumps(facts))
-
-
-@app.command()
-def encoders(repeats: Annotated[int, typer.Option(help="Rounds over all images.")] = 5) -> None:
-    """CPU milliseconds and kilobytes an image, of the model inside the package and the example masks."""
-    sides = {f"png level {level}": Encoding("png", png_level=level) for level in range(10)}
-    sides |= {"jpeg 95": Encoding("jpeg"), "webp 95": Encoding("webp"), "npz": Encoding("npz")}
-    with Synthesizer.open() as synthesizer:
-        masks = np.stack([read_mask(p, synthesizer.image_size).mask for p in sorted(embedded.EXAMPLE_MASKS.iterdir())])
-        images, text = synthesizer(masks), self_description(synthesizer.bundle, synthesizer.settings)
-    rows: dict[str, dict[str, Any]] = {name: {"ms": [], "bytes": 0} for name in sides}
-    for _ in range(repeats):
-        for name, encoding in sides.items():
-            began = time.process_time()
-            sizes = [len(encode_image(i, m, encoding, text)) for i, m in zip(images, masks, strict=True)]
-            rows[name]["ms"].append((time.process_time() - began) * 1e3 / len(images))
-            rows[name]["bytes"] = sum(sizes) / len(sizes)
-    report(
-        "encoders",
-        images=len(images),
-        repeats=repeats,
-        cpu_ms={name: round(statistics.median(row["ms"]), 2) for name, row in rows.items()},
-        kilobytes={name: round(row["bytes"] / 1e3, 1) for name, row in rows.items()},
-    )
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from m2l_runtime.cpu import usable_cpus
+from m2l_runtime.bench.process import Ending, run_for_json
+from m2l_runtime.bench.rounds import turns
+from m2l_runtime.cpu import cpu_model, instructions, usable_cpus
 
-PACKAGES = ("m2l", "numpy", "pillow", "onnxruntime", "torch")
+PACKAGES = ("m2l", "numpy", "pillow", "onnxruntime", "openvino", "torch")
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
+"""Those of a processor that engines choose their kernels by."""
+TIMEOUT_S = 6 * 3600.0
+"""Of one side: a hundred thousand masks take a while."""
 
 
 def conditions() -> dict[str, Any]:
@@ -29,16 +35,14 @@ def conditions() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    return {"cpu": cpu_model(), "cpus": usable_cpus(), "python": platform.python_version(), **versions}
-
-
-def cpu_model() -> str:
-    """The processor's name, as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    found = instructions()
+    return {
+        "cpu": cpu_model(),
+        "cpus": usable_cpus(),
+        "instructions": [name for name in INSTRUCTIONS if name in found],
+        "python": platform.python_version(),
+        **versions,
+    }
 
 
 def draw_masks(folder: Path, count: int, side: int = 512) -> None:
@@ -56,21 +60,58 @@ def draw_masks(folder: Path, count: int, side: int = 512) -> None:
         Image.fromarray(((rows - y) / b) ** 2 + ((columns - x) / a) ** 2 < 1).save(path)
 
 
+def ask(script: Path, *arguments: object, timeout_s: float = TIMEOUT_S) -> Ending:
+    """What `script` prints last, as JSON, or the reason why it does not; run by this Python.
+
+    The moment, by `time.monotonic()`, is the first line of its standard input.
+    """
+    request = f"{time.monotonic()}\n".encode()
+    return run_for_json([sys.executable, script, *map(str, arguments)], request=request, timeout_s=timeout_s)
+
+
 def in_own_process(script: Path, *arguments: object) -> dict[str, Any]:
-    """The JSON that `script` prints last, run by this Python."""
-    done = subprocess.run(
-        [sys.executable, script, *map(str, arguments)], check=True, capture_output=True, text=True, env=os.environ
-    )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    """The JSON that `script` prints last; the benchmark ends where it fails."""
+    ending = ask(script, *arguments)
+    if ending.reason is not None:
+        sys.exit(f"{script.name} {' '.join(map(str, arguments))}: {ending.reason}")
+    result: dict[str, Any] = ending.document
     return result
 
 
-def by_turns(sides: Mapping[str, Sequence[object]], script: Path, repeats: int) -> dict[str, list[dict[str, Any]]]:
-    """Each side run `repeats` times, in a process of its own; by turns, so that a busy machine hits all alike."""
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, arguments in sides.items():
-            results[name].append(in_own_process(script, *arguments))
+def by_turns(
+    sides: Mapping[str, Sequence[object]],
+    script: Path,
+    repeats: int,
+    reasons: dict[str, str] | None = None,
+    timeout_s: float = TIMEOUT_S,
+    on_turn: Callable[[int, str], None] = lambda _, __: None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Each side run `repeats` times, in a process of its own; by turns, so that a busy machine hits all alike.
+
+    Args:
+        sides: arguments of `script`, by name.
+        script: what runs a side.
+        repeats: rounds.
+        reasons: filled with why a side has no results; None: the benchmark ends where one fails.
+        timeout_s: seconds after which a side has failed.
+        on_turn: called before each turn with the round, from 0, and the side.
+    """
+    names = list(sides)
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for number, index in turns(len(names), repeats):
+        name = names[index]
+        if name not in results:
+            continue
+        on_turn(number, name)
+        if reasons is None:
+            results[name].append(in_own_process(script, *sides[name]))
+            continue
+        ending = ask(script, *sides[name], timeout_s=timeout_s)
+        if ending.reason is None:
+            results[name].append(ending.document)
+        else:
+            reasons[name] = ending.reason
+            del results[name]
     return results
 
 
@@ -81,4 +122,9 @@ def rates(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float
 
 def report(benchmark: str, **facts: Any) -> None:
     """One line of JSON on standard output."""
-    print(json.dumps({"benchmark": benchmark, **facts, "conditions": conditions()}), flush=True)
+    print(line_of(benchmark, **facts), flush=True)
+
+
+def line_of(benchmark: str, **facts: Any) -> str:
+    """A line of JSON with the conditions that it holds for."""
+    return json.dumps({"benchmark": benchmark, **facts, "conditions": conditions()})

@@ -132,7 +132,8 @@ def _inputs(masks: Masks, specs: Sequence[TensorSpec], table: Appearances | None
 
 def described(calibration: Calibration, *, is_tuned: bool) -> str:
     """What a file is judged on, and before that tuned on if it is, for a person."""
-    drawn = f", {calibration.drawn_count} of them drawn" if calibration.drawn_count else ""
+    is_mixed = calibration.drawn_count and not calibration.source
+    drawn = f", {calibration.drawn_count} of them drawn" if is_mixed else ""
     if not is_tuned:
         return f"judged on {calibration.judged_mask_count} masks{calibration.source}{drawn}"
     tuned = plural(len(calibration.tuned_on[MASK]), "mask")

@@ -6,6 +6,7 @@ shift of colour.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from m2l_runtime.arrays import Images
 from m2l_runtime.errors import InputError
 
 _IDENTICAL_DB: Final = 99.0
-"""What images of equal bytes count as: more than the 96 dB of a single byte of 256x256x3 that is off by one."""
+"""What images of equal bytes count as, and those that are nearer: one byte of 256x256x3 off by one would be 101 dB."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,17 @@ class Fidelity:
     max_levels: int
     mean_levels: float
     colour_shift_levels: tuple[float, float, float]
+
+    def shortfall_db(self, limits: Limits) -> float:
+        """By how much the squared error has to fall to be within `limits`, in dB; 0 if it is."""
+        shift = max(map(abs, self.colour_shift_levels))
+        levels = ((self.mean_levels, limits.mean_levels), (shift, limits.colour_shift_levels))
+        return max(
+            0.0,
+            limits.psnr_db - self.mean_psnr_db,
+            limits.worst_psnr_db - self.worst_psnr_db,
+            *(min(_IDENTICAL_DB, 20 * math.log10(got / max(limit, 1e-9))) for got, limit in levels if got > limit),
+        )
 
     def misses(self, limits: Limits, *, margin_db: float = 0.0) -> list[str]:
         """What is not within `limits`, as text; empty if all is.

@@ -23,7 +23,7 @@ from m2l_export.fidelity import Limits
 from m2l_export.half import store_weights_as_fp16
 from m2l_export.onnxwriter import APPEARANCE, BATCH, DROPOUT_BITS, IMAGE, OPSET, input_specs, to_onnx
 from m2l_export.origin import find_origin
-from m2l_export.precisions import ENGINES, OPENVINO, Reference, Way, int8_way, is_installed, prove
+from m2l_export.precisions import ENGINES, OPENVINO, Reference, Way, int8_way, is_installed, judge, prove
 from m2l_export.quantise import Target
 from m2l_runtime import appearance
 from m2l_runtime._version import __version__
@@ -236,7 +236,8 @@ def export_checkpoint(
             if precision == "int8":
                 way = int8_way(loaded.network, norm_statistics, base, source, engine, compared, limits, on_step)
             else:
-                way = prove(base, content, source, engine, precision, compared, limits, on_step)
+                judgement = judge(source, engine, precision, compared, on_step)
+                way = prove(base, source, engine, precision, compared, limits, judgement)
             ways.append(way)
             files[way.model.file.path] = way.content
     models += [way.model for way in ways]

@@ -58,6 +58,11 @@ class Sensitivity:
         """Of the multiplications, 0..1: those left in float."""
         return sum(row.multiplications_share for row in self.layers if row.is_float)
 
+    @property
+    def error_left(self) -> float:
+        """Of the layers in int8, their own squared errors added up, over 255^2."""
+        return sum(_error(row.alone_psnr_db) for row in self.layers if not row.is_float)
+
 
 def choose_float_layers(
     quantiser: Quantiser,
@@ -65,6 +70,8 @@ def choose_float_layers(
     inputs: Mapping[str, npt.NDArray[Any]],
     reference: Images,
     limits: Limits,
+    before: Sensitivity | None = None,
+    further_db: float = 0.0,
 ) -> Sensitivity:
     """Leave those layers in float that bring the images within `limits` for the fewest multiplications.
 
@@ -76,22 +83,31 @@ def choose_float_layers(
         inputs: arrays by name, see :func:`looked_at`.
         reference: images of `inputs` in fp32.
         limits: to be within, with a margin. If nothing is, all layers are left in float.
+        before: what was chosen and fell short on other images. What it measured of each layer is taken from it.
+        further_db: by how much less the error is to be than that of `before`.
     """
 
     def judge(float_layers: Collection[str]) -> Fidelity:
         return fidelity(reference, run(quantiser.quantise(float_layers), inputs))
 
     names = [layer.name for layer in quantiser.layers]
-    alone = {name: judge([other for other in names if other != name]).psnr_db for name in names}
-    found = all_int8 = judge(())
+    if before is None:
+        alone = {name: judge([other for other in names if other != name]).psnr_db for name in names}
+        all_int8 = judge(())
+    else:
+        alone, all_int8 = {row.layer: row.alone_psnr_db for row in before.layers}, before.all_int8
     total = sum(layer.multiplications for layer in quantiser.layers)
     costs = [layer.multiplications / total for layer in quantiser.layers]
-    errors = [10 ** (-alone[name] / 10) for name in names]
+    errors = [_error(alone[name]) for name in names]
     left: list[str] = []
-    budget = 1.0
+    found, budget = all_int8, sum(errors)
+    if before is not None:
+        budget = before.error_left * 10 ** (-further_db / 10)
+        left = [names[place] for place in cheapest(costs, errors, budget)]
+        found = judge(left)
     while found.misses(limits, margin_db=MARGIN_DB) and len(left) < len(names):
         budget *= STEP
-        chosen = cheapest(costs, errors, budget * sum(errors))
+        chosen = cheapest(costs, errors, budget)
         if [names[place] for place in chosen] != left:
             left = [names[place] for place in chosen]
             found = judge(left)
@@ -102,6 +118,10 @@ def choose_float_layers(
         all_int8=all_int8,
         chosen=found,
     )
+
+
+def _error(psnr_db: float) -> float:
+    return float(10 ** (-psnr_db / 10))
 
 
 def looked_at(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

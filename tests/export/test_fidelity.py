@@ -1,0 +1,132 @@
+"""Figures of how far images are off, against closed forms; and what is said of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m2l_export.fidelity import Fidelity, Limits, fidelity
+from m2l_runtime.errors import InputError
+
+
+def psnr(square_mean: float) -> float:
+    return 20 * math.log10(255) - 10 * math.log10(square_mean)
+
+
+def test_figures_by_hand() -> None:
+    reference = np.full((3, 4, 5, 3), 100, np.uint8)
+    images = reference.copy()
+    images[1, :, :, 0] += 6  # red of the second image: 36 / 3
+    images[2, 0, 0, 2] -= 90  # one byte of sixty: 8100 / 60
+    images[2, 0, 1, 1] += 30  # and another: 900 / 60
+    found = fidelity(reference, images)
+    assert found.psnr_db == pytest.approx(psnr((0 + 12 + 150) / 3))
+    assert found.mean_psnr_db == pytest.approx((99 + psnr(12) + psnr(150)) / 3)
+    assert found.worst_psnr_db == pytest.approx(psnr(150))
+    assert found.worst_index == 2
+    assert found.max_levels == 90
+    assert found.mean_levels == pytest.approx((0 + 2 + 2) / 3)
+    assert found.colour_shift_levels == pytest.approx((2, 30 / 60, -90 / 60))
+
+
+def test_identical_images() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 3)).astype(np.uint8)
+    assert fidelity(images, images.copy()) == Fidelity(99, 99, 99, 0, 0, 0, (0, 0, 0))
+
+
+def test_black_against_white() -> None:
+    black, white = np.zeros((1, 2, 2, 3), np.uint8), np.full((1, 2, 2, 3), 255, np.uint8)
+    found = fidelity(white, black)
+    assert found.psnr_db == pytest.approx(0)
+    assert found.max_levels == 255
+    assert found.mean_levels == pytest.approx(255)
+    assert found.colour_shift_levels == pytest.approx((-255, -255, -255))
+    assert fidelity(black, white).colour_shift_levels == pytest.approx((255, 255, 255))
+
+
+def test_a_few_bytes_off_by_one() -> None:
+    reference = np.zeros((1, 256, 256, 3), np.uint8)
+    images = reference.copy()
+    images[0, 7, 8, 1] = 1
+    assert psnr(1 / (256 * 256 * 3)) > 101
+    assert fidelity(reference, images).psnr_db == 99
+    images[0, 7, 8] = 1
+    assert fidelity(reference, images).psnr_db == pytest.approx(psnr(3 / (256 * 256 * 3)))
+
+
+GOOD = Fidelity(
+    psnr_db=41, mean_psnr_db=41, worst_psnr_db=37, worst_index=4, max_levels=9, mean_levels=1.5,
+    colour_shift_levels=(0.1, -0.9, 0.2),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mean_psnr_db": 39.99}, "mean PSNR 39.99 dB (limit 40)"),
+        ({"worst_psnr_db": 35.5}, "worst PSNR (image 4) 35.50 dB (limit 36)"),
+        ({"mean_levels": 2.25}, "mean difference 2.25 levels (limit 2)"),
+        ({"colour_shift_levels": (0.0, 0.0, -1.5)}, "colour shift 1.50 levels (limit 1)"),
+        ({"psnr_db": 1.0, "max_levels": 255}, None),
+    ],
+)
+def test_each_figure_has_a_limit(change: dict[str, Any], said: str | None) -> None:
+    assert GOOD.misses(Limits()) == []
+    assert dataclasses.replace(GOOD, **change).misses(Limits()) == ([] if said is None else [said])
+
+
+def test_all_that_is_missed_is_told() -> None:
+    found = dataclasses.replace(GOOD, mean_psnr_db=20.0, worst_psnr_db=10.0, mean_levels=30.0)
+    assert len(found.misses(Limits())) == 3
+    assert found.misses(Limits(20, 10, 30, 1)) == []
+
+
+def test_a_margin_counts_for_levels_too() -> None:
+    """A level more by so many dB: the same factor that lowers a PSNR by them."""
+    exact = Fidelity(50, 50, 50, 0, 3, 1.0, (0.5, 0, 0))
+    assert exact.misses(Limits(50, 50, 1.0, 0.5)) == []
+    for margin in (0.5, 6.0):
+        factor = 10 ** (margin / 20)
+        within = Limits(50 - margin, 50 - margin, 1.0 * factor + 1e-9, 0.5 * factor + 1e-9)
+        assert exact.misses(within, margin_db=margin) == []
+        for name in ("psnr_db", "worst_psnr_db", "mean_levels", "colour_shift_levels"):
+            worse = 0.01 if name.endswith("psnr_db") else -0.001
+            limits = dataclasses.replace(within, **{name: getattr(within, name) + worse})
+            assert len(exact.misses(limits, margin_db=margin)) == 1, name
+
+
+@pytest.mark.parametrize(
+    ("change", "short_db"),
+    [
+        ({}, 0),
+        ({"mean_psnr_db": 38.5}, 1.5),
+        ({"worst_psnr_db": 30.0, "mean_psnr_db": 38.5}, 6),
+        ({"mean_levels": 4.0}, 20 * math.log10(2)),
+        ({"colour_shift_levels": (0.0, -10.0, 2.0)}, 20),
+    ],
+)
+def test_how_far_the_error_has_to_fall(change: dict[str, Any], short_db: float) -> None:
+    """Halving all differences halves levels and adds 6.02 dB to a PSNR."""
+    assert dataclasses.replace(GOOD, **change).shortfall_db(Limits()) == pytest.approx(short_db)
+    impossible = Limits(mean_levels=0, colour_shift_levels=0)
+    assert math.isfinite(dataclasses.replace(GOOD, **change).shortfall_db(impossible))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"psnr_db": -1}, "--min-psnr must be between 0 and 99 dB, got -1"),
+        ({"psnr_db": math.nan}, "--min-psnr must be between 0 and 99 dB, got nan"),
+        ({"worst_psnr_db": 99.5}, "--min-worst-psnr must be between 0 and 99 dB, got 99.5"),
+        ({"mean_levels": -0.1}, "--max-mean-difference must be between 0 and 255 levels, got -0.1"),
+        ({"colour_shift_levels": math.inf}, "--max-colour-shift must be between 0 and 255 levels, got inf"),
+    ],
+)
+def test_limits_out_of_range(given: dict[str, float], said: str) -> None:
+    with pytest.raises(InputError) as error:
+        Limits(**given)
+    assert str(error.value) == said

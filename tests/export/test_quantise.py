@@ -1,0 +1,316 @@
+"""Int8 files read back with onnx: what is quantised, by which scales, for which engine; and what is left in float."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from support import Array, disc
+
+from m2l_export.deploy import deploy
+from m2l_export.fidelity import Limits
+from m2l_export.onnxwriter import input_specs, to_onnx
+from m2l_export.quantise import Layer, Quantiser, Target
+from m2l_export.sensitivity import LOOKED_AT, cheapest, choose_float_layers, looked_at
+from m2l_train.networks import UnetGenerator, UnetSpec
+
+SIDE = 64
+LEVELS = 5
+WIDTHS = (4, 8, 16, 32, 32)
+NAMES = [*(f"downs.{level}" for level in range(LEVELS)), *(f"ups.{level}" for level in reversed(range(LEVELS)))]
+TARGETS: tuple[Target, ...] = ("onnxruntime", "openvino")
+MASKS = np.stack([disc(SIDE, 6 + 5 * i, 30 + i, 26 + 2 * i) for i in range(6)])
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    """An fp32 file of random weights, whose output channels have ranges that differ by up to ten."""
+    torch.manual_seed(0)
+    made = UnetGenerator(UnetSpec(LEVELS, WIDTHS[0], 3, 3, "instance")).eval()
+    for tensor in made.state_dict().values():
+        spread = 10 ** torch.rand(len(tensor)).view(-1, *[1] * (tensor.dim() - 1))
+        tensor.copy_(torch.randn_like(tensor) * 0.1 * spread)
+    return to_onnx(deploy(made).graph, input_specs(made.spec, (SIDE, SIDE)))
+
+
+@pytest.fixture(scope="module")
+def quantisers(content: bytes) -> dict[Target, Quantiser]:
+    return {target: Quantiser(content, {"mask": MASKS}, target) for target in TARGETS}
+
+
+class Graph:
+    """An ONNX file with its nodes by what they give and take."""
+
+    def __init__(self, content: bytes) -> None:
+        self.model = onnx.load_from_string(content)
+        self.arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer}
+        self.maker = {name: node for node in self.model.graph.node for name in node.output}
+        self.convolutions = [node for node in self.model.graph.node if node.op_type == "Conv"]
+
+    def takers(self, name: str) -> list[str]:
+        return [node.op_type for node in self.model.graph.node if name in node.input]
+
+    def weight(self, node: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
+        """(weights as stored, scales, zero points) of a convolution; the latter None where it is in float."""
+        if node.input[1] in self.arrays:
+            return self.arrays[node.input[1]], None, None
+        dequantise = self.maker[node.input[1]]
+        assert dequantise.op_type == "DequantizeLinear"
+        stored, scale, zero = (self.arrays[name] for name in dequantise.input)
+        assert [a.i for a in dequantise.attribute if a.name == "axis"] == [0]
+        return stored, scale, zero
+
+    def activation(self, node: Any) -> tuple[float, int] | None:
+        """(scale, zero point) of what a convolution takes; None where that is a float."""
+        dequantise = self.maker[node.input[0]]
+        if dequantise.op_type != "DequantizeLinear":
+            return None
+        quantise = self.maker[dequantise.input[0]]
+        assert quantise.op_type == "QuantizeLinear"
+        assert list(quantise.input[1:]) == list(dequantise.input[1:])
+        scale, zero = (self.arrays[name] for name in quantise.input[1:])
+        assert zero.dtype == np.uint8
+        return float(scale), int(zero)
+
+
+def run(content: bytes, inputs: Mapping[str, npt.NDArray[Any]]) -> Array:
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    images: Array = session.run(None, dict(inputs))[0]
+    return images
+
+
+def test_layers_in_the_order_in_which_they_run(quantisers: Mapping[Target, Quantiser]) -> None:
+    for quantiser in quantisers.values():
+        assert [layer.name for layer in quantiser.layers] == NAMES
+        expected = []
+        for level in range(LEVELS):
+            side, taken = SIDE >> level + 1, 1 if level == 0 else WIDTHS[level - 1]
+            expected.append(side**2 * 16 * taken * WIDTHS[level])
+        for level in reversed(range(LEVELS)):  # a 2x2 convolution over one more row and column, to four times as many
+            side, taken = (SIDE >> level + 1) + 1, WIDTHS[level] * (1 if level == LEVELS - 1 else 2)
+            expected.append(side**2 * 4 * taken * 4 * (3 if level == 0 else WIDTHS[level - 1]))
+        assert [layer.multiplications for layer in quantiser.layers] == expected
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_weights_have_a_scale_for_each_output_channel(
+    content: bytes, quantisers: Mapping[Target, Quantiser], target: Target
+) -> None:
+    exact, graph = Graph(content), Graph(quantisers[target].quantise())
+    for node, wanted in zip(graph.convolutions, exact.convolutions, strict=True):
+        stored, scale, zero = graph.weight(node)
+        weight = exact.arrays[wanted.input[1]]
+        assert stored.dtype == np.int8
+        assert scale is not None
+        assert zero is not None
+        assert not zero.any()
+        np.testing.assert_allclose(scale, np.abs(weight).max((1, 2, 3)) / 127, rtol=1e-6)
+        np.testing.assert_allclose(stored, weight / scale[:, None, None, None], atol=0.5 + 1e-4, rtol=0)
+        assert np.abs(stored).max() == 127
+
+
+def test_activations_have_the_range_that_was_seen(content: bytes, quantisers: Mapping[Target, Quantiser]) -> None:
+    model = onnx.load_from_string(content)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    names = [node.input[0] for node in convolutions]
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names)
+    values = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"mask": MASKS})
+    for target in TARGETS:
+        graph = Graph(quantisers[target].quantise())
+        for node, seen in zip(graph.convolutions, values, strict=True):
+            found = graph.activation(node)
+            assert found is not None
+            low, high = min(0.0, float(seen.min())), max(0.0, float(seen.max()))
+            assert found[0] == pytest.approx((high - low) / 255, rel=1e-5)
+            assert abs(found[1] + low / found[0]) <= 0.5 + 1e-3
+        first = graph.activation(graph.convolutions[0])
+        assert first is not None
+        assert first[0] == pytest.approx(2 / 255)  # masks are from -1 to 1
+
+
+def test_onnxruntime_is_given_quantised_results_and_openvino_floats(quantisers: Mapping[Target, Quantiser]) -> None:
+    for target in TARGETS:
+        graph = Graph(quantisers[target].quantise())
+        takers = [graph.takers(node.output[0]) for node in graph.convolutions]
+        assert len(takers) == len(NAMES)
+        for found in takers:
+            assert (found == ["QuantizeLinear"]) == (target == "onnxruntime")
+            assert ("QuantizeLinear" in found) == (target == "onnxruntime")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("left", [("downs.0",), ("ups.0", "downs.3"), tuple(NAMES)])
+def test_layers_left_in_float(
+    content: bytes, quantisers: Mapping[Target, Quantiser], target: Target, left: tuple[str, ...]
+) -> None:
+    exact, made = Graph(content), quantisers[target].quantise(left)
+    graph = Graph(made)
+    for name, node, wanted in zip(NAMES, graph.convolutions, exact.convolutions, strict=True):
+        stored, scale, _ = graph.weight(node)
+        assert (scale is None) == (name in left)
+        assert (graph.activation(node) is None) == (name in left)
+        if name in left:
+            np.testing.assert_array_equal(stored, exact.arrays[wanted.input[1]])
+            assert "QuantizeLinear" not in graph.takers(node.output[0])
+    if left == tuple(NAMES):
+        np.testing.assert_array_equal(run(made, {"mask": MASKS}), run(content, {"mask": MASKS}))
+
+
+def test_a_layer_that_is_not_there(quantisers: Mapping[Target, Quantiser]) -> None:
+    with pytest.raises(ValueError, match="there is no layer downs.5, ups.9"):
+        quantisers["openvino"].quantise(("ups.9", "downs.0", "downs.5"))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_same_bytes_every_time(content: bytes, quantisers: Mapping[Target, Quantiser], target: Target) -> None:
+    first = quantisers[target].quantise(("ups.1",))
+    quantisers[target].quantise()
+    assert quantisers[target].quantise(("ups.1",)) == first
+    assert Quantiser(content, {"mask": MASKS}, target).quantise(("ups.1",)) == first
+
+
+def test_the_file_tells_nothing_of_where_it_was_made(quantisers: Mapping[Target, Quantiser]) -> None:
+    model = Graph(quantisers["onnxruntime"].quantise()).model
+    assert model.producer_name == "m2l"
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", 20)]
+    parts = (model, model.graph, *model.graph.node, *model.graph.initializer)
+    assert not any(part.doc_string or list(part.metadata_props) for part in parts)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_cheapest_choice_against_all_of_them(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 10))
+    costs, errors = rng.random(count), 10 ** rng.uniform(-6, -3, count)
+    budget = float(rng.uniform(0, 1.1)) * errors.sum()
+    best = min(
+        sum(costs[place] for place in left)
+        for size in range(count + 1)
+        for left in itertools.combinations(range(count), size)
+        if sum(error for place, error in enumerate(errors) if place not in left) <= budget
+    )
+    found = cheapest(list(costs), list(errors), budget)
+    assert sum(error for place, error in enumerate(errors) if place not in found) <= budget * (1 + 1e-12)
+    assert sum(costs[place] for place in found) == pytest.approx(best)
+    assert found == sorted(set(found))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_of_many_layers_a_cheap_choice_within_the_budget(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    costs, errors = rng.random(24), 10 ** rng.uniform(-6, -3, 24)
+    for share in (0.0, 0.3, 0.9, 1.1):
+        found = cheapest(list(costs), list(errors), share * errors.sum())
+        rest = [place for place in range(24) if place not in found]
+        assert errors[rest].sum() <= share * errors.sum() * (1 + 1e-12)
+        assert not found or errors[[*rest, max(found, key=lambda p: costs[p] / errors[p])]].sum() > share * errors.sum()
+    assert len(cheapest(list(costs), list(errors), 0.5 * errors.sum())) < 12
+
+
+class Fake:
+    """Ten layers, each of which is off by so much in pixels of its own: their squared errors add up exactly."""
+
+    target = "openvino"
+    levels = (60, 9, 30, 5, 44, 2, 14, 3, 21, 70)
+    costs = (5, 8, 1, 20, 9, 6, 14, 2, 30, 5)
+
+    def __init__(self) -> None:
+        self.layers = tuple(Layer(f"layer{k}", "", cost) for k, cost in enumerate(self.costs))
+        self.asked: list[tuple[str, ...]] = []
+
+    def quantise(self, float_layers: Any = ()) -> bytes:
+        self.asked.append(tuple(float_layers))
+        return ",".join(float_layers).encode()
+
+    def run(self, content: bytes, inputs: Mapping[str, npt.NDArray[Any]]) -> Array:
+        images = np.full((len(inputs["mask"]), 10, 10, 3), 100, np.uint8)
+        for k, level in enumerate(self.levels):
+            if f"layer{k}" not in content.decode().split(","):
+                images[:, k] += np.uint8(level)
+        return images
+
+    def psnr(self, left: tuple[int, ...]) -> float:
+        square = sum(level**2 for k, level in enumerate(self.levels) if k not in left) / 10
+        return 99.0 if square == 0 else float(10 * np.log10(255**2 / square))
+
+
+@pytest.mark.parametrize("wanted", [15.0, 19.0, 24.0, 30.0, 37.0, 44.0])
+def test_float_layers_are_those_that_bring_it_within_the_limits_for_least(wanted: float) -> None:
+    fake, inputs = Fake(), {"mask": np.zeros((3, 10, 10), np.uint8)}
+    reference = np.full((3, 10, 10, 3), 100, np.uint8)
+    limits = Limits(wanted, 0, mean_levels=255, colour_shift_levels=255)
+    found = choose_float_layers(fake, fake.run, inputs, reference, limits)  # type: ignore[arg-type]
+    chosen = tuple(int(name.removeprefix("layer")) for name in found.float_layers)
+    assert fake.psnr(chosen) >= wanted + 0.5
+    assert found.chosen.mean_psnr_db == pytest.approx(fake.psnr(chosen))
+    assert found.all_int8.mean_psnr_db == pytest.approx(fake.psnr(()))
+    assert found.float_share == pytest.approx(sum(fake.costs[k] for k in chosen) / 100)
+    for k, row in enumerate(found.layers):
+        alone = fake.psnr(tuple(other for other in range(10) if other != k))
+        assert (row.layer, row.multiplications_share) == (f"layer{k}", fake.costs[k] / 100)
+        assert row.alone_psnr_db == pytest.approx(alone)
+    one_step_more = wanted + 0.5 - 10 * np.log10(0.9) + 1e-6
+    affordable = [
+        sum(fake.costs[k] for k in left)
+        for size in range(11)
+        for left in itertools.combinations(range(10), size)
+        if fake.psnr(left) >= one_step_more
+    ]
+    assert sum(fake.costs[k] for k in chosen) <= min(affordable)
+
+
+def test_a_choice_that_fell_short_elsewhere_is_made_again() -> None:
+    fake, inputs = Fake(), {"mask": np.zeros((3, 10, 10), np.uint8)}
+    reference, limits = np.full((3, 10, 10, 3), 100, np.uint8), Limits(19, 0, 255, 255)
+    first = choose_float_layers(fake, fake.run, inputs, reference, limits)  # type: ignore[arg-type]
+    fake.asked.clear()
+    second = choose_float_layers(fake, fake.run, inputs, reference, limits, first, 3.0)  # type: ignore[arg-type]
+    assert len(fake.asked) == 1, "layers are measured once"
+    assert [row.alone_psnr_db for row in second.layers] == [row.alone_psnr_db for row in first.layers]
+    assert second.chosen.psnr_db >= first.chosen.psnr_db + 3.0
+    assert 10 * np.log10(first.error_left / second.error_left) >= 3.0
+    assert second.error_left == pytest.approx(10 ** (-second.chosen.psnr_db / 10))
+    costs = np.array(fake.costs)
+    affordable = [
+        costs[list(left)].sum()
+        for size in range(11)
+        for left in itertools.combinations(range(10), size)
+        if fake.psnr(left) >= first.chosen.psnr_db + 3.0
+    ]
+    assert second.float_share == pytest.approx(min(affordable) / 100)
+
+
+def test_nothing_is_left_in_float_where_all_in_int8_is_good_enough() -> None:
+    fake, inputs = Fake(), {"mask": np.zeros((3, 10, 10), np.uint8)}
+    reference = np.full((3, 10, 10, 3), 100, np.uint8)
+    found = choose_float_layers(fake, fake.run, inputs, reference, Limits(10, 0, 255, 255))  # type: ignore[arg-type]
+    assert found.float_layers == ()
+    assert len(fake.asked) == 11
+
+
+def test_where_nothing_is_good_enough_all_is_left_in_float() -> None:
+    fake, inputs = Fake(), {"mask": np.zeros((3, 10, 10), np.uint8)}
+    reference = np.full((3, 10, 10, 3), 130, np.uint8)  # off by 30 whatever is left in float
+    found = choose_float_layers(fake, fake.run, inputs, reference, Limits(50, 40))  # type: ignore[arg-type]
+    assert len(found.float_layers) == 10
+    assert found.float_share == pytest.approx(1)
+
+
+@pytest.mark.parametrize("count", [3, 12, 64])
+def test_layers_are_judged_by_images_from_all_over(count: int) -> None:
+    inputs = {"mask": np.arange(count), "appearance": np.arange(count) * 10}
+    found = looked_at(inputs)
+    rows = found["mask"]
+    assert len(rows) == min(count, LOOKED_AT)
+    assert list(found["appearance"]) == list(rows * 10)
+    assert len(np.unique(np.diff(rows))) <= 2
+    assert count - rows[-1] <= 1 + count / LOOKED_AT
