@@ -335,7 +335,7 @@ def test_every_verb_and_option_is_documented() -> None:
 def test_the_installed_script(masks: Path, tmp_path: Path) -> None:
     backend = "openvino" if importlib.util.find_spec("onnxruntime") is None else "onnxruntime"
     script = Path(sys.executable).with_name("m2l")
-    command = [script, "synth", masks, tmp_path / "out", "--backend", backend]
+    command = [str(part) for part in (script, "synth", masks, tmp_path / "out", "--backend", backend)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("1 image in ")

@@ -23,8 +23,8 @@ def notes_on_cpu(options: BackendOptions, precision: str) -> tuple[str, ...]:
     known = instructions()
     if precision == "int8" and known and not known & _INT8_PRODUCTS:
         notes.append(
-            "this CPU has no instructions for products of int8 (VNNI): int8 may be no faster than fp32, and farther from "
-            "it than where the bundle was made; `m2l verify` tells"
+            "this CPU has no instructions for products of int8 (VNNI): int8 may be no faster than fp32, and farther "
+            "from it than where the bundle was made; `m2l verify` tells"
         )
     return tuple(notes)
 
