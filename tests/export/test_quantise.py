@@ -105,6 +105,8 @@ def test_weights_have_a_scale_for_each_output_channel(
     content: bytes, quantisers: Mapping[Target, Quantiser], target: Target
 ) -> None:
     exact, graph = Graph(content), Graph(quantisers[target].quantise())
+    most = {"onnxruntime": 127, "openvino": 64}[target]
+    assert most == 127 or 2 * 255 * most < 1 << 15  # two products of a byte and a weight, added at 16 bits
     for node, wanted in zip(graph.convolutions, exact.convolutions, strict=True):
         stored, scale, zero = graph.weight(node)
         weight = exact.arrays[wanted.input[1]]
@@ -112,9 +114,9 @@ def test_weights_have_a_scale_for_each_output_channel(
         assert scale is not None
         assert zero is not None
         assert not zero.any()
-        np.testing.assert_allclose(scale, np.abs(weight).max((1, 2, 3)) / 127, rtol=1e-6)
+        np.testing.assert_allclose(scale, np.abs(weight).max((1, 2, 3)) / most, rtol=1e-6)
         np.testing.assert_allclose(stored, weight / scale[:, None, None, None], atol=0.5 + 1e-4, rtol=0)
-        assert np.abs(stored).max() == 127
+        assert np.abs(stored).max() == most
 
 
 def test_activations_have_the_range_that_was_seen(content: bytes, quantisers: Mapping[Target, Quantiser]) -> None:
