@@ -207,13 +207,8 @@ def deploy(
         raise CheckpointError(
             f"has no running statistics (its norm is '{network.spec.norm}'); leave out --norm-statistics running"
         )
-    if stochastic and not any(_drops(block) for block in network.blocks()):
-        raise CheckpointError(
-            f"has no dropout to let in (it stands in the levels after the fourth but the last, and this network has "
-            f"{network.spec.levels}); leave out --stochastic"
-            if network.spec.dropout
-            else "was trained without dropout; leave out --stochastic"
-        )
+    if stochastic:
+        require_dropout(network)
     if form == "resize" and network.spec.upsample != "resize":
         raise CheckpointError(
             "has transposed convolutions, which cannot be written as repeated pixels; "
@@ -225,6 +220,21 @@ def deploy(
     unet = drop_dead_biases(unet)
     unet = use_resizing(unet) if form == "resize" else use_deconvolution(unet)
     return Deployed(ByteGraph(use_sub_pixel(unet) if form == "sub-pixel" else unet).eval(), statistics, form)
+
+
+def require_dropout(network: UnetGenerator) -> None:
+    """Refuse to let in what a network does not have.
+
+    Raises:
+        CheckpointError: it has no dropout.
+    """
+    if not any(_drops(block) for block in network.blocks()):
+        raise CheckpointError(
+            f"has no dropout to let in (it stands in the levels after the fourth but the last, and this network has "
+            f"{network.spec.levels}); leave out --stochastic"
+            if network.spec.dropout
+            else "was trained without dropout; leave out --stochastic"
+        )
 
 
 def flatten(network: UnetGenerator, stochastic: bool = False) -> DeployUnet:

@@ -18,7 +18,7 @@ from m2l_export import gate
 from m2l_export.calibration import read_calibration
 from m2l_export.card import model_card
 from m2l_export.checkpoint import load_checkpoint
-from m2l_export.deploy import Form, NormStatistics, deploy
+from m2l_export.deploy import Form, NormStatistics, deploy, require_dropout
 from m2l_export.fidelity import Limits
 from m2l_export.half import store_weights_as_fp16
 from m2l_export.onnxwriter import APPEARANCE, BATCH, DROPOUT_BITS, IMAGE, OPSET, input_specs, to_onnx
@@ -159,6 +159,11 @@ def export_checkpoint(
     size = _image_size(spec, image_size, printable(checkpoint))
     if stochastic and config is not None and not config.dropout:
         raise CheckpointError(f"{printable(checkpoint)}: was trained without dropout; leave out --stochastic")
+    if stochastic:
+        try:
+            require_dropout(loaded.network)
+        except CheckpointError as error:
+            raise CheckpointError(f"{printable(checkpoint)}: {error}") from None
     on_step(
         f"found a U-Net generator: {spec.levels} levels, ngf {spec.ngf}, {spec.input_nc} to {spec.output_nc} "
         f"channels, norm {spec.norm}; masks and images of {size[1]}x{size[0]}"

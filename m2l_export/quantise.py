@@ -5,6 +5,8 @@ which the VNNI and AMX instructions want, with one scale a tensor, from the leas
 
 - `onnxruntime` has an integer kernel only for a convolution whose result is quantised, too.
 - `openvino` gives convolutions' results as floats at no cost, and so keeps what an 8-bit result loses: at ngf 24, 9 dB.
+  Its weights have 7 bits, -64 to 64: on CPUs without VNNI it adds products in pairs at 16 bits, which 8 bits would
+  overflow, at 12 dB (docs/quantisation.md). onnxruntime's backend is told not to add them so.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ class Quantiser:
             quantizer = QDQQuantizer(
                 copy.deepcopy(self._model),
                 per_channel=True,
-                reduce_range=False,
+                reduce_range=self.target == "openvino",
                 weight_qType=QuantType.QInt8,
                 activation_qType=QuantType.QUInt8,
                 tensors_range=self._ranges,

@@ -183,7 +183,7 @@ def test_the_trained_reference_moves_by_a_level_at_most(tmp_path: Path) -> None:
     )
     assert report.parity.max_level_difference <= 1
     assert report.parity.mean_level_difference < 0.004
-    with Synthesizer.open(report.bundle) as synth:
+    with Synthesizer.open(report.bundle, backend="onnxruntime") as synth:
         found = synth(inputs["mask"])
     rounded = gate.reference_images(rounded_network(made), inputs, "instance")
     assert np.abs(found.astype(int) - rounded).mean() < 1e-4, "nothing but the weights is rounded"

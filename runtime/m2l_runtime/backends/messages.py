@@ -22,10 +22,7 @@ def notes_on_cpu(options: BackendOptions, precision: str) -> tuple[str, ...]:
         notes.append(f"asked for {' and '.join(excess)}; this process may use {plural(cpus, 'CPU')}, more do not pay")
     known = instructions()
     if precision == "int8" and known and not known & _INT8_PRODUCTS:
-        notes.append(
-            "this CPU has no instructions for products of int8 (VNNI): int8 may be no faster than fp32, and farther "
-            "from it than where the bundle was made; `m2l verify` tells"
-        )
+        notes.append("this CPU has no instructions for products of int8 (VNNI): int8 may be no faster than fp32")
     return tuple(notes)
 
 
