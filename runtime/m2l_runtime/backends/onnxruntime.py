@@ -117,7 +117,7 @@ def _session_options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
-    # Without VNNI, sums of int8 products saturate by default: images were 5 dB farther off (docs/quantisation.md).
+    # Without VNNI, sums of int8 products saturate by default: images were 5 dB farther off.
     options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
