@@ -435,8 +435,10 @@ def forms(context: typer.Context) -> None:
 def _variants(layers: Sequence[tuple[int, int]]) -> dict[str, list[int]]:
     """Levels written as transposed convolutions, by name, of layers (level, side)."""
     found = {f"{SUB_PIXEL} everywhere": list[int](), f"{DECONVOLUTION} everywhere": [level for level, _ in layers]}
-    for most in (1, 2, 8):
+    for most in (2, 4):
         found[f"{DECONVOLUTION} up to side {most}"] = [level for level, side in layers if side <= most]
+    outermost = max(side for _, side in layers)
+    found[f"{DECONVOLUTION} at side {outermost}"] = [level for level, side in layers if side == outermost]
     return found
 
 

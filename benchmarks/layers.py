@@ -101,32 +101,34 @@ def products_file(channels: int, side: int, depth: int, precision: Precision, pa
     """
     generator = np.random.default_rng(0)
     weight = generator.normal(0, channels**-0.5, (channels, channels, 1, 1)).astype(np.float32)
-    constants: dict[str, npt.NDArray[Any]] = {"w": weight}
+    scales = (np.abs(weight).max((1, 2, 3)) / 127).astype(np.float32)
+    is_int8 = precision == "int8"
+    constants: dict[str, npt.NDArray[Any]] = {}
     nodes: list[Any] = []
-    if precision == "int8":
-        scales = (np.abs(weight).max((1, 2, 3)) / 127).astype(np.float32)
-        constants = {
-            "scale": np.array(8 / 255, np.float32),
-            "zero": np.array(128, np.uint8),
-            "w_int8": np.round(weight / scales[:, None, None, None]).astype(np.int8),
-            "w_scale": scales,
-            "w_zero": np.zeros(channels, np.int8),
-        }
-        nodes.append(helper.make_node("DequantizeLinear", ["w_int8", "w_scale", "w_zero"], ["w"], axis=0))
-        nodes += _through_bytes(INPUT, "0")
-    before = INPUT if precision != "int8" else "float0"
+    before = INPUT
+    if is_int8:
+        constants = {"scale": np.array(8 / 255, np.float32), "zero": np.array(128, np.uint8)}
+        nodes += _through_bytes(INPUT, 0)
+        before = "float0"
     for number in range(1, depth + 1):
-        name = f"product{number}" if precision == "int8" or number < depth else OUTPUT
-        nodes.append(helper.make_node("Conv", [before, "w"], [name], name=name, kernel_shape=[1, 1]))
+        name, weights = f"product{number}", f"w{number}"
+        if is_int8:
+            constants[f"{weights}_int8"] = np.round(weight / scales[:, None, None, None]).astype(np.int8)
+            constants |= {f"{weights}_scale": scales, f"{weights}_zero": np.zeros(channels, np.int8)}
+            from_int8 = [f"{weights}_int8", f"{weights}_scale", f"{weights}_zero"]
+            nodes.append(helper.make_node("DequantizeLinear", from_int8, [weights], axis=0))
+        else:
+            constants[weights] = weight
+        nodes.append(helper.make_node("Conv", [before, weights], [name], name=name, kernel_shape=[1, 1]))
         before = name
-        if precision == "int8":
-            nodes += _through_bytes(name, str(number))
+        if is_int8:
+            nodes += _through_bytes(name, number)
             before = f"float{number}"
     nodes[-1].output[0] = OUTPUT
     return _write(nodes, constants, (channels, side, side), (channels, side, side), path)
 
 
-def _through_bytes(name: str, number: str) -> list[Any]:
+def _through_bytes(name: str, number: int) -> list[Any]:
     return [
         helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"bytes{number}"]),
         helper.make_node("DequantizeLinear", [f"bytes{number}", "scale", "zero"], [f"float{number}"]),

@@ -313,9 +313,9 @@ def _encoders(line: Line, picture: str) -> str:
     return _section(
         "Encoders",
         f"CPU time of one thread an image of {line['image_side']}x{line['image_side']}, {line['images']} images of "
-        "the model inside the package, "
-        "`benchmarks/cpu.py encoders` (`--codecs PYTHON` for libraries that m2l does not need, from an environment "
-        "of their own). "
+        "the model inside the package, `benchmarks/cpu.py encoders`. Libraries that m2l does not need are measured "
+        "with `--codecs PYTHON`, the Python of an environment of their own: `pip install numpy pillow msgspec "
+        "imagecodecs opencv-python-headless fpng simplejpeg`. "
         "`runs alone` and `Huffman alone` are zlib's Z_RLE and Z_HUFFMAN_ONLY; `NumPy and zlib` filters all rows "
         "alike, by the pixel above or "
         "by the mean of it and the one on the left.",

@@ -68,7 +68,7 @@ def end_to_end(line: Line) -> bytes:
     _draw_bars(axes, rows, [_colour(name) for name in rows], [f"{ratios[name]:.2f}x" for name in rows], height=0.45)
     most = max(figure.highest for figure in (*rows.values(), *alone.values()))
     axes.set_xlim(0, 1.15 * most)
-    axes.legend(frameon=False, loc="lower right")
+    picture.legend(frameon=False, loc="outside lower right")
     _label_rates(axes, rows, keep_limits=True)
     return _png(picture)
 

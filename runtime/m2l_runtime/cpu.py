@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Final
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -47,6 +48,9 @@ def share_threads(threads: int | None, streams: int | None) -> tuple[int, int]:
     return max(1, total // streams), streams
 
 
+_INT8_PRODUCTS: Final = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
+
+
 def instructions() -> frozenset[str]:
     """The processor's instruction sets by Linux's names, such as avx512_vnni; empty where they are unknown."""
     try:
@@ -55,6 +59,12 @@ def instructions() -> frozenset[str]:
         return frozenset()
     words = next((line.split(":", 1)[1] for line in lines if line.lower().startswith(("flags", "features"))), "")
     return frozenset(words.split())
+
+
+def lacks_int8_products() -> bool:
+    """Whether the processor is known to have no instructions that add up products of int8 (VNNI, AMX, Arm's dot)."""
+    known = instructions()
+    return bool(known) and not known & _INT8_PRODUCTS
 
 
 def cpu_model() -> str:

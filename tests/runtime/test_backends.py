@@ -279,3 +279,21 @@ def test_onnxruntime_keeps_nothing_to_tell_its_makers(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=environment | {"HOME": str(tmp_path)})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("known", "is_set"), [({"avx2"}, True), ({"avx2", "avx512_vnni"}, False), (set(), False)])
+def test_int8_sums_are_widened_only_where_they_would_saturate(
+    known: set[str], is_set: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a CPU has VNNI the option makes int8 slower than fp32."""
+    pytest.importorskip("onnxruntime")
+    from m2l_runtime import cpu
+    from m2l_runtime.backends import onnxruntime as backend
+
+    monkeypatch.setattr(cpu, "instructions", lambda: frozenset(known))
+    options = backend._session_options(1)
+    try:
+        value = options.get_session_config_entry("session.x64quantprecision")
+    except RuntimeError:  # it was not set
+        value = ""
+    assert (value == "1") is is_set

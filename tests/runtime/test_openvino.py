@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from support import TINY_BUNDLE, Array, add_way, disc
 
-from m2l_runtime import Synthesizer, open_bundle
-from m2l_runtime.backends import BackendOptions, ModelSource, messages
+from m2l_runtime import Synthesizer, cpu, open_bundle
+from m2l_runtime.backends import BackendOptions, ModelSource
 from m2l_runtime.bundle import Precision
 from m2l_runtime.cpu import instructions, usable_cpus
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError
@@ -143,7 +143,7 @@ def test_bf16_that_openvino_does_not_take_is_not_called_bf16(monkeypatch: pytest
 def test_int8_without_instructions_for_it_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     assert instructions() or sys.platform != "linux"
     for known, told in (({"avx2"}, True), ({"avx2", "avx512_vnni"}, False), ((), False)):
-        monkeypatch.setattr(messages, "instructions", lambda known=known: frozenset(known))
+        monkeypatch.setattr(cpu, "instructions", lambda known=known: frozenset(known))
         one = backend.load(source("int8"), BackendOptions())
         assert [("VNNI" in note) for note in one.notes] == [True] * told
 

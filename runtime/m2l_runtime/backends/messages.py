@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from m2l_runtime.backends import BackendOptions, Settings
-from m2l_runtime.cpu import instructions, usable_cpus
+from m2l_runtime.cpu import lacks_int8_products, usable_cpus
 from m2l_runtime.errors import EngineError
 from m2l_runtime.terminal import plural
 
-_INT8_PRODUCTS: Final = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
 _OUT_OF_MEMORY: Final = ("bad_alloc", "failed to allocate", "unable to allocate", "out of memory")
 
 
@@ -20,8 +19,7 @@ def notes_on_cpu(options: BackendOptions, precision: str) -> tuple[str, ...]:
     excess = [plural(count, what) for what, count in asked if count is not None and count > cpus]
     if excess:
         notes.append(f"asked for {' and '.join(excess)}; this process may use {plural(cpus, 'CPU')}, more do not pay")
-    known = instructions()
-    if precision == "int8" and known and not known & _INT8_PRODUCTS:
+    if precision == "int8" and lacks_int8_products():
         notes.append("this CPU has no instructions for products of int8 (VNNI): int8 may be no faster than fp32")
     return tuple(notes)
 
