@@ -26,6 +26,8 @@ FEWEST: Final = 16
 MOST_TUNED_ON: Final = 64
 FEWEST_JUDGED_ON: Final = 100
 MOST_JUDGED_ON: Final = 200
+LOOKED_AT: Final = 12
+"""Of the masks tuned on, those that layers are judged by."""
 MOST_READ: Final = 1000
 """Masks looked at, evenly over the folder, until there are as many different ones as are ever wanted."""
 _DRAWN: Final = "shapes:{count},seed=20190716"
@@ -36,6 +38,8 @@ class Calibration:
     """Arrays by input name, a row an image."""
 
     tuned_on: Inputs
+    looked_at: Inputs
+    """What layers are judged by: a few masks of `tuned_on`, black and white, where errors have another origin."""
     judged_on: Inputs
     """Masks that nothing was tuned on; black, white, and the golden pairs' inputs stand last."""
     source: str
@@ -85,8 +89,12 @@ def read_calibration(masks: str, specs: Sequence[TensorSpec], table: Appearances
         words = _DRAWN.format(count=2 * missing + len(found))
         drawn = _read(words, size, missing, always | {_hash(mask) for mask in found})
     mine = _inputs(np.stack(judged + drawn + plain), specs, table, "judged on")
+    tuned = _inputs(np.stack([found[place] for place in sorted(tuned_places)]), specs, table, "tuned on")
+    few = _spread(tuned_count, min(LOOKED_AT, tuned_count))
+    extremes = _inputs(np.stack(plain), specs, table, "looked at")
     return Calibration(
-        tuned_on=_inputs(np.stack([found[place] for place in sorted(tuned_places)]), specs, table, "tuned on"),
+        tuned_on=tuned,
+        looked_at={name: np.concatenate([array[few], extremes[name]]) for name, array in tuned.items()},
         judged_on={name: np.concatenate([array, golden[name]]) for name, array in mine.items()},
         source=f" (drawn: {masks.partition(':')[0].lower()})" if is_spec(masks) else "",
         drawn_count=len(drawn),

@@ -134,7 +134,10 @@ def _sensitivity(by_engine: Mapping[str, Sensitivity]) -> str:
         _row(
             first.layer,
             f"{first.multiplications_share * 100:.1f} %",
-            *(f"{layer.alone_psnr_db:.1f} dB{', in float' if layer.is_float else ''}" for layer in (first, *others)),
+            *(
+                f"{layer.alone_psnr_db:.1f}, {layer.alone_worst_psnr_db:.1f}{', in float' if layer.is_float else ''}"
+                for layer in (first, *others)
+            ),
         )
         for first, *others in zip(*(found.layers for found in by_engine.values()), strict=True)
     ]
@@ -146,7 +149,7 @@ def _sensitivity(by_engine: Mapping[str, Sensitivity]) -> str:
     return "\n".join(
         (
             "\n## What int8 costs",
-            "PSNR against fp32 with one convolution in int8 and all others in float, on images that int8 was tuned on;",
+            "PSNR in dB, mean and worst of a few images, with one convolution in int8 and all others in float;",
             f"{chosen}.",
             "",
             head,

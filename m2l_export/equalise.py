@@ -128,8 +128,9 @@ def equalise(graph: ByteGraph, peaks: Peaks) -> ByteGraph:
 def equalise_results(graph: ByteGraph, peaks: Peaks) -> ByteGraph:
     """Layers ahead of an instance norm with results alike in range, which the norm makes the same again.
 
-    For engines that quantise a convolution's result, too. Exact but for the norm's epsilon, which counts for less where
-    a channel is amplified, so none is by more than `MOST_AMPLIFIED`.
+    For engines that quantise a convolution's result, too. Exact but for the norm's epsilon, a single one for all
+    channels: it goes with the mean amplification, and so counts for less in channels amplified by more, which shows
+    where there is next to no variance, as in black masks. So none is amplified by more than `MOST_AMPLIFIED`.
 
     Args:
         graph: whose upsampling layers are transposed convolutions. It is left as it was.
@@ -139,9 +140,11 @@ def equalise_results(graph: ByteGraph, peaks: Peaks) -> ByteGraph:
     unet = cast(DeployUnet, graph.unet)
     for stages, results in ((unet.downs, peaks.down_results), (unet.ups, peaks.up_results)):
         for stage, peak in zip(stages, results, strict=True):
-            if isinstance(cast(Stage, stage).norm, nn.InstanceNorm2d):
-                share = peak / peak.amax().clamp_min(torch.finfo(peak.dtype).tiny)
-                _divide_result(cast(Stage, stage), share.clamp_min(1 / MOST_AMPLIFIED))
+            norm = cast(Stage, stage).norm
+            if isinstance(norm, nn.InstanceNorm2d):
+                share = (peak / peak.amax().clamp_min(torch.finfo(peak.dtype).tiny)).clamp_min(1 / MOST_AMPLIFIED)
+                _divide_result(cast(Stage, stage), share)
+                norm.eps /= float(share.log().mean().exp()) ** 2
     return graph
 
 

@@ -46,6 +46,26 @@ class Limits:
             if not 0 <= value <= 255:
                 raise InputError(f"{name} must be between 0 and 255 levels, got {value:g}")
 
+    def stricter(self, by_db: float) -> Limits:
+        """The limits that squared errors less by so much are within."""
+        share = 10 ** (-by_db / 20)
+        return Limits(
+            min(_IDENTICAL_DB, self.psnr_db + by_db),
+            min(_IDENTICAL_DB, self.worst_psnr_db + by_db),
+            share * self.mean_levels,
+            share * self.colour_shift_levels,
+        )
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """What is missing to be within limits: by how much squared errors have to fall, in dB; 0 where nothing is."""
+
+    mean_db: float
+    """Of all images."""
+    worst_db: float
+    """Of the one that is farthest off."""
+
 
 @dataclass(frozen=True)
 class Fidelity:
@@ -60,41 +80,30 @@ class Fidelity:
     mean_levels: float
     colour_shift_levels: tuple[float, float, float]
 
-    def shortfall_db(self, limits: Limits) -> float:
-        """By how much the squared error has to fall to be within `limits`, in dB; 0 if it is."""
+    def shortfall_db(self, limits: Limits) -> Shortfall:
+        """By how much the squared error has to fall to be within `limits`."""
         shift = max(map(abs, self.colour_shift_levels))
         levels = ((self.mean_levels, limits.mean_levels), (shift, limits.colour_shift_levels))
-        return max(
-            0.0,
-            limits.psnr_db - self.mean_psnr_db,
-            limits.worst_psnr_db - self.worst_psnr_db,
-            *(min(_IDENTICAL_DB, 20 * math.log10(got / max(limit, 1e-9))) for got, limit in levels if got > limit),
+        by_levels = [20 * math.log10(got / limit) if limit else _IDENTICAL_DB for got, limit in levels if got > limit]
+        return Shortfall(
+            mean_db=max(0.0, limits.psnr_db - self.mean_psnr_db, *(min(_IDENTICAL_DB, one) for one in by_levels)),
+            worst_db=max(0.0, limits.worst_psnr_db - self.worst_psnr_db),
         )
 
-    def misses(self, limits: Limits, *, margin_db: float = 0.0) -> list[str]:
-        """What is not within `limits`, as text; empty if all is.
-
-        With a margin, levels have to be within limits that are less by as many dB, too.
-        """
-        share = 10 ** (-margin_db / 20)
+    def misses(self, limits: Limits) -> list[str]:
+        """What is not within `limits`, as text; empty if all is."""
         shift = max(map(abs, self.colour_shift_levels))
         checks = (
-            (self.mean_psnr_db < limits.psnr_db + margin_db, "mean PSNR", self.mean_psnr_db, limits.psnr_db, "dB"),
+            (self.mean_psnr_db < limits.psnr_db, "mean PSNR", self.mean_psnr_db, limits.psnr_db, "dB"),
             (
-                self.worst_psnr_db < limits.worst_psnr_db + margin_db,
+                self.worst_psnr_db < limits.worst_psnr_db,
                 f"worst PSNR (image {self.worst_index})",
                 self.worst_psnr_db,
                 limits.worst_psnr_db,
                 "dB",
             ),
-            (
-                self.mean_levels > share * limits.mean_levels,
-                "mean difference",
-                self.mean_levels,
-                limits.mean_levels,
-                "levels",
-            ),
-            (shift > share * limits.colour_shift_levels, "colour shift", shift, limits.colour_shift_levels, "levels"),
+            (self.mean_levels > limits.mean_levels, "mean difference", self.mean_levels, limits.mean_levels, "levels"),
+            (shift > limits.colour_shift_levels, "colour shift", shift, limits.colour_shift_levels, "levels"),
         )
         return [
             f"{what} {got:.2f} {unit} (limit {limit:g})" for is_missed, what, got, limit, unit in checks if is_missed
@@ -106,10 +115,9 @@ def fidelity(reference: Images, images: Images) -> Fidelity:
 
     PSNR is ``10 log10(255^2 / MSE)``.
     """
-    squares, levels, largest, shifts = [], [], 0, []
+    squares, levels, largest, shifts = squared_errors(reference, images), [], 0, []
     for image, wanted in zip(images, reference, strict=True):  # one by one: hundreds of them as floats fill memory
         difference = image.astype(np.int32) - wanted
-        squares.append(np.square(difference).mean())
         levels.append(np.abs(difference).mean())
         largest = max(largest, int(np.abs(difference).max()))
         shifts.append(difference.reshape(-1, 3).mean(0))
@@ -123,6 +131,12 @@ def fidelity(reference: Images, images: Images) -> Fidelity:
         mean_levels=float(np.mean(levels)),
         colour_shift_levels=_triple(np.mean(shifts, 0)),
     )
+
+
+def squared_errors(reference: Images, images: Images) -> npt.NDArray[np.float64]:
+    """(N,): the mean squared difference of each image's bytes."""
+    pairs = zip(images, reference, strict=True)
+    return np.array([np.square(image.astype(np.int32) - wanted).mean() for image, wanted in pairs])
 
 
 def _psnr_db(square: Any) -> Any:

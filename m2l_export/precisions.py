@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -14,10 +14,10 @@ import torch
 from m2l_export.calibration import Calibration, described
 from m2l_export.deploy import DeployUnet, NormStatistics, deploy, use_sub_pixel
 from m2l_export.equalise import channel_peaks, equalise, equalise_results
-from m2l_export.fidelity import Fidelity, Limits, fidelity
+from m2l_export.fidelity import Fidelity, Limits, Shortfall, fidelity
 from m2l_export.onnxwriter import APPEARANCE, DROPOUT_BITS, to_onnx
 from m2l_export.quantise import Quantiser, Target
-from m2l_export.sensitivity import MARGIN_DB, Sensitivity, choose_float_layers, looked_at
+from m2l_export.sensitivity import LayerErrors, Sensitivity, choose_float_layers, measure_layers
 from m2l_runtime.arrays import Images
 from m2l_runtime.backends import BackendOptions, ModelSource, backend_module
 from m2l_runtime.bundle import FileEntry, ModelFile, Parity, Precision
@@ -38,6 +38,8 @@ ENGINES: Final[Mapping[Precision, tuple[Target, ...]]] = {
 MOSTLY: Final = 0.5
 """Share of the multiplications in float from which on an int8 file is warned about."""
 
+MARGIN_DB: Final = 0.5
+"""What layers are chosen for beyond the limits, as the gate judges by other images."""
 ATTEMPTS: Final = 4
 """Choices of what stays in float that the gate looks at."""
 
@@ -123,7 +125,7 @@ class Reference:
     @cached_property
     def looked_at(self) -> FileRun:
         """Of the few images that layers are judged by."""
-        return run_file(self._source, REFERENCE_ENGINE, looked_at(self.calibration.tuned_on))
+        return run_file(self._source, REFERENCE_ENGINE, self.calibration.looked_at)
 
     def label(self, *, is_tuned: bool) -> str:
         """What the manifest says of it."""
@@ -224,8 +226,8 @@ def int8_way(
 ) -> Way:
     """Equalise, calibrate, choose what stays in float, quantise, prove; for one engine.
 
-    The choice is made on a few images that ranges come from. Where the gate sees too much of an error on the others,
-    the choice is made again, for as much less of it, up to `ATTEMPTS` times in all.
+    The choice is made on a few images. Where the gate sees too much of an error on the others, the choice is made
+    again, for as much less of it, up to `ATTEMPTS` times in all.
 
     Raises:
         ParityError: what comes of it is not within `limits`, or only with all layers in float.
@@ -248,49 +250,65 @@ def int8_way(
     def source_of(content: bytes) -> ModelSource:
         return ModelSource(name=name, content=content, precision="int8", inputs=fp32.inputs, outputs=fp32.outputs)
 
-    def run(content: bytes, inputs: Inputs) -> Images:
-        return run_file(source_of(content), engine, inputs).images
+    def images(float_layers: Collection[str]) -> Images:
+        source = source_of(quantiser.quantise(float_layers))
+        return run_file(source, engine, reference.calibration.looked_at).images
 
-    few = looked_at(tuned_on)
-    count = plural(len(next(iter(few.values()))), "image")
+    def judged(float_layers: Collection[str]) -> Fidelity:
+        return fidelity(reference.looked_at.images, images(float_layers))
+
+    count = plural(len(reference.looked_at.images), "image")
     on_step(f"int8 for {engine}: each of {len(quantiser.layers)} layers alone, on {count}")
-    chosen = choose_float_layers(quantiser, run, few, reference.looked_at.images, limits)
-    for line in layer_lines(chosen):
+    errors = measure_layers(quantiser.layers, images, reference.looked_at.images)
+    for line in layer_lines(errors):
         on_step(line)
-    missed = f"{'; '.join(chosen.all_int8.misses(limits, margin_db=MARGIN_DB))} with all of them, on {count} tuned on"
+    aim = limits.stricter(MARGIN_DB)
+    missed = f"{'; '.join(errors.all_int8.misses(aim))} with all of them, on the {count} that layers are chosen by"
     for attempt in range(1, ATTEMPTS + 1):
-        on_step(choice_line(chosen, limits))
+        chosen = choose_float_layers(errors, judged, aim)
+        on_step(choice_line(chosen, aim))
         if len(chosen.float_layers) == len(chosen.layers):
             raise ParityError(
                 f"int8 on {engine} is too far from fp32 whichever layers are left in it: {missed}; {_WAYS_OUT}"
             )
         source = source_of(quantiser.quantise(chosen.float_layers))
         judgement = judge(source, engine, "int8", reference, on_step)
-        short_db = judgement.fidelity.shortfall_db(limits)
-        if not short_db or attempt == ATTEMPTS:
+        found = judgement.fidelity.misses(limits)
+        if not found or attempt == ATTEMPTS:
             break
-        missed = f"{'; '.join(judgement.fidelity.misses(limits))}, over {len(judgement.run.images)} masks"
+        missed = f"{'; '.join(found)}, over {len(judgement.run.images)} masks"
         on_step(f"not near enough: {missed}; once more with less in int8")
-        chosen = choose_float_layers(
-            quantiser, run, few, reference.looked_at.images, limits, chosen, short_db + MARGIN_DB
-        )
+        aim = further(aim, chosen.chosen, judgement.fidelity.shortfall_db(limits))
     return prove(base, source, engine, "int8", reference, limits, judgement, chosen)
 
 
-def layer_lines(found: Sensitivity) -> Sequence[str]:
+def further(aim: Limits, reached: Fidelity, short: Shortfall) -> Limits:
+    """What to aim at where images that reach `reached` go with others that fall short of the limits."""
+    most = aim.stricter(1000)
+    return replace(
+        aim,
+        psnr_db=min(most.psnr_db, reached.mean_psnr_db + short.mean_db + MARGIN_DB) if short.mean_db else aim.psnr_db,
+        worst_psnr_db=min(most.worst_psnr_db, reached.worst_psnr_db + short.worst_db + MARGIN_DB)
+        if short.worst_db
+        else aim.worst_psnr_db,
+    )
+
+
+def layer_lines(errors: LayerErrors) -> Sequence[str]:
     """What each layer costs, for a person."""
+    total = sum(layer.multiplications for layer in errors.layers)
     return [
-        f"  {row.layer:8} {row.multiplications_share * 100:5.1f} % of the multiplications, alone "
-        f"{row.alone_psnr_db:5.1f} dB"
-        for row in found.layers
+        f"  {layer.name:8} {layer.multiplications / total * 100:5.1f} % of the multiplications, alone "
+        f"{alone.mean_psnr_db:5.1f} dB, worst {alone.worst_psnr_db:5.1f}"
+        for layer, alone in zip(errors.layers, errors.alone, strict=True)
     ]
 
 
-def choice_line(found: Sensitivity, limits: Limits) -> str:
+def choice_line(found: Sensitivity, aim: Limits) -> str:
     """What was chosen, for a person."""
     return (
         f"  all in int8: {found.all_int8.mean_psnr_db:.1f} dB, worst {found.all_int8.worst_psnr_db:.1f}; with "
         f"{', '.join(found.float_layers) or 'nothing'} in float ({found.float_share * 100:.0f} % of the "
-        f"multiplications): {found.chosen.mean_psnr_db:.1f} dB, worst {found.chosen.worst_psnr_db:.1f}; asked for "
-        f"{limits.psnr_db + MARGIN_DB:g} and {limits.worst_psnr_db + MARGIN_DB:g}"
+        f"multiplications): {found.chosen.mean_psnr_db:.1f} dB, worst {found.chosen.worst_psnr_db:.1f}; aimed at "
+        f"{aim.psnr_db:.1f} and {aim.worst_psnr_db:.1f}"
     )

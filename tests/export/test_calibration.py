@@ -124,6 +124,22 @@ def test_what_is_always_judged_on() -> None:
         assert (black.max(), white.min()) == (0, 255)
 
 
+@pytest.mark.parametrize(("given", "count"), [(16, 5), (40, 12), (300, 12)])
+def test_layers_are_judged_by_images_from_all_over_and_by_extremes(tmp_path: Path, given: int, count: int) -> None:
+    found = read(folder(tmp_path / "masks", given), STEERED, stochastic=True)
+    tuned = keys(found.tuned_on["mask"])
+    places = [tuned.index(key) for key in keys(found.looked_at["mask"])[:count]]
+    assert places[0] == 0
+    assert len(np.unique(np.diff(places))) <= 2
+    assert len(tuned) - places[-1] <= 1 + len(tuned) / count
+    black, white = found.looked_at["mask"][count:]
+    assert (black.max(), white.min()) == (0, 255)
+    for name in ("appearance", "dropout_bits"):
+        np.testing.assert_array_equal(found.looked_at[name][:count], found.tuned_on[name][places])
+        assert len(found.looked_at[name]) == count + 2
+    assert (found.looked_at["dropout_bits"][-2:] != found.judged_on["dropout_bits"][-ALWAYS:-3]).any()
+
+
 def test_words(tmp_path: Path) -> None:
     found = read("shapes:200")
     assert_apart(found)

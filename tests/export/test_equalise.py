@@ -199,6 +199,23 @@ def test_results_ahead_of_a_norm_are_alike_up_to_a_limit() -> None:
                 assert torch.allclose(new, wanted, rtol=1e-2)
 
 
+def test_a_norms_epsilon_goes_with_the_mean_amplification() -> None:
+    """So that where there is next to no variance, a channel amplified by as much is what it was."""
+    made = network("instance")
+    graph, inputs = graph_of(made), inputs_of(made, stochastic=False)
+    peaks = channel_peaks(graph, inputs)
+    amplified = cast(DeployUnet, equalise_results(graph, peaks).unet)
+    count = 0
+    for stages, results in ((amplified.downs, peaks.down_results), (amplified.ups, peaks.up_results)):
+        for stage, peak in zip(stages, results, strict=True):
+            norm = cast(Stage, stage).norm
+            if isinstance(norm, nn.InstanceNorm2d):
+                amplifications = np.minimum(peak.max().item() / peak.numpy(), MOST_AMPLIFIED)
+                assert norm.eps == pytest.approx(1e-5 * np.prod(amplifications ** (2 / len(amplifications))))
+                count += 1
+    assert count == 4 + 5
+
+
 def test_a_layer_that_gives_nothing_but_zeros() -> None:
     made = network("instance")
     made.blocks()[2].down.weight.data.zero_()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2l_export.fidelity import Fidelity, Limits, fidelity
+from m2l_export.fidelity import Fidelity, Limits, fidelity, squared_errors
 from m2l_runtime.errors import InputError
 
 
@@ -85,35 +85,51 @@ def test_all_that_is_missed_is_told() -> None:
     assert found.misses(Limits(20, 10, 30, 1)) == []
 
 
-def test_a_margin_counts_for_levels_too() -> None:
-    """A level more by so many dB: the same factor that lowers a PSNR by them."""
-    exact = Fidelity(50, 50, 50, 0, 3, 1.0, (0.5, 0, 0))
-    assert exact.misses(Limits(50, 50, 1.0, 0.5)) == []
-    for margin in (0.5, 6.0):
-        factor = 10 ** (margin / 20)
-        within = Limits(50 - margin, 50 - margin, 1.0 * factor + 1e-9, 0.5 * factor + 1e-9)
-        assert exact.misses(within, margin_db=margin) == []
-        for name in ("psnr_db", "worst_psnr_db", "mean_levels", "colour_shift_levels"):
-            worse = 0.01 if name.endswith("psnr_db") else -0.001
-            limits = dataclasses.replace(within, **{name: getattr(within, name) + worse})
-            assert len(exact.misses(limits, margin_db=margin)) == 1, name
+@pytest.mark.parametrize("by_db", [0.5, 6.0])
+def test_stricter_limits_are_met_by_errors_that_are_less(by_db: float) -> None:
+    """Differences less by a factor have a PSNR more by its decibels, and levels less by the factor itself."""
+    factor = 10 ** (by_db / 20)
+    limits = Limits(40, 36, 2.0, 1.0).stricter(by_db)
+    just = Fidelity(50, 40 + by_db, 36 + by_db, 0, 3, 1.999 / factor, (0.0, -0.999 / factor, 0.0))
+    assert just.misses(limits) == []
+    for name, value in (
+        ("mean_psnr_db", 39.99 + by_db),
+        ("worst_psnr_db", 35.99 + by_db),
+        ("mean_levels", 2.01 / factor),
+        ("colour_shift_levels", (0.0, -1.01 / factor, 0.0)),
+    ):
+        assert len(dataclasses.replace(just, **{name: value}).misses(limits)) == 1, name  # type: ignore[arg-type]
+
+
+def test_limits_are_no_stricter_than_equal_bytes() -> None:
+    identical = Fidelity(99, 99, 99, 0, 0, 0, (0, 0, 0))
+    assert identical.misses(Limits(98.9, 98.9).stricter(1000)) == []
 
 
 @pytest.mark.parametrize(
-    ("change", "short_db"),
+    ("change", "mean_db", "worst_db"),
     [
-        ({}, 0),
-        ({"mean_psnr_db": 38.5}, 1.5),
-        ({"worst_psnr_db": 30.0, "mean_psnr_db": 38.5}, 6),
-        ({"mean_levels": 4.0}, 20 * math.log10(2)),
-        ({"colour_shift_levels": (0.0, -10.0, 2.0)}, 20),
+        ({}, 0, 0),
+        ({"mean_psnr_db": 38.5}, 1.5, 0),
+        ({"worst_psnr_db": 30.0, "mean_psnr_db": 38.5}, 1.5, 6),
+        ({"mean_levels": 4.0}, 20 * math.log10(2), 0),
+        ({"colour_shift_levels": (0.0, -10.0, 2.0)}, 20, 0),
     ],
 )
-def test_how_far_the_error_has_to_fall(change: dict[str, Any], short_db: float) -> None:
+def test_how_far_the_error_has_to_fall(change: dict[str, Any], mean_db: float, worst_db: float) -> None:
     """Halving all differences halves levels and adds 6.02 dB to a PSNR."""
-    assert dataclasses.replace(GOOD, **change).shortfall_db(Limits()) == pytest.approx(short_db)
-    impossible = Limits(mean_levels=0, colour_shift_levels=0)
-    assert math.isfinite(dataclasses.replace(GOOD, **change).shortfall_db(impossible))
+    short = dataclasses.replace(GOOD, **change).shortfall_db(Limits())
+    assert short.mean_db == pytest.approx(mean_db)
+    assert short.worst_db == pytest.approx(worst_db)
+    impossible = dataclasses.replace(GOOD, **change).shortfall_db(Limits(mean_levels=0, colour_shift_levels=0))
+    assert math.isfinite(impossible.mean_db)
+
+
+def test_the_error_of_each_image() -> None:
+    reference = np.full((2, 2, 2, 3), 10, np.uint8)
+    images = reference.copy()
+    images[1, 0, 0] = (0, 10, 250)
+    assert squared_errors(reference, images).tolist() == [0, (100 + 240**2) / 12]
 
 
 @pytest.mark.parametrize(

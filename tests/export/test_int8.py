@@ -168,7 +168,7 @@ def test_images_are_as_far_off_as_the_manifest_says(report: ExportReport, engine
     (model,) = [m for m in report.bundle.manifest.models if m.precision == precision and engine in m.engines]
     assert model.parity.mean_psnr_db == pytest.approx(found.mean(), abs=1)
     assert model.parity.worst_psnr_db is not None
-    assert found.min() > model.parity.worst_psnr_db - 1
+    assert found.min() > model.parity.worst_psnr_db - 3  # of other masks
 
 
 def test_images_are_near_those_of_the_original(report: ExportReport) -> None:
@@ -211,7 +211,7 @@ def test_the_model_card(report: ExportReport) -> None:
         if way.sensitivity is not None:
             assert list(rows) == [row.layer for row in way.sensitivity.layers]
             for row in way.sensitivity.layers:
-                assert f"{row.alone_psnr_db:.1f} dB" in rows[row.layer]
+                assert f"{row.alone_psnr_db:.1f}, {row.alone_worst_psnr_db:.1f}" in rows[row.layer]
                 assert rows[row.layer].startswith(f"{row.multiplications_share * 100:.1f} %")
 
 
@@ -245,7 +245,7 @@ def test_some_layers_in_float_and_what_is_told_of_them(
     floats = {tensor.name for tensor in graph.graph.initializer}
     convolutions = [node for node in graph.graph.node if node.op_type == "Conv"]
     assert sum(node.input[1] in floats for node in convolutions) == len(model.float_layers)
-    assert "int8 for onnxruntime: each of 10 layers alone, on 12 images" in outcome.err
+    assert "int8 for onnxruntime: each of 10 layers alone, on 14 images" in outcome.err
     assert f"with {', '.join(model.float_layers)} in float" in outcome.err
     assert ", in float |" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
     again = m2l("export", small, tmp_path / "again", *arguments)
@@ -290,8 +290,7 @@ def test_a_choice_that_the_gate_does_not_pass_is_made_again(
     assert len(set(chosen)) == times + 1
     assert way.content == chosen[-1]
     assert way.sensitivity is not None
-    all_errors = sum(10 ** (-row.alone_psnr_db / 10) for row in way.sensitivity.layers)
-    assert 10 * np.log10(all_errors / way.sensitivity.error_left) >= times * 3.5
+    assert way.sensitivity.chosen.mean_psnr_db >= way.sensitivity.all_int8.mean_psnr_db + times * 3.5
     told = [line for line in lines if line.startswith("not near enough: mean PSNR 27.00 dB (limit 30), over 105 masks")]
     assert len(told) == times
 

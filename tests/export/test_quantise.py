@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from onnx import numpy_helper
 from support import Array, disc
 
 from m2l_export.deploy import deploy
-from m2l_export.fidelity import Limits
+from m2l_export.fidelity import Fidelity, Limits, fidelity
 from m2l_export.onnxwriter import input_specs, to_onnx
 from m2l_export.quantise import Layer, Quantiser, Target
-from m2l_export.sensitivity import LOOKED_AT, cheapest, choose_float_layers, looked_at
+from m2l_export.sensitivity import Sensitivity, cheapest, choose_float_layers, measure_layers
 from m2l_train.networks import UnetGenerator, UnetSpec
 
 SIDE = 64
@@ -191,128 +191,173 @@ def test_the_file_tells_nothing_of_where_it_was_made(quantisers: Mapping[Target,
 @pytest.mark.parametrize("seed", range(30))
 def test_the_cheapest_choice_against_all_of_them(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    count = int(rng.integers(1, 10))
-    costs, errors = rng.random(count), 10 ** rng.uniform(-6, -3, count)
-    budget = float(rng.uniform(0, 1.1)) * errors.sum()
-    best = min(
-        sum(costs[place] for place in left)
-        for size in range(count + 1)
-        for left in itertools.combinations(range(count), size)
-        if sum(error for place, error in enumerate(errors) if place not in left) <= budget
-    )
-    found = cheapest(list(costs), list(errors), budget)
-    assert sum(error for place, error in enumerate(errors) if place not in found) <= budget * (1 + 1e-12)
+    count, criteria = int(rng.integers(1, 10)), int(rng.integers(1, 4))
+    costs, errors = list(rng.random(count)), 10 ** rng.uniform(-6, -3, (count, criteria))
+    budgets = rng.uniform(0, 1.1, criteria) * errors.sum(0)
+    if seed % 3 == 0:
+        budgets[0] = np.inf
+
+    def is_within(left: Sequence[int]) -> bool:
+        rest = [place for place in range(count) if place not in left]
+        return all(sum(errors[place, k] for place in rest) <= budgets[k] * (1 + 1e-12) for k in range(criteria))
+
+    choices = [left for size in range(count + 1) for left in itertools.combinations(range(count), size)]
+    best = min(sum(costs[place] for place in left) for left in choices if is_within(left))
+    found = cheapest(costs, errors, budgets)
+    assert is_within(found)
     assert sum(costs[place] for place in found) == pytest.approx(best)
     assert found == sorted(set(found))
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_of_many_layers_a_cheap_choice_within_the_budget(seed: int) -> None:
+def test_of_many_layers_a_cheap_choice_within_the_budgets(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    costs, errors = rng.random(24), 10 ** rng.uniform(-6, -3, 24)
+    costs, errors = list(rng.random(24)), 10 ** rng.uniform(-6, -3, (24, 3))
     for share in (0.0, 0.3, 0.9, 1.1):
-        found = cheapest(list(costs), list(errors), share * errors.sum())
+        budgets = share * errors.sum(0) * np.array([1, 2, 1])
+        budgets[2] = np.inf
+        found = cheapest(costs, errors, budgets)
         rest = [place for place in range(24) if place not in found]
-        assert errors[rest].sum() <= share * errors.sum() * (1 + 1e-12)
-        assert not found or errors[[*rest, max(found, key=lambda p: costs[p] / errors[p])]].sum() > share * errors.sum()
-    assert len(cheapest(list(costs), list(errors), 0.5 * errors.sum())) < 12
+        assert (errors[rest].sum(0) <= budgets * (1 + 1e-12)).all()
+        assert found == sorted(set(found))
+        assert (share > 1) == (not found)
+        assert (share == 0) == (not rest)
+    half = np.array([0.5 * errors[:, 0].sum(), np.inf, np.inf])
+    found = cheapest(costs, errors, half)
+    by_ratio = sorted(range(24), key=lambda place: costs[place] / errors[place, 0])
+    assert set(found) == set(by_ratio[: len(found)])
+    assert errors[by_ratio[len(found) - 1 :], 0].sum() > half[0]
 
 
 class Fake:
-    """Ten layers, each of which is off by so much in pixels of its own: their squared errors add up exactly."""
+    """Ten layers, each of which is off by so much in pixels of its own: their squared errors add up exactly.
 
-    target = "openvino"
+    The last of the images has another layer that is off by most.
+    """
+
     levels = (60, 9, 30, 5, 44, 2, 14, 3, 21, 70)
     costs = (5, 8, 1, 20, 9, 6, 14, 2, 30, 5)
+    of_the_last = (0, 0, 0, 90, 0, 0, 8, 0, 0, 0)
+    count = 4
 
-    def __init__(self) -> None:
+    def __init__(self, floor: int = 0) -> None:
         self.layers = tuple(Layer(f"layer{k}", "", cost) for k, cost in enumerate(self.costs))
+        self.reference = np.full((self.count, 11, 10, 3), 100, np.uint8)
         self.asked: list[tuple[str, ...]] = []
+        self.floor = floor
 
-    def quantise(self, float_layers: Any = ()) -> bytes:
+    def images(self, float_layers: Any) -> Array:
         self.asked.append(tuple(float_layers))
-        return ",".join(float_layers).encode()
-
-    def run(self, content: bytes, inputs: Mapping[str, npt.NDArray[Any]]) -> Array:
-        images = np.full((len(inputs["mask"]), 10, 10, 3), 100, np.uint8)
-        for k, level in enumerate(self.levels):
-            if f"layer{k}" not in content.decode().split(","):
-                images[:, k] += np.uint8(level)
+        images = self.reference.copy()
+        images[:, 10] += np.uint8(self.floor)
+        for k, name in enumerate(layer.name for layer in self.layers):
+            if name not in float_layers:
+                images[:-1, k] += np.uint8(self.levels[k])
+                images[-1, k] += np.uint8(self.of_the_last[k])
         return images
 
-    def psnr(self, left: tuple[int, ...]) -> float:
-        square = sum(level**2 for k, level in enumerate(self.levels) if k not in left) / 10
-        return 99.0 if square == 0 else float(10 * np.log10(255**2 / square))
+    def judge(self, float_layers: Any) -> Fidelity:
+        return fidelity(self.reference, self.images(float_layers))
+
+    def psnrs(self, left: Sequence[int]) -> list[float]:
+        """By hand: of the first images and of the last."""
+        found = []
+        for levels in (self.levels, self.of_the_last):
+            square = (self.floor**2 + sum(level**2 for k, level in enumerate(levels) if k not in left)) / 11
+            found.append(99.0 if square == 0 else float(20 * np.log10(255) - 10 * np.log10(square)))
+        return found
+
+    def mean(self, left: Sequence[int]) -> float:
+        first, last = self.psnrs(left)
+        return (3 * first + last) / 4
+
+    def cheapest_cost(self, is_good: Callable[[Sequence[int]], bool]) -> int:
+        choices = [left for size in range(11) for left in itertools.combinations(range(10), size)]
+        return min(sum(self.costs[k] for k in left) for left in choices if is_good(left))
 
 
-@pytest.mark.parametrize("wanted", [15.0, 19.0, 24.0, 30.0, 37.0, 44.0])
-def test_float_layers_are_those_that_bring_it_within_the_limits_for_least(wanted: float) -> None:
-    fake, inputs = Fake(), {"mask": np.zeros((3, 10, 10), np.uint8)}
-    reference = np.full((3, 10, 10, 3), 100, np.uint8)
-    limits = Limits(wanted, 0, mean_levels=255, colour_shift_levels=255)
-    found = choose_float_layers(fake, fake.run, inputs, reference, limits)  # type: ignore[arg-type]
-    chosen = tuple(int(name.removeprefix("layer")) for name in found.float_layers)
-    assert fake.psnr(chosen) >= wanted + 0.5
-    assert found.chosen.mean_psnr_db == pytest.approx(fake.psnr(chosen))
-    assert found.all_int8.mean_psnr_db == pytest.approx(fake.psnr(()))
-    assert found.float_share == pytest.approx(sum(fake.costs[k] for k in chosen) / 100)
+def chosen_of(found: Sensitivity) -> tuple[int, ...]:
+    return tuple(int(name.removeprefix("layer")) for name in found.float_layers)
+
+
+@pytest.mark.parametrize("floor", [0, 6])
+def test_what_is_measured_of_each_layer(floor: int) -> None:
+    fake = Fake(floor)
+    errors = measure_layers(fake.layers, fake.images, fake.reference)
+    assert len(fake.asked) == 12
+    for k in range(10):
+        first, last = fake.psnrs([other for other in range(10) if other != k])
+        assert errors.alone[k].mean_psnr_db == pytest.approx((3 * first + last) / 4)
+        assert errors.alone[k].worst_psnr_db == pytest.approx(min(first, last))
+        wanted = [fake.levels[k] ** 2 / 11] * 3 + [fake.of_the_last[k] ** 2 / 11]
+        assert errors.squared[k] == pytest.approx(wanted, abs=1e-9)
+    assert errors.floor == pytest.approx([floor**2 / 11] * 4)
+    assert errors.all_int8.mean_psnr_db == pytest.approx(fake.mean(()))
+
+
+@pytest.mark.parametrize("wanted", [15.0, 19.0, 24.0, 30.0, 37.0])
+@pytest.mark.parametrize("floor", [2, 5])
+def test_float_layers_are_those_that_bring_the_mean_within_the_limits(wanted: float, floor: int) -> None:
+    fake = Fake(floor)
+    errors = measure_layers(fake.layers, fake.images, fake.reference)
+    found = choose_float_layers(errors, fake.judge, Limits(wanted, 0, mean_levels=255, colour_shift_levels=255))
+    chosen = chosen_of(found)
+    assert fake.mean(chosen) >= wanted
+    assert found.chosen.mean_psnr_db == pytest.approx(fake.mean(chosen))
+    assert found.all_int8 == errors.all_int8
+    cost = sum(fake.costs[k] for k in chosen)
+    assert found.float_share == pytest.approx(cost / 100)
     for k, row in enumerate(found.layers):
-        alone = fake.psnr(tuple(other for other in range(10) if other != k))
         assert (row.layer, row.multiplications_share) == (f"layer{k}", fake.costs[k] / 100)
-        assert row.alone_psnr_db == pytest.approx(alone)
-    one_step_more = wanted + 0.5 - 10 * np.log10(0.9) + 1e-6
-    affordable = [
-        sum(fake.costs[k] for k in left)
-        for size in range(11)
-        for left in itertools.combinations(range(10), size)
-        if fake.psnr(left) >= one_step_more
-    ]
-    assert sum(fake.costs[k] for k in chosen) <= min(affordable)
+        assert (row.alone_psnr_db, row.alone_worst_psnr_db) == (
+            errors.alone[k].mean_psnr_db,
+            errors.alone[k].worst_psnr_db,
+        )
+    # Not quite the cheapest, as the mean of logarithms is followed along its slope: within a third.
+    assert cost <= 1.35 * fake.cheapest_cost(lambda left: fake.mean(left) >= wanted + 0.5)
 
 
-def test_a_choice_that_fell_short_elsewhere_is_made_again() -> None:
-    fake, inputs = Fake(), {"mask": np.zeros((3, 10, 10), np.uint8)}
-    reference, limits = np.full((3, 10, 10, 3), 100, np.uint8), Limits(19, 0, 255, 255)
-    first = choose_float_layers(fake, fake.run, inputs, reference, limits)  # type: ignore[arg-type]
-    fake.asked.clear()
-    second = choose_float_layers(fake, fake.run, inputs, reference, limits, first, 3.0)  # type: ignore[arg-type]
-    assert len(fake.asked) == 1, "layers are measured once"
-    assert [row.alone_psnr_db for row in second.layers] == [row.alone_psnr_db for row in first.layers]
-    assert second.chosen.psnr_db >= first.chosen.psnr_db + 3.0
-    assert 10 * np.log10(first.error_left / second.error_left) >= 3.0
-    assert second.error_left == pytest.approx(10 ** (-second.chosen.psnr_db / 10))
-    costs = np.array(fake.costs)
-    affordable = [
-        costs[list(left)].sum()
-        for size in range(11)
-        for left in itertools.combinations(range(10), size)
-        if fake.psnr(left) >= first.chosen.psnr_db + 3.0
-    ]
-    assert second.float_share == pytest.approx(min(affordable) / 100)
+@pytest.mark.parametrize("wanted", [15.0, 19.0, 24.0, 30.0, 37.0, 39.5])
+@pytest.mark.parametrize("floor", [0, 8])
+def test_float_layers_are_those_that_bring_the_worst_within_the_limits(wanted: float, floor: int) -> None:
+    """Exactly the cheapest, by trying all choices."""
+    fake = Fake(floor)
+    errors = measure_layers(fake.layers, fake.images, fake.reference)
+    found = choose_float_layers(errors, fake.judge, Limits(0, wanted, mean_levels=255, colour_shift_levels=255))
+    chosen = chosen_of(found)
+    assert min(fake.psnrs(chosen)) >= wanted
+    assert sum(fake.costs[k] for k in chosen) == fake.cheapest_cost(lambda left: min(fake.psnrs(left)) >= wanted)
+
+
+def test_a_single_image_that_is_far_off_has_its_own_layer_left_in_float() -> None:
+    fake = Fake()
+    fake.levels = (1,) * 10
+    errors = measure_layers(fake.layers, fake.images, fake.reference)
+    found = choose_float_layers(errors, fake.judge, Limits(30, 25, mean_levels=255, colour_shift_levels=255))
+    assert found.float_layers == ("layer3",)
+
+
+def test_levels_have_to_be_within_their_limits_too() -> None:
+    fake = Fake()
+    errors = measure_layers(fake.layers, fake.images, fake.reference)
+    found = choose_float_layers(errors, fake.judge, Limits(0, 0, mean_levels=3.0, colour_shift_levels=255))
+    assert found.chosen.mean_levels <= 3.0
+    assert 0 < len(found.float_layers) < 10
 
 
 def test_nothing_is_left_in_float_where_all_in_int8_is_good_enough() -> None:
-    fake, inputs = Fake(), {"mask": np.zeros((3, 10, 10), np.uint8)}
-    reference = np.full((3, 10, 10, 3), 100, np.uint8)
-    found = choose_float_layers(fake, fake.run, inputs, reference, Limits(10, 0, 255, 255))  # type: ignore[arg-type]
+    fake = Fake()
+    errors = measure_layers(fake.layers, fake.images, fake.reference)
+    fake.asked.clear()
+    found = choose_float_layers(errors, fake.judge, Limits(10, 0, 255, 255))
     assert found.float_layers == ()
-    assert len(fake.asked) == 11
+    assert fake.asked == []
 
 
 def test_where_nothing_is_good_enough_all_is_left_in_float() -> None:
-    fake, inputs = Fake(), {"mask": np.zeros((3, 10, 10), np.uint8)}
-    reference = np.full((3, 10, 10, 3), 130, np.uint8)  # off by 30 whatever is left in float
-    found = choose_float_layers(fake, fake.run, inputs, reference, Limits(50, 40))  # type: ignore[arg-type]
-    assert len(found.float_layers) == 10
-    assert found.float_share == pytest.approx(1)
-
-
-@pytest.mark.parametrize("count", [3, 12, 64])
-def test_layers_are_judged_by_images_from_all_over(count: int) -> None:
-    inputs = {"mask": np.arange(count), "appearance": np.arange(count) * 10}
-    found = looked_at(inputs)
-    rows = found["mask"]
-    assert len(rows) == min(count, LOOKED_AT)
-    assert list(found["appearance"]) == list(rows * 10)
-    assert len(np.unique(np.diff(rows))) <= 2
-    assert count - rows[-1] <= 1 + count / LOOKED_AT
+    fake = Fake(floor=100)
+    errors = measure_layers(fake.layers, fake.images, fake.reference)
+    for aim in (Limits(50, 0, 255, 255), Limits(0, 40, 255, 255), Limits(0, 0, 255, 0)):
+        found = choose_float_layers(errors, fake.judge, aim)
+        assert len(found.float_layers) == 10
+        assert found.float_share == pytest.approx(1)
