@@ -46,6 +46,7 @@ from m2l_runtime.sinks import Finished, OutputOptions, Sink, Written, open_sink
 from m2l_runtime.synthesizer import Synthesizer
 from m2l_runtime.terminal import printable, utf8
 
+_SHEET_LEVEL: Final = 4  # PNG, of drawings
 MOST_MESSAGES: Final = 1000
 """Messages about bad masks that a summary keeps; all of them are in the log."""
 
@@ -195,7 +196,7 @@ def synthesize_folder(
         if options.pairs and not summary.was_stopped:
             write_pairs(run, sink, tag)
     if sheet_path is not None and sheet.count:
-        atomic.write_file(sheet_path, encode_png(np.asarray(sheet.draw()), text), tag=tag)
+        atomic.write_file(sheet_path, encode_png(np.asarray(sheet.draw()), text, _SHEET_LEVEL), tag=tag)
     return summary
 
 
@@ -263,7 +264,7 @@ def _one_file(
         atomic.make_folder(path.parent)
         sheet = _sheet(synthesizer, text)
         sheet.add(result.name, result.mask, result.image)
-        atomic.write_file(path, encode_png(np.asarray(sheet.draw()), text))
+        atomic.write_file(path, encode_png(np.asarray(sheet.draw()), text, _SHEET_LEVEL))
     return summary
 
 
