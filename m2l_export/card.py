@@ -75,7 +75,7 @@ def model_card(
         origin="\n".join(filter(None, (_training(provenance.training), origin)))
         or "Nothing more is known to this card: data, licence and length of training are for you to add.",
         parity=_parity(models),
-        sensitivity=_sensitivity(sensitivities) if sensitivities else "",
+        sensitivity=sensitivity_table(sensitivities) if sensitivities else "",
         warnings="\n## Warnings of the export\n" + "\n".join(f"- {w}" for w in warnings) + "\n" if warnings else "",
     )
 
@@ -128,7 +128,7 @@ def _parity(models: tuple[ModelFile, ...]) -> str:
     )
 
 
-def _sensitivity(by_engine: Mapping[str, Sensitivity]) -> str:
+def sensitivity_table(by_engine: Mapping[str, Sensitivity]) -> str:
     """What each layer costs in int8, and which stay in float."""
     rows = [
         _row(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from m2l_export.calibration import Calibration, described
-from m2l_export.deploy import DeployUnet, NormStatistics, deploy, use_sub_pixel
+from m2l_export.deploy import ByteGraph, DeployUnet, use_sub_pixel
 from m2l_export.equalise import channel_peaks, equalise, equalise_results
 from m2l_export.fidelity import Fidelity, Limits, Shortfall, fidelity
 from m2l_export.onnxwriter import APPEARANCE, DROPOUT_BITS, to_onnx
@@ -24,7 +24,6 @@ from m2l_runtime.bundle import FileEntry, ModelFile, Parity, Precision
 from m2l_runtime.errors import EngineError, EngineNotInstalled, ParityError
 from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.terminal import plural
-from m2l_train.networks import UnetGenerator
 
 REFERENCE_ENGINE: Final = "onnxruntime"
 OPENVINO: Final = "openvino"
@@ -215,8 +214,7 @@ def prove(
 
 
 def int8_way(
-    network: UnetGenerator,
-    norm_statistics: NormStatistics,
+    graph: ByteGraph,
     base: ModelFile,
     fp32: ModelSource,
     engine: Target,
@@ -229,13 +227,20 @@ def int8_way(
     The choice is made on a few images. Where the gate sees too much of an error on the others, the choice is made
     again, for as much less of it, up to `ATTEMPTS` times in all.
 
+    Args:
+        graph: of the form deconvolution. It is left as it was.
+        base: the manifest's entry of `fp32`.
+        fp32: the same network's file.
+        engine: what the file is for.
+        reference: images of `fp32`, and masks.
+        limits: to be within.
+        on_step: is called with what is done, and found.
+
     Raises:
         ParityError: what comes of it is not within `limits`, or only with all layers in float.
         EngineNotInstalled, EngineError: the engine does not run it.
     """
     tuned_on = reference.calibration.tuned_on
-    stochastic = DROPOUT_BITS in tuned_on
-    graph = deploy(network, norm_statistics, "deconvolution", stochastic).graph
     with torch.inference_mode():
         peaks = channel_peaks(graph, tuned_on)
         graph = equalise(graph, peaks)

@@ -20,7 +20,7 @@ def smooth(height: int, width: int) -> Picture:
     """Slopes and noise of a few levels, as in photographs of skin."""
     y, x = np.mgrid[:height, :width][..., None] / 64
     clean = 128 + 60 * np.sin(x + np.arange(3)) + 50 * np.cos(y)
-    return np.clip(clean + RNG.normal(0, 2, (height, width, 3)), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(clean + RNG.normal(0, 2, (height, width, 3)), 0, 255), np.uint8)
 
 
 PICTURES = {

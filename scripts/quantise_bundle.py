@@ -1,0 +1,127 @@
+"""A bundle whose checkpoint is not at hand to one with int8 files too: the network is read back from its ONNX file.
+
+.venv/bin/python scripts/quantise_bundle.py BUNDLE OUT --masks FOLDER --engines openvino,onnxruntime
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, cast
+
+import msgspec
+import numpy as np
+import onnx
+import torch
+import typer
+from torch import Tensor, nn
+
+from m2l_export.calibration import read_calibration
+from m2l_export.card import sensitivity_table
+from m2l_export.deploy import ByteGraph, DeployUnet, Stage, SubPixelConv2d, deploy
+from m2l_export.fidelity import Limits
+from m2l_export.precisions import REFERENCE_ENGINE, Reference, Way, int8_way
+from m2l_export.quantise import Target
+from m2l_runtime.backends import ModelSource
+from m2l_runtime.bundle import Bundle, FileEntry, Manifest, open_bundle, write_bundle
+from m2l_train.networks import UnetGenerator, UnetSpec
+
+
+def main(
+    bundle: Path,
+    out: Path,
+    masks: Annotated[str, typer.Option(help="As of `m2l export --calibrate`.")] = "shapes:200,seed=1",
+    engines: Annotated[str, typer.Option(help="With commas between.")] = "openvino,onnxruntime",
+    min_psnr: Annotated[float, typer.Option(help="dB, mean.")] = 40,
+    min_worst_psnr: Annotated[float, typer.Option(help="dB.")] = 36,
+) -> None:
+    """Write the bundle."""
+    opened = open_bundle(bundle)
+    manifest = opened.manifest
+    base = next(m for m in manifest.models if REFERENCE_ENGINE in m.engines and m.precision == "fp32")
+    source = ModelSource(base.file.path, opened.read_model(base), "fp32", manifest.inputs, manifest.outputs)
+    table = opened.read_appearances() if manifest.appearance is not None else None
+    calibration = read_calibration(masks, manifest.inputs, table, opened.read_golden()[0])
+    graph = graph_of(opened, source.content)
+    ways = [
+        int8_way(
+            graph,
+            base,
+            source,
+            cast(Target, engine),
+            Reference(source, calibration),
+            Limits(min_psnr, min_worst_psnr),
+            lambda step: print(step, file=sys.stderr),
+        )
+        for engine in engines.split(",")
+    ]
+    files = {entry.path: opened.read(entry) for entry in manifest.files}
+    files |= {way.model.file.path: way.content for way in ways}
+    tables = {way.model.engines[0]: way.sensitivity for way in ways if way.sensitivity is not None}
+    card = files[manifest.model_card.path].decode() + sensitivity_table(tables) + "\n" + "".join(map(_line, ways))
+    files[manifest.model_card.path] = card.encode()
+    kept = [m for m in manifest.models if m.precision != "int8"]
+    entry = FileEntry.of(manifest.model_card.path, files[manifest.model_card.path])
+    made = msgspec.structs.replace(manifest, models=(*kept, *(way.model for way in ways)), model_card=entry)
+    write_bundle(out, made, files, overwrite=True)
+
+
+def _line(way: Way) -> str:
+    parity = way.model.parity
+    return (
+        f"\nint8 on {parity.engine}: a PSNR of {parity.mean_psnr_db:.1f} dB, worst {parity.worst_psnr_db:.1f}, against "
+        f"{parity.reference}.\n"
+    )
+
+
+def graph_of(bundle: Bundle, content: bytes) -> ByteGraph:
+    """The deploy graph of a bundle's ONNX file, of the form deconvolution.
+
+    PyTorch's names of weights are those of the file's initializers; constants have other names.
+    """
+    manifest = bundle.manifest
+    unet = _unlike(manifest)
+    state: dict[str, Tensor] = {}
+    for initializer in onnx.load_from_string(content).graph.initializer:
+        array = np.array(onnx.numpy_helper.to_array(initializer))
+        state[initializer.name.removesuffix(".fp16")] = torch.from_numpy(array).to(torch.float32)
+    graph = deploy(unet, "instance", "sub-pixel", any(s.role == "dropout_bits" for s in manifest.inputs)).graph
+    wanted = graph.state_dict()
+    graph.load_state_dict({name: state[name].reshape(wanted[name].shape) for name in wanted})
+    for stage in cast(DeployUnet, graph.unet).ups:
+        cast(Stage, stage).layer = transposed(cast(SubPixelConv2d, cast(Stage, stage).layer))
+    return graph.eval()
+
+
+def _unlike(manifest: Manifest) -> UnetGenerator:
+    """A network of the same layers with other weights."""
+    network = manifest.network
+    return UnetGenerator(
+        UnetSpec(
+            levels=network.levels,
+            ngf=network.ngf,
+            input_nc=network.input_nc,
+            output_nc=network.output_nc,
+            norm=network.norm,
+            dropout=network.dropout == "input",
+            upsample=network.upsample,
+            appearance_rows=int(network.appearance),
+        )
+    )
+
+
+def transposed(layer: SubPixelConv2d) -> nn.ConvTranspose2d:
+    """The transposed convolution that a sub-pixel convolution was made of."""
+    conv = layer.conv
+    outputs, inputs = conv.out_channels // 4, conv.in_channels
+    made = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=conv.bias is not None)
+    # Output row and column s, t and taps u, v are at s + 2(1 - u), t + 2(1 - v) of the kernel.
+    taps = conv.weight.detach().reshape(outputs, 2, 2, inputs, 2, 2).flip(4, 5)
+    made.weight = nn.Parameter(taps.permute(3, 0, 4, 1, 5, 2).reshape(inputs, outputs, 4, 4).contiguous())
+    if conv.bias is not None:
+        made.bias = nn.Parameter(conv.bias.detach()[::4].clone())
+    return made
+
+
+if __name__ == "__main__":
+    typer.run(main)
