@@ -14,7 +14,15 @@ from support import TINY_BUNDLE, Change, edit, npz, replace_file
 
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime.bundle import MAX_MANIFEST_BYTES, FileEntry, Manifest, write_bundle
-from m2l_runtime.errors import BundleDamaged, BundleError, BundleNotFound, BundleTooNew, M2LError, OutputError
+from m2l_runtime.errors import (
+    BundleDamaged,
+    BundleError,
+    BundleNotFound,
+    BundleTooNew,
+    EngineError,
+    M2LError,
+    OutputError,
+)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -208,6 +216,13 @@ def test_a_model_that_the_engine_cannot_load(bundle_copy: Path) -> None:
     replace_file(bundle_copy, "generator.fp32.onnx", varint(1 << 3) + b"\7")
     with pytest.raises(BundleDamaged, match=r"onnxruntime \S+ cannot load the model"):
         Synthesizer.open(bundle_copy)
+
+
+def test_a_model_of_operators_that_the_engine_is_too_old_for(bundle_copy: Path) -> None:
+    content = (bundle_copy / "generator.fp32.onnx").read_bytes()
+    replace_file(bundle_copy, "generator.fp32.onnx", content + field(8, field(1, b"") + varint(2 << 3) + b"\x63"))
+    with pytest.raises(EngineError, match=r"^onnxruntime \S+ does not know version 99 of ONNX's operators.*--upgrade"):
+        Synthesizer.open(bundle_copy, backend="onnxruntime")
 
 
 def test_a_model_with_other_inputs_than_declared(bundle_copy: Path) -> None:

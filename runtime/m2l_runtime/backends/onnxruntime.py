@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ import onnxruntime
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
+_OPSET: Final = re.compile(r"Opset (\d+) is under development")
 _ERRORS_ONLY: Final = 3
 _FATAL_ONLY: Final = 4
 
@@ -130,6 +132,12 @@ def _start_session(content: bytes, session_options: Any, provider: str, provider
     except Exception as error:
         if provider != CPU:
             raise DeviceUnavailable(f"CUDA does not start: {_short(error)}") from error
+        opset = _OPSET.search(str(error))
+        if opset:
+            raise EngineError(
+                f"onnxruntime {onnxruntime.__version__} does not know version {opset[1]} of ONNX's operators, which the "
+                "model is written in; install a later one (pip install --upgrade onnxruntime) or take another --backend"
+            ) from error
         raise BundleDamaged(f"onnxruntime {onnxruntime.__version__} cannot load the model: {_short(error)}") from error
     if provider not in session.get_providers():  # it falls back to the CPU without a word
         raise DeviceUnavailable(

@@ -1,0 +1,61 @@
+"""A bundle's images in fp32, in lower precisions, and eight times the difference, as one picture.
+
+.venv/bin/python scripts/sheet_of_precisions.py sheet.png --masks MASKS --bundle BUNDLE
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from m2l_export.fidelity import fidelity
+from m2l_runtime import Synthesizer, embedded
+from m2l_runtime.arrays import Images, Masks
+from m2l_runtime.maskfolder import find_masks, stem
+from m2l_runtime.masksource.sheet import Cell, Row, draw_rows
+
+COLUMNS = 8
+AMPLIFIED = 8
+
+
+def main(
+    out: Path,
+    masks: Annotated[Path, typer.Option(help="A folder.")] = embedded.EXAMPLE_MASKS,
+    bundle: Annotated[Path, typer.Option(help="Generator.")] = embedded.BUNDLE,
+) -> None:
+    """Draw the sheet."""
+    found = find_masks(masks)
+    names = [found.names[place] for place in np.linspace(0, len(found.names) - 1, COLUMNS).astype(int)]
+    with Synthesizer.open(bundle, backend="onnxruntime", precision="fp32") as synth:
+        drawn: Masks = np.stack([found.read(name, synth.image_size).mask for name in names])
+        exact = synth(drawn)
+        manifest = synth.bundle.manifest
+    labels = [stem(name)[-22:] for name in names]
+    rows = [
+        Row("fp32, onnxruntime", [Cell(m, label, i) for m, label, i in zip(drawn, labels, exact, strict=True)]),
+    ]
+    for model in manifest.models:
+        if model.precision == "fp32":
+            continue
+        with Synthesizer.open(bundle, backend=model.engines[0], precision=model.precision) as synth:
+            images = synth(drawn)
+        how = fidelity(exact, images)
+        title = (
+            f"{model.precision}, {model.engines[0]}: {how.mean_psnr_db:.1f} dB, worst {how.worst_psnr_db:.1f}; below "
+            f"each, {AMPLIFIED} times its difference from fp32, grey where there is none"
+        )
+        pairs = zip(images, _amplified(images, exact), strict=True)
+        rows.append(Row(title, [Cell(image, "", difference) for image, difference in pairs]))
+    draw_rows(rows, f"{manifest.name}. Synthetic images: they show no patient and are not for diagnosis.").save(out)
+
+
+def _amplified(images: Images, exact: Images) -> Images:
+    """128 where they are equal."""
+    return np.clip(128 + AMPLIFIED * (images.astype(int) - exact), 0, 255).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    typer.run(main)
