@@ -276,24 +276,12 @@ def first_image(folder: Path, backend: str, precision: str = "fp32", cache: Path
     """A bundle to the PNG bytes of one image; with `cache`, OpenVINO keeps compiled models there for the next time."""
     asked_s = started_at_s()
     if cache is not None:
-        _keep_compiled(cache)
+        cast(Any, backend_module("openvino")).CORE.set_property({"CACHE_DIR": str(cache)})
     with Synthesizer.open(folder, backend=backend, precision=cast(Precision, precision)) as synthesizer:
         mask = read_mask(_first_mask(), synthesizer.image_size).mask
         image = synthesizer.synthesize_checked(mask[None])[0]
         encode_png(image, self_description(synthesizer.bundle, synthesizer.settings))
         say(seconds=time.monotonic() - asked_s, engine=synthesizer.settings.engine)
-
-
-def _keep_compiled(cache: Path) -> None:
-    backend_module("openvino")
-    import openvino
-
-    class Core(openvino.Core):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.set_property({"CACHE_DIR": str(cache)})
-
-    openvino.Core = Core
 
 
 @app.command()
@@ -339,10 +327,7 @@ def profile(folder: Path, backend: str, precision: str) -> None:
 
 
 def _profile_openvino(content: bytes, precision: str, inputs: Sequence[timing.Batch], threads: int) -> dict[str, float]:
-    backend_module("openvino")
-    import openvino
-
-    core = openvino.Core()
+    core = cast(Any, backend_module("openvino")).CORE
     model = core.read_model(content)
     model.reshape({name: list(array.shape) for name, array in inputs[0].items()})
     request = core.compile_model(
@@ -360,7 +345,7 @@ def _profile_openvino(content: bytes, precision: str, inputs: Sequence[timing.Ba
         request.infer(dict(batch))
         kinds: dict[str, float] = defaultdict(float)
         for node in request.get_profiling_info():
-            if node.status == openvino.ProfilingInfo.Status.EXECUTED:
+            if node.status.name == "EXECUTED":
                 kinds[f"{node.node_type}, {node.exec_type}"] += node.real_time.total_seconds() * 1e3
         calls.append(kinds)
     return _quickest(calls)

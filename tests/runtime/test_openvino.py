@@ -26,7 +26,7 @@ openvino = pytest.importorskip("openvino")
 
 from m2l_runtime.backends import openvino as backend  # noqa: E402
 
-HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = "BF16" in backend.CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture
@@ -233,3 +233,18 @@ def test_its_makers_are_not_told(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_signals_reach_python_after_one_of_two_synthesizers_was_closed(bundle: Path) -> None:
+    """With an OpenVINO core each, the second to go puts a freed stack for signal handlers in place: SIGSEGV."""
+    code = (
+        "import faulthandler, gc, os, signal, sys\n"
+        "faulthandler.enable()\n"  # which has a stack for signal handlers, too
+        "from m2l_runtime import Synthesizer\n"
+        "first, second = (Synthesizer.open(sys.argv[1], backend='openvino') for _ in range(2))\n"
+        "first.close(); del first; gc.collect(); second.close(); del second; gc.collect()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('reached'))\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "reached\n"), done

@@ -136,7 +136,7 @@ def _start_session(content: bytes, session_options: Any, provider: str, provider
         if opset:
             raise EngineError(
                 f"onnxruntime {onnxruntime.__version__} does not know version {opset[1]} of ONNX's operators, which "
-                "the model is written in; install a later one (pip install --upgrade onnxruntime) or take another --backend"
+                "the model is written in; update it (pip install --upgrade onnxruntime) or take another --backend"
             ) from error
         raise BundleDamaged(f"onnxruntime {onnxruntime.__version__} cannot load the model: {_short(error)}") from error
     if provider not in session.get_providers():  # it falls back to the CPU without a word

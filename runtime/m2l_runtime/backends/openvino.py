@@ -28,6 +28,10 @@ finally:
 
 VERSION: Final[str] = openvino.__version__.partition("-")[0]
 
+CORE: Final = openvino.Core()
+"""One for the process and its whole life. Each brings a stack for signal handlers, and of two, the one that goes last
+puts that of the other back, which has been freed: the next signal ends the process with SIGSEGV."""
+
 # OpenVINO takes bf16 unasked where a CPU has it. What int8 files leave in float stays in f32, so that their images do
 # not depend on whether it has; docs/engines.md says what that costs.
 _FLOATS: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -48,10 +52,10 @@ def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
     if options.provider_options:
         raise EngineError("provider options are for onnxruntime on CUDA; openvino takes none")
     threads, streams = share_threads(options.threads, options.streams)
-    batch_size, core = options.batch_size or 1, openvino.Core()
-    model = _read(core, source, batch_size)
+    batch_size = options.batch_size or 1
+    model = _read(source, batch_size)
     try:
-        compiled = core.compile_model(
+        compiled = CORE.compile_model(
             model,
             "CPU",
             {
@@ -84,7 +88,7 @@ def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
     if source.precision == "bf16":
         if not is_as_asked:
             notes.append(f"this CPU does not compute in bf16; openvino takes {settings.precision} in its place")
-        elif "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        elif "BF16" not in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             notes.append("this CPU has no instructions for bf16 (AVX512_BF16 or AMX): it may be slower than fp32")
     return OpenVinoBackend(requests, settings, tuple(notes))
 
@@ -119,14 +123,14 @@ class OpenVinoBackend:
         self._idle = None
 
 
-def _read(core: Any, source: ModelSource, batch_size: int) -> Any:
+def _read(source: ModelSource, batch_size: int) -> Any:
     """The file as OpenVINO's model of one fixed batch, which is faster than one that may vary.
 
     Raises:
         BundleDamaged: it cannot be read, or its inputs and outputs are not those the manifest declares.
     """
     try:
-        model = core.read_model(source.content)
+        model = CORE.read_model(source.content)
     except Exception as error:
         raise _cannot_load(error) from error
     _check_signature(source, model.inputs, source.inputs)
