@@ -1,6 +1,6 @@
 """A bundle's images in fp32, in lower precisions, and eight times the difference, as one picture.
 
-.venv/bin/python scripts/sheet_of_precisions.py sheet.png --masks MASKS --bundle BUNDLE
+.venv/bin/python scripts/sheet_of_precisions.py sheet.jpg --masks MASKS --bundle BUNDLE
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def main(
         manifest = synth.bundle.manifest
     labels = [stem(name)[-22:] for name in names]
     rows = [
-        Row("fp32, onnxruntime", [Cell(m, label, i) for m, label, i in zip(drawn, labels, exact, strict=True)]),
+        Row(
+            "masks, and below each its image in fp32 on onnxruntime",
+            [Cell(m, label, i) for m, label, i in zip(drawn, labels, exact, strict=True)],
+        ),
     ]
     for model in manifest.models:
         if model.precision == "fp32":
