@@ -111,6 +111,13 @@ def synth(
             show_default=False,
         ),
     ] = None,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder where openvino keeps compiled models for the next time.  [default: none are kept]",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -207,6 +214,7 @@ def synth(
             batch_size=batch_size,
             threads=threads,
             streams=streams,
+            cache_dir=cache_dir,
         ) as synthesizer,
         Reporter() as reporter,
         StopSignals() as stop,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -58,6 +59,7 @@ class Synthesizer:
         threads: int | None = None,
         streams: int | None = 1,
         provider_options: Mapping[str, str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Open a bundle on a backend.
 
@@ -73,14 +75,18 @@ class Synthesizer:
             streams: engine calls at once, the threads divided among them; None: as many as give the most images/s.
                 1 answers a single mask soonest; more pay where many masks come at once.
             provider_options: options of onnxruntime's CUDA provider, by its own names.
+            cache_dir: a folder of the user's own where openvino keeps compiled models for the next time; it is made if
+                need be. None: nothing is kept.
 
         Raises:
             BundleNotFound, BundleTooNew, BundleDamaged: the bundle cannot be used.
             EngineNotInstalled: the message is the command that installs it.
             DeviceUnavailable, EngineError: the engine or the device does not work here.
+            OutputError: `cache_dir` cannot be written, or others may write to it.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(embedded.BUNDLE if bundle is None else bundle)
-        options = BackendOptions(device, precision, batch_size, threads, streams, dict(provider_options or {}))
+        cache = None if cache_dir is None else Path(cache_dir)
+        options = BackendOptions(device, precision, batch_size, threads, streams, dict(provider_options or {}), cache)
         choice = choose_backend(opened, backend, options)
         return cls(opened, load_backend(opened, choice.name, options), choice)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import re
 import subprocess
@@ -16,11 +17,11 @@ import numpy as np
 import pytest
 from support import TINY_BUNDLE, Array, add_way, disc
 
-from m2l_runtime import Synthesizer, cpu, open_bundle
+from m2l_runtime import Synthesizer, atomic, cpu, open_bundle
 from m2l_runtime.backends import BackendOptions, ModelSource
 from m2l_runtime.bundle import Precision
 from m2l_runtime.cpu import instructions, usable_cpus
-from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError
+from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, OutputError
 
 openvino = pytest.importorskip("openvino")
 
@@ -248,3 +249,56 @@ def test_signals_reach_python_after_one_of_two_synthesizers_was_closed(bundle: P
     )
     done = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "reached\n"), done
+
+
+def test_a_compiled_model_is_kept_and_gives_the_same_bytes(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def images(**options: Any) -> Array:
+        with Synthesizer.open(bundle, backend="openvino", cache_dir=tmp_path / "cache", **options) as synth:
+            assert synth.notes == ()
+            return synth(masks())
+
+    with Synthesizer.open(bundle, backend="openvino") as synth:
+        expected = synth(masks())
+    np.testing.assert_array_equal(images(), expected)
+    (kept,) = (tmp_path / "cache").iterdir()
+    images(batch_size=2)
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # another batch size is another model
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("it was compiled again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino.Core, "compile_model", fail)
+        np.testing.assert_array_equal(images(), expected)
+    content = kept.read_bytes()
+    half = len(content) // 2  # where weights are: OpenVINO itself takes them as they are
+    kept.write_bytes(
+        content[:half] + bytes(byte ^ 255 for byte in content[half : half + 4096]) + content[half + 4096 :]
+    )
+    np.testing.assert_array_equal(images(), expected)
+    again = kept.read_bytes()
+    assert hashlib.sha256(again[32:]).digest() == again[:32]
+
+
+def test_a_compiled_model_that_is_not_taken_is_compiled_again(bundle: Path, tmp_path: Path) -> None:
+    with Synthesizer.open(bundle, backend="openvino", cache_dir=tmp_path / "cache") as synth:
+        expected = synth(masks())
+    (kept,) = (tmp_path / "cache").iterdir()
+    good = kept.read_bytes()
+    kept.write_bytes(hashlib.sha256(b"of another version").digest() + b"of another version")
+    with Synthesizer.open(bundle, backend="openvino", cache_dir=tmp_path / "cache") as synth:
+        np.testing.assert_array_equal(synth(masks()), expected)
+    assert abs(kept.stat().st_size - len(good)) < 10_000
+
+
+def test_a_compiled_model_that_cannot_be_kept(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OutputError("cannot write it: No space left on device")
+
+    monkeypatch.setattr(atomic, "write_file", full)
+    with Synthesizer.open(bundle, backend="openvino", cache_dir=tmp_path / "cache") as synth:
+        assert len(synth(masks())) == len(masks())
+        (note,) = synth.notes
+    assert re.search("not kept for the next time: .*No space left", note)

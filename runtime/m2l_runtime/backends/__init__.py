@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 import numpy as np
@@ -40,6 +41,8 @@ class BackendOptions:
     """Engine calls that may run at once, the threads divided among them; None: as many as give the most images/s."""
     provider_options: Mapping[str, str] = field(default_factory=dict)
     """Options of the engine's device layer, by the engine's own names."""
+    cache_dir: Path | None = None
+    """Where compiled models are kept for the next time; None: nowhere."""
 
 
 @dataclass(frozen=True)

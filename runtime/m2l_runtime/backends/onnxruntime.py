@@ -60,6 +60,8 @@ def load(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend:
         provider_options=tuple(sorted(provider_options.items())),
     )
     notes = notes_on_cpu(options, source.precision) if provider == CPU else ()
+    if options.cache_dir is not None:
+        notes += ("onnxruntime keeps no compiled models; the folder for them is not used",)
     return OnnxRuntimeBackend(session, settings, source.outputs[0].name, notes)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 import queue
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
@@ -14,8 +18,9 @@ import numpy.typing as npt
 from m2l_runtime.backends import BackendOptions, Inputs, ModelSource, Settings, read_device
 from m2l_runtime.backends.messages import failure, is_out_of_memory, notes_on_cpu, too_little_memory
 from m2l_runtime.bundle import Precision, TensorSpec
-from m2l_runtime.cpu import share_threads
-from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError
+from m2l_runtime.compiledcache import CompiledCache
+from m2l_runtime.cpu import instructions, share_threads, usable_cpus
+from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, M2LError, OutputError
 
 # OpenVINO tells a server of its makers' of each import, unless this package of theirs is missing.
 _modules = cast("dict[str, Any]", sys.modules)
@@ -53,22 +58,21 @@ def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
         raise EngineError("provider options are for onnxruntime on CUDA; openvino takes none")
     threads, streams = share_threads(options.threads, options.streams)
     batch_size = options.batch_size or 1
-    model = _read(source, batch_size)
+    config = {
+        "INFERENCE_PRECISION_HINT": _FLOATS[source.precision],
+        "INFERENCE_NUM_THREADS": threads * streams,
+        "NUM_STREAMS": streams,
+        "ENABLE_HYPER_THREADING": True,  # as many threads as are asked for, wherever they run
+        "ENABLE_CPU_PINNING": False,  # two processes would pin themselves to the same CPUs
+    }
+    notes = list(notes_on_cpu(options, source.precision))
     try:
-        compiled = CORE.compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": _FLOATS[source.precision],
-                "INFERENCE_NUM_THREADS": threads * streams,
-                "NUM_STREAMS": streams,
-                "ENABLE_HYPER_THREADING": True,  # as many threads as are asked for, wherever they run
-                "ENABLE_CPU_PINNING": False,  # two processes would pin themselves to the same CPUs
-            },
-        )
+        compiled = _compile(source, batch_size, config, options.cache_dir, notes)
         streams = compiled.get_property("NUM_STREAMS")  # no more than there are CPUs, whatever was asked for
         threads = max(1, compiled.get_property("INFERENCE_NUM_THREADS") // streams)
         requests = [compiled.create_infer_request() for _ in range(streams)]
+    except M2LError:
+        raise
     except Exception as error:
         if is_out_of_memory(error):
             raise EngineError(too_little_memory(batch_size, streams)) from error
@@ -84,7 +88,6 @@ def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
         threads=threads,
         streams=streams,
     )
-    notes = list(notes_on_cpu(options, source.precision))
     if source.precision == "bf16":
         if not is_as_asked:
             notes.append(f"this CPU does not compute in bf16; openvino takes {settings.precision} in its place")
@@ -121,6 +124,37 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Give the compiled model back."""
         self._idle = None
+
+
+def _compile(
+    source: ModelSource, batch_size: int, config: Mapping[str, Any], cache_dir: Path | None, notes: list[str]
+) -> Any:
+    """The compiled model, from the cache if it is there; that it could not be kept is added to `notes`."""
+    if cache_dir is None:
+        return CORE.compile_model(_read(source, batch_size), "CPU", config)
+    cache = CompiledCache(cache_dir)
+    made_of = {
+        "model": hashlib.sha256(source.content).hexdigest(),
+        "engine": openvino.__version__,
+        "cpu": f"{CORE.get_property('CPU', 'FULL_DEVICE_NAME')}, {' '.join(sorted(instructions()))}, {usable_cpus()}",
+        "batch size": str(batch_size),
+        "config": repr(sorted(config.items())),
+    }
+    kept = cache.read(made_of)
+    if kept is not None:
+        with contextlib.suppress(RuntimeError):  # compiled anew where it is not taken
+            compiled = CORE.import_model(kept, "CPU", config)
+            _check_signature(source, compiled.inputs, source.inputs)
+            _check_signature(source, compiled.outputs, source.outputs)
+            return compiled
+    compiled = CORE.compile_model(_read(source, batch_size), "CPU", config)
+    content = io.BytesIO()
+    compiled.export_model(content)
+    try:
+        cache.write(made_of, content.getvalue())
+    except OutputError as error:
+        notes.append(f"the compiled model is not kept for the next time: {error}")
+    return compiled
 
 
 def _read(source: ModelSource, batch_size: int) -> Any:

@@ -1,0 +1,73 @@
+"""Compiled models on disk, by what they were compiled from and for; never trusted without their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from m2l_runtime import atomic
+from m2l_runtime.errors import OutputError
+from m2l_runtime.terminal import printable
+
+_SUFFIX: Final = ".compiled"
+_HASH_SIZE: Final = hashlib.sha256().digest_size
+
+
+class CompiledCache:
+    """A folder of files, each the SHA-256 of what follows, then what an engine gave to be kept.
+
+    It belongs to the user alone: an engine that is given altered bytes may do anything. The hash finds damage, which
+    OpenVINO does not; it does not keep out who may write there. Processes may share it: files appear whole.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder, for its owner alone, if it is not there.
+
+        Raises:
+            OutputError: it is a file, cannot be made or written, belongs to somebody else, or others may write to it.
+        """
+        self._folder = folder
+        with atomic.output_errors(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        atomic.make_folder(folder)
+        if os.name == "posix":
+            _require_private(folder)
+
+    def read(self, made_of: Mapping[str, str]) -> bytes | None:
+        """What was kept under the same words; None if nothing was, or if it is damaged."""
+        try:
+            content = self._path(made_of).read_bytes()
+        except OSError:
+            return None
+        kept = memoryview(content)[_HASH_SIZE:]
+        return bytes(kept) if hashlib.sha256(kept).digest() == content[:_HASH_SIZE] else None
+
+    def write(self, made_of: Mapping[str, str], content: bytes) -> None:
+        """Keep it, in place of what was kept under the same words.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        atomic.write_file(self._path(made_of), hashlib.sha256(content).digest() + content)
+
+    def _path(self, made_of: Mapping[str, str]) -> Path:
+        words = json.dumps(dict(made_of), sort_keys=True).encode()
+        return self._folder / f"{hashlib.sha256(words).hexdigest()[:32]}{_SUFFIX}"
+
+
+def _require_private(folder: Path) -> None:
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        raise OutputError(
+            f"the folder for compiled models {printable(folder)} belongs to another user; choose one of your own"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OutputError(
+            f"others may write to the folder for compiled models {printable(folder)}, and so choose what runs here; "
+            f"choose another, or: chmod go-w {printable(folder)}"
+        )
