@@ -214,6 +214,28 @@ def test_closed() -> None:
         one.run({"mask": masks()[:1]})
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="takes fork")
+def test_a_fork_is_told_to_open_its_own(bundle: Path) -> None:
+    """Where engine threads are, they are not in the child, and the call would wait for them."""
+    code = (
+        "import multiprocessing, sys\n"
+        "import numpy as np\n"
+        "from m2l_runtime import Synthesizer\n"
+        "mask = np.zeros((1, 256, 256), np.uint8)\n"
+        "def child(results):\n"
+        "    try: results.put(synth(mask).shape)\n"
+        "    except Exception as error: results.put(f'{type(error).__name__}: {error}')\n"
+        "synth = Synthesizer.open(sys.argv[1], backend='openvino', streams=2, threads=2)\n"
+        "synth(mask)\n"
+        "context = multiprocessing.get_context('fork')\n"
+        "results = context.SimpleQueue()\n"
+        "process = context.Process(target=child, args=(results,), daemon=True)\n"
+        "process.start(); process.join(20); print(results.get() if not results.empty() else 'nothing came')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True)
+    assert re.match(r"EngineError: openvino was loaded in process \d+ .* fork \d+; open", done.stdout), done
+
+
 def test_memory_that_does_not_hold_a_batch_at_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("Exception from src/core/src/runtime/allocator.cpp:79:\nstd::bad_alloc\n")
@@ -249,6 +271,26 @@ def test_signals_reach_python_after_one_of_two_synthesizers_was_closed(bundle: P
     )
     done = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "reached\n"), done
+
+
+def test_first_calls_in_several_threads_at_once() -> None:
+    """Of bindings whose tables are not filled yet, more than half of such processes wait for ever."""
+    code = (
+        "import faulthandler, sys, threading\n"
+        "import numpy as np\n"
+        "from m2l_runtime.backends.openvino import openvino\n"
+        "faulthandler.dump_traceback_later(20, exit=True)\n"  # with the interpreter's lock held, nothing else ends it
+        "sys.setswitchinterval(1e-6)\n"
+        "barrier = threading.Barrier(16)\n"
+        "def use():\n"
+        "    barrier.wait()\n"
+        "    openvino.Type.u8.to_dtype()\n"
+        "threads = [threading.Thread(target=use) for _ in range(16)]\n"
+        "[one.start() for one in threads], [one.join() for one in threads]\n"
+    )
+    for _ in range(4):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), done
 
 
 def test_a_compiled_model_is_kept_and_gives_the_same_bytes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import queue
 import re
 import sys
@@ -36,6 +37,12 @@ VERSION: Final[str] = openvino.__version__.partition("-")[0]
 CORE: Final = openvino.Core()
 """One for the process and its whole life. Each brings a stack for signal handlers, and of two, the one that goes last
 puts that of the other back, which has been freed: the next signal ends the process with SIGSEGV."""
+
+# These fill tables of the bindings when they are first used. Where two threads do so at once, one waits for the table
+# with the interpreter's lock and the other for the lock with the table: for ever, and no signal gets through.
+for _type in (np.uint8, np.float32):
+    openvino.Type(_type).to_dtype()
+    openvino.Tensor(np.zeros(1, _type)).data.any()
 
 # OpenVINO takes bf16 unasked where a CPU has it. What int8 files leave in float stays in f32, so that their images do
 # not depend on whether it has; docs/engines.md says what that costs.
@@ -102,6 +109,7 @@ class OpenVinoBackend:
     def __init__(self, requests: Sequence[Any], settings: Settings, notes: tuple[str, ...]) -> None:
         self.settings = settings
         self.notes = notes
+        self._process = os.getpid()
         self._idle: queue.SimpleQueue[Any] | None = queue.SimpleQueue()
         for request in requests:
             self._idle.put(request)
@@ -111,6 +119,11 @@ class OpenVinoBackend:
         idle = self._idle
         if idle is None:
             raise EngineError("the backend is closed")
+        if os.getpid() != self._process:  # its threads were not forked along: the call would wait for ever
+            raise EngineError(
+                f"openvino was loaded in process {self._process} and cannot be used in its fork {os.getpid()}; "
+                "open the bundle in the child, or have children spawned"
+            )
         request = idle.get()
         try:
             outputs = request.infer(dict(inputs), share_inputs=True)  # the results are copies
