@@ -275,9 +275,9 @@ def _warm_up(synthesizer: Synthesizer) -> None:
 def first_image(folder: Path, backend: str, precision: str = "fp32", cache: Path | None = None) -> None:
     """A bundle to the PNG bytes of one image; with `cache`, OpenVINO keeps compiled models there for the next time."""
     asked_s = started_at_s()
-    if cache is not None:
-        cast(Any, backend_module("openvino")).CORE.set_property({"CACHE_DIR": str(cache)})
-    with Synthesizer.open(folder, backend=backend, precision=cast(Precision, precision)) as synthesizer:
+    with Synthesizer.open(
+        folder, backend=backend, precision=cast(Precision, precision), cache_dir=cache
+    ) as synthesizer:
         mask = read_mask(_first_mask(), synthesizer.image_size).mask
         image = synthesizer.synthesize_checked(mask[None])[0]
         encode_png(image, self_description(synthesizer.bundle, synthesizer.settings))
