@@ -143,7 +143,9 @@ def sensitivity_table(by_engine: Mapping[str, Sensitivity]) -> str:
     ]
     head = _row("layer", "multiplications", *(f"alone on {engine}" for engine in by_engine))
     chosen = "; ".join(
-        f"on {engine} {found.float_share * 100:.0f} % of the multiplications are left in float"
+        f"on {engine} "
+        + (f"{found.float_share * 100:.0f} % of the multiplications are" if found.float_layers else "no convolution is")
+        + " left in float"
         for engine, found in by_engine.items()
     )
     return "\n".join(

@@ -176,6 +176,8 @@ def export(
     for name_given, value in options.items():
         if value is not None and set(precisions) == {"fp32"}:
             raise typer.BadParameter(f"{name_given} has no effect on fp32; leave it out, or give --precision int8")
+    if calibrate is not None and not calibrate.strip():
+        raise typer.BadParameter("--calibrate takes a folder of masks, or words such as shapes:300; got nothing")
     with exit_on_sigterm():
         report = export_checkpoint(
             checkpoint,
@@ -189,7 +191,7 @@ def export(
             masks=masks,
             max_level_difference=max_level_difference,
             precisions=precisions,
-            engines=None if engines is None else [word.strip() for word in engines.split(",")],
+            engines=None if engines is None else _words("--engines", engines),
             calibrate=calibrate,
             min_contrast=min_contrast,
             limits=Limits(**{name: value for name, value in given.items() if value is not None}),
@@ -220,9 +222,17 @@ def export(
         )
 
 
+def _words(option: str, text: str) -> tuple[str, ...]:
+    """What an option names, with commas between."""
+    words = tuple(word.strip() for word in text.split(","))
+    if not all(words):
+        raise typer.BadParameter(f"{option} takes names with commas between, got {text[:40]!r}")
+    return words
+
+
 def _precisions(text: str) -> tuple[Precision, ...]:
     """The words of --precision."""
-    words = tuple(word.strip() for word in text.split(","))
+    words = _words("--precision", text)
     for word in words:
         if word not in _PRECISIONS:
             raise typer.BadParameter(f"--precision is some of {', '.join(_PRECISIONS)}, got {word[:40]!r}")

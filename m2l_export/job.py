@@ -25,7 +25,7 @@ from m2l_export.onnxwriter import APPEARANCE, BATCH, DROPOUT_BITS, IMAGE, OPSET,
 from m2l_export.origin import find_origin
 from m2l_export.precisions import ENGINES, OPENVINO, Reference, Way, int8_way, is_installed, judge, prove
 from m2l_export.quantise import Target
-from m2l_runtime import appearance
+from m2l_runtime import appearance, atomic
 from m2l_runtime._version import __version__
 from m2l_runtime.arrays import Images
 from m2l_runtime.backends import BACKENDS, BackendModule, BackendOptions, ModelSource, backend_module
@@ -349,6 +349,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
         if not overwrite:
             raise OutputError(f"{printable(target)} exists already; choose another name or give --overwrite")
         require_bundle(target)
+    atomic.check_new_folder(target)
 
 
 def _image_size(spec: UnetSpec, image_size: int | None, checkpoint: str) -> tuple[int, int]:

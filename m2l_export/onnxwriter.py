@@ -13,6 +13,7 @@ import torch
 from m2l_export.deploy import ByteGraph, dropout_byte_count
 from m2l_runtime._version import __version__
 from m2l_runtime.bundle import TensorSpec
+from m2l_runtime.stop import raise_interrupt
 from m2l_train.networks import APPEARANCE_SIZE, UnetSpec
 
 OPSET: Final = 20
@@ -45,18 +46,22 @@ def to_onnx(graph: ByteGraph, inputs: Sequence[TensorSpec]) -> bytes:
     batch = torch.export.Dim(BATCH, min=1)
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            graph,
-            (),
-            kwargs=examples,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(examples),
-            output_names=[IMAGE],
-            dynamic_shapes={name: {0: batch} for name in examples},
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                graph,
+                (),
+                kwargs=examples,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(examples),
+                output_names=[IMAGE],
+                dynamic_shapes={name: {0: batch} for name in examples},
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:
+            raise_interrupt(error)
+            raise
         assert program is not None  # noqa: S101 - None is only returned where a file name was given
         model = program.model_proto
     _strip(model)

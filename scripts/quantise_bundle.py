@@ -20,10 +20,11 @@ from m2l_export.calibration import read_calibration
 from m2l_export.card import sensitivity_table
 from m2l_export.deploy import ByteGraph, DeployUnet, Stage, SubPixelConv2d, deploy
 from m2l_export.fidelity import Limits
-from m2l_export.precisions import REFERENCE_ENGINE, Reference, Way, int8_way
+from m2l_export.precisions import ENGINES, REFERENCE_ENGINE, Reference, Way, int8_way
 from m2l_export.quantise import Target
 from m2l_runtime.backends import ModelSource
 from m2l_runtime.bundle import Bundle, FileEntry, Manifest, open_bundle, write_bundle
+from m2l_runtime.errors import M2LError
 from m2l_train.networks import UnetGenerator, UnetSpec
 
 
@@ -34,8 +35,15 @@ def main(
     engines: Annotated[str, typer.Option(help="With commas between.")] = "openvino,onnxruntime",
     min_psnr: Annotated[float, typer.Option(help="dB, mean.")] = 40,
     min_worst_psnr: Annotated[float, typer.Option(help="dB.")] = 36,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
 ) -> None:
     """Write the bundle."""
+    wanted = tuple(word.strip() for word in engines.split(","))
+    for engine in wanted:
+        if engine not in ENGINES["int8"]:
+            raise typer.BadParameter(f"--engines takes some of {', '.join(ENGINES['int8'])}, got {engine!r}")
+    if out.exists() and not overwrite:
+        raise typer.BadParameter(f"{out} exists already; choose another name or give --overwrite")
     opened = open_bundle(bundle)
     manifest = opened.manifest
     base = next(m for m in manifest.models if REFERENCE_ENGINE in m.engines and m.precision == "fp32")
@@ -53,14 +61,15 @@ def main(
             Limits(min_psnr, min_worst_psnr),
             lambda step: print(step, file=sys.stderr),
         )
-        for engine in engines.split(",")
+        for engine in wanted
     ]
-    files = {entry.path: opened.read(entry) for entry in manifest.files}
+    kept = [m for m in manifest.models if m.precision != "int8" or not set(m.engines) & set(wanted)]
+    dropped = {m.file.path for m in manifest.models} - {m.file.path for m in kept}
+    files = {entry.path: opened.read(entry) for entry in manifest.files if entry.path not in dropped}
     files |= {way.model.file.path: way.content for way in ways}
     tables = {way.model.engines[0]: way.sensitivity for way in ways if way.sensitivity is not None}
     card = files[manifest.model_card.path].decode() + sensitivity_table(tables) + "\n" + "".join(map(_line, ways))
     files[manifest.model_card.path] = card.encode()
-    kept = [m for m in manifest.models if m.precision != "int8"]
     entry = FileEntry.of(manifest.model_card.path, files[manifest.model_card.path])
     made = msgspec.structs.replace(manifest, models=(*kept, *(way.model for way in ways)), model_card=entry)
     write_bundle(out, made, files, overwrite=True)
@@ -124,4 +133,7 @@ def transposed(layer: SubPixelConv2d) -> nn.ConvTranspose2d:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except M2LError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -12,8 +12,9 @@ import numpy as np
 import typer
 
 from m2l_export.fidelity import fidelity
-from m2l_runtime import Synthesizer, embedded
+from m2l_runtime import Synthesizer, atomic, embedded
 from m2l_runtime.arrays import Images, Masks
+from m2l_runtime.errors import InputError, M2LError
 from m2l_runtime.maskfolder import find_masks, stem
 from m2l_runtime.masksource.sheet import Cell, Row, draw_rows
 
@@ -27,7 +28,10 @@ def main(
     bundle: Annotated[Path, typer.Option(help="Generator.")] = embedded.BUNDLE,
 ) -> None:
     """Draw the sheet."""
+    atomic.check_new_file(out, overwrite=True)
     found = find_masks(masks)
+    if not found.names:
+        raise InputError(f"there are no masks in {masks}; give a folder of some")
     names = [found.names[place] for place in np.linspace(0, len(found.names) - 1, COLUMNS).astype(int)]
     with Synthesizer.open(bundle, backend="onnxruntime", precision="fp32") as synth:
         drawn: Masks = np.stack([found.read(name, synth.image_size).mask for name in names])
@@ -61,4 +65,7 @@ def _amplified(images: Images, exact: Images) -> Images:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except M2LError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -81,6 +81,8 @@ def add_way(bundle: Path, engine: str, precision: str = "fp32", **parity: Any) -
     def change(manifest: dict[str, Any]) -> None:
         first = manifest["models"][0]
         way = {"engines": [engine], "precision": precision, "parity": first["parity"] | parity}
+        if precision == "int8":
+            way["weights"] = "int8"
         manifest["models"].append(first | way)
 
     edit(bundle, change)

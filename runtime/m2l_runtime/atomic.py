@@ -50,7 +50,7 @@ def check_new_file(path: Path, *, overwrite: bool) -> None:
     """A file can be written there: to be asked ahead of the work that its content takes.
 
     Raises:
-        OutputError: it is a folder, exists and may not be replaced, or its folder is not there.
+        OutputError: it is a folder, exists and may not be replaced, or its folder is not there or cannot be written.
     """
     if path.is_dir():
         raise OutputError(f"{printable(path)} is a folder; expected the name of a file")
@@ -58,6 +58,21 @@ def check_new_file(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{printable(path)} exists already; choose another name or give --overwrite")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {printable(path.parent)} does not exist; make it first")
+    with output_errors(path), tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
+def check_new_folder(path: Path) -> None:
+    """A folder can be made or replaced there, with the parents that are missing: to be asked ahead of the work.
+
+    Raises:
+        OutputError: a parent is a file, or cannot be written.
+    """
+    there = path.absolute().parent
+    while not os.path.lexists(there):
+        there = there.parent
+    with output_errors(path), tempfile.TemporaryFile(dir=there):
+        pass
 
 
 def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "") -> None:

@@ -83,10 +83,10 @@ class Resampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """How far a file's images are from the network it was made of, over `mask_count` masks."""
+    """How far a file's images are from others of the same network, over `mask_count` masks."""
 
     reference: str
-    """What computed the images compared with."""
+    """What computed the images compared with: PyTorch, or the fp32 file where the precision is a lower one."""
     engine: str
     """What computed the file's images."""
     mask_count: Count
@@ -122,7 +122,7 @@ class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """What convolutions are computed with."""
     form: Literal["deconvolution", "sub-pixel", "resize"]
     """How the decoder's upsampling layers are written; the images are the same."""
-    engines: tuple[str, ...]
+    engines: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     """Backends this file is meant for."""
     parity: Parity
     weights: Literal["fp32", "fp16", "int8"] = "fp32"
@@ -462,6 +462,17 @@ def _check_manifest(manifest: Manifest, where: str) -> None:
     ways = [(engine, model.precision) for model in manifest.models for engine in model.engines]
     if len(set(ways)) != len(ways):
         raise BundleDamaged(f"{where} has two models for the same engine and precision")
+    for model in manifest.models:
+        if (model.precision == "int8") != (model.weights == "int8"):
+            raise BundleDamaged(
+                f"{where}: {printable(model.file.path)} has weights in {model.weights} for the precision "
+                f"{model.precision}; int8 weights and the precision int8 go together"
+            )
+        if model.float_layers and model.precision != "int8":
+            raise BundleDamaged(
+                f"{where}: {printable(model.file.path)} lists layers left in float, which only int8 has; its precision "
+                f"is {model.precision}"
+            )
 
 
 def _has_its_shape(spec: TensorSpec, size: tuple[int, int]) -> bool:

@@ -141,7 +141,11 @@ def synth(
         int | None, typer.Option(help="Of jpeg and webp, 1..100.  [default: 95]", show_default=False)
     ] = None,
     png_level: Annotated[
-        int | None, typer.Option(help="zlib level of png, 0..9.  [default: 1]", show_default=False)
+        int | None,
+        typer.Option(
+            help="Of png: 0 stored, 1 without a search, 2..9 zlib's, slower and hardly smaller.  [default: 1]",
+            show_default=False,
+        ),
     ] = None,
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Also write the masks: images/, masks/ and pairs.csv.")
@@ -250,6 +254,7 @@ def synth(
             contact_sheet=contact_sheet,
             on_start=on_start,
             on_result=on_result,
+            on_note=lambda note: reporter.say(f"note: {note}"),
             should_stop=stop.is_set,
         )
     if json:
@@ -280,7 +285,7 @@ def _engine_notes(synthesizer: Synthesizer) -> list[str]:
     """Which backend was chosen where there was a choice, and what will not pay."""
     choice = synthesizer.choice
     others = ", ".join(f"--backend {name}" for name in choice.among if name != choice.name)
-    return ([f"on {choice.name}, {choice.reason} ({others} works too)"] if others else []) + list(synthesizer.notes)
+    return ([f"runs on {choice.name}, {choice.reason}; others: {others}"] if others else []) + list(synthesizer.notes)
 
 
 def _choose_appearance(synthesizer: Synthesizer, text: str, mask: Path | None, reporter: Reporter) -> AppearanceChoice:

@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from m2l_runtime import atomic
 from m2l_runtime.errors import OutputError
@@ -38,14 +38,22 @@ class CompiledCache:
         if os.name == "posix":
             _require_private(folder)
 
-    def read(self, made_of: Mapping[str, str]) -> bytes | None:
-        """What was kept under the same words; None if nothing was, or if it is damaged."""
+    def read(self, made_of: Mapping[str, str], allocate: Callable[[int], Any]) -> bool:
+        """Read what was kept under the same words into the engine's own memory; False if nothing was, or if damaged.
+
+        Args:
+            made_of: as it was written.
+            allocate: a number of bytes to as much memory to write to.
+        """
         try:
-            content = self._path(made_of).read_bytes()
+            with self._path(made_of).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size - _HASH_SIZE
+                if size < 1:
+                    return False
+                expected, memory = file.read(_HASH_SIZE), allocate(size)
+                return file.readinto(memory) == size and hashlib.sha256(memory).digest() == expected
         except OSError:
-            return None
-        kept = memoryview(content)[_HASH_SIZE:]
-        return bytes(kept) if hashlib.sha256(kept).digest() == content[:_HASH_SIZE] else None
+            return False
 
     def write(self, made_of: Mapping[str, str], content: bytes) -> None:
         """Keep it, in place of what was kept under the same words.

@@ -45,7 +45,7 @@ def describe_bundle(bundle: Bundle) -> str:
             (
                 "model",
                 f"{model.file.path}: {model.format}, {model.precision}, "
-                f"{'' if model.weights == model.precision else f'weights {model.weights}, '}{model.form}, "
+                f"weights {model.weights}, {model.form}, "
                 f"{model.file.size_bytes:,} bytes, for {', '.join(map(printable, model.engines))}",
             )
         )
@@ -92,15 +92,16 @@ _INPUTS: Final = {
 
 def describe_parity(parity: Parity) -> str:
     """One line of parity figures."""
-    psnr = "every byte equal" if parity.psnr_db is None else f"PSNR {parity.psnr_db:.1f} dB"
-    if parity.worst_psnr_db is not None:
-        psnr += f", {parity.worst_psnr_db:.1f} in the worst image"
+    if parity.mean_psnr_db is not None and parity.worst_psnr_db is not None:
+        psnr = f"PSNR {parity.mean_psnr_db:.1f} dB on average, {parity.worst_psnr_db:.1f} in the worst image"
+    else:
+        psnr = "every byte equal" if parity.psnr_db is None else f"PSNR {parity.psnr_db:.1f} dB"
     if parity.colour_shift_levels is not None:
         psnr += f", mean shift {', '.join(f'{shift:+.2f}' for shift in parity.colour_shift_levels)}"
+    sizes = ("size " if len(parity.batch_sizes) == 1 else "sizes ") + ", ".join(map(str, parity.batch_sizes))
     return (
-        f"at most {plural(parity.max_level_difference, 'level')} from the network "
-        f"(mean {parity.mean_level_difference:.5f}, {psnr}) over {plural(parity.mask_count, 'mask')} at batch sizes "
-        f"{', '.join(map(str, parity.batch_sizes))}"
+        f"at most {plural(parity.max_level_difference, 'level')} from {printable(parity.reference.partition(',')[0])} "
+        f"(mean {parity.mean_level_difference:.5f}, {psnr}) over {plural(parity.mask_count, 'mask')} at batch {sizes}"
     )
 
 

@@ -18,7 +18,7 @@ from m2l_runtime._version import __version__
 from m2l_runtime.arrays import Image, Mask
 from m2l_runtime.backends import BACKENDS, Settings
 from m2l_runtime.bundle import Bundle
-from m2l_runtime.errors import InputError
+from m2l_runtime.errors import ArrayError, InputError
 
 ImageFormat = Literal["png", "jpeg", "webp", "npz"]
 
@@ -137,7 +137,12 @@ def encode_png(image: Image, text: Mapping[str, str], level: int = Encoding.png_
     """An image (H, W, 3) uint8 as PNG with `text` by keyword (at most 79 Latin-1 characters each).
 
     Level 1 is :attr:`Encoding.png_level`'s, for pictures of nature; drawings are smaller by any of Pillow's levels.
+
+    Raises:
+        ArrayError: the image is of another shape or type.
     """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ArrayError(f"an image must be (H, W, 3) uint8 with H and W at least 1, got {image.shape} {image.dtype}")
     info = PngInfo()
     for keyword, value in text.items():
         info.add_text(keyword, value)

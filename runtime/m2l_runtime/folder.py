@@ -38,6 +38,7 @@ from m2l_runtime.run import (
     check_sheet_path,
     forget,
     is_file_name,
+    remade,
     run_settings,
 )
 from m2l_runtime.runlog import LogIndex, Record, RunSettings, log_path
@@ -106,6 +107,7 @@ def synthesize_folder(
     contact_sheet: str | os.PathLike[str] | None = None,
     on_start: Callable[[int], None] = lambda _: None,
     on_result: Callable[[Result], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Summary:
     """Synthesize a lesion image for every mask in a folder, or for one mask file.
@@ -129,6 +131,8 @@ def synthesize_folder(
         contact_sheet: also write a sheet of mask | lesion pairs, of images made now, to this PNG file.
         on_start: called once with the number of images of this shard.
         on_result: called for each mask as it is done, in input order.
+        on_note: called with what a person should know before the work begins: that a run that is resumed was made with
+            other settings, so that its images are made again.
         should_stop: asked between masks; once it is true, what is in flight is finished and the run ends.
 
     Raises:
@@ -169,6 +173,9 @@ def synthesize_folder(
             forget(run)
         else:
             check_log(run, index)
+            why = remade(run, index)
+            if why is not None:
+                on_note(why)
         log = stack.enter_context(contextlib.closing(LineWriter(log_path(root, shard))))
         stack.callback(sink.abandon)
         summary, sheet, clock = _summary(conditions), _sheet(synthesizer, text), Clock()

@@ -74,6 +74,7 @@ FILE_ENDINGS: Final = {
     ".parquet": "parquet",
 }
 """Formats by the ending of a file's name."""
+_OTHER_ENDINGS: Final = (".bmp", ".gif", ".jp2", ".tif", ".tiff")
 
 
 def is_file_name(out: Path, masks: MaskSet, options: OutputOptions) -> bool:
@@ -83,6 +84,10 @@ def is_file_name(out: Path, masks: MaskSet, options: OutputOptions) -> bool:
         OutputError: it is a file's name where a folder is needed, or of another format.
     """
     named = FILE_ENDINGS.get(out.suffix.lower())
+    if named is None and out.suffix.lower() in _OTHER_ENDINGS and masks.is_single_file and not out.is_dir():
+        raise OutputError(
+            f"{printable(out)} ends as a picture of another format; choose .png, .jpg, .webp or .npz, or a folder"
+        )
     if named is None or out.is_dir():
         return False
     is_many = not masks.is_single_file or len(masks.names) > 1
@@ -171,6 +176,24 @@ def check_log(run: Run, index: LogIndex) -> None:
                     f"{printable(run.out)} holds a run of another bundle (sha256 {theirs[:12]}..., this one is "
                     f"{ours[:12]}...); resume with that bundle, choose another folder, or --overwrite to begin anew"
                 )
+
+
+def remade(run: Run, index: LogIndex) -> str | None:
+    """Why images of the run to go on with are made again, as its first image's line in the log tells; None: kept."""
+    for _, items in run.groups():
+        for place, _ in items:
+            record = index.get(place)
+            if record is None or record.problem is not None:
+                continue
+            changed = [
+                f"{name.replace('_', ' ')} {printable(str(before))}, now {printable(str(now))}"
+                for name in RunSettings.__struct_fields__
+                if (before := getattr(record, name)) != (now := getattr(run.settings, name))
+            ]
+            return (
+                f"images made earlier are made again, as they were made with {'; '.join(changed)}" if changed else None
+            )
+    return None
 
 
 def check_other_shards(run: Run) -> None:

@@ -51,6 +51,20 @@ class StopSignals:
             signal.signal(number, handler)
 
 
+def raise_interrupt(error: BaseException) -> None:
+    """Raise the KeyboardInterrupt or SystemExit that `error` came of, if it came of one.
+
+    Libraries that catch everything turn a signal into an error of their own.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, KeyboardInterrupt | SystemExit):
+            raise cause from None
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+
+
 @contextlib.contextmanager
 def exit_on_sigterm() -> Iterator[None]:
     """SIGTERM leaves the block as SystemExit(143), so that temporary files go; by itself it ends a process at once."""

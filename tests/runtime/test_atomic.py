@@ -7,11 +7,13 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
 import pytest
 
+from m2l_runtime import atomic
 from m2l_runtime.atomic import make_folder, staged_folder, write_file
 from m2l_runtime.errors import OutputError
 
@@ -131,3 +133,20 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, moment: 
         raise RuntimeError  # the next build sweeps up even if it fails
     assert os.listdir(tmp_path) == [target.name]
     assert os.listdir(target) == (["new"] if moment == "cleaning" else ["old"])
+
+
+def no_temporary_files(**_: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+def test_what_cannot_be_written_is_told_ahead_of_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    atomic.check_new_file(tmp_path / "plot.png", overwrite=False)
+    atomic.check_new_folder(tmp_path / "not" / "there" / "yet")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="cannot write .*file.below"):
+        atomic.check_new_folder(tmp_path / "file" / "below")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+    monkeypatch.setattr(tempfile, "TemporaryFile", no_temporary_files)
+    for check in (lambda p: atomic.check_new_file(p, overwrite=True), atomic.check_new_folder):
+        with pytest.raises(OutputError, match=r"cannot write .*new: Permission denied"):
+            check(tmp_path / "new")

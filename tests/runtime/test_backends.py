@@ -103,6 +103,9 @@ def test_auto_keeps_to_what_the_bundle_was_made_for(installed: set[str]) -> None
 
 def test_what_auto_cannot_take(ways: Path, installed: set[str]) -> None:
     bundle = open_bundle(ways)
+    for name in ("auto", "onnxruntime"):
+        with pytest.raises(EngineError, match="there is no precision 'int4'; choose one of fp32, bf16, int8"):
+            choose_backend(bundle, name, BackendOptions(precision="int4"))  # type: ignore[arg-type]
     with pytest.raises(
         EngineError, match="not made for any backend known here in int8, only for onnxruntime in fp32, "
     ):

@@ -133,7 +133,9 @@ def test_rows_by_default_are_what_the_bundle_has_for_what_is_installed(
 
     def more(manifest: dict[str, Any]) -> None:
         manifest["models"][0]["engines"] = ["onnxruntime", "openvino", "someone's"]
-        manifest["models"].append({**manifest["models"][0], "precision": "int8", "engines": ["onnxruntime"]})
+        manifest["models"].append(
+            {**manifest["models"][0], "precision": "int8", "weights": "int8", "engines": ["onnxruntime"]}
+        )
 
     edit(bundle_copy, more)
     monkeypatch.setattr(rows, "_is_installed", lambda entry: entry.package != "openvino")

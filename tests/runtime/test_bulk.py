@@ -218,8 +218,13 @@ def test_resuming_redoes_what_is_missing_altered_or_outdated(
     (masks / "m07bad.png").unlink()
     save(masks / "m07bad.png", disc(120, 20))
     assert resume().bad_count == 0
+    notes: list[str] = []
+    assert synthesize_folder(masks, out, fake, options, resume=True, on_note=notes.append).image_count == 0
+    assert notes == []
     with Synthesizer.open(TINY_BUNDLE, backend="fake", batch_size=3) as other:
-        assert synthesize_folder(masks, out, other, options, resume=True).kept_count == 0
+        assert synthesize_folder(masks, out, other, options, resume=True, on_note=notes.append).kept_count == 0
+    before = fake.settings.batch_size
+    assert notes == [f"images made earlier are made again, as they were made with batch size {before}, now 3"]
 
 
 def test_without_resume_or_overwrite_an_earlier_run_is_left_alone(
@@ -447,6 +452,7 @@ def test_names_of_files_and_options_without_effect(masks: Path, tmp_path: Path, 
             assert picture.format == kind
     for arguments, message in (
         ((mask, tmp_path / "b.jpg", "--format", "png"), "ends as jpeg does, but the format is png"),
+        ((mask, tmp_path / "b.gif"), "ends as a picture of another format; choose .png, .jpg, .webp or .npz, or a f"),
         ((mask, tmp_path / "b.png", "--pairs"), "is the name of a file, but --pairs needs a folder"),
         ((masks, tmp_path / "b.png"), "is the name of a file, but many masks needs a folder"),
         ((mask, tmp_path / "b.tar", "--format", "webdataset"), "is the name of a file, but webdataset needs a folder"),

@@ -96,6 +96,22 @@ def set_path(value: str) -> Change:
         (lambda m: m["models"][0]["file"].update(sha256="0" * 63), BundleDamaged, r"\$.models\[0\].file.sha256"),
         (lambda m: m["resampling"].update(filter="nearest"), BundleDamaged, r"\$.resampling.filter"),
         (lambda m: m["models"][0].update(precision="fp64"), BundleDamaged, r"\$.models\[0\].precision"),
+        (lambda m: m["models"][0].update(engines=[]), BundleDamaged, r"\$.models\[0\].engines"),
+        (
+            lambda m: m["models"][0].update(weights="int8"),
+            BundleDamaged,
+            "has weights in int8 for the precision fp32; int8 weights and the precision int8 go together",
+        ),
+        (
+            lambda m: m["models"].append(m["models"][0] | {"precision": "int8"}),
+            BundleDamaged,
+            "has weights in fp32 for the precision int8",
+        ),
+        (
+            lambda m: m["models"][0].update(float_layers=["ups.0"]),
+            BundleDamaged,
+            "lists layers left in float, which only int8 has; its precision is fp32",
+        ),
         (
             lambda m: m["models"].append(m["models"][0] | {"engines": ["theirs", "onnxruntime"]}),
             BundleDamaged,

@@ -167,7 +167,7 @@ def test_version(m2l: CommandLine) -> None:
 
 def test_inspect(m2l: CommandLine) -> None:
     text = m2l("inspect", TINY_BUNDLE).out
-    for word in ("tiny", "8 levels, ngf 2", "generator.fp32.onnx", "at most 1 level from the network", "all 3 are as"):
+    for word in ("tiny", "8 levels, ngf 2", "generator.fp32.onnx", "at most 1 level from PyTorch", "all 3 are as"):
         assert word in text
     facts = json.loads(m2l("inspect", TINY_BUNDLE, "--json").out)
     assert facts["sha256"] == open_bundle(TINY_BUNDLE).sha256
@@ -247,7 +247,7 @@ def test_every_way_is_listed_and_tried(m2l: CommandLine, bundle_copy: Path) -> N
     add_way(bundle_copy, "onnxruntime", "int8", mean_psnr_db=44.0, worst_psnr_db=41.2, colour_shift_levels=shift)
     text = m2l("inspect", bundle_copy).out
     assert len(re.findall(r"^model +generator.fp32.onnx: onnx, (?:fp32|int8), ", text, re.M)) == 2
-    assert "41.2 in the worst image, mean shift +0.25, -0.50, +0.00" in text
+    assert "PSNR 44.0 dB on average, 41.2 in the worst image, mean shift +0.25, -0.50, +0.00" in text
     assert "all 3 are as they were written" in text
     for precision in ("fp32", "int8"):
         assert re.search(rf"^onnxruntime +cpu +{precision} +loads", text, re.M)
@@ -285,7 +285,7 @@ def test_what_is_chosen_and_what_does_not_pay_is_told(
     pytest.importorskip("openvino")
     add_way(bundle_copy, "openvino")
     synth = ("synth", masks, tmp_path / "out", "--bundle", bundle_copy, "--device", "cpu", "--overwrite")
-    note = "note: on openvino, the fastest installed on a CPU (--backend onnxruntime works too)\n"
+    note = "note: runs on openvino, the fastest installed on a CPU; others: --backend onnxruntime\n"
     assert m2l(*synth).err == note
     assert m2l(*synth, "--backend", "onnxruntime").err == ""
     assert m2l(*synth, "--threads", 4000).err.startswith(f"{note}note: asked for 4,000 threads; this process may use ")

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from m2l_runtime.encoders import Encoding, encode_png
+from m2l_runtime.errors import ArrayError
 
 Picture = npt.NDArray[np.uint8]
 RNG = np.random.default_rng(20190716)
@@ -91,3 +92,12 @@ def test_the_same_picture_gives_the_same_bytes() -> None:
 )
 def test_the_log_names_all_that_bytes_depend_on(encoding: Encoding, said: str) -> None:
     assert encoding.label.startswith(said)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 1), (4, 4, 4), (0, 4, 3), (4, 0, 3)])
+@pytest.mark.parametrize("level", [1, 6])
+def test_arrays_that_are_no_images(shape: tuple[int, ...], level: int) -> None:
+    with pytest.raises(ArrayError, match=r"\(H, W, 3\) uint8 .*, got \("):
+        encode_png(np.zeros(shape, np.uint8), {}, level)
+    with pytest.raises(ArrayError, match="float32"):
+        encode_png(np.zeros((4, 4, 3), np.float32), {}, level)

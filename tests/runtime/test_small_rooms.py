@@ -12,6 +12,7 @@ from m2l_runtime import terminal
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.onnxfile import external_tensors
 from m2l_runtime.progress import Reporter
+from m2l_runtime.stop import raise_interrupt
 
 
 def test_examples_in_docstrings() -> None:
@@ -103,3 +104,35 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
             reporter.advance()
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["250 of 1,000, 5.0 images/s, 0:02:30 to go", "300 of 1,000, 5.0 images/s, 0:02:20 to go"]
+
+
+def an_error_of(cause: BaseException | None, *, explicitly: bool) -> ImportError:
+    try:
+        try:
+            if cause is not None:
+                raise cause
+        except BaseException as first:
+            if explicitly:
+                raise ValueError("of a library") from first
+            raise ValueError("of a library")  # noqa: B904
+    except ValueError as second:
+        error = ImportError("of another")
+        error.__context__ = second
+        return error
+    return ImportError("of nothing")
+
+
+@pytest.mark.parametrize("explicitly", [True, False])
+@pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(143)])
+def test_an_interrupt_that_a_library_made_an_error_of_is_one_again(signal: BaseException, explicitly: bool) -> None:
+    with pytest.raises(type(signal)) as raised:
+        raise_interrupt(an_error_of(signal, explicitly=explicitly))
+    assert raised.value is signal
+
+
+def test_other_errors_are_left() -> None:
+    raise_interrupt(an_error_of(OSError("a disk"), explicitly=True))
+    raise_interrupt(an_error_of(None, explicitly=True))
+    error = ImportError("of itself")
+    error.__cause__ = error
+    raise_interrupt(error)

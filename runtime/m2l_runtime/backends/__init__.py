@@ -12,13 +12,14 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from m2l_runtime.bundle import Bundle, ModelFile, Precision, TensorSpec
 from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled
+from m2l_runtime.stop import raise_interrupt
 from m2l_runtime.terminal import printable
 
 Inputs = Mapping[str, npt.NDArray[Any]]
@@ -55,6 +56,8 @@ class ModelSource:
     """What convolutions are to compute with."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    sha256: str | None = None
+    """Of the content, where it was computed already."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,7 @@ def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
         precision=model.precision,
         inputs=bundle.manifest.inputs,
         outputs=bundle.manifest.outputs,
+        sha256=model.file.sha256,
     )
     return module.load(source, options)
 
@@ -200,6 +204,7 @@ def backend_module(name: str) -> BackendModule:
     try:
         return cast(BackendModule, importlib.import_module(entry.module))
     except ImportError as error:
+        raise_interrupt(error)
         raise EngineNotInstalled(
             f"the backend '{name}' is installed but does not load ({error}); reinstall it: {entry.install}"
         ) from error
@@ -222,11 +227,13 @@ def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Choice
             the bundle was made for in that precision.
     """
     device, _ = read_device(options.device)
+    precision = options.precision
+    if precision not in get_args(Precision):
+        raise EngineError(f"there is no precision {str(precision)!r}; choose one of {', '.join(get_args(Precision))}")
     if name != "auto":
         if name not in BACKENDS:
             raise EngineError(f"there is no backend '{name}'; choose one of auto, {', '.join(BACKENDS)}")
         return Choice(name, "it was asked for", (name,))
-    precision = options.precision
     made_for = [
         (name, entry) for name, entry in BACKENDS.items() if not entry.is_fake and _models(bundle, name, precision)
     ]
@@ -291,5 +298,5 @@ def _not_made_for(bundle: Bundle, what: str, precision: Precision) -> str:
     )
     return (
         f"the bundle was not made for {what} in {precision}, only for {', '.join(ways)}; "
-        "choose among these, or export it again for that"
+        f"choose among these, or export it with --precision {precision} for an engine that computes in it"
     )

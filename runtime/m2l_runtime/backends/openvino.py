@@ -147,16 +147,22 @@ def _compile(
         return CORE.compile_model(_read(source, batch_size), "CPU", config)
     cache = CompiledCache(cache_dir)
     made_of = {
-        "model": hashlib.sha256(source.content).hexdigest(),
+        "model": source.sha256 or hashlib.sha256(source.content).hexdigest(),
         "engine": openvino.__version__,
         "cpu": f"{CORE.get_property('CPU', 'FULL_DEVICE_NAME')}, {' '.join(sorted(instructions()))}, {usable_cpus()}",
         "batch size": str(batch_size),
         "config": repr(sorted(config.items())),
     }
-    kept = cache.read(made_of)
-    if kept is not None:
+    tensors = []
+
+    def allocate(size: int) -> npt.NDArray[np.uint8]:
+        tensors.append(openvino.Tensor(openvino.Type.u8, [size]))  # which the compiled model holds on to
+        memory: npt.NDArray[np.uint8] = tensors[0].data
+        return memory
+
+    if cache.read(made_of, allocate):
         with contextlib.suppress(RuntimeError):  # compiled anew where it is not taken
-            compiled = CORE.import_model(kept, "CPU", config)
+            compiled = CORE.import_model(tensors[0], "CPU", config)
             _check_signature(source, compiled.inputs, source.inputs)
             _check_signature(source, compiled.outputs, source.outputs)
             return compiled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -46,7 +47,9 @@ def plot(report: BenchReport) -> bytes:
     picture.suptitle(
         f"{printable(bundle['name'])} (ngf {bundle['ngf']}) on {printable(machine['cpu'])}, "
         f"{plural(machine['usable_cpus'], 'usable CPU')}\n"
-        f"medians of {plural(report.round_count, 'round')}; whiskers from the lowest to the highest",
+        f"medians of {plural(report.round_count, 'round')}; whiskers from the lowest to the highest"
+        if report.round_count > 1
+        else "1 round",
         fontsize=11,
         parse_math=False,
     )
@@ -124,7 +127,10 @@ def _draw_latencies(axes: Any, rows: Sequence[Row]) -> None:
     axes.minorticks_off()
     axes.set_xlim(batch_sizes[0] / 1.4, batch_sizes[-1] * 1.4)
     axes.set_xlabel("batch size (images of a call)")
-    axes.set_ylabel("latency of a call, ms (less is better)")
+    least = min(row.figures["latency_p50_ms"].lowest for row in rows)
+    most = max(row.figures["latency_p95_ms"].median for row in rows)
+    axes.set_ylim(_step_below(least), _step_above(most))
+    axes.set_ylabel("latency of a call, ms, log scale (less is better)")
     axes.grid(axis="y", color="#e6e8ea")
     axes.set_axisbelow(True)
     axes.legend(
@@ -141,6 +147,17 @@ def _draw_latencies(axes: Any, rows: Sequence[Row]) -> None:
 def _line_of(row: Row) -> str:
     """A row's label without the batch size."""
     return row.label.replace(f" batch {row.way.batch_size}", "")
+
+
+def _step_below(value: float) -> float:
+    """The largest of 1, 2 and 5 times a power of ten that is below."""
+    return 0.1 / _step_above(0.1 / value)
+
+
+def _step_above(value: float) -> float:
+    """The smallest of 1, 2 and 5 times a power of ten that is above."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 5, 10, 20) if step * power > value)
 
 
 def _whiskers(found: Sequence[Figure]) -> list[list[float]]:
