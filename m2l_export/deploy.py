@@ -370,8 +370,9 @@ class SubPixelConv2d(nn.Module):
 def use_sub_pixel(unet: DeployUnet) -> DeployUnet:
     """Transposed convolutions as convolutions and depth-to-space: engines have better kernels for those.
 
-    On two cores, onnxruntime took 75.4 against 82.9 ms an image at ngf 64 (medians of 9 by turns), and the same time at
-    ngf 16.
+    Measured layer by layer and in whole networks (docs/benchmarks.md): in bf16 3 times the images/s at ngf 64, in fp32 4
+    to 6 % more, in int8 the only form that engines have integer kernels for. Where a layer alone is faster transposed, a
+    network with it so is no faster, so all are written alike.
     """
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
