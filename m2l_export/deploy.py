@@ -370,9 +370,9 @@ class SubPixelConv2d(nn.Module):
 def use_sub_pixel(unet: DeployUnet) -> DeployUnet:
     """Transposed convolutions as convolutions and depth-to-space: engines have better kernels for those.
 
-    Measured layer by layer and in whole networks (docs/benchmarks.md): in bf16 3 times the images/s at ngf 64, in fp32 4
-    to 6 % more, in int8 the only form that engines have integer kernels for. Where a layer alone is faster transposed, a
-    network with it so is no faster, so all are written alike.
+    Measured layer by layer and in whole networks (docs/benchmarks.md): at ngf 64 in bf16 3 times the images/s, in fp32
+    4 to 6 % more, in int8 the only form that engines have integer kernels for. Where a layer alone is faster
+    transposed, a network with it so is no faster, so all are written alike.
     """
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
