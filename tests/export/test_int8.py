@@ -369,7 +369,7 @@ def test_a_scale_that_is_wrong_does_not_pass_the_gate(report: ExportReport, engi
         (("--min-psnr", "40"), 2, "--min-psnr has no effect on fp32"),
         (("--precision", "fp32,fp32", "--max-colour-shift", "1"), 2, "--max-colour-shift has no effect on fp32"),
         (("--precision", "int7"), 2, "some of fp32, bf16, int8, got 'int7'"),
-        (("--precision", "int8,"), 2, "some of fp32, bf16, int8, got ''"),
+        (("--precision", "int8,"), 2, "--precision takes names with commas between, got '"),
         (("--precision", "INT8"), 2, "got 'INT8'"),
         (("--precision", "int8", "--min-psnr", "120"), 1, "--min-psnr must be between 0 and 99 dB, got 120"),
         (("--precision", "int8", "--min-psnr", "nan"), 1, "--min-psnr must be between 0 and 99 dB, got nan"),
