@@ -111,7 +111,7 @@ class DeployUnet(nn.Module):
             x = up(F.relu(x))
             if by_stage and level:
                 scale, shift = by_stage[level]
-                x = x * scale + shift
+                x = x * scale.to(x.dtype) + shift.to(x.dtype)  # which are in single precision whatever the layers are
             if factors is not None and cast(Stage, up).drops:
                 begin, used = used, used + x.shape[1] * x.shape[2] * x.shape[3]
                 x = x * factors[:, begin:used].reshape(-1, *x.shape[1:])
@@ -128,18 +128,19 @@ class ByteGraph(nn.Module):
         self.unet = unet
 
     def forward(self, mask: Tensor, appearance: Tensor | None = None, dropout_bits: Tensor | None = None) -> Tensor:
-        """Cast ahead of any arithmetic (TensorRT neither compares nor subtracts uint8), then back to bytes.
+        """Cast ahead of all else (TensorRT neither reshapes nor subtracts uint8), then back to bytes.
 
         Args:
             mask: uint8 (N, H, W).
             appearance: float32 (N, 12).
             dropout_bits: uint8 (N, n), see :func:`dropout_factors`.
         """
-        x = mask.unsqueeze(1).to(_float_type(self)) * (2 / 255) - 1
+        x = mask.to(_float_type(self)).unsqueeze(1) * (2 / 255) - 1
         if appearance is None and dropout_bits is None:
             y = self.unet(x)
         else:
             y = self.unet(x, appearance, None if dropout_bits is None else dropout_factors(dropout_bits.to(x.dtype)))
+        y = y.float() if y.dtype is torch.float16 else y
         y = torch.clamp(torch.round((y + 1) * 127.5), 0, 255)
         if y.shape[1] == 1:
             y = torch.cat([y, y, y], 1)

@@ -7,6 +7,7 @@ which the VNNI and AMX instructions want, with one scale a tensor, from the leas
 - `openvino` gives convolutions' results as floats at no cost, and so keeps what an 8-bit result loses: at ngf 24, 9 dB.
   Its weights have 7 bits, -64 to 64: on CPUs without VNNI it adds products in pairs at 16 bits, which 8 bits would
   overflow, at 12 dB (docs/quantisation.md). onnxruntime's backend is told not to add them so.
+- `tensorrt` takes signed activations with a zero point of 0, and biases as floats.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from onnx import numpy_helper
 from m2l_runtime._version import __version__
 from m2l_runtime.errors import EngineNotInstalled
 
-Target = Literal["onnxruntime", "openvino"]
+Target = Literal["onnxruntime", "openvino", "tensorrt"]
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,20 @@ class Quantiser:
         options: dict[str, Any] = {}
         if self.target == "openvino":
             options["OpTypesToExcludeOutputQuantization"] = ["Conv"]
+        if self.target == "tensorrt":
+            options |= {
+                "OpTypesToExcludeOutputQuantization": ["Conv"],
+                "QuantizeBias": False,
+                "ActivationSymmetric": True,
+                "DedicatedQDQPair": True,
+            }
         with _quiet():
             quantizer = QDQQuantizer(
                 copy.deepcopy(self._model),
                 per_channel=True,
                 reduce_range=self.target == "openvino",
                 weight_qType=QuantType.QInt8,
-                activation_qType=QuantType.QUInt8,
+                activation_qType=QuantType.QInt8 if self.target == "tensorrt" else QuantType.QUInt8,
                 tensors_range=self._ranges,
                 nodes_to_quantize=[],
                 nodes_to_exclude=[layer.node for layer in self.layers if layer.name in float_layers],

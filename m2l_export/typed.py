@@ -1,0 +1,61 @@
+"""A deploy graph to the same graph in half precision, for engines that compute in the types that a graph names."""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from m2l_export.deploy import ByteGraph, DeployUnet, Stage
+from m2l_runtime.errors import CheckpointError
+
+LARGEST: float = torch.finfo(torch.float16).max
+
+
+class NormInSingle(nn.Module):
+    """A norm that takes and gives half precision and computes in single: (B, C, H, W) to the same.
+
+    A variance near zero, as in black masks, is below what half precision tells from zero: the smallest normal number is
+    6e-5, an instance norm's epsilon 1e-5.
+    """
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        y: Tensor = self.norm(x.float())
+        return y.to(x.dtype)
+
+
+def in_half(graph: ByteGraph, norms_in_single: bool = True) -> ByteGraph:
+    """The graph with convolutions, activations and skips in half precision.
+
+    What an appearance does is computed in single precision and rounded where it is applied; so are bytes.
+
+    Args:
+        graph: in single precision. It is left as it was.
+        norms_in_single: see :class:`NormInSingle`; otherwise norms are in half precision, too.
+
+    Raises:
+        CheckpointError: a weight is beyond half precision's range (65,504).
+    """
+    made = copy.deepcopy(graph)
+    unet = cast(DeployUnet, made.unet)
+    for name, weight in unet.named_parameters():
+        largest = float(weight.detach().abs().amax())
+        if not largest <= LARGEST:
+            raise CheckpointError(
+                f"has weights of up to {largest:.3g} ({name}), which half precision cannot hold (65,504); "
+                "leave out the precision fp16"
+            )
+    for stage in (*unet.downs, *unet.ups):
+        one = cast(Stage, stage)
+        one.layer.half()
+        if one.norm is None:
+            continue
+        one.norm = NormInSingle(one.norm) if norms_in_single else one.norm.half()
+    return made

@@ -1,0 +1,207 @@
+"""TensorRT for RTX parses and builds every graph that is exported, for cards that are not here; refusals are told."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from m2l_export.deploy import ByteGraph, Form, deploy
+from m2l_export.onnxwriter import OPSET, input_specs, to_onnx
+from m2l_export.plan import BuildOptions, LayerType, Plan, PlanError, build_plan
+from m2l_export.quantise import Quantiser, Target
+from m2l_export.typed import in_half
+from m2l_runtime.bundle import TensorSpec
+from m2l_runtime.errors import EngineNotInstalled
+from m2l_train.networks import Norm, UnetGenerator, UnetSpec
+
+pytest.importorskip("tensorrt_rtx")
+
+SIDE = 32
+OPTIONS = BuildOptions(compute_capability="8.9", batch_sizes=(1, 2, 4))
+MASK = TensorSpec(name="mask", role="mask", dtype="uint8", shape=("batch", SIDE, SIDE))
+
+
+@functools.cache
+def exported(
+    precision: LayerType, form: Form = "sub-pixel", norm: Norm = "instance", *, is_steered: bool = False
+) -> tuple[bytes, tuple[TensorSpec, ...]]:
+    """ONNX of a network of five levels, and its inputs."""
+    torch.manual_seed(0)
+    spec = UnetSpec(6, 4, 3, 3, norm, appearance_rows=4 if is_steered else 0)
+    graph = deploy(UnetGenerator(spec), "instance", form, is_steered).graph
+    specs = input_specs(spec, (64, 64), is_steered)
+    return to_onnx(in_half(graph) if precision == "fp16" else graph, specs), specs
+
+
+@pytest.mark.parametrize("capability", ["8.0", "8.6", "8.9", "12.0"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_builds_for_cards_that_are_not_here(precision: LayerType, capability: str) -> None:
+    content, specs = exported(precision)
+    plan = build_plan(content, specs, precision, BuildOptions(compute_capability=capability))
+    assert (plan.compute_capability, plan.batch_sizes, plan.flavour) == (capability, (1, 16, 64), "tensorrt_rtx")
+    assert plan.onnx_sha256 == hashlib.sha256(content).hexdigest()
+    assert len(plan.content) > 10_000
+    assert [one.type for one in plan.convolutions] == [precision] * 12
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("is_steered", [False, True])
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("form", ["sub-pixel", "deconvolution"])
+def test_builds_whatever_a_graph_is_like(form: Form, norm: Norm, is_steered: bool, precision: LayerType) -> None:
+    content, specs = exported(precision, form, norm, is_steered=is_steered)
+    plan = build_plan(content, specs, precision, OPTIONS)
+    assert [one.type for one in plan.convolutions] == [precision] * 12
+
+
+def test_plans_of_one_graph_for_two_cards_differ() -> None:
+    content, specs = exported("fp32")
+    plans = [build_plan(content, specs, "fp32", BuildOptions(compute_capability=name)) for name in ("8.0", "12.0")]
+    assert plans[0].content != plans[1].content
+    assert plans[0].version == plans[1].version
+
+
+def test_half_asked_of_a_graph_in_single_is_refused() -> None:
+    """Strongly typed: it would be built in single precision without a word."""
+    content, specs = exported("fp32")
+    with pytest.raises(PlanError, match=r"^0 of 12 convolutions compute in fp16, at least 95% .* export it in fp16$"):
+        build_plan(content, specs, "fp16", OPTIONS)
+
+
+def test_a_few_layers_may_be_in_another_precision() -> None:
+    class Mixed(nn.Module):
+        def __init__(self, singles: int) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Conv2d(1, 1, 3, padding=1) for _ in range(20))
+            for layer in self.layers[singles:]:
+                layer.half()
+
+        def forward(self, x: torch.Tensor, *_: Any) -> torch.Tensor:
+            for layer in self.layers:
+                x = layer(x.to(layer.weight.dtype))  # type: ignore[arg-type]
+            return x
+
+    for singles in (1, 2):
+        content = to_onnx(ByteGraph(Mixed(singles)), (MASK,))
+        if singles == 1:
+            plan = build_plan(content, (MASK,), "fp16", OPTIONS)
+            assert [one.type for one in plan.convolutions] == ["fp32"] + ["fp16"] * 19
+        else:
+            with pytest.raises(PlanError, match=r"^18 of 20 convolutions compute in fp16.* in fp32, .* in fp32\)"):
+                build_plan(content, (MASK,), "fp16", OPTIONS)
+
+
+def model(*nodes: onnx.NodeProto, **initializers: np.ndarray[Any, Any]) -> bytes:
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info("mask", TensorProto.UINT8, ["batch", SIDE, SIDE])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", SIDE, SIDE])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in initializers.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    made.ir_version = 10
+    return bytes(made.SerializeToString())
+
+
+def test_what_the_parser_does_not_take_is_named() -> None:
+    cases = {
+        "Greater 'compare'": model(
+            helper.make_node("Greater", ["mask", "limit"], ["is"], name="compare"),
+            helper.make_node("Cast", ["is"], ["image"], to=TensorProto.UINT8),
+            limit=np.array(128, np.uint8),
+        ),
+        "Unsqueeze 'reshape'": model(
+            helper.make_node("Unsqueeze", ["mask", "axis"], ["wide"], name="reshape"),
+            helper.make_node("Squeeze", ["wide", "axis"], ["image"]),
+            axis=np.array([1], np.int64),
+        ),
+        "RandomUniformLike 'dice'": model(
+            helper.make_node("Cast", ["mask"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node(
+                "RandomUniformLike", ["float"], ["random"], name="dice", seed=1.0, dtype=TensorProto.DOUBLE
+            ),
+            helper.make_node("Cast", ["random"], ["image"], to=TensorProto.UINT8),
+        ),
+    }
+    for named, content in cases.items():
+        with pytest.raises(PlanError, match=f"^TensorRT does not take the graph: {named}: "):
+            build_plan(content, (MASK,), "fp32", OPTIONS)
+    with pytest.raises(PlanError, match="^TensorRT does not take the graph: "):
+        build_plan(b"no protocol buffer", (MASK,), "fp32", OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (BuildOptions(compute_capability="9.0"), r"builds for compute capability 7.5, .*; got 9.0"),
+        (BuildOptions(flavour="tensorrt", compute_capability="8.9"), "builds for the card that is there; leave out"),
+        (BuildOptions(batch_sizes=(4, 2, 8)), "from 1 and in order; got 4, 2, 8"),
+        (BuildOptions(batch_sizes=(0, 2, 8)), "from 1 and in order; got 0, 2, 8"),
+    ],
+)
+def test_options_that_cannot_be(options: BuildOptions, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.import_module", lambda _: None)
+    with pytest.raises(PlanError, match=said):
+        build_plan(b"", (MASK,), "fp32", options)
+
+
+def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(_: str) -> None:
+        raise ImportError("No module named 'tensorrt'")
+
+    monkeypatch.setattr("importlib.import_module", absent)
+    with pytest.raises(
+        EngineNotInstalled, match="plans are built by tensorrt, which does not load .*: pip install ten"
+    ):
+        build_plan(b"", (MASK,), "fp32", BuildOptions(flavour="tensorrt"))
+
+
+def test_progress_and_a_wish_to_stop() -> None:
+    content, specs = exported("fp32")
+    seen: list[tuple[str, int, int]] = []
+
+    def note(*step: Any) -> bool:
+        seen.append(step)
+        return True
+
+    assert isinstance(build_plan(content, specs, "fp32", OPTIONS, note), Plan)
+    assert seen
+    assert all(phase and 1 <= done <= total for phase, done, total in seen)
+    with pytest.raises(PlanError, match="^the build was stopped$"):
+        build_plan(content, specs, "fp32", OPTIONS, lambda *_: False)
+
+
+@pytest.mark.parametrize("is_steered", [False, True])
+def test_int8_builds(is_steered: bool) -> None:
+    content, specs = exported("fp32", is_steered=is_steered)
+    rng = np.random.default_rng(0)
+    inputs: dict[str, Any] = {}
+    for spec in specs:
+        sides = (2, *(side for side in spec.shape if side != "batch"))
+        drawn = rng.integers(0, 256, sides) if spec.dtype == "uint8" else rng.normal(size=sides)
+        inputs[spec.name] = drawn.astype(spec.dtype)
+    quantiser = Quantiser(content, inputs, "tensorrt")
+    plan = build_plan(quantiser.quantise(), specs, "int8", OPTIONS)
+    assert [one.type for one in plan.convolutions] == ["int8"] * 12
+    left = quantiser.quantise(["downs.0", "ups.0"])
+    with pytest.raises(PlanError, match=r"^10 of 12 convolutions compute in int8, .* in fp32, .* in fp32\)"):
+        build_plan(left, specs, "int8", OPTIONS)
+
+
+def test_int8_as_onnxruntime_wants_it_is_not_taken() -> None:
+    """Biases as integers, which TensorRT's parser refuses: files are made for each engine."""
+    content, specs = exported("fp32")
+    targets: tuple[Target, ...] = ("onnxruntime", "openvino")
+    for target in targets:
+        quantised = Quantiser(content, {"mask": np.zeros((1, 64, 64), np.uint8)}, target).quantise()
+        with pytest.raises(PlanError, match="^TensorRT does not take the graph: "):
+            build_plan(quantised, specs, "int8", OPTIONS)
