@@ -53,9 +53,15 @@ def test_builds_for_cards_that_are_not_here(precision: LayerType, capability: st
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("is_steered", [False, True])
-@pytest.mark.parametrize("norm", ["instance", "batch"])
-@pytest.mark.parametrize("form", ["sub-pixel", "deconvolution"])
+@pytest.mark.parametrize(
+    ("form", "norm", "is_steered"),
+    [
+        ("sub-pixel", "instance", True),
+        ("deconvolution", "instance", True),
+        ("deconvolution", "instance", False),
+        ("sub-pixel", "batch", False),
+    ],
+)
 def test_builds_whatever_a_graph_is_like(form: Form, norm: Norm, is_steered: bool, precision: LayerType) -> None:
     content, specs = exported(precision, form, norm, is_steered=is_steered)
     plan = build_plan(content, specs, precision, OPTIONS)
