@@ -10,7 +10,7 @@ import errno
 import sys
 import warnings
 from importlib.metadata import entry_points
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
 import typer
 
@@ -20,6 +20,7 @@ from m2l_runtime.terminal import aside, printable
 
 GROUP: Final = "m2l.commands"
 DEBUG: Final = "--debug"
+INTERRUPTED: Final = 130  # 128 plus SIGINT, as a shell would say it
 _STREAM_ERRORS: Final = (errno.ENOSPC, errno.EIO)
 
 
@@ -67,9 +68,13 @@ def main() -> None:
         if debug:
             raise
         _fail(f"error: {error}")
-    except KeyboardInterrupt:  # ahead of a command's own handling of signals, or a second one
-        aside("m2l: interrupted")
-        sys.exit(130)
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as stop:  # what Typer makes of an interrupt that a command does not handle itself, without a word
+        cause = stop.__cause__ or stop.__context__
+        if stop.code == INTERRUPTED and cause is not None and isinstance(cause.__context__, KeyboardInterrupt):
+            _interrupted()
+        raise
     except MemoryError:
         if debug:
             raise
@@ -85,6 +90,11 @@ def main() -> None:
             f"unexpected {type(error).__name__}: {error}\n"
             f"Please report this with the output of the same command and {DEBUG}."
         )
+
+
+def _interrupted() -> NoReturn:
+    aside("m2l: interrupted")
+    sys.exit(INTERRUPTED)
 
 
 def _take_debug(arguments: list[str]) -> bool:

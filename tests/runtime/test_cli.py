@@ -17,8 +17,9 @@ import typer
 from conftest import CommandLine
 from support import ROOT, TINY_BUNDLE, add_way, disc, npz, replace_file, save
 
-from m2l_runtime import __version__, open_bundle
+from m2l_runtime import Synthesizer, __version__, open_bundle
 from m2l_runtime.cli import build_app
+from m2l_runtime.stop import StopSignals
 
 NASTY = [
     "with space.png",
@@ -364,3 +365,26 @@ def test_what_ends_a_command_from_outside(
     monkeypatch.setattr(doctor, "machine_facts", fail)
     outcome = m2l("doctor")
     assert (outcome.code, said in outcome.err, len(outcome.err.splitlines()) <= 1) == (status, True, True)
+
+
+def test_an_interrupt_ahead_of_a_commands_own_handling(
+    m2l: CommandLine, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Synthesizer, "open", interrupted)
+    outcome = m2l("synth", masks, tmp_path / "out")
+    assert (outcome.code, outcome.err) == (130, "m2l: interrupted\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_stops_when_it_is_asked_to_says_so_itself(
+    m2l: CommandLine, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StopSignals, "is_set", lambda _: True)
+    monkeypatch.setattr(StopSignals, "exit_status", 130)
+    outcome = m2l("synth", masks, tmp_path / "out", "--backend", "fake")
+    assert outcome.code == 130
+    assert "--resume goes on" in outcome.err
+    assert "interrupted" not in outcome.err
