@@ -237,9 +237,9 @@ def export_checkpoint(
     ways: list[Way] = []
     if calibration is not None:
         compared, limits = Reference(source, calibration), limits or Limits()
-        transposed = deploy(loaded.network, norm_statistics, "deconvolution", stochastic).graph
         for precision, engine in ((p, engine) for p in lower for engine in targets[p]):
             if precision == "int8":
+                transposed = deploy(loaded.network, norm_statistics, "deconvolution", stochastic).graph
                 way = int8_way(transposed, base, source, engine, compared, limits, on_step)
             else:
                 judgement = judge(source, engine, precision, compared, on_step)

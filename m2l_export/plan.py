@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 
 from m2l_runtime.bundle import TensorSpec
 from m2l_runtime.errors import EngineError, EngineNotInstalled
+from m2l_runtime.stop import raise_interrupt
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 LayerType = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
@@ -147,6 +148,7 @@ def _library(flavour: Flavour) -> Any:
     try:
         return importlib.import_module(flavour)
     except ImportError as error:
+        raise_interrupt(error)
         raise EngineNotInstalled(
             f"plans are built by {flavour}, which does not load ({error}): {INSTALL[flavour]}"
         ) from error

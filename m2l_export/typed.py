@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from m2l_export.deploy import ByteGraph, DeployUnet, Stage
+from m2l_export.half import LARGEST
 from m2l_runtime.errors import CheckpointError
-
-LARGEST: float = torch.finfo(torch.float16).max
 
 
 class NormInSingle(nn.Module):
@@ -45,15 +43,15 @@ def in_half(graph: ByteGraph, norms_in_single: bool = True) -> ByteGraph:
     """
     made = copy.deepcopy(graph)
     unet = cast(DeployUnet, made.unet)
-    for name, weight in unet.named_parameters():
-        largest = float(weight.detach().abs().amax())
-        if not largest <= LARGEST:
-            raise CheckpointError(
-                f"has weights of up to {largest:.3g} ({name}), which half precision cannot hold (65,504); "
-                "leave out the precision fp16"
-            )
     for stage in (*unet.downs, *unet.ups):
         one = cast(Stage, stage)
+        for name, weight in one.named_parameters():
+            largest = float(weight.detach().abs().amax())
+            if not largest <= LARGEST:
+                raise CheckpointError(
+                    f"has weights of up to {largest:.3g} ({name}), which half precision cannot hold (at most "
+                    f"{LARGEST:,.0f}); leave it in single precision"
+                )
         one.layer.half()
         if one.norm is None:
             continue
