@@ -65,8 +65,9 @@ def test_its_checkpoints_are_recognised(tmp_path: Path, norm: Norm, upsample: Up
     assert found.appearance is not None
     assert torch.equal(found.appearance.table, table())
     x, rows = torch.randn(2, 3, 256, 256), table()[:2]
-    with torch.inference_mode():
-        assert torch.equal(found(x, rows), made(x, rows))
+    assert all(torch.equal(tensor, made.state_dict()[name]) for name, tensor in found.state_dict().items())
+    with torch.inference_mode():  # sums may be taken in another order where weights lie elsewhere in memory
+        torch.testing.assert_close(found(x, rows), made(x, rows), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

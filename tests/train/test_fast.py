@@ -205,7 +205,9 @@ def test_the_average_follows_the_generator() -> None:
     made = networks.synthesize(masks)
     with torch.no_grad():
         pixels = networks.averaged.eval()(to_input(masks, CPU))[0].permute(1, 2, 0)
-    np.testing.assert_array_equal(made[0], ((pixels + 1) * 127.5).round().clamp(0, 255).numpy().astype(np.uint8))
+    expected_pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).numpy()
+    np.testing.assert_allclose(made[0].astype(np.float32), expected_pixels, rtol=0, atol=1)  # a batch of two, and alone
+    assert (made[0] == expected_pixels).mean() > 0.999
 
 
 @pytest.mark.parametrize("config", [SMALL, replace(SMALL, decode_once=False, appearance=False)])
