@@ -1,0 +1,35 @@
+"""What a ring drives: an engine that computes on device memory it is told of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+
+class Engine(Protocol):
+    """Computes batches on one card, in memory that is not its own."""
+
+    @property
+    def captures_itself(self) -> bool:
+        """Whether it makes CUDA graphs of its calls by itself; otherwise whoever drives it may capture them."""
+        ...
+
+    def prepare(self, addresses: Mapping[str, int], batch_size: int, stream: int) -> Callable[[], None]:
+        """What puts one call on a stream each time it is called, without waiting for it.
+
+        Two that were prepared may be called one after the other without a wait in between, as the stream orders them.
+
+        Args:
+            addresses: device addresses of all inputs and outputs by name, each of `batch_size` items of the manifest's
+                shape and type in C order. They stay valid until :meth:`close`.
+            batch_size: items of the call.
+            stream: the address of a CUDA stream (cudaStream_t).
+
+        Raises:
+            EngineError: the engine does not take this batch size, or the card's memory does not hold what it needs.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the engine holds on the card. What was prepared must not be called afterwards."""
+        ...
