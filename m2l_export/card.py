@@ -68,7 +68,9 @@ def model_card(
         parameter_count=network.parameter_count,
         beside=_beside(network, appearance_count, min_contrast),
         dropout=_DROPOUT[network.dropout],
-        weights=next((_WEIGHTS.format(file=m.file.path) for m in models if m.weights == "fp16"), ""),
+        weights=next(
+            (_WEIGHTS.format(file=m.file.path) for m in models if m.weights == "fp16" and m.precision == "fp32"), ""
+        ),
         upsample=" Upsampling is by repeated pixels and a 3x3 convolution." if network.upsample == "resize" else "",
         checkpoint=provenance.checkpoint,
         checkpoint_sha256=provenance.checkpoint_sha256,

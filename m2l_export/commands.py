@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 if TYPE_CHECKING:
+    from m2l_export.plans import PlanWishes
     from m2l_runtime.bundle import Precision
 
 
@@ -34,7 +35,15 @@ class WeightsOption(StrEnum):
     fp16 = "fp16"
 
 
-_PRECISIONS = ("fp32", "bf16", "int8")
+class FlavourOption(StrEnum):
+    """Choices of --flavour."""
+
+    tensorrt = "tensorrt"
+    tensorrt_rtx = "tensorrt_rtx"
+
+
+_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+_MEBIBYTE = 1 << 20
 
 
 def register(app: typer.Typer) -> None:
@@ -97,14 +106,15 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            help="What convolutions compute with, of fp32, bf16 and int8, with commas between, on each engine "
-            "installed that can. fp32 is always among them."
+            help="What convolutions compute with, of fp32, fp16, bf16 and int8, with commas between, on each engine "
+            "installed that can; fp16 is for NVIDIA cards alone. fp32 is always among them."
         ),
     ] = "fp32",
     engines: Annotated[
         str | None,
         typer.Option(
-            help="Engines that bf16 and int8 are made for, with commas between.  [default: all installed that can]",
+            help="Engines that fp16, bf16 and int8 are made for, with commas between.  "
+            "[default: all installed that can, and tensorrt with --tensorrt]",
             show_default=False,
         ),
     ] = None,
@@ -143,6 +153,47 @@ def export(
             "nobody sees where the mask is."
         ),
     ] = 0.0,
+    tensorrt: Annotated[
+        bool,
+        typer.Option("--tensorrt", help="Also build TensorRT plans, in each --precision that TensorRT computes."),
+    ] = False,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            help="Of plans: least, most likely and largest number of masks of a call.  [default: 1,16,64]",
+            show_default=False,
+        ),
+    ] = None,
+    compute_capability: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the cards that plans are for, with commas between, such as 8.6,8.9; none of them has to be here.  "
+            "[default: that of the card here]",
+            show_default=False,
+        ),
+    ] = None,
+    flavour: Annotated[
+        FlavourOption | None,
+        typer.Option(
+            help="TensorRT builds for the card that is here, TensorRT for RTX for all but Hopper.  "
+            "[default: tensorrt if it is installed and the card here]",
+            show_default=False,
+        ),
+    ] = None,
+    optimisation_level: Annotated[
+        int | None,
+        typer.Option(help="Of the builder, 0 to 5.  [default: the library's own]", show_default=False),
+    ] = None,
+    memory_limit: Annotated[
+        int | None,
+        typer.Option(help="Scratch memory of a plan, MiB.  [default: all of the card's]", show_default=False),
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where TensorRT's timings are kept for later builds.  [default: BUNDLE.timings]", show_default=False
+        ),
+    ] = None,
     origin: Annotated[
         str, typer.Option(help="A paragraph for the model card: data, licence, training.", show_default=False)
     ] = "",
@@ -156,6 +207,7 @@ def export(
     """
     from m2l_export import Limits, export_checkpoint
     from m2l_runtime.describe import describe_parity
+    from m2l_runtime.progress import BuildProgress
     from m2l_runtime.stop import exit_on_sigterm
     from m2l_runtime.terminal import aside, printable
 
@@ -178,7 +230,8 @@ def export(
             raise typer.BadParameter(f"{name_given} has no effect on fp32; leave it out, or give --precision int8")
     if calibrate is not None and not calibrate.strip():
         raise typer.BadParameter("--calibrate takes a folder of masks, or words such as shapes:300; got nothing")
-    with exit_on_sigterm():
+    plans = _plan_wishes(tensorrt, batch, compute_capability, flavour, optimisation_level, memory_limit, timing_cache)
+    with exit_on_sigterm(), BuildProgress() as progress:
         report = export_checkpoint(
             checkpoint,
             bundle,
@@ -197,7 +250,9 @@ def export(
             limits=Limits(**{name: value for name, value in given.items() if value is not None}),
             overwrite=overwrite,
             origin=origin,
-            on_step=aside,
+            plans=plans,
+            on_step=progress.say,
+            on_progress=progress.step,
         )
     for warning in report.warnings:
         aside(f"warning: {printable(warning)}")
@@ -209,6 +264,7 @@ def export(
             "sha256": report.bundle.sha256,
             "inputs": report.bundle.manifest.inputs,
             "models": report.bundle.manifest.models,
+            "plans": report.bundle.manifest.plans,
             "sensitivity": {way.model.file.path: way.sensitivity for way in report.ways if way.sensitivity is not None},
             "warnings": report.warnings,
         }
@@ -219,6 +275,14 @@ def export(
         typer.echo(
             f"{way.model.precision} on {', '.join(way.model.engines)}: PSNR {way.fidelity.mean_psnr_db:.1f} dB against "
             f"fp32, worst {way.fidelity.worst_psnr_db:.1f}, over {way.model.parity.mask_count} masks"
+            + (" (emulated)" if way.model.parity.kind == "emulated" else "")
+        )
+    for built in report.plans:
+        entry = built.entry
+        counts = ", ".join(f"{count} convolutions in {kind}" for kind, count in entry.convolutions.items())
+        typer.echo(
+            f"{entry.file.path}: {counts}, built in {built.plan.seconds:.1f} s; "
+            + (entry.parity if isinstance(entry.parity, str) else describe_parity(entry.parity))
         )
 
 
@@ -237,3 +301,49 @@ def _precisions(text: str) -> tuple[Precision, ...]:
         if word not in _PRECISIONS:
             raise typer.BadParameter(f"--precision is some of {', '.join(_PRECISIONS)}, got {word[:40]!r}")
     return cast("tuple[Precision, ...]", words)
+
+
+def _plan_wishes(
+    is_asked: bool,
+    batch: str | None,
+    compute_capability: str | None,
+    flavour: FlavourOption | None,
+    optimisation_level: int | None,
+    memory_limit: int | None,
+    timing_cache: Path | None,
+) -> PlanWishes | None:
+    """What --tensorrt and the options beside it say; these have no effect without it, and are refused."""
+    from m2l_export.plans import PlanWishes
+
+    options = {
+        "--batch": batch,
+        "--compute-capability": compute_capability,
+        "--flavour": flavour,
+        "--optimisation-level": optimisation_level,
+        "--memory-limit": memory_limit,
+        "--timing-cache": timing_cache,
+    }
+    if not is_asked:
+        for name, value in options.items():
+            if value is not None:
+                raise typer.BadParameter(f"{name} is of TensorRT plans; give --tensorrt, or leave it out")
+        return None
+    sizes = PlanWishes.batch_sizes
+    if batch is not None:
+        words = _words("--batch", batch)
+        if len(words) != len(sizes) or not all(word.isascii() and word.isdecimal() and len(word) < 6 for word in words):
+            raise typer.BadParameter(
+                f"--batch is three numbers with commas between, least, most likely and largest; got {batch[:40]!r}"
+            )
+        least, likely, most = map(int, words)
+        sizes = (least, likely, most)
+    if memory_limit is not None and not 1 <= memory_limit <= _MEBIBYTE:
+        raise typer.BadParameter(f"--memory-limit is 1 to {_MEBIBYTE:,} MiB, got {memory_limit}")
+    return PlanWishes(
+        compute_capabilities=() if compute_capability is None else _words("--compute-capability", compute_capability),
+        flavour=None if flavour is None else flavour.value,
+        batch_sizes=sizes,
+        optimisation_level=optimisation_level,
+        memory_limit_bytes=None if memory_limit is None else memory_limit * _MEBIBYTE,
+        timing_cache=timing_cache,
+    )

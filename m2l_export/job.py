@@ -23,7 +23,20 @@ from m2l_export.fidelity import Limits
 from m2l_export.half import store_weights_as_fp16
 from m2l_export.onnxwriter import APPEARANCE, BATCH, DROPOUT_BITS, IMAGE, OPSET, input_specs, to_onnx
 from m2l_export.origin import find_origin
-from m2l_export.precisions import ENGINES, OPENVINO, Reference, Way, int8_way, is_installed, judge, prove
+from m2l_export.plans import BuiltPlan, GateImages, PlanWishes, build, resolve
+from m2l_export.precisions import (
+    ENGINES,
+    HALF_LEVELS,
+    OPENVINO,
+    TENSORRT,
+    Reference,
+    Way,
+    half_way,
+    int8_way,
+    is_installed,
+    judge,
+    prove,
+)
 from m2l_export.quantise import Target
 from m2l_runtime import appearance, atomic
 from m2l_runtime._version import __version__
@@ -72,6 +85,8 @@ class ExportReport:
     warnings: tuple[str, ...]
     ways: tuple[Way, ...] = ()
     """Precisions below fp32, with their figures."""
+    plans: tuple[BuiltPlan, ...] = ()
+    """TensorRT's."""
 
 
 def export_checkpoint(
@@ -93,7 +108,9 @@ def export_checkpoint(
     min_contrast: float = 0.0,
     overwrite: bool = False,
     origin: str = "",
+    plans: PlanWishes | None = None,
     on_step: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str, int, int], bool] = lambda *_: True,
 ) -> ExportReport:
     """Turn a ``*_net_G.pth`` of pytorch-CycleGAN-and-pix2pix, or a run of `m2l train`, into a bundle.
 
@@ -120,8 +137,10 @@ def export_checkpoint(
         masks: a folder of masks for the gate, beside its own.
         max_level_difference: what the gate accepts, 0..255; recorded in the manifest. None: see `ACCEPTED_LEVELS`.
         precisions: what convolutions are to compute with, for each engine that can: `bf16` on OpenVINO, `int8` on
-            onnxruntime and OpenVINO, a file each. fp32 is always made.
-        engines: that lower precisions are made for; None: all that are installed and can.
+            onnxruntime, OpenVINO and TensorRT, a file each, `fp16` on onnxruntime and TensorRT, on cards alone. fp32 is
+            always made.
+        engines: that lower precisions are made for; None: all that are installed and can, and TensorRT where `plans`
+            are asked for.
         calibrate: masks that int8 is tuned on and lower precisions are judged on: a folder of at least 16 that differ,
             or words as of `m2l synth`; None: drawn shapes.
         limits: what lower precisions may be off; None: the defaults of :class:`m2l_export.fidelity.Limits`.
@@ -129,7 +148,9 @@ def export_checkpoint(
             less than this, in Delta E*ab of their mean colours: there nobody sees where the mask is.
         overwrite: replace a bundle that is at `bundle`.
         origin: a paragraph for the model card: data, licence, training.
+        plans: TensorRT plans to build, in each of `precisions` that TensorRT computes; None: none.
         on_step: called with a line of text as each step begins.
+        on_progress: called as a plan is built, with a phase and how many of how many steps are done; False stops.
 
     Raises:
         CheckpointError: the file is not a U-Net generator, cannot run at `image_size`, has no dropout or not the form
@@ -137,6 +158,7 @@ def export_checkpoint(
         InputError: an argument is out of range, or a mask cannot be read.
         ParityError: the gate did not pass.
         EngineNotInstalled: onnxruntime is missing, or no engine is installed that computes a precision asked for.
+        PlanError: a plan cannot be built, or is not what was asked for.
         OutputError: `bundle` exists and may not be replaced, or cannot be written.
     """
     target = Path(bundle)
@@ -146,7 +168,8 @@ def export_checkpoint(
         raise InputError(f"--max-level-difference must be between 0 and 255, got {accepted}")
     runner = backend_module(ENGINE)  # ahead of the long steps: without it there is no gate
     lower = [precision for precision in dict.fromkeys(precisions) if precision != "fp32"]
-    targets = _targets(lower, engines, on_step)
+    targets = _targets(lower, engines, plans is not None, on_step)
+    build_options = () if plans is None else resolve(plans)
 
     origin_of = find_origin(Path(checkpoint))
     on_step(f"reading {printable(origin_of.file)}")
@@ -175,7 +198,7 @@ def export_checkpoint(
     golden_rows = gate.golden_rows(gate_inputs, len(gate_masks))
     golden_inputs = {name: array[golden_rows] for name, array in gate_inputs.items()}
     calibration = None
-    if lower:
+    if set(lower) - {"fp16"}:
         on_step("reading the masks to calibrate on")
         source_of_masks = DEFAULT_CALIBRATION if calibrate is None else os.fspath(calibrate)
         calibration = read_calibration(source_of_masks, inputs, table, golden_inputs)
@@ -235,9 +258,22 @@ def export_checkpoint(
         found = gate.measure(reference, gate_inputs, len(gate_masks), source, OPENVINO, accepted)
         models.append(msgspec.structs.replace(base, engines=(OPENVINO,), parity=found))
     ways: list[Way] = []
+    if "fp16" in lower:
+        ways.append(
+            half_way(
+                deployed.graph,
+                base,
+                source,
+                reference,
+                gate_inputs,
+                max(HALF_LEVELS, accepted),
+                ENGINES["fp16"] if engines is None else targets["fp16"],
+                on_step,
+            )
+        )
     if calibration is not None:
         compared, limits = Reference(source, calibration), limits or Limits()
-        for precision, engine in ((p, engine) for p in lower for engine in targets[p]):
+        for precision, engine in ((p, engine) for p in lower if p != "fp16" for engine in targets[p]):
             if precision == "int8":
                 transposed = deploy(loaded.network, norm_statistics, "deconvolution", stochastic).graph
                 way = int8_way(transposed, base, source, engine, compared, limits, on_step)
@@ -245,8 +281,27 @@ def export_checkpoint(
                 judgement = judge(source, engine, precision, compared, on_step)
                 way = prove(base, source, engine, precision, compared, limits, judgement)
             ways.append(way)
-            files[way.model.file.path] = way.content
+    files |= {way.model.file.path: way.content for way in ways}
     models += [way.model for way in ways]
+    built: list[BuiltPlan] = []
+    if plans is not None:
+        models.append(
+            msgspec.structs.replace(base, engines=(TENSORRT,), parity=msgspec.structs.replace(parity, kind="emulated"))
+        )
+        built = build(
+            models,
+            files,
+            source,
+            tuple(dict.fromkeys(precisions)),
+            build_options,
+            GateImages(gate_inputs, reference, len(gate_masks), parity.reference),
+            max(HALF_LEVELS, accepted),
+            plans.timing_cache or target.with_name(f"{target.name}.timings"),
+            on_step,
+            on_progress,
+        )
+        for one in built:
+            files |= one.files
     warnings = _warnings(reference, parity, ACCEPTED_LEVELS[weights], ways)
     if table is not None:
         files[APPEARANCES_NAME] = _npz({APPEARANCES_ARRAY: table})
@@ -283,16 +338,20 @@ def export_checkpoint(
             names=appearance.NAMES,
             min_contrast=min_contrast,
         ),
+        plans=tuple(one.entry for one in built),
     )
     files["MODEL_CARD.md"] = card
     on_step(f"writing {printable(target)}")
-    return ExportReport(write_bundle(target, manifest, files, overwrite=overwrite), parity, warnings, tuple(ways))
+    made = write_bundle(target, manifest, files, overwrite=overwrite)
+    return ExportReport(made, parity, warnings, tuple(ways), tuple(built))
 
 
 def _targets(
-    lower: Sequence[Precision], engines: Sequence[str] | None, on_step: Callable[[str], None]
+    lower: Sequence[Precision], engines: Sequence[str] | None, has_plans: bool, on_step: Callable[[str], None]
 ) -> Mapping[Precision, tuple[Target, ...]]:
     """Of each precision asked for, the engines asked for that compute it, or those installed.
+
+    TensorRT, whose files need no TensorRT to be made, is among the latter where plans are to be built.
 
     Raises:
         EngineNotInstalled: there is none.
@@ -307,7 +366,11 @@ def _targets(
             raise InputError(f"--engines names {printable(engine)[:40]!r}, for which nothing is to be made ({can})")
     found: dict[Precision, tuple[Target, ...]] = {}
     for precision in lower:
-        needed = tuple(name for name in ENGINES[precision] if engines is None or name in engines)
+        needed = tuple(
+            name
+            for name in ENGINES[precision]
+            if (engines is None and (name != TENSORRT or has_plans)) or name in (engines or ())
+        )
         found[precision] = tuple(name for name in needed if is_installed(name))
         if not needed:
             raise InputError(

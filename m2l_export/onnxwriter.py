@@ -65,6 +65,7 @@ def to_onnx(graph: ByteGraph, inputs: Sequence[TensorSpec]) -> bytes:
         assert program is not None  # noqa: S101 - None is only returned where a file name was given
         model = program.model_proto
     _strip(model)
+    _name_convolutions(model)
     model.producer_name, model.producer_version = "m2l", __version__
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
@@ -86,6 +87,20 @@ def _strip(model: Any) -> None:
         part.doc_string = ""
         del part.metadata_props[:]
     del graph.value_info[:]
+
+
+def _name_convolutions(model: Any) -> None:
+    """Call each convolution by its place, downs.0 (outermost) to ups.0, which engines and their logs then do, too."""
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose"):
+            place = convolution_name(node.input[1])
+            if place:
+                node.name = place
+
+
+def convolution_name(weight: str) -> str:
+    """The place of a convolution in the network from the name of its weights, such as unet.downs.0.layer.weight."""
+    return ".".join(part for part in weight.split(".") if part in ("downs", "ups") or part.isdecimal())
 
 
 class _quiet:  # noqa: N801 - reads as a verb

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -18,6 +20,7 @@ from m2l_export.fidelity import Fidelity, Limits, Shortfall, fidelity
 from m2l_export.onnxwriter import APPEARANCE, DROPOUT_BITS, to_onnx
 from m2l_export.quantise import Quantiser, Target
 from m2l_export.sensitivity import LayerErrors, Sensitivity, choose_float_layers, measure_layers
+from m2l_export.typed import emulated, in_half
 from m2l_runtime.arrays import Images
 from m2l_runtime.backends import BackendOptions, ModelSource, backend_module
 from m2l_runtime.bundle import FileEntry, ModelFile, Parity, Precision
@@ -27,12 +30,16 @@ from m2l_runtime.terminal import plural
 
 REFERENCE_ENGINE: Final = "onnxruntime"
 OPENVINO: Final = "openvino"
+TENSORRT: Final = "tensorrt"
 ENGINES: Final[Mapping[Precision, tuple[Target, ...]]] = {
-    "fp32": (REFERENCE_ENGINE, OPENVINO),
+    "fp32": (REFERENCE_ENGINE, OPENVINO, TENSORRT),
+    "fp16": (REFERENCE_ENGINE, TENSORRT),
     "bf16": (OPENVINO,),
-    "int8": (REFERENCE_ENGINE, OPENVINO),
+    "int8": (REFERENCE_ENGINE, OPENVINO, TENSORRT),
 }
-"""Engines that compute a precision on CPUs."""
+"""Engines that compute a precision: fp16 and all of TensorRT's on cards, the others on CPUs."""
+HALF_LEVELS: Final = 2
+"""By which images in fp16 may be off."""
 
 MOSTLY: Final = 0.5
 """Share of the multiplications in float from which on an int8 file is warned about."""
@@ -71,8 +78,14 @@ class Way:
         )
 
 
+def stand_in(engine: str) -> str:
+    """What computes an engine's files where the gate runs: itself, or for one that takes a card onnxruntime's CPU."""
+    return REFERENCE_ENGINE if engine == TENSORRT else engine
+
+
 def is_installed(engine: str) -> bool:
-    """Whether an engine loads here."""
+    """Whether an engine, or what stands in for it, loads here."""
+    engine = stand_in(engine)
     try:
         backend_module(engine)
     except EngineNotInstalled:
@@ -97,7 +110,7 @@ def run_file(source: ModelSource, engine: str, inputs: Inputs) -> FileRun:
     Raises:
         EngineError: the engine does not run it, or computes in another precision here.
     """
-    backend = backend_module(engine).load(source, BackendOptions(device="cpu", precision=source.precision))
+    backend = backend_module(stand_in(engine)).load(source, BackendOptions(device="cpu", precision=source.precision))
     try:
         settings = backend.settings
         if settings.precision != source.precision:
@@ -184,12 +197,13 @@ def prove(
             f"; left in float: {', '.join(sensitivity.float_layers) or 'no layer'}" if sensitivity is not None else ""
         )
         raise ParityError(
-            f"{precision} on {run.engine} is too far from fp32: {'; '.join(missed)}, over "
+            f"{precision} for {engine}, on {run.engine}, is too far from fp32: {'; '.join(missed)}, over "
             f"{reference.calibration.judged_mask_count} masks{left}; {_WAYS_OUT}"
         )
     parity = Parity(
         reference=reference.label(is_tuned=sensitivity is not None),
         engine=f"{run.engine}, CPU",
+        kind="measured" if stand_in(engine) == engine else "emulated",
         mask_count=reference.calibration.judged_mask_count,
         batch_sizes=(1,),
         max_level_difference=found.max_levels,
@@ -211,6 +225,105 @@ def prove(
         float_layers=() if sensitivity is None else sensitivity.float_layers,
     )
     return Way(model, source.content, found, sensitivity)
+
+
+def half_way(
+    graph: ByteGraph,
+    base: ModelFile,
+    fp32: ModelSource,
+    reference: Images,
+    inputs: Inputs,
+    accepted: int,
+    engines: tuple[Target, ...],
+    on_step: Callable[[str], None],
+) -> Way:
+    """The graph in half precision, proven without a card: emulated in PyTorch, and the file in onnxruntime.
+
+    Args:
+        graph: in single precision. It is left as it was.
+        base: the manifest's entry of `fp32`.
+        fp32: the same network's file.
+        reference: images of `inputs` by the network as trained, in fp32.
+        inputs: of the gate.
+        accepted: levels that a byte may be off.
+        engines: that the file is for.
+        on_step: is called with what is done.
+
+    Raises:
+        CheckpointError: a weight is beyond half precision's range.
+        ParityError: a byte is farther off.
+    """
+    half = in_half(graph)
+    name = "generator.fp16.onnx"
+    content = to_onnx(half.eval(), fp32.inputs)
+    count = len(reference)
+    on_step(f"the gate of fp16: {plural(count, 'image')}, rounded after every operator in PyTorch")
+    by_torch = _through(emulated(half), inputs)
+    # Told to be in fp32, onnxruntime's CPU takes it: it computes in fp32 between roundings.
+    on_step(f"the gate of fp16: the file through {REFERENCE_ENGINE} on the CPU")
+    by_file = run_file(replace(fp32, name=name, content=content), REFERENCE_ENGINE, inputs)
+    worst: Fidelity | None = None
+    for images, engine in ((by_torch, "emulated in PyTorch"), (by_file.images, by_file.engine)):
+        found = fidelity(reference, images)
+        if found.max_levels > accepted:
+            raise ParityError(
+                f"fp16, {engine}, differs from fp32 by up to {found.max_levels} levels (mean {found.mean_levels:.4f}, "
+                f"{plural(count, 'image')}, worst at image {found.worst_index}); at most {accepted} accepted; nothing "
+                f"was written. If that is known and fine: --max-level-difference {found.max_levels}"
+            )
+        worst = found if worst is None or found.max_levels > worst.max_levels else worst
+    assert worst is not None  # noqa: S101 - there were two
+    parity = msgspec.structs.replace(
+        base.parity,
+        engine=f"PyTorch {torch.__version__}, CPU, rounded to fp16 after every operator; and {by_file.engine}, CPU",
+        batch_sizes=(1,),
+        max_level_difference=worst.max_levels,
+        mean_level_difference=round(worst.mean_levels, 6),
+        psnr_db=round(worst.psnr_db, 2),
+        accepted_max_level_difference=accepted,
+        kind="emulated",
+    )
+    model = msgspec.structs.replace(
+        base,
+        file=FileEntry.of(name, content),
+        engines=engines,
+        precision="fp16",
+        weights="fp16",
+        parity=parity,
+    )
+    return Way(model, content, worst)
+
+
+def _through(graph: ByteGraph, inputs: Inputs) -> Images:
+    """Images of a graph in PyTorch, one at a time.
+
+    Raises:
+        ParityError: it gives NaN or infinite pixels.
+    """
+    images = []
+    with torch.inference_mode(), _finite(graph):
+        for row in range(len(next(iter(inputs.values())))):
+            one = {name: torch.from_numpy(array[row : row + 1].copy()) for name, array in inputs.items()}
+            images.append(graph(**one).numpy())
+    return np.concatenate(images)
+
+
+@contextlib.contextmanager
+def _finite(graph: ByteGraph) -> Iterator[None]:
+    """Within, pixels that are not finite are an error: as bytes they could not be told from others."""
+
+    def look(_: Any, __: Any, pixels: torch.Tensor) -> None:
+        if not torch.isfinite(pixels).all():
+            raise ParityError(
+                "in fp16 the network gives NaN or infinite pixels: its values are beyond half precision's range "
+                "(65,504); nothing was written. Leave fp16 out"
+            )
+
+    hook = graph.unet.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def int8_way(

@@ -27,6 +27,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from m2l_export.onnxwriter import convolution_name
 from m2l_runtime._version import __version__
 from m2l_runtime.errors import EngineNotInstalled
 
@@ -144,7 +145,7 @@ def _layers(content: bytes) -> tuple[Layer, ...]:
     for node in model.graph.node:
         if node.op_type == "Conv":
             output, weight = sides[node.output[0]], numpy_helper.to_array(weights[node.input[1]])
-            name = ".".join(part for part in node.input[1].split(".") if part in ("downs", "ups") or part.isdecimal())
+            name = convolution_name(node.input[1])
             found.append(Layer(name, node.name, math.prod(output[2:]) * int(np.prod(weight.shape))))
     return tuple(found)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from typing import cast
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from m2l_export.deploy import ByteGraph, DeployUnet, Stage
 from m2l_export.half import LARGEST
@@ -27,6 +29,23 @@ class NormInSingle(nn.Module):
         """See the class."""
         y: Tensor = self.norm(x.float())
         return y.to(x.dtype)
+
+
+class EmulatedHalf(nn.Module):
+    """A convolution in half precision that multiplies and adds up in single, then rounds: (B, C, H, W) to the same.
+
+    Products of halves are exact in single precision, in which tensor cores add them up, too.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        weights = {name: weight.float() for name, weight in self.layer.named_parameters()}
+        y: Tensor = functional_call(self.layer, weights, (x.float(),))
+        return y.half()
 
 
 def in_half(graph: ByteGraph, norms_in_single: bool = True) -> ByteGraph:
@@ -56,4 +75,17 @@ def in_half(graph: ByteGraph, norms_in_single: bool = True) -> ByteGraph:
         if one.norm is None:
             continue
         one.norm = NormInSingle(one.norm) if norms_in_single else one.norm.half()
+    return made
+
+
+def emulated(graph: ByteGraph) -> ByteGraph:
+    """A graph of :func:`in_half`, computed with the same rounding after every operator, but quickly on a CPU.
+
+    PyTorch's own convolutions of halves take many times as long where a CPU has no instructions for them.
+    """
+    made = copy.deepcopy(graph)
+    for module in list(made.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Conv2d | nn.ConvTranspose2d) and child.weight.dtype == torch.half:
+                setattr(module, name, EmulatedHalf(child))
     return made

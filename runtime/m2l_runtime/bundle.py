@@ -45,8 +45,11 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
 Length = Annotated[int, msgspec.Meta(ge=1, le=MAX_DROPOUT_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+BatchSize = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 DType = Literal["uint8", "float32"]
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Flavour = Literal["tensorrt", "tensorrt_rtx"]
+"""Of plans: TensorRT, or TensorRT for RTX."""
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -107,6 +110,8 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Mean signed difference of red, green and blue over all images; where PSNR decides."""
     accepted_psnr_db: tuple[float, float] | None = None
     """Lowest mean and lowest worst PSNR that the export was told to accept."""
+    kind: Literal["measured", "emulated"] = "measured"
+    """emulated: `engine` is not what the file is for; it computed the same graph with the same rounding."""
 
 
 class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -129,6 +134,32 @@ class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """How weights are stored."""
     float_layers: tuple[str, ...] = ()
     """Of int8: convolutions that stay in float."""
+
+
+class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One of the ONNX files, compiled by TensorRT for one of its versions and one kind of card."""
+
+    file: FileEntry
+    log: FileEntry
+    """What the builder said."""
+    flavour: Flavour
+    version: str
+    """Of the library; a plan runs in no other."""
+    compute_capability: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,2}\.[0-9]$")]
+    """Of the cards that it runs on."""
+    card: str | None
+    """The card that it was built on, whose likes alone it runs on; null where it was built for a compute capability."""
+    precision: Precision
+    batch_sizes: tuple[BatchSize, BatchSize, BatchSize]
+    """Least, most likely and largest number of masks of a call."""
+    onnx_sha256: Sha256
+    """Of the file that it was built from, which is one of the bundle's."""
+    convolutions: dict[str, Count]
+    """How many compute in what."""
+    types_read_from: Literal["network", "engine"]
+    """Where that was read: in the network as TensorRT parsed it, or in the finished engine, which takes a card."""
+    parity: Parity | Literal["not measured"]
+    """Of the plan's images; not measured where it was built for a card that was not there."""
 
 
 class AppearanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -220,18 +251,24 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What the export warned about."""
     appearance: AppearanceTable | None = None
     """Where there is an input of that role, and only there."""
+    plans: Annotated[tuple[PlanFile, ...], msgspec.Meta(max_length=256)] = ()
+    """Left out where there are none."""
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """Every file but the manifest."""
         table = () if self.appearance is None else (self.appearance.file,)
-        return (*dict.fromkeys(model.file for model in self.models), self.golden.file, self.model_card, *table)
+        models = dict.fromkeys(model.file for model in self.models)
+        plans = (entry for plan in self.plans for entry in (plan.file, plan.log))
+        return (*models, self.golden.file, self.model_card, *table, *plans)
 
     def fields(self) -> dict[str, Any]:
         """What stands in manifest.json."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         if self.appearance is None:
             del fields["appearance"]
+        if not self.plans:
+            del fields["plans"]
         return fields
 
     def input(self, role: str) -> TensorSpec | None:
@@ -318,6 +355,9 @@ class Bundle:
         Raises:
             BundleDamaged: as :meth:`read`, :meth:`read_model`, :meth:`read_golden` and :meth:`read_appearances`.
         """
+        for plan in self.manifest.plans:
+            self.read(plan.file)
+            self.read(plan.log)
         for model in {model.file: model for model in self.manifest.models}.values():
             self.read_model(model)
         self.read(self.manifest.model_card)
@@ -473,6 +513,17 @@ def _check_manifest(manifest: Manifest, where: str) -> None:
                 f"{where}: {printable(model.file.path)} lists layers left in float, which only int8 has; its precision "
                 f"is {model.precision}"
             )
+    made_of = {(model.file.sha256, model.precision) for model in manifest.models if "tensorrt" in model.engines}
+    for plan in manifest.plans:
+        where_plan = f"{where}: {printable(plan.file.path)}"
+        if (plan.onnx_sha256, plan.precision) not in made_of:
+            raise BundleDamaged(
+                f"{where_plan} is said to be made in {plan.precision} of a file with SHA-256 "
+                f"{plan.onnx_sha256[:12]}..., and no model for tensorrt in that precision is that file"
+            )
+        least, likely, most = plan.batch_sizes
+        if not least <= likely <= most:
+            raise BundleDamaged(f"{where_plan} has batch sizes out of order: {least}, {likely}, {most}")
 
 
 def _has_its_shape(spec: TensorSpec, size: tuple[int, int]) -> bool:

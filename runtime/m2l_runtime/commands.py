@@ -59,6 +59,7 @@ class PrecisionOption(StrEnum):
     """Choices of --precision."""
 
     fp32 = "fp32"
+    fp16 = "fp16"
     bf16 = "bf16"
     int8 = "int8"
 
@@ -88,7 +89,9 @@ def synth(
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle to use.  [default: the model inside the package]", show_default=False)
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime, or fake (runs no model).")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="auto, openvino, onnxruntime, tensorrt, or fake (runs no model).")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[
         PrecisionOption,
@@ -114,10 +117,17 @@ def synth(
     cache_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Folder where openvino keeps compiled models for the next time.  [default: none are kept]",
+            help="Folder where openvino and tensorrt keep compiled models for the next time.  "
+            "[default: none of openvino's, tensorrt's plans in the user's cache]",
             show_default=False,
         ),
     ] = None,
+    trust_engines: Annotated[
+        bool,
+        typer.Option(
+            "--trust-engines", help="Load the bundle's TensorRT plans. They are code: only from who you trust."
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -219,6 +229,7 @@ def synth(
             threads=threads,
             streams=streams,
             cache_dir=cache_dir,
+            trust_engines=trust_engines,
         ) as synthesizer,
         Reporter() as reporter,
         StopSignals() as stop,
@@ -364,10 +375,12 @@ def inspect(bundle: BundleArgument = None, json: Json = False) -> None:
     from m2l_runtime import embedded
     from m2l_runtime.bundle import open_bundle
     from m2l_runtime.doctor import engine_reports
+    from m2l_runtime.tensorrt.plans import verdicts
 
     opened = open_bundle(embedded.BUNDLE if bundle is None else bundle)
     opened.check()
     reports = engine_reports(opened)
+    plans = verdicts(opened.manifest)
     if json:
         import dataclasses
 
@@ -380,13 +393,16 @@ def inspect(bundle: BundleArgument = None, json: Json = False) -> None:
                 "manifest": opened.manifest.fields(),
                 "appearances": appearance_figures(opened),
                 "engines": [dataclasses.asdict(report) for report in reports],
+                "plans": [dataclasses.asdict(verdict) for verdict in plans],
             }
         )
         return
-    from m2l_runtime.describe import describe_bundle, describe_engines
+    from m2l_runtime.describe import describe_bundle, describe_engines, describe_verdicts
 
     typer.echo(describe_bundle(opened))
     typer.echo("\nOn this machine:\n" + describe_engines(reports))
+    if plans:
+        typer.echo("\nPlans on this machine:\n" + describe_verdicts(plans))
 
 
 def verify(bundle: BundleArgument = None, json: Json = False) -> None:

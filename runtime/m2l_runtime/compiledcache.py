@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+
+from filelock import FileLock
 
 from m2l_runtime import atomic
 from m2l_runtime.errors import OutputError
@@ -62,6 +65,22 @@ class CompiledCache:
             OutputError: it cannot be written.
         """
         atomic.write_file(self._path(made_of), hashlib.sha256(content).digest() + content)
+
+    @contextmanager
+    def locked(self, made_of: Mapping[str, str]) -> Iterator[None]:
+        """Of all processes that ask for what is kept under the same words, one at a time is in the block.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        path = self._path(made_of).with_suffix(".lock")
+        with atomic.output_errors(path):
+            lock = FileLock(path, mode=0o600)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _path(self, made_of: Mapping[str, str]) -> Path:
         words = json.dumps(dict(made_of), sort_keys=True).encode()

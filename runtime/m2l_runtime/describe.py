@@ -12,6 +12,8 @@ from m2l_runtime.bundle import Bundle, Parity, TensorSpec
 from m2l_runtime.cpu import peak_memory_megabytes
 from m2l_runtime.doctor import EngineReport
 from m2l_runtime.folder import Summary
+from m2l_runtime.tensorrt.library import TITLES
+from m2l_runtime.tensorrt.plans import Verdict
 from m2l_runtime.terminal import plural, printable, table
 from m2l_runtime.verify import TOLERANCE, Replay
 
@@ -50,6 +52,19 @@ def describe_bundle(bundle: Bundle) -> str:
             )
         )
         rows.append(("parity", describe_parity(model.parity)))
+    for plan in manifest.plans:
+        least, likely, most = plan.batch_sizes
+        types = ", ".join(f"{count} in {kind}" for kind, count in plan.convolutions.items())
+        rows += [
+            (
+                "plan",
+                f"{plan.file.path}: {TITLES[plan.flavour]} {printable(plan.version)}, {plan.precision}, compute "
+                f"capability {plan.compute_capability}{'' if plan.card is None else f' ({printable(plan.card)})'}, "
+                f"{least} to {most} masks a call, best at {likely}, {plan.file.size_bytes:,} bytes",
+            ),
+            ("convolutions", f"{types}, as read in the {_READ_FROM[plan.types_read_from]}"),
+            ("parity", plan.parity if isinstance(plan.parity, str) else describe_parity(plan.parity)),
+        ]
     rows.append(
         (
             "golden",
@@ -83,6 +98,8 @@ def _describe_input(spec: TensorSpec) -> str:
     return f"{printable(spec.name)}: {spec.dtype}, {shape} ({_INPUTS[spec.role]})"
 
 
+_READ_FROM: Final = {"network": "network that was built, as no card was there", "engine": "finished engine"}
+
 _INPUTS: Final = {
     "mask": "0 background, 255 lesion",
     "appearance": "colours of lesion and skin: drawn with --seed, or chosen with --appearance",
@@ -98,11 +115,18 @@ def describe_parity(parity: Parity) -> str:
         psnr = "every byte equal" if parity.psnr_db is None else f"PSNR {parity.psnr_db:.1f} dB"
     if parity.colour_shift_levels is not None:
         psnr += f", mean shift {', '.join(f'{shift:+.2f}' for shift in parity.colour_shift_levels)}"
+    if parity.kind == "emulated":
+        psnr += f"; emulated: {printable(parity.engine)}"
     sizes = ("size " if len(parity.batch_sizes) == 1 else "sizes ") + ", ".join(map(str, parity.batch_sizes))
     return (
         f"at most {plural(parity.max_level_difference, 'level')} from {printable(parity.reference.partition(',')[0])} "
         f"(mean {parity.mean_level_difference:.5f}, {psnr}) over {plural(parity.mask_count, 'mask')} at batch {sizes}"
     )
+
+
+def describe_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """A row per plan."""
+    return table((printable(v.path), "loads" if v.loads else "no", printable(v.detail)) for v in verdicts)
 
 
 def describe_engines(reports: Sequence[EngineReport]) -> str:

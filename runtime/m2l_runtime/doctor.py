@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from m2l_runtime._version import __version__
-from m2l_runtime.backends import BACKENDS, BackendOptions, load_backend
+from m2l_runtime.backends import BACKENDS, BackendOptions, backend_module, load_backend, read_device
 from m2l_runtime.bundle import Bundle, Precision
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.errors import M2LError
+from m2l_runtime.tensorrt.plans import look_around
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ def engine_reports(bundle: Bundle) -> list[EngineReport]:
 
 def _try(bundle: Bundle, name: str, device: str, precision: Precision) -> tuple[bool, str]:
     """(whether it loads, engine and what is to be known of it, or why it does not)."""
+    if name == "tensorrt":
+        return _could_run_plans(device)
     try:
         backend = load_backend(bundle, name, BackendOptions(device=device, precision=precision))
     except M2LError as error:
@@ -48,6 +51,18 @@ def _try(bundle: Bundle, name: str, device: str, precision: Precision) -> tuple[
     notes = ("a fake: no model is run",) if BACKENDS[name].is_fake else backend.notes
     backend.close()
     return True, backend.settings.engine + "".join(f" ({note})" for note in notes)
+
+
+def _could_run_plans(device: str) -> tuple[bool, str]:
+    """The same of TensorRT: card and library are looked at, and no plan is built, which takes minutes."""
+    try:
+        backend_module("tensorrt")
+        here = look_around(read_device(device)[1])
+    except M2LError as error:
+        return False, str(error)
+    if here.builder is None:
+        return False, f"nothing here builds plans for {here}"
+    return True, f"{here}; builds a plan when it is first used"
 
 
 def machine_facts() -> dict[str, str]:

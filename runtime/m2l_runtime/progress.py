@@ -15,12 +15,13 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
 
-from m2l_runtime.terminal import plural, printable
+from m2l_runtime.terminal import aside, plural, printable
 
 _SECONDS_BETWEEN_LINES = 10.0
 _MOST_NOTES = 20
@@ -99,3 +100,43 @@ class Reporter:
             self._bar.stop()
         if self._notes > _MOST_NOTES:
             self.say(f"... and {plural(self._notes - _MOST_NOTES, 'more such line')}")
+
+
+class BuildProgress:
+    """Steps as lines; what a builder says of its phases as a bar, where standard error is a terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._bar: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def say(self, text: str) -> None:
+        """A line."""
+        aside(text)
+
+    def step(self, phase: str, done: int, total: int) -> bool:
+        """`done` of the `total` steps of a phase are done; phases may be nested. True: go on."""
+        if not self._console.is_terminal:
+            return True
+        if self._bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar.start()
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bar.add_task(printable(phase), total=total)
+        self._bar.update(self._tasks[phase], completed=done, total=total)
+        if done >= total:
+            self._bar.remove_task(self._tasks.pop(phase))
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -60,23 +60,27 @@ class Synthesizer:
         streams: int | None = 1,
         provider_options: Mapping[str, str] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        trust_engines: bool = False,
     ) -> Self:
         """Open a bundle on a backend.
 
         Args:
             bundle: folder of a bundle, or a bundle already opened; None is the model inside the package.
-            backend: auto | openvino | onnxruntime | fake (which runs no model). `auto` is the fastest one installed
-                that the bundle was made for; `choice` says which, and why.
+            backend: auto | openvino | onnxruntime | tensorrt | fake (which runs no model). `auto` is the fastest one
+                installed that the bundle was made for; `choice` says which, and why.
             device: auto | cpu | cuda | cuda:N. `auto` is CUDA where onnxruntime is the backend and starts it, else
                 the CPU; `cuda` is an error where it does not start. `settings.device` says which it is.
-            precision: what convolutions compute with: fp32, or bf16 or int8 where the bundle has that for the backend.
+            precision: what convolutions compute with: fp32, or fp16, bf16 or int8 where the bundle has that for the
+                backend.
             batch_size: masks per call of the engine; None: 1 on a CPU, 16 on CUDA.
             threads: CPU threads of the engine in all; None: as many CPUs as this process may use.
             streams: engine calls at once, the threads divided among them; None: as many as give the most images/s.
                 1 answers a single mask soonest; more pay where many masks come at once.
             provider_options: options of onnxruntime's CUDA provider, by its own names.
-            cache_dir: a folder of the user's own where openvino keeps compiled models for the next time; it is made if
-                need be. None: nothing is kept.
+            cache_dir: a folder of the user's own where compiled models are kept for the next time; it is made if need
+                be. None: openvino keeps nothing, and tensorrt its plans in the user's cache.
+            trust_engines: whether plans of the bundle may be loaded by tensorrt. They are code: only from somebody
+                whose programs you would run. Otherwise tensorrt builds its own from the bundle's ONNX file.
 
         Raises:
             BundleNotFound, BundleTooNew, BundleDamaged: the bundle cannot be used.
@@ -86,7 +90,9 @@ class Synthesizer:
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(embedded.BUNDLE if bundle is None else bundle)
         cache = None if cache_dir is None else Path(cache_dir)
-        options = BackendOptions(device, precision, batch_size, threads, streams, dict(provider_options or {}), cache)
+        options = BackendOptions(
+            device, precision, batch_size, threads, streams, dict(provider_options or {}), cache, trust_engines
+        )
         choice = choose_backend(opened, backend, options)
         return cls(opened, load_backend(opened, choice.name, options), choice)
 

@@ -402,8 +402,8 @@ def test_a_precision_that_there_is_not_in_python(tmp_path: Path) -> None:
 def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     from m2l_runtime import backends
 
-    real = backends._is_installed
-    monkeypatch.setattr(backends, "_is_installed", lambda entry: entry.package != "openvino" and real(entry))
+    real = backends.is_installed
+    monkeypatch.setattr(backends, "is_installed", lambda entry: "openvino" not in entry.packages and real(entry))
 
 
 @pytest.mark.usefixtures("without_openvino")

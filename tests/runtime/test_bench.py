@@ -138,19 +138,19 @@ def test_rows_by_default_are_what_the_bundle_has_for_what_is_installed(
         )
 
     edit(bundle_copy, more)
-    monkeypatch.setattr(rows, "_is_installed", lambda entry: entry.package != "openvino")
+    monkeypatch.setattr(rows, "is_installed", lambda entry: "openvino" not in entry.packages)
     ways, notes = plan(open_bundle(bundle_copy), batch_sizes=(4,))
     assert [(way.backend, way.precision) for way in ways] == [("onnxruntime", "fp32"), ("onnxruntime", "int8")]
     assert len(notes) == 1
     assert notes[0].startswith("openvino is not measured, as openvino is not installed: pip install")
-    monkeypatch.setattr(rows, "_is_installed", lambda _: True)
+    monkeypatch.setattr(rows, "is_installed", lambda _: True)
     ways, _ = plan(open_bundle(bundle_copy), batch_sizes=(4,))
     assert sorted((way.backend, way.precision) for way in ways) == [
         ("onnxruntime", "fp32"),
         ("onnxruntime", "int8"),
         ("openvino", "fp32"),
     ]
-    monkeypatch.setattr(rows, "_is_installed", lambda _: False)
+    monkeypatch.setattr(rows, "is_installed", lambda _: False)
     with pytest.raises(EngineNotInstalled, match="for onnxruntime: pip install"):
         plan(open_bundle(bundle_copy))
 

@@ -6,6 +6,7 @@ Each backend is one module here, imported only when it is asked for. To add one,
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from m2l_runtime.bundle import Bundle, ModelFile, Precision, TensorSpec
 from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled
 from m2l_runtime.stop import raise_interrupt
+from m2l_runtime.tensorrt.offer import Offer
 from m2l_runtime.terminal import printable
 
 Inputs = Mapping[str, npt.NDArray[Any]]
@@ -43,7 +45,9 @@ class BackendOptions:
     provider_options: Mapping[str, str] = field(default_factory=dict)
     """Options of the engine's device layer, by the engine's own names."""
     cache_dir: Path | None = None
-    """Where compiled models are kept for the next time; None: nowhere."""
+    """Where compiled models are kept for the next time; None: nowhere, but plans in the user's own cache."""
+    trust_engines: bool = False
+    """Whether plans of the bundle may be loaded: they are code."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class ModelSource:
     outputs: tuple[TensorSpec, ...]
     sha256: str | None = None
     """Of the content, where it was computed already."""
+    plans: tuple[Offer, ...] = ()
+    """TensorRT's, that the bundle has of this file."""
+    float_layer_count: int = 0
+    """Of int8: convolutions that stay in float."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +132,8 @@ class BackendEntry:
     """What is known of a backend without importing it."""
 
     module: str
-    package: str | None
-    """Python package it needs; None if it needs none."""
+    packages: tuple[str, ...]
+    """Python packages of which it needs one; empty if it needs none."""
     devices: tuple[str, ...]
     install: str
     """The command that installs what it needs."""
@@ -135,17 +143,23 @@ class BackendEntry:
 BACKENDS: Final[Mapping[str, BackendEntry]] = {
     "openvino": BackendEntry(
         module="m2l_runtime.backends.openvino",
-        package="openvino",
+        packages=("openvino",),
         devices=("cpu",),
         install="pip install '.[openvino]' in a checkout of m2l",
     ),
     "onnxruntime": BackendEntry(
         module="m2l_runtime.backends.onnxruntime",
-        package="onnxruntime",
+        packages=("onnxruntime",),
         devices=("cpu", "cuda"),
         install="pip install '.[cpu]' in a checkout of m2l (or '.[gpu]' for NVIDIA cards; never both)",
     ),
-    "fake": BackendEntry(module="m2l_runtime.backends.fake", package=None, devices=("cpu",), install="", is_fake=True),
+    "tensorrt": BackendEntry(
+        module="m2l_runtime.backends.tensorrt",
+        packages=("tensorrt", "tensorrt_rtx"),
+        devices=("cuda",),
+        install="pip install '.[gpu,tensorrt-rtx]' in a checkout of m2l (for data-centre cards '.[gpu]' tensorrt-cu13)",
+    ),
+    "fake": BackendEntry(module="m2l_runtime.backends.fake", packages=(), devices=("cpu",), install="", is_fake=True),
 }
 """Backends by name, the fastest on CPUs first (docs/engines.md). A fake one is never chosen by `auto`."""
 
@@ -188,6 +202,12 @@ def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
         inputs=bundle.manifest.inputs,
         outputs=bundle.manifest.outputs,
         sha256=model.file.sha256,
+        plans=tuple(
+            Offer(plan, functools.partial(bundle.read, plan.file))
+            for plan in bundle.manifest.plans
+            if name == "tensorrt" and plan.onnx_sha256 == model.file.sha256
+        ),
+        float_layer_count=len(model.float_layers),
     )
     return module.load(source, options)
 
@@ -199,8 +219,9 @@ def backend_module(name: str) -> BackendModule:
         EngineNotInstalled: with the command that installs it.
     """
     entry = BACKENDS[name]
-    if not _is_installed(entry):
-        raise EngineNotInstalled(f"the backend '{name}' needs {entry.package}, which is not installed: {entry.install}")
+    if not is_installed(entry):
+        needs = " or ".join(entry.packages)
+        raise EngineNotInstalled(f"the backend '{name}' needs {needs}, which is not installed: {entry.install}")
     try:
         return cast(BackendModule, importlib.import_module(entry.module))
     except ImportError as error:
@@ -210,8 +231,9 @@ def backend_module(name: str) -> BackendModule:
         ) from error
 
 
-def _is_installed(entry: BackendEntry) -> bool:
-    return entry.package is None or importlib.util.find_spec(entry.package) is not None
+def is_installed(entry: BackendEntry) -> bool:
+    """Whether the packages are there that a backend needs; whether they load is another question."""
+    return not entry.packages or any(importlib.util.find_spec(name) is not None for name in entry.packages)
 
 
 def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Choice:
@@ -243,7 +265,7 @@ def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Choice
     if not fitting:
         names = ", ".join(name for name, _ in made_for)
         raise DeviceUnavailable(f"in {precision} the bundle was made for {names}, which has no CUDA; choose device cpu")
-    installed = tuple(name for name, entry in fitting if _is_installed(entry))
+    installed = tuple(name for name, entry in fitting if is_installed(entry))
     if not installed:
         commands = "; ".join(entry.install for _, entry in fitting)
         raise EngineNotInstalled(
@@ -254,6 +276,8 @@ def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Choice
     if "onnxruntime" in installed:
         if options.provider_options:
             return Choice("onnxruntime", "provider options are its own", installed)
+        if device == "cuda":
+            return Choice("onnxruntime", "it needs no plan to be built", installed)
         if device == "auto" and _is_distribution(GPU_DISTRIBUTION):
             return Choice("onnxruntime", f"{GPU_DISTRIBUTION} is installed", installed)
     return Choice(installed[0], "the fastest installed on a CPU", installed)

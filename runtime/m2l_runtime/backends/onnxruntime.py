@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import re
 from typing import Any, Final
@@ -9,17 +11,20 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.backends import BackendOptions, Inputs, ModelSource, Settings, read_device
+from m2l_runtime.backends import BackendOptions, Inputs, ModelSource, Settings, onnxruntimecuda, read_device
 from m2l_runtime.backends.messages import failure, notes_on_cpu
 from m2l_runtime.cpu import lacks_int8_products, share_threads
-from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError
+from m2l_runtime.cuda.backend import STREAMS, RingBackend, open_ring
+from m2l_runtime.cuda.cards import card
+from m2l_runtime.cuda.driver import CudaDriver
+from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, EngineNotInstalled
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or it keeps what to tell a server of its makers' on disk
 
 import onnxruntime
 
 CPU: Final = "CPUExecutionProvider"
-CUDA: Final = "CUDAExecutionProvider"
+CUDA: Final = onnxruntimecuda.PROVIDER
 _OPSET: Final = re.compile(r"Opset (\d+) is under development")
 _ERRORS_ONLY: Final = 3
 _FATAL_ONLY: Final = 4
@@ -28,41 +33,74 @@ _FATAL_ONLY: Final = 4
 _BATCH_SIZE: Final = {CPU: 1, CUDA: 16}
 
 
-def load(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend:
+def load(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend | RingBackend:
     """A session for one ONNX file; see BackendModule."""
-    provider, index = _provider(options.device)
-    threads, streams = _share_threads(options, provider)
-    session_options = _session_options(threads)
-    provider_options = dict(options.provider_options)
-    if provider == CUDA:
-        _require_cuda_build()
-        provider_options.setdefault("device_id", str(index))
-    elif provider_options:
+    kind, index = read_device(options.device)
+    if kind == "cuda" or (kind == "auto" and CUDA in onnxruntime.get_available_providers()):
+        try:
+            return _load_on_cuda(source, options, index)
+        except (DeviceUnavailable, EngineNotInstalled):
+            if kind == "cuda":
+                raise
+    return _load_on_cpu(source, options)
+
+
+def _load_on_cpu(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend:
+    if source.precision == "fp16":
+        raise DeviceUnavailable(
+            "fp16 is for CUDA: on CPUs onnxruntime computes in fp32 between roundings, which is slower than fp32; "
+            "choose device cuda, or another precision"
+        )
+    if options.provider_options:
         raise EngineError("provider options are for CUDA; the CPU provider of onnxruntime takes none")
-    try:
-        session = _start_session(source.content, session_options, provider, provider_options)
-    except DeviceUnavailable:
-        if options.device != "auto":
-            raise
-        provider, provider_options = CPU, {}
-        threads, streams = _share_threads(options, provider)
-        session_options = _session_options(threads)
-        session = _start_session(source.content, session_options, provider, provider_options)
+    threads, streams = share_threads(options.threads, options.streams)
+    session = _start_session(source.content, _session_options(threads))
     _check_signature(session, source)
-    settings = Settings(
+    notes = notes_on_cpu(options, source.precision) + _no_cache(options)
+    return OnnxRuntimeBackend(
+        session, _settings(source, options, CPU, "cpu", threads, streams), source.outputs[0].name, notes
+    )
+
+
+def _load_on_cuda(source: ModelSource, options: BackendOptions, index: int) -> RingBackend:
+    _require_cuda_build()
+    card(index)  # ahead of the session, whose words for a card that is not there are hard to read
+    streams = STREAMS if options.streams is None else options.streams
+    threads, _ = share_threads(options.threads, 1)
+    engine = onnxruntimecuda.OnnxRuntimeCudaEngine(
+        onnxruntime,
+        source.content,
+        functools.partial(_session_options, threads),
+        {"device_id": str(index), **options.provider_options},
+        source.inputs,
+        source.outputs,
+        lambda session: _check_signature(session, source),
+    )
+    batch_size = options.batch_size or _BATCH_SIZE[CUDA]
+    ring = open_ring(CudaDriver(index), engine, source.inputs, source.outputs, batch_size, streams)
+    settings = _settings(source, options, CUDA, f"cuda:{index}", threads, streams)
+    settings = dataclasses.replace(settings, provider_options=tuple(sorted(engine.provider_options.items())))
+    return RingBackend(ring, settings, _no_cache(options))
+
+
+def _settings(
+    source: ModelSource, options: BackendOptions, provider: str, device: str, threads: int, streams: int
+) -> Settings:
+    return Settings(
         backend="onnxruntime",
         engine=f"onnxruntime {onnxruntime.__version__}",
-        device="cpu" if provider == CPU else f"cuda:{index}",
+        device=device,
         precision=source.precision,
         batch_size=options.batch_size or _BATCH_SIZE[provider],
         threads=threads,
         streams=streams,
-        provider_options=tuple(sorted(provider_options.items())),
     )
-    notes = notes_on_cpu(options, source.precision) if provider == CPU else ()
-    if options.cache_dir is not None:
-        notes += ("onnxruntime keeps no compiled models; the folder for them is not used",)
-    return OnnxRuntimeBackend(session, settings, source.outputs[0].name, notes)
+
+
+def _no_cache(options: BackendOptions) -> tuple[str, ...]:
+    if options.cache_dir is None:
+        return ()
+    return ("onnxruntime keeps no compiled models; the folder for them is not used",)
 
 
 class OnnxRuntimeBackend:
@@ -92,20 +130,6 @@ class OnnxRuntimeBackend:
         self._session = None
 
 
-def _provider(device: str) -> tuple[str, int]:
-    """(provider, index of the device)."""
-    kind, index = read_device(device)
-    if kind == "auto":
-        return (CUDA if CUDA in onnxruntime.get_available_providers() else CPU), 0
-    return (CUDA if kind == "cuda" else CPU), index
-
-
-def _share_threads(options: BackendOptions, provider: str) -> tuple[int, int]:
-    """(threads of each call, calls at once)."""
-    is_open_on_cuda = provider == CUDA and options.streams is None
-    return share_threads(options.threads, 1 if is_open_on_cuda else options.streams)
-
-
 def _require_cuda_build() -> None:
     if CUDA not in onnxruntime.get_available_providers():
         raise DeviceUnavailable(
@@ -127,13 +151,10 @@ def _session_options(threads: int) -> Any:
     return options
 
 
-def _start_session(content: bytes, session_options: Any, provider: str, provider_options: dict[str, str]) -> Any:
-    providers = [(provider, provider_options)] + ([(CPU, {})] if provider != CPU else [])
+def _start_session(content: bytes, session_options: Any) -> Any:
     try:
-        session = onnxruntime.InferenceSession(content, session_options, providers=providers)
+        return onnxruntime.InferenceSession(content, session_options, providers=[CPU])
     except Exception as error:
-        if provider != CPU:
-            raise DeviceUnavailable(f"CUDA does not start: {_short(error)}") from error
         opset = _OPSET.search(str(error))
         if opset:
             raise EngineError(
@@ -141,13 +162,6 @@ def _start_session(content: bytes, session_options: Any, provider: str, provider
                 "the model is written in; update it (pip install --upgrade onnxruntime) or take another --backend"
             ) from error
         raise BundleDamaged(f"onnxruntime {onnxruntime.__version__} cannot load the model: {_short(error)}") from error
-    if provider not in session.get_providers():  # it falls back to the CPU without a word
-        raise DeviceUnavailable(
-            "onnxruntime is built with CUDA but could not start it and would run on the CPU instead; "
-            f"check the driver and that CUDA and cuDNN are installed: pip install '.[gpu]' in a checkout of m2l "
-            f"(onnxruntime {onnxruntime.__version__})"
-        )
-    return session
 
 
 def _check_signature(session: Any, source: ModelSource) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar, cast, get_args
 
-from m2l_runtime.backends import BACKENDS, BackendEntry
+from m2l_runtime.backends import BACKENDS, BackendEntry, is_installed
 from m2l_runtime.bench.messages import Way
 from m2l_runtime.bundle import Bundle, Precision
 from m2l_runtime.errors import EngineNotInstalled, InputError
@@ -97,18 +96,14 @@ def _installed(bundle: Bundle, notes: list[str]) -> list[str]:
     """Backends that are here and that the bundle has a file for; what is missing is noted."""
     engines = {engine for model in bundle.manifest.models for engine in model.engines}
     wanted = {name: entry for name, entry in BACKENDS.items() if name in engines and not entry.is_fake}
-    here = [name for name, entry in wanted.items() if _is_installed(entry)]
+    here = [name for name, entry in wanted.items() if is_installed(entry)]
     if not here:
         commands = "; or ".join(f"for {name}: {entry.install}" for name, entry in wanted.items())
         raise EngineNotInstalled(f"no inference engine is installed that this bundle has a file for: {commands}")
     for name, entry in wanted.items():
         if name not in here:
-            notes.append(f"{name} is not measured, as {entry.package} is not installed: {entry.install}")
+            notes.append(f"{name} is not measured, as {' or '.join(entry.packages)} is not installed: {entry.install}")
     return here
-
-
-def _is_installed(entry: BackendEntry) -> bool:
-    return entry.package is None or importlib.util.find_spec(entry.package) is not None
 
 
 def _devices(entry: BackendEntry) -> list[str]:

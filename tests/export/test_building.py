@@ -15,11 +15,12 @@ from torch import nn
 
 from m2l_export.deploy import ByteGraph, Form, deploy
 from m2l_export.onnxwriter import OPSET, input_specs, to_onnx
-from m2l_export.plan import BuildOptions, LayerType, Plan, PlanError, build_plan
 from m2l_export.quantise import Quantiser, Target
 from m2l_export.typed import in_half
 from m2l_runtime.bundle import TensorSpec
 from m2l_runtime.errors import EngineNotInstalled
+from m2l_runtime.tensorrt.building import BuildOptions, Plan, PlanError, build_plan
+from m2l_runtime.tensorrt.types import LayerType
 from m2l_train.networks import Norm, UnetGenerator, UnetSpec
 
 pytest.importorskip("tensorrt_rtx")

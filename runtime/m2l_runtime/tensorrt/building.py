@@ -1,41 +1,34 @@
 """An ONNX file to a TensorRT plan, and what its convolutions compute in, read back from what was built.
 
-Two flavours with one interface: TensorRT (`tensorrt`, data-centre cards) and TensorRT for RTX (`tensorrt_rtx`), which
-builds for a card that is not there. Both are strongly typed: precision comes from the graph's own types, and a graph in
-single precision gives a plan in single precision, whatever it is called. So types are read back and compared.
+Both flavours are strongly typed: precision comes from the graph's own types, and a graph in single precision gives a
+plan in single precision, whatever it is called. So types are read back and compared: in the network as it was parsed,
+from whose types the builder may not depart, and where the card is there in the finished engine.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from m2l_runtime.bundle import TensorSpec
-from m2l_runtime.errors import EngineError, EngineNotInstalled
-from m2l_runtime.stop import raise_interrupt
+from m2l_runtime.bundle import Flavour, TensorSpec
+from m2l_runtime.cuda.cards import Card
+from m2l_runtime.errors import EngineError
+from m2l_runtime.tensorrt import inspecting
+from m2l_runtime.tensorrt.library import TITLES, first_line, load, log, logger, reason
+from m2l_runtime.tensorrt.types import TYPES, ConvolutionType, LayerType
 
-Flavour = Literal["tensorrt", "tensorrt_rtx"]
-LayerType = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
-
-INSTALL: Final = {
-    "tensorrt": "pip install tensorrt-cu13",
-    "tensorrt_rtx": "pip install '.[tensorrt-rtx]' in a checkout of m2l",
-}
 COMPUTE_CAPABILITIES: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """That TensorRT for RTX builds for; Hopper, 9.0, is not among them."""
 LEAST_SHARE: Final = 0.95
 """Of the convolutions, that have to compute in the precision asked for."""
-_TYPES: Final[dict[str, LayerType]] = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
 
 
 class PlanError(EngineError):
-    """A plan could not be built, or is not what was asked for."""
+    """A plan could not be built, is not what was asked for, or cannot be used here."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +39,15 @@ class BuildOptions:
     batch_sizes: tuple[int, int, int] = (1, 16, 64)
     """Least, most likely and largest number of masks of a call."""
     compute_capability: str | None = None
-    """Such as 8.9; None: that of the card which is there. Only TensorRT for RTX builds for another."""
+    """Such as 8.9; None: that of `card`. Only TensorRT for RTX builds for another than the card's."""
+    card: Card | None = None
+    """The card that is there; None where there is none."""
     optimisation_level: int | None = None
     """0 to 5; None: the library's own."""
     memory_limit_bytes: int | None = None
     """Of scratch memory on the card; None: all of it."""
     timing_cache: bytes = b""
     """Of an earlier build with the same library on the same card; TensorRT for RTX has none."""
-
-
-@dataclass(frozen=True)
-class ConvolutionType:
-    """A convolution, and what it computes in."""
-
-    name: str
-    type: LayerType
 
 
 @dataclass(frozen=True)
@@ -72,13 +59,22 @@ class Plan:
     version: str
     """Of the library: plans run in no other."""
     compute_capability: str
+    card: str | None
+    """The card's name where it runs on its likes alone."""
     batch_sizes: tuple[int, int, int]
     onnx_sha256: str
     convolutions: tuple[ConvolutionType, ...]
+    types_read_from: Literal["network", "engine"]
     timing_cache: bytes
     log: tuple[str, ...]
-    """Warnings and errors of the builder."""
+    """What the builder said, but for its most talkative level."""
     seconds: float
+
+    @property
+    def counts(self) -> Mapping[LayerType, int]:
+        """How many convolutions compute in what."""
+        types = [one.type for one in self.convolutions]
+        return {one: types.count(one) for one in dict.fromkeys(types)}
 
 
 def build_plan(
@@ -87,6 +83,8 @@ def build_plan(
     precision: LayerType,
     options: BuildOptions | None = None,
     on_progress: Callable[[str, int, int], bool] = lambda *_: True,
+    *,
+    float_count: int = 0,
 ) -> Plan:
     """Build it, and refuse it if fewer than `LEAST_SHARE` of the convolutions compute in `precision`.
 
@@ -96,27 +94,23 @@ def build_plan(
         precision: what the graph's convolutions are typed as.
         options: what to build for.
         on_progress: called with a phase of the builder, and how many of how many steps are done; False stops it.
+        float_count: convolutions that are meant to be in floats where `precision` is int8; the share is of the others.
 
     Raises:
         EngineNotInstalled: the library is not there; with the command that installs it.
         PlanError: a compute capability that is not built for, batch sizes out of order, what the parser or the builder
-            does not take, by node, or another precision than asked for.
+            does not take, by node, an input without a profile, or another precision than asked for.
     """
     options = options or BuildOptions()
-    library = _library(options.flavour)
-    _check(options)
+    capability = require_target(options)
+    library = load(options.flavour)
     began = time.perf_counter()
-    with _log(library) as lines:
-        builder = library.Builder(_logger(library))
+    with log(library) as lines:
+        builder = library.Builder(logger(library))
         network = builder.create_network(0)
         _parse(library, network, content)
-        config = builder.create_builder_config()
-        config.add_optimization_profile(_profile(builder, inputs, options.batch_sizes))
-        capability = _set_target(library, config, options)
-        if options.optimisation_level is not None:
-            config.builder_optimization_level = options.optimisation_level
-        if options.memory_limit_bytes is not None:
-            config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.memory_limit_bytes)
+        config = _configured(library, builder, options, capability)
+        config.add_optimization_profile(_profile(builder, network, inputs, options.batch_sizes))
         cache = None
         if options.flavour == "tensorrt":  # the other compiles on the card that runs the plan, and times nothing
             cache = config.create_timing_cache(options.timing_cache)
@@ -124,84 +118,106 @@ def build_plan(
         monitor = _monitor(library)(on_progress)
         config.progress_monitor = monitor
         convolutions = _convolutions(library, network)
-        _require(convolutions, precision)
+        _require(convolutions, precision, float_count)
         built = builder.build_serialized_network(network, config)
         if built is None:
             if monitor.was_stopped:
                 raise PlanError("the build was stopped")
-            raise PlanError(f"TensorRT did not build the plan: {_last(lines)}")
+            raise PlanError(f"{TITLES[options.flavour]} did not build the plan: {reason(lines)}")
+        plan = bytes(built)
+        found: Sequence[ConvolutionType] = ()
+        if options.card is not None and options.card.compute_capability == capability:
+            found = inspecting.convolutions(library, plan)
+            if found:
+                _require(found, precision, float_count)
         return Plan(
-            content=bytes(built),
+            content=plan,
             flavour=options.flavour,
             version=str(library.__version__),
             compute_capability=capability,
+            card=None if options.flavour == "tensorrt_rtx" or options.card is None else options.card.name,
             batch_sizes=options.batch_sizes,
             onnx_sha256=hashlib.sha256(content).hexdigest(),
-            convolutions=convolutions,
+            convolutions=tuple(found or convolutions),
+            types_read_from="engine" if found else "network",
             timing_cache=b"" if cache is None else bytes(cache.serialize()),
             log=tuple(lines),
             seconds=time.perf_counter() - began,
         )
 
 
-def _library(flavour: Flavour) -> Any:
-    try:
-        return importlib.import_module(flavour)
-    except ImportError as error:
-        raise_interrupt(error)
-        raise EngineNotInstalled(
-            f"plans are built by {flavour}, which does not load ({error}): {INSTALL[flavour]}"
-        ) from error
+def require_target(options: BuildOptions) -> str:
+    """The compute capability to build for.
 
-
-def _check(options: BuildOptions) -> None:
+    Raises:
+        PlanError: batch sizes or level out of range, or a card that is not built for, or is not here.
+    """
     least, likely, most = options.batch_sizes
     if not 1 <= least <= likely <= most:
         raise PlanError(
             f"batch sizes are least, likely and largest, from 1 and in order; got {least}, {likely}, {most}"
         )
-    if options.compute_capability is None:
-        return
-    if options.flavour != "tensorrt_rtx":
+    if options.optimisation_level is not None and not 0 <= options.optimisation_level <= 5:
+        raise PlanError(f"the optimisation level is 0 to 5; got {options.optimisation_level}")
+    there = None if options.card is None else options.card.compute_capability
+    capability = options.compute_capability or there
+    title = TITLES[options.flavour]
+    if options.flavour == "tensorrt":
+        if there is None:
+            raise PlanError(
+                f"{title} builds on the card that the plan is for, and there is none here; build there, or with "
+                "TensorRT for RTX (tensorrt_rtx), which builds for a compute capability"
+            )
+        if capability != there:
+            raise PlanError(
+                f"{title} builds for the card that is there, of compute capability {there}; got {capability}: leave it "
+                "out, or build with tensorrt_rtx"
+            )
+        return there
+    if capability is None:
         raise PlanError(
-            f"{options.flavour} builds for the card that is there; leave out the compute capability, or build with "
-            "tensorrt_rtx"
+            f"there is no card here to build for; name a compute capability: {', '.join(COMPUTE_CAPABILITIES)}"
         )
-    if options.compute_capability not in COMPUTE_CAPABILITIES:
-        raise PlanError(
-            f"TensorRT for RTX builds for compute capability {', '.join(COMPUTE_CAPABILITIES)}; got "
-            f"{options.compute_capability}"
-        )
+    if capability not in COMPUTE_CAPABILITIES:
+        raise PlanError(f"{title} builds for compute capability {', '.join(COMPUTE_CAPABILITIES)}; got {capability}")
+    return capability
+
+
+def _configured(library: Any, builder: Any, options: BuildOptions, capability: str) -> Any:
+    config = builder.create_builder_config()
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # for the inspector to tell types
+    if options.flavour == "tensorrt_rtx":
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(library.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
+    if options.optimisation_level is not None:
+        config.builder_optimization_level = options.optimisation_level
+    if options.memory_limit_bytes is not None:
+        config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.memory_limit_bytes)
+    return config
 
 
 def _parse(library: Any, network: Any, content: bytes) -> None:
-    parser = library.OnnxParser(network, _logger(library))
+    parser = library.OnnxParser(network, logger(library))
     if parser.parse(content):
         return
     found = [parser.get_error(place) for place in range(parser.num_errors)]
-    told = "; ".join(f"{e.node_operator()} {e.node_name()!r}: {_first_line(e.desc())}" for e in found[:3])
+    told = "; ".join(f"{e.node_operator()} {e.node_name()!r}: {first_line(e.desc())}" for e in found[:3])
     more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
     raise PlanError(f"TensorRT does not take the graph: {told or 'no reason given'}{more}")
 
 
-def _profile(builder: Any, inputs: Sequence[TensorSpec], batch_sizes: tuple[int, int, int]) -> Any:
+def _profile(builder: Any, network: Any, inputs: Sequence[TensorSpec], batch_sizes: tuple[int, int, int]) -> Any:
+    """Shapes of every input; one that is left out would be told of by the builder in words of its own."""
+    names = {network.get_input(place).name for place in range(network.num_inputs)}
+    if names != {spec.name for spec in inputs}:
+        raise PlanError(
+            f"a profile is needed for each input of the graph, {', '.join(sorted(names))}; got one for "
+            f"{', '.join(sorted(spec.name for spec in inputs)) or 'none'}"
+        )
     profile = builder.create_optimization_profile()
     for spec in inputs:
         profile.set_shape(spec.name, *((size, *spec.shape[1:]) for size in batch_sizes))
     return profile
-
-
-def _set_target(library: Any, config: Any, options: BuildOptions) -> str:
-    """Tell the builder what card to build for; the compute capability in words."""
-    if options.flavour == "tensorrt_rtx":
-        config.num_compute_capabilities = 1
-        name = options.compute_capability
-        known = library.ComputeCapability
-        config.set_compute_capability(
-            known.CURRENT if name is None else getattr(known, f"SM{name.replace('.', '')}"), 0
-        )
-        return name or "current"
-    return "current"
 
 
 def _convolutions(library: Any, network: Any) -> tuple[ConvolutionType, ...]:
@@ -217,50 +233,18 @@ def _convolutions(library: Any, network: Any) -> tuple[ConvolutionType, ...]:
         maker = makers.get(tensor.name)
         if maker is not None and maker.type == library.LayerType.DEQUANTIZE:
             tensor = maker.get_input(0)
-        found.append(ConvolutionType(layer.name, _TYPES.get(tensor.dtype.name, tensor.dtype.name)))
+        found.append(ConvolutionType(layer.name, TYPES.get(tensor.dtype.name, tensor.dtype.name)))
     return tuple(found)
 
 
-def _require(convolutions: Sequence[ConvolutionType], precision: LayerType) -> None:
-    as_asked, count = sum(one.type == precision for one in convolutions), len(convolutions)
-    if as_asked < LEAST_SHARE * count or not count:
+def _require(convolutions: Sequence[ConvolutionType], precision: LayerType, float_count: int) -> None:
+    as_asked, count = sum(one.type == precision for one in convolutions), len(convolutions) - float_count
+    if as_asked < LEAST_SHARE * count or count < 1:
         others = ", ".join(f"{one.name} in {one.type}" for one in convolutions if one.type != precision)
         raise PlanError(
             f"{as_asked} of {count} convolutions compute in {precision}, at least {LEAST_SHARE:.0%} have to "
             f"({others or 'there are none'}); TensorRT takes the types of the graph: export it in {precision}"
         )
-
-
-@functools.cache
-def _logger(library: Any) -> Any:
-    """One for the process: the library keeps the first that it is given."""
-
-    class Logger(library.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-            self.lines: list[str] | None = None
-
-        def log(self, severity: Any, message: str) -> None:
-            if self.lines is not None and severity in (
-                library.ILogger.INTERNAL_ERROR,
-                library.ILogger.ERROR,
-                library.ILogger.WARNING,
-            ):
-                self.lines.append(f"{severity.name.lower()}: {_first_line(message)}")
-
-    return Logger()
-
-
-@contextmanager
-def _log(library: Any) -> Iterator[list[str]]:
-    """What the library says while the block runs."""
-    logger = _logger(library)
-    lines: list[str] = []
-    logger.lines = lines
-    try:
-        yield lines
-    finally:
-        logger.lines = None
 
 
 @functools.cache
@@ -283,12 +267,3 @@ def _monitor(library: Any) -> Any:
             self._steps.pop(name, None)
 
     return Monitor
-
-
-def _first_line(text: str) -> str:
-    return " ".join(text.split())[:300]
-
-
-def _last(lines: Sequence[str]) -> str:
-    errors = [line for line in lines if not line.startswith("warning")]
-    return errors[-1] if errors else "no reason given"

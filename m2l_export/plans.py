@@ -1,0 +1,265 @@
+"""ONNX files of a bundle to TensorRT plans beside them, for cards that are here or not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from m2l_export import gate
+from m2l_runtime import atomic
+from m2l_runtime._version import __version__
+from m2l_runtime.arrays import Images
+from m2l_runtime.backends import BackendOptions, ModelSource, backend_module
+from m2l_runtime.bundle import FileEntry, Flavour, ModelFile, Parity, PlanFile, Precision
+from m2l_runtime.cuda.cards import Card, card
+from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled, InputError, ParityError
+from m2l_runtime.synthesizer import run_in_batches
+from m2l_runtime.tensorrt import library
+from m2l_runtime.tensorrt.building import BuildOptions, Plan, build_plan, require_target
+from m2l_runtime.tensorrt.offer import Offer
+from m2l_runtime.terminal import printable
+
+NOT_MEASURED: Final = "not measured"
+MOST_TIMING_CACHE_BYTES: Final = 1 << 28
+
+
+@dataclass(frozen=True)
+class PlanWishes:
+    """What plans are asked for."""
+
+    compute_capabilities: tuple[str, ...] = ()
+    """Such as 8.9, a plan for each; empty: that of the card which is here."""
+    flavour: Flavour | None = None
+    """None: TensorRT where it is installed and the card is here, else TensorRT for RTX."""
+    batch_sizes: tuple[int, int, int] = (1, 16, 64)
+    """Least, most likely and largest number of masks of a call."""
+    optimisation_level: int | None = None
+    """0 to 5; None: the library's own."""
+    memory_limit_bytes: int | None = None
+    """Of scratch memory on the card; None: all of it."""
+    timing_cache: Path | None = None
+    """A file with TensorRT's timings, read if it is there and written anew; None: the bundle's name and .timings."""
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """A plan for a bundle."""
+
+    entry: PlanFile
+    plan: Plan
+    log: bytes
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """What the bundle gets, by path."""
+        return {self.entry.file.path: self.plan.content, self.entry.log.path: self.log}
+
+
+def resolve(wishes: PlanWishes) -> tuple[BuildOptions, ...]:
+    """What to build for, a plan each; told ahead of the long steps.
+
+    Raises:
+        PlanError: what is asked for is not built, or not here.
+        EngineNotInstalled: the flavour is not there; with the command that installs it.
+    """
+    try:
+        here: Card | None = card(0)
+    except (DeviceUnavailable, EngineNotInstalled):
+        here = None
+    flavour = wishes.flavour or _flavour(wishes.compute_capabilities, here)
+    library.load(flavour)
+    options = tuple(
+        BuildOptions(
+            flavour=flavour,
+            batch_sizes=wishes.batch_sizes,
+            compute_capability=capability,
+            card=here,
+            optimisation_level=wishes.optimisation_level,
+            memory_limit_bytes=wishes.memory_limit_bytes,
+        )
+        for capability in dict.fromkeys(wishes.compute_capabilities or (None,))
+    )
+    for one in options:
+        require_target(one)
+    return options
+
+
+def _flavour(capabilities: Sequence[str], here: Card | None) -> Flavour:
+    is_here = here is not None and set(capabilities) <= {here.compute_capability}
+    return "tensorrt" if is_here and "tensorrt" in library.installed() else "tensorrt_rtx"
+
+
+@dataclass(frozen=True)
+class GateImages:
+    """What a plan's images are compared with where its card is here."""
+
+    inputs: gate.Inputs
+    reference: Images
+    mask_count: int
+    label: str
+    """What made the reference."""
+
+
+def build(
+    models: Sequence[ModelFile],
+    contents: Mapping[str, bytes],
+    source: ModelSource,
+    precisions: Sequence[Precision],
+    options: Sequence[BuildOptions],
+    images: GateImages,
+    accepted_levels: int,
+    timing_cache: Path,
+    on_step: Callable[[str], None],
+    on_progress: Callable[[str, int, int], bool],
+) -> list[BuiltPlan]:
+    """A plan of each model for tensorrt, in each of `precisions`, for each of `options`.
+
+    Args:
+        models: of the bundle.
+        contents: their files, by path.
+        source: inputs and outputs are taken from it.
+        precisions: to build plans in.
+        options: of :func:`resolve`.
+        images: to compare with those of plans that run here.
+        accepted_levels: by which these may differ in fp32 and fp16.
+        timing_cache: where TensorRT's timings are kept.
+        on_step: is called with what is done, and found.
+        on_progress: see :func:`m2l_runtime.tensorrt.building.build_plan`.
+
+    Raises:
+        PlanError: a plan was not built, or is not what was asked for.
+        ParityError: a plan that runs here gives other images.
+        OutputError: the timings cannot be written.
+    """
+    found = []
+    timings = _read_timings(timing_cache) if any(one.flavour == "tensorrt" for one in options) else b""
+    for model in models:
+        if "tensorrt" not in model.engines or model.precision not in precisions:
+            continue
+        content = contents[model.file.path]
+        for one in options:
+            title = library.TITLES[one.flavour]
+            target = one.compute_capability or f"{one.card.compute_capability if one.card else '?'}, the card here"
+            on_step(f"building a plan in {model.precision} with {title} for compute capability {target}")
+            plan = build_plan(
+                content,
+                source.inputs,
+                model.precision,
+                dataclasses.replace(one, timing_cache=timings),
+                on_progress,
+                float_count=len(model.float_layers),
+            )
+            if plan.timing_cache:
+                timings = plan.timing_cache
+                atomic.write_file(timing_cache, timings)
+            built = _bundled(plan, model)
+            for line in type_lines(plan):
+                on_step(line)
+            if one.card is not None and one.card.compute_capability == plan.compute_capability:
+                on_step("the gate: the same images through the plan")
+                parity = _measure(built, model, content, source, images, accepted_levels)
+                built = dataclasses.replace(built, entry=msgspec.structs.replace(built.entry, parity=parity))
+            found.append(built)
+    return found
+
+
+def type_lines(plan: Plan) -> list[str]:
+    """What each convolution computes in, for a person."""
+    where = "the finished engine" if plan.types_read_from == "engine" else "the network that was built"
+    counts = ", ".join(f"{count} in {kind}" for kind, count in plan.counts.items())
+    lines = [f"  {counts}, as read in {where}; built in {plan.seconds:.1f} s, {len(plan.content):,} bytes"]
+    return lines + [f"  {one.type:5} {printable(one.name)}" for one in plan.convolutions]
+
+
+def _bundled(plan: Plan, model: ModelFile) -> BuiltPlan:
+    capability = plan.compute_capability.replace(".", "")
+    name = f"generator.{model.precision}.{plan.flavour}-{plan.version}.sm{capability}"
+    head = (
+        f"m2l {__version__}: {model.file.path} (sha256 {plan.onnx_sha256}) by {plan.flavour} {plan.version} for "
+        f"compute capability {plan.compute_capability}, {', '.join(map(str, plan.batch_sizes))} masks a call, in "
+        f"{plan.seconds:.1f} s"
+    )
+    types = [f"convolution: {one.type} {one.name}" for one in plan.convolutions]
+    log = ("\n".join([head, *types, *plan.log]) + "\n").encode()
+    entry = PlanFile(
+        file=FileEntry.of(f"{name}.plan", plan.content),
+        log=FileEntry.of(f"{name}.log", log),
+        flavour=plan.flavour,
+        version=plan.version,
+        compute_capability=plan.compute_capability,
+        card=plan.card,
+        precision=model.precision,
+        batch_sizes=plan.batch_sizes,
+        onnx_sha256=plan.onnx_sha256,
+        convolutions={str(kind): count for kind, count in plan.counts.items()},
+        types_read_from=plan.types_read_from,
+        parity=NOT_MEASURED,
+    )
+    return BuiltPlan(entry, plan, log)
+
+
+def _measure(
+    built: BuiltPlan,
+    model: ModelFile,
+    content: bytes,
+    source: ModelSource,
+    images: GateImages,
+    accepted_levels: int,
+) -> Parity:
+    """Run the plan, and compare; it was made here, so that it can be trusted."""
+    runnable = dataclasses.replace(
+        source,
+        name=model.file.path,
+        content=content,
+        precision=model.precision,
+        sha256=model.file.sha256,
+        plans=(Offer(built.entry, lambda: built.plan.content),),
+    )
+    batch_size = built.plan.batch_sizes[1]
+    options = BackendOptions(
+        device="cuda", precision=model.precision, batch_size=batch_size, streams=2, trust_engines=True
+    )
+    backend = backend_module("tensorrt").load(runnable, options)
+    try:
+        found = run_in_batches(backend, images.inputs)
+        engine = f"{backend.settings.engine}, {backend.settings.device}"
+    finally:
+        backend.close()
+    largest, mean, psnr = gate.compare(images.reference, found)
+    if model.precision in ("fp32", "fp16") and largest > accepted_levels:
+        index = int(np.abs(found.astype(np.int16) - images.reference).reshape(len(found), -1).max(1).argmax())
+        raise ParityError(
+            f"the plan {built.entry.file.path} differs from the network by up to {largest} levels (mean {mean:.4f}, "
+            f"worst at mask {index % images.mask_count}); at most {accepted_levels} accepted; nothing was written"
+        )
+    return Parity(
+        reference=images.label,
+        engine=engine,
+        mask_count=images.mask_count,
+        batch_sizes=(batch_size,),
+        max_level_difference=largest,
+        mean_level_difference=round(mean, 6),
+        psnr_db=None if psnr is None else round(psnr, 2),
+        accepted_max_level_difference=accepted_levels if model.precision in ("fp32", "fp16") else None,
+    )
+
+
+def _read_timings(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_TIMING_CACHE_BYTES + 1)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise InputError(f"the timings {printable(path)} cannot be read: {error.strerror or error}") from None
+    if len(content) > MOST_TIMING_CACHE_BYTES:
+        raise InputError(
+            f"{printable(path)} has more than {MOST_TIMING_CACHE_BYTES:,} bytes, as no file of timings has; is it one?"
+        )
+    return content

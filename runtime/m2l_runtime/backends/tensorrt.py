@@ -1,0 +1,110 @@
+"""Plans on TensorRT or TensorRT for RTX, on NVIDIA cards: a bundle's if it is trusted, else one built here and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from m2l_runtime.backends import BackendOptions, ModelSource, Settings, read_device
+from m2l_runtime.bundle import Flavour
+from m2l_runtime.compiledcache import CompiledCache
+from m2l_runtime.cuda.backend import STREAMS, RingBackend, open_ring
+from m2l_runtime.cuda.driver import CudaDriver
+from m2l_runtime.errors import DeviceUnavailable, EngineError, OutputError
+from m2l_runtime.tensorrt import library as libraries
+from m2l_runtime.tensorrt.building import COMPUTE_CAPABILITIES, BuildOptions, build_plan
+from m2l_runtime.tensorrt.engine import TensorRtEngine
+from m2l_runtime.tensorrt.plans import Here, cache_folder, cache_words, find, look_around
+
+_BATCH_SIZE: Final = 16
+
+
+def load(source: ModelSource, options: BackendOptions) -> RingBackend:
+    """A plan for one ONNX file on the card asked for; see BackendModule. The card is looked for ahead of all else."""
+    kind, index = read_device(options.device)
+    if kind == "cpu":
+        raise DeviceUnavailable("the backend 'tensorrt' runs on NVIDIA cards; choose device cuda, or another backend")
+    if options.provider_options:
+        raise EngineError("provider options are for onnxruntime on CUDA; tensorrt takes none")
+    here = look_around(index)
+    batch_size = options.batch_size or _BATCH_SIZE
+    chosen = _plan(source, options, here, batch_size)
+    driver = CudaDriver(index)
+    driver.make_current()  # what TensorRT makes, it makes on the card that is current
+    engine = TensorRtEngine(
+        libraries.load(chosen.flavour), chosen.content, source.inputs, source.outputs, f"of {source.name}"
+    )
+    streams = STREAMS if options.streams is None else options.streams
+    ring = open_ring(driver, engine, source.inputs, source.outputs, batch_size, streams)
+    settings = Settings(
+        backend="tensorrt",
+        engine=f"{chosen.flavour} {here.versions[chosen.flavour]}",
+        device=f"cuda:{index}",
+        precision=source.precision,
+        batch_size=batch_size,
+        threads=1,
+        streams=streams,
+    )
+    return RingBackend(ring, settings, chosen.notes, chosen.build_s)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    content: bytes
+    flavour: Flavour
+    notes: tuple[str, ...]
+    build_s: float | None
+    """None: it was there already."""
+
+
+def _plan(source: ModelSource, options: BackendOptions, here: Here, batch_size: int) -> _Chosen:
+    """A plan of the bundle that fits, else of the cache, else built and kept there."""
+    search = find(source.plans, here, source.precision, batch_size, options.trust_engines)
+    if search.offer is not None:
+        return _Chosen(search.offer.read(), search.offer.entry.flavour, (), None)
+    notes = tuple(f"the bundle's plan is not used: {reason}" for reason in search.reasons)
+    flavour = here.builder
+    if flavour is None:
+        raise EngineError(_no_builder(here, search.reasons))
+    onnx_sha256 = source.sha256 or hashlib.sha256(source.content).hexdigest()
+    words = cache_words(here, flavour, source.precision, batch_size, onnx_sha256)
+    cache = CompiledCache(options.cache_dir or cache_folder())
+    with cache.locked(words):  # of several processes that need the plan, one builds it
+        kept = bytearray()
+
+        def allocate(size: int) -> memoryview:
+            kept.extend(bytes(size))
+            return memoryview(kept)
+
+        if cache.read(words, allocate):
+            return _Chosen(bytes(kept), flavour, notes, None)
+        began = time.perf_counter()
+        plan = build_plan(
+            source.content,
+            source.inputs,
+            source.precision,
+            BuildOptions(flavour=flavour, batch_sizes=(batch_size, batch_size, batch_size), card=here.card),
+            float_count=source.float_layer_count,
+        )
+        build_s = time.perf_counter() - began
+        try:
+            cache.write(words, plan.content)
+        except OutputError as error:
+            notes += (f"the plan is not kept for the next time: {error}",)
+    return _Chosen(plan.content, flavour, (*notes, f"built a plan in {build_s:.1f} s, on {here}"), build_s)
+
+
+def _no_builder(here: Here, reasons: tuple[str, ...]) -> str:
+    """Both sides: what the bundle's plans are for, and what is here."""
+    capability = here.card.compute_capability
+    if "tensorrt_rtx" in here.versions and capability not in COMPUTE_CAPABILITIES:
+        ways = (
+            f"TensorRT for RTX builds for compute capability {', '.join(COMPUTE_CAPABILITIES)}; for this card: "
+            f"{libraries.INSTALL['tensorrt']}"
+        )
+    else:
+        ways = "; or ".join(f"{libraries.TITLES[name]}: {how}" for name, how in libraries.INSTALL.items())
+    had = "; ".join(reasons) or "the bundle has none"
+    return f"no plan runs here, on {here}: {had}; and none can be built: {ways}"
