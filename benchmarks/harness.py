@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +23,14 @@ from m2l_runtime.bench.process import Ending, run_for_json
 from m2l_runtime.bench.rounds import turns
 from m2l_runtime.cpu import cpu_model, instructions, usable_cpus
 
-PACKAGES = ("m2l", "numpy", "pillow", "onnxruntime", "openvino", "torch")
+PACKAGES = (
+    *("m2l", "numpy", "pillow", "onnxruntime", "openvino", "torch"),
+    *("onnxruntime-gpu", "tensorrt", "tensorrt-cu13", "tensorrt-rtx-cu13"),
+)
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
 """Those of a processor that engines choose their kernels by."""
+CARD = {"name": "name", "compute_capability": "compute_cap", "driver": "driver_version", "memory_mib": "memory.total"}
+"""What is told of a card, by nvidia-smi's words."""
 TIMEOUT_S = 6 * 3600.0
 """Of one side: a hundred thousand masks take a while."""
 
@@ -41,8 +49,25 @@ def conditions() -> dict[str, Any]:
         "cpus": usable_cpus(),
         "instructions": [name for name in INSTRUCTIONS if name in found],
         "python": platform.python_version(),
+        "card": card(),
         **versions,
     }
+
+
+@functools.cache
+def card() -> dict[str, str] | None:
+    """The first NVIDIA card that processes may use, as nvidia-smi tells; None where there is none, or no nvidia-smi."""
+    command, visible = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if command is None or visible == "":
+        return None
+    which = [] if visible is None else [f"--id={visible.split(',')[0]}"]
+    query = [f"--query-gpu={','.join(CARD.values())}", "--format=csv,noheader,nounits"]
+    try:
+        ending = subprocess.run([command, *which, *query], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    words = [word.strip() for word in ending.stdout.partition("\n")[0].split(",")]
+    return dict(zip(CARD, words, strict=True)) if len(words) == len(CARD) else None
 
 
 def draw_masks(folder: Path, count: int, side: int = 512) -> None:
@@ -85,6 +110,7 @@ def by_turns(
     reasons: dict[str, str] | None = None,
     timeout_s: float = TIMEOUT_S,
     on_turn: Callable[[int, str], None] = lambda _, __: None,
+    on_answer: Callable[[int, str, Ending], None] = lambda _, __, ___: None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Each side run `repeats` times, in a process of its own; by turns, so that a busy machine hits all alike.
 
@@ -95,6 +121,7 @@ def by_turns(
         reasons: filled with why a side has no results; None: the benchmark ends where one fails.
         timeout_s: seconds after which a side has failed.
         on_turn: called before each turn with the round, from 0, and the side.
+        on_answer: called after each turn with these and what came of it, where there are `reasons`.
     """
     names = list(sides)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -107,6 +134,7 @@ def by_turns(
             results[name].append(in_own_process(script, *sides[name]))
             continue
         ending = ask(script, *sides[name], timeout_s=timeout_s)
+        on_answer(number, name, ending)
         if ending.reason is None:
             results[name].append(ending.document)
         else:

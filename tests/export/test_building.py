@@ -14,10 +14,12 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from m2l_export.deploy import ByteGraph, Form, deploy
+from m2l_export.half import store_weights_as_fp16
 from m2l_export.onnxwriter import OPSET, input_specs, to_onnx
 from m2l_export.quantise import Quantiser, Target
 from m2l_export.typed import in_half
 from m2l_runtime.bundle import TensorSpec
+from m2l_runtime.cuda.cards import Card
 from m2l_runtime.errors import EngineNotInstalled
 from m2l_runtime.tensorrt.building import BuildOptions, Plan, PlanError, build_plan
 from m2l_runtime.tensorrt.types import LayerType
@@ -27,6 +29,8 @@ pytest.importorskip("tensorrt_rtx")
 
 SIDE = 32
 OPTIONS = BuildOptions(compute_capability="8.9", batch_sizes=(1, 2, 4))
+CARD = Card(0, "Fake H100", "9.0", 1 << 36, "13.0")
+NAMES = [f"downs.{level}" for level in range(6)] + [f"ups.{level}" for level in reversed(range(6))]
 MASK = TensorSpec(name="mask", role="mask", dtype="uint8", shape=("batch", SIDE, SIDE))
 
 
@@ -51,6 +55,8 @@ def test_builds_for_cards_that_are_not_here(precision: LayerType, capability: st
     assert plan.onnx_sha256 == hashlib.sha256(content).hexdigest()
     assert len(plan.content) > 10_000
     assert [one.type for one in plan.convolutions] == [precision] * 12
+    assert [one.name for one in plan.convolutions] == NAMES
+    assert (plan.counts, plan.types_read_from, plan.card) == ({precision: 12}, "network", None)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -119,6 +125,52 @@ def model(*nodes: onnx.NodeProto, **initializers: np.ndarray[Any, Any]) -> bytes
     return bytes(made.SerializeToString())
 
 
+def test_an_input_without_a_profile_is_named() -> None:
+    content, specs = exported("fp32", is_steered=True)
+    for some in (specs[:1], specs[1:], ()):
+        with pytest.raises(
+            PlanError, match="a profile is needed for each input of the graph, appearance, dropout_bits, "
+        ):
+            build_plan(content, some, "fp32", OPTIONS)
+
+
+def test_a_batch_that_is_not_open() -> None:
+    content, specs = exported("fp32")
+    model = onnx.load_from_string(content)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    with pytest.raises(PlanError, match="TensorRT for RTX did not build the plan: "):
+        build_plan(model.SerializeToString(), specs, "fp32", OPTIONS)
+
+
+def test_dropout_that_is_left_on_is_not_taken() -> None:
+    """Exported in training mode, where onnxruntime drops it without a word."""
+    node = helper.make_node("Dropout", ["float", "ratio", "training"], ["dropped"], name="dropout")
+    live = model(
+        helper.make_node("Cast", ["mask"], ["float"], to=TensorProto.FLOAT),
+        node,
+        helper.make_node("Cast", ["dropped"], ["image"], to=TensorProto.UINT8),
+        ratio=np.array(0.5, np.float32),
+        training=np.array(True),
+    )
+    with pytest.raises(PlanError, match="^TensorRT does not take the graph: Dropout 'dropout': "):
+        build_plan(live, (MASK,), "fp32", OPTIONS)
+
+
+def test_weights_stored_in_half_precision_compute_in_single() -> None:
+    content, specs = exported("fp32")
+    plan = build_plan(store_weights_as_fp16(content), specs, "fp32", OPTIONS)
+    assert plan.counts == {"fp32": 12}
+
+
+def test_what_the_builder_said_is_kept() -> None:
+    content, specs = exported("fp16")
+    said = build_plan(content, specs, "fp16", OPTIONS).log
+    assert said
+    assert all(line.partition(": ")[0] in ("info", "warning", "error") for line in said)
+    assert any("engine" in line.lower() for line in said)
+
+
 def test_what_the_parser_does_not_take_is_named() -> None:
     cases = {
         "Greater 'compare'": model(
@@ -150,7 +202,19 @@ def test_what_the_parser_does_not_take_is_named() -> None:
     ("options", "said"),
     [
         (BuildOptions(compute_capability="9.0"), r"builds for compute capability 7.5, .*; got 9.0"),
-        (BuildOptions(flavour="tensorrt", compute_capability="8.9"), "builds for the card that is there; leave out"),
+        (BuildOptions(compute_capability="8.9\x1b"), r"; got 8\.9"),
+        (BuildOptions(), "there is no card here to build for; name a compute capability: 7.5, 8.0, "),
+        (BuildOptions(card=CARD), r"builds for compute capability 7.5, .*; got 9.0"),
+        (BuildOptions(flavour="tensorrt"), "TensorRT builds on the card that the plan is for, and there is none here"),
+        (
+            BuildOptions(flavour="tensorrt", compute_capability="8.9"),
+            "builds on the card that the plan is for, and the",
+        ),
+        (
+            BuildOptions(flavour="tensorrt", compute_capability="8.9", card=CARD),
+            "builds for the card that is there, of compute capability 9.0; got 8.9: leave it out, or build with ten",
+        ),
+        (BuildOptions(compute_capability="8.9", optimisation_level=6), "the optimisation level is 0 to 5; got 6"),
         (BuildOptions(batch_sizes=(4, 2, 8)), "from 1 and in order; got 4, 2, 8"),
         (BuildOptions(batch_sizes=(0, 2, 8)), "from 1 and in order; got 0, 2, 8"),
     ],
@@ -167,9 +231,9 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("importlib.import_module", absent)
     with pytest.raises(
-        EngineNotInstalled, match="plans are built by tensorrt, which does not load .*: pip install ten"
+        EngineNotInstalled, match=r"TensorRT \(tensorrt\) does not load \(No module .*\): pip install tensorrt-cu13"
     ):
-        build_plan(b"", (MASK,), "fp32", BuildOptions(flavour="tensorrt"))
+        build_plan(b"", (MASK,), "fp32", BuildOptions(flavour="tensorrt", card=CARD))
 
 
 def test_progress_and_a_wish_to_stop() -> None:
@@ -199,6 +263,10 @@ def test_int8_builds(is_steered: bool) -> None:
     quantiser = Quantiser(content, inputs, "tensorrt")
     plan = build_plan(quantiser.quantise(), specs, "int8", OPTIONS)
     assert [one.type for one in plan.convolutions] == ["int8"] * 12
+    assert build_plan(quantiser.quantise(["downs.0"]), specs, "int8", OPTIONS, float_count=1).counts == {
+        "fp32": 1,
+        "int8": 11,
+    }
     left = quantiser.quantise(["downs.0", "ups.0"])
     with pytest.raises(PlanError, match=r"^10 of 12 convolutions compute in int8, .* in fp32, .* in fp32\)"):
         build_plan(left, specs, "int8", OPTIONS)

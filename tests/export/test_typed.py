@@ -14,7 +14,7 @@ from torch import nn
 from m2l_export.checkpoint import load_checkpoint
 from m2l_export.deploy import ByteGraph, deploy, dropout_byte_count
 from m2l_export.onnxwriter import input_specs, to_onnx
-from m2l_export.typed import NormInSingle, in_half
+from m2l_export.typed import EmulatedHalf, NormInSingle, emulated, in_half
 from m2l_runtime.errors import CheckpointError
 from m2l_train.networks import UnetGenerator, UnetSpec
 
@@ -48,6 +48,29 @@ def test_images_of_a_trained_network_are_within_two_levels(form: Any) -> None:
     assert (images - exact).abs().max() <= 2
     assert (images - exact).abs().double().mean() < 0.2
     assert not torch.equal(images, exact)
+
+
+@pytest.mark.parametrize("form", ["sub-pixel", "deconvolution"])
+def test_the_emulation_rounds_as_half_precision_does(form: Any) -> None:
+    """Against PyTorch's own convolutions of halves, which are slow on most CPUs."""
+    half = in_half(deploy(load_checkpoint(TINY / "tiny_net_G.pth").network, "instance", form).graph)
+    quick = emulated(half)
+    assert sum(isinstance(module, EmulatedHalf) for module in quick.modules()) == 16
+    with torch.inference_mode():
+        slow, found = half(masks(256)).int(), quick(masks(256)).int()
+    assert (found - slow).abs().max() <= 1
+    assert (found != slow).double().mean() < 0.02, "sums in another order may round to the next half"
+    assert not any(isinstance(module, EmulatedHalf) for module in half.modules()), "it is left as it was"
+
+
+def test_the_emulation_rounds_every_result() -> None:
+    """2048 + 1 is no half: what a convolution adds to it is lost, as in half precision, and not in single."""
+    layer = nn.Conv2d(1, 1, 1).half()
+    layer.weight.data.fill_(1)
+    layer.bias.data.fill_(1)  # type: ignore[union-attr]
+    with torch.inference_mode():
+        found = EmulatedHalf(layer)(torch.full((1, 1, 1, 1), 2048.0).half())
+    assert (found.dtype, found.item()) == (torch.half, 2048.0)
 
 
 def test_what_an_appearance_does_is_computed_in_single_precision() -> None:

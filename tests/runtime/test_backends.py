@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import pytest
 from support import TINY_BUNDLE, add_way, disc, edit, save
 
 from m2l_runtime import Synthesizer, open_bundle
-from m2l_runtime.backends import BACKENDS, BackendOptions, choose_backend, load_backend, messages
+from m2l_runtime.backends import BACKENDS, BackendOptions, choose_backend, messages
 from m2l_runtime.backends import onnxruntime as ort_backend
 from m2l_runtime.cpu import MOST_STREAMS, share_threads, usable_cpus
 from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled
@@ -104,7 +103,7 @@ def test_auto_keeps_to_what_the_bundle_was_made_for(installed: set[str]) -> None
 def test_what_auto_cannot_take(ways: Path, installed: set[str]) -> None:
     bundle = open_bundle(ways)
     for name in ("auto", "onnxruntime"):
-        with pytest.raises(EngineError, match="there is no precision 'int4'; choose one of fp32, bf16, int8"):
+        with pytest.raises(EngineError, match="there is no precision 'int4'; choose one of fp32, fp16, bf16, int8"):
             choose_backend(bundle, name, BackendOptions(precision="int4"))  # type: ignore[arg-type]
     with pytest.raises(
         EngineError, match="not made for any backend known here in int8, only for onnxruntime in fp32, "
@@ -148,57 +147,6 @@ def test_an_engine_that_does_not_import_says_why(monkeypatch: pytest.MonkeyPatch
 def test_cuda_on_a_cpu_build_names_the_command() -> None:
     with pytest.raises(DeviceUnavailable, match=r"built without CUDA: .*pip install '\.\[gpu\]'"):
         Synthesizer.open(TINY_BUNDLE, device="cuda")
-
-
-class FakeSession:
-    """Stands in for an InferenceSession of a CUDA build; `started` are the providers that came up."""
-
-    started: tuple[str, ...] = ()
-
-    def __init__(self, content: bytes, options: object, providers: list[tuple[str, dict[str, str]]]) -> None:
-        self.providers = providers
-
-    def get_providers(self) -> list[str]:
-        return [name for name, _ in self.providers if name in self.started]
-
-    def get_inputs(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(name="mask", type="tensor(uint8)", shape=["batch", 256, 256])]
-
-    def get_outputs(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(name="image", type="tensor(uint8)", shape=["batch", 256, 256, 3])]
-
-
-@pytest.fixture
-def cuda_build(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
-    class Session(FakeSession):
-        pass
-
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    return Session
-
-
-def test_cuda_that_silently_falls_back_is_an_error(cuda_build: type[FakeSession]) -> None:
-    cuda_build.started = (CPU,)
-    with pytest.raises(DeviceUnavailable, match="would run on the CPU instead"):
-        load_backend(open_bundle(TINY_BUNDLE), "onnxruntime", BackendOptions(device="cuda"))
-
-
-def test_auto_says_that_it_fell_back(cuda_build: type[FakeSession]) -> None:
-    cuda_build.started = (CPU,)
-    backend = load_backend(open_bundle(TINY_BUNDLE), "onnxruntime", BackendOptions(device="auto"))
-    assert backend.settings.device == "cpu"
-    assert backend.settings.batch_size == 1
-
-
-def test_cuda_that_starts(cuda_build: type[FakeSession]) -> None:
-    cuda_build.started = (CUDA, CPU)
-    options = BackendOptions(device="cuda:1", provider_options={"use_tf32": "0"})
-    settings = load_backend(open_bundle(TINY_BUNDLE), "onnxruntime", options).settings
-    assert settings.device == "cuda:1"
-    assert settings.provider_options == (("device_id", "1"), ("use_tf32", "0"))
-    assert settings.batch_size == 16
 
 
 def test_threads_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,7 @@ def test_rows_that_are_asked_for() -> None:
     [
         ({"backends": ("caffe\n",)}, r"there is no backend 'caffe\\n'; choose among"),
         ({"backends": ("auto",)}, "there is no backend 'auto'"),
-        ({"precisions": ("fp7",)}, "there is no precision 'fp7'; choose among fp32, bf16, int8"),
+        ({"precisions": ("fp7",)}, "there is no precision 'fp7'; choose among fp32, fp16, bf16, int8"),
         ({"batch_sizes": (1, 0)}, "batch size must be between 1 and 4096, got 0"),
         ({"batch_sizes": (5000,)}, "between 1 and 4096, got 5000"),
         ({"batch_sizes": ()}, "name at least one batch size"),

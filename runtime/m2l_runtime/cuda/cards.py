@@ -78,7 +78,7 @@ def card(index: int) -> Card:
     if 0 <= index < len(cards):
         return cards[index]
     there = ", ".join(f"cuda:{found.index} ({found.name})" for found in cards)
-    raise DeviceUnavailable(f"there is no cuda:{index}; there is {plural(len(cards), 'NVIDIA card')}: choose {there}")
+    raise DeviceUnavailable(f"there is no cuda:{index}, only {plural(len(cards), 'NVIDIA card')}; choose among {there}")
 
 
 def memory_in_use_bytes(index: int) -> int | None:

@@ -20,6 +20,7 @@ from m2l_runtime.errors import EngineError
 from m2l_runtime.tensorrt import inspecting
 from m2l_runtime.tensorrt.library import TITLES, first_line, load, log, logger, reason
 from m2l_runtime.tensorrt.types import TYPES, ConvolutionType, LayerType
+from m2l_runtime.terminal import printable
 
 COMPUTE_CAPABILITIES: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """That TensorRT for RTX builds for; Hopper, 9.0, is not among them."""
@@ -170,8 +171,8 @@ def require_target(options: BuildOptions) -> str:
             )
         if capability != there:
             raise PlanError(
-                f"{title} builds for the card that is there, of compute capability {there}; got {capability}: leave it "
-                "out, or build with tensorrt_rtx"
+                f"{title} builds for the card that is there, of compute capability {there}; got "
+                f"{printable(capability)}: leave it out, or build with tensorrt_rtx"
             )
         return there
     if capability is None:
@@ -179,7 +180,9 @@ def require_target(options: BuildOptions) -> str:
             f"there is no card here to build for; name a compute capability: {', '.join(COMPUTE_CAPABILITIES)}"
         )
     if capability not in COMPUTE_CAPABILITIES:
-        raise PlanError(f"{title} builds for compute capability {', '.join(COMPUTE_CAPABILITIES)}; got {capability}")
+        raise PlanError(
+            f"{title} builds for compute capability {', '.join(COMPUTE_CAPABILITIES)}; got {printable(capability[:20])}"
+        )
     return capability
 
 

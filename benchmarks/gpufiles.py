@@ -1,0 +1,181 @@
+"""A width and a side to what the sides of gpu.py run: a network, its files, masks, and the images to compare with.
+
+PyTorch is imported where files are made alone: an engine's process must not hold its libraries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from m2l_export.fidelity import Fidelity, fidelity
+from m2l_runtime.arrays import Images, Mask, Masks
+from m2l_runtime.backends import ModelSource
+from m2l_runtime.bench.timing import example_masks
+from m2l_runtime.bundle import Precision, TensorSpec, open_bundle
+from m2l_runtime.errors import M2LError
+
+if TYPE_CHECKING:
+    from m2l_train.networks import UnetGenerator, UnetSpec
+
+CHECKPOINT: Final = "latest_net_G.pth"
+BUNDLE: Final = "bundle"
+EXPECTED: Final = "expected.npz"
+MASK: Final = "mask"
+SPEC: Final = "spec.json"
+FEWEST_LEVELS: Final = 5
+"""As :mod:`m2l_train.networks` has it, which imports PyTorch."""
+MOST_LEVELS: Final = 8
+CALIBRATION: Final = "shapes:200"
+
+
+def levels(side: int) -> int:
+    """Of a network for images of this side: those of unet_256, or as many as a smaller image has halvings.
+
+    Raises:
+        ValueError: the side is no power of two that a network can be made for.
+    """
+    halvings = side.bit_length() - 1
+    if halvings < FEWEST_LEVELS or side != 1 << halvings:
+        raise ValueError(f"a side is a power of two from {1 << FEWEST_LEVELS} on, got {side}")
+    return min(MOST_LEVELS, halvings)
+
+
+def read_spec(folder: Path) -> UnetSpec:
+    """What the network in `folder` is made of."""
+    from m2l_train.networks import UnetSpec
+
+    return UnetSpec(**json.loads((folder / SPEC).read_text()))
+
+
+def probes(side: int) -> dict[str, Mask]:
+    """By name, the example masks, and those where norms have next to no variance: black, white, one pixel."""
+    masks = {f"example {number}": mask for number, mask in enumerate(example_masks((side, side)), 1)}
+    pixel = np.zeros((side, side), np.uint8)
+    pixel[side // 3, side // 4] = 255
+    plain = {"black": np.zeros_like(pixel), "white": np.full_like(pixel, 255), "one pixel": pixel}
+    return masks | plain
+
+
+def make_network(folder: Path, ngf: int, side: int) -> UnetGenerator:
+    """A network, its checkpoint, and masks with the images expected of them.
+
+    Expected are those of the network as trained in PyTorch on the CPU, fp32, one mask at a time, whose pixels were
+    found to be finite: the same whatever the card, and what every bundle's gate compares with.
+    """
+    from models import random_network, save_checkpoint
+
+    from m2l_export.gate import reference_images
+    from m2l_train.networks import UnetSpec
+
+    spec = UnetSpec(levels=levels(side), ngf=ngf, input_nc=3, output_nc=3, norm="instance")
+    network = random_network(spec)
+    (folder / SPEC).write_text(json.dumps(dataclasses.asdict(spec)))
+    save_checkpoint(network, folder / CHECKPOINT)
+    named = probes(side)
+    masks = np.stack(list(named.values()))
+    images = reference_images(network, {MASK: masks}, "instance")
+    np.savez(folder / EXPECTED, names=np.array(list(named)), masks=masks, images=images)
+    return network
+
+
+def make_files(folder: Path, network: UnetGenerator, side: int, names: Collection[str]) -> dict[str, str]:
+    """Those of the network's bundle and ONNX files that are named.
+
+    Returns:
+        Why there is no file, by the name of the file.
+    """
+    from m2l_export import export_checkpoint
+    from m2l_export.calibration import read_calibration
+    from m2l_export.deploy import deploy
+    from m2l_export.onnxwriter import input_specs, to_onnx
+    from m2l_export.quantise import Quantiser
+    from m2l_export.typed import in_half
+
+    specs, reasons = input_specs(network.spec, (side, side)), dict[str, str]()
+
+    def attempt(name: str, make: Callable[[], object]) -> None:
+        try:
+            made = make()
+            if isinstance(made, bytes):
+                (folder / name).write_bytes(made)
+        except Exception as error:  # noqa: BLE001 - what can be made without is measured without
+            reasons[name] = one_line(error)
+
+    def bundle() -> None:
+        export_checkpoint(folder / CHECKPOINT, folder / BUNDLE, name="random", image_size=side)
+
+    @functools.cache
+    def fp32() -> bytes:
+        if not (folder / BUNDLE).exists():
+            return to_onnx(deploy(network).graph, specs)
+        opened = open_bundle(folder / BUNDLE)
+        return opened.read_model(next(model for model in opened.manifest.models if model.precision == "fp32"))
+
+    def fp16() -> bytes:
+        return to_onnx(in_half(deploy(network).graph), specs)
+
+    def int8() -> bytes:
+        judged_on = {MASK: np.stack(list(probes(side).values()))}
+        calibration = read_calibration(CALIBRATION, specs, None, judged_on)
+        return Quantiser(fp32(), calibration.tuned_on, "tensorrt").quantise()
+
+    makers: Mapping[str, Callable[[], object]] = {
+        BUNDLE: bundle,
+        "fp32.onnx": fp32,
+        "fp16.onnx": fp16,
+        "int8.onnx": int8,
+    }
+    for name, make in makers.items():
+        if name in names:
+            attempt(name, make)
+    return reasons
+
+
+def onnx_file(folder: Path, precision: str) -> Path:
+    """Where the file in a precision is."""
+    return folder / f"{precision}.onnx"
+
+
+def model_source(folder: Path, precision: str) -> ModelSource:
+    """A file with what a manifest says of it."""
+    path = onnx_file(folder, precision)
+    content, (_, height, width) = path.read_bytes(), read_expected(folder)[0].shape
+    mask = TensorSpec(name=MASK, role="mask", dtype="uint8", shape=("batch", height, width))
+    image = TensorSpec(name="image", role="image", dtype="uint8", shape=("batch", height, width, 3))
+    digest = hashlib.sha256(content).hexdigest()
+    return ModelSource(path.name, content, cast(Precision, precision), (mask,), (image,), digest)
+
+
+def read_expected(folder: Path) -> tuple[Masks, Images]:
+    """(masks, the images expected of them)."""
+    with np.load(folder / EXPECTED) as arrays:
+        return arrays["masks"], arrays["images"]
+
+
+def parity(folder: Path, rows: npt.NDArray[np.intp], images: Images) -> dict[str, float | str]:
+    """How far images are from those expected of the masks at `rows`."""
+    with np.load(folder / EXPECTED) as arrays:
+        found: Fidelity = fidelity(arrays["images"][rows], images)
+        worst = str(arrays["names"][rows[found.worst_index]])
+    return {
+        "max_levels": found.max_levels,
+        "mean_levels": found.mean_levels,
+        "psnr_db": found.psnr_db,
+        "worst_psnr_db": found.worst_psnr_db,
+        "worst_mask": worst,
+    }
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong; the kind of error where it is none of m2l's own, whose messages need none."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, M2LError) else f"{type(error).__name__}: {text}"

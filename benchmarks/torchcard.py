@@ -1,0 +1,112 @@
+"""Ways to run a network in PyTorch on a card to backends, so that they are timed as m2l's own are."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from m2l_runtime.backends import Inputs, Settings
+from m2l_runtime.errors import DeviceUnavailable
+
+
+@dataclass(frozen=True)
+class TorchWay:
+    """How PyTorch is told to compute."""
+
+    title: str
+    autocast: torch.dtype | None = None
+    tf32: bool = False
+    """Whether convolutions of fp32 may round what they multiply to 10 bits, on tensor cores."""
+    channels_last: bool = False
+    compiled: bool = False
+    """torch.compile, max-autotune: kernels chosen by timing, and calls as CUDA graphs."""
+
+
+WAYS: Final = {
+    "fp32": TorchWay("PyTorch eager fp32"),
+    "tf32": TorchWay("PyTorch eager TF32", tf32=True),
+    "fp16": TorchWay("PyTorch autocast fp16, channels last", torch.float16, channels_last=True),
+    "bf16": TorchWay("PyTorch autocast bf16, channels last", torch.bfloat16, channels_last=True),
+    "compiled": TorchWay(
+        "PyTorch compiled max-autotune, autocast fp16, channels last", torch.float16, channels_last=True, compiled=True
+    ),
+}
+
+
+class ByteNetwork(nn.Module):
+    """Masks as bytes to (images as bytes, the network's own pixels)."""
+
+    def __init__(self, network: nn.Module, way: TorchWay) -> None:
+        super().__init__()
+        self._network, self._way = network, way
+        self._format = torch.channels_last if way.channels_last else torch.contiguous_format
+
+    def forward(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, H, W) to (N, H, W, 3) and (N, 3, H, W)."""
+        x = mask[:, None].expand(-1, 3, -1, -1).float() / 127.5 - 1
+        with self._autocast(mask.device.type):
+            y = self._network(x.contiguous(memory_format=self._format))
+        images = ((y.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return images.permute(0, 2, 3, 1).contiguous(), y
+
+    def _autocast(self, device: str) -> AbstractContextManager[Any]:
+        return nullcontext() if self._way.autocast is None else torch.autocast(device, self._way.autocast)
+
+
+class TorchCard:
+    """A network in PyTorch, one call at a time on one thread (CUDA graphs belong to a thread); bytes in, bytes out.
+
+    cuDNN chooses its kernels by timing them, as in the original. Copies to the card and back are part of a call.
+    """
+
+    def __init__(self, network: nn.Module, way: TorchWay, device: str, batch_size: int) -> None:
+        """Raises DeviceUnavailable where PyTorch finds no card."""
+        if device == "cuda" and not torch.cuda.is_available():
+            raise DeviceUnavailable(f"torch {torch.__version__} is built without CUDA, or finds no card")
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = way.tf32
+        self.settings: Final = Settings(
+            backend="PyTorch",
+            engine=f"torch {torch.__version__}",
+            device="cuda:0" if device == "cuda" else device,
+            precision="fp32" if way.autocast is None else str(way.autocast).removeprefix("torch."),
+            batch_size=batch_size,
+            threads=torch.get_num_threads(),
+            provider_options=(("allow_tf32", str(torch.backends.cudnn.allow_tf32)),),
+        )
+        self.notes: tuple[str, ...] = ()
+        self.is_finite = True
+        """Whether all pixels were, of calls of :meth:`run_checked`: bytes cannot tell."""
+        self._device = torch.device(self.settings.device)
+        memory_format = torch.channels_last if way.channels_last else torch.contiguous_format
+        network = network.eval().to(self._device).to(memory_format=memory_format)  # type: ignore[call-overload]
+        self._network: Any = ByteNetwork(network, way)
+        self._without_gradients = torch.no_grad if way.compiled else torch.inference_mode
+        if way.compiled:
+            self._network = torch.compile(self._network, mode="max-autotune", dynamic=False)
+
+    def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
+        """See :class:`m2l_runtime.backends.Backend`."""
+        return self._call(inputs)[0]
+
+    def run_checked(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
+        """Likewise, and see whether pixels are finite before they are bytes."""
+        images, pixels = self._call(inputs)
+        self.is_finite &= bool(torch.isfinite(pixels).all())
+        return images
+
+    def _call(self, inputs: Inputs) -> tuple[npt.NDArray[np.uint8], Tensor]:
+        with self._without_gradients():
+            images, pixels = self._network(torch.from_numpy(inputs["mask"]).to(self._device))
+            found: npt.NDArray[np.uint8] = images.cpu().numpy()
+        return found, pixels
+
+    def close(self) -> None:
+        """See :class:`m2l_runtime.backends.Backend`."""
+        self._network = None
