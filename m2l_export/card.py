@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from m2l_export.sensitivity import Sensitivity
-from m2l_runtime.bundle import ModelFile, Network, Provenance, Training
+from m2l_runtime.bundle import ModelFile, Network, PlanFile, Provenance, Training
+from m2l_runtime.tensorrt.library import TITLES
 
 _CARD = """\
 # {name}: model card
@@ -32,7 +33,7 @@ U-Net generator, {levels} levels, ngf {ngf}, {input_nc} input and {output_nc} ou
 `{checkpoint}`, SHA-256 `{checkpoint_sha256}`.
 {origin}
 
-{parity}{sensitivity}{warnings}"""
+{parity}{plans}{sensitivity}{warnings}"""
 
 
 def model_card(
@@ -46,6 +47,7 @@ def model_card(
     appearance_count: int = 0,
     min_contrast: float = 0.0,
     sensitivities: Mapping[str, Sensitivity] | None = None,
+    plans: Sequence[PlanFile] = (),
 ) -> str:
     """MODEL_CARD.md of a bundle.
 
@@ -53,6 +55,7 @@ def model_card(
         appearance_count: rows of its table of appearances.
         min_contrast: that all of these rows have.
         sensitivities: what int8 costs layer by layer, by the engine that it is for.
+        plans: TensorRT's.
     """
     return _CARD.format(
         name=name,
@@ -77,6 +80,7 @@ def model_card(
         origin="\n".join(filter(None, (_training(provenance.training), origin)))
         or "Nothing more is known to this card: data, licence and length of training are for you to add.",
         parity=_parity(models),
+        plans=_plans(plans) if plans else "",
         sensitivity=sensitivity_table(sensitivities) if sensitivities else "",
         warnings="\n## Warnings of the export\n" + "\n".join(f"- {w}" for w in warnings) + "\n" if warnings else "",
     )
@@ -102,7 +106,7 @@ def _parity(models: tuple[ModelFile, ...]) -> str:
         cells = (
             m.file.path,
             m.precision,
-            parity.engine,
+            parity.engine + (" (emulated)" if parity.kind == "emulated" else ""),
             *([letters.get(parity.reference, "-")] if letters else []),
             parity.mask_count,
             ", ".join(map(str, parity.batch_sizes)),
@@ -116,6 +120,8 @@ def _parity(models: tuple[ModelFile, ...]) -> str:
     against = f"against: {references[0]}."
     if letters:
         against = "against:\n" + "\n".join(f"- {letter}: {reference}" for reference, letter in letters.items())
+    if any(m.parity.kind == "emulated" for m in models):
+        against += "\n\nEmulated: no card was there, and another engine computed the same graph with the same rounding."
     if any(m.parity.worst_psnr_db is not None for m in models):
         against += "\n\nA PSNR with a worst one beside it is the mean over the images, else that of all bytes together."
     return "\n".join(
@@ -126,6 +132,34 @@ def _parity(models: tuple[ModelFile, ...]) -> str:
             *rows,
             "",
             f"Differences are in levels of 0..255, {against}\n",
+        )
+    )
+
+
+def _plans(plans: Sequence[PlanFile]) -> str:
+    """The table of TensorRT's plans."""
+    head = ("file", "TensorRT", "compute capability", "masks a call", "convolutions", "parity")
+    rows = [
+        _row(
+            plan.file.path,
+            f"{TITLES[plan.flavour]} {plan.version}",
+            plan.compute_capability + ("" if plan.card is None else f", {plan.card}"),
+            " to ".join(map(str, (plan.batch_sizes[0], plan.batch_sizes[2]))),
+            ", ".join(f"{count} in {kind}" for kind, count in plan.convolutions.items()),
+            plan.parity if isinstance(plan.parity, str) else f"at most {plan.parity.max_level_difference} levels off",
+        )
+        for plan in plans
+    ]
+    return "\n".join(
+        (
+            "\n## Plans",
+            "Each runs in one version of the library, on cards of one compute capability. They are code: m2l loads",
+            "them only where it is told to trust them, and builds its own of the files above otherwise.",
+            "",
+            _row(*head),
+            "|---" * len(head) + "|",
+            *rows,
+            "",
         )
     )
 

@@ -317,6 +317,7 @@ def export_checkpoint(
         0 if table is None else len(table),
         min_contrast,
         {way.model.engines[0]: way.sensitivity for way in ways if way.sensitivity is not None},
+        tuple(one.entry for one in built),
     ).encode()
     manifest = Manifest(
         name=title,

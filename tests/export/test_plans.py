@@ -19,6 +19,7 @@ from m2l_runtime.backends import ModelSource
 from m2l_runtime.bundle import open_bundle
 from m2l_runtime.cuda.cards import Card
 from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled, InputError, ParityError
+from m2l_runtime.tensorrt import library
 from m2l_runtime.tensorrt.building import BuildOptions, Plan, PlanError
 from m2l_runtime.tensorrt.types import ConvolutionType
 from m2l_train.networks import UnetGenerator, UnetSpec
@@ -47,7 +48,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_bundle_with_plans(m2l: CommandLine, small: Path, tmp_path: Path) -> None:
-    words = ("--tensorrt", "--precision", "fp16,int8", "--compute-capability", "8.6,8.9", "--batch", "1,4,8")
+    words: tuple[str, ...] = (
+        "--tensorrt",
+        "--precision",
+        "fp16,int8",
+        "--compute-capability",
+        "8.6,8.9",
+        "--batch",
+        "1,4,8",
+    )
     words += ("--min-psnr", "20", "--min-worst-psnr", "15", "--max-mean-difference", "20", "--max-colour-shift", "20")
     words += ("--engines", "tensorrt", "--memory-limit", "512", "--optimisation-level", "3")
     outcome = m2l("export", small, tmp_path / "b", *words)
@@ -104,7 +113,7 @@ def test_fp16_alone_is_for_both_engines_and_needs_no_builder(
     def untouched(*_: Any) -> Any:
         raise AssertionError("no plan was asked for")
 
-    monkeypatch.setattr(plans.library, "load", untouched)
+    monkeypatch.setattr(library, "load", untouched)
     outcome = m2l("export", small, tmp_path / "b", "--precision", "fp16", "--json")
     assert outcome.code == 0, outcome.err
     document = json.loads(outcome.out)
@@ -181,10 +190,10 @@ def test_the_flavour_follows_card_and_libraries(monkeypatch: pytest.MonkeyPatch)
         (CARD, ("tensorrt", "tensorrt_rtx"), ("8.9",), "tensorrt_rtx"),
         (CARD, ("tensorrt_rtx",), ("8.9", "8.6"), "tensorrt_rtx"),
     ):
-        monkeypatch.setattr(plans.library, "installed", lambda there=there: there)
+        monkeypatch.setattr(library, "installed", lambda there=there: there)
         assert plans._flavour(asked, card) == flavour
     monkeypatch.setattr(plans, "card", lambda _: CARD)
-    monkeypatch.setattr(plans.library, "load", lambda _: None)
+    monkeypatch.setattr(library, "load", lambda _: None)
     (options,) = resolve(PlanWishes(flavour="tensorrt"))
     assert (options.card, options.compute_capability) == (CARD, None)
 
@@ -194,7 +203,7 @@ def overflowing(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     made = UnetGenerator(UnetSpec(6, 4, 3, 3, "instance"))
     with torch.no_grad():
-        made.model.down.weight.mul_(0).add_(20000.0)  # type: ignore[union-attr, operator]
+        made.model.down.weight.mul_(0).add_(20000.0)
     torch.save(made.state_dict(), tmp_path / "hot_net_G.pth")
     return tmp_path / "hot_net_G.pth"
 
@@ -283,8 +292,8 @@ def test_a_plan_whose_card_is_here_is_measured(
 
     monkeypatch.setattr(m2l_export.job, "build", build)
     monkeypatch.setattr(plans, "card", lambda _: CARD)
-    monkeypatch.setattr(plans.library, "load", lambda _: None)
-    monkeypatch.setattr(plans.library, "installed", lambda: ("tensorrt",))
+    monkeypatch.setattr(library, "load", lambda _: None)
+    monkeypatch.setattr(library, "installed", lambda: ("tensorrt",))
     monkeypatch.setattr(plans, "build_plan", build_plan)
     monkeypatch.setattr(plans, "backend_module", module)
     (tmp_path / "b.timings").write_bytes(b"timings, ")
@@ -323,7 +332,7 @@ def test_a_builder_that_is_not_there_is_told_ahead_of_the_work(
     def absent(_: str) -> Any:
         raise EngineNotInstalled("TensorRT for RTX (tensorrt_rtx) does not load: pip install it")
 
-    monkeypatch.setattr(plans.library, "load", absent)
+    monkeypatch.setattr(library, "load", absent)
     outcome = m2l("export", CHECKPOINT, tmp_path / "b", "--tensorrt", "--compute-capability", "8.9")
     assert (outcome.code, outcome.err) == (
         1,

@@ -86,7 +86,8 @@ def test_a_report_relates_rows_to_the_first_that_was_measured() -> None:
     assert report.ratios(one)["end_to_end_images_per_s"] == Figure(1.0, 1.0, 1.0)
     assert not failed.figures
     assert not report.ratios(failed)
-    assert set(two.figures) == set(report.ratios(two)) == set(FIGURES)
+    of_cards = {"device_memory_megabytes", "build_s"}
+    assert set(two.figures) == set(report.ratios(two)) == set(FIGURES) - of_cards
 
 
 def test_what_a_system_does_not_tell_is_left_out() -> None:
@@ -94,6 +95,23 @@ def test_what_a_system_does_not_tell_is_left_out() -> None:
     assert "peak_memory_megabytes" not in report.rows[0].figures
     assert "peak_memory_megabytes" not in report.ratios(report.rows[1])
     assert as_table(report).count(" -\n") == 1
+
+
+def test_what_a_card_holds_and_what_was_built_once() -> None:
+    """A plan is built in the first round and kept for the others."""
+    rows = []
+    for batch_size, megabytes in ((1, 100.0), (16, 300.0)):
+        row = a_row(batch_size, 10.0, 20.0)
+        rounds = [dataclasses.replace(one, device_memory_megabytes=megabytes) for one in row.rounds]
+        rounds[0] = dataclasses.replace(rounds[0], build_s=12.0 * batch_size)
+        rows.append(dataclasses.replace(row, rounds=tuple(rounds)))
+    report = a_report(*rows)
+    assert report.rows[1].figures["build_s"] == Figure(192.0, 192.0, 192.0)
+    assert "build_s" not in report.ratios(report.rows[1])
+    words = " ".join(as_table(report).split())
+    assert "on the card memory, MB ratio build, s" in words
+    assert "fake cpu fp32 batch 16 300 (300..300) 3.00 (3.00..3.00) 192 (192..192)" in words
+    assert "on the card" not in as_table(a_report(a_row(1, 10.0)))
 
 
 def test_the_table() -> None:

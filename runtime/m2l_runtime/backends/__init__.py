@@ -13,7 +13,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, cast, get_args
+from typing import Any, Final, Protocol, cast, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +112,16 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give back what the engine holds; `run` must not be called afterwards."""
+        ...
+
+
+@runtime_checkable
+class Builds(Protocol):
+    """A backend that may have to build something when it is loaded."""
+
+    @property
+    def build_s(self) -> float | None:
+        """Seconds that it took; None: it was there already."""
         ...
 
 

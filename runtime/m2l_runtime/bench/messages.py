@@ -66,6 +66,10 @@ class Round:
     end_to_end_image_count: int
     peak_memory_megabytes: float | None
     """Most that the process held, in 10^6 bytes; None where the system does not tell. A device's own is not in it."""
+    build_s: float | None = None
+    """Of the loading, what a plan took to be built; None where nothing is built, or was before."""
+    device_memory_megabytes: float | None = None
+    """What the engine and its calls hold on the card, in 10^6 bytes, by the card's free memory; None on a CPU."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,12 @@ FIGURES: Final = (
     "load_s",
     "first_image_s",
     "peak_memory_megabytes",
+    "device_memory_megabytes",
+    "build_s",
 )
 """Fields of a round that a row has a figure of, as :class:`m2l_runtime.bench.messages.Round` describes them."""
+SOMETIMES: Final = frozenset({"build_s"})
+"""Of these, what happens in some rounds only."""
 
 SCHEMA_VERSION: Final = 1
 
@@ -67,6 +71,8 @@ class Row:
     def values(self, name: str) -> list[float]:
         """What each round gave; empty if it was not measured, or a system did not tell."""
         found = [getattr(one, name) for one in self.rounds] if self.is_measured else []
+        if name in SOMETIMES:
+            return [value for value in found if value is not None]
         return [] if None in found else found
 
 
@@ -103,7 +109,7 @@ class BenchReport:
         """By the names in `FIGURES`: how many times the reference, round by round; empty if it was not measured."""
         if self.reference is None:
             return {}
-        pairs = {name: (row.values(name), self.reference.values(name)) for name in FIGURES}
+        pairs = {name: (row.values(name), self.reference.values(name)) for name in FIGURES if name not in SOMETIMES}
         return {name: ratio_of(ours, theirs) for name, (ours, theirs) in pairs.items() if ours and theirs}
 
 

@@ -38,13 +38,24 @@ _TABLES: Final = (
         ),
     ),
 )
+_CARD: Final = (
+    "on the card",
+    (
+        ("memory, MB", "device_memory_megabytes", False),
+        ("ratio", "device_memory_megabytes", True),
+        ("build, s", "build_s", False),
+    ),
+)
+"""Where a row has a figure of it."""
 
 
 def as_table(report: BenchReport) -> str:
     """What ran where, a table each of throughput, latency and cost, what could not be measured and why, and notes."""
     parts = [_head(report)]
     if report.measured:
-        parts += [_table(report, title, columns) for title, columns in _TABLES]
+        on_card = any(name in row.figures for row in report.measured for _, name, _ in _CARD[1])
+        tables = (*_TABLES, _CARD) if on_card else _TABLES
+        parts += [_table(report, title, columns) for title, columns in tables]
     missing = [row for row in report.rows if row.reason is not None]
     if missing:
         parts.append("not measured\n" + table((f"  {row.label}", printable(row.reason or "")) for row in missing))
@@ -100,6 +111,7 @@ _LAST: Final[dict[str, tuple[str, Callable[[Row], str]]]] = {
     "throughput, images/s": ("streams", _streams),
     "latency of a call, ms": ("calls", _calls),
     "start and memory": ("", lambda _: ""),
+    "on the card": ("", lambda _: ""),
 }
 
 

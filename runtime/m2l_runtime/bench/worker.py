@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from m2l_runtime import embedded
-from m2l_runtime.backends import BackendOptions, backend_module, load_backend
+from m2l_runtime.backends import BackendOptions, Builds, backend_module, load_backend, read_device
 from m2l_runtime.bench.messages import Answer, Question, Round, Way, decode, encode
 from m2l_runtime.bundle import open_bundle
 from m2l_runtime.cpu import peak_memory_megabytes
@@ -72,11 +72,14 @@ def measure(question: Question) -> Answer:
         inputs = timing.batches(synthesizer.extra, timing.example_masks(synthesizer.image_size), way.batch_size)
         latencies_ms = timing.latencies_ms(backend, inputs, question.seconds)
         latency_settings = backend.settings
+    build_s = backend.build_s if isinstance(backend, Builds) else None
     del backend, synthesizer  # what was loaded twice is not held twice
+    card_before = _card_memory(latency_settings.device)
     backend = load_backend(bundle, way.backend, _options(way, streams=way.streams))
     with Synthesizer(bundle, backend) as synthesizer:
         rate = timing.images_per_s(backend, inputs, question.seconds)
         end_to_end_rate, count = timing.end_to_end(synthesizer, Path(question.folder), question.seconds)
+        card_after = _card_memory(latency_settings.device)
     p50, p95, p99 = np.percentile(latencies_ms, [50, 95, 99]).tolist()
     found = Round(
         load_s=load_s,
@@ -89,6 +92,10 @@ def measure(question: Question) -> Answer:
         end_to_end_images_per_s=end_to_end_rate,
         end_to_end_image_count=count,
         peak_memory_megabytes=peak_memory_megabytes(),
+        build_s=build_s,
+        device_memory_megabytes=None
+        if card_before is None or card_after is None
+        else max(0, card_after - card_before) / 1e6,
     )
     return Answer(found, latency_settings, backend.settings, backend.notes)
 
@@ -99,6 +106,16 @@ def make_one(synthesizer: Synthesizer) -> bytes:
     mask = read_mask(path, synthesizer.image_size).mask
     image = synthesizer.synthesize_checked(mask[None])[0]
     return encode_png(image, self_description(synthesizer.bundle, synthesizer.settings))
+
+
+def _card_memory(device: str) -> int | None:
+    """Bytes in use on the card; None on a CPU."""
+    kind, index = read_device(device)
+    if kind != "cuda":
+        return None
+    from m2l_runtime.cuda.cards import memory_in_use_bytes
+
+    return memory_in_use_bytes(index)
 
 
 def _options(way: Way, streams: int | None) -> BackendOptions:

@@ -172,7 +172,7 @@ def require_target(options: BuildOptions) -> str:
         if capability != there:
             raise PlanError(
                 f"{title} builds for the card that is there, of compute capability {there}; got "
-                f"{printable(capability)}: leave it out, or build with tensorrt_rtx"
+                f"{printable(capability or '')}: leave it out, or build with tensorrt_rtx"
             )
         return there
     if capability is None:
