@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from cuda.bindings import driver, nvrtc  # type: ignore[import-untyped, import-not-found, unused-ignore]
+from cuda.bindings import driver, nvrtc
 from fakecuda import APPEARANCE, HEIGHT, IMAGE, MASK, WIDTH
 
 from m2l_runtime.cuda.cards import Card

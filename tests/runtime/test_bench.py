@@ -377,7 +377,7 @@ def test_rows_are_measured_round_by_round(temporary: Path) -> None:
     for row in report.rows:
         assert row.reason is None
         assert len(row.rounds) == 2
-        assert set(row.figures) == set(FIGURES)
+        assert set(row.figures) == set(FIGURES) - {"device_memory_megabytes", "build_s"}
         assert all(0 < figure.lowest <= figure.median <= figure.highest for figure in row.figures.values())
         assert row.throughput_settings is not None
         assert row.throughput_settings.batch_size == row.way.batch_size

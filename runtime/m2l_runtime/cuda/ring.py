@@ -258,7 +258,6 @@ class Ring:
         except BaseException as error:
             with self._changed:
                 self._failure = self._failure or str(cause) or type(cause).__name__
-                self._changed.notify_all()
             if not isinstance(error, EngineError):
                 raise
 
