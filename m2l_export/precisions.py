@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from m2l_export.calibration import Calibration, described
-from m2l_export.deploy import ByteGraph, DeployUnet, use_sub_pixel
+from m2l_export.deploy import ByteGraph, DeployUnet, Form, use_sub_pixel
 from m2l_export.equalise import channel_peaks, equalise, equalise_results
 from m2l_export.fidelity import Fidelity, Limits, Shortfall, fidelity
 from m2l_export.onnxwriter import APPEARANCE, DROPOUT_BITS, to_onnx
@@ -221,7 +221,6 @@ def prove(
         precision=precision,
         parity=parity,
         weights="int8" if precision == "int8" else base.weights,
-        form="sub-pixel" if precision == "int8" else base.form,
         float_layers=() if sensitivity is None else sensitivity.float_layers,
     )
     return Way(model, source.content, found, sensitivity)
@@ -344,7 +343,8 @@ def int8_way(
         graph: of the form deconvolution. It is left as it was.
         base: the manifest's entry of `fp32`.
         fp32: the same network's file.
-        engine: what the file is for.
+        engine: what the file is for. TensorRT's is of the form of `base`, unless that resizes; the others have integer
+            kernels for sub-pixel convolutions alone.
         reference: images of `fp32`, and masks.
         limits: to be within.
         on_step: is called with what is done, and found.
@@ -359,9 +359,11 @@ def int8_way(
         graph = equalise(graph, peaks)
         if engine == REFERENCE_ENGINE:
             graph = equalise_results(graph, peaks)
-        unet = graph.unet
-        assert isinstance(unet, DeployUnet)  # noqa: S101 - deploy made it
-        graph.unet = use_sub_pixel(unet)
+        form: Form = "deconvolution" if engine == TENSORRT and base.form == "deconvolution" else "sub-pixel"
+        if form == "sub-pixel":
+            unet = graph.unet
+            assert isinstance(unet, DeployUnet)  # noqa: S101 - deploy made it
+            graph.unet = use_sub_pixel(unet)
     quantiser = Quantiser(to_onnx(graph.eval(), fp32.inputs), tuned_on, engine)
     name = f"generator.int8.{engine}.onnx"
 
@@ -397,7 +399,8 @@ def int8_way(
         missed = f"{'; '.join(found)}, over {len(judgement.run.images)} masks"
         on_step(f"not near enough: {missed}; once more with less in int8")
         aim = further(aim, chosen.chosen, judgement.fidelity.shortfall_db(limits))
-    return prove(base, source, engine, "int8", reference, limits, judgement, chosen)
+    proven = prove(base, source, engine, "int8", reference, limits, judgement, chosen)
+    return replace(proven, model=msgspec.structs.replace(proven.model, form=form))
 
 
 def further(aim: Limits, reached: Fidelity, short: Shortfall) -> Limits:

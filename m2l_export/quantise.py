@@ -7,7 +7,7 @@ which the VNNI and AMX instructions want, with one scale a tensor, from the leas
 - `openvino` gives convolutions' results as floats at no cost, and so keeps what an 8-bit result loses: at ngf 24, 9 dB.
   Its weights have 7 bits, -64 to 64: on CPUs without VNNI it adds products in pairs at 16 bits, which 8 bits would
   overflow, at 12 dB (docs/quantisation.md). onnxruntime's backend is told not to add them so.
-- `tensorrt` takes signed activations with a zero point of 0, and biases as floats.
+- `tensorrt` takes signed activations with a zero point of 0, and biases as floats; transposed convolutions as well.
 """
 
 from __future__ import annotations
@@ -32,6 +32,13 @@ from m2l_runtime._version import __version__
 from m2l_runtime.errors import EngineNotInstalled
 
 Target = Literal["onnxruntime", "openvino", "tensorrt"]
+
+OPERATORS: Final[dict[Target, list[str]]] = {
+    "onnxruntime": ["Conv"],
+    "openvino": ["Conv"],
+    "tensorrt": ["Conv", "ConvTranspose"],
+}
+"""That are quantised for each target: what it has integer kernels for."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class Quantiser:
             path.write_bytes(content)
             calibrator = create_calibrator(
                 path,
-                ["Conv"],
+                OPERATORS[target],
                 augmented_model_path=str(Path(folder) / "augmented.onnx"),
                 calibrate_method=CalibrationMethod.MinMax,
                 providers=["CPUExecutionProvider"],
@@ -91,7 +98,7 @@ class Quantiser:
             calibrator.collect_data(Rows())
             self._ranges: Any = calibrator.compute_data()
             self._model = load_model_with_shape_infer(path)
-        self.layers: Final = _layers(content)
+        self.layers: Final = _layers(content, OPERATORS[target])
 
     def quantise(self, float_layers: Collection[str] = ()) -> bytes:
         """ONNX with all layers in int8 but those named in `float_layers`."""
@@ -105,7 +112,7 @@ class Quantiser:
             options["OpTypesToExcludeOutputQuantization"] = ["Conv"]
         if self.target == "tensorrt":
             options |= {
-                "OpTypesToExcludeOutputQuantization": ["Conv"],
+                "OpTypesToExcludeOutputQuantization": OPERATORS["tensorrt"],
                 "QuantizeBias": False,
                 "ActivationSymmetric": True,
                 "DedicatedQDQPair": True,
@@ -120,7 +127,7 @@ class Quantiser:
                 tensors_range=self._ranges,
                 nodes_to_quantize=[],
                 nodes_to_exclude=[layer.node for layer in self.layers if layer.name in float_layers],
-                op_types_to_quantize=["Conv"],
+                op_types_to_quantize=OPERATORS[self.target],
                 extra_options=options,
             )
             quantizer.quantize_model()
@@ -133,7 +140,7 @@ class Quantiser:
         return bytes(model.SerializeToString(deterministic=True))
 
 
-def _layers(content: bytes) -> tuple[Layer, ...]:
+def _layers(content: bytes, operators: Collection[str]) -> tuple[Layer, ...]:
     """The convolutions of a deploy graph, in order."""
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -143,10 +150,14 @@ def _layers(content: bytes) -> tuple[Layer, ...]:
     }
     found = []
     for node in model.graph.node:
-        if node.op_type == "Conv":
+        if node.op_type in operators:
             output, weight = sides[node.output[0]], numpy_helper.to_array(weights[node.input[1]])
-            name = convolution_name(node.input[1])
-            found.append(Layer(name, node.name, math.prod(output[2:]) * int(np.prod(weight.shape))))
+            pixels = math.prod(output[2:])
+            if (
+                node.op_type == "ConvTranspose"
+            ):  # which multiplies once for each pixel that comes in, a quarter of these
+                pixels //= 4
+            found.append(Layer(convolution_name(node.input[1]), node.name, pixels * int(np.prod(weight.shape))))
     return tuple(found)
 
 

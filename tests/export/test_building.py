@@ -75,6 +75,14 @@ def test_builds_whatever_a_graph_is_like(form: Form, norm: Norm, is_steered: boo
     assert [one.type for one in plan.convolutions] == [precision] * 12
 
 
+def test_half_precision_throughout_builds_as_well() -> None:
+    torch.manual_seed(0)
+    spec = UnetSpec(6, 4, 3, 3, "instance")
+    graph = in_half(deploy(UnetGenerator(spec), "instance", "sub-pixel").graph, norms_in_single=False)
+    specs = input_specs(spec, (64, 64))
+    assert build_plan(to_onnx(graph, specs), specs, "fp16", OPTIONS).counts == {"fp16": 12}
+
+
 def test_plans_of_one_graph_for_two_cards_differ() -> None:
     content, specs = exported("fp32")
     plans = [build_plan(content, specs, "fp32", BuildOptions(compute_capability=name)) for name in ("8.0", "12.0")]
@@ -251,9 +259,9 @@ def test_progress_and_a_wish_to_stop() -> None:
         build_plan(content, specs, "fp32", OPTIONS, lambda *_: False)
 
 
-@pytest.mark.parametrize("is_steered", [False, True])
-def test_int8_builds(is_steered: bool) -> None:
-    content, specs = exported("fp32", is_steered=is_steered)
+@pytest.mark.parametrize(("is_steered", "form"), [(False, "sub-pixel"), (True, "sub-pixel"), (False, "deconvolution")])
+def test_int8_builds(is_steered: bool, form: Form) -> None:
+    content, specs = exported("fp32", form, is_steered=is_steered)
     rng = np.random.default_rng(0)
     inputs: dict[str, Any] = {}
     for spec in specs:

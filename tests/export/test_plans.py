@@ -58,7 +58,7 @@ def test_a_bundle_with_plans(m2l: CommandLine, small: Path, tmp_path: Path) -> N
         "1,4,8",
     )
     words += ("--min-psnr", "20", "--min-worst-psnr", "15", "--max-mean-difference", "20", "--max-colour-shift", "20")
-    words += ("--engines", "tensorrt", "--memory-limit", "512", "--optimisation-level", "3")
+    words += ("--form", "deconvolution", "--engines", "tensorrt", "--memory-limit", "512", "--optimisation-level", "3")
     outcome = m2l("export", small, tmp_path / "b", *words)
     assert outcome.code == 0, outcome.err
     opened = open_bundle(tmp_path / "b")
@@ -69,6 +69,7 @@ def test_a_bundle_with_plans(m2l: CommandLine, small: Path, tmp_path: Path) -> N
     assert ("onnxruntime", "fp16") not in ways, "--engines names tensorrt alone"
     for precision in ("fp32", "fp16", "int8"):
         assert ways["tensorrt", precision].parity.kind == "emulated"
+        assert ways["tensorrt", precision].form == "deconvolution"
     assert ways["onnxruntime", "fp32"].parity.kind == "measured"
     half = ways["tensorrt", "fp16"].parity
     assert half.max_level_difference <= (half.accepted_max_level_difference or 0) == 2
