@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ from m2l_export.typed import in_half
 from m2l_runtime.bundle import TensorSpec
 from m2l_runtime.cuda.cards import Card
 from m2l_runtime.errors import EngineNotInstalled
-from m2l_runtime.tensorrt.building import BuildOptions, Plan, PlanError, build_plan
+from m2l_runtime.tensorrt.building import BuildOptions, Plan, PlanError, _configured, build_plan
+from m2l_runtime.tensorrt.library import logger
 from m2l_runtime.tensorrt.types import LayerType
 from m2l_train.networks import Norm, UnetGenerator, UnetSpec
 
-pytest.importorskip("tensorrt_rtx")
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 
 SIDE = 32
 OPTIONS = BuildOptions(compute_capability="8.9", batch_sizes=(1, 2, 4))
@@ -73,6 +75,16 @@ def test_builds_whatever_a_graph_is_like(form: Form, norm: Norm, is_steered: boo
     content, specs = exported(precision, form, norm, is_steered=is_steered)
     plan = build_plan(content, specs, precision, OPTIONS)
     assert [one.type for one in plan.convolutions] == [precision] * 12
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_single_precision_is_not_tf32_unless_it_is_asked_for(tf32: bool) -> None:
+    """The library's own default is to round silently what convolutions multiply."""
+    builder = tensorrt_rtx.Builder(logger(tensorrt_rtx))
+    made = _configured(tensorrt_rtx, builder, replace(OPTIONS, tf32=tf32, memory_limit_bytes=1 << 20), "8.9")
+    assert made.get_flag(tensorrt_rtx.BuilderFlag.TF32) is tf32
+    assert made.get_memory_pool_limit(tensorrt_rtx.MemoryPoolType.WORKSPACE) == 1 << 20
+    assert made.profiling_verbosity == tensorrt_rtx.ProfilingVerbosity.DETAILED
 
 
 def test_half_precision_throughout_builds_as_well() -> None:

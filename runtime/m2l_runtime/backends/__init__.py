@@ -332,5 +332,6 @@ def _not_made_for(bundle: Bundle, what: str, precision: Precision) -> str:
     )
     return (
         f"the bundle was not made for {what} in {precision}, only for {', '.join(ways)}; "
-        f"choose among these, or export it with --precision {precision} for an engine that computes in it"
+        f"choose among these, or export it with {'--tensorrt ' if 'tensorrt' in what else ''}--precision {precision} for "
+        "an engine that computes in it"
     )

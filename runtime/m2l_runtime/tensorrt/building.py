@@ -47,6 +47,8 @@ class BuildOptions:
     """0 to 5; None: the library's own."""
     memory_limit_bytes: int | None = None
     """Of scratch memory on the card; None: all of it."""
+    tf32: bool = False
+    """Whether convolutions in fp32 may multiply with 10 bits of 23, as the library does unless it is told otherwise."""
     timing_cache: bytes = b""
     """Of an earlier build with the same library on the same card; TensorRT for RTX has none."""
 
@@ -189,6 +191,8 @@ def require_target(options: BuildOptions) -> str:
 def _configured(library: Any, builder: Any, options: BuildOptions, capability: str) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # for the inspector to tell types
+    if not options.tf32:
+        config.clear_flag(library.BuilderFlag.TF32)
     if options.flavour == "tensorrt_rtx":
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(library.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
