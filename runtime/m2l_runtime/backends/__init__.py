@@ -330,8 +330,8 @@ def _not_made_for(bundle: Bundle, what: str, precision: Precision) -> str:
     ways = sorted(
         f"{printable(engine)} in {model.precision}" for model in bundle.manifest.models for engine in model.engines
     )
+    words = f"{'--tensorrt ' if 'tensorrt' in what else ''}--precision {precision}"
     return (
         f"the bundle was not made for {what} in {precision}, only for {', '.join(ways)}; "
-        f"choose among these, or export it with {'--tensorrt ' if 'tensorrt' in what else ''}--precision {precision} for "
-        "an engine that computes in it"
+        f"choose among these, or export it with {words} for an engine that computes in it"
     )
