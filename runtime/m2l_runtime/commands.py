@@ -110,7 +110,7 @@ def synth(
         int | None,
         typer.Option(
             help="Engine calls at once, the threads divided among them.  "
-            "[default: as many as threads, at most 16, on CPU; 1 on CUDA]",
+            "[default: as many as threads, at most 16, on CPU; 2 on CUDA]",
             show_default=False,
         ),
     ] = None,

@@ -43,7 +43,7 @@ class TensorRtEngine:
         self._name = name
         self._inputs = {spec.name: spec for spec in inputs}
         with log(library) as lines:
-            self._runtime = library.Runtime(logger(library))
+            self._runtime: Any = library.Runtime(logger(library))
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise self._failure("does not load", lines)
@@ -77,6 +77,7 @@ class TensorRtEngine:
         """Give contexts and engine back."""
         self._contexts.clear()
         self._engine = None
+        self._runtime = None
 
     def _check(self, specs: Sequence[TensorSpec]) -> None:
         engine, found = self._engine, {}
