@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from m2l_export import gate
+from m2l_export.fidelity import Limits, fidelity
 from m2l_runtime import atomic
 from m2l_runtime._version import __version__
 from m2l_runtime.arrays import Images
@@ -104,6 +105,10 @@ class GateImages:
     mask_count: int
     label: str
     """What made the reference."""
+    accepted_levels: int
+    """By which plans in fp32 and fp16 may be off."""
+    limits: Limits
+    """What plans in int8 may be off."""
 
 
 def build(
@@ -113,7 +118,6 @@ def build(
     precisions: Sequence[Precision],
     options: Sequence[BuildOptions],
     images: GateImages,
-    accepted_levels: int,
     timing_cache: Path,
     on_step: Callable[[str], None],
     on_progress: Callable[[str, int, int], bool],
@@ -127,7 +131,6 @@ def build(
         precisions: to build plans in.
         options: of :func:`resolve`.
         images: to compare with those of plans that run here.
-        accepted_levels: by which these may differ in fp32 and fp16.
         timing_cache: where TensorRT's timings are kept.
         on_step: is called with what is done, and found.
         on_progress: see :func:`m2l_runtime.tensorrt.building.build_plan`.
@@ -163,7 +166,7 @@ def build(
                 on_step(line)
             if one.card is not None and one.card.compute_capability == plan.compute_capability:
                 on_step("the gate: the same images through the plan")
-                parity = _measure(built, model, content, source, images, accepted_levels)
+                parity = _measure(built, model, content, source, images)
                 built = dataclasses.replace(built, entry=msgspec.structs.replace(built.entry, parity=parity))
             found.append(built)
     return found
@@ -210,7 +213,6 @@ def _measure(
     content: bytes,
     source: ModelSource,
     images: GateImages,
-    accepted_levels: int,
 ) -> Parity:
     """Run the plan, and compare; it was made here, so that it can be trusted."""
     runnable = dataclasses.replace(
@@ -227,16 +229,22 @@ def _measure(
     )
     backend = backend_module("tensorrt").load(runnable, options)
     try:
+        if [note for note in backend.notes if "is not used" in note]:
+            raise ParityError(f"the plan {built.entry.file.path} is not the one that ran: {'; '.join(backend.notes)}")
         found = run_in_batches(backend, images.inputs)
         engine = f"{backend.settings.engine}, {backend.settings.device}"
     finally:
         backend.close()
     largest, mean, psnr = gate.compare(images.reference, found)
-    if model.precision in ("fp32", "fp16") and largest > accepted_levels:
+    if model.precision == "int8":
+        misses = fidelity(images.reference, found).misses(images.limits)
+    else:
         index = int(np.abs(found.astype(np.int16) - images.reference).reshape(len(found), -1).max(1).argmax())
+        off = f"up to {largest} levels (mean {mean:.4f}, worst at mask {index % images.mask_count}), at most "
+        misses = [f"{off}{images.accepted_levels} accepted"] if largest > images.accepted_levels else []
+    if misses:
         raise ParityError(
-            f"the plan {built.entry.file.path} differs from the network by up to {largest} levels (mean {mean:.4f}, "
-            f"worst at mask {index % images.mask_count}); at most {accepted_levels} accepted; nothing was written"
+            f"the plan {built.entry.file.path} is too far from the network: {'; '.join(misses)}; nothing was written"
         )
     return Parity(
         reference=images.label,
@@ -246,7 +254,7 @@ def _measure(
         max_level_difference=largest,
         mean_level_difference=round(mean, 6),
         psnr_db=None if psnr is None else round(psnr, 2),
-        accepted_max_level_difference=accepted_levels if model.precision in ("fp32", "fp16") else None,
+        accepted_max_level_difference=None if model.precision == "int8" else images.accepted_levels,
     )
 
 

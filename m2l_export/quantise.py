@@ -153,9 +153,7 @@ def _layers(content: bytes, operators: Collection[str]) -> tuple[Layer, ...]:
         if node.op_type in operators:
             output, weight = sides[node.output[0]], numpy_helper.to_array(weights[node.input[1]])
             pixels = math.prod(output[2:])
-            if (
-                node.op_type == "ConvTranspose"
-            ):  # which multiplies once for each pixel that comes in, a quarter of these
+            if node.op_type == "ConvTranspose":  # multiplies once for each pixel that comes in: a quarter of these
                 pixels //= 4
             found.append(Layer(convolution_name(node.input[1]), node.name, pixels * int(np.prod(weight.shape))))
     return tuple(found)

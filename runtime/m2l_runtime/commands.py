@@ -230,6 +230,7 @@ def synth(
             streams=streams,
             cache_dir=cache_dir,
             trust_engines=trust_engines,
+            on_step=aside,
         ) as synthesizer,
         Reporter() as reporter,
         StopSignals() as stop,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +61,7 @@ class Synthesizer:
         provider_options: Mapping[str, str] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         trust_engines: bool = False,
+        on_step: Callable[[str], None] = lambda _: None,
     ) -> Self:
         """Open a bundle on a backend.
 
@@ -81,6 +82,7 @@ class Synthesizer:
                 be. None: openvino keeps nothing, and tensorrt its plans in the user's cache.
             trust_engines: whether plans of the bundle may be loaded by tensorrt. They are code: only from somebody
                 whose programs you would run. Otherwise tensorrt builds its own from the bundle's ONNX file.
+            on_step: called with a line of text where something begins that may take minutes.
 
         Raises:
             BundleNotFound, BundleTooNew, BundleDamaged: the bundle cannot be used.
@@ -91,7 +93,7 @@ class Synthesizer:
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(embedded.BUNDLE if bundle is None else bundle)
         cache = None if cache_dir is None else Path(cache_dir)
         options = BackendOptions(
-            device, precision, batch_size, threads, streams, dict(provider_options or {}), cache, trust_engines
+            device, precision, batch_size, threads, streams, dict(provider_options or {}), cache, trust_engines, on_step
         )
         choice = choose_backend(opened, backend, options)
         return cls(opened, load_backend(opened, choice.name, options), choice)

@@ -302,7 +302,7 @@ def test_a_plan_whose_card_is_here_is_measured(
     assert (tmp_path / "b.timings").read_bytes() == b"timings, more"
     if off > 2:
         assert outcome.code == 1
-        assert "differs from the network by up to 3 levels" in outcome.err
+        assert "is too far from the network: up to 3 levels" in outcome.err
         assert not (tmp_path / "b").exists()
         return
     assert outcome.code == 0, outcome.err

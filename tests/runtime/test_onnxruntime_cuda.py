@@ -23,6 +23,7 @@ from m2l_runtime.backends import onnxruntime as backend  # noqa: E402
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 SIDE = 256
+LEFT = "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been dis"
 CARD = Card(0, "Fake 4090", "8.9", 1 << 34, "13.0")
 
 
@@ -78,6 +79,8 @@ class FakeLibrary:
         self.side = SIDE
         self.sessions: list[Any] = []
         self.preloaded = 0
+        self.graphs: set[tuple[int, str]] = set()
+        self.is_warm = False
 
     def get_available_providers(self) -> list[str]:
         return [CUDA, CPU]
@@ -85,9 +88,16 @@ class FakeLibrary:
     def preload_dlls(self) -> None:
         self.preloaded += 1
 
-    def InferenceSession(self, content: bytes, options: Any, providers: list[Any]) -> Any:  # noqa: N802 - its name
-        if self.error is not None:
+    def InferenceSession(  # noqa: N802 - its name
+        self, content: bytes, options: Any, providers: list[Any], enable_fallback: int = 1
+    ) -> Any:
+        """As the library does it: without CUDA all is left to the CPU, which is an error where that is forbidden."""
+        assert enable_fallback == 0, "or its Python prints to standard output and tries again on the CPU"
+        is_cpu_forbidden = options.entries.get("session.disable_cpu_ep_fallback") == "1"
+        if self.error is not None and (is_cpu_forbidden or "CPU EP" not in self.error):
             raise RuntimeError(self.error)
+        if is_cpu_forbidden and CUDA not in self.started:
+            raise RuntimeError(LEFT)
         library = self
         name, provider_options = (providers[0], {}) if isinstance(providers[0], str) else providers[0]
 
@@ -112,6 +122,11 @@ class FakeLibrary:
                 if library.run_error is not None:
                     raise RuntimeError(library.run_error)
                 self.runs.append(run_options.entries)
+                if "gpu_graph_id" in run_options.entries:  # of which the library keeps one for each thread
+                    key = (threading.get_ident(), run_options.entries["gpu_graph_id"])
+                    if key not in library.graphs:
+                        assert not library.is_warm, "captured while calls are under way"
+                        library.graphs.add(key)
                 (_, _, _, shape, source), (_, _, _, _, sink) = binding.inputs["mask"], binding.outputs["image"]
                 driver, pixels = library.driver, int(np.prod(shape))
 
@@ -164,6 +179,7 @@ def test_each_slot_and_batch_size_has_a_graph_of_its_own(library: FakeLibrary) -
     """onnxruntime keeps graphs by number, and a graph holds addresses."""
     masks = np.stack([disc(radius=r) for r in range(5, 13)])
     with Synthesizer.open(TINY_BUNDLE, backend="onnxruntime", device="cuda", streams=2, batch_size=2) as synth:
+        library.is_warm = True
         synth(masks)
         synth(masks)
     (session,) = library.sessions
@@ -179,17 +195,37 @@ def test_without_graphs(library: FakeLibrary) -> None:
     assert library.driver.calls["capture"] > 0, "then the ring captures them"
     assert dict(made.settings.provider_options)["use_tf32"] == "1"
     made.close()
-    with pytest.raises(EngineError, match="user_compute_stream is not for users"):
-        load_backend(
-            open_bundle(TINY_BUNDLE),
-            "onnxruntime",
-            BackendOptions(device="cuda", provider_options={"user_compute_stream": "1"}),
-        )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"user_compute_stream": "1"},
+            "the provider option user_compute_stream is not for users: m2l brings a stream of",
+        ),
+        ({"device_id": "1"}, "the provider option device_id is not for users: name the card by the device, cuda:N"),
+        ({"use_tf32": "yes"}, "the provider option use_tf32 is 1 or 0, got 'yes'"),
+    ],
+)
+def test_provider_options_that_cannot_be(library: FakeLibrary, options: dict[str, str], said: str) -> None:
+    with pytest.raises(EngineError, match=said):
+        load_backend(open_bundle(TINY_BUNDLE), "onnxruntime", BackendOptions(device="cuda", provider_options=options))
+    assert not library.driver.live
+
+
+def test_an_option_in_other_words(library: FakeLibrary) -> None:
+    options = BackendOptions(device="cuda", provider_options={"enable_cuda_graph": "True"})
+    made = load_backend(open_bundle(TINY_BUNDLE), "onnxruntime", options)
+    assert dict(made.settings.provider_options)["enable_cuda_graph"] == "1"
+    assert "gpu_graph_id" in library.sessions[0].runs[0]
+    made.close()
 
 
 def test_threads_share_the_card(library: FakeLibrary) -> None:
     masks = np.stack([disc(radius=r) for r in range(5, 25)])
     with Synthesizer.open(TINY_BUNDLE, backend="onnxruntime", device="cuda", streams=2, batch_size=3) as synth:
+        library.is_warm = True
         wrong: list[int] = []
 
         def go(start: int) -> None:
@@ -211,7 +247,7 @@ def test_threads_share_the_card(library: FakeLibrary) -> None:
         ((CPU,), None, DeviceUnavailable, "would run on the CPU instead; check the driver"),
         (
             (CUDA, CPU),
-            "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has",
+            LEFT,
             EngineError,
             r"onnxruntime 1.99 would compute a part of this graph on the CPU, silently .*; update it, or choose dev",
         ),
@@ -221,6 +257,8 @@ def test_threads_share_the_card(library: FakeLibrary) -> None:
             DeviceUnavailable,
             "^CUDA does not start: Failed to load libcu",
         ),
+        ((CUDA, CPU), "CUDA failure 2: out of memory", EngineError, "^.*too little memory"),
+        ((CUDA, CPU), "Opset 27 is under development", EngineError, "does not know version 27 of ONNX's operators"),
     ],
 )
 def test_what_does_not_start(
@@ -266,6 +304,9 @@ def test_auto_is_the_cpu_where_there_is_no_card(error: Exception, monkeypatch: p
     with Synthesizer.open(TINY_BUNDLE, backend="onnxruntime") as synth:
         assert (synth.settings.device, synth.settings.batch_size) == ("cpu", 1)
         assert synth(disc()[None]).any()
+        assert f"onnxruntime runs on the CPU, as CUDA does not: {error}" in synth.notes
+    with pytest.raises(EngineError, match=rf"provider of onnxruntime takes none \({error}\)"):
+        Synthesizer.open(TINY_BUNDLE, backend="onnxruntime", provider_options={"use_tf32": "0"})
     with pytest.raises(type(error), match=str(error)):
         Synthesizer.open(TINY_BUNDLE, backend="onnxruntime", device="cuda")
 

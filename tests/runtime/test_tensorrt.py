@@ -65,6 +65,37 @@ class FakeContext:
         return True
 
 
+class FakeKernels:
+    def __init__(self, library: FakeLibrary) -> None:
+        self._library, self._content = library, b""
+
+    def deserialize(self, content: bytes) -> bool:
+        self._library.kernels_given.append(content)
+        self._content = content
+        return content == b"kernels"
+
+    def reset(self) -> None:
+        self._content = b""
+
+    def serialize(self) -> bytes:
+        return b"kernels"
+
+
+class FakeConfig:
+    dynamic_shapes_kernel_specialization_strategy = "lazy"
+
+    def __init__(self, library: FakeLibrary) -> None:
+        self._library = library
+        self.cache: FakeKernels | None = None
+
+    def create_runtime_cache(self) -> FakeKernels:
+        return FakeKernels(self._library)
+
+    def set_runtime_cache(self, cache: FakeKernels) -> bool:
+        self.cache = cache
+        return True
+
+
 class FakeEngine:
     def __init__(self, library: FakeLibrary) -> None:
         self._library = library
@@ -80,7 +111,11 @@ class FakeEngine:
         side = self._library.side
         return (-1, side, side) if name == "mask" else (-1, side, side, 3)
 
-    def create_execution_context(self) -> FakeContext | None:
+    def create_runtime_config(self) -> FakeConfig:
+        return FakeConfig(self._library)
+
+    def create_execution_context(self, config: FakeConfig) -> FakeContext | None:
+        assert config.dynamic_shapes_kernel_specialization_strategy == "eager"
         if self._library.context_error is not None:
             self._library.say("ERROR", self._library.context_error)
             return None
@@ -103,7 +138,11 @@ class FakeLibrary:
     class DataType:
         name = "UINT8"
 
+    class DynamicShapesKernelSpecializationStrategy:
+        EAGER = "eager"
+
     def __init__(self) -> None:
+        self.kernels_given: list[bytes] = []
         self.driver = FakeDriver()
         self.most, self.side = 64, 256
         self.run_fails = False
@@ -204,6 +243,7 @@ def test_a_plan_is_built_once_and_kept(library: FakeLibrary, bundle_copy: Path, 
             assert len(built) == (number == 0)
     ((precision, options),) = library.builds
     assert (precision, options.batch_sizes, options.card) == ("fp32", (4, 4, 4), CARD)
+    assert library.kernels_given == [b"kernels"], "compiled the first time, and kept"
     folder = tmp_path / "cache" / "m2l" / "plans"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert not library.driver.live
@@ -235,14 +275,35 @@ def test_a_damaged_plan_in_the_cache_is_built_anew(library: FakeLibrary, bundle_
     bundle, cache = with_plans(bundle_copy), tmp_path / "mine"
     options = BackendOptions(cache_dir=cache)
     load_backend(bundle, "tensorrt", options).close()
-    (kept,) = cache.glob("*.compiled")
-    content = bytearray(kept.read_bytes())
-    content[-1] ^= 1
-    kept.write_bytes(content)
+    for kept in cache.glob("*.compiled"):
+        content = bytearray(kept.read_bytes())
+        content[-1] ^= 1
+        kept.write_bytes(content)
     load_backend(bundle, "tensorrt", options).close()
     assert len(library.builds) == 2
     assert all(one.startswith(GOOD) for one in library.loaded)
     assert len({*library.loaded}) == 1, "the damaged one came nowhere near the library"
+    assert not library.kernels_given
+
+
+def test_a_plan_in_the_cache_that_the_library_does_not_take_is_built_anew(
+    library: FakeLibrary, bundle_copy: Path, tmp_path: Path
+) -> None:
+    bundle = with_plans(bundle_copy)
+    options = BackendOptions(cache_dir=tmp_path / "mine", batch_size=2)
+    load_backend(bundle, "tensorrt", options).close()
+    model = bundle.manifest.models[-1]
+    words = plans.cache_words(HERE, "tensorrt_rtx", "fp32", 2, model.file.sha256)
+    CompiledCache(tmp_path / "mine").write(words, b"of a driver that was updated under the same name")
+    said: list[str] = []
+    load_backend(bundle, "tensorrt", replace(options, on_step=said.append)).close()
+    assert len(library.builds) == 2
+    assert said == [
+        "building a plan of generator.fp32.onnx for 2 masks a call, which may take minutes, on TensorRT for RTX 1.7.1 "
+        "on Fake 4090 (compute capability 8.9)"
+    ]
+    load_backend(bundle, "tensorrt", options).close()
+    assert len(library.builds) == 2
 
 
 def test_a_plan_of_the_bundle_is_taken_only_where_it_is_trusted(library: FakeLibrary, bundle_copy: Path) -> None:
@@ -334,7 +395,7 @@ def test_a_plan_of_another_size(library: FakeLibrary, bundle_copy: Path) -> None
 
 def test_memory_that_is_not_there(library: FakeLibrary, bundle_copy: Path) -> None:
     bundle = with_plans(bundle_copy, {})
-    library.context_error = "Error Code 2: OutOfMemory (Requested size was 8053063680 bytes.) out of memory"
+    library.context_error = "Error Code 2: OutOfMemory (Requested size was 8053063680 bytes.)"
     with pytest.raises(
         EngineError, match="too little memory for 16 images a call and 1 call at once; choose a smaller"
     ):

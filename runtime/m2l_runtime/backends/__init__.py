@@ -10,7 +10,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, cast, get_args, runtime_checkable
@@ -48,6 +48,8 @@ class BackendOptions:
     """Where compiled models are kept for the next time; None: nowhere, but plans in the user's own cache."""
     trust_engines: bool = False
     """Whether plans of the bundle may be loaded: they are code."""
+    on_step: Callable[[str], None] = lambda _: None
+    """Called with a line of text where loading begins with what may take minutes."""
 
 
 @dataclass(frozen=True)
@@ -281,12 +283,14 @@ def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Choice
         raise EngineNotInstalled(
             f"no inference engine is installed that this bundle was made for in {precision}: {commands}"
         )
+    if len(installed) > 1 and (device == "cuda" or precision == "fp16") and not _is_distribution(GPU_DISTRIBUTION):
+        installed = tuple(name for name in installed if name != "onnxruntime")  # a build for CPUs
     if len(installed) == 1:
         return Choice(installed[0], "the only one installed that runs this bundle so", installed)
     if "onnxruntime" in installed:
         if options.provider_options:
             return Choice("onnxruntime", "provider options are its own", installed)
-        if device == "cuda":
+        if device == "cuda" or precision == "fp16":
             return Choice("onnxruntime", "it needs no plan to be built", installed)
         if device == "auto" and _is_distribution(GPU_DISTRIBUTION):
             return Choice("onnxruntime", f"{GPU_DISTRIBUTION} is installed", installed)

@@ -9,7 +9,14 @@ from m2l_runtime.cpu import lacks_int8_products, usable_cpus
 from m2l_runtime.errors import EngineError
 from m2l_runtime.terminal import plural
 
-_OUT_OF_MEMORY: Final = ("bad_alloc", "failed to allocate", "unable to allocate", "out of memory")
+_OUT_OF_MEMORY: Final = (
+    "bad_alloc",
+    "failed to allocate",
+    "unable to allocate",
+    "out of memory",
+    "outofmemory",
+    "could not be allocated",
+)
 
 
 def notes_on_cpu(options: BackendOptions, precision: str) -> tuple[str, ...]:

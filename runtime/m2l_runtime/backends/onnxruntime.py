@@ -36,27 +36,33 @@ _BATCH_SIZE: Final = {CPU: 1, CUDA: 16}
 def load(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend | RingBackend:
     """A session for one ONNX file; see BackendModule."""
     kind, index = read_device(options.device)
+    why_not = None
     if kind == "cuda" or (kind == "auto" and CUDA in onnxruntime.get_available_providers()):
         try:
             return _load_on_cuda(source, options, index)
-        except (DeviceUnavailable, EngineNotInstalled):
+        except (DeviceUnavailable, EngineNotInstalled) as error:
             if kind == "cuda":
                 raise
-    return _load_on_cpu(source, options)
+            why_not = str(error)
+    return _load_on_cpu(source, options, why_not)
 
 
-def _load_on_cpu(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend:
+def _load_on_cpu(source: ModelSource, options: BackendOptions, why_not_cuda: str | None) -> OnnxRuntimeBackend:
+    """Args: why_not_cuda: what kept a CUDA build from its card, where the device was left open."""
+    because = "" if why_not_cuda is None else f" ({why_not_cuda})"
     if source.precision == "fp16":
         raise DeviceUnavailable(
             "fp16 is for CUDA: on CPUs onnxruntime computes in fp32 between roundings, which is slower than fp32; "
-            "choose device cuda, or another precision"
+            f"choose device cuda, or another precision{because}"
         )
     if options.provider_options:
-        raise EngineError("provider options are for CUDA; the CPU provider of onnxruntime takes none")
+        raise EngineError(f"provider options are for CUDA; the CPU provider of onnxruntime takes none{because}")
     threads, streams = share_threads(options.threads, options.streams)
     session = _start_session(source.content, _session_options(threads))
     _check_signature(session, source)
     notes = notes_on_cpu(options, source.precision) + _no_cache(options)
+    if why_not_cuda is not None:
+        notes += (f"onnxruntime runs on the CPU, as CUDA does not: {why_not_cuda}",)
     return OnnxRuntimeBackend(
         session, _settings(source, options, CPU, "cpu", threads, streams), source.outputs[0].name, notes
     )
@@ -64,17 +70,21 @@ def _load_on_cpu(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBac
 
 def _load_on_cuda(source: ModelSource, options: BackendOptions, index: int) -> RingBackend:
     _require_cuda_build()
-    card(index)  # ahead of the session, whose words for a card that is not there are hard to read
+    card(index)  # ahead of the library's own CUDA, whose words for a card that is not there are hard to read
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
     streams = STREAMS if options.streams is None else options.streams
     threads, _ = share_threads(options.threads, 1)
     engine = onnxruntimecuda.OnnxRuntimeCudaEngine(
         onnxruntime,
         source.content,
+        index,
         functools.partial(_session_options, threads),
-        {"device_id": str(index), **options.provider_options},
+        options.provider_options,
         source.inputs,
         source.outputs,
         lambda session: _check_signature(session, source),
+        _about_the_file,
     )
     batch_size = options.batch_size or _BATCH_SIZE[CUDA]
     ring = open_ring(CudaDriver(index), engine, source.inputs, source.outputs, batch_size, streams)
@@ -136,8 +146,6 @@ def _require_cuda_build() -> None:
             "the onnxruntime installed here is built without CUDA: "
             "pip uninstall --yes onnxruntime && pip install '.[gpu]' in a checkout of m2l"
         )
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
 
 
 def _session_options(threads: int) -> Any:
@@ -155,13 +163,22 @@ def _start_session(content: bytes, session_options: Any) -> Any:
     try:
         return onnxruntime.InferenceSession(content, session_options, providers=[CPU])
     except Exception as error:
-        opset = _OPSET.search(str(error))
-        if opset:
-            raise EngineError(
-                f"onnxruntime {onnxruntime.__version__} does not know version {opset[1]} of ONNX's operators, which "
-                "the model is written in; update it (pip install --upgrade onnxruntime) or take another --backend"
-            ) from error
-        raise BundleDamaged(f"onnxruntime {onnxruntime.__version__} cannot load the model: {_short(error)}") from error
+        raise (_about_the_file(error) or _cannot_load(error)) from error
+
+
+def _about_the_file(error: Exception) -> EngineError | None:
+    """The error for a file whose operators the library is too old for; None if it is something else."""
+    opset = _OPSET.search(str(error))
+    if opset is None:
+        return None
+    return EngineError(
+        f"onnxruntime {onnxruntime.__version__} does not know version {opset[1]} of ONNX's operators, which the model "
+        "is written in; update it (pip install --upgrade onnxruntime) or take another --backend"
+    )
+
+
+def _cannot_load(error: Exception) -> BundleDamaged:
+    return BundleDamaged(f"onnxruntime {onnxruntime.__version__} cannot load the model: {_short(error)}")
 
 
 def _check_signature(session: Any, source: ModelSource) -> None:

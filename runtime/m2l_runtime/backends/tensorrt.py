@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,10 +12,11 @@ from m2l_runtime.backends import BackendOptions, ModelSource, Settings, read_dev
 from m2l_runtime.bundle import Flavour
 from m2l_runtime.compiledcache import CompiledCache
 from m2l_runtime.cuda.backend import STREAMS, RingBackend, open_ring
-from m2l_runtime.cuda.driver import CudaDriver
+from m2l_runtime.cuda.driver import CudaDriver, Driver
+from m2l_runtime.cuda.ring import Ring
 from m2l_runtime.errors import DeviceUnavailable, EngineError, OutputError
 from m2l_runtime.tensorrt import library as libraries
-from m2l_runtime.tensorrt.building import COMPUTE_CAPABILITIES, BuildOptions, build_plan
+from m2l_runtime.tensorrt.building import COMPUTE_CAPABILITIES, BuildOptions, PlanError, build_plan
 from m2l_runtime.tensorrt.engine import TensorRtEngine
 from m2l_runtime.tensorrt.plans import Here, cache_folder, cache_words, find, look_around
 
@@ -30,14 +32,20 @@ def load(source: ModelSource, options: BackendOptions) -> RingBackend:
         raise EngineError("provider options are for onnxruntime on CUDA; tensorrt takes none")
     here = look_around(index)
     batch_size = options.batch_size or _BATCH_SIZE
-    chosen = _plan(source, options, here, batch_size)
+    streams = STREAMS if options.streams is None else options.streams
     driver = CudaDriver(index)
     driver.make_current()  # what TensorRT makes, it makes on the card that is current
-    engine = TensorRtEngine(
-        libraries.load(chosen.flavour), chosen.content, source.inputs, source.outputs, f"of {source.name}"
-    )
-    streams = STREAMS if options.streams is None else options.streams
-    ring = open_ring(driver, engine, source.inputs, source.outputs, batch_size, streams)
+    cache = CompiledCache(options.cache_dir or cache_folder())
+    is_anew = False
+    while True:
+        chosen = _plan(source, options, here, batch_size, cache, is_anew)
+        try:
+            ring = _ring(driver, source, chosen, here, batch_size, streams, cache)
+            break
+        except PlanError:
+            if not chosen.is_kept:
+                raise
+            is_anew = True  # hash and words are right, and the library does not take it: build it once more
     settings = Settings(
         backend="tensorrt",
         engine=f"{chosen.flavour} {here.versions[chosen.flavour]}",
@@ -54,32 +62,33 @@ def load(source: ModelSource, options: BackendOptions) -> RingBackend:
 class _Chosen:
     content: bytes
     flavour: Flavour
-    notes: tuple[str, ...]
-    build_s: float | None
+    notes: tuple[str, ...] = ()
+    build_s: float | None = None
     """None: it was there already."""
+    is_kept: bool = False
+    """Whether it comes from the cache."""
 
 
-def _plan(source: ModelSource, options: BackendOptions, here: Here, batch_size: int) -> _Chosen:
-    """A plan of the bundle that fits, else of the cache, else built and kept there."""
+def _plan(
+    source: ModelSource, options: BackendOptions, here: Here, batch_size: int, cache: CompiledCache, is_anew: bool
+) -> _Chosen:
+    """A plan of the bundle that fits, else of the cache unless it is to be made anew, else built and kept there."""
     search = find(source.plans, here, source.precision, batch_size, options.trust_engines)
     if search.offer is not None:
-        return _Chosen(search.offer.read(), search.offer.entry.flavour, (), None)
+        return _Chosen(search.offer.read(), search.offer.entry.flavour)
     notes = tuple(f"the bundle's plan is not used: {reason}" for reason in search.reasons)
     flavour = here.builder
     if flavour is None:
         raise EngineError(_no_builder(here, search.reasons))
     onnx_sha256 = source.sha256 or hashlib.sha256(source.content).hexdigest()
     words = cache_words(here, flavour, source.precision, batch_size, onnx_sha256)
-    cache = CompiledCache(options.cache_dir or cache_folder())
     with cache.locked(words):  # of several processes that need the plan, one builds it
-        kept = bytearray()
-
-        def allocate(size: int) -> memoryview:
-            kept.extend(bytes(size))
-            return memoryview(kept)
-
-        if cache.read(words, allocate):
-            return _Chosen(bytes(kept), flavour, notes, None)
+        kept = None if is_anew else _read(cache, words)
+        if kept is not None:
+            return _Chosen(kept, flavour, notes, is_kept=True)
+        options.on_step(
+            f"building a plan of {source.name} for {batch_size} masks a call, which may take minutes, on {here}"
+        )
         began = time.perf_counter()
         plan = build_plan(
             source.content,
@@ -89,11 +98,49 @@ def _plan(source: ModelSource, options: BackendOptions, here: Here, batch_size: 
             float_count=source.float_layer_count,
         )
         build_s = time.perf_counter() - began
-        try:
-            cache.write(words, plan.content)
-        except OutputError as error:
-            notes += (f"the plan is not kept for the next time: {error}",)
+        notes += _keep(cache, words, plan.content, "the plan")
     return _Chosen(plan.content, flavour, (*notes, f"built a plan in {build_s:.1f} s, on {here}"), build_s)
+
+
+def _ring(
+    driver: Driver,
+    source: ModelSource,
+    chosen: _Chosen,
+    here: Here,
+    batch_size: int,
+    streams: int,
+    cache: CompiledCache,
+) -> Ring:
+    """A ring that drives the plan, warmed up; kernels that were compiled on the way are kept for the next time."""
+    plan_sha256 = hashlib.sha256(chosen.content).hexdigest()
+    words = cache_words(here, chosen.flavour, source.precision, batch_size, plan_sha256) | {"part": "kernels"}
+    kernels = _read(cache, words) or b""
+    library = libraries.load(chosen.flavour)
+    engine = TensorRtEngine(library, chosen.content, source.inputs, source.outputs, f"of {source.name}", kernels)
+    ring = open_ring(driver, engine, source.inputs, source.outputs, batch_size, streams)
+    if not kernels and engine.kernels:
+        _keep(cache, words, engine.kernels, "the kernels")
+    return ring
+
+
+def _read(cache: CompiledCache, words: Mapping[str, str]) -> bytes | None:
+    """What was kept; None if nothing was, or if it is damaged."""
+    kept = bytearray()
+
+    def allocate(size: int) -> memoryview:
+        kept.extend(bytes(size))
+        return memoryview(kept)
+
+    return bytes(kept) if cache.read(words, allocate) else None
+
+
+def _keep(cache: CompiledCache, words: Mapping[str, str], content: bytes, what: str) -> tuple[str, ...]:
+    """Keep it; a note where that fails, which is no reason not to go on."""
+    try:
+        cache.write(words, content)
+    except OutputError as error:
+        return (f"{what} is not kept for the next time: {error}",)
+    return ()
 
 
 def _no_builder(here: Here, reasons: tuple[str, ...]) -> str:

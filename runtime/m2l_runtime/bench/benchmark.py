@@ -40,6 +40,7 @@ def bench(
     repeats: int = 3,
     seconds: float = 2.0,
     timeout_s: float = TIMEOUT_S,
+    trust_engines: bool = False,
     on_start: Callable[[Sequence[Way]], None] = lambda _: None,
     on_turn: Callable[[int, Row], None] = lambda _, __: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -61,6 +62,7 @@ def bench(
         repeats: rounds.
         seconds: how long each of a row's three measurements goes on, about; it takes some calls at least.
         timeout_s: seconds after which the process of a row is ended, which fails the row.
+        trust_engines: whether TensorRT plans of the bundle may be loaded, which are code.
         on_start: called once with what is to be measured.
         on_turn: called whenever a process has ended, with the round, from 0, and what that process alone said.
         should_stop: asked ten times a second; once it is true, the process is ended and the report has the rounds that
@@ -85,6 +87,7 @@ def bench(
         batch_sizes=batch_sizes,
         threads=threads,
         streams=streams,
+        trust_engines=trust_engines,
     )
     machine = _machine()
     on_start(ways)

@@ -29,7 +29,7 @@ def bench(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="Some of onnxruntime, openvino, fake, with commas between.  "
+            help="Some of onnxruntime, openvino, tensorrt, fake, with commas between.  "
             "[default: all that are installed and that the bundle has a file for, but fake]",
             show_default=False,
         ),
@@ -43,7 +43,7 @@ def bench(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="Some of fp32, bf16, int8.  [default: all that the bundle has for a backend]", show_default=False
+            help="Some of fp32, fp16, bf16, int8.  [default: all that the bundle has for a backend]", show_default=False
         ),
     ] = None,
     batch_size: Annotated[str, typer.Option(help="Masks per engine call: 1,8,16.")] = "1,8",
@@ -63,6 +63,12 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Rounds; in each, every row is measured in a new process.")] = 3,
     seconds: Annotated[float, typer.Option(help="Of each of a row's three measurements in a round, about.")] = 2.0,
     timeout: Annotated[float, typer.Option(help="Seconds after which a row's process is ended.")] = 900.0,
+    trust_engines: Annotated[
+        bool,
+        typer.Option(
+            "--trust-engines", help="Load the bundle's TensorRT plans. They are code: only from who you trust."
+        ),
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw images/s and latencies into this PNG file.", show_default=False)
     ] = None,
@@ -105,6 +111,7 @@ def bench(
                 repeats=repeats,
                 seconds=seconds,
                 timeout_s=timeout,
+                trust_engines=trust_engines,
                 on_start=on_start,
                 on_turn=on_turn,
                 should_stop=stop.is_set,

@@ -28,6 +28,8 @@ class Way:
     """CPU threads of the engine in all; None: the CPUs that the process may use."""
     streams: int | None = None
     """Engine calls at once where images/s are measured; None: as many as `m2l synth` takes."""
+    trust_engines: bool = False
+    """Whether TensorRT plans of the bundle may be loaded."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,10 @@ class Round:
     build_s: float | None = None
     """Of the loading, what a plan took to be built; None where nothing is built, or was before."""
     device_memory_megabytes: float | None = None
-    """What the engine and its calls hold on the card, in 10^6 bytes, by the card's free memory; None on a CPU."""
+    """What the engine and its calls hold on the card, in 10^6 bytes, by the card's free memory; None on a CPU.
+
+    What CUDA and the engine's library took for the process before, and keep, is not in it.
+    """
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ def plan(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     threads: int | None = None,
     streams: Sequence[int | None] = (None,),
+    trust_engines: bool = False,
 ) -> tuple[tuple[Way, ...], tuple[str, ...]]:
     """(ways to measure, notes for a person).
 
@@ -58,7 +59,7 @@ def plan(
     notes: list[str] = []
     names = _each(backends) if backends else _installed(bundle, notes)
     ways = [
-        Way(name, device, cast(Precision, precision), batch_size, threads, stream_count)
+        Way(name, device, cast(Precision, precision), batch_size, threads, stream_count, trust_engines)
         for name in names
         for device in _each(devices or _devices(BACKENDS[name]))
         for precision in _each(precisions or _precisions(bundle, name))

@@ -120,7 +120,12 @@ def _card_memory(device: str) -> int | None:
 
 def _options(way: Way, streams: int | None) -> BackendOptions:
     return BackendOptions(
-        device=way.device, precision=way.precision, batch_size=way.batch_size, threads=way.threads, streams=streams
+        device=way.device,
+        precision=way.precision,
+        batch_size=way.batch_size,
+        threads=way.threads,
+        streams=streams,
+        trust_engines=way.trust_engines,
     )
 
 

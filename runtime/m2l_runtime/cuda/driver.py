@@ -163,6 +163,7 @@ class CudaDriver:
 
     def create_event(self) -> int:
         """See :class:`Driver`."""
+        # Who waits for one spins: sooner told, at the price of a CPU; cudaEventBlockingSync is the other way.
         return int(self._call("cudaEventCreateWithFlags", self._runtime.cudaEventDisableTiming))
 
     def destroy_event(self, event: int) -> None:

@@ -18,6 +18,7 @@ class Engine(Protocol):
         """What puts one call on a stream each time it is called, without waiting for it.
 
         Two that were prepared may be called one after the other without a wait in between, as the stream orders them.
+        Calls come from any thread, but only one at a time.
 
         Args:
             addresses: device addresses of all inputs and outputs by name, each of `batch_size` items of the manifest's

@@ -60,9 +60,12 @@ class Ring:
         use_graphs: bool = True,
     ) -> None:
         if slots < 1 or min(batch_sizes, default=0) < 1:
-            raise EngineError(f"batch sizes and slots must be 1 or more, got {list(batch_sizes)} and {slots}")
+            raise EngineError(
+                f"batch sizes and slots must be 1 or more, got {list(batch_sizes)} and {slots}; give one of each"
+            )
         if not outputs or outputs[0].dtype != "uint8":
-            raise EngineError("the first output must be the images, uint8")
+            got = f"{outputs[0].dtype} {printable(outputs[0].name)}" if outputs else "no output"
+            raise EngineError(f"the first output must be the images, uint8, got {got}; list them first")
         self._driver = driver
         self._engine = engine
         self._inputs = tuple(inputs)

@@ -114,15 +114,14 @@ def build_plan(
         _parse(library, network, content)
         config = _configured(library, builder, options, capability)
         config.add_optimization_profile(_profile(builder, network, inputs, options.batch_sizes))
-        cache = None
-        if options.flavour == "tensorrt":  # the other compiles on the card that runs the plan, and times nothing
-            cache = config.create_timing_cache(options.timing_cache)
-            config.set_timing_cache(cache, ignore_mismatch=False)
+        cache = _timing_cache(config, options, lines)
         monitor = _monitor(library)(on_progress)
         config.progress_monitor = monitor
         convolutions = _convolutions(library, network)
         _require(convolutions, precision, float_count)
         built = builder.build_serialized_network(network, config)
+        if monitor.error is not None:
+            raise monitor.error
         if built is None:
             if monitor.was_stopped:
                 raise PlanError("the build was stopped")
@@ -131,7 +130,10 @@ def build_plan(
         found: Sequence[ConvolutionType] = ()
         if options.card is not None and options.card.compute_capability == capability:
             found = inspecting.convolutions(library, plan)
-            if found:
+            if len(found) < len(convolutions):  # some are in layers that tell of no convolution
+                lines.append(f"info: the inspector tells of {len(found)} of {len(convolutions)} convolutions")
+                found = ()
+            else:
                 _require(found, precision, float_count)
         return Plan(
             content=plan,
@@ -194,6 +196,9 @@ def _configured(library: Any, builder: Any, options: BuildOptions, capability: s
     if not options.tf32:
         config.clear_flag(library.BuilderFlag.TF32)
     if options.flavour == "tensorrt_rtx":
+        config.set_flag(
+            library.BuilderFlag.REQUIRE_USER_ALLOCATION
+        )  # without it calls may allocate, and not be captured
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(library.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
     if options.optimisation_level is not None:
@@ -201,6 +206,21 @@ def _configured(library: Any, builder: Any, options: BuildOptions, capability: s
     if options.memory_limit_bytes is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.memory_limit_bytes)
     return config
+
+
+def _timing_cache(config: Any, options: BuildOptions, lines: list[str]) -> Any:
+    """The cache that the builder fills; None of TensorRT for RTX, which compiles where a plan runs, and times nothing.
+
+    Timings that the library does not take are left aside.
+    """
+    if options.flavour == "tensorrt_rtx":
+        return None
+    cache = config.create_timing_cache(options.timing_cache)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        lines.append("warning: the timings of an earlier build are damaged, or of another card or version: begun anew")
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
 
 
 def _parse(library: Any, network: Any, content: bytes) -> None:
@@ -261,12 +281,17 @@ def _monitor(library: Any) -> Any:
             library.IProgressMonitor.__init__(self)
             self._on_progress, self._steps = on_progress, dict[str, int]()
             self.was_stopped = False
+            self.error: BaseException | None = None
+            """What was raised in a step: the bindings would print it and go on."""
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             self._steps[name] = steps
 
         def step_complete(self, name: str, step: int) -> bool:
-            goes_on = self._on_progress(name, step + 1, self._steps.get(name, 0))
+            try:
+                goes_on = self.error is None and self._on_progress(name, step + 1, self._steps.get(name, 0))
+            except BaseException as error:  # noqa: BLE001 - raised where the builder has returned
+                self.error, goes_on = error, False
             self.was_stopped |= not goes_on
             return goes_on
 

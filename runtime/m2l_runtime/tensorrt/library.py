@@ -35,7 +35,7 @@ def load(flavour: Flavour) -> Any:
     """
     try:
         return importlib.import_module(flavour)
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # the latter where a shared library is missing
         raise_interrupt(error)
         raise EngineNotInstalled(
             f"{TITLES[flavour]} ({flavour}) does not load ({error}): {INSTALL[flavour]}"
@@ -62,12 +62,11 @@ def logger(library: Any) -> Any:
 def log(library: Any) -> Iterator[list[str]]:
     """What the library says while the block runs, a line each, with its severity ahead of it."""
     one = logger(library)
-    lines: list[str] = []
-    one.lines = lines
+    before, one.lines = one.lines, list[str]()
     try:
-        yield lines
+        yield one.lines
     finally:
-        one.lines = None
+        one.lines = before
 
 
 def reason(lines: list[str]) -> str:

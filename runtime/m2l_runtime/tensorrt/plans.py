@@ -22,6 +22,10 @@ TRUST: Final = (
 )
 
 
+RECIPE: Final = "1"
+"""Of how plans are built: raised when that changes, so that older ones are not taken."""
+
+
 @dataclass(frozen=True)
 class Here:
     """What is here to run plans."""
@@ -143,6 +147,7 @@ def cache_words(
 ) -> dict[str, Any]:
     """What a plan is kept under: all that it depends on."""
     return {
+        "recipe": RECIPE,
         "model": onnx_sha256,
         "engine": f"{flavour} {here.versions[flavour]}",
         "compute capability": here.card.compute_capability,
