@@ -22,9 +22,10 @@ from m2l_export.typed import in_half
 from m2l_runtime.bundle import TensorSpec
 from m2l_runtime.cuda.cards import Card
 from m2l_runtime.errors import EngineNotInstalled
-from m2l_runtime.tensorrt.building import BuildOptions, Plan, PlanError, _configured, build_plan
+from m2l_runtime.tensorrt import inspecting
+from m2l_runtime.tensorrt.building import BuildOptions, Plan, PlanError, _configured, _timing_cache, build_plan
 from m2l_runtime.tensorrt.library import logger
-from m2l_runtime.tensorrt.types import LayerType
+from m2l_runtime.tensorrt.types import ConvolutionType, LayerType
 from m2l_train.networks import Norm, UnetGenerator, UnetSpec
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
@@ -73,8 +74,9 @@ def test_builds_for_cards_that_are_not_here(precision: LayerType, capability: st
 )
 def test_builds_whatever_a_graph_is_like(form: Form, norm: Norm, is_steered: bool, precision: LayerType) -> None:
     content, specs = exported(precision, form, norm, is_steered=is_steered)
-    plan = build_plan(content, specs, precision, OPTIONS)
-    assert [one.type for one in plan.convolutions] == [precision] * 12
+    for capability in ("8.0", "8.6", "8.9", "12.0"):
+        plan = build_plan(content, specs, precision, replace(OPTIONS, compute_capability=capability))
+        assert [one.type for one in plan.convolutions] == [precision] * 12
 
 
 @pytest.mark.parametrize("tf32", [False, True])
@@ -271,6 +273,62 @@ def test_progress_and_a_wish_to_stop() -> None:
         build_plan(content, specs, "fp32", OPTIONS, lambda *_: False)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), ValueError("in a step")])
+def test_what_is_raised_in_a_step_is_raised(error: BaseException, capfd: pytest.CaptureFixture[str]) -> None:
+    """The bindings would print it and go on, so that Ctrl-C were a failed build."""
+    content, specs = exported("fp32")
+
+    def fail(*_: Any) -> bool:
+        raise error
+
+    with pytest.raises(type(error)):
+        build_plan(content, specs, "fp32", OPTIONS, fail)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+class FakeConfig:
+    """A fake of TensorRT's own builder config, which keeps timings."""
+
+    def __init__(self, takes: set[bytes]) -> None:
+        self._takes, self.given = takes, list[bytes]()
+
+    def create_timing_cache(self, content: bytes) -> bytes | None:
+        self.given.append(content)
+        return None if content == b"damaged" else content
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        return cache in self._takes
+
+
+@pytest.mark.parametrize(
+    ("content", "used", "is_told"),
+    [(b"", b"", False), (b"good", b"good", False), (b"damaged", b"", True), (b"other", b"", True)],
+)
+def test_timings_that_the_library_does_not_take_are_left_aside(content: bytes, used: bytes, is_told: bool) -> None:
+    lines: list[str] = []
+    config = FakeConfig({b"", b"good"})
+    assert _timing_cache(config, BuildOptions(flavour="tensorrt", timing_cache=content), lines) == used
+    assert bool(lines) is is_told
+    assert _timing_cache(config, OPTIONS, lines) is None, "TensorRT for RTX has none"
+
+
+def test_types_of_the_engine_count_where_it_tells_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fake of the inspector, as there is no card: fused layers tell of no convolution."""
+    content, specs = exported("fp16")
+    options = replace(OPTIONS, card=replace(CARD, compute_capability="8.9"))
+    told = [ConvolutionType(name, "fp16") for name in NAMES]
+    monkeypatch.setattr(inspecting, "convolutions", lambda *_: tuple(told))
+    assert build_plan(content, specs, "fp16", options).types_read_from == "engine"
+    told[0] = ConvolutionType("downs.0", "fp32")
+    with pytest.raises(PlanError, match=r"^11 of 12 convolutions compute in fp16, at least 95% .* \(downs.0 in fp32\)"):
+        build_plan(content, specs, "fp16", options)
+    del told[3:]
+    plan = build_plan(content, specs, "fp16", options)
+    assert (plan.types_read_from, plan.counts) == ("network", {"fp16": 12})
+    assert "info: the inspector tells of 3 of 12 convolutions" in plan.log
+
+
 @pytest.mark.parametrize(("is_steered", "form"), [(False, "sub-pixel"), (True, "sub-pixel"), (False, "deconvolution")])
 def test_int8_builds(is_steered: bool, form: Form) -> None:
     content, specs = exported("fp32", form, is_steered=is_steered)
@@ -281,8 +339,9 @@ def test_int8_builds(is_steered: bool, form: Form) -> None:
         drawn = rng.integers(0, 256, sides) if spec.dtype == "uint8" else rng.normal(size=sides)
         inputs[spec.name] = drawn.astype(spec.dtype)
     quantiser = Quantiser(content, inputs, "tensorrt")
-    plan = build_plan(quantiser.quantise(), specs, "int8", OPTIONS)
-    assert [one.type for one in plan.convolutions] == ["int8"] * 12
+    for capability in ("8.0", "8.6", "8.9", "12.0"):
+        plan = build_plan(quantiser.quantise(), specs, "int8", replace(OPTIONS, compute_capability=capability))
+        assert [one.type for one in plan.convolutions] == ["int8"] * 12
     assert build_plan(quantiser.quantise(["downs.0"]), specs, "int8", OPTIONS, float_count=1).counts == {
         "fp32": 1,
         "int8": 11,
