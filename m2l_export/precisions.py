@@ -193,11 +193,14 @@ def prove(
     run, found = judgement.run, judgement.fidelity
     missed = found.misses(limits)
     if missed:
+        what = f"{precision} on {run.engine}"
+        if stand_in(engine) != engine:
+            what = f"{precision} for {engine}, as {run.engine} computes it,"
         left = (
             f"; left in float: {', '.join(sensitivity.float_layers) or 'no layer'}" if sensitivity is not None else ""
         )
         raise ParityError(
-            f"{precision} for {engine}, on {run.engine}, is too far from fp32: {'; '.join(missed)}, over "
+            f"{what} is too far from fp32: {'; '.join(missed)}, over "
             f"{reference.calibration.judged_mask_count} masks{left}; {_WAYS_OUT}"
         )
     parity = Parity(
