@@ -272,6 +272,7 @@ def test_other_depths_at_full_width(tmp_path: Path, levels: int, norm: Norm) -> 
     assert report.parity.max_level_difference <= 1
 
 
+@pytest.mark.slow
 def test_the_full_width_passes_the_gate(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(UnetGenerator(UnetSpec(8, 64, 3, 3, "instance")).state_dict(), tmp_path / "latest_net_G.pth")

@@ -258,6 +258,7 @@ def test_threads_share_the_card(library: FakeLibrary) -> None:
             "^CUDA does not start: Failed to load libcu",
         ),
         ((CUDA, CPU), "CUDA failure 2: out of memory", EngineError, "^.*too little memory"),
+        ((CUDA, CPU), "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : no", BundleDamaged, "cannot load the model: .*no"),
         ((CUDA, CPU), "Opset 27 is under development", EngineError, "does not know version 27 of ONNX's operators"),
     ],
 )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import doctest
+import io
 import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from m2l_runtime import terminal
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.onnxfile import external_tensors
-from m2l_runtime.progress import Reporter
+from m2l_runtime.progress import BuildProgress, Reporter
 from m2l_runtime.stop import raise_interrupt
 
 
@@ -104,6 +106,27 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
             reporter.advance()
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["250 of 1,000, 5.0 images/s, 0:02:30 to go", "300 of 1,000, 5.0 images/s, 0:02:20 to go"]
+
+
+def test_phases_of_a_builder_are_bars_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = io.StringIO()
+    with BuildProgress() as progress:
+        assert progress.step("quiet", 1, 2), "no terminal, no bar"
+        progress._console = Console(file=shown, force_terminal=True, width=80)
+        assert all(progress.step("Building\x1b Engine", done, 3) for done in (1, 2))
+        assert progress.step("Tactics", 1, 9)
+        assert progress._bar is not None
+        progress._bar.refresh()
+        said = shown.getvalue()
+        assert all(progress.step("Building\x1b Engine", done, 3) for done in (3,))
+        assert [task.description for task in progress._bar.tasks] == ["Tactics"]
+        progress.say("a line")
+    assert "Building\\x1b Engine" in said
+    assert "2/3" in said
+    assert "Tactics" in said
+    assert "a line" in shown.getvalue(), "above the bars, which it does not tear"
+    progress.say("another")
+    assert capsys.readouterr().err == "another\n"
 
 
 def an_error_of(cause: BaseException | None, *, explicitly: bool) -> ImportError:

@@ -26,6 +26,7 @@ import onnxruntime
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = onnxruntimecuda.PROVIDER
 _OPSET: Final = re.compile(r"Opset (\d+) is under development")
+_DAMAGED: Final = re.compile(r"INVALID_PROTOBUF|INVALID_GRAPH")
 _ERRORS_ONLY: Final = 3
 _FATAL_ONLY: Final = 4
 
@@ -166,11 +167,11 @@ def _start_session(content: bytes, session_options: Any) -> Any:
         raise (_about_the_file(error) or _cannot_load(error)) from error
 
 
-def _about_the_file(error: Exception) -> EngineError | None:
-    """The error for a file whose operators the library is too old for; None if it is something else."""
+def _about_the_file(error: Exception) -> EngineError | BundleDamaged | None:
+    """The error for a file that is damaged, or whose operators the library is too old for; None if it is neither."""
     opset = _OPSET.search(str(error))
     if opset is None:
-        return None
+        return _cannot_load(error) if _DAMAGED.search(str(error)) else None
     return EngineError(
         f"onnxruntime {onnxruntime.__version__} does not know version {opset[1]} of ONNX's operators, which the model "
         "is written in; update it (pip install --upgrade onnxruntime) or take another --backend"

@@ -47,7 +47,7 @@ class OnnxRuntimeCudaEngine:
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         check: Callable[[Any], None],
-        explain: Callable[[Exception], EngineError | None],
+        explain: Callable[[Exception], M2LError | None],
     ) -> None:
         """Keep what sessions are made of; they are made when their stream is known.
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import os
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +21,9 @@ import numpy.typing as npt
 from m2l_runtime.backends import Inputs
 from m2l_runtime.backends.messages import is_out_of_memory, too_little_memory
 from m2l_runtime.bundle import TensorSpec
-from m2l_runtime.cuda.driver import Bytes, Driver
+from m2l_runtime.cuda.driver import Driver
 from m2l_runtime.cuda.engine import Engine
+from m2l_runtime.cuda.slots import Slot, Streams, sides_of
 from m2l_runtime.errors import EngineError
 from m2l_runtime.stop import raise_interrupt
 from m2l_runtime.terminal import printable
@@ -80,10 +79,8 @@ class Ring:
         self._failure: str | None = None
         with contextlib.ExitStack() as resources, self._too_little_memory_told():
             driver.make_current()
-            self._streams = _Streams.create(driver, resources)
-            self._slots = [
-                _Slot.create(driver, resources, inputs, outputs, self._batch_sizes[-1]) for _ in range(slots)
-            ]
+            self._streams = Streams.create(driver, resources)
+            self._slots = [Slot.create(driver, resources, inputs, outputs, self._batch_sizes[-1]) for _ in range(slots)]
             for slot in self._slots:  # so that a first call computes on zeros, not on whatever the card holds
                 for tensor in slot.inputs.values():
                     tensor.memory[:] = 0
@@ -168,7 +165,7 @@ class Ring:
         if set(inputs) != set(names):
             raise EngineError(f"got the inputs {_listed(inputs)}; expected {_listed(names)}")
         for spec in self._inputs:
-            found, sides = inputs[spec.name], _sides(spec)
+            found, sides = inputs[spec.name], sides_of(spec)
             if found.dtype != np.dtype(spec.dtype) or found.shape[1:] != sides or found.ndim == 0:
                 raise EngineError(
                     f"the input {printable(spec.name)} is {found.dtype} {found.shape}; "
@@ -184,7 +181,7 @@ class Ring:
         return count
 
     @contextlib.contextmanager
-    def _taken(self, wanted: Collection[_Slot]) -> Iterator[_Slot]:
+    def _taken(self, wanted: Collection[Slot]) -> Iterator[Slot]:
         """One of the slots wanted, when it is idle; it is idle again after the block, however that ends."""
         with self._changed:
             self._changed.wait_for(
@@ -206,7 +203,7 @@ class Ring:
                 self._idle.append(slot)
                 self._changed.notify_all()
 
-    def _compute(self, slot: _Slot, batch_size: int) -> None:
+    def _compute(self, slot: Slot, batch_size: int) -> None:
         """The slot's inputs to its images. Nothing touches its memory any more when this returns or raises."""
         with self._too_little_memory_told():
             try:
@@ -217,7 +214,7 @@ class Ring:
                 self._settle(error)
                 raise
 
-    def _submit(self, slot: _Slot, batch_size: int) -> None:
+    def _submit(self, slot: Slot, batch_size: int) -> None:
         driver, streams = self._driver, self._streams
         driver.make_current()
         call = slot.calls.get(batch_size) or self._prepare(slot, batch_size)
@@ -231,7 +228,7 @@ class Ring:
         driver.copy_out(slot.images.first(batch_size), slot.images.address, streams.copy_out)
         driver.record(slot.copied_out, streams.copy_out)
 
-    def _prepare(self, slot: _Slot, batch_size: int) -> Callable[[], None]:
+    def _prepare(self, slot: Slot, batch_size: int) -> Callable[[], None]:
         """What puts a call of this batch size on the stream, as a graph where it can be one."""
         driver, stream = self._driver, self._streams.compute
         if batch_size not in slot.prepared:
@@ -272,113 +269,6 @@ class Ring:
             if is_out_of_memory(error):
                 raise EngineError(too_little_memory(self._batch_sizes[-1], self._slot_count)) from error
             raise
-
-
-@dataclass(frozen=True)
-class _Streams:
-    copy_in: int
-    compute: int
-    copy_out: int
-
-    @classmethod
-    def create(cls, driver: Driver, resources: contextlib.ExitStack) -> _Streams:
-        def stream() -> int:
-            return _owned(resources, driver.create_stream(), driver.destroy_stream)
-
-        return cls(copy_in=stream(), compute=stream(), copy_out=stream())
-
-    @property
-    def all(self) -> tuple[int, int, int]:
-        return self.copy_in, self.compute, self.copy_out
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """Room for as many items of an input or output as a call may have, here and on the card."""
-
-    memory: Bytes
-    """Pinned."""
-    items: npt.NDArray[Any]
-    """The same memory by items, (items, *sides)."""
-    address: int
-    """On the card."""
-
-    @classmethod
-    def create(cls, driver: Driver, resources: contextlib.ExitStack, spec: TensorSpec, count: int) -> _Tensor:
-        size = _size(spec, count)
-        memory = _owned(resources, driver.allocate_pinned(size), driver.free_pinned)
-        address = _owned(resources, driver.allocate(size), driver.free)
-        return cls(memory, memory.view(spec.dtype).reshape(count, *_sides(spec)), address)
-
-    def first(self, count: int) -> Bytes:
-        """The memory of the first items."""
-        return self.memory[: count * self.items[0].nbytes]
-
-
-@dataclass(frozen=True, eq=False)
-class _Slot:
-    """What one call needs while it is under way; only who has taken it touches it."""
-
-    inputs: dict[str, _Tensor]
-    images: _Tensor
-    addresses: dict[str, int]
-    """Of all inputs and outputs."""
-    copied_in: int
-    computed: int
-    copied_out: int
-    prepared: dict[int, Callable[[], None]] = field(default_factory=dict)
-    """What the engine gave, by batch size."""
-    calls: dict[int, Callable[[], None]] = field(default_factory=dict)
-    """What puts a call on the stream, by batch size; there once it has been warmed up."""
-
-    @classmethod
-    def create(
-        cls,
-        driver: Driver,
-        resources: contextlib.ExitStack,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        count: int,
-    ) -> _Slot:
-        def event() -> int:
-            return _owned(resources, driver.create_event(), driver.destroy_event)
-
-        tensors = {spec.name: _Tensor.create(driver, resources, spec, count) for spec in inputs}
-        images = _Tensor.create(driver, resources, outputs[0], count)
-        addresses = {name: tensor.address for name, tensor in tensors.items()} | {outputs[0].name: images.address}
-        for spec in outputs[1:]:
-            addresses[spec.name] = _owned(resources, driver.allocate(_size(spec, count)), driver.free)
-        return cls(tensors, images, addresses, copied_in=event(), computed=event(), copied_out=event())
-
-    def fill(self, inputs: Inputs, count: int, batch_size: int) -> None:
-        """Items of a call, and zeros up to the batch size."""
-        for name, tensor in self.inputs.items():
-            if count > 0:
-                tensor.items[:count] = inputs[name]
-            tensor.items[count:batch_size] = 0
-
-    def forget(self) -> None:
-        """Let go of the engine's calls."""
-        self.calls.clear()
-        self.prepared.clear()
-
-
-_Thing = TypeVar("_Thing")
-
-
-def _owned(resources: contextlib.ExitStack, thing: _Thing, give_back: Callable[[_Thing], None]) -> _Thing:
-    resources.callback(give_back, thing)
-    return thing
-
-
-def _sides(spec: TensorSpec) -> tuple[int, ...]:
-    """A tensor's shape without the batch."""
-    return tuple(side for side in spec.shape if side != "batch")
-
-
-def _size(spec: TensorSpec, count: int) -> int:
-    """Bytes of so many items."""
-    return count * math.prod(_sides(spec)) * np.dtype(spec.dtype).itemsize
 
 
 def _listed(names: Iterable[str]) -> str:
