@@ -185,6 +185,8 @@ def table(
     """Print the last run of a file as Markdown, with ratios to PyTorch eager fp32 at batch 1."""
     try:
         print(as_markdown(file.read_text().splitlines()))
+    except FileNotFoundError:
+        sys.exit(f"there is no {file} yet; run: python benchmarks/gpu.py all, or name another file")
     except (OSError, ValueError) as error:
         sys.exit(f"{file}: {error}")
 

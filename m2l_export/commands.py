@@ -100,7 +100,8 @@ def export(
     max_level_difference: Annotated[
         int | None,
         typer.Option(
-            help="What the gate accepts, in levels of 0..255.  [default: 1, or 2 for fp16 weights]", show_default=False
+            help="What the gate accepts, in levels of 0..255.  [default: 1; 2 for fp16, weights or precision]",
+            show_default=False,
         ),
     ] = None,
     precision: Annotated[
@@ -155,7 +156,7 @@ def export(
     ] = 0.0,
     tensorrt: Annotated[
         bool,
-        typer.Option("--tensorrt", help="Also build TensorRT plans, in each --precision that TensorRT computes."),
+        typer.Option("--tensorrt", help="Also build TensorRT plans, in each --precision given that TensorRT computes."),
     ] = False,
     batch: Annotated[
         str | None,
@@ -206,6 +207,7 @@ def export(
     2 wrong usage, 130 interrupted, 143 terminated. Unless it is 0, nothing is left behind.
     """
     from m2l_export import Limits, export_checkpoint
+    from m2l_runtime.cuda.backend import BATCH_SIZE as CUDA_BATCH_SIZE
     from m2l_runtime.describe import describe_parity
     from m2l_runtime.progress import BuildProgress
     from m2l_runtime.stop import exit_on_sigterm
@@ -226,8 +228,10 @@ def export(
         )
     )
     for name_given, value in options.items():
-        if value is not None and set(precisions) == {"fp32"}:
-            raise typer.BadParameter(f"{name_given} has no effect on fp32; leave it out, or give --precision int8")
+        without_effect = {"fp32"} if name_given == "--engines" else {"fp32", "fp16"}
+        if value is not None and set(precisions) <= without_effect:
+            asked = " and ".join(dict.fromkeys(precisions))
+            raise typer.BadParameter(f"{name_given} has no effect on {asked}; leave it out, or give --precision int8")
     if calibrate is not None and not calibrate.strip():
         raise typer.BadParameter("--calibrate takes a folder of masks, or words such as shapes:300; got nothing")
     plans = _plan_wishes(tensorrt, batch, compute_capability, flavour, optimisation_level, memory_limit, timing_cache)
@@ -253,6 +257,11 @@ def export(
             plans=plans,
             on_step=progress.say,
             on_progress=progress.step,
+        )
+    if plans is not None and not plans.batch_sizes[0] <= CUDA_BATCH_SIZE <= plans.batch_sizes[2]:
+        aside(
+            f"note: m2l synth takes {CUDA_BATCH_SIZE} masks a call on a card unless told otherwise, which these plans "
+            f"do not; give it --batch-size {plans.batch_sizes[1]}"
         )
     for warning in report.warnings:
         aside(f"warning: {printable(warning)}")

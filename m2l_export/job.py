@@ -23,7 +23,16 @@ from m2l_export.fidelity import Limits
 from m2l_export.half import store_weights_as_fp16
 from m2l_export.onnxwriter import APPEARANCE, BATCH, DROPOUT_BITS, IMAGE, OPSET, input_specs, to_onnx
 from m2l_export.origin import find_origin
-from m2l_export.plans import BuiltPlan, GateImages, PlanWishes, build, resolve
+from m2l_export.plans import (
+    BuiltPlan,
+    GateImages,
+    PlanWishes,
+    build,
+    read_timings,
+    resolve,
+    timings_file,
+    write_timings,
+)
 from m2l_export.precisions import (
     ENGINES,
     HALF_LEVELS,
@@ -62,6 +71,7 @@ from m2l_runtime.bundle import (
 )
 from m2l_runtime.errors import CheckpointError, EngineNotInstalled, InputError, OutputError
 from m2l_runtime.synthesizer import run_in_batches
+from m2l_runtime.tensorrt.building import BuildOptions
 from m2l_runtime.terminal import printable
 from m2l_train.networks import UnetGenerator, UnetSpec
 
@@ -169,7 +179,12 @@ def export_checkpoint(
     runner = backend_module(ENGINE)  # ahead of the long steps: without it there is no gate
     lower = [precision for precision in dict.fromkeys(precisions) if precision != "fp32"]
     targets = _targets(lower, engines, plans is not None, on_step)
-    build_options = () if plans is None else resolve(plans)
+    build_options: Sequence[BuildOptions] = ()
+    timings: Path | None = None
+    if plans is not None:
+        build_options = resolve(plans)
+        timings = timings_file(plans, build_options, target)
+        _require_plans(precisions, targets)
 
     origin_of = find_origin(Path(checkpoint))
     on_step(f"reading {printable(origin_of.file)}")
@@ -284,11 +299,12 @@ def export_checkpoint(
     files |= {way.model.file.path: way.content for way in ways}
     models += [way.model for way in ways]
     built: list[BuiltPlan] = []
+    new_timings = b""
     if plans is not None:
         models.append(
             msgspec.structs.replace(base, engines=(TENSORRT,), parity=msgspec.structs.replace(parity, kind="emulated"))
         )
-        built = build(
+        built, new_timings = build(
             models,
             files,
             source,
@@ -302,7 +318,7 @@ def export_checkpoint(
                 max(HALF_LEVELS, accepted),
                 limits or Limits(),
             ),
-            plans.timing_cache or target.with_name(f"{target.name}.timings"),
+            b"" if timings is None else read_timings(timings),
             on_step,
             on_progress,
         )
@@ -350,6 +366,8 @@ def export_checkpoint(
     files["MODEL_CARD.md"] = card
     on_step(f"writing {printable(target)}")
     made = write_bundle(target, manifest, files, overwrite=overwrite)
+    if timings is not None:
+        write_timings(timings, new_timings)
     return ExportReport(made, parity, warnings, tuple(ways), tuple(built))
 
 
@@ -392,6 +410,15 @@ def _targets(
         if missing:
             on_step(f"note: no {precision} for {' and '.join(missing)}, which is not installed: {installs}")
     return found
+
+
+def _require_plans(precisions: Sequence[Precision], targets: Mapping[Precision, tuple[Target, ...]]) -> None:
+    """Some precision asked for has a file for TensorRT."""
+    if "fp32" not in precisions and not any(TENSORRT in found for found in targets.values()):
+        raise InputError(
+            f"--tensorrt: of --precision {','.join(precisions)} nothing is made for tensorrt here; add fp32, "
+            "fp16 or int8, and name tensorrt among --engines where engines are named"
+        )
 
 
 def _appearances(network: UnetGenerator, min_contrast: float, checkpoint: str) -> npt.NDArray[np.float32] | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from m2l_runtime.terminal import printable
 
 NOT_MEASURED: Final = "not measured"
 MOST_TIMING_CACHE_BYTES: Final = 1 << 28
+TIMINGS_HEAD: Final = b"m2l: timings of TensorRT, version 1\n"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class BuiltPlan:
 
     entry: PlanFile
     plan: Plan
-    log: bytes
+    log: bytes = field(repr=False)
 
     @property
     def files(self) -> Mapping[str, bytes]:
@@ -118,11 +120,11 @@ def build(
     precisions: Sequence[Precision],
     options: Sequence[BuildOptions],
     images: GateImages,
-    timing_cache: Path,
+    timings: bytes,
     on_step: Callable[[str], None],
     on_progress: Callable[[str, int, int], bool],
-) -> list[BuiltPlan]:
-    """A plan of each model for tensorrt, in each of `precisions`, for each of `options`.
+) -> tuple[list[BuiltPlan], bytes]:
+    """(a plan of each model for tensorrt, in each of `precisions`, for each of `options`; timings).
 
     Args:
         models: of the bundle.
@@ -131,20 +133,17 @@ def build(
         precisions: to build plans in.
         options: of :func:`resolve`.
         images: to compare with those of plans that run here.
-        timing_cache: where TensorRT's timings are kept.
+        timings: TensorRT's, of earlier builds.
         on_step: is called with what is done, and found.
         on_progress: see :func:`m2l_runtime.tensorrt.building.build_plan`.
 
     Raises:
         PlanError: a plan was not built, or is not what was asked for.
         ParityError: a plan that runs here gives other images.
-        OutputError: the timings cannot be written.
     """
     found = []
-    timings = _read_timings(timing_cache) if any(one.flavour == "tensorrt" for one in options) else b""
-    for model in models:
-        if "tensorrt" not in model.engines or model.precision not in precisions:
-            continue
+    wanted = [m for precision in precisions for m in models if m.precision == precision and "tensorrt" in m.engines]
+    for model in wanted:
         content = contents[model.file.path]
         for one in options:
             title = library.TITLES[one.flavour]
@@ -158,9 +157,7 @@ def build(
                 on_progress,
                 float_count=len(model.float_layers),
             )
-            if plan.timing_cache:
-                timings = plan.timing_cache
-                atomic.write_file(timing_cache, timings)
+            timings = plan.timing_cache or timings
             built = _bundled(plan, model)
             for line in type_lines(plan):
                 on_step(line)
@@ -169,7 +166,7 @@ def build(
                 parity = _measure(built, model, content, source, images)
                 built = dataclasses.replace(built, entry=msgspec.structs.replace(built.entry, parity=parity))
             found.append(built)
-    return found
+    return found, timings
 
 
 def type_lines(plan: Plan) -> list[str]:
@@ -200,7 +197,7 @@ def _bundled(plan: Plan, model: ModelFile) -> BuiltPlan:
         precision=model.precision,
         batch_sizes=plan.batch_sizes,
         onnx_sha256=plan.onnx_sha256,
-        convolutions={str(kind): count for kind, count in plan.counts.items()},
+        convolutions=dict(plan.counts),
         types_read_from=plan.types_read_from,
         parity=NOT_MEASURED,
     )
@@ -258,16 +255,49 @@ def _measure(
     )
 
 
-def _read_timings(path: Path) -> bytes:
+def timings_file(wishes: PlanWishes, options: Sequence[BuildOptions], bundle: Path) -> Path | None:
+    """Where TensorRT's timings are kept; None of TensorRT for RTX, which has none.
+
+    Raises:
+        InputError: one is named for TensorRT for RTX, or what is there are no timings of m2l's.
+        OutputError: it cannot be written.
+    """
+    if all(one.flavour == "tensorrt_rtx" for one in options):
+        if wishes.timing_cache is not None:
+            raise InputError("TensorRT for RTX keeps no timings; leave out --timing-cache")
+        return None
+    place = Path(os.path.abspath(bundle))  # noqa: PTH100 - which takes no link for its target
+    path = wishes.timing_cache or place.with_name(f"{place.name}.timings")
+    atomic.check_new_file(path, overwrite=True)
+    read_timings(path)
+    return path
+
+
+def read_timings(path: Path) -> bytes:
+    """TensorRT's timings of an earlier build; none if there is no file.
+
+    Raises:
+        InputError: the file cannot be read, or is something else.
+    """
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_TIMING_CACHE_BYTES + 1)
+            content = file.read(MOST_TIMING_CACHE_BYTES)
     except FileNotFoundError:
         return b""
     except OSError as error:
         raise InputError(f"the timings {printable(path)} cannot be read: {error.strerror or error}") from None
-    if len(content) > MOST_TIMING_CACHE_BYTES:
+    if not content.startswith(TIMINGS_HEAD):
         raise InputError(
-            f"{printable(path)} has more than {MOST_TIMING_CACHE_BYTES:,} bytes, as no file of timings has; is it one?"
+            f"{printable(path)} is not a file of timings that m2l wrote, and would be replaced; "
+            "name another with --timing-cache"
         )
-    return content
+    return content.removeprefix(TIMINGS_HEAD)
+
+
+def write_timings(path: Path, timings: bytes) -> None:
+    """Keep them for later builds.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    atomic.write_file(path, TIMINGS_HEAD + timings)

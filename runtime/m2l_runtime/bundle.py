@@ -41,7 +41,7 @@ MAX_SIDE: Final = 8192
 MAX_DROPOUT_BYTES: Final = 1 << 24
 MAX_ARRAY_BYTES: Final = 1 << 28
 
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
 Length = Annotated[int, msgspec.Meta(ge=1, le=MAX_DROPOUT_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -50,6 +50,7 @@ DType = Literal["uint8", "float32"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 """Of plans: TensorRT, or TensorRT for RTX."""
+ConvolutionArithmetic = Literal["fp32", "fp16", "bf16", "int8", "fp8", "other"]
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -145,7 +146,7 @@ class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     flavour: Flavour
     version: str
     """Of the library; a plan runs in no other."""
-    compute_capability: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,2}\.[0-9]$")]
+    compute_capability: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,2}\.[0-9]\Z")]
     """Of the cards that it runs on."""
     card: str | None
     """The card that it was built on, whose likes alone it runs on; null where it was built for a compute capability."""
@@ -154,7 +155,7 @@ class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Least, most likely and largest number of masks of a call."""
     onnx_sha256: Sha256
     """Of the file that it was built from, which is one of the bundle's."""
-    convolutions: dict[str, Count]
+    convolutions: Annotated[dict[ConvolutionArithmetic, Count], msgspec.Meta(min_length=1)]
     """How many compute in what."""
     types_read_from: Literal["network", "engine"]
     """Where that was read: in the network as TensorRT parsed it, or in the finished engine, which takes a card."""

@@ -239,6 +239,9 @@ def synth(
         if appearance is not None:
             choice = _choose_appearance(synthesizer, appearance, appearance_mask, reporter)
 
+        if trust_engines and synthesizer.settings.backend != "tensorrt":
+            reporter.say(f"note: --trust-engines has no effect on {synthesizer.settings.backend}: --backend tensorrt")
+
         def on_start(count: int) -> None:
             for note in _engine_notes(synthesizer):
                 reporter.say(f"note: {note}")
@@ -406,7 +409,16 @@ def inspect(bundle: BundleArgument = None, json: Json = False) -> None:
         typer.echo("\nPlans on this machine:\n" + describe_verdicts(plans))
 
 
-def verify(bundle: BundleArgument = None, json: Json = False) -> None:
+def verify(
+    bundle: BundleArgument = None,
+    trust_engines: Annotated[
+        bool,
+        typer.Option(
+            "--trust-engines", help="Replay the bundle's TensorRT plans. They are code: only from who you trust."
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
     """Replay a bundle's golden images on every engine here.
 
     Exit status 1 if any differs.
@@ -417,7 +429,7 @@ def verify(bundle: BundleArgument = None, json: Json = False) -> None:
     from m2l_runtime.verify import replay_golden
 
     opened = open_bundle(embedded.BUNDLE if bundle is None else bundle)
-    replays = replay_golden(opened)
+    replays = replay_golden(opened, trust_engines=trust_engines)
     ran = [replay for replay in replays if replay.max_level_difference is not None]
     if json:
         import dataclasses

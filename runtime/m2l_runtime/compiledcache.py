@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from m2l_runtime import atomic
 from m2l_runtime.errors import OutputError
 from m2l_runtime.terminal import printable
 
 _SUFFIX: Final = ".compiled"
+_MOST_BYTES: Final = 1 << 33
 _HASH_SIZE: Final = hashlib.sha256().digest_size
 
 
@@ -51,7 +52,7 @@ class CompiledCache:
         try:
             with self._path(made_of).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size - _HASH_SIZE
-                if size < 1:
+                if not 0 < size <= _MOST_BYTES:
                     return False
                 expected, memory = file.read(_HASH_SIZE), allocate(size)
                 return file.readinto(memory) == size and hashlib.sha256(memory).digest() == expected
@@ -67,8 +68,12 @@ class CompiledCache:
         atomic.write_file(self._path(made_of), hashlib.sha256(content).digest() + content)
 
     @contextmanager
-    def locked(self, made_of: Mapping[str, str]) -> Iterator[None]:
+    def locked(self, made_of: Mapping[str, str], on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Of all processes that ask for what is kept under the same words, one at a time is in the block.
+
+        Args:
+            made_of: as it is written.
+            on_wait: called once if another is in it.
 
         Raises:
             OutputError: the folder cannot be written to.
@@ -76,7 +81,11 @@ class CompiledCache:
         path = self._path(made_of).with_suffix(".lock")
         with atomic.output_errors(path):
             lock = FileLock(path, mode=0o600)
-            lock.acquire()
+            try:
+                lock.acquire(timeout=0.5)
+            except Timeout:
+                on_wait()
+                lock.acquire()
         try:
             yield
         finally:

@@ -39,7 +39,7 @@ def describe_bundle(bundle: Bundle) -> str:
             "made from",
             f"{printable(manifest.provenance.checkpoint)} (sha256 {manifest.provenance.checkpoint_sha256[:12]}...)",
         ),
-        ("made with", ", ".join(f"{k} {printable(v)}" for k, v in manifest.provenance.versions.items())),
+        ("made with", ", ".join(f"{printable(k)} {printable(v)}" for k, v in manifest.provenance.versions.items())),
     ]
     rows += [("input", _describe_input(spec)) for spec in manifest.inputs]
     for model in manifest.models:

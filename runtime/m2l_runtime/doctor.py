@@ -11,7 +11,9 @@ from m2l_runtime._version import __version__
 from m2l_runtime.backends import BACKENDS, BackendOptions, backend_module, load_backend, read_device
 from m2l_runtime.bundle import Bundle, Precision
 from m2l_runtime.cpu import usable_cpus
-from m2l_runtime.errors import M2LError
+from m2l_runtime.errors import EngineNotInstalled, M2LError
+from m2l_runtime.tensorrt import library
+from m2l_runtime.tensorrt.building import COMPUTE_CAPABILITIES
 from m2l_runtime.tensorrt.plans import look_around
 
 
@@ -78,7 +80,28 @@ def machine_facts() -> dict[str, str]:
     for package, users in (("torch", "`m2l train` and `m2l export` need"), ("onnx", "`m2l export` needs")):
         there = importlib.util.find_spec(package) is not None
         facts[package] = _version(package) if there else f"not installed (only {users} it)"
+    facts["TensorRT plans"] = _plans()
     return facts
+
+
+def _plans() -> str:
+    """What builds plans here, card or none."""
+    found = []
+    for flavour in library.installed():
+        try:
+            version_here = library.load(flavour).__version__
+        except EngineNotInstalled as error:
+            found.append(str(error))
+            continue
+        which = "the card that is here"
+        if flavour == "tensorrt_rtx":
+            which = f"compute capability {', '.join(COMPUTE_CAPABILITIES)}, whatever card is here"
+        found.append(f"{library.TITLES[flavour]} {version_here} builds them for {which}")
+    missing = "; or ".join(f"{library.TITLES[name]}: {how}" for name, how in library.INSTALL.items())
+    return (
+        "; ".join(found)
+        or f"nothing builds them (only `m2l export --tensorrt` and the backend tensorrt need it): {missing}"
+    )
 
 
 def _version(package: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -77,3 +79,31 @@ def exit_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM wait for the end of the block, then do what they do; within, the callable says if one came.
+
+    For libraries whose native code calls back into Python: what a handler raises there they print, and go on.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # where signals are not handled
+        yield lambda: False
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            handler = before[signal.Signals(came[0])]
+            if callable(handler):
+                handler(came[0], None)
+            elif handler != signal.SIG_IGN:
+                os.kill(os.getpid(), came[0])

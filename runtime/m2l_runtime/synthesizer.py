@@ -87,10 +87,12 @@ class Synthesizer:
         Raises:
             BundleNotFound, BundleTooNew, BundleDamaged: the bundle cannot be used.
             EngineNotInstalled: the message is the command that installs it.
-            DeviceUnavailable, EngineError: the engine or the device does not work here.
+            DeviceUnavailable, EngineError: the engine or the device does not work here, or an option is out of range.
             OutputError: `cache_dir` cannot be written, or others may write to it.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(embedded.BUNDLE if bundle is None else bundle)
+        if trust_engines not in (True, False):
+            raise EngineError(f"trust_engines is True or False, got {trust_engines!r}")
         cache = None if cache_dir is None else Path(cache_dir)
         options = BackendOptions(
             device, precision, batch_size, threads, streams, dict(provider_options or {}), cache, trust_engines, on_step

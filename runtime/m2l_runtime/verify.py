@@ -13,6 +13,7 @@ from m2l_runtime.backends import BACKENDS
 from m2l_runtime.bundle import Bundle, ModelFile
 from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled
 from m2l_runtime.synthesizer import Synthesizer
+from m2l_runtime.tensorrt.plans import BUNDLES_PLAN
 
 TOLERANCE: Final = 1
 """Levels by which another engine or version may round differently in fp32."""
@@ -52,8 +53,10 @@ class Replay:
         return self.worst_psnr_db is None or self.worst_psnr_db >= self.least_psnr_db
 
 
-def replay_golden(bundle: Bundle) -> list[Replay]:
+def replay_golden(bundle: Bundle, *, trust_engines: bool = False) -> list[Replay]:
     """Hash every file, then replay the golden pairs in every way the bundle has that loads here (no fakes).
+
+    TensorRT plans of the bundle are replayed where they are trusted; otherwise plans are built here and replayed.
 
     Raises:
         BundleDamaged: a file is missing or altered.
@@ -65,8 +68,18 @@ def replay_golden(bundle: Bundle) -> list[Replay]:
     for name, device, model in ways(bundle):
         least = least_psnr_db(model)
         try:
-            with Synthesizer.open(bundle, backend=name, device=device, precision=model.precision) as synth:
+            with Synthesizer.open(
+                bundle,
+                backend=name,
+                device=device,
+                precision=model.precision,
+                batch_size=_batch_size(bundle, name, model),
+                trust_engines=trust_engines,
+            ) as synth:
                 images, engine = synth.run_inputs(inputs), synth.settings.engine
+                if name == "tensorrt":
+                    is_bundles = any(note.startswith(BUNDLES_PLAN) for note in synth.notes)
+                    engine += ", the bundle's plan" if is_bundles else ", a plan built here"
         except (EngineNotInstalled, DeviceUnavailable) as error:
             replays.append(Replay(name, device, model.precision, str(error), None, None, None, least))
             continue
@@ -84,6 +97,12 @@ def replay_golden(bundle: Bundle) -> list[Replay]:
             )
         )
     return replays
+
+
+def _batch_size(bundle: Bundle, name: str, model: ModelFile) -> int | None:
+    """One that the bundle's plans of this file take, where it has some; None: the backend's own."""
+    plans = [plan for plan in bundle.manifest.plans if plan.onnx_sha256 == model.file.sha256]
+    return plans[0].batch_sizes[1] if name == "tensorrt" and plans else None
 
 
 def ways(bundle: Bundle) -> list[tuple[str, str, ModelFile]]:

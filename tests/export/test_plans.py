@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,13 @@ from conftest import CommandLine
 from support import TINY
 
 from m2l_export import plans, precisions
+from m2l_export.deploy import deploy
+from m2l_export.onnxwriter import input_specs, to_onnx
 from m2l_export.plans import GateImages, PlanWishes, resolve
 from m2l_runtime.backends import ModelSource
 from m2l_runtime.bundle import open_bundle
 from m2l_runtime.cuda.cards import Card
-from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled, InputError, ParityError
+from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled, InputError, OutputError, ParityError
 from m2l_runtime.tensorrt import library
 from m2l_runtime.tensorrt.building import BuildOptions, Plan, PlanError
 from m2l_runtime.tensorrt.types import ConvolutionType
@@ -98,6 +103,9 @@ def test_a_bundle_with_plans(m2l: CommandLine, small: Path, tmp_path: Path) -> N
         assert str(tmp_path) not in log
         assert f"{plan.file.path}: " in outcome.out
     assert "  fp16  downs.3" in outcome.err
+    assert (
+        "note: m2l synth takes 16 masks a call on a card unless told otherwise, which these plans do not" in outcome.err
+    )
     card = (tmp_path / "b" / "MODEL_CARD.md").read_text()
     assert "generator.fp16.onnx | fp16 | PyTorch" in card
     assert "emulated" in card
@@ -128,6 +136,9 @@ def test_fp16_alone_is_for_both_engines_and_needs_no_builder(
     size = {model["precision"]: model["file"]["size_bytes"] for model in document["models"]}
     assert size["fp16"] < 0.6 * size["fp32"]
     outcome = m2l("synth", "shapes:1", tmp_path / "out", "--bundle", tmp_path / "b", "--precision", "fp16")
+    assert (outcome.code, "no NVIDIA card can be used" in outcome.err) == (1, True)
+    words = ("--precision", "fp16", "--backend", "onnxruntime", "--device", "cpu")
+    outcome = m2l("synth", "shapes:1", tmp_path / "out", "--bundle", tmp_path / "b", *words)
     assert (outcome.code, "fp16 is for CUDA: on CPUs" in outcome.err) == (1, True)
 
 
@@ -167,7 +178,7 @@ def test_wrong_usage(m2l: CommandLine, tmp_path: Path, words: tuple[str, ...], s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "there is no card here to build for; name a compute capability: 7.5, 8.0, "),
+        ((), r"there is no card here to build for; name a compute capability \(--compute-capability\): 7.5, "),
         (("--compute-capability", "9.0"), "builds for compute capability 7.5, 8.0, 8.6, 8.9, 12.0, 12.1; got 9.0"),
         (("--compute-capability", "8.9", "--batch", "8,4,1"), "from 1 and in order; got 8, 4, 1"),
         (("--compute-capability", "8.9", "--optimisation-level", "9"), "the optimisation level is 0 to 5; got 9"),
@@ -297,9 +308,9 @@ def test_a_plan_whose_card_is_here_is_measured(
     monkeypatch.setattr(library, "installed", lambda: ("tensorrt",))
     monkeypatch.setattr(plans, "build_plan", build_plan)
     monkeypatch.setattr(plans, "backend_module", module)
-    (tmp_path / "b.timings").write_bytes(b"timings, ")
+    plans.write_timings(tmp_path / "b.timings", b"timings, ")
     outcome = m2l("export", small, tmp_path / "b", "--tensorrt", "--precision", "fp16")
-    assert (tmp_path / "b.timings").read_bytes() == b"timings, more"
+    assert plans.read_timings(tmp_path / "b.timings") == (b"timings, " if off > 2 else b"timings, more")
     if off > 2:
         assert outcome.code == 1
         assert "is too far from the network: up to 3 levels" in outcome.err
@@ -321,10 +332,61 @@ def _sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_timings_that_cannot_be_read(tmp_path: Path) -> None:
-    assert plans._read_timings(tmp_path / "absent") == b""
-    with pytest.raises(InputError, match="the timings .* cannot be read"):
-        plans._read_timings(tmp_path)
+def test_timings(tmp_path: Path) -> None:
+    path = tmp_path / "b.timings"
+    assert plans.read_timings(path) == b""
+    plans.write_timings(path, b"of tactics")
+    assert plans.read_timings(path) == b"of tactics"
+    wishes, options = PlanWishes(), (BuildOptions(flavour="tensorrt"),)
+    assert plans.timings_file(wishes, options, tmp_path / "b") == path
+    assert plans.timings_file(wishes, (BuildOptions(),), tmp_path / "b") is None
+    path.write_bytes(b"my lap times")
+    with pytest.raises(InputError, match="b.timings is not a file of timings that m2l wrote, and would be replaced"):
+        plans.timings_file(wishes, options, tmp_path / "b")
+    with pytest.raises(OutputError, match="is a folder"):
+        plans.timings_file(PlanWishes(timing_cache=tmp_path), options, tmp_path / "b")
+    with pytest.raises(InputError, match="TensorRT for RTX keeps no timings; leave out --timing-cache"):
+        plans.timings_file(PlanWishes(timing_cache=path), (BuildOptions(),), tmp_path / "b")
+
+
+def test_precisions_without_a_file_for_tensorrt_are_told_of(m2l: CommandLine, tmp_path: Path) -> None:
+    words = ("--tensorrt", "--compute-capability", "8.9", "--engines", "onnxruntime", "--precision", "fp16")
+    outcome = m2l("export", CHECKPOINT, tmp_path / "b", *words)
+    assert (outcome.code, "of --precision fp16 nothing is made for tensorrt here" in outcome.err) == (1, True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_a_plan_is_built_ends_it(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    """The bindings swallow what a handler raises in their callbacks: by far most of the time of a build."""
+    onnx_file = tmp_path / "x.onnx"
+    torch.manual_seed(0)
+    spec = UnetSpec(6, 4, 3, 3, "instance")
+    onnx_file.write_bytes(
+        to_onnx(deploy(UnetGenerator(spec), "instance", "sub-pixel").graph, input_specs(spec, (64, 64)))
+    )
+    code = (
+        "import os, signal, sys, threading, time\n"
+        "from pathlib import Path\n"
+        "from m2l_runtime.bundle import TensorSpec\n"
+        "from m2l_runtime.stop import exit_on_sigterm\n"
+        "from m2l_runtime.tensorrt.building import BuildOptions, build_plan\n"
+        "mask = TensorSpec(name='mask', role='mask', dtype='uint8', shape=('batch', 64, 64))\n"
+        "delay = float(sys.argv[2])\n"
+        f"threading.Thread(target=lambda: (time.sleep(delay), os.kill(os.getpid(), {int(number)}))).start()\n"
+        "try:\n"
+        "    with exit_on_sigterm():\n"
+        "        for _ in range(50):\n"
+        "            options = BuildOptions(compute_capability='8.9')\n"
+        "            build_plan(Path(sys.argv[1]).read_bytes(), [mask], 'fp32', options)\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(130)\n"
+    )
+    for delay in (1.0, 1.37, 1.61):
+        done = subprocess.run([sys.executable, "-c", code, onnx_file, str(delay)], capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Exception caught" not in done.stdout + done.stderr
 
 
 def test_a_builder_that_is_not_there_is_told_ahead_of_the_work(

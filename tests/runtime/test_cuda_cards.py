@@ -126,7 +126,9 @@ def test_two_cards() -> None:
 def test_no_driver(runtime: FakeRuntime) -> None:
     runtime.fails["cudaGetDeviceCount"] = Code.cudaErrorInsufficientDriver
     runtime.gives["cudaDriverGetVersion"] = (0,)
-    words = "some words (cudaErrorInsufficientDriver); there is no NVIDIA driver: install it, or start the container "
+    words = (
+        "there is no NVIDIA driver (cudaErrorInsufficientDriver); install it, start the container with the cards, or"
+    )
     with pytest.raises(DeviceUnavailable, match=re.escape(words)):
         find_cards()
     with pytest.raises(DeviceUnavailable, match=re.escape(words)):
@@ -181,7 +183,9 @@ def test_a_package_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ImportError("libdl.so.2: cannot open shared object file")
 
     monkeypatch.setattr("importlib.import_module", fail)
-    with pytest.raises(EngineNotInstalled, match=r"does not load \(libdl.*\); reinstall it: pip install '\.\[gpu\]'"):
+    with pytest.raises(
+        EngineNotInstalled, match=r"does not load \(ImportError: libdl.*\); reinstall it: pip install '\.\[gpu\]'"
+    ):
         find_cards()
 
 

@@ -25,8 +25,8 @@ from m2l_runtime.backends import BackendOptions, load_backend
 from m2l_runtime.backends import tensorrt as backend
 from m2l_runtime.bundle import Bundle, FileEntry, Flavour, PlanFile
 from m2l_runtime.compiledcache import CompiledCache
-from m2l_runtime.cuda.cards import Card
-from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError
+from m2l_runtime.cuda.cards import Card, load_runtime
+from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, EngineNotInstalled, OutputError
 from m2l_runtime.tensorrt import inspecting, plans
 from m2l_runtime.tensorrt import library as library_module
 from m2l_runtime.tensorrt.building import BuildOptions, Plan, PlanError
@@ -314,7 +314,7 @@ def test_a_plan_of_the_bundle_is_taken_only_where_it_is_trusted(library: FakeLib
     assert len(library.builds) == 1
     with Synthesizer.open(bundle, backend="tensorrt", trust_engines=True) as synth:
         np.testing.assert_array_equal(synth(MASKS), expected(MASKS))
-        assert synth.notes == ()
+        assert synth.notes == ("runs the bundle's plan 0.plan",)
     assert len(library.builds) == 1
     assert library.loaded[-1] == GOOD + b" of the bundle"
 
@@ -362,7 +362,7 @@ def test_a_plan_that_does_not_fit_names_both_sides(
 def test_the_first_plan_that_fits_is_taken(library: FakeLibrary, bundle_copy: Path) -> None:
     bundle = with_plans(bundle_copy, {"compute_capability": "8.6"}, {"card": "Fake 4090"}, {})
     with Synthesizer.open(bundle, backend="tensorrt", trust_engines=True) as synth:
-        assert synth.notes == ()
+        assert synth.notes == ("runs the bundle's plan 1.plan",)
     assert not library.builds
 
 
@@ -472,8 +472,6 @@ def test_a_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_still_gives_a_plan(
     library: FakeLibrary, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from m2l_runtime.errors import OutputError
-
     def full(*_: Any) -> None:
         raise OutputError("no space left on device")
 
@@ -541,6 +539,58 @@ def test_without_a_card_it_is_told_and_the_process_lives(m2l: CommandLine, bundl
     outcome = m2l("inspect", bundle_copy)
     assert outcome.code == 0
     assert "0.plan  no  no NVIDIA card can be used" in outcome.out
+
+
+def test_verify_replays_the_bundles_plan_where_it_is_trusted(
+    library: FakeLibrary, m2l: CommandLine, bundle_copy: Path
+) -> None:
+    """The fake's images differ from the golden ones, which is told; whose plan it was as well."""
+    with_plans(bundle_copy, {"batch_sizes": (1, 4, 8)})
+    for words, whose in ((("--trust-engines",), "the bundle's plan"), ((), "a plan built here")):
+        outcome = m2l("verify", bundle_copy, *words)
+        assert outcome.code == 1
+        (line,) = [line for line in outcome.out.splitlines() if line.startswith("tensorrt")]
+        assert f"DIFFERS  tensorrt_rtx 1.7.1, {whose}: " in line
+    assert library.contexts[0].shapes["mask"][0] == 4
+
+
+@pytest.mark.parametrize("base", ["/proc/self/nope", "relative"])
+def test_a_cache_that_cannot_be_is_no_reason_not_to_run(
+    library: FakeLibrary, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, base: str, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", base)
+    monkeypatch.setenv("HOME", str(tmp_path / "home") if base == "relative" else "/proc/self/nope")
+    monkeypatch.chdir(tmp_path)
+    bundle = with_plans(bundle_copy)
+    with Synthesizer.open(bundle, backend="tensorrt") as synth:
+        np.testing.assert_array_equal(synth(MASKS), expected(MASKS))
+        assert any("plans are not kept for the next time" in note for note in synth.notes) == (base != "relative")
+    assert not (tmp_path / "relative").exists()
+    assert (tmp_path / "home" / ".cache" / "m2l" / "plans").exists() == (base == "relative")
+    with pytest.raises(OutputError):
+        Synthesizer.open(bundle, backend="tensorrt", cache_dir="/proc/self/nope")
+
+
+def test_trust_is_a_truth_value(bundle_copy: Path) -> None:
+    with pytest.raises(EngineError, match="trust_engines is True or False, got 'no'"):
+        Synthesizer.open(bundle_copy, trust_engines="no")  # type: ignore[arg-type]
+
+
+def test_what_a_manifest_says_of_plans_cannot_steer_a_terminal(m2l: CommandLine, bundle_copy: Path) -> None:
+    with pytest.raises(BundleDamaged, match="Invalid enum value"):
+        with_plans(bundle_copy, {"convolutions": {"fp16\x1b[2J": 16}})
+
+
+@pytest.mark.parametrize("error", [OSError("libnvinfer.so.11"), AttributeError("odd"), RuntimeError("odder")])
+def test_a_library_that_breaks_when_it_loads(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: str) -> Any:
+        raise error
+
+    monkeypatch.setattr("importlib.import_module", broken)
+    with pytest.raises(EngineNotInstalled, match="does not load"):
+        library_module.load("tensorrt_rtx")
+    with pytest.raises(EngineNotInstalled, match=f"does not load .{type(error).__name__}: "):
+        load_runtime()
 
 
 def test_where_plans_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from m2l_runtime.backends import BackendOptions, Inputs, ModelSource, Settings, onnxruntimecuda, read_device
 from m2l_runtime.backends.messages import failure, notes_on_cpu
 from m2l_runtime.cpu import lacks_int8_products, share_threads
-from m2l_runtime.cuda.backend import STREAMS, RingBackend, open_ring
+from m2l_runtime.cuda.backend import BATCH_SIZE, STREAMS, RingBackend, open_ring
 from m2l_runtime.cuda.cards import card
 from m2l_runtime.cuda.driver import CudaDriver
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, EngineNotInstalled
@@ -31,7 +31,7 @@ _ERRORS_ONLY: Final = 3
 _FATAL_ONLY: Final = 4
 
 # On a CPU larger batches were not faster and made the last, padded batch dearer (docs/architecture.md).
-_BATCH_SIZE: Final = {CPU: 1, CUDA: 16}
+_BATCH_SIZE: Final = {CPU: 1, CUDA: BATCH_SIZE}
 
 
 def load(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend | RingBackend:

@@ -16,6 +16,8 @@ from m2l_runtime.cuda.engine import Engine
 from m2l_runtime.cuda.ring import Ring
 from m2l_runtime.errors import M2LError
 
+BATCH_SIZE: Final = 16
+"""Masks per call where it is left open."""
 STREAMS: Final = 2
 """Calls at once where it is left open: while one computes, the other's masks come in or its images go out."""
 

@@ -101,20 +101,27 @@ def load_runtime() -> Any:
         EngineNotInstalled: it is missing or does not load; with the command that installs it.
     """
     try:
-        return importlib.import_module("cuda.bindings.runtime")
-    except ImportError as error:
+        runtime = importlib.import_module("cuda.bindings.runtime")
+        _ = runtime.cudaGetDeviceCount
+        return runtime
+    except Exception as error:
         raise_interrupt(error)
         if isinstance(error, ModuleNotFoundError) and error.name in _PACKAGES:
             raise EngineNotInstalled(
                 f"NVIDIA cards are reached through cuda-bindings, which is not installed: {INSTALL}"
             ) from None
         raise EngineNotInstalled(
-            f"cuda-bindings is installed but does not load ({error}); reinstall it: {INSTALL}"
+            f"cuda-bindings is installed but does not load ({type(error).__name__}: {error}); reinstall it: {INSTALL}"
         ) from error
 
 
 def unavailable(runtime: Any, code: Any) -> DeviceUnavailable:
     """The error for a code (cudaError_t) that means that no card, or not this one, can be used."""
+    if code.name == "cudaErrorInsufficientDriver" and runtime.cudaDriverGetVersion()[1] == 0:
+        return DeviceUnavailable(  # CUDA's words would be that it is too old
+            "no NVIDIA card can be used: there is no NVIDIA driver (cudaErrorInsufficientDriver); install it, start "
+            "the container with the cards, or choose device cpu"
+        )
     advice = _ADVICE.get(code.name, lambda _: "see what nvidia-smi says of the card and its driver")
     return DeviceUnavailable(
         f"no NVIDIA card can be used: {words(runtime, code)}; {advice(runtime)}, or choose device cpu"
@@ -137,8 +144,6 @@ def _memory_in_use_bytes(runtime: Any, index: int) -> int | None:
 
 def _about_driver(runtime: Any) -> str:
     _, version = runtime.cudaDriverGetVersion()
-    if version == 0:
-        return "there is no NVIDIA driver: install it, or start the container with the cards"
     _, needed = runtime.cudaRuntimeGetVersion()
     return f"the driver supports CUDA {_version(version)} and CUDA {needed // 1000} is needed: update the driver"
 

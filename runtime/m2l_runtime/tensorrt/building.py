@@ -11,12 +11,13 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from m2l_runtime.bundle import Flavour, TensorSpec
 from m2l_runtime.cuda.cards import Card
 from m2l_runtime.errors import EngineError
+from m2l_runtime.stop import signals_held
 from m2l_runtime.tensorrt import inspecting
 from m2l_runtime.tensorrt.library import TITLES, first_line, load, log, logger, reason
 from m2l_runtime.tensorrt.types import TYPES, ConvolutionType, LayerType
@@ -24,6 +25,8 @@ from m2l_runtime.terminal import printable
 
 COMPUTE_CAPABILITIES: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """That TensorRT for RTX builds for; Hopper, 9.0, is not among them."""
+MOST_MASKS: Final = 4096
+"""Of a call, as a manifest has it."""
 LEAST_SHARE: Final = 0.95
 """Of the convolutions, that have to compute in the precision asked for."""
 
@@ -57,7 +60,7 @@ class BuildOptions:
 class Plan:
     """A plan and what it was built for."""
 
-    content: bytes
+    content: bytes = field(repr=False)
     flavour: Flavour
     version: str
     """Of the library: plans run in no other."""
@@ -68,8 +71,8 @@ class Plan:
     onnx_sha256: str
     convolutions: tuple[ConvolutionType, ...]
     types_read_from: Literal["network", "engine"]
-    timing_cache: bytes
-    log: tuple[str, ...]
+    timing_cache: bytes = field(repr=False)
+    log: tuple[str, ...] = field(repr=False)
     """What the builder said, but for its most talkative level."""
     seconds: float
 
@@ -108,14 +111,14 @@ def build_plan(
     capability = require_target(options)
     library = load(options.flavour)
     began = time.perf_counter()
-    with log(library) as lines:
+    with signals_held() as has_signal, log(library) as lines:
         builder = library.Builder(logger(library))
         network = builder.create_network(0)
         _parse(library, network, content)
         config = _configured(library, builder, options, capability)
         config.add_optimization_profile(_profile(builder, network, inputs, options.batch_sizes))
         cache = _timing_cache(config, options, lines)
-        monitor = _monitor(library)(on_progress)
+        monitor = _monitor(library)(lambda *step: on_progress(*step) and not has_signal())
         config.progress_monitor = monitor
         convolutions = _convolutions(library, network)
         _require(convolutions, precision, float_count)
@@ -125,7 +128,8 @@ def build_plan(
         if built is None:
             if monitor.was_stopped:
                 raise PlanError("the build was stopped")
-            raise PlanError(f"{TITLES[options.flavour]} did not build the plan: {reason(lines)}")
+            limit = "" if options.memory_limit_bytes is None else "; a larger memory limit may help"
+            raise PlanError(f"{TITLES[options.flavour]} did not build the plan: {reason(lines)}{limit}")
         plan = bytes(built)
         found: Sequence[ConvolutionType] = ()
         if options.card is not None and options.card.compute_capability == capability:
@@ -162,6 +166,8 @@ def require_target(options: BuildOptions) -> str:
         raise PlanError(
             f"batch sizes are least, likely and largest, from 1 and in order; got {least}, {likely}, {most}"
         )
+    if most > MOST_MASKS:
+        raise PlanError(f"a call takes at most {MOST_MASKS:,} masks; got {most:,}")
     if options.optimisation_level is not None and not 0 <= options.optimisation_level <= 5:
         raise PlanError(f"the optimisation level is 0 to 5; got {options.optimisation_level}")
     there = None if options.card is None else options.card.compute_capability
@@ -181,11 +187,14 @@ def require_target(options: BuildOptions) -> str:
         return there
     if capability is None:
         raise PlanError(
-            f"there is no card here to build for; name a compute capability: {', '.join(COMPUTE_CAPABILITIES)}"
+            "there is no card here to build for; name a compute capability (--compute-capability): "
+            f"{', '.join(COMPUTE_CAPABILITIES)}"
         )
     if capability not in COMPUTE_CAPABILITIES:
+        hopper = f"; for Hopper build with {TITLES['tensorrt']}, on the card" if capability == "9.0" else ""
         raise PlanError(
-            f"{title} builds for compute capability {', '.join(COMPUTE_CAPABILITIES)}; got {printable(capability[:20])}"
+            f"{title} builds for compute capability {', '.join(COMPUTE_CAPABILITIES)}; got "
+            f"{printable(capability[:20])}{hopper}"
         )
     return capability
 
@@ -260,7 +269,7 @@ def _convolutions(library: Any, network: Any) -> tuple[ConvolutionType, ...]:
         maker = makers.get(tensor.name)
         if maker is not None and maker.type == library.LayerType.DEQUANTIZE:
             tensor = maker.get_input(0)
-        found.append(ConvolutionType(layer.name, TYPES.get(tensor.dtype.name, tensor.dtype.name)))
+        found.append(ConvolutionType(layer.name, TYPES.get(tensor.dtype.name, "other")))
     return tuple(found)
 
 

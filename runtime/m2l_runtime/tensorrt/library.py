@@ -35,7 +35,7 @@ def load(flavour: Flavour) -> Any:
     """
     try:
         return importlib.import_module(flavour)
-    except (ImportError, OSError) as error:  # the latter where a shared library is missing
+    except Exception as error:  # such as OSError where a shared library is missing
         raise_interrupt(error)
         raise EngineNotInstalled(
             f"{TITLES[flavour]} ({flavour}) does not load ({error}): {INSTALL[flavour]}"

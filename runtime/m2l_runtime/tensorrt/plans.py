@@ -22,6 +22,8 @@ TRUST: Final = (
 )
 
 
+BUNDLES_PLAN: Final = "runs the bundle's plan"
+"""What a backend notes that does."""
 RECIPE: Final = "1"
 """Of how plans are built: raised when that changes, so that older ones are not taken."""
 
@@ -135,11 +137,16 @@ def find(offers: Sequence[Offer], here: Here, precision: Precision, batch_size: 
 
 
 def cache_folder() -> Path:
-    """Where the user's own plans are kept: m2l/plans in the system's folder for what can be made again."""
+    """Where the user's own plans are kept: m2l/plans in the system's folder for what can be made again.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA")
         return Path(base or Path.home() / "AppData" / "Local", "m2l", "plans")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "m2l", "plans")
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(base if Path(base).is_absolute() else Path.home() / ".cache", "m2l", "plans")
 
 
 def cache_words(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-LayerType = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+from m2l_runtime.bundle import ConvolutionArithmetic
+
+LayerType = ConvolutionArithmetic
 
 TYPES: Final[dict[str, LayerType]] = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
 
