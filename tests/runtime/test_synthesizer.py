@@ -118,7 +118,7 @@ def test_the_fake_paints_where_the_mask_is() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"backend": "caffe"}, EngineError, "choose one of auto, openvino, onnxruntime, fake"),
+        ({"backend": "caffe"}, EngineError, "choose one of auto, openvino, onnxruntime, tensorrt, fake"),
         ({"device": "tpu"}, DeviceUnavailable, "choose auto, cpu, cuda or cuda:N"),
         ({"device": "cuda:x"}, DeviceUnavailable, "choose auto, cpu, cuda or cuda:N"),
         ({"batch_size": 0}, EngineError, "batch size must be between 1 and 4096, got 0"),
