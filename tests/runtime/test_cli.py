@@ -305,7 +305,7 @@ def test_doctor(m2l: CommandLine) -> None:
     facts = json.loads(m2l("doctor", "--json").out)
     assert facts["machine"]["m2l"] == __version__
     for engine in facts["engines"]:
-        assert engine["loads"] or re.search("pip install|CUDA|not made for", engine["detail"])
+        assert engine["loads"] or re.search("pip install|CUDA|NVIDIA|not made for", engine["detail"])
 
 
 def test_a_broken_plug_in_does_not_take_the_others_away(monkeypatch: pytest.MonkeyPatch, m2l: CommandLine) -> None:
