@@ -95,7 +95,8 @@ def signals_held() -> Iterator[Callable[[], bool]]:
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         yield lambda: bool(came)
     finally:
@@ -105,5 +106,5 @@ def signals_held() -> Iterator[Callable[[], bool]]:
             handler = before[signal.Signals(came[0])]
             if callable(handler):
                 handler(came[0], None)
-            elif handler != signal.SIG_IGN:
+            else:
                 os.kill(os.getpid(), came[0])

@@ -372,6 +372,7 @@ def test_a_signal_while_a_plan_is_built_ends_it(tmp_path: Path, number: signal.S
         "from m2l_runtime.stop import exit_on_sigterm\n"
         "from m2l_runtime.tensorrt.building import BuildOptions, build_plan\n"
         "mask = TensorSpec(name='mask', role='mask', dtype='uint8', shape=('batch', 64, 64))\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background lacks\n"
         "delay = float(sys.argv[2])\n"
         f"threading.Thread(target=lambda: (time.sleep(delay), os.kill(os.getpid(), {int(number)}))).start()\n"
         "try:\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import io
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from m2l_runtime import terminal
 from m2l_runtime.cpu import usable_cpus
 from m2l_runtime.onnxfile import external_tensors
 from m2l_runtime.progress import BuildProgress, Reporter
-from m2l_runtime.stop import raise_interrupt
+from m2l_runtime.stop import raise_interrupt, signals_held
 
 
 def test_examples_in_docstrings() -> None:
@@ -159,3 +161,35 @@ def test_other_errors_are_left() -> None:
     error = ImportError("of itself")
     error.__cause__ = error
     raise_interrupt(error)
+
+
+def test_signals_that_are_held_come_afterwards_and_ignored_ones_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append("handled"))
+    interrupts = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals_held() as has_signal:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not has_signal(), "it is ignored, as in a shell's background"
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert has_signal()
+            assert not seen
+        assert seen == ["handled"]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt), signals_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            raise ValueError("of what was stopped")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupts)
+    threads: list[bool] = []
+    thread = threading.Thread(target=lambda: threads.append(_held_here()))
+    thread.start()
+    thread.join()
+    assert threads == [False], "where signals are not handled nothing is held"
+
+
+def _held_here() -> bool:
+    with signals_held() as has_signal:
+        return has_signal()
