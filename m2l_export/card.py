@@ -121,7 +121,7 @@ def _parity(models: tuple[ModelFile, ...]) -> str:
     if letters:
         against = "against:\n" + "\n".join(f"- {letter}: {reference}" for reference, letter in letters.items())
     if any(m.parity.kind == "emulated" for m in models):
-        against += "\n\nEmulated: no card was there, and another engine computed the same graph with the same rounding."
+        against += "\n\nEmulated: not by what the file is for, which takes a card, but by others, from the same graph."
     if any(m.parity.worst_psnr_db is not None for m in models):
         against += "\n\nA PSNR with a worst one beside it is the mean over the images, else that of all bytes together."
     return "\n".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -235,7 +236,7 @@ def export(
     if calibrate is not None and not calibrate.strip():
         raise typer.BadParameter("--calibrate takes a folder of masks, or words such as shapes:300; got nothing")
     plans = _plan_wishes(tensorrt, batch, compute_capability, flavour, optimisation_level, memory_limit, timing_cache)
-    with exit_on_sigterm(), BuildProgress() as progress:
+    with exit_on_sigterm(), closing(BuildProgress()) as progress:
         report = export_checkpoint(
             checkpoint,
             bundle,

@@ -180,10 +180,12 @@ def export_checkpoint(
     lower = [precision for precision in dict.fromkeys(precisions) if precision != "fp32"]
     targets = _targets(lower, engines, plans is not None, on_step)
     build_options: Sequence[BuildOptions] = ()
-    timings: Path | None = None
+    timings_at: Path | None = None
+    timings = b""
     if plans is not None:
         build_options = resolve(plans)
-        timings = timings_file(plans, build_options, target)
+        timings_at = timings_file(plans, build_options, target)
+        timings = b"" if timings_at is None else read_timings(timings_at)
         _require_plans(precisions, targets)
 
     origin_of = find_origin(Path(checkpoint))
@@ -299,12 +301,11 @@ def export_checkpoint(
     files |= {way.model.file.path: way.content for way in ways}
     models += [way.model for way in ways]
     built: list[BuiltPlan] = []
-    new_timings = b""
     if plans is not None:
         models.append(
             msgspec.structs.replace(base, engines=(TENSORRT,), parity=msgspec.structs.replace(parity, kind="emulated"))
         )
-        built, new_timings = build(
+        built, timings = build(
             models,
             files,
             source,
@@ -318,7 +319,7 @@ def export_checkpoint(
                 max(HALF_LEVELS, accepted),
                 limits or Limits(),
             ),
-            b"" if timings is None else read_timings(timings),
+            timings,
             on_step,
             on_progress,
         )
@@ -366,8 +367,8 @@ def export_checkpoint(
     files["MODEL_CARD.md"] = card
     on_step(f"writing {printable(target)}")
     made = write_bundle(target, manifest, files, overwrite=overwrite)
-    if timings is not None:
-        write_timings(timings, new_timings)
+    if timings_at is not None:
+        write_timings(timings_at, timings)
     return ExportReport(made, parity, warnings, tuple(ways), tuple(built))
 
 

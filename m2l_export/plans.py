@@ -259,7 +259,7 @@ def timings_file(wishes: PlanWishes, options: Sequence[BuildOptions], bundle: Pa
     """Where TensorRT's timings are kept; None of TensorRT for RTX, which has none.
 
     Raises:
-        InputError: one is named for TensorRT for RTX, or what is there are no timings of m2l's.
+        InputError: one is named for TensorRT for RTX.
         OutputError: it cannot be written.
     """
     if all(one.flavour == "tensorrt_rtx" for one in options):
@@ -269,7 +269,6 @@ def timings_file(wishes: PlanWishes, options: Sequence[BuildOptions], bundle: Pa
     place = Path(os.path.abspath(bundle))  # noqa: PTH100 - which takes no link for its target
     path = wishes.timing_cache or place.with_name(f"{place.name}.timings")
     atomic.check_new_file(path, overwrite=True)
-    read_timings(path)
     return path
 
 

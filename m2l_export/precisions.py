@@ -239,7 +239,7 @@ def half_way(
     engines: tuple[Target, ...],
     on_step: Callable[[str], None],
 ) -> Way:
-    """The graph in half precision, proven without a card: emulated in PyTorch, and the file in onnxruntime.
+    """The graph in half precision, judged without a card: emulated in PyTorch, and the file in onnxruntime.
 
     Args:
         graph: in single precision. It is left as it was.
@@ -264,7 +264,7 @@ def half_way(
     # Told to be in fp32, onnxruntime's CPU takes it: it computes in fp32 between roundings.
     on_step(f"the gate of fp16: the file through {REFERENCE_ENGINE} on the CPU")
     by_file = run_file(replace(fp32, name=name, content=content), REFERENCE_ENGINE, inputs)
-    worst: Fidelity | None = None
+    checked = []
     for images, engine in ((by_torch, "emulated in PyTorch"), (by_file.images, by_file.engine)):
         found = fidelity(reference, images)
         if found.max_levels > accepted:
@@ -273,8 +273,8 @@ def half_way(
                 f"{plural(count, 'image')}, worst at image {found.worst_index}); at most {accepted} accepted; nothing "
                 f"was written. If that is known and fine: --max-level-difference {found.max_levels}"
             )
-        worst = found if worst is None or found.max_levels > worst.max_levels else worst
-    assert worst is not None  # noqa: S101 - there were two
+        checked.append(found)
+    worst = max(checked, key=lambda one: one.max_levels)
     parity = msgspec.structs.replace(
         base.parity,
         engine=f"PyTorch {torch.__version__}, CPU, rounded to fp16 after every operator; and {by_file.engine}, CPU",
@@ -402,8 +402,8 @@ def int8_way(
         missed = f"{'; '.join(found)}, over {len(judgement.run.images)} masks"
         on_step(f"not near enough: {missed}; once more with less in int8")
         aim = further(aim, chosen.chosen, judgement.fidelity.shortfall_db(limits))
-    proven = prove(base, source, engine, "int8", reference, limits, judgement, chosen)
-    return replace(proven, model=msgspec.structs.replace(proven.model, form=form))
+    of_form = msgspec.structs.replace(base, form=form)
+    return prove(of_form, source, engine, "int8", reference, limits, judgement, chosen)
 
 
 def further(aim: Limits, reached: Fidelity, short: Shortfall) -> Limits:

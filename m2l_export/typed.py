@@ -34,7 +34,8 @@ class NormInSingle(nn.Module):
 class EmulatedHalf(nn.Module):
     """A convolution in half precision that multiplies and adds up in single, then rounds: (B, C, H, W) to the same.
 
-    Products of halves are exact in single precision, in which tensor cores add them up, too.
+    Products of halves are exact in single precision, in which cuDNN has tensor cores add them up unless it is told
+    otherwise.
     """
 
     def __init__(self, layer: nn.Module) -> None:

@@ -112,7 +112,7 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     accepted_psnr_db: tuple[float, float] | None = None
     """Lowest mean and lowest worst PSNR that the export was told to accept."""
     kind: Literal["measured", "emulated"] = "measured"
-    """emulated: `engine` is not what the file is for; it computed the same graph with the same rounding."""
+    """emulated: `engine` is not what the file is for, but computed the same graph, as nearly alike as it can."""
 
 
 class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from m2l_runtime.appearance import NAMES
 from m2l_runtime.backends import Settings
 from m2l_runtime.bundle import Bundle, Parity, TensorSpec
 from m2l_runtime.cpu import peak_memory_megabytes
-from m2l_runtime.doctor import EngineReport
 from m2l_runtime.folder import Summary
 from m2l_runtime.tensorrt.library import TITLES
-from m2l_runtime.tensorrt.plans import Verdict
 from m2l_runtime.terminal import plural, printable, table
 from m2l_runtime.verify import TOLERANCE, Replay
+
+if TYPE_CHECKING:  # these look for cards, which a run on a CPU need not wait for
+    from m2l_runtime.doctor import EngineReport
+    from m2l_runtime.tensorrt.plans import Verdict
 
 
 def describe_bundle(bundle: Bundle) -> str:

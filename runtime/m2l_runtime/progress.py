@@ -129,14 +129,7 @@ class BuildProgress:
             self._bar.remove_task(self._tasks.pop(phase))
         return True
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Take the bars away."""
         if self._bar is not None:
             self._bar.stop()

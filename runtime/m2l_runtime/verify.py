@@ -13,7 +13,7 @@ from m2l_runtime.backends import BACKENDS
 from m2l_runtime.bundle import Bundle, ModelFile
 from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled
 from m2l_runtime.synthesizer import Synthesizer
-from m2l_runtime.tensorrt.plans import BUNDLES_PLAN
+from m2l_runtime.tensorrt.offer import BUNDLES_PLAN
 
 TOLERANCE: Final = 1
 """Levels by which another engine or version may round differently in fp32."""

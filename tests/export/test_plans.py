@@ -342,7 +342,7 @@ def test_timings(tmp_path: Path) -> None:
     assert plans.timings_file(wishes, (BuildOptions(),), tmp_path / "b") is None
     path.write_bytes(b"my lap times")
     with pytest.raises(InputError, match="b.timings is not a file of timings that m2l wrote, and would be replaced"):
-        plans.timings_file(wishes, options, tmp_path / "b")
+        plans.read_timings(path)
     with pytest.raises(OutputError, match="is a folder"):
         plans.timings_file(PlanWishes(timing_cache=tmp_path), options, tmp_path / "b")
     with pytest.raises(InputError, match="TensorRT for RTX keeps no timings; leave out --timing-cache"):

@@ -32,6 +32,19 @@ def test_a_synthesis_loads_neither_torch_nor_onnx() -> None:
     assert not {"torch", "onnx", "onnxscript"} & loaded
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_synthesis_on_a_cpu_loads_nothing_of_cards(backend: str) -> None:
+    """Whose imports a first image would wait for."""
+    pytest.importorskip(backend)
+    loaded = modules_after(
+        "import numpy, m2l_runtime.folder, m2l_runtime.progress, m2l_runtime.describe\n"
+        f"with m2l_runtime.Synthesizer.open(backend={backend!r}, device='cpu') as synth:\n"
+        "    assert synth(numpy.zeros((1, 256, 256), numpy.uint8)).any()\n"
+        "assert not [m for m in sys.modules if m.startswith(('m2l_runtime.cuda', 'm2l_runtime.tensorrt.building'))]\n"
+    )
+    assert not {"cuda", "tensorrt", "tensorrt_rtx"} & loaded
+
+
 def test_help_lists_every_verb_and_loads_no_engine() -> None:
     loaded = modules_after(
         "from m2l_runtime.cli import main\n"

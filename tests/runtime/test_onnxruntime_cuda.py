@@ -144,8 +144,8 @@ class FakeLibrary:
 def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibrary]:
     fake = FakeLibrary()
     monkeypatch.setattr(backend, "onnxruntime", fake)
-    monkeypatch.setattr(backend, "CudaDriver", lambda _: fake.driver)
-    monkeypatch.setattr(backend, "card", lambda _: CARD)
+    monkeypatch.setattr("m2l_runtime.cuda.driver.CudaDriver", lambda _: fake.driver)
+    monkeypatch.setattr("m2l_runtime.cuda.cards.card", lambda _: CARD)
     yield fake
     assert not fake.driver.violations
 
@@ -299,7 +299,7 @@ def test_auto_is_the_cpu_where_there_is_no_card(error: Exception, monkeypatch: p
     def absent(_: int) -> Card:
         raise error
 
-    monkeypatch.setattr(backend, "card", absent)
+    monkeypatch.setattr("m2l_runtime.cuda.cards.card", absent)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     with Synthesizer.open(TINY_BUNDLE, backend="onnxruntime") as synth:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import io
 import os
@@ -112,7 +113,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
 
 def test_phases_of_a_builder_are_bars_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     shown = io.StringIO()
-    with BuildProgress() as progress:
+    with contextlib.closing(BuildProgress()) as progress:
         assert progress.step("quiet", 1, 2), "no terminal, no bar"
         progress._console = Console(file=shown, force_terminal=True, width=80)
         assert all(progress.step("Building\x1b Engine", done, 3) for done in (1, 2))

@@ -576,7 +576,7 @@ def test_trust_is_a_truth_value(bundle_copy: Path) -> None:
         Synthesizer.open(bundle_copy, trust_engines="no")  # type: ignore[arg-type]
 
 
-def test_what_a_manifest_says_of_plans_cannot_steer_a_terminal(m2l: CommandLine, bundle_copy: Path) -> None:
+def test_what_a_manifest_says_of_plans_cannot_steer_a_terminal(bundle_copy: Path) -> None:
     with pytest.raises(BundleDamaged, match="Invalid enum value"):
         with_plans(bundle_copy, {"convolutions": {"fp16\x1b[2J": 16}})
 

@@ -6,32 +6,32 @@ import dataclasses
 import functools
 import os
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.backends import BackendOptions, Inputs, ModelSource, Settings, onnxruntimecuda, read_device
+from m2l_runtime.backends import BackendOptions, Inputs, ModelSource, Settings, read_device
 from m2l_runtime.backends.messages import failure, notes_on_cpu
 from m2l_runtime.cpu import lacks_int8_products, share_threads
-from m2l_runtime.cuda.backend import BATCH_SIZE, STREAMS, RingBackend, open_ring
-from m2l_runtime.cuda.cards import card
-from m2l_runtime.cuda.driver import CudaDriver
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, EngineNotInstalled
+
+if TYPE_CHECKING:
+    from m2l_runtime.cuda.backend import RingBackend
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or it keeps what to tell a server of its makers' on disk
 
 import onnxruntime
 
 CPU: Final = "CPUExecutionProvider"
-CUDA: Final = onnxruntimecuda.PROVIDER
+CUDA: Final = "CUDAExecutionProvider"
 _OPSET: Final = re.compile(r"Opset (\d+) is under development")
 _DAMAGED: Final = re.compile(r"INVALID_PROTOBUF|INVALID_GRAPH")
 _ERRORS_ONLY: Final = 3
 _FATAL_ONLY: Final = 4
 
-# On a CPU larger batches were not faster and made the last, padded batch dearer (docs/architecture.md).
-_BATCH_SIZE: Final = {CPU: 1, CUDA: BATCH_SIZE}
+_BATCH_SIZE: Final = 1
+"""On a CPU larger batches were not faster and made the last, padded batch dearer (docs/architecture.md)."""
 
 
 def load(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend | RingBackend:
@@ -65,18 +65,27 @@ def _load_on_cpu(source: ModelSource, options: BackendOptions, why_not_cuda: str
     if why_not_cuda is not None:
         notes += (f"onnxruntime runs on the CPU, as CUDA does not: {why_not_cuda}",)
     return OnnxRuntimeBackend(
-        session, _settings(source, options, CPU, "cpu", threads, streams), source.outputs[0].name, notes
+        session,
+        _settings(source, "cpu", options.batch_size or _BATCH_SIZE, threads, streams),
+        source.outputs[0].name,
+        notes,
     )
 
 
 def _load_on_cuda(source: ModelSource, options: BackendOptions, index: int) -> RingBackend:
+    # Imported here, as a first image on a CPU would wait for it.
+    from m2l_runtime.backends.onnxruntimecuda import OnnxRuntimeCudaEngine
+    from m2l_runtime.cuda.backend import BATCH_SIZE, STREAMS, RingBackend, open_ring
+    from m2l_runtime.cuda.cards import card
+    from m2l_runtime.cuda.driver import CudaDriver
+
     _require_cuda_build()
     card(index)  # ahead of the library's own CUDA, whose words for a card that is not there are hard to read
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
     streams = STREAMS if options.streams is None else options.streams
     threads, _ = share_threads(options.threads, 1)
-    engine = onnxruntimecuda.OnnxRuntimeCudaEngine(
+    engine = OnnxRuntimeCudaEngine(
         onnxruntime,
         source.content,
         index,
@@ -87,22 +96,20 @@ def _load_on_cuda(source: ModelSource, options: BackendOptions, index: int) -> R
         lambda session: _check_signature(session, source),
         _about_the_file,
     )
-    batch_size = options.batch_size or _BATCH_SIZE[CUDA]
+    batch_size = options.batch_size or BATCH_SIZE
     ring = open_ring(CudaDriver(index), engine, source.inputs, source.outputs, batch_size, streams)
-    settings = _settings(source, options, CUDA, f"cuda:{index}", threads, streams)
+    settings = _settings(source, f"cuda:{index}", batch_size, threads, streams)
     settings = dataclasses.replace(settings, provider_options=tuple(sorted(engine.provider_options.items())))
     return RingBackend(ring, settings, _no_cache(options))
 
 
-def _settings(
-    source: ModelSource, options: BackendOptions, provider: str, device: str, threads: int, streams: int
-) -> Settings:
+def _settings(source: ModelSource, device: str, batch_size: int, threads: int, streams: int) -> Settings:
     return Settings(
         backend="onnxruntime",
         engine=f"onnxruntime {onnxruntime.__version__}",
         device=device,
         precision=source.precision,
-        batch_size=options.batch_size or _BATCH_SIZE[provider],
+        batch_size=batch_size,
         threads=threads,
         streams=streams,
     )

@@ -18,7 +18,8 @@ from m2l_runtime.errors import DeviceUnavailable, EngineError, OutputError
 from m2l_runtime.tensorrt import library as libraries
 from m2l_runtime.tensorrt.building import COMPUTE_CAPABILITIES, BuildOptions, PlanError, build_plan
 from m2l_runtime.tensorrt.engine import TensorRtEngine
-from m2l_runtime.tensorrt.plans import BUNDLES_PLAN, Here, cache_folder, cache_words, find, look_around
+from m2l_runtime.tensorrt.offer import BUNDLES_PLAN
+from m2l_runtime.tensorrt.plans import Here, cache_folder, cache_words, find, look_around
 
 
 def load(source: ModelSource, options: BackendOptions) -> RingBackend:
@@ -141,8 +142,9 @@ def _ring(
     library = libraries.load(chosen.flavour)
     engine = TensorRtEngine(library, chosen.content, source.inputs, source.outputs, chosen.name, kernels)
     ring = open_ring(driver, engine, source.inputs, source.outputs, batch_size, streams)
-    if not kernels and engine.kernels:
-        _keep(cache, words, engine.kernels, "the kernels")
+    compiled = engine.kernels
+    if compiled and compiled != kernels:
+        _keep(cache, words, compiled, "the kernels")
     return ring
 
 

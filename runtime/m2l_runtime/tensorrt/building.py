@@ -205,9 +205,8 @@ def _configured(library: Any, builder: Any, options: BuildOptions, capability: s
     if not options.tf32:
         config.clear_flag(library.BuilderFlag.TF32)
     if options.flavour == "tensorrt_rtx":
-        config.set_flag(
-            library.BuilderFlag.REQUIRE_USER_ALLOCATION
-        )  # without it calls may allocate, and not be captured
+        # Without it calls may allocate, and cannot be captured.
+        config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(library.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
     if options.optimisation_level is not None:

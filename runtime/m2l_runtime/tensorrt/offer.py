@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from m2l_runtime.bundle import PlanFile
+
+BUNDLES_PLAN: Final = "runs the bundle's plan"
+"""What a backend notes that does."""
 
 
 @dataclass(frozen=True)

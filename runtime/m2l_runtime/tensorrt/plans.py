@@ -22,8 +22,6 @@ TRUST: Final = (
 )
 
 
-BUNDLES_PLAN: Final = "runs the bundle's plan"
-"""What a backend notes that does."""
 RECIPE: Final = "1"
 """Of how plans are built: raised when that changes, so that older ones are not taken."""
 
