@@ -23,7 +23,8 @@ from typing import Annotated, Any, Final
 import typer
 from harness import by_turns, draw_masks, in_own_process, rates, report
 
-from m2l_runtime import OutputOptions, Result, Synthesizer, embedded, synthesize_folder
+from m2l_runtime import OutputOptions, Result, Synthesizer, synthesize_folder
+from m2l_runtime.bundle import embedded
 
 HERE = Path(__file__)
 SIDES: Final = HERE.with_name("sides.py")

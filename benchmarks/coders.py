@@ -142,7 +142,7 @@ def _simplejpeg(simplejpeg: Any) -> dict[str, Encode]:
 
 
 OF_PACKAGES: Final[Mapping[str, Callable[[Any], dict[str, Encode]]]] = {
-    "m2l_runtime.encoders": _m2l,
+    "m2l_runtime.output.encoding": _m2l,
     "imagecodecs": _imagecodecs,
     "cv2": _opencv,
     "fpng": _fpng,

@@ -34,10 +34,11 @@ import numpy as np
 import typer
 from harness import by_turns, draw_masks, line_of
 
-from m2l_runtime.bench.figures import Figure, ratio_of
-from m2l_runtime.bundle import Bundle, Precision, open_bundle
-from m2l_runtime.encoders import Encoding
-from m2l_runtime.terminal import plural
+from m2l_runtime._utils.text import plural
+from m2l_runtime.bench.report import Figure, ratio_of
+from m2l_runtime.bundle.io import Bundle, open_bundle
+from m2l_runtime.bundle.schema import Precision
+from m2l_runtime.output.encoding import Encoding
 
 HERE: Final = Path(__file__)
 SIDES: Final = HERE.with_name("sides.py")
@@ -256,8 +257,8 @@ def first_image(
     """From the start of a process to the bytes of a first PNG, with the model inside the package."""
     from models import random_network, save_checkpoint
 
-    from m2l_runtime import embedded
-    from m2l_train.networks import UnetSpec
+    from m2l_runtime.bundle import embedded
+    from m2l_train.models.networks import UnetSpec
 
     run: Run = context.obj
     path = bundle or embedded.BUNDLE
@@ -445,9 +446,10 @@ def _variants(layers: Sequence[tuple[int, int]]) -> dict[str, list[int]]:
 @app.command()
 def encoders(context: typer.Context, codecs: Codecs = None) -> None:
     """CPU time and bytes an image, of the model inside the package and its example masks; one thread."""
-    from m2l_runtime import Synthesizer, embedded
+    from m2l_runtime import Synthesizer
     from m2l_runtime.bench.process import run_for_json
     from m2l_runtime.bench.timing import example_masks
+    from m2l_runtime.bundle import embedded
 
     run: Run = context.obj
     load = os.getloadavg()[0]

@@ -28,8 +28,8 @@ import typer
 from gputable import BASELINE, BENCHMARK, as_markdown
 from harness import ask, by_turns, line_of
 
+from m2l_runtime._utils.text import plural
 from m2l_runtime.bench.process import Ending
-from m2l_runtime.terminal import plural
 
 HERE: Final = Path(__file__)
 SIDES: Final = HERE.with_name("gpusides.py")

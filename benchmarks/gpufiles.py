@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 import numpy.typing as npt
 
-from m2l_export.fidelity import Fidelity, fidelity
-from m2l_runtime.arrays import Images, Mask, Masks
-from m2l_runtime.backends import ModelSource
+from m2l_export.parity.metrics import Fidelity, fidelity
+from m2l_runtime.backends.base import ModelSource
 from m2l_runtime.bench.timing import example_masks
-from m2l_runtime.bundle import Precision, TensorSpec, open_bundle
+from m2l_runtime.bundle.io import open_bundle
+from m2l_runtime.bundle.schema import Precision, TensorSpec
 from m2l_runtime.errors import M2LError
+from m2l_runtime.types import Images, Mask, Masks
 
 if TYPE_CHECKING:
-    from m2l_train.networks import UnetGenerator, UnetSpec
+    from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 CHECKPOINT: Final = "latest_net_G.pth"
 BUNDLE: Final = "bundle"
@@ -32,7 +33,7 @@ EXPECTED: Final = "expected.npz"
 MASK: Final = "mask"
 SPEC: Final = "spec.json"
 FEWEST_LEVELS: Final = 5
-"""As :mod:`m2l_train.networks` has it, which imports PyTorch."""
+"""As :mod:`m2l_train.models.networks` has it, which imports PyTorch."""
 MOST_LEVELS: Final = 8
 CALIBRATION: Final = "shapes:200"
 
@@ -51,7 +52,7 @@ def levels(side: int) -> int:
 
 def read_spec(folder: Path) -> UnetSpec:
     """What the network in `folder` is made of."""
-    from m2l_train.networks import UnetSpec
+    from m2l_train.models.networks import UnetSpec
 
     return UnetSpec(**json.loads((folder / SPEC).read_text()))
 
@@ -73,8 +74,8 @@ def make_network(folder: Path, ngf: int, side: int) -> UnetGenerator:
     """
     from models import random_network, save_checkpoint
 
-    from m2l_export.gate import reference_images
-    from m2l_train.networks import UnetSpec
+    from m2l_export.parity.gate import reference_images
+    from m2l_train.models.networks import UnetSpec
 
     spec = UnetSpec(levels=levels(side), ngf=ngf, input_nc=3, output_nc=3, norm="instance")
     network = random_network(spec)
@@ -94,11 +95,11 @@ def make_files(folder: Path, network: UnetGenerator, side: int, names: Collectio
         Why there is no file, by the name of the file.
     """
     from m2l_export import export_checkpoint
-    from m2l_export.calibration import read_calibration
-    from m2l_export.deploy import deploy
-    from m2l_export.onnxwriter import input_specs, to_onnx
-    from m2l_export.quantise import Quantiser
-    from m2l_export.typed import in_half
+    from m2l_export.graph.deploy import deploy
+    from m2l_export.graph.half_precision import in_half
+    from m2l_export.graph.onnx_writer import input_specs, to_onnx
+    from m2l_export.quantize.calibration import read_calibration
+    from m2l_export.quantize.quantizer import Quantiser
 
     specs, reasons = input_specs(network.spec, (side, side)), dict[str, str]()
 

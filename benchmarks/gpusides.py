@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from m2l_runtime.backends import BACKENDS, Backend, BackendModule, BackendOptions, ModelSource, backend_module
+from m2l_runtime._utils.cpu import peak_memory_megabytes
+from m2l_runtime.backends.base import Backend, BackendModule, BackendOptions, ModelSource
+from m2l_runtime.backends.registry import BACKENDS, backend_module
 from m2l_runtime.bench import timing
-from m2l_runtime.bundle import Precision
-from m2l_runtime.cpu import peak_memory_megabytes
+from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import DeviceUnavailable, EngineError
 
 AT_ONCE: Final = 2
@@ -51,7 +52,7 @@ def probe() -> None:
     """The card that sides would run on, or why there is none, and what PyTorch was built with."""
     import torch
 
-    from m2l_runtime.cuda.cards import card
+    from m2l_runtime.backends.cuda.devices import card
     from m2l_runtime.errors import M2LError
 
     facts: dict[str, Any] = {"name": None, "compute_capability": None, "cuda": None, "reason": None}
@@ -168,8 +169,8 @@ def _build_alone(source: ModelSource, batch_size: int) -> NoReturn:
         DeviceUnavailable: it was; with the seconds.
         EngineError: it could not be.
     """
-    from m2l_runtime.tensorrt.building import BuildOptions, build_plan
-    from m2l_runtime.tensorrt.types import LayerType
+    from m2l_runtime.backends.trt.build import BuildOptions, build_plan
+    from m2l_runtime.backends.trt.inspect import LayerType
 
     options = BuildOptions("tensorrt_rtx", (batch_size, batch_size, batch_size), BUILT_FOR)
     plan = build_plan(source.content, source.inputs, cast(LayerType, source.precision), options)
@@ -226,7 +227,7 @@ def _card_memory_megabytes(device: str) -> float | None:
     """In use on the whole card, by whatever; None without a card."""
     if device == "cpu":
         return None
-    from m2l_runtime.cuda.cards import memory_in_use_bytes
+    from m2l_runtime.backends.cuda.devices import memory_in_use_bytes
 
     found = memory_in_use_bytes(0)
     return None if found is None else found / 1e6
@@ -247,8 +248,8 @@ def end_to_end(
 ) -> None:
     """Mask files to JPEG files in WebDataset tars as `m2l synth` makes them; then the backend alone."""
     from m2l_runtime import OutputOptions, Synthesizer, synthesize_folder
-    from m2l_runtime.bundle import open_bundle
-    from m2l_runtime.encoders import Encoding
+    from m2l_runtime.bundle.io import open_bundle
+    from m2l_runtime.output.encoding import Encoding
 
     module = _module(backend, precision, device)
     opened = open_bundle(folder / gpufiles.BUNDLE)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from m2l_runtime.bench.figures import Figure, figure_of, ratio_of
+from m2l_runtime._utils.text import plural
+from m2l_runtime.bench.report import Figure, figure_of, ratio_of
 from m2l_runtime.bench.table import number
-from m2l_runtime.terminal import plural
 
 Line = Mapping[str, Any]
 BENCHMARK: Final = "gpu"

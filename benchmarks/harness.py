@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from m2l_runtime._utils.cpu import cpu_model, instructions, usable_cpus
+from m2l_runtime.bench.benchmark import turns
 from m2l_runtime.bench.process import Ending, run_for_json
-from m2l_runtime.bench.rounds import turns
-from m2l_runtime.cpu import cpu_model, instructions, usable_cpus
 
 PACKAGES = (
     *("m2l", "numpy", "pillow", "onnxruntime", "openvino", "torch"),

@@ -14,10 +14,10 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from m2l_export.deploy import SubPixelConv2d
-from m2l_export.onnxwriter import OPSET
-from m2l_runtime.bundle import Precision
-from m2l_train.networks import NORM_EPS, UnetSpec
+from m2l_export.graph.deploy import SubPixelConv2d
+from m2l_export.graph.onnx_writer import OPSET
+from m2l_runtime.bundle.schema import Precision
+from m2l_train.models.networks import NORM_EPS, UnetSpec
 
 Form = Literal["deconvolution", "sub-pixel"]
 INPUT: Final = "x"

@@ -19,10 +19,10 @@ import torch
 from torchways import unet_256
 
 from m2l_export import Limits, export_checkpoint
-from m2l_export.deploy import DeployUnet, Stage, SubPixelConv2d, deploy
-from m2l_export.onnxwriter import OPSET, input_specs, to_onnx
-from m2l_runtime.bundle import Precision
-from m2l_train.networks import UnetGenerator, UnetSpec
+from m2l_export.graph.deploy import DeployUnet, Stage, SubPixelConv2d, deploy
+from m2l_export.graph.onnx_writer import OPSET, input_specs, to_onnx
+from m2l_runtime.bundle.schema import Precision
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 KEPT: Final = ROOT / "build" / "benchmarks"
@@ -82,7 +82,11 @@ def kept_bundle(ngf: int) -> tuple[Path, Path]:
 def _key() -> str:
     """Of all that a bundle's bytes depend on."""
     digest = hashlib.sha256()
-    sources = [*(ROOT / "m2l_export").glob("*.py"), ROOT / "train" / "m2l_train" / "networks.py", Path(__file__)]
+    sources = [
+        *(ROOT / "m2l_export").rglob("*.py"),
+        ROOT / "train" / "m2l_train" / "models" / "networks.py",
+        Path(__file__),
+    ]
     for path in sorted(sources):
         digest.update(path.read_bytes())
     for package in ("torch", "onnx", "onnxruntime", "openvino"):

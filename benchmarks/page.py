@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import plots
 
-from m2l_runtime.bench.figures import Figure, figure_of, ratio_of
+from m2l_runtime._utils.text import plural
+from m2l_runtime.bench.report import Figure, figure_of, ratio_of
 from m2l_runtime.bench.table import number
-from m2l_runtime.terminal import plural
 
 Line = Mapping[str, Any]
 NAME: Final = "benchmarks"

@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from m2l_runtime.bench.figures import Figure, figure_of, ratio_of
+from m2l_runtime._utils.text import plural
+from m2l_runtime.bench.report import Figure, figure_of, ratio_of
 from m2l_runtime.bench.table import number
-from m2l_runtime.terminal import plural
 
 Line = Mapping[str, Any]
 CONVOLUTIONS: Final = "convolutions"

@@ -21,13 +21,16 @@ import numpy.typing as npt
 import typer
 from PIL import Image as PillowImage
 
-from m2l_runtime import OutputOptions, Synthesizer, embedded, read_mask, synthesize_folder
-from m2l_runtime.backends import Backend, BackendOptions, Inputs, ModelSource, backend_module, load_backend
+from m2l_runtime import OutputOptions, Synthesizer, read_mask, synthesize_folder
+from m2l_runtime._utils.cpu import peak_memory_megabytes, usable_cpus
+from m2l_runtime.backends.base import Backend, BackendOptions, Inputs, ModelSource
+from m2l_runtime.backends.registry import backend_module, load_backend
 from m2l_runtime.bench import timing
-from m2l_runtime.bundle import Precision, TensorSpec, open_bundle
-from m2l_runtime.conditions import ExtraInputs
-from m2l_runtime.cpu import peak_memory_megabytes, usable_cpus
-from m2l_runtime.encoders import Encoding, encode_png, self_description
+from m2l_runtime.bundle import embedded
+from m2l_runtime.bundle.io import open_bundle
+from m2l_runtime.bundle.schema import Precision, TensorSpec
+from m2l_runtime.conditioning.conditions import ExtraInputs
+from m2l_runtime.output.encoding import Encoding, encode_png, self_description
 
 if TYPE_CHECKING:
     from torchways import TorchWay
@@ -91,14 +94,14 @@ class PlainFile:
         self._backend = backend
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
-        """See :class:`m2l_runtime.backends.Backend`."""
+        """See :class:`m2l_runtime.backends.base.Backend`."""
         x = inputs["mask"][:, None].astype(np.float32) * np.float32(2 / 255) - np.float32(1)
         y: npt.NDArray[Any] = self._backend.run({"input": np.repeat(x, 3, 1)})
         images = np.clip(np.rint((y + 1) * 127.5), 0, 255).astype(np.uint8)
         return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
 
     def close(self) -> None:
-        """See :class:`m2l_runtime.backends.Backend`."""
+        """See :class:`m2l_runtime.backends.base.Backend`."""
         self._backend.close()
 
 
@@ -291,7 +294,7 @@ def first_image_pytorch(checkpoint: Path, spec: Annotated[str, typer.Argument(he
     import torch
     from torchways import load_network
 
-    from m2l_train.networks import UnetSpec
+    from m2l_train.models.networks import UnetSpec
 
     network = load_network(checkpoint, UnetSpec(**json.loads(spec)))
     mask = read_mask(_first_mask(), (SIDE, SIDE)).mask

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from m2l_runtime.backends import Inputs, Settings
+from m2l_runtime.backends.base import Inputs, Settings
 from m2l_runtime.errors import DeviceUnavailable
 
 
@@ -92,7 +92,7 @@ class TorchCard:
             self._network = torch.compile(self._network, mode="max-autotune", dynamic=False)
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
-        """See :class:`m2l_runtime.backends.Backend`."""
+        """See :class:`m2l_runtime.backends.base.Backend`."""
         return self._call(inputs)[0]
 
     def run_checked(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
@@ -108,5 +108,5 @@ class TorchCard:
         return found, pixels
 
     def close(self) -> None:
-        """See :class:`m2l_runtime.backends.Backend`."""
+        """See :class:`m2l_runtime.backends.base.Backend`."""
         self._network = None

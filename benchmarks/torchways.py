@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from m2l_runtime.backends import Inputs, Settings
-from m2l_runtime.cpu import usable_cpus
-from m2l_train.networks import UnetGenerator, UnetSpec
+from m2l_runtime._utils.cpu import usable_cpus
+from m2l_runtime.backends.base import Inputs, Settings
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 TorchWay = Literal["eager", "channels_last", "compiled", "bf16"]
 """As the original's test; in another order in memory; that compiled; that within autocast."""
@@ -39,7 +39,7 @@ class TorchBackend:
         self._autocast = torch.autocast("cpu", torch.bfloat16) if way == "bf16" else nullcontext()
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
-        """See :class:`m2l_runtime.backends.Backend`."""
+        """See :class:`m2l_runtime.backends.base.Backend`."""
         x = torch.from_numpy(inputs["mask"])[:, None].expand(-1, 3, -1, -1).float() / 127.5 - 1
         with torch.no_grad(), self._autocast:
             y = self._network(x.contiguous(memory_format=self._format))
@@ -48,7 +48,7 @@ class TorchBackend:
         return found
 
     def close(self) -> None:
-        """See :class:`m2l_runtime.backends.Backend`."""
+        """See :class:`m2l_runtime.backends.base.Backend`."""
 
 
 def unet_256(ngf: int, **more: Any) -> UnetSpec:

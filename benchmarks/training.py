@@ -27,12 +27,12 @@ import typer
 from harness import by_turns, rates, report
 from PIL import Image
 
-from m2l_runtime.cpu import usable_cpus
-from m2l_train import decoded
-from m2l_train.batches import Batch, epoch_batches
+from m2l_runtime._utils.cpu import usable_cpus
 from m2l_train.config import PRESETS, TrainConfig
-from m2l_train.datafolder import open_data
-from m2l_train.pix2pix import Pix2Pix
+from m2l_train.data import decoded_cache
+from m2l_train.data.batches import Batch, epoch_batches
+from m2l_train.data.data_folder import open_data
+from m2l_train.models.pix2pix import Pix2Pix
 
 HERE = Path(__file__)
 WARM_UP: Final = 3
@@ -178,11 +178,11 @@ def _endless(
     """Whole batches, epoch after epoch, as training takes them."""
     pairs = open_data(root).train
     if config.decode_once:
-        decoded.decode_pairs(pairs, config, folder / "pixels", pool, None)
-        pixels = decoded.map_pixels(folder / "pixels", len(pairs), config.crop_from)
+        decoded_cache.decode_pairs(pairs, config, folder / "pixels", pool, None)
+        pixels = decoded_cache.map_pixels(folder / "pixels", len(pairs), config.crop_from)
     for epoch in itertools.count(1):
         if config.decode_once:
-            yield from decoded.decoded_batches(pairs, pixels, set(), config, epoch, pool, device)
+            yield from decoded_cache.decoded_batches(pairs, pixels, set(), config, epoch, pool, device)
         else:
             yield from epoch_batches(pairs, config, epoch, pool)
 

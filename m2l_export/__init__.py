@@ -1,4 +1,4 @@
-"""A trained generator to a bundle: checkpoint import, deploy graph, ONNX, and the gate that proves them equal.
+"""Export a trained generator to a bundle, validated against PyTorch before it is written.
 
 >>> from m2l_export import export_checkpoint
 >>> export_checkpoint("latest_net_G.pth", "my-bundle")
@@ -6,28 +6,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from m2l_runtime.errors import EngineNotInstalled
+from m2l_export._moved import MOVED
+from m2l_runtime._utils.imports import announce_moved_modules, lazy_attributes
 
 if TYPE_CHECKING:
-    from m2l_export.fidelity import Limits
-    from m2l_export.job import ExportReport, export_checkpoint
+    from m2l_export.export import ExportReport, export_checkpoint
+    from m2l_export.parity.metrics import Limits
+
+_HOMES = {
+    "ExportReport": "export",
+    "Limits": "parity.metrics",
+    "export_checkpoint": "export",
+}
 
 __all__ = ["ExportReport", "Limits", "export_checkpoint"]
 
+if not TYPE_CHECKING:  # a type checker reads the imports above
+    __getattr__ = lazy_attributes(
+        __name__,
+        _HOMES,
+        needs=("torch", "onnx", "onnxscript"),
+        hint="export needs {}, which is not installed: pip install '.[export,cpu]' in a checkout of m2l "
+        "(or '.[export,gpu]' for NVIDIA cards)",
+    )
 
-def __getattr__(name: str) -> Any:
-    """Import PyTorch and ONNX when something here is first used, with one error where they are missing."""
-    if name not in __all__:
-        raise AttributeError(f"module 'm2l_export' has no attribute '{name}'")
-    try:
-        from m2l_export import job
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in ("torch", "onnx", "onnxscript"):
-            raise
-        raise EngineNotInstalled(
-            f"export needs {error.name}, which is not installed: pip install '.[export,cpu]' in a checkout of m2l "
-            "(or '.[export,gpu]' for NVIDIA cards)"
-        ) from error
-    return getattr(job, name)
+announce_moved_modules(__name__, MOVED)

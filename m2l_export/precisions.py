@@ -13,31 +13,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from m2l_export.calibration import Calibration, described
-from m2l_export.deploy import ByteGraph, DeployUnet, Form, use_sub_pixel
-from m2l_export.equalise import channel_peaks, equalise, equalise_results
-from m2l_export.fidelity import Fidelity, Limits, Shortfall, fidelity
-from m2l_export.onnxwriter import APPEARANCE, DROPOUT_BITS, to_onnx
-from m2l_export.quantise import Quantiser, Target
-from m2l_export.sensitivity import LayerErrors, Sensitivity, choose_float_layers, measure_layers
-from m2l_export.typed import emulated, in_half
-from m2l_runtime.arrays import Images
-from m2l_runtime.backends import BackendOptions, ModelSource, backend_module
-from m2l_runtime.bundle import FileEntry, ModelFile, Parity, Precision
-from m2l_runtime.errors import EngineError, EngineNotInstalled, ParityError
+from m2l_export.graph.deploy import ByteGraph, DeployUnet, Form, use_sub_pixel
+from m2l_export.graph.half_precision import emulated, in_half
+from m2l_export.graph.onnx_writer import APPEARANCE, DROPOUT_BITS, to_onnx
+from m2l_export.parity.metrics import Fidelity, Limits, Shortfall, fidelity
+from m2l_export.quantize.calibration import Calibration, described
+from m2l_export.quantize.equalize import channel_peaks, equalise, equalise_results
+from m2l_export.quantize.quantizer import Quantiser, Target
+from m2l_export.quantize.sensitivity import LayerErrors, Sensitivity, choose_float_layers, measure_layers
+from m2l_export.targets import REFERENCE_ENGINE, TENSORRT, stand_in
+from m2l_runtime._utils.text import plural
+from m2l_runtime.backends.base import BackendOptions, ModelSource
+from m2l_runtime.backends.registry import backend_module
+from m2l_runtime.bundle.schema import FileEntry, ModelFile, Parity, Precision
+from m2l_runtime.errors import EngineError, ParityError
 from m2l_runtime.synthesizer import run_in_batches
-from m2l_runtime.terminal import plural
+from m2l_runtime.types import Images
 
-REFERENCE_ENGINE: Final = "onnxruntime"
-OPENVINO: Final = "openvino"
-TENSORRT: Final = "tensorrt"
-ENGINES: Final[Mapping[Precision, tuple[Target, ...]]] = {
-    "fp32": (REFERENCE_ENGINE, OPENVINO, TENSORRT),
-    "fp16": (REFERENCE_ENGINE, TENSORRT),
-    "bf16": (OPENVINO,),
-    "int8": (REFERENCE_ENGINE, OPENVINO, TENSORRT),
-}
-"""Engines that compute a precision: fp16 and all of TensorRT's on cards, the others on CPUs."""
 HALF_LEVELS: Final = 2
 """By which images in fp16 may be off."""
 
@@ -46,6 +38,7 @@ MOSTLY: Final = 0.5
 
 MARGIN_DB: Final = 0.5
 """What layers are chosen for beyond the limits, as the gate judges by other images."""
+
 ATTEMPTS: Final = 4
 """Choices of what stays in float that the gate looks at."""
 
@@ -76,21 +69,6 @@ class Way:
             f"{self.model.file.path} leaves {self.sensitivity.float_share * 100:.0f} % of the multiplications in float "
             "to be within the limits, so it gains little over fp32"
         )
-
-
-def stand_in(engine: str) -> str:
-    """What computes an engine's files where the gate runs: itself, or for one that takes a card onnxruntime's CPU."""
-    return REFERENCE_ENGINE if engine == TENSORRT else engine
-
-
-def is_installed(engine: str) -> bool:
-    """Whether an engine, or what stands in for it, loads here."""
-    engine = stand_in(engine)
-    try:
-        backend_module(engine)
-    except EngineNotInstalled:
-        return False
-    return True
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from m2l_runtime import Synthesizer, embedded, read_mask
-from m2l_runtime.arrays import Masks
-from m2l_runtime.conditions import item_seed
-from m2l_runtime.maskfolder import find_masks
-from m2l_runtime.masksource.shapes import KINDS, Shapes
-from m2l_runtime.masksource.sheet import Cell, Row, draw_rows
+from m2l_runtime import Synthesizer, read_mask
+from m2l_runtime.bundle import embedded
+from m2l_runtime.conditioning.conditions import item_seed
+from m2l_runtime.masks.mask_folder import find_masks
+from m2l_runtime.masks.sources.shapes import KINDS, Shapes
+from m2l_runtime.masks.sources.sheet import Cell, Row, draw_rows
+from m2l_runtime.types import Masks
 
 COLUMNS = 8
 

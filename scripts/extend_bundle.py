@@ -15,20 +15,14 @@ import msgspec
 import numpy as np
 import typer
 
-from m2l_export.calibration import read_calibration
-from m2l_export.fidelity import Limits, fidelity
-from m2l_export.precisions import OPENVINO, REFERENCE_ENGINE, Reference, judge, prove, run_file
-from m2l_runtime.appearance import contrast
-from m2l_runtime.backends import ModelSource
-from m2l_runtime.bundle import (
-    APPEARANCES_ARRAY,
-    APPEARANCES_NAME,
-    FileEntry,
-    Parity,
-    Precision,
-    open_bundle,
-    write_bundle,
-)
+from m2l_export.parity.metrics import Limits, fidelity
+from m2l_export.precisions import Reference, judge, prove, run_file
+from m2l_export.quantize.calibration import read_calibration
+from m2l_export.targets import OPENVINO, REFERENCE_ENGINE
+from m2l_runtime.backends.base import ModelSource
+from m2l_runtime.bundle.io import open_bundle, write_bundle
+from m2l_runtime.bundle.schema import APPEARANCES_ARRAY, APPEARANCES_NAME, FileEntry, Parity, Precision
+from m2l_runtime.conditioning.appearance import contrast
 
 
 def main(

@@ -16,16 +16,18 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from m2l_export.calibration import read_calibration
-from m2l_export.card import sensitivity_table
-from m2l_export.deploy import ByteGraph, DeployUnet, Stage, SubPixelConv2d, deploy
-from m2l_export.fidelity import Limits
-from m2l_export.precisions import ENGINES, REFERENCE_ENGINE, Reference, Way, int8_way
-from m2l_export.quantise import Target
-from m2l_runtime.backends import ModelSource
-from m2l_runtime.bundle import Bundle, FileEntry, Manifest, open_bundle, write_bundle
+from m2l_export.graph.deploy import ByteGraph, DeployUnet, Stage, SubPixelConv2d, deploy
+from m2l_export.model_card import sensitivity_table
+from m2l_export.parity.metrics import Limits
+from m2l_export.precisions import Reference, Way, int8_way
+from m2l_export.quantize.calibration import read_calibration
+from m2l_export.quantize.quantizer import Target
+from m2l_export.targets import ENGINES, REFERENCE_ENGINE
+from m2l_runtime.backends.base import ModelSource
+from m2l_runtime.bundle.io import Bundle, open_bundle, write_bundle
+from m2l_runtime.bundle.schema import FileEntry, Manifest
 from m2l_runtime.errors import M2LError
-from m2l_train.networks import UnetGenerator, UnetSpec
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 
 def main(

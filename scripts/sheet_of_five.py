@@ -14,15 +14,17 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from m2l_runtime import Synthesizer, embedded
-from m2l_runtime.arrays import Masks
-from m2l_runtime.maskfolder import find_masks, stem
-from m2l_runtime.masksource.deform import DeformOptions, open_deformations
-from m2l_runtime.masksource.drawn import MaskSource
-from m2l_runtime.masksource.lesions import read_lesions
-from m2l_runtime.masksource.pca import MOST_MASKS, READ_SIDE, AlongComponent, learn
-from m2l_runtime.masksource.shapes import Shapes
-from m2l_runtime.masksource.sheet import Cell, Row, draw_rows
+from m2l_runtime import Synthesizer
+from m2l_runtime._utils.text import stem
+from m2l_runtime.bundle import embedded
+from m2l_runtime.masks.mask_folder import find_masks
+from m2l_runtime.masks.sources.deform import DeformOptions, open_deformations
+from m2l_runtime.masks.sources.lesions import read_lesions
+from m2l_runtime.masks.sources.mask_source import MaskSource
+from m2l_runtime.masks.sources.pca import MOST_MASKS, READ_SIDE, AlongComponent, learn
+from m2l_runtime.masks.sources.shapes import Shapes
+from m2l_runtime.masks.sources.sheet import Cell, Row, draw_rows
+from m2l_runtime.types import Masks
 
 COLUMNS = 7
 KINDS = ("circle", "ellipse", "triangle", "square", "hexagon", "octagon", "star")

@@ -11,12 +11,15 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from m2l_export.fidelity import fidelity
-from m2l_runtime import Synthesizer, atomic, embedded
-from m2l_runtime.arrays import Images, Masks
+from m2l_export.parity.metrics import fidelity
+from m2l_runtime import Synthesizer
+from m2l_runtime._utils import atomic
+from m2l_runtime._utils.text import stem
+from m2l_runtime.bundle import embedded
 from m2l_runtime.errors import InputError, M2LError
-from m2l_runtime.maskfolder import find_masks, stem
-from m2l_runtime.masksource.sheet import Cell, Row, draw_rows
+from m2l_runtime.masks.mask_folder import find_masks
+from m2l_runtime.masks.sources.sheet import Cell, Row, draw_rows
+from m2l_runtime.types import Images, Masks
 
 COLUMNS = 8
 AMPLIFIED = 8

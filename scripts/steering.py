@@ -13,13 +13,14 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from m2l_runtime import Synthesizer, embedded
-from m2l_runtime.appearance import NAMES, Appearance, measure
-from m2l_runtime.arrays import Masks
-from m2l_runtime.conditions import AppearanceDraw, item_seed
-from m2l_runtime.maskfolder import find_masks
-from m2l_runtime.masksource.shapes import Shapes
-from m2l_runtime.masksource.sheet import Cell, Row, draw_rows
+from m2l_runtime import Synthesizer
+from m2l_runtime.bundle import embedded
+from m2l_runtime.conditioning.appearance import measure
+from m2l_runtime.conditioning.conditions import AppearanceDraw, item_seed
+from m2l_runtime.masks.mask_folder import find_masks
+from m2l_runtime.masks.sources.shapes import Shapes
+from m2l_runtime.masks.sources.sheet import Cell, Row, draw_rows
+from m2l_runtime.types import NAMES, Appearance, Masks
 
 COLUMNS = 8
 LIGHTNESSES = np.linspace(20, 62, COLUMNS)
@@ -114,7 +115,7 @@ def shapes(
     seed: Annotated[int, typer.Option(help="Of shapes and appearances.")] = 0,
 ) -> None:
     """How well the segmenter finds geometric shapes again: Dice of each kind, and of all."""
-    from m2l_train.evaluate.fidelity import compare
+    from m2l_train.evaluate.metrics.mask_fidelity import compare
     from m2l_train.evaluate.segmenter import load_segmenter
 
     source = Shapes(seed=seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from m2l_runtime.backends import Settings
+from m2l_runtime.backends.base import Settings
 from m2l_runtime.bench import BenchReport, Round, Row, Way
 
 SETTINGS = Settings("fake", "fake 1", "cpu", "fake", 1, 1)

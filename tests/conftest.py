@@ -29,7 +29,7 @@ class CommandLine(Protocol):
 @pytest.fixture
 def m2l(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """`m2l ...` as the console script runs it, error handling and all."""
-    from m2l_runtime.cli import main
+    from m2l_runtime.cli.main import main
 
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["m2l", *map(str, arguments)])

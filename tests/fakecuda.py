@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from support import Array
 
-from m2l_runtime.bundle import TensorSpec
+from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import EngineError
 
 HEIGHT, WIDTH = 4, 3
@@ -53,7 +53,7 @@ class _Capture:
 
 
 class FakeDriver:
-    """A fake card, see :class:`m2l_runtime.cuda.driver.Driver`: orders are random, errors are on demand.
+    """A fake card, see :class:`m2l_runtime.backends.cuda.runtime_api.Driver`: orders are random, errors are on demand.
 
     Args:
         seed: of the orders in which streams advance.
@@ -400,7 +400,7 @@ class FakeDriver:
 
 
 class FakeEngine:
-    """A fake engine, see :class:`m2l_runtime.cuda.engine.Engine`: computes :func:`images_of`.
+    """A fake engine, see :class:`m2l_runtime.backends.cuda.engine.Engine`: computes :func:`images_of`.
 
     Args:
         driver: the fake card.

@@ -9,7 +9,7 @@ from typing import Any, Final
 from cuda.bindings import driver, nvrtc
 from fakecuda import APPEARANCE, HEIGHT, IMAGE, MASK, WIDTH
 
-from m2l_runtime.cuda.cards import Card
+from m2l_runtime.backends.cuda.devices import Card
 from m2l_runtime.errors import EngineError
 
 # Threads wait by the clock first, so that what does not wait for them comes too early.
@@ -53,7 +53,7 @@ def compiled(compute_capability: str) -> bytes:
 
 
 class KernelEngine:
-    """See :class:`m2l_runtime.cuda.engine.Engine`. Made in a thread whose current card it is.
+    """See :class:`m2l_runtime.backends.cuda.engine.Engine`. Made in a thread whose current card it is.
 
     Args:
         card: which it is.
@@ -74,7 +74,7 @@ class KernelEngine:
         self._function = _checked(driver.cuModuleGetFunction(self._module, b"images"))
 
     def prepare(self, addresses: Mapping[str, int], batch_size: int, stream: int) -> Callable[[], None]:
-        """See :class:`m2l_runtime.cuda.engine.Engine`."""
+        """See :class:`m2l_runtime.backends.cuda.engine.Engine`."""
         pixels = HEIGHT * WIDTH
         blocks = (pixels * batch_size + _BLOCK - 1) // _BLOCK
         image = 16 if self._wrong_address else addresses[IMAGE.name]
@@ -88,7 +88,7 @@ class KernelEngine:
         return call
 
     def close(self) -> None:
-        """See :class:`m2l_runtime.cuda.engine.Engine`."""
+        """See :class:`m2l_runtime.backends.cuda.engine.Engine`."""
         _checked(driver.cuModuleUnload(self._module))
 
 

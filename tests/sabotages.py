@@ -20,9 +20,9 @@ from PIL import Image
 from support import Array
 
 from m2l_export.checkpoint import load_checkpoint
-from m2l_export.deploy import deploy
-from m2l_runtime import maskfile
-from m2l_train import networks
+from m2l_export.graph.deploy import deploy
+from m2l_runtime.masks import mask_file
+from m2l_train.models import networks
 
 
 def nearest(grey: Array, image_size: tuple[int, int]) -> Array:
@@ -53,7 +53,7 @@ SABOTAGES = (
     Sabotage("BGR", change_image=lambda i: i[..., ::-1]),
     Sabotage("LeakyReLU slope 0.1", module=networks, attribute="LEAKY_RELU_SLOPE", value=0.1),
     Sabotage("InstanceNorm eps 1e-3", module=networks, attribute="NORM_EPS", value=1e-3),
-    Sabotage("nearest-neighbour resize", module=maskfile, attribute="resize", value=nearest),
+    Sabotage("nearest-neighbour resize", module=mask_file, attribute="resize", value=nearest),
 )
 
 
@@ -86,7 +86,7 @@ def make(checkpoint: Path, masks: Path, images: Path, sabotage: Sabotage = UNTOU
             stack.enter_context(patch.object(sabotage.module, sabotage.attribute, sabotage.value))
         graph = deploy(load_checkpoint(checkpoint).network).graph
         for path in sorted(images.glob("*.png")):
-            mask = sabotage.change_mask(maskfile.read_mask(masks / path.name, (256, 256)).mask)
+            mask = sabotage.change_mask(mask_file.read_mask(masks / path.name, (256, 256)).mask)
             batch = torch.from_numpy(np.ascontiguousarray(mask))[None]
             with torch.inference_mode():
                 image = graph(batch)[0].numpy()

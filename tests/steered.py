@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from support import Array, npz, philox_stream
 
-from m2l_runtime.appearance import NAMES
-from m2l_runtime.bundle import (
+from m2l_runtime.bundle.io import Bundle, write_bundle
+from m2l_runtime.bundle.schema import (
     AppearanceTable,
-    Bundle,
     FileEntry,
     Golden,
     Manifest,
@@ -27,8 +26,8 @@ from m2l_runtime.bundle import (
     Provenance,
     Resampling,
     TensorSpec,
-    write_bundle,
 )
+from m2l_runtime.types import NAMES
 
 Role = Literal["appearance", "dropout_bits"]
 BOTH: tuple[Role, ...] = ("appearance", "dropout_bits")

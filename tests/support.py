@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from m2l_runtime.maskfile import read_mask
+from m2l_runtime.masks.mask_file import read_mask
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "data" / "tiny"
@@ -112,7 +112,7 @@ def npz(**arrays: Any) -> bytes:
 
 
 def philox_stream(count: int, seed: int, *names: str | int) -> list[int]:
-    """The numbers that m2l_runtime.draws is to draw, from the definition of its key and of the cipher."""
+    """The numbers that m2l_runtime.conditioning.random is to draw, from the definition of its key and of the cipher."""
     words = [str(seed).encode(), *(f"{type(name).__name__} {name}".encode() for name in names)]
     text = b"".join(len(word).to_bytes(8, "little") + word for word in words)
     digest = hashlib.blake2b(text, digest_size=16).digest()

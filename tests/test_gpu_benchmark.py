@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from support import ROOT, TINY_BUNDLE, Array
 
-from m2l_runtime.bundle import open_bundle
+from m2l_runtime.bundle.io import open_bundle
 from m2l_runtime.errors import EngineError
 
 pytest.importorskip("onnxruntime")

@@ -11,9 +11,9 @@ import torch
 from support import ROOT
 from torch import nn
 
-from m2l_export.deploy import SubPixelConv2d
-from m2l_runtime.bundle import open_bundle
-from m2l_runtime.embedded import BUNDLE
+from m2l_export.graph.deploy import SubPixelConv2d
+from m2l_runtime.bundle.embedded import BUNDLE
+from m2l_runtime.bundle.io import open_bundle
 
 
 @pytest.fixture

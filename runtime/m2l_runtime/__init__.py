@@ -1,4 +1,4 @@
-"""Lesion masks to synthetic dermoscopic images, without PyTorch.
+"""Synthesize dermoscopic lesion images from segmentation masks, without PyTorch.
 
 >>> from m2l_runtime import Synthesizer
 >>> with Synthesizer.open() as synth:           # the model inside the package
@@ -9,65 +9,73 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from m2l_runtime._moved import MOVED
+from m2l_runtime._utils.imports import announce_moved_modules, lazy_attributes
 from m2l_runtime._version import __version__
 
 if TYPE_CHECKING:
-    from m2l_runtime.arrays import Images, Masks
-    from m2l_runtime.bundle import Bundle, open_bundle
-    from m2l_runtime.conditions import AppearanceChoice
-    from m2l_runtime.encoders import Encoding
+    from m2l_runtime.bundle.io import Bundle, open_bundle
+    from m2l_runtime.conditioning.conditions import AppearanceChoice
     from m2l_runtime.errors import M2LError
-    from m2l_runtime.folder import Summary, synthesize_folder
-    from m2l_runtime.maskfile import MaskFile, read_mask
-    from m2l_runtime.pipeline import Result, iterate_folder
-    from m2l_runtime.sinks import OutputOptions
+    from m2l_runtime.masks.mask_file import MaskFile, read_mask
+    from m2l_runtime.masks.sources.mask_source import DrawnMasks, MaskSource
+    from m2l_runtime.masks.sources.shapes import Shapes
+    from m2l_runtime.masks.sources.spec import open_source
+    from m2l_runtime.output.encoding import Encoding
+    from m2l_runtime.output.formats import OutputOptions
+    from m2l_runtime.runs.folder import Summary, synthesize_folder
+    from m2l_runtime.runs.pipeline import Result, iterate_folder
     from m2l_runtime.synthesizer import Synthesizer
+    from m2l_runtime.types import Images, Masks
 
-_HOME = {
-    "AppearanceChoice": "conditions",
-    "Bundle": "bundle",
-    "Encoding": "encoders",
-    "Images": "arrays",
+_HOMES = {
+    "AppearanceChoice": "conditioning.conditions",
+    "Bundle": "bundle.io",
+    "DrawnMasks": "masks.sources.mask_source",
+    "Encoding": "output.encoding",
+    "Images": "types",
     "M2LError": "errors",
-    "MaskFile": "maskfile",
-    "Masks": "arrays",
-    "OutputOptions": "sinks",
-    "Result": "pipeline",
-    "Summary": "folder",
+    "MaskFile": "masks.mask_file",
+    "MaskSource": "masks.sources.mask_source",
+    "Masks": "types",
+    "OutputOptions": "output.formats",
+    "Result": "runs.pipeline",
+    "Shapes": "masks.sources.shapes",
+    "Summary": "runs.folder",
     "Synthesizer": "synthesizer",
-    "iterate_folder": "pipeline",
-    "open_bundle": "bundle",
-    "read_mask": "maskfile",
-    "synthesize_folder": "folder",
+    "iterate_folder": "runs.pipeline",
+    "open_bundle": "bundle.io",
+    "open_source": "masks.sources.spec",
+    "read_mask": "masks.mask_file",
+    "synthesize_folder": "runs.folder",
 }
 
 __all__ = [
     "AppearanceChoice",
     "Bundle",
+    "DrawnMasks",
     "Encoding",
     "Images",
     "M2LError",
     "MaskFile",
+    "MaskSource",
     "Masks",
     "OutputOptions",
     "Result",
+    "Shapes",
     "Summary",
     "Synthesizer",
     "__version__",
     "iterate_folder",
     "open_bundle",
+    "open_source",
     "read_mask",
     "synthesize_folder",
 ]
 
+if not TYPE_CHECKING:  # a type checker reads the imports above
+    __getattr__ = lazy_attributes(__name__, _HOMES)
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `m2l --help` need not wait for NumPy."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'm2l_runtime' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"m2l_runtime.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+announce_moved_modules(__name__, MOVED)

@@ -7,14 +7,16 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._version import __version__
-from m2l_runtime.backends import BACKENDS, BackendOptions, backend_module, load_backend, read_device
-from m2l_runtime.bundle import Bundle, Precision
-from m2l_runtime.cpu import usable_cpus
+from m2l_runtime.backends.base import BackendOptions
+from m2l_runtime.backends.registry import BACKENDS, backend_module, load_backend, read_device
+from m2l_runtime.backends.trt import library
+from m2l_runtime.backends.trt.build import COMPUTE_CAPABILITIES
+from m2l_runtime.backends.trt.plans import look_around
+from m2l_runtime.bundle.io import Bundle
+from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import EngineNotInstalled, M2LError
-from m2l_runtime.tensorrt import library
-from m2l_runtime.tensorrt.building import COMPUTE_CAPABILITIES
-from m2l_runtime.tensorrt.plans import look_around
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@
     └── OutputError         (OSError)          results cannot be written, or would overwrite something
 
 A message says what was got, what was expected and what to do. File names in messages pass through
-:func:`m2l_runtime.terminal.printable`, so that a hostile name cannot steer a terminal.
+:func:`m2l_runtime._utils.text.printable`, so that a hostile name cannot steer a terminal.
 """
 
 

@@ -12,13 +12,15 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime import embedded
-from m2l_runtime.arrays import Images, Masks, check_masks
-from m2l_runtime.backends import Backend, BackendOptions, Choice, Settings, choose_backend, load_backend
+from m2l_runtime.backends.base import Backend, BackendOptions, Settings
 from m2l_runtime.backends.messages import too_little_memory
-from m2l_runtime.bundle import Bundle, Precision, open_bundle
-from m2l_runtime.conditions import Appearances, ExtraInputs, check_appearances, check_seeds
+from m2l_runtime.backends.registry import Choice, choose_backend, load_backend
+from m2l_runtime.bundle import embedded
+from m2l_runtime.bundle.io import Bundle, open_bundle
+from m2l_runtime.bundle.schema import Precision
+from m2l_runtime.conditioning.conditions import Appearances, ExtraInputs, check_appearances, check_seeds
 from m2l_runtime.errors import EngineError
+from m2l_runtime.types import Images, Masks, check_masks
 
 
 class Synthesizer:
@@ -27,8 +29,8 @@ class Synthesizer:
     The fixed size keeps results independent of how many masks come at once: a mask gives the same bytes alone
     or among others. A synthesizer may be called from several threads.
 
-    Generators may take more than the mask: an appearance (:mod:`m2l_runtime.appearance`), and which features are
-    dropped. Both are drawn with a seed for each mask, and appearances may be given.
+    Generators may take more than the mask: an appearance (:mod:`m2l_runtime.conditioning.appearance`), and which
+    features are dropped. Both are drawn with a seed for each mask, and appearances may be given.
 
     >>> with Synthesizer.open() as synth:
     ...     images = synth(masks)
@@ -118,7 +120,7 @@ class Synthesizer:
             seeds: (N,) integers, 0..2^64-1, that what is left to chance is drawn with; the image of a mask depends on
                 its own. None: they follow from the masks' bytes, so a mask always gives the same image. A generator
                 that takes the mask alone (`extra.vary` is False) gives the same image whatever the seed.
-            appearances: float32 (N, 12), or (12,) for all, in the order of :data:`m2l_runtime.appearance.NAMES`. None:
+            appearances: float32 (N, 12), or (12,) for all, in the order of :data:`m2l_runtime.types.NAMES`. None:
                 drawn from what the network was trained with.
 
         Returns:

@@ -8,12 +8,13 @@ from typing import Final
 
 import numpy as np
 
-from m2l_runtime.arrays import Images
-from m2l_runtime.backends import BACKENDS
-from m2l_runtime.bundle import Bundle, ModelFile
+from m2l_runtime.backends.registry import BACKENDS
+from m2l_runtime.backends.trt.plans import BUNDLES_PLAN
+from m2l_runtime.bundle.io import Bundle
+from m2l_runtime.bundle.schema import ModelFile
 from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled
 from m2l_runtime.synthesizer import Synthesizer
-from m2l_runtime.tensorrt.offer import BUNDLES_PLAN
+from m2l_runtime.types import Images
 
 TOLERANCE: Final = 1
 """Levels by which another engine or version may round differently in fp32."""

@@ -15,16 +15,17 @@ from conftest import CommandLine
 from support import disc, save
 from torch import Tensor
 
-from m2l_export import deploy as d
-from m2l_export import export_checkpoint, gate
+from m2l_export import export_checkpoint
 from m2l_export.checkpoint import infer_spec, load_checkpoint, to_network
-from m2l_export.deploy import Form
-from m2l_export.half import store_weights_as_fp16
-from m2l_export.onnxwriter import input_specs, to_onnx
+from m2l_export.graph import deploy as d
+from m2l_export.graph.deploy import Form
+from m2l_export.graph.fp16_weights import store_weights_as_fp16
+from m2l_export.graph.onnx_writer import input_specs, to_onnx
+from m2l_export.parity import gate
 from m2l_runtime import Synthesizer
-from m2l_runtime.appearance import NAMES
 from m2l_runtime.errors import CheckpointError, ParityError
-from m2l_train.networks import Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_runtime.types import NAMES
+from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec, Upsample
 
 ROWS = 40
 

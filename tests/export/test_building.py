@@ -14,19 +14,19 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from m2l_export.deploy import ByteGraph, Form, deploy
-from m2l_export.half import store_weights_as_fp16
-from m2l_export.onnxwriter import OPSET, input_specs, to_onnx
-from m2l_export.quantise import Quantiser, Target
-from m2l_export.typed import in_half
-from m2l_runtime.bundle import TensorSpec
-from m2l_runtime.cuda.cards import Card
+from m2l_export.graph.deploy import ByteGraph, Form, deploy
+from m2l_export.graph.fp16_weights import store_weights_as_fp16
+from m2l_export.graph.half_precision import in_half
+from m2l_export.graph.onnx_writer import OPSET, input_specs, to_onnx
+from m2l_export.quantize.quantizer import Quantiser, Target
+from m2l_runtime.backends.cuda.devices import Card
+from m2l_runtime.backends.trt import inspect
+from m2l_runtime.backends.trt.build import BuildOptions, Plan, PlanError, _configured, _timing_cache, build_plan
+from m2l_runtime.backends.trt.inspect import ConvolutionType, LayerType
+from m2l_runtime.backends.trt.library import logger
+from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import EngineNotInstalled
-from m2l_runtime.tensorrt import inspecting
-from m2l_runtime.tensorrt.building import BuildOptions, Plan, PlanError, _configured, _timing_cache, build_plan
-from m2l_runtime.tensorrt.library import logger
-from m2l_runtime.tensorrt.types import ConvolutionType, LayerType
-from m2l_train.networks import Norm, UnetGenerator, UnetSpec
+from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 
@@ -322,7 +322,7 @@ def test_types_of_the_engine_count_where_it_tells_of_all(monkeypatch: pytest.Mon
     content, specs = exported("fp16")
     options = replace(OPTIONS, card=replace(CARD, compute_capability="8.9"))
     told = [ConvolutionType(name, "fp16") for name in NAMES]
-    monkeypatch.setattr(inspecting, "convolutions", lambda *_: tuple(told))
+    monkeypatch.setattr(inspect, "convolutions", lambda *_: tuple(told))
     assert build_plan(content, specs, "fp16", options).types_read_from == "engine"
     told[0] = ConvolutionType("downs.0", "fp32")
     with pytest.raises(PlanError, match=r"^11 of 12 convolutions compute in fp16, at least 95% .* \(downs.0 in fp32\)"):

@@ -11,14 +11,14 @@ import pytest
 from photographs import photograph
 from support import Array, disc, philox_stream, save
 
-from m2l_export import gate
-from m2l_export.calibration import Calibration, described, read_calibration
-from m2l_export.onnxwriter import input_specs
-from m2l_runtime import maskfolder
+from m2l_export.graph.onnx_writer import input_specs
+from m2l_export.parity import gate
+from m2l_export.quantize.calibration import Calibration, described, read_calibration
 from m2l_runtime.errors import InputError, MaskFileError
-from m2l_runtime.maskfile import MaskFile
-from m2l_runtime.masksource.spec import open_source
-from m2l_train.networks import UnetSpec
+from m2l_runtime.masks import mask_folder
+from m2l_runtime.masks.mask_file import MaskFile
+from m2l_runtime.masks.sources.spec import open_source
+from m2l_train.models.networks import UnetSpec
 
 SIDE = 64
 PLAIN = UnetSpec(6, 2, 3, 3, "instance")
@@ -205,22 +205,22 @@ def test_of_a_huge_folder_a_few_are_read(tmp_path: Path, monkeypatch: pytest.Mon
     golden()
     reads: list[int] = []
 
-    def read_one(self: maskfolder.MaskFolder, name: str, size: tuple[int, int]) -> MaskFile:
+    def read_one(self: mask_folder.MaskFolder, name: str, size: tuple[int, int]) -> MaskFile:
         """Every two of them are the same."""
         reads.append(int(name))
         mask = np.zeros(size, np.uint8)
         mask[0, :32] = 255 * (int(name) // 2 + 1 >> np.arange(32) & 1)
         return MaskFile(mask, "", size, None, None)
 
-    monkeypatch.setattr(maskfolder.MaskFolder, "read", read_one)
-    monkeypatch.setattr(maskfolder, "_walk", lambda root: [f"{number:06}" for number in range(100_000)])
+    monkeypatch.setattr(mask_folder.MaskFolder, "read", read_one)
+    monkeypatch.setattr(mask_folder, "_walk", lambda root: [f"{number:06}" for number in range(100_000)])
     found = read(tmp_path)
     assert_apart(found)
     assert found.judged_mask_count == 200 + ALWAYS
     assert len(reads) == 264
     assert np.histogram(reads, 4, (0, 100_000))[0].tolist() == [66] * 4
     reads.clear()
-    monkeypatch.setattr(maskfolder, "_walk", lambda root: [f"{number:06}" for number in range(400)])
+    monkeypatch.setattr(mask_folder, "_walk", lambda root: [f"{number:06}" for number in range(400)])
     found = read(tmp_path)
     assert_apart(found)
     assert len(found.tuned_on["mask"]) + found.judged_mask_count - found.drawn_count == 200 + ALWAYS

@@ -9,10 +9,10 @@ from functional import original_generator
 from support import TINY, assert_equals_original, oracle
 from torch import Tensor, nn
 
-from m2l_export import deploy as d
 from m2l_export.checkpoint import load_checkpoint
+from m2l_export.graph import deploy as d
 from m2l_runtime.errors import CheckpointError
-from m2l_train.networks import Norm, UnetGenerator, UnetSpec
+from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
 
 EXACT = 1e-11
 

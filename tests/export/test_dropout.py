@@ -16,16 +16,17 @@ from conftest import CommandLine
 from support import REFERENCE, TINY, Array, disc
 from torch import Tensor, nn
 
-from m2l_export import deploy as d
-from m2l_export import export_checkpoint, gate
+from m2l_export import export_checkpoint
 from m2l_export.checkpoint import load_checkpoint
-from m2l_export.deploy import Form
-from m2l_export.onnxwriter import input_specs, to_onnx
+from m2l_export.graph import deploy as d
+from m2l_export.graph.deploy import Form
+from m2l_export.graph.onnx_writer import input_specs, to_onnx
+from m2l_export.parity import gate
 from m2l_runtime import Synthesizer
-from m2l_runtime.conditions import dropout_bits, item_seed
+from m2l_runtime.conditioning.conditions import dropout_bits, item_seed
 from m2l_runtime.errors import CheckpointError, ParityError
-from m2l_runtime.maskfile import read_mask
-from m2l_train.networks import Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_runtime.masks.mask_file import read_mask
+from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec, Upsample
 
 CHECKPOINTS = [
     pytest.param(TINY / "tiny_net_G.pth", id="tiny"),

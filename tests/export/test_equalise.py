@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from support import disc
 from torch import Tensor, nn
 
-from m2l_export.deploy import ByteGraph, DeployUnet, Form, NormStatistics, Stage, deploy, dropout_byte_count
-from m2l_export.deploy import dropout_factors as factors_of
-from m2l_export.equalise import MOST_AMPLIFIED, Peaks, channel_peaks, equalise, equalise_results
-from m2l_runtime.conditions import dropout_bits
-from m2l_train.networks import Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_export.graph.deploy import ByteGraph, DeployUnet, Form, NormStatistics, Stage, deploy, dropout_byte_count
+from m2l_export.graph.deploy import dropout_factors as factors_of
+from m2l_export.quantize.equalize import MOST_AMPLIFIED, Peaks, channel_peaks, equalise, equalise_results
+from m2l_runtime.conditioning.conditions import dropout_bits
+from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec, Upsample
 
 SIDE = 64
 EXACT = 1e-9

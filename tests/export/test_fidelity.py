@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2l_export.fidelity import Fidelity, Limits, fidelity, squared_errors
+from m2l_export.parity.metrics import Fidelity, Limits, fidelity, squared_errors
 from m2l_runtime.errors import InputError
 
 

@@ -11,13 +11,13 @@ import torch
 from functional import original_generator
 from support import disc, save
 
-from m2l_export import gate
-from m2l_export.deploy import deploy
-from m2l_export.onnxwriter import input_specs, to_onnx
-from m2l_runtime.backends import ModelSource
-from m2l_runtime.bundle import TensorSpec
+from m2l_export.graph.deploy import deploy
+from m2l_export.graph.onnx_writer import input_specs, to_onnx
+from m2l_export.parity import gate
+from m2l_runtime.backends.base import ModelSource
+from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import InputError, MaskFileError, ParityError
-from m2l_train.networks import Norm, UnetGenerator, UnetSpec
+from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
 
 
 def network(norm: Norm = "instance", output_nc: int = 3) -> UnetGenerator:

@@ -17,14 +17,15 @@ from onnx import TensorProto, numpy_helper
 from support import REFERENCE, TINY, disc
 from torch import nn
 
-from m2l_export import export_checkpoint, gate
+from m2l_export import export_checkpoint
 from m2l_export.checkpoint import load_checkpoint
-from m2l_export.deploy import Form, deploy
-from m2l_export.half import store_weights_as_fp16
-from m2l_export.onnxwriter import input_specs, to_onnx
+from m2l_export.graph.deploy import Form, deploy
+from m2l_export.graph.fp16_weights import store_weights_as_fp16
+from m2l_export.graph.onnx_writer import input_specs, to_onnx
+from m2l_export.parity import gate
 from m2l_runtime import Synthesizer
 from m2l_runtime.errors import CheckpointError
-from m2l_train.networks import Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec, Upsample
 
 SPEC = UnetSpec(6, 16, 3, 3, "instance")
 

@@ -21,20 +21,23 @@ from conftest import CommandLine
 from onnx import numpy_helper
 from support import REFERENCE, ROOT, TINY, Array, oracle
 
-from m2l_export import ExportReport, Limits, export_checkpoint, job, precisions
-from m2l_export.calibration import read_calibration
+from m2l_export import ExportReport, Limits, export, export_checkpoint, precisions, targets
 from m2l_export.precisions import Reference, judge, prove, run_file
-from m2l_runtime import Synthesizer, cpu, open_bundle
-from m2l_runtime.backends import ModelSource, backend_module
-from m2l_runtime.bundle import Bundle, Precision
+from m2l_export.quantize.calibration import read_calibration
+from m2l_runtime import Synthesizer, open_bundle
+from m2l_runtime._utils import cpu
+from m2l_runtime.backends.base import ModelSource
+from m2l_runtime.backends.registry import backend_module
+from m2l_runtime.bundle.io import Bundle
+from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import EngineError, EngineNotInstalled, InputError, ParityError
-from m2l_runtime.masksource.spec import open_source
+from m2l_runtime.masks.sources.spec import open_source
 from m2l_runtime.verify import replay_golden
-from m2l_train.networks import UnetGenerator, UnetSpec
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 CHECKPOINT = TINY / "tiny_net_G.pth"
 ISIC_MASKS = ROOT.parent / "shared" / "isic2017-256" / "train" / "masks"
-HAS_OPENVINO = precisions.is_installed("openvino")
+HAS_OPENVINO = targets.is_installed("openvino")
 LOOSE = Limits(20, 15, 40, 40)
 ENGINES = [
     "onnxruntime",
@@ -84,7 +87,7 @@ _WRITTEN: dict[str, bytes] = {}
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of the same weights are written once: PyTorch's exporter takes seconds."""
-    from m2l_export.onnxwriter import to_onnx
+    from m2l_export.graph.onnx_writer import to_onnx
 
     def written(graph: Any, inputs: Any) -> bytes:
         state = b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in graph.state_dict().items())
@@ -93,7 +96,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             _WRITTEN[key] = to_onnx(graph, inputs)
         return _WRITTEN[key]
 
-    for module in (job, precisions):
+    for module in (export, precisions):
         monkeypatch.setattr(module, "to_onnx", written)
 
 
@@ -400,10 +403,10 @@ def test_a_precision_that_there_is_not_in_python(tmp_path: Path) -> None:
 
 @pytest.fixture
 def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    from m2l_runtime import backends
+    from m2l_runtime.backends import registry
 
-    real = backends.is_installed
-    monkeypatch.setattr(backends, "is_installed", lambda entry: "openvino" not in entry.packages and real(entry))
+    real = registry.is_installed
+    monkeypatch.setattr(registry, "is_installed", lambda entry: "openvino" not in entry.packages and real(entry))
 
 
 @pytest.mark.usefixtures("without_openvino")
@@ -578,4 +581,4 @@ def test_the_options_are_explained() -> None:
         assert f"| `{option}` |" in text
     for option, limit in (("--min-psnr", Limits().psnr_db), ("--min-worst-psnr", Limits().worst_psnr_db)):
         assert f"| `{option}` | {limit:g} |" in text
-    assert f"`{job.DEFAULT_CALIBRATION}`" in text
+    assert f"`{export.DEFAULT_CALIBRATION}`" in text

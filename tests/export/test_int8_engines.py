@@ -12,7 +12,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from support import TINY_BUNDLE, Array, disc
 
 from m2l_runtime import open_bundle
-from m2l_runtime.backends import BackendOptions, ModelSource, backend_module
+from m2l_runtime.backends.base import BackendOptions, ModelSource
+from m2l_runtime.backends.registry import backend_module
 
 
 class Masks(CalibrationDataReader):  # type: ignore[misc]

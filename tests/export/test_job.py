@@ -19,10 +19,10 @@ from functional import original_generator
 from support import REFERENCE, TINY, TINY_BUNDLE, assert_equals_original, disc, oracle, save
 
 from m2l_export import export_checkpoint
-from m2l_export.deploy import DeployUnet
+from m2l_export.graph.deploy import DeployUnet
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime.errors import CheckpointError, InputError, OutputError, ParityError
-from m2l_train.networks import Norm, UnetGenerator, UnetSpec
+from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
 
 CHECKPOINT = TINY / "tiny_net_G.pth"
 
@@ -238,7 +238,7 @@ def test_python_errors_are_the_builtin_ones_too(tmp_path: Path) -> None:
 def test_a_kill_in_mid_export_leaves_the_old_bundle(exported: Path, tmp_path: Path) -> None:
     there = Path(shutil.copytree(exported, tmp_path / "b"))
     before = open_bundle(there).sha256
-    program = "from m2l_runtime.cli import main; main()"
+    program = "from m2l_runtime.cli.main import main; main()"
     command = [sys.executable, "-c", program, "export", str(CHECKPOINT), str(there)]
     for wait_s in np.random.default_rng(5).uniform(0.5, 7, 20):
         process = subprocess.Popen([*command, "--overwrite"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from support import disc
 
-from m2l_export.deploy import ByteGraph, deploy
-from m2l_export.onnxwriter import OPSET, input_specs, to_onnx
-from m2l_runtime.onnxfile import external_tensors
-from m2l_train.networks import Norm, UnetGenerator, UnetSpec
+from m2l_export.graph.deploy import ByteGraph, deploy
+from m2l_export.graph.onnx_writer import OPSET, input_specs, to_onnx
+from m2l_runtime.bundle.onnx_file import external_tensors
+from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
 
 INPUTS = input_specs(UnetSpec(6, 4, 3, 3, "instance"), (64, 64))
 

@@ -16,18 +16,18 @@ import torch
 from conftest import CommandLine
 from support import TINY
 
-from m2l_export import plans, precisions
-from m2l_export.deploy import deploy
-from m2l_export.onnxwriter import input_specs, to_onnx
-from m2l_export.plans import GateImages, PlanWishes, resolve
-from m2l_runtime.backends import ModelSource
-from m2l_runtime.bundle import open_bundle
-from m2l_runtime.cuda.cards import Card
+from m2l_export import precisions, tensorrt
+from m2l_export.graph.deploy import deploy
+from m2l_export.graph.onnx_writer import input_specs, to_onnx
+from m2l_export.tensorrt import GateImages, PlanWishes, resolve
+from m2l_runtime.backends.base import ModelSource
+from m2l_runtime.backends.cuda.devices import Card
+from m2l_runtime.backends.trt import library
+from m2l_runtime.backends.trt.build import BuildOptions, Plan, PlanError
+from m2l_runtime.backends.trt.inspect import ConvolutionType
+from m2l_runtime.bundle.io import open_bundle
 from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled, InputError, OutputError, ParityError
-from m2l_runtime.tensorrt import library
-from m2l_runtime.tensorrt.building import BuildOptions, Plan, PlanError
-from m2l_runtime.tensorrt.types import ConvolutionType
-from m2l_train.networks import UnetGenerator, UnetSpec
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -40,7 +40,7 @@ def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: int) -> Card:
         raise DeviceUnavailable("there is no card")
 
-    monkeypatch.setattr(plans, "card", absent)
+    monkeypatch.setattr(tensorrt, "card", absent)
 
 
 @pytest.fixture(scope="module")
@@ -203,8 +203,8 @@ def test_the_flavour_follows_card_and_libraries(monkeypatch: pytest.MonkeyPatch)
         (CARD, ("tensorrt_rtx",), ("8.9", "8.6"), "tensorrt_rtx"),
     ):
         monkeypatch.setattr(library, "installed", lambda there=there: there)
-        assert plans._flavour(asked, card) == flavour
-    monkeypatch.setattr(plans, "card", lambda _: CARD)
+        assert tensorrt._flavour(asked, card) == flavour
+    monkeypatch.setattr(tensorrt, "card", lambda _: CARD)
     monkeypatch.setattr(library, "load", lambda _: None)
     (options,) = resolve(PlanWishes(flavour="tensorrt"))
     assert (options.card, options.compute_capability) == (CARD, None)
@@ -277,7 +277,7 @@ def test_a_plan_whose_card_is_here_is_measured(
 ) -> None:
     """With a fake of the builder and of the card; the images are the reference's, or somewhat off."""
     loaded: list[tuple[ModelSource, Any]] = []
-    real_build = plans.build
+    real_build = tensorrt.build
     reference: list[GateImages] = []
 
     def build(*given: Any) -> Any:
@@ -300,17 +300,17 @@ def test_a_plan_whose_card_is_here_is_measured(
 
         return Module
 
-    import m2l_export.job
+    import m2l_export.export
 
-    monkeypatch.setattr(m2l_export.job, "build", build)
-    monkeypatch.setattr(plans, "card", lambda _: CARD)
+    monkeypatch.setattr(m2l_export.export, "build", build)
+    monkeypatch.setattr(tensorrt, "card", lambda _: CARD)
     monkeypatch.setattr(library, "load", lambda _: None)
     monkeypatch.setattr(library, "installed", lambda: ("tensorrt",))
-    monkeypatch.setattr(plans, "build_plan", build_plan)
-    monkeypatch.setattr(plans, "backend_module", module)
-    plans.write_timings(tmp_path / "b.timings", b"timings, ")
+    monkeypatch.setattr(tensorrt, "build_plan", build_plan)
+    monkeypatch.setattr(tensorrt, "backend_module", module)
+    tensorrt.write_timings(tmp_path / "b.timings", b"timings, ")
     outcome = m2l("export", small, tmp_path / "b", "--tensorrt", "--precision", "fp16")
-    assert plans.read_timings(tmp_path / "b.timings") == (b"timings, " if off > 2 else b"timings, more")
+    assert tensorrt.read_timings(tmp_path / "b.timings") == (b"timings, " if off > 2 else b"timings, more")
     if off > 2:
         assert outcome.code == 1
         assert "is too far from the network: up to 3 levels" in outcome.err
@@ -334,19 +334,19 @@ def _sha(content: bytes) -> str:
 
 def test_timings(tmp_path: Path) -> None:
     path = tmp_path / "b.timings"
-    assert plans.read_timings(path) == b""
-    plans.write_timings(path, b"of tactics")
-    assert plans.read_timings(path) == b"of tactics"
+    assert tensorrt.read_timings(path) == b""
+    tensorrt.write_timings(path, b"of tactics")
+    assert tensorrt.read_timings(path) == b"of tactics"
     wishes, options = PlanWishes(), (BuildOptions(flavour="tensorrt"),)
-    assert plans.timings_file(wishes, options, tmp_path / "b") == path
-    assert plans.timings_file(wishes, (BuildOptions(),), tmp_path / "b") is None
+    assert tensorrt.timings_file(wishes, options, tmp_path / "b") == path
+    assert tensorrt.timings_file(wishes, (BuildOptions(),), tmp_path / "b") is None
     path.write_bytes(b"my lap times")
     with pytest.raises(InputError, match="b.timings is not a file of timings that m2l wrote, and would be replaced"):
-        plans.read_timings(path)
+        tensorrt.read_timings(path)
     with pytest.raises(OutputError, match="is a folder"):
-        plans.timings_file(PlanWishes(timing_cache=tmp_path), options, tmp_path / "b")
+        tensorrt.timings_file(PlanWishes(timing_cache=tmp_path), options, tmp_path / "b")
     with pytest.raises(InputError, match="TensorRT for RTX keeps no timings; leave out --timing-cache"):
-        plans.timings_file(PlanWishes(timing_cache=path), (BuildOptions(),), tmp_path / "b")
+        tensorrt.timings_file(PlanWishes(timing_cache=path), (BuildOptions(),), tmp_path / "b")
 
 
 def test_precisions_without_a_file_for_tensorrt_are_told_of(m2l: CommandLine, tmp_path: Path) -> None:
@@ -369,8 +369,8 @@ def test_a_signal_while_a_plan_is_built_ends_it(tmp_path: Path, number: signal.S
         "import os, signal, sys, threading, time\n"
         "from pathlib import Path\n"
         "from m2l_runtime.bundle import TensorSpec\n"
-        "from m2l_runtime.stop import exit_on_sigterm\n"
-        "from m2l_runtime.tensorrt.building import BuildOptions, build_plan\n"
+        "from m2l_runtime._utils.signals import exit_on_sigterm\n"
+        "from m2l_runtime.backends.trt.build import BuildOptions, build_plan\n"
         "mask = TensorSpec(name='mask', role='mask', dtype='uint8', shape=('batch', 64, 64))\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background lacks\n"
         "delay = float(sys.argv[2])\n"

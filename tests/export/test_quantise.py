@@ -15,12 +15,12 @@ import torch
 from onnx import numpy_helper
 from support import Array, disc
 
-from m2l_export.deploy import deploy
-from m2l_export.fidelity import Fidelity, Limits, fidelity
-from m2l_export.onnxwriter import input_specs, to_onnx
-from m2l_export.quantise import Layer, Quantiser, Target
-from m2l_export.sensitivity import Sensitivity, cheapest, choose_float_layers, measure_layers
-from m2l_train.networks import UnetGenerator, UnetSpec
+from m2l_export.graph.deploy import deploy
+from m2l_export.graph.onnx_writer import input_specs, to_onnx
+from m2l_export.parity.metrics import Fidelity, Limits, fidelity
+from m2l_export.quantize.quantizer import Layer, Quantiser, Target
+from m2l_export.quantize.sensitivity import Sensitivity, cheapest, choose_float_layers, measure_layers
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 SIDE = 64
 LEVELS = 5

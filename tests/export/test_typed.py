@@ -12,11 +12,11 @@ from support import TINY, disc
 from torch import nn
 
 from m2l_export.checkpoint import load_checkpoint
-from m2l_export.deploy import ByteGraph, deploy, dropout_byte_count
-from m2l_export.onnxwriter import input_specs, to_onnx
-from m2l_export.typed import EmulatedHalf, NormInSingle, emulated, in_half
+from m2l_export.graph.deploy import ByteGraph, deploy, dropout_byte_count
+from m2l_export.graph.half_precision import EmulatedHalf, NormInSingle, emulated, in_half
+from m2l_export.graph.onnx_writer import input_specs, to_onnx
 from m2l_runtime.errors import CheckpointError
-from m2l_train.networks import UnetGenerator, UnetSpec
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 
 def steered() -> UnetGenerator:

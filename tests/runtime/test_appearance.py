@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from support import disc
 
-from m2l_runtime.appearance import NAMES, lab, measure
+from m2l_runtime.conditioning.appearance import lab, measure
+from m2l_runtime.types import NAMES
 
 
 def test_lab_is_that_of_scikit_image() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m2l_runtime.arrays import check_masks
 from m2l_runtime.errors import ArrayError
+from m2l_runtime.types import check_masks
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

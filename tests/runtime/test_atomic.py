@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from m2l_runtime import atomic
-from m2l_runtime.atomic import make_folder, staged_folder, write_file
+from m2l_runtime._utils import atomic
+from m2l_runtime._utils.atomic import make_folder, staged_folder, write_file
 from m2l_runtime.errors import OutputError
 
 
@@ -103,7 +103,7 @@ def test_two_builds_at_once_do_not_sweep_each_other_away(tmp_path: Path) -> None
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from m2l_runtime import atomic
+    from m2l_runtime._utils import atomic
     target, moment = Path(sys.argv[1]), sys.argv[2]
     rename = Path.rename
     def dying(self, to):

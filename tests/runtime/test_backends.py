@@ -17,9 +17,11 @@ import pytest
 from support import TINY_BUNDLE, add_way, disc, edit, save
 
 from m2l_runtime import Synthesizer, open_bundle
-from m2l_runtime.backends import BACKENDS, BackendOptions, choose_backend, messages
+from m2l_runtime._utils.cpu import MOST_STREAMS, share_threads, usable_cpus
+from m2l_runtime.backends import messages
 from m2l_runtime.backends import onnxruntime as ort_backend
-from m2l_runtime.cpu import MOST_STREAMS, share_threads, usable_cpus
+from m2l_runtime.backends.base import BackendOptions
+from m2l_runtime.backends.registry import BACKENDS, choose_backend
 from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -206,7 +208,7 @@ def test_a_batch_that_does_not_fit_in_memory(bundle_copy: Path, tmp_path: Path, 
     command += ["--backend", backend, "--batch-size", "4096"]
     code = (
         "import resource, sys\n"
-        "from m2l_runtime.cli import main\n"
+        "from m2l_runtime.cli.main import main\n"
         "import numpy, PIL.Image\n"
         f"resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
         f"sys.argv = ['m2l', *{[str(word) for word in command]!r}]\n"
@@ -238,7 +240,7 @@ def test_int8_sums_are_widened_only_where_they_would_saturate(
 ) -> None:
     """Where a CPU has VNNI the option makes int8 slower than fp32."""
     pytest.importorskip("onnxruntime")
-    from m2l_runtime import cpu
+    from m2l_runtime._utils import cpu
     from m2l_runtime.backends import onnxruntime as backend
 
     monkeypatch.setattr(cpu, "instructions", lambda: frozenset(known))

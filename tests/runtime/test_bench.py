@@ -22,16 +22,16 @@ from benchmarked import SETTINGS, a_report, a_round, a_row
 from support import TINY_BUNDLE, edit
 
 import m2l_runtime.bench
-from m2l_runtime import Synthesizer, embedded, open_bundle
-from m2l_runtime.backends import Backend, Settings
+from m2l_runtime import Synthesizer, open_bundle
+from m2l_runtime.backends.base import Backend, Settings
 from m2l_runtime.bench import Figure, Round, Row, Way, bench, benchmark, rows, timing, worker
-from m2l_runtime.bench.figures import figure_of, ratio_of
+from m2l_runtime.bench.benchmark import turns
 from m2l_runtime.bench.messages import Answer, Question, decode, encode
-from m2l_runtime.bench.report import FIGURES, as_json
-from m2l_runtime.bench.rounds import turns
+from m2l_runtime.bench.report import FIGURES, as_json, figure_of, ratio_of
 from m2l_runtime.bench.rows import check_effort, plan
 from m2l_runtime.bench.table import as_table, number
-from m2l_runtime.conditions import ExtraInputs
+from m2l_runtime.bundle import embedded
+from m2l_runtime.conditioning.conditions import ExtraInputs
 from m2l_runtime.errors import EngineError, EngineNotInstalled, InputError
 
 SHORT = 0.001
@@ -537,7 +537,7 @@ def test_what_programs_are_given() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
 def test_peak_memory_is_a_process_own_and_not_that_of_who_started_it() -> None:
-    child = "from m2l_runtime.cpu import peak_memory_megabytes as peak; print(peak())"
+    child = "from m2l_runtime._utils.cpu import peak_memory_megabytes as peak; print(peak())"
     parent = (
         "import subprocess, sys\n"
         "held = b'x' * 400_000_000\n"
@@ -552,10 +552,10 @@ def test_a_row_process_imports_what_a_first_image_needs_and_no_more() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(json.loads(done.stdout))
     assert "m2l_runtime.synthesizer" in loaded
-    assert not {"typer", "rich", "matplotlib", "m2l_runtime.folder", "m2l_runtime.bench.timing"} & loaded
+    assert not {"typer", "rich", "matplotlib", "m2l_runtime.runs.folder", "m2l_runtime.bench.timing"} & loaded
 
 
 def test_names_of_the_package() -> None:
     assert set(m2l_runtime.bench.__all__) == {"BenchReport", "Figure", "Round", "Row", "Way", "bench"}
     with pytest.raises(AttributeError, match="no attribute 'benches'"):
-        m2l_runtime.bench.benches  # noqa: B018
+        m2l_runtime.bench.benches  # type: ignore[attr-defined]  # noqa: B018

@@ -14,9 +14,9 @@ from PIL import Image
 from support import TINY_BUNDLE
 
 from m2l_runtime import open_bundle
+from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime.bench import BenchReport, Row, Way, benchmark
 from m2l_runtime.bench.report import FIGURES
-from m2l_runtime.cpu import usable_cpus
 
 QUICK = ("--backend", "fake", "--seconds", "0.001")
 

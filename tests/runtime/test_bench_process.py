@@ -16,7 +16,7 @@ from support import TINY_BUNDLE
 from m2l_runtime.bench.process import Ending, run_for_json
 
 PROC = Path("/proc")
-PROGRAM = "from m2l_runtime.cli import main; main()"
+PROGRAM = "from m2l_runtime.cli.main import main; main()"
 needs_proc = pytest.mark.skipif(not (PROC / "self" / "stat").exists(), reason="looks for processes in /proc")
 
 

@@ -27,15 +27,15 @@ from PIL import Image
 from support import TINY_BUNDLE, disc, edit, save
 
 from m2l_runtime import Synthesizer, open_bundle, read_mask
-from m2l_runtime.encoders import Encoding
 from m2l_runtime.errors import EngineNotInstalled, InputError, OutputError
-from m2l_runtime.folder import Summary, synthesize_folder
-from m2l_runtime.runlog import LogIndex
-from m2l_runtime.sinks import OutputOptions
+from m2l_runtime.output.encoding import Encoding
+from m2l_runtime.output.formats import OutputOptions
+from m2l_runtime.runs.folder import Summary, synthesize_folder
+from m2l_runtime.runs.log import LogIndex
 
 COUNT = 23
 TARS = OutputOptions(format="webdataset", masks_per_file=5)
-PROGRAM = "from m2l_runtime.cli import main; main()"
+PROGRAM = "from m2l_runtime.cli.main import main; main()"
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_parquet_reads_back_as_images(masks: Path, tmp_path: Path, fake: Synthes
 def test_parquet_without_pyarrow_names_the_command(
     masks: Path, tmp_path: Path, fake: Synthesizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "m2l_runtime.sinks.parquet", raising=False)
+    monkeypatch.delitem(sys.modules, "m2l_runtime.output.writers.parquet", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(EngineNotInstalled, match=r"pip install '\.\[parquet\]'"):
         synthesize_folder(masks, tmp_path / "out", fake, OutputOptions(format="parquet"))
@@ -411,7 +411,7 @@ def test_pipes_and_loops_do_not_hang_or_end_a_run(masks: Path, tmp_path: Path, f
 
 def test_shards_that_begin_together_do_not_refuse_one_another(tmp_path: Path) -> None:
     program = (
-        "import sys, pathlib; from m2l_runtime.lock import locked\n"
+        "import sys, pathlib; from m2l_runtime.runs.lock import locked\n"
         "for _ in range(200):\n    with locked(pathlib.Path(sys.argv[1]), (int(sys.argv[2]), 3)): pass"
     )
     (tmp_path / ".m2l-lock").write_text("")

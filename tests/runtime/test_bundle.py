@@ -13,7 +13,8 @@ from conftest import CommandLine
 from support import TINY_BUNDLE, Change, edit, npz, replace_file
 
 from m2l_runtime import Synthesizer, open_bundle
-from m2l_runtime.bundle import MAX_MANIFEST_BYTES, FileEntry, Manifest, write_bundle
+from m2l_runtime.bundle.io import write_bundle
+from m2l_runtime.bundle.schema import MAX_MANIFEST_BYTES, FileEntry, Manifest
 from m2l_runtime.errors import (
     BundleDamaged,
     BundleError,

@@ -18,8 +18,8 @@ from conftest import CommandLine
 from support import ROOT, TINY_BUNDLE, add_way, disc, npz, replace_file, save
 
 from m2l_runtime import Synthesizer, __version__, open_bundle
-from m2l_runtime.cli import build_app
-from m2l_runtime.stop import StopSignals
+from m2l_runtime._utils.signals import StopSignals
+from m2l_runtime.cli.main import build_app
 
 NASTY = [
     "with space.png",
@@ -148,7 +148,7 @@ def test_what_we_did_not_expect_is_still_no_traceback(
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr("m2l_runtime.folder.synthesize_folder", broken)
+    monkeypatch.setattr("m2l_runtime.runs.folder.synthesize_folder", broken)
     outcome = m2l("synth", masks, tmp_path / "out", "--bundle", TINY_BUNDLE)
     assert outcome.code == 1
     assert "unexpected KeyError: 'a bug'" in outcome.err
@@ -311,11 +311,11 @@ def test_doctor(m2l: CommandLine) -> None:
 def test_a_broken_plug_in_does_not_take_the_others_away(monkeypatch: pytest.MonkeyPatch, m2l: CommandLine) -> None:
     from importlib.metadata import EntryPoint, EntryPoints, entry_points
 
-    from m2l_runtime import cli
+    from m2l_runtime.cli import main
 
-    real = list(entry_points(group=cli.GROUP))
-    broken = EntryPoint("theirs", "no.such.module:register", cli.GROUP)
-    monkeypatch.setattr(cli, "entry_points", lambda **_: EntryPoints([*real, broken]))
+    real = list(entry_points(group=main.GROUP))
+    broken = EntryPoint("theirs", "no.such.module:register", main.GROUP)
+    monkeypatch.setattr(main, "entry_points", lambda **_: EntryPoints([*real, broken]))
     outcome = m2l("--version")
     assert outcome.code == 0
     assert "the commands of 'theirs' do not load" in outcome.err

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from m2l_runtime.compiledcache import CompiledCache
+from m2l_runtime.backends.compiled_cache import CompiledCache
 from m2l_runtime.errors import OutputError
 
 MADE_OF = {"model": "a", "engine": "1"}

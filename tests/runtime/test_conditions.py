@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from steered import ROWS, drawn, table
 
-from m2l_runtime.appearance import NAMES
-from m2l_runtime.conditions import (
+from m2l_runtime.conditioning.conditions import (
     DRAWN,
     AppearanceChoice,
     AppearanceDraw,
@@ -20,6 +19,7 @@ from m2l_runtime.conditions import (
     mask_seed,
 )
 from m2l_runtime.errors import ArrayError, InputError
+from m2l_runtime.types import NAMES
 
 
 def test_golden_numbers() -> None:

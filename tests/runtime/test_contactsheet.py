@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import disc
 
-from m2l_runtime.contactsheet import MOST_PAIRS, ContactSheet
+from m2l_runtime.output.contact_sheet import MOST_PAIRS, ContactSheet
 
 IMAGE = np.full((256, 256, 3), 90, np.uint8)
 

@@ -17,10 +17,10 @@ import pytest
 from fakecuda import APPEARANCE, HEIGHT, IMAGE, MASK, WIDTH, images_of
 from support import Array
 
-from m2l_runtime.bundle import TensorSpec
-from m2l_runtime.cuda.cards import Card, find_cards, memory_in_use_bytes
-from m2l_runtime.cuda.driver import CudaDriver
-from m2l_runtime.cuda.ring import Ring
+from m2l_runtime.backends.cuda.devices import Card, find_cards, memory_in_use_bytes
+from m2l_runtime.backends.cuda.executor import Ring
+from m2l_runtime.backends.cuda.runtime_api import CudaDriver
+from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import EngineError
 
 pytest.importorskip("cuda.bindings")
@@ -137,9 +137,9 @@ def test_a_card_left_unusable_is_an_error_for_every_later_call(card: Card) -> No
         "import numpy as np\n"
         "from fakecuda import *\n"
         "from kernelengine import KernelEngine\n"
-        "from m2l_runtime.cuda.cards import find_cards\n"
-        "from m2l_runtime.cuda.driver import CudaDriver\n"
-        "from m2l_runtime.cuda.ring import Ring\n"
+        "from m2l_runtime.backends.cuda.devices import find_cards\n"
+        "from m2l_runtime.backends.cuda.runtime_api import CudaDriver\n"
+        "from m2l_runtime.backends.cuda.executor import Ring\n"
         "driver = CudaDriver(0)\n"
         "engine = KernelEngine(find_cards()[0], wrong_address=True)\n"
         "ring = Ring(driver, engine, [MASK, APPEARANCE], [IMAGE], [4], use_graphs=False)\n"

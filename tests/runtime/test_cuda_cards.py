@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2l_runtime.cuda.cards import Card, card, find_cards, memory_in_use_bytes
-from m2l_runtime.cuda.driver import CudaDriver
+from m2l_runtime.backends.cuda.devices import Card, card, find_cards, memory_in_use_bytes
+from m2l_runtime.backends.cuda.runtime_api import CudaDriver
 from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled
 
 
@@ -325,8 +325,8 @@ def test_the_real_library_where_it_has_no_card(visible: str | None) -> None:
     code = (
         "import numpy, sys\n"
         "from cuda.bindings import runtime\n"
-        "from m2l_runtime.cuda.cards import card, find_cards, memory_in_use_bytes\n"
-        "from m2l_runtime.cuda.driver import CudaDriver\n"
+        "from m2l_runtime.backends.cuda.devices import card, find_cards, memory_in_use_bytes\n"
+        "from m2l_runtime.backends.cuda.runtime_api import CudaDriver\n"
         "from m2l_runtime.errors import DeviceUnavailable\n"
         "if runtime.cudaGetDeviceCount()[0] == 0: sys.exit('there is a card')\n"
         "def expect(call):\n"

@@ -19,8 +19,8 @@ import pytest
 from fakecuda import APPEARANCE, HEIGHT, IMAGE, MASK, WIDTH, FakeDriver, FakeEngine, images_of
 from support import Array
 
-from m2l_runtime.bundle import TensorSpec
-from m2l_runtime.cuda.ring import Ring
+from m2l_runtime.backends.cuda.executor import Ring
+from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import EngineError
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -560,7 +560,7 @@ def test_a_fork_is_told_to_open_its_own() -> None:
     code = (
         "import os\n"
         "from fakecuda import *\n"
-        "from m2l_runtime.cuda.ring import Ring\n"
+        "from m2l_runtime.backends.cuda.executor import Ring\n"
         "driver = FakeDriver()\n"
         "ring = Ring(driver, FakeEngine(driver), [MASK, APPEARANCE], [IMAGE], [1])\n"
         "ring._submitting.acquire(), ring._changed.acquire()\n"  # as held by a thread that is not forked along

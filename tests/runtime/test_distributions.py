@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m2l_runtime.draws import normal, uniform
+from m2l_runtime.conditioning.random import normal, uniform
 
 
 def test_they_are_distributed_as_they_should_be() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import philox_stream
 
-from m2l_runtime.draws import below, draw, shuffled
+from m2l_runtime.conditioning.random import below, draw, shuffled
 
 
 def test_the_stream_is_philox_under_a_key_of_blake2b() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 from support import Array
 
-from m2l_runtime import Synthesizer, embedded, read_mask
-from m2l_runtime.appearance import NAMES, lab, measure
-from m2l_runtime.maskfolder import find_masks
+from m2l_runtime import Synthesizer, read_mask
+from m2l_runtime.bundle import embedded
+from m2l_runtime.conditioning.appearance import lab, measure
+from m2l_runtime.masks.mask_folder import find_masks
+from m2l_runtime.types import NAMES
 
 
 def examples(synth: Synthesizer) -> Array:

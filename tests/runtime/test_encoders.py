@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from m2l_runtime.encoders import Encoding, encode_png
 from m2l_runtime.errors import ArrayError
+from m2l_runtime.output.encoding import Encoding, encode_png
 
 Picture = npt.NDArray[np.uint8]
 RNG = np.random.default_rng(20190716)

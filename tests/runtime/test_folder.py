@@ -12,8 +12,8 @@ from support import TINY_BUNDLE, disc, save
 
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime.errors import InputError, OutputError
-from m2l_runtime.folder import synthesize_folder
-from m2l_runtime.maskfolder import find_masks
+from m2l_runtime.masks.mask_folder import find_masks
+from m2l_runtime.runs.folder import synthesize_folder
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def modules_after(code: str) -> set[str]:
 
 def test_a_synthesis_loads_neither_torch_nor_onnx() -> None:
     loaded = modules_after(
-        "import numpy, m2l_runtime, m2l_runtime.folder, m2l_runtime.progress, m2l_runtime.describe\n"
+        "import numpy, m2l_runtime, m2l_runtime.runs.folder, m2l_runtime.cli.progress, m2l_runtime.cli.report\n"
         "with m2l_runtime.Synthesizer.open() as synth:\n"
         "    assert synth(numpy.zeros((1, 256, 256), numpy.uint8)).any()\n"
     )
@@ -37,17 +37,18 @@ def test_a_synthesis_on_a_cpu_loads_nothing_of_cards(backend: str) -> None:
     """Whose imports a first image would wait for."""
     pytest.importorskip(backend)
     loaded = modules_after(
-        "import numpy, m2l_runtime.folder, m2l_runtime.progress, m2l_runtime.describe\n"
+        "import numpy, m2l_runtime.runs.folder, m2l_runtime.cli.progress, m2l_runtime.cli.report\n"
         f"with m2l_runtime.Synthesizer.open(backend={backend!r}, device='cpu') as synth:\n"
         "    assert synth(numpy.zeros((1, 256, 256), numpy.uint8)).any()\n"
-        "assert not [m for m in sys.modules if m.startswith(('m2l_runtime.cuda', 'm2l_runtime.tensorrt.building'))]\n"
+        "unwanted = 'm2l_runtime.backends.cuda', 'm2l_runtime.backends.trt.build'\n"
+        "assert not [m for m in sys.modules if m.startswith(unwanted)]\n"
     )
     assert not {"cuda", "tensorrt", "tensorrt_rtx"} & loaded
 
 
 def test_help_lists_every_verb_and_loads_no_engine() -> None:
     loaded = modules_after(
-        "from m2l_runtime.cli import main\n"
+        "from m2l_runtime.cli.main import main\n"
         "import contextlib, io\n"
         "sys.argv = ['m2l', '--help']\n"
         "with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):\n"
@@ -76,7 +77,7 @@ def test_this_environment_has_neither_torch_nor_onnx() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is installed here")
 def test_export_without_torch_names_the_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from m2l_runtime.cli import main; main()", "export", "a.pth", "b"],
+        [sys.executable, "-c", "from m2l_runtime.cli.main import main; main()", "export", "a.pth", "b"],
         capture_output=True,
         text=True,
         check=False,

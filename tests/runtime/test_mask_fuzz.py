@@ -12,7 +12,7 @@ from PIL import Image
 from support import disc
 
 from m2l_runtime.errors import MaskFileError
-from m2l_runtime.maskfile import read_mask
+from m2l_runtime.masks.mask_file import read_mask
 
 
 @pytest.mark.slow

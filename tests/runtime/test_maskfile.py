@@ -13,7 +13,7 @@ from PIL import Image
 from support import disc, save
 
 from m2l_runtime.errors import MaskFileError
-from m2l_runtime.maskfile import read_mask
+from m2l_runtime.masks.mask_file import read_mask
 
 SIZE = (256, 256)
 DISC = disc()

@@ -13,9 +13,10 @@ from fakecuda import FakeDriver
 from support import TINY_BUNDLE, disc
 
 from m2l_runtime import Synthesizer
-from m2l_runtime.backends import BackendOptions, ModelSource, load_backend
-from m2l_runtime.bundle import open_bundle
-from m2l_runtime.cuda.cards import Card
+from m2l_runtime.backends.base import BackendOptions, ModelSource
+from m2l_runtime.backends.cuda.devices import Card
+from m2l_runtime.backends.registry import load_backend
+from m2l_runtime.bundle.io import open_bundle
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, EngineNotInstalled
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -144,8 +145,8 @@ class FakeLibrary:
 def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibrary]:
     fake = FakeLibrary()
     monkeypatch.setattr(backend, "onnxruntime", fake)
-    monkeypatch.setattr("m2l_runtime.cuda.driver.CudaDriver", lambda _: fake.driver)
-    monkeypatch.setattr("m2l_runtime.cuda.cards.card", lambda _: CARD)
+    monkeypatch.setattr("m2l_runtime.backends.cuda.runtime_api.CudaDriver", lambda _: fake.driver)
+    monkeypatch.setattr("m2l_runtime.backends.cuda.devices.card", lambda _: CARD)
     yield fake
     assert not fake.driver.violations
 
@@ -299,7 +300,7 @@ def test_auto_is_the_cpu_where_there_is_no_card(error: Exception, monkeypatch: p
     def absent(_: int) -> Card:
         raise error
 
-    monkeypatch.setattr("m2l_runtime.cuda.cards.card", absent)
+    monkeypatch.setattr("m2l_runtime.backends.cuda.devices.card", absent)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     with Synthesizer.open(TINY_BUNDLE, backend="onnxruntime") as synth:

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from support import TINY_BUNDLE, Array, add_way, disc
 
-from m2l_runtime import Synthesizer, atomic, cpu, open_bundle
-from m2l_runtime.backends import BackendOptions, ModelSource
-from m2l_runtime.bundle import Precision
-from m2l_runtime.cpu import instructions, usable_cpus
+from m2l_runtime import Synthesizer, open_bundle
+from m2l_runtime._utils import atomic, cpu
+from m2l_runtime._utils.cpu import instructions, usable_cpus
+from m2l_runtime.backends.base import BackendOptions, ModelSource
+from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, OutputError
 
 openvino = pytest.importorskip("openvino")

@@ -13,9 +13,9 @@ from PIL import Image
 from support import TINY_BUNDLE, disc, save
 
 from m2l_runtime import MaskFile, Synthesizer, iterate_folder, read_mask
-from m2l_runtime.backends import Inputs
+from m2l_runtime.backends.base import Inputs
 from m2l_runtime.errors import EngineError, InputError
-from m2l_runtime.pipeline import Clock, Reading, overlap
+from m2l_runtime.runs.pipeline import Clock, Reading, overlap
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from m2l_runtime import terminal
-from m2l_runtime.cpu import usable_cpus
-from m2l_runtime.onnxfile import external_tensors
-from m2l_runtime.progress import BuildProgress, Reporter
-from m2l_runtime.stop import raise_interrupt, signals_held
+from m2l_runtime._utils import text
+from m2l_runtime._utils.cpu import usable_cpus
+from m2l_runtime._utils.signals import raise_interrupt, signals_held
+from m2l_runtime.bundle.onnx_file import external_tensors
+from m2l_runtime.cli.progress import BuildProgress, Reporter
 
 
 def test_examples_in_docstrings() -> None:
-    result = doctest.testmod(terminal)
+    result = doctest.testmod(text)
     assert result.attempted >= 2
     assert result.failed == 0
 
@@ -37,9 +37,9 @@ def test_examples_in_docstrings() -> None:
     ],
 )
 def test_names_cannot_steer_a_terminal(name: str, shown: str) -> None:
-    assert terminal.printable(name) == shown
-    assert terminal.printable(Path(name)) == shown
-    terminal.printable(name).encode()
+    assert text.printable(name) == shown
+    assert text.printable(Path(name)) == shown
+    text.printable(name).encode()
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_a_containers_quota_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], limit: int | None
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
-    for name, text in files.items():
+    for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(content)
     assert usable_cpus(tmp_path) == (16 if limit is None else limit)
 
 
@@ -101,7 +101,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("m2l_runtime.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("m2l_runtime.cli.progress.time.monotonic", lambda: now)
     with Reporter() as reporter:
         reporter.start(1000, 200)
         for _ in range(100):  # 5 a second

@@ -21,12 +21,13 @@ from steered import BOTH, SIDE, Role, drawn, image, onnx_of, steered_bundle, tab
 from support import TINY_BUNDLE, Array, disc, edit, npz, replace_file, save
 
 from m2l_runtime import AppearanceChoice, Bundle, Synthesizer, iterate_folder, open_bundle
-from m2l_runtime.appearance import NAMES, measure
 from m2l_runtime.backends import fake as fake_backend
-from m2l_runtime.conditions import item_seed, mask_seed
+from m2l_runtime.conditioning.appearance import measure
+from m2l_runtime.conditioning.conditions import item_seed, mask_seed
 from m2l_runtime.errors import ArrayError, BundleDamaged, BundleError, BundleTooNew, InputError, OutputError
-from m2l_runtime.folder import synthesize_folder
-from m2l_runtime.sinks import OutputOptions
+from m2l_runtime.output.formats import OutputOptions
+from m2l_runtime.runs.folder import synthesize_folder
+from m2l_runtime.types import NAMES
 
 NAMED = ["a", "a_b", "sub/a", "sub/b.c", "z", "a_sample1"]
 MASKS = np.stack([np.full((SIDE, SIDE), 20 * i, np.uint8) for i in range(11)])

@@ -9,7 +9,7 @@ import pytest
 from support import TINY_BUNDLE, Array, disc
 
 from m2l_runtime import Synthesizer
-from m2l_runtime.backends import Inputs
+from m2l_runtime.backends.base import Inputs
 from m2l_runtime.backends.fake import LESION, SKIN
 from m2l_runtime.errors import ArrayError, BundleNotFound, DeviceUnavailable, EngineError
 

@@ -21,17 +21,19 @@ from fakecuda import FakeDriver
 from support import TINY_BUNDLE, disc
 
 from m2l_runtime import Synthesizer, backends, open_bundle
-from m2l_runtime.backends import BackendOptions, load_backend
 from m2l_runtime.backends import tensorrt as backend
-from m2l_runtime.bundle import Bundle, FileEntry, Flavour, PlanFile
-from m2l_runtime.compiledcache import CompiledCache
-from m2l_runtime.cuda.cards import Card, load_runtime
+from m2l_runtime.backends.base import BackendOptions
+from m2l_runtime.backends.compiled_cache import CompiledCache
+from m2l_runtime.backends.cuda.devices import Card, load_runtime
+from m2l_runtime.backends.registry import load_backend
+from m2l_runtime.backends.trt import inspect, plans
+from m2l_runtime.backends.trt import library as library_module
+from m2l_runtime.backends.trt.build import BuildOptions, Plan, PlanError
+from m2l_runtime.backends.trt.inspect import ConvolutionType
+from m2l_runtime.backends.trt.plans import Here, mismatch
+from m2l_runtime.bundle.io import Bundle
+from m2l_runtime.bundle.schema import FileEntry, Flavour, PlanFile
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, EngineNotInstalled, OutputError
-from m2l_runtime.tensorrt import inspecting, plans
-from m2l_runtime.tensorrt import library as library_module
-from m2l_runtime.tensorrt.building import BuildOptions, Plan, PlanError
-from m2l_runtime.tensorrt.plans import Here, mismatch
-from m2l_runtime.tensorrt.types import ConvolutionType
 
 CARD = Card(0, "Fake 4090", "8.9", 1 << 34, "13.0")
 HERE = Here(CARD, {"tensorrt_rtx": "1.7.1"})
@@ -432,7 +434,7 @@ def test_options_that_are_not_for_it(library: FakeLibrary, bundle_copy: Path) ->
 
 def test_one_process_at_a_time_builds_a_plan(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom m2l_runtime.compiledcache import CompiledCache\n"
+        "import sys\nfrom pathlib import Path\nfrom m2l_runtime.backends.compiled_cache import CompiledCache\n"
         "with CompiledCache(Path(sys.argv[1])).locked({'model': 'x'}):\n    print('inside', flush=True); input()\n"
     )
     order: list[str] = []
@@ -460,7 +462,8 @@ def test_one_process_at_a_time_builds_a_plan(tmp_path: Path) -> None:
 
 def test_a_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom m2l_runtime.compiledcache import CompiledCache\n"
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from m2l_runtime.backends.compiled_cache import CompiledCache\n"
         "with CompiledCache(Path(sys.argv[1])).locked({'model': 'x'}):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "c")])
@@ -528,8 +531,8 @@ def test_without_a_card_it_is_told_and_the_process_lives(m2l: CommandLine, bundl
     else:
         pytest.skip("there is a card here")
     with_plans(bundle_copy, {})
-    command = [sys.executable, "-m", "m2l_runtime.cli"]
-    code = "import sys; from m2l_runtime.cli import main; sys.exit(main())"
+    command = [sys.executable, "-m", "m2l_runtime.cli.main"]
+    code = "import sys; from m2l_runtime.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "synth", str(TINY_BUNDLE / "golden.npz"), str(tmp_path / "out")]
     command += ["--bundle", str(bundle_copy), "--backend", "tensorrt", "--trust-engines"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -634,7 +637,7 @@ def test_types_as_the_inspector_tells_them() -> None:
         layer("PointWise", "add", "Row major linear FP16 format"),
         "a name alone, as without details",
     ]
-    found = inspecting.read(json.dumps({"Layers": layers}))
+    found = inspect.read(json.dumps({"Layers": layers}))
     assert [(one.name, one.type) for one in found] == [
         ("downs.0", "fp16"),
         ("ups.0", "fp32"),
@@ -643,4 +646,4 @@ def test_types_as_the_inspector_tells_them() -> None:
         ("downs.3", "fp8"),
     ]
     for text in ("", "[]", "{}", "null", '{"Layers": []}'):
-        assert inspecting.read(text) == ()
+        assert inspect.read(text) == ()

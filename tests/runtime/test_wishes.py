@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from support import Array, disc, save
 
-from m2l_runtime.appearance import NAMES, lab, measure
+from m2l_runtime.conditioning.appearance import lab, measure
 from m2l_runtime.errors import InputError, PictureFileError
-from m2l_runtime.wishes import parse_choice, read_choice, split_by_lightness
+from m2l_runtime.masks.appearance_query import parse_choice, read_choice, split_by_lightness
+from m2l_runtime.types import NAMES
 
 SIZE = (64, 64)
 

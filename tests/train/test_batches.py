@@ -11,11 +11,11 @@ import pytest
 from photographs import data_folder
 from PIL import Image
 
-from m2l_train.batches import augment, epoch_batches, order
 from m2l_train.config import TrainConfig
-from m2l_train.datafolder import open_data
-from m2l_train.decoded import decode_pairs, map_pixels
-from m2l_train.photograph import PairArrays, PairError
+from m2l_train.data.batches import augment, epoch_batches, order
+from m2l_train.data.data_folder import open_data
+from m2l_train.data.decoded_cache import decode_pairs, map_pixels
+from m2l_train.data.photograph import PairArrays, PairError
 
 GOLDEN_ORDER = [0, 1, 9, 6, 8, 3, 5, 4, 7, 2]
 SMALL = TrainConfig(image_size=128, batch_size=2)

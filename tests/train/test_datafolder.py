@@ -11,7 +11,7 @@ from PIL import Image
 from support import disc, save
 
 from m2l_runtime.errors import InputError
-from m2l_train.datafolder import open_data
+from m2l_train.data.data_folder import open_data
 
 
 def combined(folder: Path, count: int = 4, *, mask_is_left: bool = True) -> Path:

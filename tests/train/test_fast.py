@@ -22,15 +22,17 @@ from photographs import data_folder
 from support import TINY
 from torch import Tensor
 
-from m2l_runtime import appearance
+from m2l_runtime.conditioning import appearance
 from m2l_runtime.errors import InputError
-from m2l_train import TrainConfig, colours, decoded, train
-from m2l_train.batches import epoch_batches
+from m2l_train import TrainConfig, train
 from m2l_train.config import PRESETS
-from m2l_train.datafolder import open_data
-from m2l_train.networks import InstanceNorm2d, UnetGenerator, UnetSpec
-from m2l_train.photograph import PairError, read_pair
-from m2l_train.pix2pix import Pix2Pix, to_input
+from m2l_train.data import decoded_cache
+from m2l_train.data.batches import epoch_batches
+from m2l_train.data.data_folder import open_data
+from m2l_train.data.photograph import PairError, read_pair
+from m2l_train.models import appearance as device_appearance
+from m2l_train.models.networks import InstanceNorm2d, UnetGenerator, UnetSpec
+from m2l_train.models.pix2pix import Pix2Pix, to_input
 
 SMALL = replace(
     PRESETS["fast"], image_size=128, ngf=2, ndf=2, n_epochs=2, n_epochs_decay=1, batch_size=2, compile=False, ema=0.9
@@ -54,13 +56,13 @@ def test_colours_on_the_device_are_those_of_the_runtime() -> None:
     images[1] = (images[1] // 16) + 200  # hardly any spread
     masks = np.where(generator.random((5, 32, 24)) < 0.3, 255, 90).astype(np.uint8)
     masks[2], masks[3] = 0, 255
-    found = colours.measure(torch.from_numpy(images), torch.from_numpy(masks)).numpy()
+    found = device_appearance.measure(torch.from_numpy(images), torch.from_numpy(masks)).numpy()
     expected = np.stack([appearance.measure(i, m) for i, m in zip(images, masks, strict=True)])
     np.testing.assert_allclose(found, expected, atol=2e-3)
     with torch.autocast("cpu", torch.bfloat16):
-        in_half = colours.measure(torch.from_numpy(images), torch.from_numpy(masks)).numpy()
+        in_half = device_appearance.measure(torch.from_numpy(images), torch.from_numpy(masks)).numpy()
     np.testing.assert_array_equal(in_half, found)
-    every = colours.measure(torch.from_numpy(images), torch.from_numpy(masks), every=2).numpy()
+    every = device_appearance.measure(torch.from_numpy(images), torch.from_numpy(masks), every=2).numpy()
     thinned = np.stack([appearance.measure(i[::2, ::2], m[::2, ::2]) for i, m in zip(images, masks, strict=True)])
     np.testing.assert_allclose(every, thinned, atol=2e-3)
 
@@ -69,28 +71,31 @@ def test_colours_on_the_device_are_those_of_the_runtime() -> None:
 def test_decoded_batches_are_those_that_are_read_one_by_one(tmp_path: Path, config: TrainConfig) -> None:
     pairs = open_data(data_folder(tmp_path / "data", 7)).train
     with ThreadPoolExecutor(2) as pool:
-        assert decoded.decode_pairs(pairs, config, tmp_path / "pixels", pool, None) == set()
-        pixels = decoded.map_pixels(tmp_path / "pixels", len(pairs), config.crop_from)
+        assert decoded_cache.decode_pairs(pairs, config, tmp_path / "pixels", pool, None) == set()
+        pixels = decoded_cache.map_pixels(tmp_path / "pixels", len(pairs), config.crop_from)
         (tmp_path / "pixels").unlink()
         turned = 0
         for epoch in (1, 2):
             plain = list(epoch_batches(pairs, config, epoch, pool))
-            fast = list(decoded.decoded_batches(pairs, pixels, set(), config, epoch, pool, CPU))
+            fast = list(decoded_cache.decoded_batches(pairs, pixels, set(), config, epoch, pool, CPU))
             assert [(b.names, b.last_position) for b in fast] == [(b.names, b.last_position) for b in plain]
             for one, other in zip(fast, plain, strict=True):
                 np.testing.assert_array_equal(np.asarray(one.masks), other.masks)
                 np.testing.assert_array_equal(np.asarray(one.images), other.images)
             turned += sum(not np.array_equal(np.asarray(b.masks)[0], np.asarray(b.masks)[0][:, ::-1]) for b in fast)
             rest = list(
-                decoded.decoded_batches(pairs, pixels, set(), config, epoch, pool, CPU, after=fast[1].last_position)
+                decoded_cache.decoded_batches(
+                    pairs, pixels, set(), config, epoch, pool, CPU, after=fast[1].last_position
+                )
             )
             assert [b.names for b in rest] == [b.names for b in fast[2:]]
         assert turned, "pictures that are their own mirror images would prove nothing"
         halves = [
-            list(decoded.decoded_batches(pairs, pixels, set(), config, 1, pool, CPU, share=(i, 2))) for i in range(2)
+            list(decoded_cache.decoded_batches(pairs, pixels, set(), config, 1, pool, CPU, share=(i, 2)))
+            for i in range(2)
         ]
         together = [a.names + b.names for a, b in zip(*halves, strict=True)]
-        whole = list(decoded.decoded_batches(pairs, pixels, set(), config, 1, pool, CPU))
+        whole = list(decoded_cache.decoded_batches(pairs, pixels, set(), config, 1, pool, CPU))
         assert together == [b.names for b in whole if len(b.names) == 2], "the odd one at the end is left out"
 
 
@@ -116,13 +121,13 @@ def test_a_folder_of_bad_pairs_is_told(tmp_path: Path, decode_once: bool) -> Non
 
 
 def test_a_turn_turns_anticlockwise(tmp_path: Path) -> None:
-    from m2l_train.batches import Placement
+    from m2l_train.data.batches import Placement
 
     rows = torch.arange(4, dtype=torch.uint8).reshape(1, 2, 2, 1).repeat(1, 1, 1, 4)
-    masks, images = decoded.cut(rows, [Placement(0, 0, False, 1)], 2)
+    masks, images = decoded_cache.cut(rows, [Placement(0, 0, False, 1)], 2)
     assert masks[0].tolist() == [[1, 3], [0, 2]]
     assert images.shape == (1, 2, 2, 3)
-    masks, _ = decoded.cut(rows, [Placement(0, 0, True, 1)], 2)
+    masks, _ = decoded_cache.cut(rows, [Placement(0, 0, True, 1)], 2)
     assert masks[0].tolist() == [[0, 2], [1, 3]]
 
 
@@ -285,8 +290,8 @@ STEP = """
 import sys, numpy as np, torch
 from dataclasses import replace
 from m2l_train.config import TrainConfig
-from m2l_train.pix2pix import Pix2Pix
-from m2l_train.processes import joined
+from m2l_train.models.pix2pix import Pix2Pix
+from m2l_train.training.distributed import joined
 torch.set_num_threads(1)
 data = np.load(sys.argv[1])
 config = TrainConfig(image_size=256, ngf=2, ndf=2, dropout=False, batch_size=len(data["mask"]))
@@ -350,7 +355,7 @@ def test_two_processes_average_to_the_gradients_of_one_with_the_doubled_batch(tm
         assert compared >= 16 + 5, "all weights of both networks"
 
 
-MAIN = "from m2l_runtime.cli import main; main()"
+MAIN = "from m2l_runtime.cli.main import main; main()"
 
 
 def test_a_run_of_two_processes_is_a_run(tmp_path: Path) -> None:
@@ -418,7 +423,7 @@ def test_a_run_says_what_it_takes_the_data_for_and_how_it_computes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_fast: bool
 ) -> None:
     notes: list[str] = []
-    monkeypatch.setattr("m2l_train.pix2pix.computes_bf16", lambda _: is_fast)
+    monkeypatch.setattr("m2l_train.models.pix2pix.computes_bf16", lambda _: is_fast)
     go(data_folder(tmp_path / "data", 5), tmp_path / "run", max_steps=1, on_note=notes.append)
     how = "bfloat16" if is_fast else "fp32, as bfloat16 is not fast here"
     assert f"5 pairs to train on, 2 to judge by (train/images with train/masks); cpu, {how}" in notes

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from functional import original_generator
 from support import TINY, assert_equals_original, assert_truncates_to_original, oracle
 
-from m2l_train import losses
-from m2l_train.networks import (
+from m2l_train.models import losses
+from m2l_train.models.networks import (
     Norm,
     PatchDiscriminator,
     ResizeConv2d,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from m2l_runtime.errors import InputError
-from m2l_train.datafolder import open_data
-from m2l_train.pairing import Pairing, find_pairs
+from m2l_train.data.data_folder import open_data
+from m2l_train.data.pairing import Pairing, find_pairs
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -11,8 +11,8 @@ from photographs import photograph, write_pair
 from PIL import Image
 from support import disc, save
 
-from m2l_train.pairing import Pair
-from m2l_train.photograph import PairError, read_pair
+from m2l_train.data.pairing import Pair
+from m2l_train.data.photograph import PairError, read_pair
 
 
 def pair(folder: Path, image: str, mask: str = "mask.png") -> Pair:

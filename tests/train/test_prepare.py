@@ -22,8 +22,8 @@ from support import disc, save
 
 from m2l_runtime.errors import InputError, MaskFileError, OutputError, PictureFileError
 from m2l_train import PrepareOptions, prepare
-from m2l_train.datafolder import open_data
-from m2l_train.duplicates import descriptor, near_duplicates
+from m2l_train.data.data_folder import open_data
+from m2l_train.data.near_duplicates import descriptor, near_duplicates
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_names_that_are_no_utf8(source: Path, tmp_path: Path) -> None:
 
 def test_a_kill_leaves_what_can_be_gone_on_with(source: Path, tmp_path: Path) -> None:
     prepare(source, source, tmp_path / "whole")
-    command = [sys.executable, "-c", "from m2l_runtime.cli import main; main()", "prepare"]
+    command = [sys.executable, "-c", "from m2l_runtime.cli.main import main; main()", "prepare"]
     arguments = [str(source), str(source), str(tmp_path / "data"), "--workers", "1", "--resume"]
     for count in (1, 5, 9):
         process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -283,7 +283,7 @@ KILL = (
     "    return real(*arguments, **options)\n"
     "setattr(os, what, killing)\n"
     "from m2l_train import prepare\n"
-    "from m2l_train.preparation import PrepareOptions\n"
+    "from m2l_train.data.prepare import PrepareOptions\n"
     "prepare(sys.argv[3], sys.argv[3], sys.argv[4], overwrite='again' in sys.argv)\n"
 )
 
@@ -432,9 +432,9 @@ def test_names_that_would_become_one_are_not_taken(source: Path, tmp_path: Path)
 def test_a_picture_that_does_not_fit_in_memory_is_named(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from m2l_runtime import maskfile
+    from m2l_runtime.masks import mask_file
 
-    real = maskfile.to_grey
+    real = mask_file.to_grey
     calls = iter(range(1000))
 
     def starved(picture: Any) -> Any:
@@ -442,32 +442,32 @@ def test_a_picture_that_does_not_fit_in_memory_is_named(
             raise MemoryError
         return real(picture)
 
-    monkeypatch.setattr(maskfile, "to_grey", starved)
+    monkeypatch.setattr(mask_file, "to_grey", starved)
     report = prepare(source, source, tmp_path / "data", workers=1)
     assert (report.prepared, len(report.left_out)) == (19, 1)
     assert "does not fit in memory" in report.left_out[0]
 
 
 def test_a_mask_that_does_not_fit_in_memory_is_named(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from m2l_runtime import maskfile
+    from m2l_runtime.masks import mask_file
 
     def starved(_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(maskfile, "to_grey", starved)
+    monkeypatch.setattr(mask_file, "to_grey", starved)
     with pytest.raises(MaskFileError, match=r"ISIC_0000000_segmentation\.png: does not fit in memory"):
-        maskfile.read_mask(source / "ISIC_0000000_segmentation.png", (64, 64))
+        mask_file.read_mask(source / "ISIC_0000000_segmentation.png", (64, 64))
 
 
 def test_a_header_that_does_not_fit_in_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from m2l_runtime import picturefile
+    from m2l_runtime.masks import image_file
 
     def starved(*_: object, **__: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(Image, "open", starved)
     with pytest.raises(PictureFileError, match="does not fit in memory: a file of 3 bytes"):
-        picturefile.decode(b"abc")
+        image_file.decode(b"abc")
 
 
 def test_going_on_without_options_keeps_those_of_before(m2l: CommandLine, source: Path, tmp_path: Path) -> None:

@@ -23,14 +23,15 @@ from PIL import Image
 from support import TINY
 
 from m2l_runtime.errors import DeviceUnavailable, Diverged, InputError, OutOfMemory, OutputError
-from m2l_train import TrainConfig, TrainReport, losses, train
-from m2l_train.configfile import from_json, to_json
-from m2l_train.networks import UnetGenerator, UnetSpec
-from m2l_train.pix2pix import Pix2Pix
+from m2l_train import TrainConfig, TrainReport, train
+from m2l_train.config import from_json, to_json
+from m2l_train.models import losses
+from m2l_train.models.networks import UnetGenerator, UnetSpec
+from m2l_train.models.pix2pix import Pix2Pix
 
 CONFIG = TrainConfig(image_size=128, ngf=2, ndf=2, n_epochs=2, n_epochs_decay=1)
 OPTIONS = ("--image-size", 128, "--ngf", 2, "--ndf", 2, "--n-epochs", 2, "--n-epochs-decay", 1, "--threads", 1)
-PROGRAM = "from m2l_runtime.cli import main; main()"
+PROGRAM = "from m2l_runtime.cli.main import main; main()"
 
 
 @pytest.fixture

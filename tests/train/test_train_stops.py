@@ -21,12 +21,14 @@ from PIL import Image
 from support import disc
 
 from m2l_runtime.errors import InputError, OutOfMemory, OutputError
-from m2l_train import TrainConfig, TrainReport, batches, loop, train
-from m2l_train.datafolder import open_data
-from m2l_train.metrics import MetricsLog
-from m2l_train.pix2pix import Pix2Pix
-from m2l_train.runfolder import RunFolder
-from m2l_train.validation import Validation
+from m2l_train import TrainConfig, TrainReport, train
+from m2l_train.data import batches
+from m2l_train.data.data_folder import open_data
+from m2l_train.models.pix2pix import Pix2Pix
+from m2l_train.training import trainer
+from m2l_train.training.metrics_log import MetricsLog
+from m2l_train.training.run_folder import RunFolder
+from m2l_train.training.validation import Validation
 
 CONFIG = TrainConfig(image_size=128, ngf=2, ndf=2, n_epochs=1, n_epochs_decay=1)
 OPTIONS = ("--image-size", 128, "--ngf", 2, "--ndf", 2, "--n-epochs", 1, "--n-epochs-decay", 1, "--threads", 1)
@@ -42,7 +44,7 @@ def replace(source, target, **options):
     return real(source, target, **options)
 os.replace = replace
 sys.argv[1:] = sys.argv[2:]
-from m2l_runtime.cli import main
+from m2l_runtime.cli.main import main
 main()
 """
 
@@ -114,11 +116,11 @@ def test_a_run_that_another_has_ended_meanwhile_is_left_alone(
     run = tmp_path / "run"
 
     def slow(folder: Any) -> Any:
-        monkeypatch.setattr(loop, "open_data", open_data)
+        monkeypatch.setattr(trainer, "open_data", open_data)
         go(data, run, max_steps=1)
         return open_data(folder)
 
-    monkeypatch.setattr(loop, "open_data", slow)
+    monkeypatch.setattr(trainer, "open_data", slow)
     with pytest.raises(OutputError, match="holds a run"):
         go(data, run)
     assert state(run)["step"] == 1
@@ -341,7 +343,7 @@ def test_too_little_memory_is_told_wherever_it_is_short(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "Pix2Pix", full)
+        patch.setattr(trainer, "Pix2Pix", full)
         with pytest.raises(OutOfMemory, match="networks of ngf 2 and ndf 2 at 128 pixels; a narrower .* --ndf 1"):
             go(data, run)
         assert not (run / "config.json").exists()
@@ -375,7 +377,7 @@ def test_a_run_folder_that_is_removed_names_the_right_file(data: Path, tmp_path:
 
 
 def test_the_lock_gives_no_name_to_errors_of_others(tmp_path: Path) -> None:
-    from m2l_runtime.lock import locked
+    from m2l_runtime.runs.lock import locked
 
     with pytest.raises(OSError, match="^of another kind$"), locked(tmp_path, (1, 1)):
         raise OSError("of another kind")
@@ -384,7 +386,7 @@ def test_the_lock_gives_no_name_to_errors_of_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_with_its_own_status(number: signal.Signals) -> None:
     program = (
-        "import os, sys, time; from m2l_runtime.stop import StopSignals; from m2l_runtime import cli\n"
+        "import os, sys, time; from m2l_runtime._utils.signals import StopSignals; from m2l_runtime.cli import main\n"
         "def app():\n"
         "    with StopSignals():\n"
         f"        os.kill(os.getpid(), {int(number)}); os.kill(os.getpid(), {int(number)}); time.sleep(9)\n"

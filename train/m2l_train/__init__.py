@@ -1,4 +1,4 @@
-"""Pairs of masks and photographs to a trained pix2pix generator.
+"""Train pix2pix on pairs of masks and photographs.
 
 >>> from m2l_train import TrainConfig, prepare, train
 >>> prepare("photographs", "masks", "data")
@@ -7,50 +7,36 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from m2l_runtime.errors import EngineNotInstalled
+from m2l_runtime._utils.imports import announce_moved_modules, lazy_attributes
+from m2l_train._moved import MOVED
 
 if TYPE_CHECKING:
     from m2l_train.config import PRESETS, TrainConfig
-    from m2l_train.loop import StepResult, TrainReport, train
-    from m2l_train.preparation import PrepareOptions, Report, prepare
+    from m2l_train.data.prepare import prepare
+    from m2l_train.data.prepare_options import PrepareOptions, Report
+    from m2l_train.training.trainer import StepResult, TrainReport, train
 
-_HOME = {
+_HOMES = {
     "PRESETS": "config",
-    "PrepareOptions": "preparation",
-    "Report": "preparation",
-    "StepResult": "loop",
+    "PrepareOptions": "data.prepare_options",
+    "Report": "data.prepare_options",
+    "StepResult": "training.trainer",
     "TrainConfig": "config",
-    "TrainReport": "loop",
-    "prepare": "preparation",
-    "train": "loop",
+    "TrainReport": "training.trainer",
+    "prepare": "data.prepare",
+    "train": "training.trainer",
 }
 
-__all__ = [
-    "PRESETS",
-    "PrepareOptions",
-    "Report",
-    "StepResult",
-    "TrainConfig",
-    "TrainReport",
-    "prepare",
-    "train",
-]
+__all__ = ["PRESETS", "PrepareOptions", "Report", "StepResult", "TrainConfig", "TrainReport", "prepare", "train"]
 
+if not TYPE_CHECKING:  # a type checker reads the imports above
+    __getattr__ = lazy_attributes(
+        __name__,
+        _HOMES,
+        needs=("torch", "tensorboard"),
+        hint="training needs {}, which is not installed: pip install '.[train]' in a checkout of m2l",
+    )
 
-def __getattr__(name: str) -> Any:
-    """Import PyTorch when something that needs it is first used, with one error where it is missing."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'm2l_train' has no attribute '{name}'")
-    try:
-        value = getattr(importlib.import_module(f"m2l_train.{_HOME[name]}"), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in ("torch", "tensorboard"):
-            raise
-        raise EngineNotInstalled(
-            f"training needs {error.name}, which is not installed: pip install '.[train]' in a checkout of m2l"
-        ) from error
-    globals()[name] = value
-    return value
+announce_moved_modules(__name__, MOVED)

@@ -1,341 +1,40 @@
-"""A bundle and the name of an engine to a backend, the one thing that computes images.
+"""Run a model on an inference engine: one module for each backend.
 
-Each backend is one module here, imported only when it is asked for. To add one, write the module (a
-``load`` function, see :class:`BackendModule`) and list it in `BACKENDS`.
+To add one, write its module (a ``load`` function, see :class:`m2l_runtime.backends.base.BackendModule`) and list it in
+`BACKENDS`.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.metadata
-import importlib.util
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, Protocol, cast, get_args, runtime_checkable
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from m2l_runtime._utils.imports import lazy_attributes
 
-from m2l_runtime.bundle import Bundle, ModelFile, Precision, TensorSpec
-from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled
-from m2l_runtime.stop import raise_interrupt
-from m2l_runtime.tensorrt.offer import Offer
-from m2l_runtime.terminal import printable
+if TYPE_CHECKING:
+    from m2l_runtime.backends.base import Backend, BackendModule, BackendOptions, ModelSource, Settings
+    from m2l_runtime.backends.registry import BACKENDS, choose_backend, load_backend
 
-Inputs = Mapping[str, npt.NDArray[Any]]
-"""One array per input of the manifest, by name; the first axis of each is the batch."""
-
-
-@dataclass(frozen=True)
-class BackendOptions:
-    """What a caller may ask of a backend; None leaves the choice to it."""
-
-    device: str = "auto"
-    """auto | cpu | cuda | cuda:N. `auto` is resolved once, when the backend is loaded."""
-    precision: Precision = "fp32"
-    """What convolutions compute with; the bundle says which are possible on which engine."""
-    batch_size: int | None = None
-    """Images per call of the engine, at least 1."""
-    threads: int | None = None
-    """CPU threads the engine may use in all, at least 1."""
-    streams: int | None = 1
-    """Engine calls that may run at once, the threads divided among them; None: as many as give the most images/s."""
-    provider_options: Mapping[str, str] = field(default_factory=dict)
-    """Options of the engine's device layer, by the engine's own names."""
-    cache_dir: Path | None = None
-    """Where compiled models are kept for the next time; None: nowhere, but plans in the user's own cache."""
-    trust_engines: bool = False
-    """Whether plans of the bundle may be loaded: they are code."""
-    on_step: Callable[[str], None] = lambda _: None
-    """Called with a line of text where loading begins with what may take minutes."""
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """What a backend is made of: the content of one file of a bundle, and what the manifest says of it."""
-
-    name: str
-    content: bytes
-    precision: Precision
-    """What convolutions are to compute with."""
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    sha256: str | None = None
-    """Of the content, where it was computed already."""
-    plans: tuple[Offer, ...] = ()
-    """TensorRT's, that the bundle has of this file."""
-    float_layer_count: int = 0
-    """Of int8: convolutions that stay in float."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a backend computes, all choices made: the same settings, bundle and machine give the same bytes."""
-
-    backend: str
-    engine: str
-    """Name and version of the library."""
-    device: str
-    """cpu | cuda:N"""
-    precision: str
-    batch_size: int
-    threads: int
-    """CPU threads of each engine call."""
-    streams: int = 1
-    """Engine calls that are meant to run at once."""
-    provider_options: tuple[tuple[str, str], ...] = ()
-
-
-class Backend(Protocol):
-    """Computes one batch at a time. Safe to call from several threads."""
-
-    @property
-    def settings(self) -> Settings:
-        """All choices made."""
-        ...
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a person should know of how it runs here: what was asked for and will not pay."""
-        ...
-
-    def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
-        """One full batch: each input has `settings.batch_size` items of the manifest's shape and type.
-
-        Returns:
-            uint8 (batch_size, H, W, 3), owned by the caller.
-
-        Raises:
-            EngineError: the engine failed.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give back what the engine holds; `run` must not be called afterwards."""
-        ...
-
-
-@runtime_checkable
-class Builds(Protocol):
-    """A backend that may have to build something when it is loaded."""
-
-    @property
-    def build_s(self) -> float | None:
-        """Seconds that it took; None: it was there already."""
-        ...
-
-
-class BackendModule(Protocol):
-    """What a module of this package provides."""
-
-    def load(self, source: ModelSource, options: BackendOptions) -> Backend:
-        """A backend for one model.
-
-        Raises:
-            EngineNotInstalled, DeviceUnavailable, EngineError, BundleDamaged
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class BackendEntry:
-    """What is known of a backend without importing it."""
-
-    module: str
-    packages: tuple[str, ...]
-    """Python packages of which it needs one; empty if it needs none."""
-    devices: tuple[str, ...]
-    install: str
-    """The command that installs what it needs."""
-    is_fake: bool = False
-
-
-BACKENDS: Final[Mapping[str, BackendEntry]] = {
-    "openvino": BackendEntry(
-        module="m2l_runtime.backends.openvino",
-        packages=("openvino",),
-        devices=("cpu",),
-        install="pip install '.[openvino]' in a checkout of m2l",
-    ),
-    "onnxruntime": BackendEntry(
-        module="m2l_runtime.backends.onnxruntime",
-        packages=("onnxruntime",),
-        devices=("cpu", "cuda"),
-        install="pip install '.[cpu]' in a checkout of m2l (or '.[gpu]' for NVIDIA cards; never both)",
-    ),
-    "tensorrt": BackendEntry(
-        module="m2l_runtime.backends.tensorrt",
-        packages=("tensorrt", "tensorrt_rtx"),
-        devices=("cuda",),
-        install="pip install '.[gpu,tensorrt-rtx]' in a checkout of m2l (for data-centre cards '.[gpu]' tensorrt-cu13)",
-    ),
-    "fake": BackendEntry(module="m2l_runtime.backends.fake", packages=(), devices=("cpu",), install="", is_fake=True),
+_HOMES = {
+    "BACKENDS": "registry",
+    "Backend": "base",
+    "BackendModule": "base",
+    "BackendOptions": "base",
+    "ModelSource": "base",
+    "Settings": "base",
+    "choose_backend": "registry",
+    "load_backend": "registry",
 }
-"""Backends by name, the fastest on CPUs first (docs/engines.md). A fake one is never chosen by `auto`."""
 
-GPU_DISTRIBUTION: Final = "onnxruntime-gpu"
-"""Provides the same Python package as onnxruntime; who has it wants CUDA."""
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BackendModule",
+    "BackendOptions",
+    "ModelSource",
+    "Settings",
+    "choose_backend",
+    "load_backend",
+]
 
-
-@dataclass(frozen=True)
-class Choice:
-    """A backend, and why that one."""
-
-    name: str
-    reason: str
-    among: tuple[str, ...]
-    """Those that could have been taken; several where `auto` had a choice."""
-
-
-def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
-    """The backend `name`, or what :func:`choose_backend` takes for "auto".
-
-    Raises:
-        EngineNotInstalled: with the command that installs it.
-        EngineError: unknown name, options out of range, or the bundle was not made for it in that precision.
-        DeviceUnavailable, BundleDamaged: see :class:`BackendModule`.
-    """
-    for what, value in (
-        ("batch size", options.batch_size),
-        ("number of threads", options.threads),
-        ("number of streams", options.streams),
-    ):
-        if value is not None and not 1 <= value <= 4096:
-            raise EngineError(f"the {what} must be between 1 and 4096, got {value}")
-    name = choose_backend(bundle, name, options).name
-    entry = BACKENDS[name]
-    module, model = backend_module(name), _model_for(bundle, name, entry, options.precision)
-    source = ModelSource(
-        name=model.file.path,
-        content=bundle.read_model(model),
-        precision=model.precision,
-        inputs=bundle.manifest.inputs,
-        outputs=bundle.manifest.outputs,
-        sha256=model.file.sha256,
-        plans=tuple(
-            Offer(plan, functools.partial(bundle.read, plan.file))
-            for plan in bundle.manifest.plans
-            if name == "tensorrt" and plan.onnx_sha256 == model.file.sha256
-        ),
-        float_layer_count=len(model.float_layers),
-    )
-    return module.load(source, options)
-
-
-def backend_module(name: str) -> BackendModule:
-    """The module of a backend in `BACKENDS`; imports it, hence its engine.
-
-    Raises:
-        EngineNotInstalled: with the command that installs it.
-    """
-    entry = BACKENDS[name]
-    if not is_installed(entry):
-        needs = " or ".join(entry.packages)
-        raise EngineNotInstalled(f"the backend '{name}' needs {needs}, which is not installed: {entry.install}")
-    try:
-        return cast(BackendModule, importlib.import_module(entry.module))
-    except ImportError as error:
-        raise_interrupt(error)
-        raise EngineNotInstalled(
-            f"the backend '{name}' is installed but does not load ({error}); reinstall it: {entry.install}"
-        ) from error
-
-
-def is_installed(entry: BackendEntry) -> bool:
-    """Whether the packages are there that a backend needs; whether they load is another question."""
-    return not entry.packages or any(importlib.util.find_spec(name) is not None for name in entry.packages)
-
-
-def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Choice:
-    """`name` itself; for "auto" the fastest backend installed that the bundle was made for in the precision asked for.
-
-    That is onnxruntime where CUDA is asked for, or where the device is left open and onnxruntime-gpu is installed; else
-    the first of `BACKENDS`.
-
-    Raises:
-        EngineNotInstalled: none is installed; with the commands that install one.
-        EngineError: unknown name, or the bundle was made for no backend in that precision.
-        DeviceUnavailable: no device is called so, or CUDA is asked for and no backend that has it is among those that
-            the bundle was made for in that precision.
-    """
-    device, _ = read_device(options.device)
-    precision = options.precision
-    if precision not in get_args(Precision):
-        raise EngineError(f"there is no precision {str(precision)!r}; choose one of {', '.join(get_args(Precision))}")
-    if name != "auto":
-        if name not in BACKENDS:
-            raise EngineError(f"there is no backend '{name}'; choose one of auto, {', '.join(BACKENDS)}")
-        return Choice(name, "it was asked for", (name,))
-    made_for = [
-        (name, entry) for name, entry in BACKENDS.items() if not entry.is_fake and _models(bundle, name, precision)
-    ]
-    if not made_for:
-        raise EngineError(_not_made_for(bundle, "any backend known here", precision))
-    fitting = [(name, entry) for name, entry in made_for if device != "cuda" or "cuda" in entry.devices]
-    if not fitting:
-        names = ", ".join(name for name, _ in made_for)
-        raise DeviceUnavailable(f"in {precision} the bundle was made for {names}, which has no CUDA; choose device cpu")
-    installed = tuple(name for name, entry in fitting if is_installed(entry))
-    if not installed:
-        commands = "; ".join(entry.install for _, entry in fitting)
-        raise EngineNotInstalled(
-            f"no inference engine is installed that this bundle was made for in {precision}: {commands}"
-        )
-    if len(installed) > 1 and (device == "cuda" or precision == "fp16") and not _is_distribution(GPU_DISTRIBUTION):
-        installed = tuple(name for name in installed if name != "onnxruntime")  # a build for CPUs
-    if len(installed) == 1:
-        return Choice(installed[0], "the only one installed that runs this bundle so", installed)
-    if "onnxruntime" in installed:
-        if options.provider_options:
-            return Choice("onnxruntime", "provider options are its own", installed)
-        if device == "cuda" or precision == "fp16":
-            return Choice("onnxruntime", "it needs no plan to be built", installed)
-        if device == "auto" and _is_distribution(GPU_DISTRIBUTION):
-            return Choice("onnxruntime", f"{GPU_DISTRIBUTION} is installed", installed)
-    return Choice(installed[0], "the fastest installed on a CPU", installed)
-
-
-def read_device(device: str) -> tuple[str, int]:
-    """(auto | cpu | cuda, number of the device, 0 unless it is given).
-
-    Raises:
-        DeviceUnavailable: no device is called so.
-    """
-    kind, colon, number = device.partition(":")
-    if device in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and number.isdecimal()):
-        return kind, int(number or 0)
-    raise DeviceUnavailable(f"there is no device '{device}' here; choose auto, cpu, cuda or cuda:N")
-
-
-def _is_distribution(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _models(bundle: Bundle, name: str, precision: Precision) -> list[ModelFile]:
-    """What the bundle has for a backend and a precision: one or none."""
-    return [m for m in bundle.manifest.models if name in m.engines and m.precision == precision]
-
-
-def _model_for(bundle: Bundle, name: str, entry: BackendEntry, precision: Precision) -> ModelFile:
-    if entry.is_fake:
-        return bundle.manifest.models[0]
-    for model in _models(bundle, name, precision):
-        return model
-    raise EngineError(_not_made_for(bundle, f"the backend '{name}'", precision))
-
-
-def _not_made_for(bundle: Bundle, what: str, precision: Precision) -> str:
-    ways = sorted(
-        f"{printable(engine)} in {model.precision}" for model in bundle.manifest.models for engine in model.engines
-    )
-    words = f"{'--tensorrt ' if 'tensorrt' in what else ''}--precision {precision}"
-    return (
-        f"the bundle was not made for {what} in {precision}, only for {', '.join(ways)}; "
-        f"choose among these, or export it with {words} for an engine that computes in it"
-    )
+if not TYPE_CHECKING:  # a type checker reads the imports above
+    __getattr__ = lazy_attributes(__name__, _HOMES)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m2l_runtime._version import __version__
-from m2l_runtime.backends import BackendOptions, Inputs, ModelSource, Settings
+from m2l_runtime.backends.base import BackendOptions, Inputs, ModelSource, Settings
 from m2l_runtime.errors import DeviceUnavailable
 
 SKIN: Final = np.array([216, 178, 160], np.int16)
@@ -57,7 +57,7 @@ class FakeBackend:
         self._mask_name, *self._other_names = names
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
-        """See :class:`m2l_runtime.backends.Backend`."""
+        """See :class:`m2l_runtime.backends.base.Backend`."""
         images: npt.NDArray[np.uint8] = _PALETTE[inputs[self._mask_name]]
         for name in self._other_names:
             for image, row in zip(images, inputs[name], strict=True):

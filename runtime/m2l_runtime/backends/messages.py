@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from m2l_runtime.backends import BackendOptions, Settings
-from m2l_runtime.cpu import lacks_int8_products, usable_cpus
+from m2l_runtime._utils.cpu import lacks_int8_products, usable_cpus
+from m2l_runtime._utils.text import plural
+from m2l_runtime.backends.base import BackendOptions, Settings
 from m2l_runtime.errors import EngineError
-from m2l_runtime.terminal import plural
 
 _OUT_OF_MEMORY: Final = (
     "bad_alloc",

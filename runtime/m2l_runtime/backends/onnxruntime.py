@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.backends import BackendOptions, Inputs, ModelSource, Settings, read_device
+from m2l_runtime._utils.cpu import lacks_int8_products, share_threads
+from m2l_runtime.backends.base import BackendOptions, Inputs, ModelSource, Settings
 from m2l_runtime.backends.messages import failure, notes_on_cpu
-from m2l_runtime.cpu import lacks_int8_products, share_threads
+from m2l_runtime.backends.registry import read_device
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, EngineNotInstalled
 
 if TYPE_CHECKING:
-    from m2l_runtime.cuda.backend import RingBackend
+    from m2l_runtime.backends.cuda.backend import RingBackend
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or it keeps what to tell a server of its makers' on disk
 
@@ -74,10 +75,10 @@ def _load_on_cpu(source: ModelSource, options: BackendOptions, why_not_cuda: str
 
 def _load_on_cuda(source: ModelSource, options: BackendOptions, index: int) -> RingBackend:
     # Imported here, as a first image on a CPU would wait for it.
-    from m2l_runtime.backends.onnxruntimecuda import OnnxRuntimeCudaEngine
-    from m2l_runtime.cuda.backend import BATCH_SIZE, STREAMS, RingBackend, open_ring
-    from m2l_runtime.cuda.cards import card
-    from m2l_runtime.cuda.driver import CudaDriver
+    from m2l_runtime.backends.cuda.backend import BATCH_SIZE, STREAMS, RingBackend, open_ring
+    from m2l_runtime.backends.cuda.devices import card
+    from m2l_runtime.backends.cuda.runtime_api import CudaDriver
+    from m2l_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
     _require_cuda_build()
     card(index)  # ahead of the library's own CUDA, whose words for a card that is not there are hard to read
@@ -133,7 +134,7 @@ class OnnxRuntimeBackend:
         self._run_options.log_severity_level = _FATAL_ONLY  # errors are raised; printed as well they are noise
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
-        """See :class:`m2l_runtime.backends.Backend`."""
+        """See :class:`m2l_runtime.backends.base.Backend`."""
         session = self._session
         if session is None:
             raise EngineError("the backend is closed")

@@ -16,11 +16,12 @@ from typing import Any, Final, cast
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.backends import BackendOptions, Inputs, ModelSource, Settings, read_device
+from m2l_runtime._utils.cpu import instructions, share_threads, usable_cpus
+from m2l_runtime.backends.base import BackendOptions, Inputs, ModelSource, Settings
+from m2l_runtime.backends.compiled_cache import CompiledCache
 from m2l_runtime.backends.messages import failure, is_out_of_memory, notes_on_cpu, too_little_memory
-from m2l_runtime.bundle import Precision, TensorSpec
-from m2l_runtime.compiledcache import CompiledCache
-from m2l_runtime.cpu import instructions, share_threads, usable_cpus
+from m2l_runtime.backends.registry import read_device
+from m2l_runtime.bundle.schema import Precision, TensorSpec
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, M2LError, OutputError
 
 # OpenVINO tells a server of its makers' of each import, unless this package of theirs is missing.
@@ -115,7 +116,7 @@ class OpenVinoBackend:
             self._idle.put(request)
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
-        """See :class:`m2l_runtime.backends.Backend`; waits for a stream to be free."""
+        """See :class:`m2l_runtime.backends.base.Backend`; waits for a stream to be free."""
         idle = self._idle
         if idle is None:
             raise EngineError("the backend is closed")

@@ -1,4 +1,6 @@
-"""A bundle to how fast it runs here: rows measured by turns, each in processes of its own, with their spread.
+"""Measure how fast a bundle runs on this machine.
+
+Each row is measured in processes of its own, by turns with the others, and comes with its spread.
 
 >>> from m2l_runtime.bench import bench
 >>> report = bench("my-bundle", batch_sizes=(1, 8, 16), repeats=5)
@@ -8,18 +10,18 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from m2l_runtime._utils.imports import lazy_attributes
 
 if TYPE_CHECKING:
     from m2l_runtime.bench.benchmark import bench
-    from m2l_runtime.bench.figures import Figure
     from m2l_runtime.bench.messages import Round, Way
-    from m2l_runtime.bench.report import BenchReport, Row
+    from m2l_runtime.bench.report import BenchReport, Figure, Row
 
-_HOME = {
+_HOMES = {
     "BenchReport": "report",
-    "Figure": "figures",
+    "Figure": "report",
     "Round": "messages",
     "Row": "report",
     "Way": "messages",
@@ -28,11 +30,5 @@ _HOME = {
 
 __all__ = ["BenchReport", "Figure", "Round", "Row", "Way", "bench"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: a row's process must not wait for what it does not need."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'm2l_runtime.bench' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"m2l_runtime.bench.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker reads the imports above
+    __getattr__ = lazy_attributes(__name__, _HOMES)

@@ -6,23 +6,22 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from m2l_runtime import embedded
+from m2l_runtime._utils.cpu import cpu_model, usable_cpus
+from m2l_runtime._utils.text import plural
 from m2l_runtime.bench import worker
 from m2l_runtime.bench.messages import Answer, Question, Way, decode, encode
 from m2l_runtime.bench.process import TIMEOUT_S, run_for_json
 from m2l_runtime.bench.report import BenchReport, Row
-from m2l_runtime.bench.rounds import turns
 from m2l_runtime.bench.rows import BATCH_SIZES, check_effort, plan
-from m2l_runtime.bundle import Bundle, open_bundle
-from m2l_runtime.cpu import cpu_model, usable_cpus
+from m2l_runtime.bundle import embedded
+from m2l_runtime.bundle.io import Bundle, open_bundle
 from m2l_runtime.doctor import machine_facts
-from m2l_runtime.terminal import plural
 
 UNSTEADY: Final = 0.2
 """Spread of a row's images/s, as a fraction of the median, from which on a note says so."""
@@ -193,3 +192,15 @@ def _unsteady(rows: Sequence[Row]) -> tuple[str, ...]:
         f"the machine was not steady: {plural(len(unsteady), 'figure')} of images/s differed by more than "
         f"{UNSTEADY:.0%} between rounds; trust ratios more than figures, or measure again with more --repeats",
     )
+
+
+def turns(count: int, rounds: int) -> Iterator[tuple[int, int]]:
+    """(round, thing), both from 0: in each round all things, rotated.
+
+    >>> list(turns(2, 2))
+    [(0, 0), (0, 1), (1, 1), (1, 0)]
+    """
+    step = max(1, count // max(1, rounds))
+    for number in range(rounds):
+        for place in range(count):
+            yield number, (place + number * step) % count

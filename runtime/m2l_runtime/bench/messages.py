@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from m2l_runtime.backends import Settings
-from m2l_runtime.bundle import Precision
+from m2l_runtime.backends.base import Settings
+from m2l_runtime.bundle.schema import Precision
 
 _T = TypeVar("_T")
 

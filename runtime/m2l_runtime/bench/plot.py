@@ -11,10 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from m2l_runtime.bench.figures import Figure
-from m2l_runtime.bench.report import BenchReport, Row
+from m2l_runtime._utils.text import plural, printable
+from m2l_runtime.bench.report import BenchReport, Figure, Row
 from m2l_runtime.bench.table import number
-from m2l_runtime.terminal import plural, printable
 
 _ALONE: Final = "#b3312c"
 _FILES: Final = "#c9ccd1"

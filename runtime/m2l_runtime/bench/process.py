@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from m2l_runtime.terminal import printable
+from m2l_runtime._utils.text import printable
 
 TIMEOUT_S: Final = 900.0
 _LOOK_EVERY_S: Final = 0.1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from m2l_runtime.backends import Settings
-from m2l_runtime.bench.figures import Figure, figure_of, ratio_of
+from m2l_runtime.backends.base import Settings
 from m2l_runtime.bench.messages import Round, Way
 
 FIGURES: Final = (
@@ -145,3 +145,30 @@ def as_json(report: BenchReport) -> dict[str, Any]:
 
 def _fields(settings: Settings | None) -> dict[str, Any] | None:
     return None if settings is None else dataclasses.asdict(settings)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Something measured once a round."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @property
+    def spread(self) -> float:
+        """From the lowest to the highest, as a fraction of the median."""
+        return (self.highest - self.lowest) / self.median if self.median else 0.0
+
+
+def figure_of(values: Sequence[float]) -> Figure:
+    """The figure of one value a round, at least one."""
+    return Figure(statistics.median(values), min(values), max(values))
+
+
+def ratio_of(values: Sequence[float], reference: Sequence[float]) -> Figure:
+    """How many times the reference: each value over that of the same round, and the figure of these ratios.
+
+    Not the ratio of two medians: what slows a round down slows both sides of it.
+    """
+    return figure_of([value / other for value, other in zip(values, reference, strict=True)])

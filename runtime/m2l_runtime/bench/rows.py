@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar, cast, get_args
 
-from m2l_runtime.backends import BACKENDS, BackendEntry, is_installed
+from m2l_runtime._utils.text import printable
+from m2l_runtime.backends.registry import BACKENDS, BackendEntry, is_installed
 from m2l_runtime.bench.messages import Way
-from m2l_runtime.bundle import Bundle, Precision
+from m2l_runtime.bundle.io import Bundle
+from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import EngineNotInstalled, InputError
-from m2l_runtime.terminal import printable
 
 PRECISIONS: Final[tuple[str, ...]] = get_args(Precision)
 BATCH_SIZES: Final = (1, 8)

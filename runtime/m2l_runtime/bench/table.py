@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from m2l_runtime.bench.figures import Figure
-from m2l_runtime.bench.report import BenchReport, Row
-from m2l_runtime.terminal import plural, printable, table
+from m2l_runtime._utils.text import plural, printable, table
+from m2l_runtime.bench.report import BenchReport, Figure, Row
 
 # (title, columns); a column is (heading, name of the figure, whether it is the ratio to the reference).
 _TABLES: Final = (

@@ -15,13 +15,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime import embedded
-from m2l_runtime.arrays import Masks
-from m2l_runtime.backends import Backend
-from m2l_runtime.conditions import ExtraInputs
-from m2l_runtime.folder import synthesize_folder
-from m2l_runtime.maskfile import read_mask
+from m2l_runtime.backends.base import Backend
+from m2l_runtime.bundle import embedded
+from m2l_runtime.conditioning.conditions import ExtraInputs
+from m2l_runtime.masks.mask_file import read_mask
+from m2l_runtime.runs.folder import synthesize_folder
 from m2l_runtime.synthesizer import Synthesizer
+from m2l_runtime.types import Masks
 
 Batch = Mapping[str, npt.NDArray[Any]]
 """Inputs of one call by name, each of a backend's batch size."""

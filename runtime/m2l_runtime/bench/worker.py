@@ -17,14 +17,15 @@ from typing import Final
 
 import numpy as np
 
-from m2l_runtime import embedded
-from m2l_runtime.backends import BackendOptions, Builds, backend_module, load_backend, read_device
+from m2l_runtime._utils.cpu import peak_memory_megabytes
+from m2l_runtime.backends.base import BackendOptions, Builds
+from m2l_runtime.backends.registry import backend_module, load_backend, read_device
 from m2l_runtime.bench.messages import Answer, Question, Round, Way, decode, encode
-from m2l_runtime.bundle import open_bundle
-from m2l_runtime.cpu import peak_memory_megabytes
-from m2l_runtime.encoders import encode_png, self_description
+from m2l_runtime.bundle import embedded
+from m2l_runtime.bundle.io import open_bundle
 from m2l_runtime.errors import M2LError
-from m2l_runtime.maskfile import read_mask
+from m2l_runtime.masks.mask_file import read_mask
+from m2l_runtime.output.encoding import encode_png, self_description
 from m2l_runtime.synthesizer import Synthesizer
 
 COMMAND: Final = (sys.executable, "-P", "-m", "m2l_runtime.bench.worker")
@@ -113,7 +114,7 @@ def _card_memory(device: str) -> int | None:
     kind, index = read_device(device)
     if kind != "cuda":
         return None
-    from m2l_runtime.cuda.cards import memory_in_use_bytes
+    from m2l_runtime.backends.cuda.devices import memory_in_use_bytes
 
     return memory_in_use_bytes(index)
 

@@ -19,10 +19,10 @@ from support import TINY_BUNDLE, disc, save
 
 from m2l_runtime import Synthesizer, iterate_folder
 from m2l_runtime.errors import InputError
-from m2l_runtime.maskfile import read_mask
-from m2l_runtime.masksource import spec
+from m2l_runtime.masks.mask_file import read_mask
+from m2l_runtime.masks.sources import spec
 
-PROGRAM = "from m2l_runtime.cli import main; main()"
+PROGRAM = "from m2l_runtime.cli.main import main; main()"
 TINY = ("--bundle", TINY_BUNDLE)
 
 
@@ -256,7 +256,7 @@ def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("package", ["scipy", "matplotlib"])
 def test_a_missing_package_is_named(package: str, tmp_path: Path, masks: Path) -> None:
-    program = f"import sys\nsys.modules['{package}'] = None\nfrom m2l_runtime.cli import main; main()"
+    program = f"import sys\nsys.modules['{package}'] = None\nfrom m2l_runtime.cli.main import main; main()"
     command = [sys.executable, "-c", program, "masks", "describe", str(masks), "--plot", str(tmp_path / "p.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1

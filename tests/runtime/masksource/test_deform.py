@@ -11,13 +11,13 @@ from PIL import Image
 from support import Array, disc, save
 
 from m2l_runtime.errors import InputError
-from m2l_runtime.maskfolder import find_masks
-from m2l_runtime.masksource import DrawnMasks
-from m2l_runtime.masksource.deform import Deformations, DeformOptions, Warp, open_deformations
-from m2l_runtime.masksource.lesions import Lesion, pose, read_lesions, touches_frame
-from m2l_runtime.masksource.signed import aligned_distances
-from m2l_runtime.masksource.statistics import count_parts
-from m2l_runtime.masksource.variation import BOX_RADII, learn, register
+from m2l_runtime.masks.mask_folder import find_masks
+from m2l_runtime.masks.sources import DrawnMasks
+from m2l_runtime.masks.sources.deform import Deformations, DeformOptions, Warp, open_deformations
+from m2l_runtime.masks.sources.lesions import Lesion, pose, read_lesions, touches_frame
+from m2l_runtime.masks.sources.shape_modes import BOX_RADII, learn, register
+from m2l_runtime.masks.sources.signed_distance import aligned_distances
+from m2l_runtime.masks.sources.statistics import count_parts
 
 EXAMPLES = Path(__file__).parents[3] / "runtime" / "m2l_runtime" / "data" / "masks"
 
@@ -30,7 +30,7 @@ def ellipse(a: float, b: float, side: int = 256, y: float = 128, x: float = 128,
 
 
 def lesion(mask: Array) -> Lesion:
-    from m2l_runtime.encoders import encode_grey_mask
+    from m2l_runtime.output.encoding import encode_grey_mask
 
     inside = mask > 127
     return Lesion("one", encode_grey_mask(mask), len(mask), pose(inside), touches_frame(inside))
@@ -153,7 +153,7 @@ def test_registration_brings_one_outline_onto_another() -> None:
     control = register(moving, target)
     from scipy import ndimage
 
-    from m2l_runtime.masksource.freeform import basis, pixel_places, spread
+    from m2l_runtime.masks.sources.freeform import basis, pixel_places, spread
 
     rows = basis(pixel_places(64), 8, clamped=False)
     at = np.mgrid[:64, :64] + spread(control, rows, rows) * 64 / (2 * BOX_RADII)

@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import BSpline
 
-from m2l_runtime.masksource.freeform import (
-    NEVER_FOLDS,
-    Field,
-    basis,
-    pixel_places,
-    spread,
-    stretch,
-    vibrations,
-)
+from m2l_runtime.masks.sources.freeform import NEVER_FOLDS, Field, basis, pixel_places, spread, stretch, vibrations
 
 
 @pytest.mark.parametrize("n", [2, 5, 9])

@@ -13,9 +13,9 @@ import pytest
 from support import Array, disc, save
 
 from m2l_runtime.errors import InputError, OutputError
-from m2l_runtime.maskfolder import find_masks
-from m2l_runtime.masksource.lesions import read_lesions, touches_frame
-from m2l_runtime.masksource.pca import (
+from m2l_runtime.masks.mask_folder import find_masks
+from m2l_runtime.masks.sources.lesions import read_lesions, touches_frame
+from m2l_runtime.masks.sources.pca import (
     READ_SIDE,
     AlongComponent,
     RandomShapes,
@@ -25,10 +25,8 @@ from m2l_runtime.masksource.pca import (
     orientation,
     render,
 )
-from m2l_runtime.masksource.pca import (
-    save as save_model,
-)
-from m2l_runtime.masksource.statistics import count_holes, count_parts, perimeter
+from m2l_runtime.masks.sources.pca import save as save_model
+from m2l_runtime.masks.sources.statistics import count_holes, count_parts, perimeter
 
 
 def ellipse(a: float, b: float, y: float = 128, x: float = 128, angle: float = 0.0, side: int = 256) -> Array:

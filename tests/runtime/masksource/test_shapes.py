@@ -9,9 +9,9 @@ import pytest
 from support import Array, disc
 
 from m2l_runtime.errors import InputError
-from m2l_runtime.masksource import DrawnMasks
-from m2l_runtime.masksource.lesions import touches_frame
-from m2l_runtime.masksource.shapes import KINDS, POLYGONS, Shape, Shapes, render
+from m2l_runtime.masks.sources import DrawnMasks
+from m2l_runtime.masks.sources.lesions import touches_frame
+from m2l_runtime.masks.sources.shapes import KINDS, POLYGONS, Shape, Shapes, render
 
 
 def centre(mask: Array) -> tuple[float, float]:
@@ -55,7 +55,7 @@ def test_a_corner_points_where_the_rotation_says() -> None:
 
 def test_edges_have_the_greys_of_a_mask_brought_to_its_size() -> None:
     """A disc of 1024 pixels, squashed as training does, is what a circle is drawn as."""
-    from m2l_runtime.maskfile import resize
+    from m2l_runtime.masks.mask_file import resize
 
     drawn = render(Shape("circle", 0.5, 0.45, 0.3, 0.0).outline(), 256)
     squashed = resize(disc(1024, 0.3 * 1024, 0.45 * 1024 - 0.5, 0.5 * 1024 - 0.5), (256, 256))

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from support import disc, save
 
 from m2l_runtime.errors import InputError
-from m2l_runtime.maskfolder import find_masks
-from m2l_runtime.masksource.statistics import compare, describe, measure, perimeter
+from m2l_runtime.masks.mask_folder import find_masks
+from m2l_runtime.masks.sources.statistics import compare, describe, measure, perimeter
 
 
 @pytest.mark.parametrize("radius", [12.0, 40.0, 90.0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m2l_train.evaluate import bootstrap
+from m2l_train.evaluate.metrics import bootstrap
 
 
 def weights(count: int, seed: int = 0, resamples: int = 200) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

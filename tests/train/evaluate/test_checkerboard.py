@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from support import Array
 
-from m2l_train.evaluate import bootstrap, checkerboard
-from m2l_train.evaluate.bootstrap import Estimate
+from m2l_train.evaluate.metrics import bootstrap, checkerboard
+from m2l_train.evaluate.metrics.bootstrap import Estimate
 
 SIDE = 256
 

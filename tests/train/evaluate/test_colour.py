@@ -7,7 +7,7 @@ import pytest
 from skimage.color import deltaE_cie76, rgb2lab
 from support import Array
 
-from m2l_train.evaluate import bootstrap, colour
+from m2l_train.evaluate.metrics import bootstrap, colour
 
 from .conftest import masks, photographs
 

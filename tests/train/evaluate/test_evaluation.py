@@ -425,7 +425,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "skimage", None)
     monkeypatch.setitem(sys.modules, "skimage.metrics", None)
-    monkeypatch.delitem(sys.modules, "m2l_train.evaluate.paired")
+    monkeypatch.delitem(sys.modules, "m2l_train.evaluate.metrics.paired")
     monkeypatch.delitem(sys.modules, "m2l_train.evaluate.evaluation")
     monkeypatch.delitem(sys.modules, "m2l_train.evaluate.figures", raising=False)
     for name in ("paired", "evaluation", "figures", "evaluate_images"):

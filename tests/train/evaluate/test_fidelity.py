@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import Array, disc
 
-from m2l_train.evaluate import fidelity
+from m2l_train.evaluate.metrics import mask_fidelity
 
 
 def overlap(radius: float, distance: float) -> float:
@@ -18,7 +18,7 @@ def overlap(radius: float, distance: float) -> float:
 
 
 def compare(one: Array, other: Array) -> tuple[float, float, int]:
-    found = fidelity.compare(one[None], (other[None] / 255).astype(np.float32))
+    found = mask_fidelity.compare(one[None], (other[None] / 255).astype(np.float32))
     return float(found.dice[0]), float(found.boundary_px[0]), found.one_empty
 
 
@@ -53,16 +53,16 @@ def test_a_boundary_distance_is_that_of_brute_force() -> None:
         edges.append(np.argwhere(lesion & ~inside))
     apart = np.linalg.norm(edges[0][:, None] - edges[1][None], axis=2)
     expected = np.concatenate([apart.min(0), apart.min(1)]).mean()
-    assert fidelity.boundary_distance(*lesions) == pytest.approx(expected)
+    assert mask_fidelity.boundary_distance(*lesions) == pytest.approx(expected)
 
 
 def test_squares_by_hand() -> None:
     one, other = np.zeros((20, 20), bool), np.zeros((20, 20), bool)
     one[5, 5], other[5, 9] = True, True
-    assert fidelity.boundary_distance(one, other) == 4
+    assert mask_fidelity.boundary_distance(one, other) == 4
     other[5, 5] = True
-    assert fidelity.boundary_distance(one, other) == pytest.approx((0 + 0 + 4) / 3)
-    assert fidelity.dice(one, other) == pytest.approx(2 / 3)
+    assert mask_fidelity.boundary_distance(one, other) == pytest.approx((0 + 0 + 4) / 3)
+    assert mask_fidelity.dice(one, other) == pytest.approx(2 / 3)
 
 
 def test_empty_ones() -> None:

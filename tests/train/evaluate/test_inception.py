@@ -42,7 +42,7 @@ def inception_module(monkeypatch: pytest.MonkeyPatch) -> Any:
         pytest.skip("torch-fidelity is not installed")
     if importlib.util.find_spec("torchvision") is None:
         stub_torchvision(monkeypatch)
-    from m2l_train.evaluate import inception
+    from m2l_train.evaluate.metrics import inception
 
     return inception
 
@@ -127,7 +127,7 @@ def test_other_files_are_refused_and_nothing_is_downloaded_or_run(
 def test_without_torch_fidelity_the_error_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     from m2l_train.evaluate import evaluation
 
-    monkeypatch.delitem(sys.modules, "m2l_train.evaluate.inception", raising=False)
+    monkeypatch.delitem(sys.modules, "m2l_train.evaluate.metrics.inception", raising=False)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.delitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", raising=False)
     with pytest.raises(EngineNotInstalled, match=r"pip install '\.\[inception\]'"):

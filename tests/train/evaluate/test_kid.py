@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m2l_train.evaluate import bootstrap, kid
+from m2l_train.evaluate.metrics import bootstrap, kid
 
 
 def features(seed: int, count: int = 60, mean: float = 0.0) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from support import Array
 
-from m2l_train.evaluate import paired
+from m2l_train.evaluate.metrics import paired
 
 from .conftest import photographs
 

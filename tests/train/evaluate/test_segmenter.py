@@ -14,7 +14,8 @@ import torch
 from conftest import CommandLine
 
 from m2l_runtime.errors import DeviceUnavailable, Diverged, InputError, OutputError
-from m2l_train.evaluate import fidelity, training
+from m2l_train.evaluate import training
+from m2l_train.evaluate.metrics import mask_fidelity
 from m2l_train.evaluate.segmenter import SegmenterNetwork, SegmenterSpec, load_segmenter, new_network
 from m2l_train.evaluate.training import augment, train_segmenter
 
@@ -30,7 +31,7 @@ def test_it_learns_to_find_lesions(segmenter: Path) -> None:
     lesions, features = network(images, on_image=counted.append)
     assert (lesions.shape, features.shape) == ((6, 256, 256), (6, network.spec.feature_count))
     assert sum(counted) == 6
-    assert fidelity.compare(given, lesions).dice.mean() > 0.9
+    assert mask_fidelity.compare(given, lesions).dice.mean() > 0.9
     assert network.facts.val_dice > 0.9
     one, _ = network(images[2:3])
     np.testing.assert_allclose(one[0], lesions[2], atol=1e-5)
@@ -56,7 +57,7 @@ def test_augmentation_turns_both_halves_alike_and_leaves_masks_their_values() ->
         moved, turned = augment(image, mask, 0, 1, place)
         assert set(np.unique(turned)) == {0, 255}
         dark = moved.mean(2) < (moved[turned == 255].mean() + moved[turned == 0].mean()) / 2
-        assert fidelity.dice(dark, turned == 255) > 0.98
+        assert mask_fidelity.dice(dark, turned == 255) > 0.98
         seen.add(turned.tobytes())
     assert len(seen) == 8
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from support import save
 
-from m2l_runtime.encoders import FAKE, SYNTHETIC, Encoding, Origin, encode_image
 from m2l_runtime.errors import InputError
+from m2l_runtime.output.encoding import FAKE, SYNTHETIC, Encoding, Origin, encode_image
+from m2l_train.data.pairing import Pair
 from m2l_train.evaluate import sets
-from m2l_train.pairing import Pair
 
 from .conftest import masks, photographs, write, write_data
 

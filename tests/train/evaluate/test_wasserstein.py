@@ -9,8 +9,8 @@ import scipy.stats
 import torch
 from support import Array
 
-from m2l_runtime.draws import normal
-from m2l_train.evaluate import wasserstein
+from m2l_runtime.conditioning.random import normal
+from m2l_train.evaluate.metrics import sliced_wasserstein
 
 from .conftest import photographs
 
@@ -37,17 +37,17 @@ def published_pyramid(image: Array, levels: int) -> list[FloatArray]:
 
 def test_the_pyramid_is_the_published_one() -> None:
     image = photographs(1)[0]
-    found = wasserstein.laplacian_pyramid(torch.from_numpy(image).permute(2, 0, 1)[None].float())
-    assert [level.shape[-1] for level in found] == [64, 32, 16] == wasserstein.pyramid_sides(64)
+    found = sliced_wasserstein.laplacian_pyramid(torch.from_numpy(image).permute(2, 0, 1)[None].float())
+    assert [level.shape[-1] for level in found] == [64, 32, 16] == sliced_wasserstein.pyramid_sides(64)
     for ours, theirs in zip(found, published_pyramid(image, 3), strict=True):
         np.testing.assert_allclose(ours[0].permute(1, 2, 0).numpy(), theirs, atol=1e-3)
-    assert wasserstein.pyramid_sides(256) == [256, 128, 64, 32, 16]
-    assert wasserstein.pyramid_sides(36) == [36, 18]
+    assert sliced_wasserstein.pyramid_sides(256) == [256, 128, 64, 32, 16]
+    assert sliced_wasserstein.pyramid_sides(36) == [36, 18]
 
 
 def test_patches_are_cut_out_of_their_level() -> None:
     images = photographs(2)
-    found = wasserstein.describe(images, 0)
+    found = sliced_wasserstein.describe(images, 0)
     assert [level.shape for level in found] == [(256, 3, 7, 7)] * 3
     level = published_pyramid(images[1], 3)[0]
     windows = np.lib.stride_tricks.sliding_window_view(level, (7, 7), (0, 1)).reshape(-1, 3, 7, 7)
@@ -56,7 +56,7 @@ def test_patches_are_cut_out_of_their_level() -> None:
 
 
 def test_a_distance_is_the_mean_over_directions_of_scipys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wasserstein, "DIRECTIONS", 8)
+    monkeypatch.setattr(sliced_wasserstein, "DIRECTIONS", 8)
     generator = np.random.default_rng(0)
     one = generator.normal(0, 1, (100, 3, 7, 7)).astype(np.float32)
     other = generator.gamma(1, 2, (100, 3, 7, 7)).astype(np.float32)
@@ -67,15 +67,17 @@ def test_a_distance_is_the_mean_over_directions_of_scipys(monkeypatch: pytest.Mo
     directions = normal(8 * 147, 5, "evaluate", "directions").reshape(8, 147)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     expected = [scipy.stats.wasserstein_distance(scaled[0] @ d, scaled[1] @ d) for d in directions]
-    assert wasserstein.distances([one, other], other, 5) == pytest.approx([1000 * np.mean(expected), 0], rel=1e-4)
+    assert sliced_wasserstein.distances([one, other], other, 5) == pytest.approx(
+        [1000 * np.mean(expected), 0], rel=1e-4
+    )
 
 
 def test_it_is_zero_for_one_set_small_for_two_of_a_kind_and_large_for_others() -> None:
     first, second = photographs(12), photographs(12, first=40)
     blurred = scipy.ndimage.gaussian_filter(second.astype(float), (0, 2, 2, 0)).astype(np.uint8)
-    sets = [wasserstein.describe(images, 0) for images in (first, second, blurred)]
+    sets = [sliced_wasserstein.describe(images, 0) for images in (first, second, blurred)]
     for level in range(2):
-        same, alike, other = wasserstein.distances([s[level] for s in sets], sets[0][level], 0)
+        same, alike, other = sliced_wasserstein.distances([s[level] for s in sets], sets[0][level], 0)
         assert same == 0
         assert 0 < 1.5 * alike < other
-    assert wasserstein.distances([sets[0][0]], sets[0][0], 0) == [0]
+    assert sliced_wasserstein.distances([sets[0][0]], sets[0][0], 0) == [0]

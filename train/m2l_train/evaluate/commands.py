@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2l_runtime.terminal import aside
+from m2l_runtime._utils.text import aside
 
 if TYPE_CHECKING:
     from m2l_train.evaluate import Evaluation, Options
@@ -155,9 +155,9 @@ def _evaluate(
     workers: int | None,
     overwrite: bool,
 ) -> None:
-    from m2l_runtime import atomic
-    from m2l_runtime.progress import Reporter
-    from m2l_runtime.stop import StopSignals
+    from m2l_runtime._utils import atomic
+    from m2l_runtime._utils.signals import StopSignals
+    from m2l_runtime.cli.progress import Reporter
     from m2l_train.evaluate import Options, to_json
     from m2l_train.evaluate.describe import describe_evaluation
 
@@ -211,8 +211,8 @@ def segmenter(
 
     Exit status: 0 done, 1 it cannot be done, 2 wrong usage, 130 or 143 stopped by a signal (nothing is written).
     """
-    from m2l_runtime.progress import Reporter
-    from m2l_runtime.stop import StopSignals
+    from m2l_runtime._utils.signals import StopSignals
+    from m2l_runtime.cli.progress import Reporter
     from m2l_train.evaluate import train_segmenter
     from m2l_train.evaluate.describe import describe_segmenter
 

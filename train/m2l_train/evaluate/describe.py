@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from m2l_runtime.terminal import plural, printable, table
+from m2l_runtime._utils.text import plural, printable, table
 
 if TYPE_CHECKING:
     from m2l_train.evaluate.result import Evaluation, Figure, Interval

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.arrays import Images
-from m2l_train.evaluate import (
+from m2l_runtime.types import Images
+from m2l_train.evaluate import sets
+from m2l_train.evaluate.metrics import (
     bootstrap,
     checkerboard,
     colour,
-    fidelity,
+    diversity,
     kid,
-    neighbours,
+    mask_fidelity,
+    nearest_neighbours,
     paired,
-    sets,
-    variety,
-    wasserstein,
+    sliced_wasserstein,
 )
-from m2l_train.evaluate.bootstrap import Estimate
+from m2l_train.evaluate.metrics.bootstrap import Estimate
 from m2l_train.evaluate.result import Figure, Neighbour, figure
 from m2l_train.evaluate.segmenter import Features, Probabilities, Segmenter
 
 if TYPE_CHECKING:
-    from m2l_train.evaluate.inception import Inception
+    from m2l_train.evaluate.metrics.inception import Inception
 
 MOST_FOR_VARIETY: Final = 500
 """Images of each set; the differences of more would take minutes."""
@@ -51,7 +51,7 @@ class Training:
     """The training split, as much of it as figures need."""
 
     names: tuple[str, ...]
-    small: neighbours.Small
+    small: nearest_neighbours.Small
     """Of all of it."""
     sample: sets.RealSet
     """That sets are compared with."""
@@ -155,14 +155,16 @@ class Measurement:
         chosen = [
             images[sets.sample(len(images), count, seed, "wasserstein", place)] for place, images in enumerate(columns)
         ]
-        patches = [wasserstein.describe(images, seed, workers=self._workers, on_image=self._watch) for images in chosen]
+        patches = [
+            sliced_wasserstein.describe(images, seed, workers=self._workers, on_image=self._watch) for images in chosen
+        ]
         rows: list[list[Estimate]] = []
         for level in range(len(patches[0])):
             cut = [levels[level] for levels in patches]
-            rows.append([Estimate(value) for value in wasserstein.distances([cut[0], *cut[2:]], cut[1], seed)])
+            rows.append([Estimate(value) for value in sliced_wasserstein.distances([cut[0], *cut[2:]], cut[1], seed)])
             self._watch(0)
         rows.insert(0, [Estimate(float(np.mean([row[i].value for row in rows]))) for i in range(len(rows[0]))])
-        names = ["swd", *(f"swd_{side}" for side in wasserstein.pyramid_sides(material.made.shape[1]))]
+        names = ["swd", *(f"swd_{side}" for side in sliced_wasserstein.pyramid_sides(material.made.shape[1]))]
         for name, (made, *real) in zip(names, rows, strict=True):
             self._figures[name] = figure(
                 made, real[0] if real else None, "1e-3", "near real", no_interval=BIASED_RESAMPLES
@@ -186,7 +188,7 @@ class Measurement:
             self._null(NO_PAIRS, *rows)
             return None, None
         ours, theirs = (
-            fidelity.compare(material.real.masks, found, workers=self._workers, on_image=self._watch)
+            mask_fidelity.compare(material.real.masks, found, workers=self._workers, on_image=self._watch)
             for found in (lesions, real_lesions)
         )
         for (name, unit, better), one, other in (
@@ -210,7 +212,7 @@ class Measurement:
         if inception is None:
             self._null(NO_INCEPTION, ("fid_inception", "", "near real"), ("kid_inception", "", "near real"))
             return
-        from m2l_train.evaluate.inception import frechet_distance
+        from m2l_train.evaluate.metrics.inception import frechet_distance
 
         material = self._material
         made, real = (
@@ -308,7 +310,7 @@ class Measurement:
             self._null(NO_TRAINING, *rows)
             return []
         made, real = (
-            neighbours.nearest(neighbours.shrink(images), training.small)
+            nearest_neighbours.nearest(nearest_neighbours.shrink(images), training.small)
             for images in (material.made, material.real.images)
         )
         self._watch(len(material.made) + len(material.real.images))
@@ -345,18 +347,21 @@ class Measurement:
             self._chosen_weights(chosen, self._weights),
             self._chosen_weights(real_chosen, self._real_weights),
         )
-        made, real = variety.differences(material.made[chosen]), variety.differences(material.real.images[real_chosen])
+        made, real = (
+            diversity.differences(material.made[chosen]),
+            diversity.differences(material.real.images[real_chosen]),
+        )
         self._watch(len(material.made) + len(material.real.images))
         self._figures["variety"] = figure(
-            variety.of_set(made, weights), variety.of_set(real, real_weights), "levels", "near real"
+            diversity.of_set(made, weights), diversity.of_set(real, real_weights), "levels", "near real"
         )
         self._figures["variety_ratio"] = figure(
-            variety.ratio(made, real, weights, real_weights), None, "ratio", "near 1"
+            diversity.ratio(made, real, weights, real_weights), None, "ratio", "near 1"
         )
         if not material.samples:
             self._null(NO_SAMPLES, ("variety_of_samples", "levels", "higher"))
             return
-        found = variety.of_samples((material.made, *material.samples), self._weights)
+        found = diversity.of_samples((material.made, *material.samples), self._weights)
         self._figures["variety_of_samples"] = figure(found, None, "levels", "higher")
 
     def _chosen_weights(self, chosen: Sequence[int], weights: Weights) -> Weights:

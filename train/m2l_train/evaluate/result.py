@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from m2l_train.evaluate.bootstrap import Estimate
+from m2l_train.evaluate.metrics.bootstrap import Estimate
 
 SCHEMA: Final = "m2l-evaluation"
 SCHEMA_VERSION: Final = 1

@@ -1,7 +1,7 @@
 """Folders of synthesized and of real images to arrays of one size that belong together.
 
 Which synthesized image belongs to which real one is told by their names, as masks and photographs are paired
-(:func:`m2l_train.pairing.pair_key`). Real images are squashed to the size of the synthesized ones, bicubic with
+(:func:`m2l_train.data.pairing.pair_key`). Real images are squashed to the size of the synthesized ones, bicubic with
 antialiasing, as training does.
 """
 
@@ -19,17 +19,17 @@ from typing import Final, TypeVar
 import numpy as np
 from PIL import Image as PillowImage
 
-from m2l_runtime.arrays import Image, Images, Mask, Masks
-from m2l_runtime.draws import shuffled
-from m2l_runtime.encoders import Origin, origin_of
+from m2l_runtime._utils.text import plural, printable, stem
+from m2l_runtime.conditioning.random import shuffled
 from m2l_runtime.errors import InputError, PictureFileError
-from m2l_runtime.maskfile import BLACK_BELOW, MAX_GREY_FRACTION, WHITE_FROM
-from m2l_runtime.maskfolder import find_masks, stem
-from m2l_runtime.picturefile import FORMATS, decode, read_bytes
-from m2l_runtime.terminal import plural, printable
-from m2l_train.datafolder import IMAGES, MASKS, TRAIN, VAL, are_combined
-from m2l_train.pairing import Pair, find_pairs, pair_key
-from m2l_train.photograph import PairError, read_pair
+from m2l_runtime.masks.image_file import FORMATS, decode, read_bytes
+from m2l_runtime.masks.mask_file import BLACK_BELOW, MAX_GREY_FRACTION, WHITE_FROM
+from m2l_runtime.masks.mask_folder import find_masks
+from m2l_runtime.output.encoding import Origin, origin_of
+from m2l_runtime.types import Image, Images, Mask, Masks
+from m2l_train.data.data_folder import IMAGES, MASKS, TRAIN, VAL, are_combined
+from m2l_train.data.pairing import Pair, find_pairs, pair_key
+from m2l_train.data.photograph import PairError, read_pair
 
 LEAST_IMAGES: Final = 2
 LEAST_SIDE: Final = 32
@@ -108,7 +108,7 @@ def origin(path: Path) -> Origin | None:
 
 
 def find_real(data: str | os.PathLike[str], split: str | None, *, mask_is_left: bool = True) -> RealFiles:
-    """Find the real images to evaluate by, in the layouts of :mod:`m2l_train.datafolder`, or without masks.
+    """Find the real images to evaluate by, in the layouts of :mod:`m2l_train.data.data_folder`, or without masks.
 
     Args:
         data: a data folder with splits, with `images` and `masks`, of photographs beside their masks, of combined

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import torch
 
+from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import InputError
-from m2l_runtime.terminal import printable
 
 MAX_FILE_BYTES: Final = 1 << 29
 

@@ -22,15 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2l_runtime import __version__, atomic
-from m2l_runtime.arrays import Image, Images, Mask, Masks
-from m2l_runtime.cpu import usable_cpus
-from m2l_runtime.draws import shuffled, uniform
+from m2l_runtime import __version__
+from m2l_runtime._utils import atomic
+from m2l_runtime._utils.cpu import usable_cpus
+from m2l_runtime._utils.text import printable
+from m2l_runtime.conditioning.random import shuffled, uniform
 from m2l_runtime.errors import Diverged, InputError, OutputError
-from m2l_runtime.terminal import printable
-from m2l_train.datafolder import open_data
-from m2l_train.device import open_device, torch_threads
-from m2l_train.evaluate.fidelity import LESION_FROM, dice
+from m2l_runtime.types import Image, Images, Mask, Masks
+from m2l_train.data.data_folder import open_data
+from m2l_train.evaluate.metrics.mask_fidelity import LESION_FROM, dice
 from m2l_train.evaluate.segmenter import (
     SegmenterFacts,
     SegmenterNetwork,
@@ -40,6 +40,7 @@ from m2l_train.evaluate.segmenter import (
     to_input,
 )
 from m2l_train.evaluate.sets import fingerprint, read_pairs, refuse_synthetic
+from m2l_train.training.device import open_device, torch_threads
 
 EPOCHS: Final = 10
 BATCH_SIZE: Final = 16
@@ -87,7 +88,7 @@ def train_segmenter(
     unless `max_minutes` ends it early.
 
     Args:
-        data: a data folder with a train and a val split, as :func:`m2l_train.datafolder.open_data` reads it.
+        data: a data folder with a train and a val split, as :func:`m2l_train.data.data_folder.open_data` reads it.
         out: the file to write.
         epochs: passes over the training pairs; None: `EPOCHS`.
         width: channels of the first level.

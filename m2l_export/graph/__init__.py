@@ -1,0 +1,1 @@
+"""Turn a trained generator into the graph that is shipped."""

@@ -1,0 +1,386 @@
+"""A trained generator to the graph that is shipped: bytes in, bytes out, and nothing in between that is not needed.
+
+The two compute the same images; each step is exact in real arithmetic and proven alone in float64 by a test:
+
+1. `flatten`: the nested blocks become two lists of stages, outermost first; what an appearance does stands beside them.
+2. `sum_mask_channels`: the mask is grey, so its equal channels are one channel through summed weights.
+3. `use_instance_statistics` or `fold_running_statistics`: what a batch norm becomes.
+4. `drop_dead_biases`: a bias ahead of an instance norm is taken away again with the mean.
+5. `use_resizing`, or `use_deconvolution` and perhaps `use_sub_pixel`: how a layer that doubles the side is written. A
+   transposed convolution is a 2x2 convolution to four times the channels and depth-to-space.
+6. `ByteGraph`: scaling, channel layout and rounding stand in the graph, so that no runtime can drift from training. So
+   does the way from bits to what dropout keeps.
+
+Another way to write an upsampling layer is another module in `Stage.layer`.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass
+from typing import Final, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m2l_runtime.errors import CheckpointError
+from m2l_train.models import networks
+from m2l_train.models.networks import Appearance, ResizeConv2d, UnetBlock, UnetGenerator, UnetSpec
+
+NormStatistics = Literal["instance", "running"]
+Form = Literal["deconvolution", "sub-pixel", "resize"]
+
+
+class Stage(nn.Module):
+    """A layer that halves or doubles the side, and the norm that follows it, if any."""
+
+    def __init__(self, layer: nn.Module, norm: nn.Module | None, drops: bool = False) -> None:
+        super().__init__()
+        self.layer = layer
+        self.norm = norm
+        self.drops = drops
+        """Whether dropout follows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H/2, W/2) or (B, C', 2H, 2W)."""
+        x = self.layer(x)
+        return x if self.norm is None else self.norm(x)
+
+
+class Modulation(nn.Module):
+    """Appearances (B, 12) to (scale, shift), each (B, C, 1, 1), for each upsampling stage from the second on.
+
+    As :class:`m2l_train.models.networks.Appearance` without its table. The bias holds the 1 added to each scale.
+    """
+
+    def __init__(self, source: Appearance, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", source.mean.clone())
+        self.register_buffer("std", source.std.clone())
+        self.mean: Tensor
+        self.std: Tensor
+        self.hidden, self.out = copy.deepcopy(source.hidden), copy.deepcopy(source.out)
+        self._sizes = [n for count in channels for n in (count, count)]
+        ones = [float(i % 2 == 0) for i, n in enumerate(self._sizes) for _ in range(n)]
+        self.out.bias = nn.Parameter(self.out.bias.detach() + self.out.bias.new_tensor(ones))
+
+    @torch.no_grad()
+    def divide(self, level: int, by: Tensor) -> None:
+        """Give the stage on the way up of `level`, from 1, scales and shifts over `by` (C,)."""
+        begin = sum(self._sizes[: 2 * (level - 1)])
+        rows = slice(begin, begin + 2 * len(by))
+        self.out.weight[rows] /= by.repeat(2)[:, None]
+        self.out.bias[rows] /= by.repeat(2)
+
+    def forward(self, appearance: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """See the class."""
+        found = self.out(self.hidden((appearance - self.mean) / self.std))[:, :, None, None]
+        parts = found.split(self._sizes, 1)
+        return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+class DeployUnet(nn.Module):
+    """The generator as two lists: (B, C, H, W) in [-1, 1] to (B, C', H, W) in [-1, 1]."""
+
+    def __init__(self, downs: list[Stage], ups: list[Stage], modulation: Modulation | None = None) -> None:
+        super().__init__()
+        self.downs = nn.ModuleList(downs)
+        self.ups = nn.ModuleList(ups)
+        self.modulation = modulation
+
+    def forward(self, x: Tensor, appearance: Tensor | None = None, factors: Tensor | None = None) -> Tensor:
+        """See the class.
+
+        Args:
+            x: masks.
+            appearance: (B, 12), where the network was trained with them.
+            factors: (B, n): 0 or 2 for each value that dropout acts on, stage by stage from the bottleneck outwards, of
+                each in C order; None: dropout is off.
+        """
+        by_stage = [] if self.modulation is None else [None, *self.modulation(appearance)]
+        skips: list[Tensor] = []
+        for level, down in enumerate(self.downs):
+            if level:
+                skips.append(x)
+                x = F.leaky_relu(x, networks.LEAKY_RELU_SLOPE)
+            x = down(x)
+        used = 0
+        for level, up in reversed(list(enumerate(self.ups))):
+            x = up(F.relu(x))
+            if by_stage and level:
+                scale, shift = by_stage[level]
+                x = x * scale.to(x.dtype) + shift.to(x.dtype)  # which are in single precision whatever the layers are
+            if factors is not None and cast(Stage, up).drops:
+                begin, used = used, used + x.shape[1] * x.shape[2] * x.shape[3]
+                x = x * factors[:, begin:used].reshape(-1, *x.shape[1:])
+            if skips:
+                x = torch.cat([skips.pop(), x], 1)
+        return torch.tanh(x)
+
+
+class ByteGraph(nn.Module):
+    """uint8 masks (N, H, W), and what else the network takes, to uint8 images (N, H, W, 3)."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, mask: Tensor, appearance: Tensor | None = None, dropout_bits: Tensor | None = None) -> Tensor:
+        """Cast ahead of all else (TensorRT neither reshapes nor subtracts uint8), then back to bytes.
+
+        Args:
+            mask: uint8 (N, H, W).
+            appearance: float32 (N, 12).
+            dropout_bits: uint8 (N, n), see :func:`dropout_factors`.
+        """
+        x = mask.to(_float_type(self)).unsqueeze(1) * (2 / 255) - 1
+        if appearance is None and dropout_bits is None:
+            y = self.unet(x)
+        else:
+            y = self.unet(x, appearance, None if dropout_bits is None else dropout_factors(dropout_bits.to(x.dtype)))
+        y = y.float() if y.dtype is torch.float16 else y
+        y = torch.clamp(torch.round((y + 1) * 127.5), 0, 255)
+        if y.shape[1] == 1:
+            y = torch.cat([y, y, y], 1)
+        return y.permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def dropout_factors(packed: Tensor) -> Tensor:
+    """Bytes as floats (B, n) to (B, 8n): 2 where a bit is one, 0 where it is none, each byte's lowest bit first.
+
+    Bit k of b is ``floor(b / 2**k) - 2 floor(b / 2**(k + 1))``: TensorRT knows no operators on bits.
+    """
+    scales = packed.new_tensor([2.0**-k for k in range(9)])
+    shifted = torch.floor(packed.unsqueeze(2) * scales)
+    return (shifted[:, :, :8] * 2 - shifted[:, :, 1:] * 4).flatten(1)
+
+
+def dropout_shapes(spec: UnetSpec, image_size: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
+    """(channels, rows, columns) of what dropout acts on in an image of (height, width), the bottleneck's side first."""
+    height, width = image_size
+    levels = [level for level in reversed(range(spec.levels - 1)) if level >= 4] if spec.dropout else []
+    return tuple((spec.widths[level - 1], height >> level, width >> level) for level in levels)
+
+
+def dropout_byte_count(spec: UnetSpec, image_size: tuple[int, int]) -> int:
+    """Bytes of an image's dropout bits: a bit a value, and no stage's bits end within a byte."""
+    return sum(channels * rows * columns for channels, rows, columns in dropout_shapes(spec, image_size)) // 8
+
+
+def _float_type(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The graph to ship, and the words for its manifest."""
+
+    graph: ByteGraph
+    norm_statistics: Literal["instance", "running", "none"]
+    form: Form
+    """How upsampling is written."""
+
+
+def deploy(
+    network: UnetGenerator,
+    norm_statistics: NormStatistics = "instance",
+    form: Form = "sub-pixel",
+    stochastic: bool = False,
+) -> Deployed:
+    """All steps in order. The network is left as it was.
+
+    Args:
+        network: as trained.
+        norm_statistics: what a batch norm normalises by: each image's own statistics, as the original's test
+            does unless it is told ``--eval``, or those collected in training. Networks without batch norm have
+            only the former.
+        form: how layers that double the side are written: as transposed convolutions, as convolutions and
+            depth-to-space, or, of a network that was trained so, as repeated pixels and a convolution. The images are
+            the same.
+        stochastic: let in from outside what dropout keeps; otherwise it is off.
+
+    Raises:
+        CheckpointError: running statistics, dropout or a form asked of a network that has none.
+    """
+    if norm_statistics == "running" and network.spec.norm != "batch":
+        raise CheckpointError(
+            f"has no running statistics (its norm is '{network.spec.norm}'); leave out --norm-statistics running"
+        )
+    if stochastic:
+        require_dropout(network)
+    if form == "resize" and network.spec.upsample != "resize":
+        raise CheckpointError(
+            "has transposed convolutions, which cannot be written as repeated pixels; "
+            "choose --form sub-pixel or --form deconvolution"
+        )
+    unet = sum_mask_channels(flatten(network, stochastic))
+    unet = fold_running_statistics(unet) if norm_statistics == "running" else use_instance_statistics(unet)
+    statistics: Final = "none" if network.spec.norm == "none" else norm_statistics
+    unet = drop_dead_biases(unet)
+    unet = use_resizing(unet) if form == "resize" else use_deconvolution(unet)
+    return Deployed(ByteGraph(use_sub_pixel(unet) if form == "sub-pixel" else unet).eval(), statistics, form)
+
+
+def require_dropout(network: UnetGenerator) -> None:
+    """Refuse to let in what a network does not have.
+
+    Raises:
+        CheckpointError: it has no dropout.
+    """
+    if not any(_drops(block) for block in network.blocks()):
+        raise CheckpointError(
+            f"has no dropout to let in (it stands in the levels after the fourth but the last, and this network has "
+            f"{network.spec.levels}); leave out --stochastic"
+            if network.spec.dropout
+            else "was trained without dropout; leave out --stochastic"
+        )
+
+
+def flatten(network: UnetGenerator, stochastic: bool = False) -> DeployUnet:
+    """The same layers, copied, without the nesting.
+
+    Dropout is left out, as in evaluation; if `stochastic`, it is where it was, with factors from outside.
+    """
+    copied = copy.deepcopy(network).eval()
+    blocks = copied.blocks()
+    return DeployUnet(
+        [Stage(b.down, _keep(b.down_norm)) for b in blocks],
+        [Stage(b.up, _keep(b.up_norm), stochastic and _drops(b)) for b in blocks],
+        None if copied.appearance is None else Modulation(copied.appearance, network.spec.widths[:-1]),
+    )
+
+
+def _drops(block: UnetBlock) -> bool:
+    return isinstance(block.model[-1], nn.Dropout)
+
+
+def _keep(norm: nn.Module | None) -> nn.Module | None:
+    return None if isinstance(norm, nn.Identity) else norm
+
+
+def sum_mask_channels(unet: DeployUnet) -> DeployUnet:
+    """For an input of one channel instead of several equal ones: the first weights summed over them."""
+    unet = copy.deepcopy(unet)
+    first = unet.downs[0].layer
+    assert isinstance(first, nn.Conv2d)  # noqa: S101 - flatten put it there
+    first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
+    first.in_channels = 1
+    return unet
+
+
+def use_instance_statistics(unet: DeployUnet) -> DeployUnet:
+    """Batch norms normalising by a batch of one are instance norms with the same scale and shift."""
+    unet = copy.deepcopy(unet)
+    for stage in _stages(unet):
+        norm = stage.norm
+        if isinstance(norm, nn.BatchNorm2d):
+            instance = nn.InstanceNorm2d(norm.num_features, eps=norm.eps, affine=True).to(norm.weight)
+            instance.load_state_dict({"weight": norm.weight.detach(), "bias": norm.bias.detach()})
+            stage.norm = instance
+    return unet
+
+
+def fold_running_statistics(unet: DeployUnet) -> DeployUnet:
+    """Batch norms normalising by running statistics are a scale and a shift, which the layer ahead takes in."""
+    unet = copy.deepcopy(unet)
+    for stage in _stages(unet):
+        norm, layer = stage.norm, stage.layer
+        if isinstance(norm, nn.BatchNorm2d) and isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            assert norm.running_mean is not None  # noqa: S101 - the checkpoint importer saw to it
+            assert norm.running_var is not None  # noqa: S101
+            scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
+            mean = norm.running_mean if layer.bias is None else norm.running_mean - layer.bias.detach()
+            per_output = (1, -1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+            layer.weight = nn.Parameter(layer.weight.detach() * scale.view(per_output))
+            layer.bias = nn.Parameter(norm.bias.detach() - mean * scale)
+            stage.norm = None
+    return unet
+
+
+def drop_dead_biases(unet: DeployUnet) -> DeployUnet:
+    """Layers ahead of an instance norm without their bias: it would be subtracted again with the mean."""
+    unet = copy.deepcopy(unet)
+    for stage in _stages(unet):
+        if isinstance(stage.norm, nn.InstanceNorm2d):
+            stage.layer.register_parameter("bias", None)
+    return unet
+
+
+class RepeatedConv2d(nn.Conv2d):
+    """The side doubled by repeating pixels, then a 3x3 convolution: (B, C, H, W) to (B, C', 2H, 2W)."""
+
+    def __init__(self, layer: ResizeConv2d) -> None:
+        super().__init__(layer.in_channels, layer.out_channels, 3, 1, 1, bias=layer.bias is not None)
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in the base class
+        """See the class."""
+        return super().forward(F.interpolate(input, scale_factor=2.0, mode="nearest"))
+
+
+def use_resizing(unet: DeployUnet) -> DeployUnet:
+    """Layers trained as repeated pixels and a convolution, written so."""
+    unet = copy.deepcopy(unet)
+    for stage in _stages(unet):
+        if isinstance(stage.layer, ResizeConv2d):
+            stage.layer = RepeatedConv2d(stage.layer)
+    return unet
+
+
+def use_deconvolution(unet: DeployUnet) -> DeployUnet:
+    """Layers trained as repeated pixels and a convolution, written as the transposed convolutions that they equal."""
+    unet = copy.deepcopy(unet)
+    for stage in _stages(unet):
+        layer = stage.layer
+        if isinstance(layer, ResizeConv2d):
+            made = nn.ConvTranspose2d(layer.in_channels, layer.out_channels, 4, 2, 1, bias=layer.bias is not None)
+            made.weight, made.bias = nn.Parameter(layer.transposed_weight().detach()), layer.bias
+            stage.layer = made
+    return unet
+
+
+class SubPixelConv2d(nn.Module):
+    """A transposed convolution (kernel 4, stride 2, padding 1) without one: (B, C, H, W) to (B, C', 2H, 2W).
+
+    An output pixel 2p + s - 1 (s 0 or 1) is made by the inputs p - 1 and p through the taps s + 2 and s. So one
+    2x2 convolution over the input padded by 1 makes all four kinds of output pixels as channels, depth-to-space puts
+    them in place, and the frame of 1 is cut off. From Shi et al., "Is the deconvolution layer the same as a
+    convolutional layer?", 2016 (arXiv:1609.07009). It takes (H + 1)(W + 1) / HW times the multiplications.
+    """
+
+    def __init__(self, layer: nn.ConvTranspose2d) -> None:
+        super().__init__()
+        weight = layer.weight.detach()
+        inputs, outputs = weight.shape[:2]
+        taps = weight.new_empty(outputs, 2, 2, inputs, 2, 2)  # output, its row and column; input, tap's row and column
+        for s, t in itertools.product(range(2), repeat=2):
+            for u, v in itertools.product(range(2), repeat=2):
+                taps[:, s, t, :, u, v] = weight[:, :, s + 2 * (1 - u), t + 2 * (1 - v)].T
+        self.conv = nn.Conv2d(inputs, 4 * outputs, 2, 1, 1, bias=layer.bias is not None).to(weight)
+        self.conv.weight = nn.Parameter(taps.reshape(4 * outputs, inputs, 2, 2))
+        if layer.bias is not None:
+            self.conv.bias = nn.Parameter(layer.bias.detach().repeat_interleave(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.pixel_shuffle(self.conv(x), 2)[:, :, 1:-1, 1:-1]
+
+
+def use_sub_pixel(unet: DeployUnet) -> DeployUnet:
+    """Transposed convolutions as convolutions and depth-to-space: engines have better kernels for those.
+
+    Measured layer by layer and in whole networks (docs/benchmarks.md): at ngf 64 in bf16 3 times the images/s, in fp32
+    4 to 6 % more, in int8 the only form that engines have integer kernels for. Where a layer alone is faster
+    transposed, a network with it so is no faster, so all are written alike.
+    """
+    unet = copy.deepcopy(unet)
+    for stage in _stages(unet):
+        if isinstance(stage.layer, nn.ConvTranspose2d):
+            stage.layer = SubPixelConv2d(stage.layer)
+    return unet
+
+
+def _stages(unet: DeployUnet) -> list[Stage]:
+    return [stage for stage in (*unet.downs, *unet.ups) if isinstance(stage, Stage)]

@@ -1,0 +1,252 @@
+"""What is known of a bundle to its model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from m2l_export.quantize.sensitivity import Sensitivity
+from m2l_runtime.backends.trt.library import TITLES
+from m2l_runtime.bundle.schema import ModelFile, Network, PlanFile, Provenance, Training
+
+_CARD = """\
+# {name}: model card
+
+Made by m2l {version}. The file `manifest.json` beside this one holds the same facts for programs.
+
+## What it is
+A pix2pix generator that paints a dermoscopic picture of a skin lesion into the shape of a binary mask
+(the Mask2Lesion method, arXiv:1906.05845). Masks of {width}x{height} pixels (wide x high) go in, RGB images of
+the same size come out.{beside}
+
+## What it is for, and what never
+- For research, and for enlarging training sets of lesion segmentation.
+- **Never for diagnosis.** Every image is synthetic. None shows a patient; none says anything about one.
+- A network trained on these images inherits what its training data lacked: skin tones, cameras, kinds of
+  lesion. Judge it on real images only.
+
+## Network
+U-Net generator, {levels} levels, ngf {ngf}, {input_nc} input and {output_nc} output channels, norm
+{norm} (statistics: {norm_statistics}), {parameter_count:,} parameters. {dropout}{upsample}{weights}
+
+## Where the weights come from
+`{checkpoint}`, SHA-256 `{checkpoint_sha256}`.
+{origin}
+
+{parity}{plans}{sensitivity}{warnings}"""
+
+
+def model_card(
+    name: str,
+    image_size: tuple[int, int],
+    network: Network,
+    provenance: Provenance,
+    models: tuple[ModelFile, ...],
+    warnings: tuple[str, ...],
+    origin: str,
+    appearance_count: int = 0,
+    min_contrast: float = 0.0,
+    sensitivities: Mapping[str, Sensitivity] | None = None,
+    plans: Sequence[PlanFile] = (),
+) -> str:
+    """MODEL_CARD.md of a bundle.
+
+    Args:
+        appearance_count: rows of its table of appearances.
+        min_contrast: that all of these rows have.
+        sensitivities: what int8 costs layer by layer, by the engine that it is for.
+        plans: TensorRT's.
+    """
+    return _CARD.format(
+        name=name,
+        version=provenance.versions["m2l"],
+        height=image_size[0],
+        width=image_size[1],
+        levels=network.levels,
+        ngf=network.ngf,
+        input_nc=network.input_nc,
+        output_nc=network.output_nc,
+        norm=network.norm,
+        norm_statistics=network.norm_statistics,
+        parameter_count=network.parameter_count,
+        beside=_beside(network, appearance_count, min_contrast),
+        dropout=_DROPOUT[network.dropout],
+        weights=next(
+            (_WEIGHTS.format(file=m.file.path) for m in models if m.weights == "fp16" and m.precision == "fp32"), ""
+        ),
+        upsample=" Upsampling is by repeated pixels and a 3x3 convolution." if network.upsample == "resize" else "",
+        checkpoint=provenance.checkpoint,
+        checkpoint_sha256=provenance.checkpoint_sha256,
+        origin="\n".join(filter(None, (_training(provenance.training), origin)))
+        or "Nothing more is known to this card: data, licence and length of training are for you to add.",
+        parity=_parity(models),
+        plans=_plans(plans) if plans else "",
+        sensitivity=sensitivity_table(sensitivities) if sensitivities else "",
+        warnings="\n## Warnings of the export\n" + "\n".join(f"- {w}" for w in warnings) + "\n" if warnings else "",
+    )
+
+
+_DROPOUT: Final = {
+    "off": "Dropout is off; the original leaves it on\nwhen it tests.",
+    "input": "Dropout is on, as when the\noriginal tests; what it keeps comes in as bits.",
+}
+_WEIGHTS: Final = "\nIn {file} weights are stored in half precision (fp16); they are fp32 once it is loaded."
+
+
+def _parity(models: tuple[ModelFile, ...]) -> str:
+    """The table of all ways to run the generator, and what each is compared with."""
+    references = list(dict.fromkeys(m.parity.reference for m in models))
+    letters = dict(zip(references, "ABCDEFGH", strict=False)) if len(references) > 1 else {}
+    rows = []
+    for m in models:
+        parity = m.parity
+        psnr = "identical" if parity.psnr_db is None else f"{parity.psnr_db:.1f} dB"
+        if parity.worst_psnr_db is not None:
+            psnr = f"{parity.mean_psnr_db:.1f} dB, worst {parity.worst_psnr_db:.1f}"
+        cells = (
+            m.file.path,
+            m.precision,
+            parity.engine + (" (emulated)" if parity.kind == "emulated" else ""),
+            *([letters.get(parity.reference, "-")] if letters else []),
+            parity.mask_count,
+            ", ".join(map(str, parity.batch_sizes)),
+            parity.max_level_difference,
+            f"{parity.mean_level_difference:.6f}",
+            psnr,
+        )
+        rows.append(_row(*cells))
+    head = ("file", "computes in", "engine", *(["against"] if letters else []), "masks", "batch sizes")
+    head += ("largest difference", "mean difference", "PSNR")
+    against = f"against: {references[0]}."
+    if letters:
+        against = "against:\n" + "\n".join(f"- {letter}: {reference}" for reference, letter in letters.items())
+    if any(m.parity.kind == "emulated" for m in models):
+        against += "\n\nEmulated: not by what the file is for, which takes a card, but by others, from the same graph."
+    if any(m.parity.worst_psnr_db is not None for m in models):
+        against += "\n\nA PSNR with a worst one beside it is the mean over the images, else that of all bytes together."
+    return "\n".join(
+        (
+            "## Parity",
+            _row(*head),
+            "|---" * len(head) + "|",
+            *rows,
+            "",
+            f"Differences are in levels of 0..255, {against}\n",
+        )
+    )
+
+
+def _plans(plans: Sequence[PlanFile]) -> str:
+    """The table of TensorRT's plans."""
+    head = ("file", "TensorRT", "compute capability", "masks a call", "convolutions", "parity")
+    rows = [
+        _row(
+            plan.file.path,
+            f"{TITLES[plan.flavour]} {plan.version}",
+            plan.compute_capability + ("" if plan.card is None else f", {plan.card}"),
+            " to ".join(map(str, (plan.batch_sizes[0], plan.batch_sizes[2]))),
+            ", ".join(f"{count} in {kind}" for kind, count in plan.convolutions.items()),
+            plan.parity if isinstance(plan.parity, str) else f"at most {plan.parity.max_level_difference} levels off",
+        )
+        for plan in plans
+    ]
+    return "\n".join(
+        (
+            "\n## Plans",
+            "Each runs in one version of the library, on cards of one compute capability. They are code: m2l loads",
+            "them only where it is told to trust them, and builds its own of the files above otherwise.",
+            "",
+            _row(*head),
+            "|---" * len(head) + "|",
+            *rows,
+            "",
+        )
+    )
+
+
+def sensitivity_table(by_engine: Mapping[str, Sensitivity]) -> str:
+    """What each layer costs in int8, and which stay in float."""
+    rows = [
+        _row(
+            first.layer,
+            f"{first.multiplications_share * 100:.1f} %",
+            *(
+                f"{layer.alone_psnr_db:.1f}, {layer.alone_worst_psnr_db:.1f}{', in float' if layer.is_float else ''}"
+                for layer in (first, *others)
+            ),
+        )
+        for first, *others in zip(*(found.layers for found in by_engine.values()), strict=True)
+    ]
+    head = _row("layer", "multiplications", *(f"alone on {engine}" for engine in by_engine))
+    chosen = "; ".join(
+        f"on {engine} "
+        + (f"{found.float_share * 100:.0f} % of the multiplications are" if found.float_layers else "no convolution is")
+        + " left in float"
+        for engine, found in by_engine.items()
+    )
+    return "\n".join(
+        (
+            "\n## What int8 costs",
+            "PSNR in dB, mean and worst of a few images, with one convolution in int8 and all others in float;",
+            f"{chosen}.",
+            "",
+            head,
+            "|---" * (2 + len(by_engine)) + "|",
+            *rows,
+            "",
+        )
+    )
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _beside(network: Network, appearance_count: int, min_contrast: float) -> str:
+    """What else goes in than the mask."""
+    said = ""
+    if network.appearance:
+        said += (
+            "\n\nBeside each mask goes an appearance: the colours of lesion and skin and their spread, as 12 numbers "
+            "(CIE L*a*b*).\nThe network was trained with those measured on its own "
+            f"images; `appearances.npz` has {appearance_count:,} of them, from which\n`m2l synth` draws. They are "
+            "statistics of real photographs, not pictures."
+        )
+        if min_contrast:
+            said += (
+                " Left out are those whose mean colours of lesion and\nskin are less than "
+                f"{min_contrast:.3g} Delta E*ab apart: there nobody sees where the mask is."
+            )
+    if network.dropout == "input":
+        said += (
+            "\n\nBeside each mask go dropout bits, drawn with a seed: the same seed gives the same image, another seed "
+            "another\none. How much another depends on the network, and it is often little."
+        )
+    return said
+
+
+def _training(training: Training | None) -> str:
+    if training is None:
+        return ""
+    config = training.config
+    epochs = int(config["n_epochs"] or 0) + int(config["n_epochs_decay"] or 0)
+    far = (
+        "for an unknown number of steps"
+        if training.epoch is None
+        else f"up to the end of epoch {training.epoch} of {epochs}"
+    )
+    if training.step is not None and training.epoch is not None:
+        far = f"for {training.step:,} steps (epoch {training.epoch} of {epochs})"
+    judged = ""
+    if training.val_l1_levels is not None:
+        judged = (
+            f" After the last whole epoch: {training.val_l1_levels:.2f} levels from the real images, on average over "
+            "the validation split, or over pairs trained on where there was none."
+        )
+    hours = "" if training.hours is None else f", {training.hours:.2f} hours on {training.device}"
+    made = ", ".join(f"{name} {version}" for name, version in training.versions.items())
+    settings = ", ".join(f"{name} {value}" for name, value in config.items())
+    return (
+        f"Trained by `m2l train` on {training.pair_count:,} pairs {far}{hours}, with {made}.{judged}\n\n"
+        f"Settings: {settings}.\n"
+    )

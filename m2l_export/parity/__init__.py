@@ -1,0 +1,1 @@
+"""Compare images of two computations that should agree."""

@@ -1,0 +1,285 @@
+"""A network and the file made of it to figures that say how far apart their images are.
+
+The network as trained runs in PyTorch, fp32, one mask at a time; the file runs on the engine it is meant for.
+Nothing of the deploy graph takes part on the network's side, so the gate sees every mistake in it. Where the file takes
+more than the mask, each mask is run in `ROUNDS` rounds, with other appearances and dropout bits in each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from m2l_export.graph.deploy import NormStatistics
+from m2l_export.graph.onnx_writer import APPEARANCE, BATCH, DROPOUT_BITS, MASK
+from m2l_runtime._utils.text import plural, printable
+from m2l_runtime.backends.base import BackendOptions, ModelSource
+from m2l_runtime.backends.registry import backend_module
+from m2l_runtime.bundle import embedded
+from m2l_runtime.bundle.schema import Parity, TensorSpec
+from m2l_runtime.conditioning.conditions import Appearances, dropout_bits, item_seed
+from m2l_runtime.conditioning.random import below, draw
+from m2l_runtime.errors import InputError, ParityError
+from m2l_runtime.masks.mask_file import read_mask
+from m2l_runtime.masks.mask_folder import find_masks
+from m2l_runtime.synthesizer import run_in_batches
+from m2l_runtime.types import Images, Mask, Masks
+from m2l_train.models.networks import UnetGenerator
+
+Inputs = Mapping[str, npt.NDArray[Any]]
+"""An array for each input of the file, by name, the mask first; a row of all of them makes one image."""
+
+BATCH_SIZES: Final = (1, 3, 8)
+ROUNDS: Final = 4
+"""Times that each mask runs where it is not all that the file takes."""
+SAME_PICTURE_BELOW: Final = 3.0
+"""Mean level difference under which black, white and a disc count as the same picture."""
+
+
+def black(image_size: tuple[int, int]) -> Mask:
+    """No lesion."""
+    return np.zeros(image_size, np.uint8)
+
+
+def white(image_size: tuple[int, int]) -> Mask:
+    """All lesion."""
+    return np.full(image_size, 255, np.uint8)
+
+
+def disc(image_size: tuple[int, int], radius: float = 0.25) -> Mask:
+    """A disc in the middle, its radius a fraction of the shorter side."""
+    height, width = image_size
+    y, x = np.ogrid[:height, :width]
+    inside = np.hypot(y - (height - 1) / 2, x - (width - 1) / 2) <= radius * min(image_size)
+    return np.where(inside, np.uint8(255), np.uint8(0))
+
+
+def dot(image_size: tuple[int, int]) -> Mask:
+    """Two by two pixels off the middle, where an instance norm has next to no variance to divide by."""
+    mask = black(image_size)
+    y, x = image_size[0] // 3, image_size[1] // 4
+    mask[y : y + 2, x : x + 2] = 255
+    return mask
+
+
+def noise(image_size: tuple[int, int]) -> Mask:
+    """Independent black and white pixels: raw bits of Philox, which are the same in every NumPy."""
+    words = np.random.Philox(key=20190716).random_raw(-(-image_size[0] * image_size[1] // 64))
+    bits = np.unpackbits(words.view(np.uint8))[: image_size[0] * image_size[1]]
+    return bits.reshape(image_size) * np.uint8(255)
+
+
+PROBES: Final[Mapping[str, Callable[[tuple[int, int]], Mask]]] = {
+    "black": black,
+    "white": white,
+    "disc": disc,
+    "dot": dot,
+    "noise": noise,
+}
+"""Masks drawn for every gate, first in :func:`gate_masks` and in this order."""
+
+
+def probe_index(name: str) -> int:
+    """Where the probe `name` stands in :func:`gate_masks`."""
+    return list(PROBES).index(name)
+
+
+def gate_masks(image_size: tuple[int, int], folder: str | os.PathLike[str] | None) -> Masks:
+    """The probes, the example masks, and all masks in `folder`.
+
+    Raises:
+        InputError: a mask in `folder` cannot be read, or there is none.
+    """
+    files = find_masks(embedded.EXAMPLE_MASKS).paths
+    if folder is not None:
+        more = find_masks(folder).paths
+        if not more:
+            raise InputError(f"{printable(folder)} holds no mask files for the gate")
+        files += more
+    made = [draw(image_size) for draw in PROBES.values()]
+    return np.stack(made + [read_mask(file, image_size).mask for file in files])
+
+
+def gate_inputs(masks: Masks, specs: Sequence[TensorSpec], table: Appearances | None = None) -> Inputs:
+    """What the gate runs: `masks`, and in `ROUNDS` rounds of them what else `specs` name.
+
+    Round by round, appearances are the table's mean, a row drawn for each mask, then the rows that are least and those
+    that are most in one of the numbers, in turns. Dropout bits are drawn for each image; every second mask keeps all
+    values in the third round and none in the last.
+
+    Args:
+        masks: of :func:`gate_masks`.
+        specs: the file's inputs, the mask first.
+        table: float32 (count, 12), where there are appearances.
+    """
+    count, more = len(masks), specs[1:]
+    if not more:
+        return {MASK: masks}
+    inputs: dict[str, npt.NDArray[Any]] = {MASK: np.concatenate([masks] * ROUNDS)}
+    if table is not None:
+        columns = np.arange(count) % table.shape[1]
+        drawn = below(len(table), draw(count, 0, "gate", "appearance"))
+        mean = np.broadcast_to(table.mean(0, np.float64).astype(np.float32), (count, table.shape[1]))
+        rows = [mean, table[drawn], table[table.argmin(0)[columns]], table[table.argmax(0)[columns]]]
+        inputs[APPEARANCE] = np.concatenate(rows)
+    for spec in more:
+        if spec.name == DROPOUT_BITS:
+            size = next(side for side in spec.shape if side != BATCH)
+            seeds = [item_seed(0, "gate", sample) for sample in range(1, ROUNDS * count + 1)]
+            bits = np.stack([dropout_bits(seed, size) for seed in seeds]).reshape(ROUNDS, count, size)
+            bits[-2, ::2], bits[-1, ::2] = 255, 0
+            inputs[DROPOUT_BITS] = bits.reshape(-1, size)
+    return inputs
+
+
+def golden_rows(inputs: Inputs, mask_count: int) -> list[int]:
+    """Rows of :func:`gate_inputs` to keep beside the file: disc, dot and the first example, each of another round."""
+    per_round = mask_count if len(inputs) > 1 else 0
+    masks = (probe_index("disc"), probe_index("dot"), len(PROBES))
+    return [index + number * per_round for number, index in enumerate(masks)]
+
+
+def reference_images(network: UnetGenerator, inputs: Inputs, norm_statistics: NormStatistics) -> Images:
+    """What the network as trained makes of `inputs`, rounded to bytes; dropout is off unless its bits are among them.
+
+    Raises:
+        ParityError: it gives NaN or infinite pixels.
+    """
+    network = copy.deepcopy(network).float().eval()
+    if norm_statistics == "instance":
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train()  # normalises by the batch, which is one image
+    images = []
+    with torch.inference_mode():
+        for index, mask in enumerate(inputs[MASK]):
+            x = torch.from_numpy(mask).float().div(255).sub(0.5).div(0.5).expand(1, network.spec.input_nc, *mask.shape)
+            with contextlib.ExitStack() as stack:
+                if DROPOUT_BITS in inputs:
+                    stack.enter_context(_dropping(network, inputs[DROPOUT_BITS][index]))
+                if APPEARANCE in inputs:
+                    y = network(x, torch.from_numpy(inputs[APPEARANCE][index : index + 1].copy()))[0]
+                else:
+                    y = network(x)[0]
+            if not torch.isfinite(y).all():
+                raise ParityError(
+                    f"the network itself gives NaN or infinite pixels (mask {index} of the gate); nothing was written"
+                )
+            levels = ((y.double() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+            images.append(np.broadcast_to(levels.transpose(1, 2, 0), (*mask.shape, 3)))
+    return np.stack(images)
+
+
+@contextlib.contextmanager
+def _dropping(network: UnetGenerator, bits: npt.NDArray[np.uint8]) -> Iterator[None]:
+    """Dropout of `network`, which is off, keeps what `bits` say, in the order in which its layers run."""
+    kept, used = np.unpackbits(bits, bitorder="little"), 0
+
+    def drop(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+        nonlocal used
+        assert isinstance(module, nn.Dropout)  # noqa: S101 - hooked to no others
+        part = torch.from_numpy(kept[used : used + output.numel()]).view_as(output)
+        used += output.numel()
+        return output * part / (1 - module.p)
+
+    hooks = [module.register_forward_hook(drop) for module in network.modules() if isinstance(module, nn.Dropout)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if used != len(kept):
+        raise ParityError(f"the network drops {used:,} values, and there are bits for {len(kept):,}; report this")
+
+
+def compare(reference: Images, images: Images) -> tuple[int, float, float | None]:
+    """(largest, mean difference in levels, PSNR in dB or None where all bytes are equal).
+
+    PSNR is ``10 log10(255^2 / MSE)`` over all bytes.
+    """
+    difference: npt.NDArray[np.int16] = images.astype(np.int16) - reference
+    square_mean = float((difference.astype(np.float64) ** 2).mean())
+    psnr = None if square_mean == 0 else 10 * math.log10(255**2 / square_mean)
+    return int(np.abs(difference).max(initial=0)), float(np.abs(difference).mean()), psnr
+
+
+def measure(
+    reference: Images, inputs: Inputs, mask_count: int, source: ModelSource, engine: str, accepted: int
+) -> Parity:
+    """Compare a file with the reference at every one of `BATCH_SIZES`; the worst figures count.
+
+    Args:
+        reference: of :func:`reference_images`, of the same `inputs`.
+        inputs: of :func:`gate_inputs`, of `mask_count` masks.
+        mask_count: how many.
+        source: the file.
+        engine: what runs it.
+        accepted: levels that a byte may be off.
+
+    Raises:
+        ParityError: any byte is more than `accepted` levels off; the message says where and how far.
+        EngineNotInstalled, EngineError: the engine does not run the file.
+    """
+    worst, mean, psnr, name = 0, 0.0, None, ""
+    for size in BATCH_SIZES:
+        backend = backend_module(engine).load(source, BackendOptions(device="cpu", batch_size=size))
+        images = run_in_batches(backend, inputs)
+        name = backend.settings.engine
+        backend.close()
+        found, found_mean, found_psnr = compare(reference, images)
+        if found > accepted:
+            index = (
+                int(np.abs(images.astype(np.int16) - reference).reshape(len(images), -1).max(1).argmax()) % mask_count
+            )
+            raise ParityError(
+                f"{source.name} on {name} differs from the network by up to {found} levels (mean "
+                f"{found_mean:.4f}, {plural(mask_count, 'mask')}, batch size {size}, worst at mask {index}); at most "
+                f"{accepted} accepted; nothing was written. If that is known and fine: --max-level-difference {found}"
+            )
+        worst, mean = max(worst, found), max(mean, found_mean)
+        psnr = min((p for p in (psnr, found_psnr) if p is not None), default=None)
+    dropout = "dropout on, by the same bits" if DROPOUT_BITS in inputs else "dropout off"
+    rounds = f" ({ROUNDS} times, each with {_listed(list(inputs)[1:])})" if len(inputs) > 1 else ""
+    return Parity(
+        reference=f"PyTorch {torch.__version__}, the network as trained, fp32, one mask at a time{rounds}, {dropout}",
+        engine=f"{name}, CPU",
+        mask_count=mask_count,
+        batch_sizes=BATCH_SIZES,
+        max_level_difference=worst,
+        mean_level_difference=round(mean, 6),
+        psnr_db=None if psnr is None else round(psnr, 2),
+        accepted_max_level_difference=accepted,
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Of the inputs beside the mask: what differs from round to round."""
+    words = {APPEARANCE: "another appearance", DROPOUT_BITS: "other dropout bits"}
+    return " and ".join(words[name] for name in names)
+
+
+def mask_blindness(images: Images) -> str | None:
+    """A warning if a black, a white and a disc mask give nearly the same picture.
+
+    That is what a network does that was trained the other way round, or on other inputs.
+
+    Args:
+        images: of :func:`gate_masks`.
+    """
+    black, white, disc = (images[probe_index(name)].astype(np.int16) for name in ("black", "white", "disc"))
+    largest = max(float(np.abs(a - b).mean()) for a, b in ((black, white), (black, disc), (white, disc)))
+    if largest >= SAME_PICTURE_BELOW:
+        return None
+    return (
+        f"a black mask, a white one and a disc give nearly the same picture (at most {largest:.1f} levels apart on "
+        "average): was this network trained the other way round (image to mask), or on other inputs than masks?"
+    )

@@ -1,0 +1,1 @@
+"""Quantize a generator to int8."""

@@ -1,0 +1,174 @@
+"""An ONNX file and inputs to files that compute convolutions in 8-bit integers.
+
+onnxruntime's own static quantiser does it: weights signed, symmetric and per output channel; activations unsigned,
+which the VNNI and AMX instructions want, with one scale a tensor, from the least and the greatest value seen. Targets:
+
+- `onnxruntime` has an integer kernel only for a convolution whose result is quantised, too.
+- `openvino` gives convolutions' results as floats at no cost, and so keeps what an 8-bit result loses: at ngf 24, 9 dB.
+  Its weights have 7 bits, -64 to 64: on CPUs without VNNI it adds products in pairs at 16 bits, which 8 bits would
+  overflow, at 12 dB (docs/quantisation.md). onnxruntime's backend is told not to add them so.
+- `tensorrt` takes signed activations with a zero point of 0, and biases as floats; transposed convolutions as well.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from m2l_export.graph.onnx_writer import convolution_name
+from m2l_runtime._version import __version__
+from m2l_runtime.errors import EngineNotInstalled
+
+Target = Literal["onnxruntime", "openvino", "tensorrt"]
+
+OPERATORS: Final[dict[Target, list[str]]] = {
+    "onnxruntime": ["Conv"],
+    "openvino": ["Conv"],
+    "tensorrt": ["Conv", "ConvTranspose"],
+}
+"""That are quantised for each target: what it has integer kernels for."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution of the graph."""
+
+    name: str
+    """downs.0 (outermost) to downs.7, ups.7 to ups.0, in the order in which they run."""
+    node: str
+    multiplications: int
+    """Of one image."""
+
+
+class Quantiser:
+    """A calibrated file: any choice of layers to leave in float costs no further calibration."""
+
+    def __init__(self, content: bytes, inputs: Mapping[str, npt.NDArray[Any]], target: Target) -> None:
+        """Run the file on `inputs`, a row at a time, and keep the range of each tensor.
+
+        Args:
+            content: ONNX whose weights are fp32 initializers.
+            inputs: arrays by input name, a row an image.
+            target: the engine that is to run the results.
+
+        Raises:
+            EngineNotInstalled: onnxruntime or its quantiser is missing.
+        """
+        try:
+            from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
+            from onnxruntime.quantization.calibrate import create_calibrator
+            from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+        except ImportError as error:
+            raise EngineNotInstalled(
+                f"int8 is made by onnxruntime's quantiser, which does not load ({error}): pip install '.[cpu,export]' "
+                "in a checkout of m2l"
+            ) from error
+
+        class Rows(CalibrationDataReader):  # type: ignore[misc]
+            def __init__(self) -> None:
+                self._rows = iter(range(len(next(iter(inputs.values())))))
+
+            def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
+                row = next(self._rows, None)
+                return None if row is None else {name: array[row : row + 1] for name, array in inputs.items()}
+
+        self.target: Final = target
+        with tempfile.TemporaryDirectory(prefix="m2l-quantise-") as folder, _quiet():
+            path = Path(folder) / "fp32.onnx"
+            path.write_bytes(content)
+            calibrator = create_calibrator(
+                path,
+                OPERATORS[target],
+                augmented_model_path=str(Path(folder) / "augmented.onnx"),
+                calibrate_method=CalibrationMethod.MinMax,
+                providers=["CPUExecutionProvider"],
+            )
+            calibrator.collect_data(Rows())
+            self._ranges: Any = calibrator.compute_data()
+            self._model = load_model_with_shape_infer(path)
+        self.layers: Final = _layers(content, OPERATORS[target])
+
+    def quantise(self, float_layers: Collection[str] = ()) -> bytes:
+        """ONNX with all layers in int8 but those named in `float_layers`."""
+        from onnxruntime.quantization import QDQQuantizer, QuantType
+
+        unknown = set(float_layers) - {layer.name for layer in self.layers}
+        if unknown:
+            raise ValueError(f"there is no layer {', '.join(sorted(unknown))}")
+        options: dict[str, Any] = {}
+        if self.target == "openvino":
+            options["OpTypesToExcludeOutputQuantization"] = ["Conv"]
+        if self.target == "tensorrt":
+            options |= {
+                "OpTypesToExcludeOutputQuantization": OPERATORS["tensorrt"],
+                "QuantizeBias": False,
+                "ActivationSymmetric": True,
+                "DedicatedQDQPair": True,
+            }
+        with _quiet():
+            quantizer = QDQQuantizer(
+                copy.deepcopy(self._model),
+                per_channel=True,
+                reduce_range=self.target == "openvino",
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QInt8 if self.target == "tensorrt" else QuantType.QUInt8,
+                tensors_range=self._ranges,
+                nodes_to_quantize=[],
+                nodes_to_exclude=[layer.node for layer in self.layers if layer.name in float_layers],
+                op_types_to_quantize=OPERATORS[self.target],
+                extra_options=options,
+            )
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        model = quantizer.model.model
+        model.producer_name, model.producer_version = "m2l", __version__
+        del model.graph.value_info[:]
+        del model.metadata_props[:]
+        onnx.checker.check_model(model, full_check=True)
+        return bytes(model.SerializeToString(deterministic=True))
+
+
+def _layers(content: bytes, operators: Collection[str]) -> tuple[Layer, ...]:
+    """The convolutions of a deploy graph, in order."""
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    sides = {
+        value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        for value in model.graph.value_info
+    }
+    found = []
+    for node in model.graph.node:
+        if node.op_type in operators:
+            output, weight = sides[node.output[0]], numpy_helper.to_array(weights[node.input[1]])
+            pixels = math.prod(output[2:])
+            if node.op_type == "ConvTranspose":  # multiplies once for each pixel that comes in: a quarter of these
+                pixels //= 4
+            found.append(Layer(convolution_name(node.input[1]), node.name, pixels * int(np.prod(weight.shape))))
+    return tuple(found)
+
+
+class _quiet:  # noqa: N801 - reads as a verb
+    """The quantiser's advice on preprocessing, which the deploy graph does not need, kept from the person."""
+
+    def __enter__(self) -> None:
+        self._catcher = warnings.catch_warnings()
+        self._catcher.__enter__()
+        warnings.simplefilter("ignore")
+        self._level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *_: object) -> None:
+        logging.disable(self._level)
+        self._catcher.__exit__(None, None, None)

@@ -1,0 +1,159 @@
+"""A calibrated file and limits to the layers that stay in float, by what each layer alone costs.
+
+Rounding errors of different layers add up nearly like independent noise, so a layer's own squared error, all others in
+float, says what leaving it in float would give back: on an average image, and on the image that is farthest off, where
+that is often another layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from m2l_export.parity.metrics import Fidelity, Limits, fidelity, squared_errors
+from m2l_export.quantize.quantizer import Layer
+from m2l_runtime.types import Images
+
+_MOST_PLACES: Final = 16
+STEP: Final = 0.9
+"""What is left of the error that is aimed at, from one attempt to the next."""
+_LEAST: Final = 1e-12
+
+
+@dataclass(frozen=True)
+class LayerErrors:
+    """What was measured of each layer in int8 with all others in float, and of all layers in int8."""
+
+    layers: tuple[Layer, ...]
+    alone: tuple[Fidelity, ...]
+    """Of each layer."""
+    squared: npt.NDArray[np.float64]
+    """(layers, images): the mean squared error that each layer adds to each image, levels of 0..255."""
+    floor: npt.NDArray[np.float64]
+    """(images,): the mean squared error with all layers in float, where equalisation is not exact."""
+    all_int8: Fidelity
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """A layer in int8 with all others in float."""
+
+    layer: str
+    multiplications_share: float
+    """Of the network's."""
+    alone_psnr_db: float
+    """Mean over images."""
+    alone_worst_psnr_db: float
+    """Of the image that is farthest off."""
+    is_float: bool
+    """Whether it was left in float in the end."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What was found, and what was chosen."""
+
+    layers: tuple[LayerSensitivity, ...]
+    all_int8: Fidelity
+    chosen: Fidelity
+    """On the images that layers are judged by."""
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """Names of the layers left in float."""
+        return tuple(row.layer for row in self.layers if row.is_float)
+
+    @property
+    def float_share(self) -> float:
+        """Of the multiplications, 0..1: those left in float."""
+        return sum(row.multiplications_share for row in self.layers if row.is_float)
+
+
+def measure_layers(
+    layers: Sequence[Layer], images: Callable[[Collection[str]], Images], reference: Images
+) -> LayerErrors:
+    """Put each layer alone into int8, then none, then all of them.
+
+    Args:
+        layers: all that there are.
+        images: names of layers left in float to images.
+        reference: the same images in fp32.
+    """
+    names = [layer.name for layer in layers]
+    alone = [images([other for other in names if other != name]) for name in names]
+    floor = squared_errors(reference, images(names))
+    return LayerErrors(
+        layers=tuple(layers),
+        alone=tuple(fidelity(reference, one) for one in alone),
+        squared=np.maximum(np.stack([squared_errors(reference, one) for one in alone]) - floor, _LEAST),
+        floor=floor,
+        all_int8=fidelity(reference, images(())),
+    )
+
+
+def choose_float_layers(errors: LayerErrors, judge: Callable[[Collection[str]], Fidelity], aim: Limits) -> Sensitivity:
+    """Leave those layers in float that bring the images within `aim` for the fewest multiplications.
+
+    Which those are is told from the layers' own errors, and then measured. Where that falls short, more is asked for:
+    of the sum of relative errors where the mean over the images does, of the worst image where that does.
+
+    Args:
+        errors: of :func:`measure_layers`.
+        judge: names of layers left in float to how near the images are.
+        aim: to be within. If nothing is, all layers are left in float.
+    """
+    names = [layer.name for layer in errors.layers]
+    multiplications = [layer.multiplications for layer in errors.layers]
+    costs = [one / sum(multiplications) for one in multiplications]
+    # A first criterion for the mean of PSNRs, whose slope is the relative error, then one for each image.
+    relative = (errors.squared / (errors.squared.sum(0) + errors.floor)).mean(1)
+    criteria = np.column_stack([relative / relative.sum(), errors.squared])
+    budgets = np.full(criteria.shape[1], np.inf)
+    worst = 255**2 * 10 ** (-aim.worst_psnr_db / 10) / STEP
+    left: list[str] = []
+    found = errors.all_int8
+    while found.misses(aim) and len(left) < len(names):
+        if found.worst_psnr_db < aim.worst_psnr_db:
+            worst *= STEP
+            budgets[1:] = np.maximum(0, worst - errors.floor)
+        else:
+            budgets[0] = STEP * min(1.0, budgets[0])
+        chosen = [names[place] for place in cheapest(costs, criteria, budgets)]
+        if chosen != left:
+            left = chosen
+            found = judge(left)
+    return Sensitivity(
+        layers=tuple(
+            LayerSensitivity(name, cost, one.mean_psnr_db, one.worst_psnr_db, name in left)
+            for name, cost, one in zip(names, costs, errors.alone, strict=True)
+        ),
+        all_int8=errors.all_int8,
+        chosen=found,
+    )
+
+
+def cheapest(costs: Sequence[float], errors: npt.NDArray[np.float64], budgets: npt.NDArray[np.float64]) -> list[int]:
+    """Places to leave out, of least cost in all, so that the errors of the rest are within the budgets.
+
+    Every choice is looked at where there are up to 16 places; beyond, what takes most of an excess per cost goes first.
+
+    Args:
+        costs: of each place.
+        errors: (places, criteria), which add up over the places.
+        budgets: (criteria,).
+    """
+    if len(costs) > _MOST_PLACES:
+        rest = list(range(len(costs)))
+        while rest and (errors[rest].sum(0) > budgets).any():
+            exceeded = errors[rest].sum(0) > budgets
+            taken = (errors[:, exceeded] / errors[rest][:, exceeded].sum(0)).sum(1)
+            rest.remove(max(rest, key=lambda place: taken[place] / costs[place]))
+        return [place for place in range(len(costs)) if place not in rest]
+    is_left: npt.NDArray[np.bool_] = (np.arange(1 << len(costs))[:, None] >> np.arange(len(costs)) & 1).astype(bool)
+    is_within = (~is_left @ errors <= budgets).all(1)
+    best = int(np.where(is_within, is_left @ np.asarray(costs), np.inf).argmin())
+    return [int(place) for place in np.flatnonzero(is_left[best])]

@@ -1,0 +1,113 @@
+"""A path to the checkpoint that it means, and to what the run of training around it says of that."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from m2l_export.checkpoint import Checkpoint
+from m2l_runtime._utils.text import printable
+from m2l_runtime.bundle.schema import Training
+from m2l_runtime.errors import CheckpointError
+from m2l_train.config import TrainConfig
+from m2l_train.models.networks import UnetSpec
+from m2l_train.training.run_folder import GENERATOR, METRICS, RunFolder
+
+_OF_A_RUN: Final = re.compile(r"(latest|[0-9]+)_net_G\.pth")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A checkpoint's file, and the run of `m2l train` that it lies in, if any."""
+
+    file: Path
+    run: RunFolder | None = None
+    config: TrainConfig | None = None
+    is_named_by_run: bool = False
+    """Whether the folder of the run was given rather than the file."""
+
+    def of(self, spec: UnetSpec) -> Origin:
+        """The same, once the network in the file is known: a file of another network is not of the run around it.
+
+        Raises:
+            CheckpointError: the run was given, and its file holds another network than its config asks for.
+        """
+        config = self.config
+        if config is None:
+            return self
+        found = (spec.levels, spec.ngf, spec.norm, spec.upsample, bool(spec.appearance_rows))
+        wanted = (config.levels, config.ngf, config.norm, config.upsample, config.appearance)
+        if found == wanted:
+            return self
+        if not self.is_named_by_run:
+            return Origin(self.file)
+        raise CheckpointError(
+            f"{printable(self.file)}: holds a generator of levels, ngf, norm, upsampling and appearance {found}, but "
+            f"config.json beside it says {wanted}; export the file by its own name if that is what you want"
+        )
+
+    def training(self, checkpoint: Checkpoint) -> Training | None:
+        """What the run says of itself; how far it was only if that was written for these very weights."""
+        if self.run is None or self.config is None:
+            return None
+        progress = self.run.read_progress()
+        known: dict[str, Any] = {}
+        if progress is not None and progress.net_G_sha256 == checkpoint.sha256:
+            known = {name: getattr(progress, name) for name in ("epoch", "step", "hours", "val_l1_levels")}
+        elif self.file.name != GENERATOR:
+            known = _epoch(self.run, int(self.file.name.partition("_")[0]))
+        return Training(
+            config=dataclasses.asdict(self.config),
+            pair_count=0 if progress is None else progress.pair_count,
+            epoch=known.get("epoch"),
+            step=known.get("step"),
+            hours=known.get("hours"),
+            val_l1_levels=known.get("val_l1_levels"),
+            device=None if progress is None else progress.device,
+            versions={} if progress is None else progress.versions,
+        )
+
+
+def find_origin(path: Path) -> Origin:
+    """A file alone, a run of `m2l train`, or the latest or a kept generator in one.
+
+    Raises:
+        InputError: the config.json of the run is damaged.
+    """
+    run = RunFolder(path)
+    if run.is_run():
+        return Origin(path / GENERATOR, run, run.read_config(), is_named_by_run=True)
+    around = RunFolder(path.parent)
+    if _OF_A_RUN.fullmatch(path.name) and around.is_run():
+        return Origin(path, around, around.read_config())
+    return Origin(path)
+
+
+class _Epoch(msgspec.Struct):
+    """The line of a whole epoch in metrics.jsonl."""
+
+    step: int
+    epoch: int
+    val_l1_levels: float
+    hours: float
+
+
+def _epoch(run: RunFolder, epoch: int) -> dict[str, Any]:
+    """What is known of a generator kept after `epoch`: what the run's metrics say, or the epoch alone."""
+    try:
+        lines = (run.path / METRICS).read_bytes().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        try:
+            found = msgspec.json.decode(line, type=_Epoch)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue  # the line of a step, or a damaged one
+        if found.epoch == epoch:
+            return msgspec.structs.asdict(found)
+    return {"epoch": epoch}

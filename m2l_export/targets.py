@@ -1,0 +1,97 @@
+"""Choose the engines that each precision is made for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from m2l_export.quantize.quantizer import Target
+from m2l_runtime._utils.text import printable
+from m2l_runtime.backends.registry import BACKENDS, backend_module
+from m2l_runtime.bundle.schema import (
+    Precision,
+)
+from m2l_runtime.errors import EngineNotInstalled, InputError
+
+
+def _targets(
+    lower: Sequence[Precision], engines: Sequence[str] | None, has_plans: bool, on_step: Callable[[str], None]
+) -> Mapping[Precision, tuple[Target, ...]]:
+    """Of each precision asked for, the engines asked for that compute it, or those installed.
+
+    TensorRT, whose files need no TensorRT to be made, is among the latter where plans are to be built.
+
+    Raises:
+        EngineNotInstalled: there is none.
+        InputError: there is no such precision, or an engine computes none of them.
+    """
+    for precision in lower:
+        if precision not in ENGINES:
+            raise InputError(f"a precision is one of {', '.join(ENGINES)}, got {precision!r}")
+    for engine in engines or ():
+        if not any(engine in ENGINES[precision] for precision in lower):
+            can = "; ".join(f"{precision} is for {' and '.join(ENGINES[precision])}" for precision in lower)
+            raise InputError(f"--engines names {printable(engine)[:40]!r}, for which nothing is to be made ({can})")
+    found: dict[Precision, tuple[Target, ...]] = {}
+    for precision in lower:
+        needed = tuple(
+            name
+            for name in ENGINES[precision]
+            if (engines is None and (name != TENSORRT or has_plans)) or name in (engines or ())
+        )
+        found[precision] = tuple(name for name in needed if is_installed(name))
+        if not needed:
+            raise InputError(
+                f"--precision {precision} is for {' and '.join(ENGINES[precision])}, and --engines names none of them"
+            )
+        missing = [name for name in needed if name not in found[precision]]
+        installs = "; ".join(BACKENDS[name].install for name in missing)
+        if missing and (engines is not None or not found[precision]):
+            raise EngineNotInstalled(
+                f"--precision {precision} needs {' or '.join(missing)}, which is not installed: {installs}"
+            )
+        if missing:
+            on_step(f"note: no {precision} for {' and '.join(missing)}, which is not installed: {installs}")
+    return found
+
+
+def _require_plans(precisions: Sequence[Precision], targets: Mapping[Precision, tuple[Target, ...]]) -> None:
+    """Some precision asked for has a file for TensorRT."""
+    if "fp32" not in precisions and not any(TENSORRT in found for found in targets.values()):
+        raise InputError(
+            f"--tensorrt: of --precision {','.join(precisions)} nothing is made for tensorrt here; add fp32, "
+            "fp16 or int8, and name tensorrt among --engines where engines are named"
+        )
+
+
+REFERENCE_ENGINE: Final = "onnxruntime"
+
+
+OPENVINO: Final = "openvino"
+
+
+TENSORRT: Final = "tensorrt"
+
+
+ENGINES: Final[Mapping[Precision, tuple[Target, ...]]] = {
+    "fp32": (REFERENCE_ENGINE, OPENVINO, TENSORRT),
+    "fp16": (REFERENCE_ENGINE, TENSORRT),
+    "bf16": (OPENVINO,),
+    "int8": (REFERENCE_ENGINE, OPENVINO, TENSORRT),
+}
+"""Engines that compute a precision: fp16 and all of TensorRT's on cards, the others on CPUs."""
+
+
+def stand_in(engine: str) -> str:
+    """What computes an engine's files where the gate runs: itself, or for one that takes a card onnxruntime's CPU."""
+    return REFERENCE_ENGINE if engine == TENSORRT else engine
+
+
+def is_installed(engine: str) -> bool:
+    """Whether an engine, or what stands in for it, loads here."""
+    engine = stand_in(engine)
+    try:
+        backend_module(engine)
+    except EngineNotInstalled:
+        return False
+    return True

@@ -1,0 +1,309 @@
+"""Bytes and folders onto disk, each whole under its final name or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from m2l_runtime._utils.text import printable
+from m2l_runtime.errors import M2LError, OutputError
+
+if sys.platform != "win32":
+    import fcntl
+
+
+PREFIX: Final = ".m2l-"
+SUFFIX: Final = ".partial"
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing `path` into an OutputError that names it."""
+    try:
+        yield
+    except M2LError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {printable(path)}: {error.strerror or error}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make `path` and its parents, and make sure that files can be created in it.
+
+    Raises:
+        OutputError: it is a file, or nothing can be created there.
+    """
+    with output_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+
+
+def check_new_file(path: Path, *, overwrite: bool) -> None:
+    """A file can be written there: to be asked ahead of the work that its content takes.
+
+    Raises:
+        OutputError: it is a folder, exists and may not be replaced, or its folder is not there or cannot be written.
+    """
+    if path.is_dir():
+        raise OutputError(f"{printable(path)} is a folder; expected the name of a file")
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(f"{printable(path)} exists already; choose another name or give --overwrite")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {printable(path.parent)} does not exist; make it first")
+    with output_errors(path), tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
+def check_new_folder(path: Path) -> None:
+    """A folder can be made or replaced there, with the parents that are missing: to be asked ahead of the work.
+
+    Raises:
+        OutputError: a parent is a file, or cannot be written.
+    """
+    there = path.absolute().parent
+    while not os.path.lexists(there):
+        there = there.parent
+    with output_errors(path), tempfile.TemporaryFile(dir=there):
+        pass
+
+
+def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "") -> None:
+    """Write `data` to a temporary name in the same folder, then rename it to `path`.
+
+    Args:
+        path: final name; its folder must exist; an existing file is replaced.
+        data: the whole content.
+        durable: also wait until the bytes are on the disk.
+        tag: stands in the temporary name, for :func:`sweep_files`.
+
+    Raises:
+        OutputError: it could not be written; nothing is left behind.
+    """
+    with output_errors(path):
+        if os.path.lexists(path) and not (path.is_file() or path.is_symlink()):
+            raise OutputError(f"{printable(path)} is not a plain file, so it is not replaced; choose another name")
+        descriptor, temporary = tempfile.mkstemp(prefix=f"{PREFIX}{tag}", suffix=SUFFIX, dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            _give_usual_permissions(temporary, 0o666)
+            os.replace(temporary, path)  # noqa: PTH105 - one call, both names
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108
+            raise
+
+
+class HashedFile:
+    """A file written piece by piece under a temporary name; it appears as `path` when it is committed.
+
+    What is written is hashed as it goes, so only forward writing is possible.
+    """
+
+    def __init__(self, path: Path, *, tag: str = "") -> None:
+        self.path = path
+        with output_errors(path):
+            prefix = f"{PREFIX}{tag}"
+            descriptor, self._temporary = tempfile.mkstemp(prefix=prefix, suffix=SUFFIX, dir=path.parent)
+        self._file = os.fdopen(descriptor, "wb")
+        self._hash = hashlib.sha256()
+        self._at = 0
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        """Append `data`."""
+        self._hash.update(data)
+        self._at += memoryview(data).nbytes
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._at
+
+    def flush(self) -> None:
+        """Hand what is written to the operating system."""
+        self._file.flush()
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readable(self) -> bool:
+        """No."""
+        return False
+
+    def seekable(self) -> bool:
+        """No."""
+        return False
+
+    def close(self) -> None:
+        """Nothing: writers close what they write to, but only `commit` and `discard` end this file."""
+
+    def commit(self) -> str:
+        """Wait until the bytes are on the disk and rename; the SHA-256 of the content."""
+        with output_errors(self.path):
+            try:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                _give_usual_permissions(self._temporary, 0o666)
+                os.replace(self._temporary, self.path)  # noqa: PTH105
+            except BaseException:
+                self.discard()
+                raise
+        return self._hash.hexdigest()
+
+    def discard(self) -> None:
+        """Remove the temporary file."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._temporary)  # noqa: PTH108
+
+
+def remove_inside(folder: Path, name: str) -> None:
+    """Remove file `name`, relative to `folder`, unless that is somewhere else; if it is not there, that is fine.
+
+    Raises:
+        OutputError: it cannot be removed.
+    """
+    path = folder / name
+    if path.parent.resolve().is_relative_to(folder.resolve()):
+        with output_errors(path), contextlib.suppress(IsADirectoryError, ValueError):
+            path.unlink(missing_ok=True)
+
+
+def sweep_files(folder: Path, tag: str) -> int:
+    """Remove the temporary files of `tag` that a killed run has left in `folder` and below; how many there were.
+
+    Only for the one who alone may write with this tag.
+    """
+    count = 0
+    for path in folder.rglob(f"{PREFIX}{tag}*{SUFFIX}"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+            count += 1
+    return count
+
+
+@contextlib.contextmanager
+def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """An empty folder beside `path` to build in; it becomes `path` when the block ends without an error.
+
+    What an earlier build that was killed has left beside `path` is swept away first. An existing `path` is
+    moved aside, the new one moved in, the old one removed: whatever moment the machine dies at, the old or
+    the new folder is there whole (the old one perhaps under a hidden name, which the next call puts back).
+
+    Args:
+        path: where the folder shall be in the end.
+        may_replace: called with `path` if it exists; raises if it must not be replaced. None: it must not.
+
+    Raises:
+        OutputError: `path` exists and may not be replaced, or its parent cannot be written.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - the final name counts, not what a link points to
+    mark = f".{path.name[:100]}.m2l"
+    previous = path.parent / f"{mark}-previous"
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path, mark, previous)
+        if os.path.lexists(path):
+            if may_replace is None:
+                raise OutputError(f"{printable(path)} exists already; choose another name or --overwrite it")
+            may_replace(path)
+        staging = Path(tempfile.mkdtemp(prefix=f"{mark}-", suffix=".partial", dir=path.parent))
+        hold = _hold(staging)
+        try:
+            _give_usual_permissions(staging, 0o777)
+            yield staging
+            for file in staging.rglob("*"):
+                _sync(file)
+            _sync(staging)
+            if os.path.lexists(path):
+                if may_replace is None:
+                    raise OutputError(f"{printable(path)} has appeared meanwhile; it was left as it is")
+                path.rename(previous)
+            staging.rename(path)
+            _sync(path.parent)
+            _remove(previous)
+        finally:
+            _remove(staging)
+            if hold is not None:
+                os.close(hold)
+
+
+def _sweep(path: Path, mark: str, previous: Path) -> None:
+    if os.path.lexists(previous):
+        if os.path.lexists(path):
+            _remove(previous)
+        else:
+            previous.rename(path)
+    for stale in path.parent.glob(f"{_literal(mark)}-*.partial"):
+        hold = _hold(stale)
+        if hold is not None:  # nobody alive holds it
+            _remove(stale)
+            os.close(hold)
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _hold(folder: Path) -> int | None:
+    """A descriptor that marks `folder` as in use for as long as this process lives; None if it is in use."""
+    if sys.platform == "win32":  # nothing there tells a living build from a dead one, so none is swept away
+        return None
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sync(path: Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system can
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _give_usual_permissions(path: str | Path, mode: int) -> None:
+    """What open() and mkdir() would have given: tempfile makes everything private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, mode & ~umask)  # noqa: PTH101
+
+
+def file_sha256(path: Path) -> str | None:
+    """SHA-256 of a plain file; None if it is none, or cannot be read."""
+    try:
+        if not path.is_file():  # a pipe would wait for somebody to write to it
+            return None
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

@@ -1,0 +1,74 @@
+"""Import public names when they are first used, and name the new place of modules that moved."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from m2l_runtime.errors import EngineNotInstalled
+
+
+def lazy_attributes(
+    package: str, homes: Mapping[str, str], *, needs: Sequence[str] = (), hint: str = ""
+) -> Callable[[str], Any]:
+    """Make the ``__getattr__`` of a package whose public names are imported when they are first used.
+
+    A program that needs one of them then loads neither NumPy nor an engine for the others.
+
+    Example:
+        >>> getattribute = lazy_attributes("m2l_runtime", {"M2LError": "errors"})
+        >>> getattribute("M2LError").__name__
+        'M2LError'
+
+    Args:
+        package: full name of the package.
+        homes: the module of each public name, relative to the package.
+        needs: third-party packages that an extra installs.
+        hint: what the error says where one of `needs` is missing; ``{}`` stands for its name.
+
+    Returns:
+        A function from a name to its value. It raises `AttributeError` for unknown names and `EngineNotInstalled` where
+        one of `needs` is missing.
+    """
+
+    def getattribute(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        try:
+            value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] not in needs:
+                raise
+            raise EngineNotInstalled(hint.format(error.name)) from error
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return getattribute
+
+
+class _MovedModules:
+    """Answer imports of modules that moved with an error that names the new place."""
+
+    def __init__(self, moved: Mapping[str, str]) -> None:
+        self.moved = moved
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """See importlib.abc.MetaPathFinder; last in line, hence asked only for what nobody else has."""
+        if name in self.moved:
+            self.refuse(name)
+
+    def refuse(self, name: str) -> NoReturn:
+        raise ModuleNotFoundError(f"{name} is now {self.moved[name]}; import it from there", name=name)
+
+
+def announce_moved_modules(package: str, moved: Mapping[str, str]) -> None:
+    """Let imports of old module names fail with the new name.
+
+    Args:
+        package: full name of the package that both names are relative to.
+        moved: new module by old module.
+    """
+    table = {f"{package}.{old}": f"{package}.{new}" for old, new in moved.items()}
+    sys.meta_path.append(_MovedModules(table))

@@ -1,0 +1,172 @@
+"""What NVIDIA cards there are, or why none can be used.
+
+Ask here ahead of whatever loads an engine's own CUDA library: some of these end the process where there is no card.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from m2l_runtime._utils.signals import raise_interrupt
+from m2l_runtime._utils.text import plural, printable
+from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled
+
+INSTALL: Final = "pip install '.[gpu]' in a checkout of m2l"
+"""The command that installs what this package needs."""
+
+_PACKAGES: Final = ("cuda", "cuda.bindings", "cuda.bindings.runtime")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card that CUDA lets this process use."""
+
+    index: int
+    """N of cuda:N: among the cards that CUDA_VISIBLE_DEVICES leaves visible, from 0."""
+    name: str
+    compute_capability: str
+    """Major and minor number: "8.9"."""
+    memory_bytes: int
+    """All of the card's memory, whoever uses it."""
+    driver_version: str
+    """The newest CUDA that the driver supports: "13.0"."""
+
+
+def find_cards() -> tuple[Card, ...]:
+    """All cards, at least one, by index. Takes none of their memory.
+
+    Raises:
+        EngineNotInstalled: CUDA's Python package is missing; with the command that installs it.
+        DeviceUnavailable: no driver, one too old, or no card; with CUDA's own words for it and what to do.
+    """
+    runtime = load_runtime()
+    code, count = runtime.cudaGetDeviceCount()
+    if code != 0:
+        raise unavailable(runtime, code)
+    if count == 0:
+        raise unavailable(runtime, runtime.cudaError_t.cudaErrorNoDevice)
+    _, version = runtime.cudaDriverGetVersion()
+    cards = []
+    for index in range(count):
+        code, properties = runtime.cudaGetDeviceProperties(index)
+        if code != 0:
+            raise unavailable(runtime, code)
+        cards.append(
+            Card(
+                index=index,
+                name=printable(properties.name.partition(b"\0")[0].decode("utf-8", "replace")),
+                compute_capability=f"{properties.major}.{properties.minor}",
+                memory_bytes=int(properties.totalGlobalMem),
+                driver_version=_version(version),
+            )
+        )
+    return tuple(cards)
+
+
+def card(index: int) -> Card:
+    """The card of an index.
+
+    Raises:
+        EngineNotInstalled, DeviceUnavailable: as :func:`find_cards`; or there is no card of that index.
+    """
+    cards = find_cards()
+    if 0 <= index < len(cards):
+        return cards[index]
+    there = ", ".join(f"cuda:{found.index} ({found.name})" for found in cards)
+    raise DeviceUnavailable(f"there is no cuda:{index}, only {plural(len(cards), 'NVIDIA card')}; choose among {there}")
+
+
+def memory_in_use_bytes(index: int) -> int | None:
+    """Memory of a card that is in use, by all processes together; None where it cannot be told.
+
+    Asking starts CUDA on the card, and what CUDA itself takes there for this process is part of the answer.
+    """
+    try:
+        runtime = load_runtime()
+    except EngineNotInstalled:
+        return None
+    with ThreadPoolExecutor(1) as own:  # which card is current is a thread's own: this one's is left alone
+        return own.submit(_memory_in_use_bytes, runtime, index).result()
+
+
+def load_runtime() -> Any:
+    """The module `cuda.bindings.runtime`.
+
+    Raises:
+        EngineNotInstalled: it is missing or does not load; with the command that installs it.
+    """
+    try:
+        runtime = importlib.import_module("cuda.bindings.runtime")
+        _ = runtime.cudaGetDeviceCount
+        return runtime
+    except Exception as error:
+        raise_interrupt(error)
+        if isinstance(error, ModuleNotFoundError) and error.name in _PACKAGES:
+            raise EngineNotInstalled(
+                f"NVIDIA cards are reached through cuda-bindings, which is not installed: {INSTALL}"
+            ) from None
+        raise EngineNotInstalled(
+            f"cuda-bindings is installed but does not load ({type(error).__name__}: {error}); reinstall it: {INSTALL}"
+        ) from error
+
+
+def unavailable(runtime: Any, code: Any) -> DeviceUnavailable:
+    """The error for a code (cudaError_t) that means that no card, or not this one, can be used."""
+    if code.name == "cudaErrorInsufficientDriver" and runtime.cudaDriverGetVersion()[1] == 0:
+        return DeviceUnavailable(  # CUDA's words would be that it is too old
+            "no NVIDIA card can be used: there is no NVIDIA driver (cudaErrorInsufficientDriver); install it, start "
+            "the container with the cards, or choose device cpu"
+        )
+    advice = _ADVICE.get(code.name, lambda _: "see what nvidia-smi says of the card and its driver")
+    return DeviceUnavailable(
+        f"no NVIDIA card can be used: {words(runtime, code)}; {advice(runtime)}, or choose device cpu"
+    )
+
+
+def words(runtime: Any, code: Any) -> str:
+    """CUDA's words for a code (cudaError_t), and its name."""
+    _, text = runtime.cudaGetErrorString(code)
+    return f"{text.decode()} ({code.name})"
+
+
+def _memory_in_use_bytes(runtime: Any, index: int) -> int | None:
+    code, count = runtime.cudaGetDeviceCount()
+    if code != 0 or not 0 <= index < count or runtime.cudaSetDevice(index)[0] != 0:
+        return None
+    code, free, total = runtime.cudaMemGetInfo()
+    return int(total) - int(free) if code == 0 else None
+
+
+def _about_driver(runtime: Any) -> str:
+    _, version = runtime.cudaDriverGetVersion()
+    _, needed = runtime.cudaRuntimeGetVersion()
+    return f"the driver supports CUDA {_version(version)} and CUDA {needed // 1000} is needed: update the driver"
+
+
+def _about_visibility(_: Any) -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return "see whether nvidia-smi lists a card"
+    return f"CUDA_VISIBLE_DEVICES is {visible!r}, which may hide the cards: unset it"
+
+
+_ADVICE: Final[Mapping[str, Callable[[Any], str]]] = {
+    "cudaErrorInsufficientDriver": _about_driver,
+    "cudaErrorNoDevice": _about_visibility,
+    "cudaErrorInvalidDevice": lambda _: "choose one of the cards that nvidia-smi lists",
+    "cudaErrorDevicesUnavailable": lambda _: "another process may hold the card for itself: wait for its end",
+    "cudaErrorInitializationError": lambda _: (
+        "where a process has used CUDA, its forks cannot: have child processes spawned"
+    ),
+    "cudaErrorSystemDriverMismatch": lambda _: "restart the machine, so that the driver updated last is the one loaded",
+}
+
+
+def _version(number: int) -> str:
+    """13020 to "13.2"."""
+    return f"{number // 1000}.{number % 1000 // 10}"

@@ -1,0 +1,275 @@
+"""Calls of an engine on one card, several under way at once: one is copied in while another is computed.
+
+Every call has a slot: memory that the card copies to and from, memory on the card, and events. All slots share three
+streams, for copies in, the engine, and copies out, which events keep in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from m2l_runtime._utils.signals import raise_interrupt
+from m2l_runtime._utils.text import printable
+from m2l_runtime.backends.base import Inputs
+from m2l_runtime.backends.cuda.engine import Engine
+from m2l_runtime.backends.cuda.runtime_api import Driver
+from m2l_runtime.backends.cuda.slots import Slot, Streams, sides_of
+from m2l_runtime.backends.messages import is_out_of_memory, too_little_memory
+from m2l_runtime.bundle.schema import TensorSpec
+from m2l_runtime.errors import EngineError
+
+
+class Ring:
+    """An engine and the slots that its calls take. Its `run` may be called from several threads at once.
+
+    Closing it closes the engine; where the constructor raises, the engine is left to the caller.
+
+    Args:
+        driver: the card.
+        engine: what computes there.
+        inputs: all inputs of the engine.
+        outputs: all outputs of the engine; the first are the images, uint8 (batch, H, W, 3), the others stay there.
+        batch_sizes: how many items a call of the engine may have; a call of fewer is padded with zeros to the next.
+        slots: calls that may be under way at once.
+        use_graphs: whether calls become CUDA graphs, where the engine does not make its own.
+
+    Raises:
+        EngineError: batch sizes or slots below 1, no images among the outputs, or the memory of card or machine does
+            not hold that much.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        engine: Engine,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        batch_sizes: Sequence[int],
+        slots: int = 2,
+        use_graphs: bool = True,
+    ) -> None:
+        if slots < 1 or min(batch_sizes, default=0) < 1:
+            raise EngineError(
+                f"batch sizes and slots must be 1 or more, got {list(batch_sizes)} and {slots}; give one of each"
+            )
+        if not outputs or outputs[0].dtype != "uint8":
+            got = f"{outputs[0].dtype} {printable(outputs[0].name)}" if outputs else "no output"
+            raise EngineError(f"the first output must be the images, uint8, got {got}; list them first")
+        self._driver = driver
+        self._engine = engine
+        self._inputs = tuple(inputs)
+        self._batch_sizes = sorted(set(batch_sizes))
+        self._use_graphs = use_graphs and not engine.captures_itself
+        self._notes: list[str] = []
+        self._slot_count = slots
+        self._process = os.getpid()
+        self._submitting = threading.Lock()  # of streams, engine, and each slot's `prepared` and `calls`
+        self._changed = threading.Condition()  # of the three below
+        self._is_closed = False
+        self._failure: str | None = None
+        with contextlib.ExitStack() as resources, self._too_little_memory_told():
+            driver.make_current()
+            self._streams = Streams.create(driver, resources)
+            self._slots = [Slot.create(driver, resources, inputs, outputs, self._batch_sizes[-1]) for _ in range(slots)]
+            for slot in self._slots:  # so that a first call computes on zeros, not on whatever the card holds
+                for tensor in slot.inputs.values():
+                    tensor.memory[:] = 0
+                    driver.copy_in(tensor.address, tensor.memory, self._streams.copy_in)
+            driver.synchronise_stream(self._streams.copy_in)
+            resources.callback(engine.close)  # ahead of the memory that it was told of
+            for slot in self._slots:
+                resources.callback(slot.forget)  # ahead of the engine, parts of which these calls hold
+            self._resources = resources.pop_all()
+        self._idle = self._slots[::-1]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how calls run here; more may come with the first calls."""
+        return tuple(self._notes)
+
+    def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
+        """The images of some items; waits for a slot to be free.
+
+        Args:
+            inputs: every input by name, of the shape and type that was declared; the same 1 to max(batch_sizes) items
+                of each.
+
+        Returns:
+            uint8 (items, H, W, 3), a new array.
+
+        Raises:
+            EngineError: the inputs are not such, the engine or the card failed, or the ring is closed. After a failure
+                other calls go on, unless the card is left unusable; they then raise as well, and say so.
+        """
+        self._check_process()
+        count = self._count(inputs)
+        batch_size = self._batch_sizes[bisect_left(self._batch_sizes, count)]
+        with self._taken(self._slots) as slot:
+            slot.fill(inputs, count, batch_size)
+            self._compute(slot, batch_size)
+            return slot.images.items[:count].copy()
+
+    def warm_up(self) -> None:
+        """Do now what is otherwise done in the first calls: one call of each batch size in every slot.
+
+        Raises:
+            EngineError: as :meth:`run`.
+        """
+        self._check_process()
+        for slot in self._slots:
+            with self._taken([slot]):
+                for batch_size in self._batch_sizes:
+                    slot.fill({}, 0, batch_size)
+                    self._compute(slot, batch_size)
+
+    def close(self) -> None:
+        """Wait for the calls under way, close the engine and give all memory back; calls that wait for a slot raise.
+
+        Closing again does nothing; nor does closing in a fork, which does not own the memory.
+        """
+        if os.getpid() != self._process:
+            return
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: len(self._idle) == self._slot_count)
+        # Of a card that is unusable nothing can be given back until the process ends.
+        ignored: AbstractContextManager[Any]
+        ignored = contextlib.nullcontext() if self._failure is None else contextlib.suppress(EngineError)
+        with self._submitting, ignored:
+            try:
+                self._driver.make_current()
+            finally:
+                self._resources.close()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:  # CUDA does not work in a fork, and its locks may be held for ever
+            raise EngineError(
+                f"the card was opened in process {self._process} and cannot be used in its fork {os.getpid()}; "
+                "open the bundle in the child, or have children spawned"
+            )
+
+    def _count(self, inputs: Inputs) -> int:
+        """How many items these are, if they are what :meth:`run` takes."""
+        names = [spec.name for spec in self._inputs]
+        if set(inputs) != set(names):
+            raise EngineError(f"got the inputs {_listed(inputs)}; expected {_listed(names)}")
+        for spec in self._inputs:
+            found, sides = inputs[spec.name], sides_of(spec)
+            if found.dtype != np.dtype(spec.dtype) or found.shape[1:] != sides or found.ndim == 0:
+                raise EngineError(
+                    f"the input {printable(spec.name)} is {found.dtype} {found.shape}; "
+                    f"expected {spec.dtype} ({', '.join(map(str, ('items', *sides)))})"
+                )
+        counts = {len(array) for array in inputs.values()}
+        if len(counts) != 1:
+            got = ", ".join(f"{len(inputs[name])} of {printable(name)}" for name in names)
+            raise EngineError(f"got {got}; expected as many of each")
+        (count,) = counts
+        if not 1 <= count <= self._batch_sizes[-1]:
+            raise EngineError(f"got {count} items; a call takes 1 to {self._batch_sizes[-1]}")
+        return count
+
+    @contextlib.contextmanager
+    def _taken(self, wanted: Collection[Slot]) -> Iterator[Slot]:
+        """One of the slots wanted, when it is idle; it is idle again after the block, however that ends."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_closed or self._failure is not None or any(slot in wanted for slot in self._idle)
+            )
+            if self._is_closed:
+                raise EngineError("the backend is closed")
+            if self._failure is not None:
+                raise EngineError(
+                    f"an earlier call left the card unusable to this process: {self._failure}; start the process anew"
+                )
+            # The one used last, so that a single caller has one slot warmed up rather than all.
+            slot = next(slot for slot in reversed(self._idle) if slot in wanted)
+            self._idle.remove(slot)
+        try:
+            yield slot
+        finally:
+            with self._changed:
+                self._idle.append(slot)
+                self._changed.notify_all()
+
+    def _compute(self, slot: Slot, batch_size: int) -> None:
+        """The slot's inputs to its images. Nothing touches its memory any more when this returns or raises."""
+        with self._too_little_memory_told():
+            try:
+                with self._submitting:
+                    self._submit(slot, batch_size)
+                self._driver.synchronise_event(slot.copied_out)
+            except BaseException as error:
+                self._settle(error)
+                raise
+
+    def _submit(self, slot: Slot, batch_size: int) -> None:
+        driver, streams = self._driver, self._streams
+        driver.make_current()
+        call = slot.calls.get(batch_size) or self._prepare(slot, batch_size)
+        for tensor in slot.inputs.values():
+            driver.copy_in(tensor.address, tensor.first(batch_size), streams.copy_in)
+        driver.record(slot.copied_in, streams.copy_in)
+        driver.wait(streams.compute, slot.copied_in)
+        call()
+        driver.record(slot.computed, streams.compute)
+        driver.wait(streams.copy_out, slot.computed)
+        driver.copy_out(slot.images.first(batch_size), slot.images.address, streams.copy_out)
+        driver.record(slot.copied_out, streams.copy_out)
+
+    def _prepare(self, slot: Slot, batch_size: int) -> Callable[[], None]:
+        """What puts a call of this batch size on the stream, as a graph where it can be one."""
+        driver, stream = self._driver, self._streams.compute
+        if batch_size not in slot.prepared:
+            slot.prepared[batch_size] = self._engine.prepare(slot.addresses, batch_size, stream)
+        call = prepared = slot.prepared[batch_size]
+        if self._use_graphs:
+            prepared()  # engines load and allocate in their first call, which cannot be captured
+            driver.synchronise_stream(stream)
+            try:
+                graph = driver.capture(stream, prepared)
+            except Exception as error:  # noqa: BLE001 - engines say in many ways that they cannot be captured
+                raise_interrupt(error)
+                self._use_graphs = False
+                self._notes.append(f"calls do not run as CUDA graphs, which may cost speed: {error}")
+            else:
+                self._resources.callback(driver.destroy_graph, graph)
+                call = functools.partial(driver.launch, graph, stream)
+        slot.calls[batch_size] = call
+        return call
+
+    def _settle(self, cause: BaseException) -> None:
+        """Wait for what a failed call may have left on the streams; where that fails as well, no call can follow."""
+        try:
+            with self._submitting:  # a stream that is captured must not be waited for
+                for stream in self._streams.all:
+                    self._driver.synchronise_stream(stream)
+        except BaseException as error:
+            with self._changed:
+                self._failure = self._failure or str(cause) or type(cause).__name__
+            if not isinstance(error, EngineError):
+                raise
+
+    @contextlib.contextmanager
+    def _too_little_memory_told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise EngineError(too_little_memory(self._batch_sizes[-1], self._slot_count)) from error
+            raise
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(printable, sorted(names))) or "nothing"

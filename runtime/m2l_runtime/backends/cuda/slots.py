@@ -1,0 +1,131 @@
+"""What the calls of a ring need on a card: streams, and for each call memory and events."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from m2l_runtime.backends.base import Inputs
+from m2l_runtime.backends.cuda.runtime_api import Bytes, Driver
+from m2l_runtime.bundle.schema import TensorSpec
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Of all slots: for copies to the card, the engine, and copies back."""
+
+    copy_in: int
+    compute: int
+    copy_out: int
+
+    @classmethod
+    def create(cls, driver: Driver, resources: contextlib.ExitStack) -> Streams:
+        """Three streams; `resources` gives them back."""
+
+        def stream() -> int:
+            return _owned(resources, driver.create_stream(), driver.destroy_stream)
+
+        return cls(copy_in=stream(), compute=stream(), copy_out=stream())
+
+    @property
+    def all(self) -> tuple[int, int, int]:
+        """In the order in which a call passes them."""
+        return self.copy_in, self.compute, self.copy_out
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Room for as many items of an input or output as a call may have, here and on the card."""
+
+    memory: Bytes
+    """Pinned."""
+    items: npt.NDArray[Any]
+    """The same memory by items, (items, *sides)."""
+    address: int
+    """On the card."""
+
+    @classmethod
+    def create(cls, driver: Driver, resources: contextlib.ExitStack, spec: TensorSpec, count: int) -> Tensor:
+        """Room for `count` items; `resources` gives it back."""
+        byte_count = _size(spec, count)
+        memory = _owned(resources, driver.allocate_pinned(byte_count), driver.free_pinned)
+        address = _owned(resources, driver.allocate(byte_count), driver.free)
+        return cls(memory, memory.view(spec.dtype).reshape(count, *sides_of(spec)), address)
+
+    def first(self, count: int) -> Bytes:
+        """The memory of the first items."""
+        return self.memory[: count * self.items[0].nbytes]
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """What one call needs while it is under way; only who has taken it touches it."""
+
+    inputs: dict[str, Tensor]
+    images: Tensor
+    addresses: dict[str, int]
+    """Of all inputs and outputs."""
+    copied_in: int
+    computed: int
+    copied_out: int
+    prepared: dict[int, Callable[[], None]] = field(default_factory=dict)
+    """What the engine gave, by batch size."""
+    calls: dict[int, Callable[[], None]] = field(default_factory=dict)
+    """What puts a call on the stream, by batch size; there once it has been warmed up."""
+
+    @classmethod
+    def create(
+        cls,
+        driver: Driver,
+        resources: contextlib.ExitStack,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        count: int,
+    ) -> Slot:
+        """A slot for calls of up to `count` items; `resources` gives back what it holds."""
+
+        def event() -> int:
+            return _owned(resources, driver.create_event(), driver.destroy_event)
+
+        tensors = {spec.name: Tensor.create(driver, resources, spec, count) for spec in inputs}
+        images = Tensor.create(driver, resources, outputs[0], count)
+        addresses = {name: tensor.address for name, tensor in tensors.items()} | {outputs[0].name: images.address}
+        for spec in outputs[1:]:
+            addresses[spec.name] = _owned(resources, driver.allocate(_size(spec, count)), driver.free)
+        return cls(tensors, images, addresses, copied_in=event(), computed=event(), copied_out=event())
+
+    def fill(self, inputs: Inputs, count: int, batch_size: int) -> None:
+        """Items of a call, and zeros up to the batch size."""
+        for name, tensor in self.inputs.items():
+            if count > 0:
+                tensor.items[:count] = inputs[name]
+            tensor.items[count:batch_size] = 0
+
+    def forget(self) -> None:
+        """Let go of the engine's calls."""
+        self.calls.clear()
+        self.prepared.clear()
+
+
+_Thing = TypeVar("_Thing")
+
+
+def _owned(resources: contextlib.ExitStack, thing: _Thing, give_back: Callable[[_Thing], None]) -> _Thing:
+    resources.callback(give_back, thing)
+    return thing
+
+
+def sides_of(spec: TensorSpec) -> tuple[int, ...]:
+    """A tensor's shape without the batch."""
+    return tuple(side for side in spec.shape if side != "batch")
+
+
+def _size(spec: TensorSpec, count: int) -> int:
+    """Bytes of so many items."""
+    return count * math.prod(sides_of(spec)) * np.dtype(spec.dtype).itemsize

@@ -1,0 +1,225 @@
+"""A bundle and the name of an engine to a backend, the one thing that computes images.
+
+Each backend is one module here, imported only when it is asked for. To add one, write the module (a
+``load`` function, see :class:`BackendModule`) and list it in `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, cast, get_args
+
+from m2l_runtime._utils.signals import raise_interrupt
+from m2l_runtime._utils.text import printable
+from m2l_runtime.backends.base import Backend, BackendModule, BackendOptions, ModelSource
+from m2l_runtime.backends.trt.plans import Offer
+from m2l_runtime.bundle.io import Bundle
+from m2l_runtime.bundle.schema import ModelFile, Precision
+from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """What is known of a backend without importing it."""
+
+    module: str
+    packages: tuple[str, ...]
+    """Python packages of which it needs one; empty if it needs none."""
+    devices: tuple[str, ...]
+    install: str
+    """The command that installs what it needs."""
+    is_fake: bool = False
+
+
+BACKENDS: Final[Mapping[str, BackendEntry]] = {
+    "openvino": BackendEntry(
+        module="m2l_runtime.backends.openvino",
+        packages=("openvino",),
+        devices=("cpu",),
+        install="pip install '.[openvino]' in a checkout of m2l",
+    ),
+    "onnxruntime": BackendEntry(
+        module="m2l_runtime.backends.onnxruntime",
+        packages=("onnxruntime",),
+        devices=("cpu", "cuda"),
+        install="pip install '.[cpu]' in a checkout of m2l (or '.[gpu]' for NVIDIA cards; never both)",
+    ),
+    "tensorrt": BackendEntry(
+        module="m2l_runtime.backends.tensorrt",
+        packages=("tensorrt", "tensorrt_rtx"),
+        devices=("cuda",),
+        install="pip install '.[gpu,tensorrt-rtx]' in a checkout of m2l (for data-centre cards '.[gpu]' tensorrt-cu13)",
+    ),
+    "fake": BackendEntry(module="m2l_runtime.backends.fake", packages=(), devices=("cpu",), install="", is_fake=True),
+}
+"""Backends by name, the fastest on CPUs first (docs/engines.md). A fake one is never chosen by `auto`."""
+
+GPU_DISTRIBUTION: Final = "onnxruntime-gpu"
+"""Provides the same Python package as onnxruntime; who has it wants CUDA."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend, and why that one."""
+
+    name: str
+    reason: str
+    among: tuple[str, ...]
+    """Those that could have been taken; several where `auto` had a choice."""
+
+
+def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
+    """The backend `name`, or what :func:`choose_backend` takes for "auto".
+
+    Raises:
+        EngineNotInstalled: with the command that installs it.
+        EngineError: unknown name, options out of range, or the bundle was not made for it in that precision.
+        DeviceUnavailable, BundleDamaged: see :class:`BackendModule`.
+    """
+    for what, value in (
+        ("batch size", options.batch_size),
+        ("number of threads", options.threads),
+        ("number of streams", options.streams),
+    ):
+        if value is not None and not 1 <= value <= 4096:
+            raise EngineError(f"the {what} must be between 1 and 4096, got {value}")
+    name = choose_backend(bundle, name, options).name
+    entry = BACKENDS[name]
+    module, model = backend_module(name), _model_for(bundle, name, entry, options.precision)
+    source = ModelSource(
+        name=model.file.path,
+        content=bundle.read_model(model),
+        precision=model.precision,
+        inputs=bundle.manifest.inputs,
+        outputs=bundle.manifest.outputs,
+        sha256=model.file.sha256,
+        plans=tuple(
+            Offer(plan, functools.partial(bundle.read, plan.file))
+            for plan in bundle.manifest.plans
+            if name == "tensorrt" and plan.onnx_sha256 == model.file.sha256
+        ),
+        float_layer_count=len(model.float_layers),
+    )
+    return module.load(source, options)
+
+
+def backend_module(name: str) -> BackendModule:
+    """The module of a backend in `BACKENDS`; imports it, hence its engine.
+
+    Raises:
+        EngineNotInstalled: with the command that installs it.
+    """
+    entry = BACKENDS[name]
+    if not is_installed(entry):
+        needs = " or ".join(entry.packages)
+        raise EngineNotInstalled(f"the backend '{name}' needs {needs}, which is not installed: {entry.install}")
+    try:
+        return cast(BackendModule, importlib.import_module(entry.module))
+    except ImportError as error:
+        raise_interrupt(error)
+        raise EngineNotInstalled(
+            f"the backend '{name}' is installed but does not load ({error}); reinstall it: {entry.install}"
+        ) from error
+
+
+def is_installed(entry: BackendEntry) -> bool:
+    """Whether the packages are there that a backend needs; whether they load is another question."""
+    return not entry.packages or any(importlib.util.find_spec(name) is not None for name in entry.packages)
+
+
+def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Choice:
+    """`name` itself; for "auto" the fastest backend installed that the bundle was made for in the precision asked for.
+
+    That is onnxruntime where CUDA is asked for, or where the device is left open and onnxruntime-gpu is installed; else
+    the first of `BACKENDS`.
+
+    Raises:
+        EngineNotInstalled: none is installed; with the commands that install one.
+        EngineError: unknown name, or the bundle was made for no backend in that precision.
+        DeviceUnavailable: no device is called so, or CUDA is asked for and no backend that has it is among those that
+            the bundle was made for in that precision.
+    """
+    device, _ = read_device(options.device)
+    precision = options.precision
+    if precision not in get_args(Precision):
+        raise EngineError(f"there is no precision {str(precision)!r}; choose one of {', '.join(get_args(Precision))}")
+    if name != "auto":
+        if name not in BACKENDS:
+            raise EngineError(f"there is no backend '{name}'; choose one of auto, {', '.join(BACKENDS)}")
+        return Choice(name, "it was asked for", (name,))
+    made_for = [
+        (name, entry) for name, entry in BACKENDS.items() if not entry.is_fake and _models(bundle, name, precision)
+    ]
+    if not made_for:
+        raise EngineError(_not_made_for(bundle, "any backend known here", precision))
+    fitting = [(name, entry) for name, entry in made_for if device != "cuda" or "cuda" in entry.devices]
+    if not fitting:
+        names = ", ".join(name for name, _ in made_for)
+        raise DeviceUnavailable(f"in {precision} the bundle was made for {names}, which has no CUDA; choose device cpu")
+    installed = tuple(name for name, entry in fitting if is_installed(entry))
+    if not installed:
+        commands = "; ".join(entry.install for _, entry in fitting)
+        raise EngineNotInstalled(
+            f"no inference engine is installed that this bundle was made for in {precision}: {commands}"
+        )
+    if len(installed) > 1 and (device == "cuda" or precision == "fp16") and not _is_distribution(GPU_DISTRIBUTION):
+        installed = tuple(name for name in installed if name != "onnxruntime")  # a build for CPUs
+    if len(installed) == 1:
+        return Choice(installed[0], "the only one installed that runs this bundle so", installed)
+    if "onnxruntime" in installed:
+        if options.provider_options:
+            return Choice("onnxruntime", "provider options are its own", installed)
+        if device == "cuda" or precision == "fp16":
+            return Choice("onnxruntime", "it needs no plan to be built", installed)
+        if device == "auto" and _is_distribution(GPU_DISTRIBUTION):
+            return Choice("onnxruntime", f"{GPU_DISTRIBUTION} is installed", installed)
+    return Choice(installed[0], "the fastest installed on a CPU", installed)
+
+
+def read_device(device: str) -> tuple[str, int]:
+    """(auto | cpu | cuda, number of the device, 0 unless it is given).
+
+    Raises:
+        DeviceUnavailable: no device is called so.
+    """
+    kind, colon, number = device.partition(":")
+    if device in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and number.isdecimal()):
+        return kind, int(number or 0)
+    raise DeviceUnavailable(f"there is no device '{device}' here; choose auto, cpu, cuda or cuda:N")
+
+
+def _is_distribution(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _models(bundle: Bundle, name: str, precision: Precision) -> list[ModelFile]:
+    """What the bundle has for a backend and a precision: one or none."""
+    return [m for m in bundle.manifest.models if name in m.engines and m.precision == precision]
+
+
+def _model_for(bundle: Bundle, name: str, entry: BackendEntry, precision: Precision) -> ModelFile:
+    if entry.is_fake:
+        return bundle.manifest.models[0]
+    for model in _models(bundle, name, precision):
+        return model
+    raise EngineError(_not_made_for(bundle, f"the backend '{name}'", precision))
+
+
+def _not_made_for(bundle: Bundle, what: str, precision: Precision) -> str:
+    ways = sorted(
+        f"{printable(engine)} in {model.precision}" for model in bundle.manifest.models for engine in model.engines
+    )
+    words = f"{'--tensorrt ' if 'tensorrt' in what else ''}--precision {precision}"
+    return (
+        f"the bundle was not made for {what} in {precision}, only for {', '.join(ways)}; "
+        f"choose among these, or export it with {words} for an engine that computes in it"
+    )

@@ -1,0 +1,309 @@
+"""An ONNX file to a TensorRT plan, and what its convolutions compute in, read back from what was built.
+
+Both flavours are strongly typed: precision comes from the graph's own types, and a graph in single precision gives a
+plan in single precision, whatever it is called. So types are read back and compared: in the network as it was parsed,
+from whose types the builder may not depart, and where the card is there in the finished engine.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from m2l_runtime._utils.signals import signals_held
+from m2l_runtime._utils.text import printable
+from m2l_runtime.backends.cuda.devices import Card
+from m2l_runtime.backends.trt import inspect
+from m2l_runtime.backends.trt.inspect import TYPES, ConvolutionType, LayerType
+from m2l_runtime.backends.trt.library import TITLES, first_line, load, log, logger, reason
+from m2l_runtime.bundle.schema import Flavour, TensorSpec
+from m2l_runtime.errors import EngineError
+
+COMPUTE_CAPABILITIES: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+"""That TensorRT for RTX builds for; Hopper, 9.0, is not among them."""
+MOST_MASKS: Final = 4096
+"""Of a call, as a manifest has it."""
+LEAST_SHARE: Final = 0.95
+"""Of the convolutions, that have to compute in the precision asked for."""
+
+
+class PlanError(EngineError):
+    """A plan could not be built, is not what was asked for, or cannot be used here."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a plan is built for."""
+
+    flavour: Flavour = "tensorrt_rtx"
+    batch_sizes: tuple[int, int, int] = (1, 16, 64)
+    """Least, most likely and largest number of masks of a call."""
+    compute_capability: str | None = None
+    """Such as 8.9; None: that of `card`. Only TensorRT for RTX builds for another than the card's."""
+    card: Card | None = None
+    """The card that is there; None where there is none."""
+    optimisation_level: int | None = None
+    """0 to 5; None: the library's own."""
+    memory_limit_bytes: int | None = None
+    """Of scratch memory on the card; None: all of it."""
+    tf32: bool = False
+    """Whether convolutions in fp32 may multiply with 10 bits of 23, as the library does unless it is told otherwise."""
+    timing_cache: bytes = b""
+    """Of an earlier build with the same library on the same card; TensorRT for RTX has none."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan and what it was built for."""
+
+    content: bytes = field(repr=False)
+    flavour: Flavour
+    version: str
+    """Of the library: plans run in no other."""
+    compute_capability: str
+    card: str | None
+    """The card's name where it runs on its likes alone."""
+    batch_sizes: tuple[int, int, int]
+    onnx_sha256: str
+    convolutions: tuple[ConvolutionType, ...]
+    types_read_from: Literal["network", "engine"]
+    timing_cache: bytes = field(repr=False)
+    log: tuple[str, ...] = field(repr=False)
+    """What the builder said, but for its most talkative level."""
+    seconds: float
+
+    @property
+    def counts(self) -> Mapping[LayerType, int]:
+        """How many convolutions compute in what."""
+        types = [one.type for one in self.convolutions]
+        return {one: types.count(one) for one in dict.fromkeys(types)}
+
+
+def build_plan(
+    content: bytes,
+    inputs: Sequence[TensorSpec],
+    precision: LayerType,
+    options: BuildOptions | None = None,
+    on_progress: Callable[[str, int, int], bool] = lambda *_: True,
+    *,
+    float_count: int = 0,
+) -> Plan:
+    """Build it, and refuse it if fewer than `LEAST_SHARE` of the convolutions compute in `precision`.
+
+    Args:
+        content: ONNX of `inputs`, all with an open batch axis.
+        inputs: the graph's.
+        precision: what the graph's convolutions are typed as.
+        options: what to build for.
+        on_progress: called with a phase of the builder, and how many of how many steps are done; False stops it.
+        float_count: convolutions that are meant to be in floats where `precision` is int8; the share is of the others.
+
+    Raises:
+        EngineNotInstalled: the library is not there; with the command that installs it.
+        PlanError: a compute capability that is not built for, batch sizes out of order, what the parser or the builder
+            does not take, by node, an input without a profile, or another precision than asked for.
+    """
+    options = options or BuildOptions()
+    capability = require_target(options)
+    library = load(options.flavour)
+    began = time.perf_counter()
+    with signals_held() as has_signal, log(library) as lines:
+        builder = library.Builder(logger(library))
+        network = builder.create_network(0)
+        _parse(library, network, content)
+        config = _configured(library, builder, options, capability)
+        config.add_optimization_profile(_profile(builder, network, inputs, options.batch_sizes))
+        cache = _timing_cache(config, options, lines)
+        monitor = _monitor(library)(lambda *step: on_progress(*step) and not has_signal())
+        config.progress_monitor = monitor
+        convolutions = _convolutions(library, network)
+        _require(convolutions, precision, float_count)
+        built = builder.build_serialized_network(network, config)
+        if monitor.error is not None:
+            raise monitor.error
+        if built is None:
+            if monitor.was_stopped:
+                raise PlanError("the build was stopped")
+            limit = "" if options.memory_limit_bytes is None else "; a larger memory limit may help"
+            raise PlanError(f"{TITLES[options.flavour]} did not build the plan: {reason(lines)}{limit}")
+        plan = bytes(built)
+        found: Sequence[ConvolutionType] = ()
+        if options.card is not None and options.card.compute_capability == capability:
+            found = inspect.convolutions(library, plan)
+            if len(found) < len(convolutions):  # some are in layers that tell of no convolution
+                lines.append(f"info: the inspector tells of {len(found)} of {len(convolutions)} convolutions")
+                found = ()
+            else:
+                _require(found, precision, float_count)
+        return Plan(
+            content=plan,
+            flavour=options.flavour,
+            version=str(library.__version__),
+            compute_capability=capability,
+            card=None if options.flavour == "tensorrt_rtx" or options.card is None else options.card.name,
+            batch_sizes=options.batch_sizes,
+            onnx_sha256=hashlib.sha256(content).hexdigest(),
+            convolutions=tuple(found or convolutions),
+            types_read_from="engine" if found else "network",
+            timing_cache=b"" if cache is None else bytes(cache.serialize()),
+            log=tuple(lines),
+            seconds=time.perf_counter() - began,
+        )
+
+
+def require_target(options: BuildOptions) -> str:
+    """The compute capability to build for.
+
+    Raises:
+        PlanError: batch sizes or level out of range, or a card that is not built for, or is not here.
+    """
+    least, likely, most = options.batch_sizes
+    if not 1 <= least <= likely <= most:
+        raise PlanError(
+            f"batch sizes are least, likely and largest, from 1 and in order; got {least}, {likely}, {most}"
+        )
+    if most > MOST_MASKS:
+        raise PlanError(f"a call takes at most {MOST_MASKS:,} masks; got {most:,}")
+    if options.optimisation_level is not None and not 0 <= options.optimisation_level <= 5:
+        raise PlanError(f"the optimisation level is 0 to 5; got {options.optimisation_level}")
+    there = None if options.card is None else options.card.compute_capability
+    capability = options.compute_capability or there
+    title = TITLES[options.flavour]
+    if options.flavour == "tensorrt":
+        if there is None:
+            raise PlanError(
+                f"{title} builds on the card that the plan is for, and there is none here; build there, or with "
+                "TensorRT for RTX (tensorrt_rtx), which builds for a compute capability"
+            )
+        if capability != there:
+            raise PlanError(
+                f"{title} builds for the card that is there, of compute capability {there}; got "
+                f"{printable(capability or '')}: leave it out, or build with tensorrt_rtx"
+            )
+        return there
+    if capability is None:
+        raise PlanError(
+            "there is no card here to build for; name a compute capability (--compute-capability): "
+            f"{', '.join(COMPUTE_CAPABILITIES)}"
+        )
+    if capability not in COMPUTE_CAPABILITIES:
+        hopper = f"; for Hopper build with {TITLES['tensorrt']}, on the card" if capability == "9.0" else ""
+        raise PlanError(
+            f"{title} builds for compute capability {', '.join(COMPUTE_CAPABILITIES)}; got "
+            f"{printable(capability[:20])}{hopper}"
+        )
+    return capability
+
+
+def _configured(library: Any, builder: Any, options: BuildOptions, capability: str) -> Any:
+    config = builder.create_builder_config()
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # for the inspector to tell types
+    if not options.tf32:
+        config.clear_flag(library.BuilderFlag.TF32)
+    if options.flavour == "tensorrt_rtx":
+        # Without it calls may allocate, and cannot be captured.
+        config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(library.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
+    if options.optimisation_level is not None:
+        config.builder_optimization_level = options.optimisation_level
+    if options.memory_limit_bytes is not None:
+        config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.memory_limit_bytes)
+    return config
+
+
+def _timing_cache(config: Any, options: BuildOptions, lines: list[str]) -> Any:
+    """The cache that the builder fills; None of TensorRT for RTX, which compiles where a plan runs, and times nothing.
+
+    Timings that the library does not take are left aside.
+    """
+    if options.flavour == "tensorrt_rtx":
+        return None
+    cache = config.create_timing_cache(options.timing_cache)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        lines.append("warning: the timings of an earlier build are damaged, or of another card or version: begun anew")
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _parse(library: Any, network: Any, content: bytes) -> None:
+    parser = library.OnnxParser(network, logger(library))
+    if parser.parse(content):
+        return
+    found = [parser.get_error(place) for place in range(parser.num_errors)]
+    told = "; ".join(f"{e.node_operator()} {e.node_name()!r}: {first_line(e.desc())}" for e in found[:3])
+    more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+    raise PlanError(f"TensorRT does not take the graph: {told or 'no reason given'}{more}")
+
+
+def _profile(builder: Any, network: Any, inputs: Sequence[TensorSpec], batch_sizes: tuple[int, int, int]) -> Any:
+    """Shapes of every input; one that is left out would be told of by the builder in words of its own."""
+    names = {network.get_input(place).name for place in range(network.num_inputs)}
+    if names != {spec.name for spec in inputs}:
+        raise PlanError(
+            f"a profile is needed for each input of the graph, {', '.join(sorted(names))}; got one for "
+            f"{', '.join(sorted(spec.name for spec in inputs)) or 'none'}"
+        )
+    profile = builder.create_optimization_profile()
+    for spec in inputs:
+        profile.set_shape(spec.name, *((size, *spec.shape[1:]) for size in batch_sizes))
+    return profile
+
+
+def _convolutions(library: Any, network: Any) -> tuple[ConvolutionType, ...]:
+    """Of a parsed network, which is strongly typed: a convolution of dequantised values is one of integers."""
+    kinds = (library.LayerType.CONVOLUTION, library.LayerType.DECONVOLUTION)
+    layers = [network.get_layer(place) for place in range(network.num_layers)]
+    makers = {layer.get_output(n).name: layer for layer in layers for n in range(layer.num_outputs)}
+    found = []
+    for layer in layers:
+        if layer.type not in kinds:
+            continue
+        tensor = layer.get_input(0)
+        maker = makers.get(tensor.name)
+        if maker is not None and maker.type == library.LayerType.DEQUANTIZE:
+            tensor = maker.get_input(0)
+        found.append(ConvolutionType(layer.name, TYPES.get(tensor.dtype.name, "other")))
+    return tuple(found)
+
+
+def _require(convolutions: Sequence[ConvolutionType], precision: LayerType, float_count: int) -> None:
+    as_asked, count = sum(one.type == precision for one in convolutions), len(convolutions) - float_count
+    if as_asked < LEAST_SHARE * count or count < 1:
+        others = ", ".join(f"{one.name} in {one.type}" for one in convolutions if one.type != precision)
+        raise PlanError(
+            f"{as_asked} of {count} convolutions compute in {precision}, at least {LEAST_SHARE:.0%} have to "
+            f"({others or 'there are none'}); TensorRT takes the types of the graph: export it in {precision}"
+        )
+
+
+@functools.cache
+def _monitor(library: Any) -> Any:
+    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self, on_progress: Callable[[str, int, int], bool]) -> None:
+            library.IProgressMonitor.__init__(self)
+            self._on_progress, self._steps = on_progress, dict[str, int]()
+            self.was_stopped = False
+            self.error: BaseException | None = None
+            """What was raised in a step: the bindings would print it and go on."""
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            self._steps[name] = steps
+
+        def step_complete(self, name: str, step: int) -> bool:
+            try:
+                goes_on = self.error is None and self._on_progress(name, step + 1, self._steps.get(name, 0))
+            except BaseException as error:  # noqa: BLE001 - raised where the builder has returned
+                self.error, goes_on = error, False
+            self.was_stopped |= not goes_on
+            return goes_on
+
+        def phase_finish(self, name: str) -> None:
+            self._steps.pop(name, None)
+
+    return Monitor

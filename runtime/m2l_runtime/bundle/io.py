@@ -1,0 +1,276 @@
+"""A bundle: a folder that says what is in it. One definition, which export writes and the runtime reads.
+
+``manifest.json`` describes the generator (image size, how masks are resampled, inputs with roles, outputs)
+and lists every other file with its size and SHA-256. The SHA-256 of ``manifest.json`` itself therefore stands
+for the whole bundle. Hashes tell whether files are as they were written; they do not tell who wrote them.
+The format is described for readers in other languages in docs/bundle.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from m2l_runtime._utils import atomic
+from m2l_runtime._utils.text import printable
+from m2l_runtime.bundle import onnx_file
+from m2l_runtime.bundle.schema import (
+    APPEARANCES_ARRAY,
+    MANIFEST_NAME,
+    MAX_ARRAY_BYTES,
+    MAX_MANIFEST_BYTES,
+    SCHEMA,
+    DType,
+    FileEntry,
+    Manifest,
+    ModelFile,
+    TensorSpec,
+    _Head,
+)
+from m2l_runtime.bundle.validate import _check_path, parse_manifest
+from m2l_runtime.errors import BundleDamaged, BundleError, BundleNotFound, OutputError
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: the manifest has been read and checked; files are read, and hashed, when asked for."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+    """SHA-256 of manifest.json, which names the whole bundle."""
+
+    def read(self, entry: FileEntry) -> bytes:
+        """The content of a file, read once; what is returned is what was hashed.
+
+        Raises:
+            BundleDamaged: missing, altered, not a plain file, or reached through a link.
+        """
+        content = _read_plain_file(self.path, entry.path, entry.size_bytes)
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise BundleDamaged(
+                f"{_name(self.path, entry.path)} is not the file the bundle was made with "
+                "(its SHA-256 differs from the manifest's); copy or export the bundle again"
+            )
+        return content
+
+    def read_model(self, model: ModelFile) -> bytes:
+        """The bytes of an ONNX file that needs no other file.
+
+        Raises:
+            BundleDamaged: as :meth:`read`, or not ONNX, or with weights outside the file.
+        """
+        content = self.read(model.file)
+        try:
+            outside = onnx_file.external_tensors(content)
+        except ValueError as error:
+            raise BundleDamaged(f"{_name(self.path, model.file.path)} is not an ONNX model: {error}") from None
+        if outside:
+            raise BundleDamaged(
+                f"{_name(self.path, model.file.path)} keeps weights outside the file "
+                f"({printable(outside[0])} and perhaps more); m2l reads self-contained ONNX only"
+            )
+        return content
+
+    def read_golden(self) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.uint8]]:
+        """(inputs by name, images) recorded when the bundle was made.
+
+        Raises:
+            BundleDamaged: as :meth:`read`, or arrays of other names, shapes or types than the manifest says.
+        """
+        golden, where = self.manifest.golden, _name(self.path, self.manifest.golden.file.path)
+        arrays = _arrays(self.read(golden.file), where)
+        for spec in (*self.manifest.inputs, *self.manifest.outputs):
+            _check_array(arrays, spec.name, spec.dtype, (golden.count, *_sides(spec)), where)
+        return {s.name: arrays[s.name] for s in self.manifest.inputs}, arrays[self.manifest.outputs[0].name]
+
+    def read_appearances(self) -> npt.NDArray[np.float32]:
+        """float32 (count, 12): what was measured of the training's images, columns as in the manifest.
+
+        Raises:
+            BundleDamaged: as :meth:`read`, or not such an array, or not finite.
+            BundleError: the bundle has none.
+        """
+        table = self.manifest.appearance
+        if table is None:
+            raise BundleError(f"{printable(self.path)} has no table of appearances; its generator takes none")
+        where = _name(self.path, table.file.path)
+        arrays = _arrays(self.read(table.file), where)
+        _check_array(arrays, APPEARANCES_ARRAY, "float32", (table.count, len(table.names)), where)
+        return arrays[APPEARANCES_ARRAY]
+
+    def check(self) -> None:
+        """Read and hash every file.
+
+        Raises:
+            BundleDamaged: as :meth:`read`, :meth:`read_model`, :meth:`read_golden` and :meth:`read_appearances`.
+        """
+        for plan in self.manifest.plans:
+            self.read(plan.file)
+            self.read(plan.log)
+        for model in {model.file: model for model in self.manifest.models}.values():
+            self.read_model(model)
+        self.read(self.manifest.model_card)
+        self.read_golden()
+        if self.manifest.appearance is not None:
+            self.read_appearances()
+
+
+def _sides(spec: TensorSpec) -> tuple[int, ...]:
+    """A tensor's shape without the batch."""
+    return tuple(side for side in spec.shape if side != "batch")
+
+
+def _arrays(content: bytes, where: str) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an .npz, by name."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_ARRAY_BYTES:
+            raise BundleDamaged(f"{where} unpacks to {size:,} bytes; at most {MAX_ARRAY_BYTES:,} are read")
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        if isinstance(error, BundleDamaged):
+            raise
+        raise BundleDamaged(f"{where} is not an .npz of arrays: {error}") from None
+
+
+def _check_array(
+    arrays: Mapping[str, npt.NDArray[Any]], name: str, dtype: DType, shape: tuple[int, ...], where: str
+) -> None:
+    found = arrays.get(name)
+    if found is None or found.shape != shape or found.dtype != np.dtype(dtype):
+        got = "nothing" if found is None else f"{found.shape} {found.dtype}"
+        raise BundleDamaged(f"{where}: '{printable(name)}' must be {shape} {dtype}, got {got}")
+    if not np.isfinite(found).all():
+        raise BundleDamaged(f"{where}: '{printable(name)}' holds values that are infinite or undefined")
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read and check a bundle's manifest, and that its files are there with the right sizes.
+
+    Raises:
+        BundleNotFound: no folder there, or none with a manifest.
+        BundleTooNew: another schema version, or an input with a role unknown here.
+        BundleDamaged: the manifest is not what its schema says, or a file is missing, of another size, not a
+            plain file, or outside the folder.
+    """
+    folder = Path(path)
+    try:
+        is_folder, exists = folder.is_dir(), os.path.lexists(folder)
+        has_manifest = is_folder and os.path.lexists(folder / MANIFEST_NAME)
+    except (OSError, ValueError) as error:
+        raise BundleNotFound(f"cannot look for a bundle at {printable(folder)}: {error}") from None
+    if not is_folder:
+        what = "is a file, not a folder" if exists else "does not exist"
+        raise BundleNotFound(
+            f"{printable(folder)} {what}; a bundle is the folder that `m2l export CHECKPOINT BUNDLE` writes"
+        )
+    if not has_manifest:
+        raise BundleNotFound(
+            f"{printable(folder)} has no {MANIFEST_NAME}, so it is not a bundle; "
+            "`m2l export CHECKPOINT BUNDLE` makes one"
+        )
+    content = _read_plain_file(folder, MANIFEST_NAME, None)
+    manifest = parse_manifest(content, _name(folder, MANIFEST_NAME))
+    for entry in manifest.files:
+        _open_plain_file(folder, entry.path, entry.size_bytes)
+    return Bundle(path=folder, manifest=manifest, sha256=hashlib.sha256(content).hexdigest())
+
+
+def _name(folder: Path, path: str) -> str:
+    return printable(folder / path)
+
+
+def _open_plain_file(folder: Path, path: str, size: int | None) -> os.stat_result:
+    """Lstat of a file reached through no link, of the size the manifest says."""
+    where, at = _name(folder, path), folder
+    try:
+        for part in path.split("/"):
+            at = at / part
+            status = at.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                raise BundleDamaged(f"{printable(at)} is a symbolic link; a bundle holds its files itself")
+    except OSError as error:
+        raise BundleDamaged(f"{where} cannot be read: {error.strerror or error}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleDamaged(f"{where} is not a plain file")
+    if size is not None and status.st_size != size:
+        raise BundleDamaged(
+            f"{where} has {status.st_size:,} bytes, the manifest says {size:,}; copy or export the bundle again"
+        )
+    if size is None and status.st_size > MAX_MANIFEST_BYTES:
+        raise BundleDamaged(f"{where} has {status.st_size:,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
+    return status
+
+
+def _read_plain_file(folder: Path, path: str, size: int | None) -> bytes:
+    limit = _open_plain_file(folder, path, size).st_size
+    try:
+        with (folder / path).open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise BundleDamaged(f"{_name(folder, path)} cannot be read: {error.strerror or error}") from None
+    if len(content) != limit:
+        raise BundleDamaged(f"{_name(folder, path)} changed while it was read")
+    return content
+
+
+def write_bundle(
+    path: str | os.PathLike[str],
+    manifest: Manifest,
+    contents: Mapping[str, bytes],
+    *,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a bundle beside `path`, read it back, and rename it into place.
+
+    Args:
+        path: the folder to make.
+        manifest: what to write as manifest.json.
+        contents: the content of each file the manifest lists, by its path.
+        overwrite: replace a bundle that is at `path`. Anything else there is never replaced.
+
+    Raises:
+        OutputError: `path` exists and may not be replaced, or cannot be written.
+        BundleError: manifest and contents do not make a bundle that can be read.
+    """
+    text = msgspec.json.format(msgspec.json.encode(manifest.fields()), indent=2) + b"\n"
+    target = Path(path)
+    if set(contents) != {entry.path for entry in manifest.files}:
+        raise BundleError(f"the manifest lists other files than {sorted(contents)}")
+    with atomic.staged_folder(target, may_replace=require_bundle if overwrite else None) as staging:
+        for name, content in contents.items():
+            _check_path(name, MANIFEST_NAME)
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            (staging / name).write_bytes(content)
+        (staging / MANIFEST_NAME).write_bytes(text)
+        open_bundle(staging).check()
+    return open_bundle(target)
+
+
+def require_bundle(path: Path) -> None:
+    """Let a bundle be replaced, and nothing else.
+
+    Raises:
+        OutputError: `path` is not a folder with a manifest of this schema in it.
+    """
+    try:
+        content = _read_plain_file(path, MANIFEST_NAME, None)
+        is_bundle = path.is_dir() and msgspec.json.decode(content, type=_Head).schema == SCHEMA
+    except (BundleError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        is_bundle = False
+    if not is_bundle:
+        raise OutputError(f"{printable(path)} is not a bundle, so it is not overwritten; choose another name")

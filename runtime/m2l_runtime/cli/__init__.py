@@ -1,0 +1,22 @@
+"""Run m2l from the command line: one module for each group of commands.
+
+`main` builds the application from the entry-point group ``m2l.commands``; `register` adds the runtime's own commands.
+Modules here import nothing heavy: engines load when a command runs.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from m2l_runtime.cli.inspect import doctor, inspect, verify
+from m2l_runtime.cli.synth import synth
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add synth, inspect, verify and doctor to `app`."""
+    app.command()(synth)
+    app.command()(inspect)
+    app.command()(verify)
+    app.command()(doctor)

@@ -1,0 +1,115 @@
+"""Run `m2l inspect`, `m2l verify` and `m2l doctor`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    pass
+from m2l_runtime.cli._options import BundleArgument, Json, _echo_json
+
+
+def inspect(bundle: BundleArgument = None, json: Json = False) -> None:
+    """Tell what a bundle is, check its files, name the engines for it."""
+    from m2l_runtime.backends.trt.plans import verdicts
+    from m2l_runtime.bundle import embedded
+    from m2l_runtime.bundle.io import open_bundle
+    from m2l_runtime.doctor import engine_reports
+
+    opened = open_bundle(embedded.BUNDLE if bundle is None else bundle)
+    opened.check()
+    reports = engine_reports(opened)
+    plans = verdicts(opened.manifest)
+    if json:
+        import dataclasses
+
+        from m2l_runtime.cli.report import appearance_figures
+
+        _echo_json(
+            {
+                "path": str(opened.path),
+                "sha256": opened.sha256,
+                "manifest": opened.manifest.fields(),
+                "appearances": appearance_figures(opened),
+                "engines": [dataclasses.asdict(report) for report in reports],
+                "plans": [dataclasses.asdict(verdict) for verdict in plans],
+            }
+        )
+        return
+    from m2l_runtime.cli.report import describe_bundle, describe_engines, describe_verdicts
+
+    typer.echo(describe_bundle(opened))
+    typer.echo("\nOn this machine:\n" + describe_engines(reports))
+    if plans:
+        typer.echo("\nPlans on this machine:\n" + describe_verdicts(plans))
+
+
+def verify(
+    bundle: BundleArgument = None,
+    trust_engines: Annotated[
+        bool,
+        typer.Option(
+            "--trust-engines", help="Replay the bundle's TensorRT plans. They are code: only from who you trust."
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Replay a bundle's golden images on every engine here.
+
+    Exit status 1 if any differs.
+    """
+    from m2l_runtime.bundle import embedded
+    from m2l_runtime.bundle.io import open_bundle
+    from m2l_runtime.errors import EngineNotInstalled
+    from m2l_runtime.verify import replay_golden
+
+    opened = open_bundle(embedded.BUNDLE if bundle is None else bundle)
+    replays = replay_golden(opened, trust_engines=trust_engines)
+    ran = [replay for replay in replays if replay.max_level_difference is not None]
+    if json:
+        import dataclasses
+
+        _echo_json(
+            {
+                "sha256": opened.sha256,
+                "agrees": bool(ran) and all(replay.agrees for replay in ran),
+                "replays": [dataclasses.asdict(replay) for replay in replays],
+            }
+        )
+    else:
+        from m2l_runtime.cli.report import describe_replays
+
+        typer.echo(describe_replays(opened, replays))
+    if not ran:
+        raise EngineNotInstalled(
+            "no engine loads here, so nothing was verified: pip install '.[cpu]' or '.[openvino]' in a checkout of m2l"
+        )
+    if not all(replay.agrees for replay in ran):
+        raise typer.Exit(1)
+
+
+def doctor(json: Json = False) -> None:
+    """Tell which engines work here, and why others do not.
+
+    Exit status 1 if none does.
+    """
+    from m2l_runtime.bundle import embedded
+    from m2l_runtime.bundle.io import open_bundle
+    from m2l_runtime.doctor import engine_reports, machine_facts
+
+    facts = machine_facts()
+    reports = engine_reports(open_bundle(embedded.BUNDLE))
+    if json:
+        import dataclasses
+
+        _echo_json({"machine": facts, "engines": [dataclasses.asdict(report) for report in reports]})
+    else:
+        from m2l_runtime._utils.text import table
+        from m2l_runtime.cli.report import describe_engines
+
+        typer.echo(table(facts.items()))
+        typer.echo("\n" + describe_engines(reports))
+    if not any(report.loads and not report.is_fake for report in reports):
+        raise typer.Exit(1)

@@ -1,0 +1,111 @@
+"""`m2l`: every verb that is installed, and errors as one line instead of a traceback.
+
+Verbs come from the entry-point group `m2l.commands`: each entry is a function that is given the application
+and adds its commands to it. Those modules are light; engines load when a command runs.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import warnings
+from importlib.metadata import entry_points
+from typing import Annotated, Final, NoReturn
+
+import typer
+
+from m2l_runtime._utils.text import aside, printable
+from m2l_runtime._version import __version__
+from m2l_runtime.errors import M2LError
+
+GROUP: Final = "m2l.commands"
+DEBUG: Final = "--debug"
+INTERRUPTED: Final = 130  # 128 plus SIGINT, as a shell would say it
+_STREAM_ERRORS: Final = (errno.ENOSPC, errno.EIO)
+
+
+def build_app() -> typer.Typer:
+    """The application with the verbs of every installed layer."""
+    app = typer.Typer(
+        name="m2l",
+        help="Masks of skin lesions in, synthetic dermoscopic images out. Images are synthetic: never for diagnosis.",
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def options(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        ] = False,
+        debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks; may stand anywhere on the line.")] = False,
+    ) -> None:
+        del version, debug
+
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name != "runtime", e.name)):
+        try:
+            entry.load()(app)
+        except Exception as error:  # noqa: BLE001 - one broken plug-in must not take the other verbs away
+            aside(f"m2l: the commands of '{entry.name}' do not load: {error}")
+    return app
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"m2l {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; errors that m2l knows become one line and exit status 1."""
+    debug = _take_debug(sys.argv)
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; maskfile refuses it itself
+    try:
+        build_app()()
+    except M2LError as error:
+        if debug:
+            raise
+        _fail(f"error: {error}")
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as stop:  # what Typer makes of an interrupt that a command does not handle itself, without a word
+        cause = stop.__cause__ or stop.__context__
+        if stop.code == INTERRUPTED and cause is not None and isinstance(cause.__context__, KeyboardInterrupt):
+            _interrupted()
+        raise
+    except MemoryError:
+        if debug:
+            raise
+        _fail("error: there is too little memory for this; free some, or give fewer --workers or smaller pictures")
+    except Exception as error:
+        if debug:
+            raise
+        if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_ERRORS:
+            _fail(f"error: cannot write to standard output: {error.strerror}")
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            _fail(f"error: cannot use {error.filename}: {error.strerror or error}")
+        _fail(
+            f"unexpected {type(error).__name__}: {error}\n"
+            f"Please report this with the output of the same command and {DEBUG}."
+        )
+
+
+def _interrupted() -> NoReturn:
+    aside("m2l: interrupted")
+    sys.exit(INTERRUPTED)
+
+
+def _take_debug(arguments: list[str]) -> bool:
+    """Whether --debug stands anywhere ahead of a `--`; takes it out, as commands do not know it."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    found = DEBUG in arguments[1:end]
+    arguments[1:end] = [argument for argument in arguments[1:end] if argument != DEBUG]
+    return found
+
+
+def _fail(message: str) -> None:
+    text = "\n".join(printable(line) for line in message.split("\n"))
+    aside(f"m2l: {text}")
+    sys.exit(1)

@@ -1,0 +1,208 @@
+"""Facts about bundles and engines to text for a person."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from m2l_runtime._utils.cpu import peak_memory_megabytes
+from m2l_runtime._utils.text import plural, printable, table
+from m2l_runtime.backends.base import Settings
+from m2l_runtime.backends.trt.library import TITLES
+from m2l_runtime.bundle.io import Bundle
+from m2l_runtime.bundle.schema import Parity, TensorSpec
+from m2l_runtime.runs.folder import Summary
+from m2l_runtime.types import NAMES
+from m2l_runtime.verify import TOLERANCE, Replay
+
+if TYPE_CHECKING:  # these look for cards, which a run on a CPU need not wait for
+    from m2l_runtime.backends.trt.plans import Verdict
+    from m2l_runtime.doctor import EngineReport
+
+
+def describe_bundle(bundle: Bundle) -> str:
+    """What a bundle is, file by file."""
+    manifest, network = bundle.manifest, bundle.manifest.network
+    height, width = manifest.image_size
+    rows = [
+        ("name", printable(manifest.name)),
+        ("path", printable(bundle.path)),
+        ("sha256", bundle.sha256),
+        (
+            "images",
+            f"{width}x{height} RGB from masks of that size ({manifest.resampling.fit}, {manifest.resampling.filter})",
+        ),
+        (
+            "network",
+            f"{network.architecture}, {network.levels} levels, ngf {network.ngf}, norm {network.norm} "
+            f"(statistics: {network.norm_statistics}), {plural(network.parameter_count, 'parameter')}",
+        ),
+        (
+            "made from",
+            f"{printable(manifest.provenance.checkpoint)} (sha256 {manifest.provenance.checkpoint_sha256[:12]}...)",
+        ),
+        ("made with", ", ".join(f"{printable(k)} {printable(v)}" for k, v in manifest.provenance.versions.items())),
+    ]
+    rows += [("input", _describe_input(spec)) for spec in manifest.inputs]
+    for model in manifest.models:
+        rows.append(
+            (
+                "model",
+                f"{model.file.path}: {model.format}, {model.precision}, "
+                f"weights {model.weights}, {model.form}, "
+                f"{model.file.size_bytes:,} bytes, for {', '.join(map(printable, model.engines))}",
+            )
+        )
+        rows.append(("parity", describe_parity(model.parity)))
+    for plan in manifest.plans:
+        least, likely, most = plan.batch_sizes
+        types = ", ".join(f"{count} in {kind}" for kind, count in plan.convolutions.items())
+        rows += [
+            (
+                "plan",
+                f"{plan.file.path}: {TITLES[plan.flavour]} {printable(plan.version)}, {plan.precision}, compute "
+                f"capability {plan.compute_capability}{'' if plan.card is None else f' ({printable(plan.card)})'}, "
+                f"{least} to {most} masks a call, best at {likely}, {plan.file.size_bytes:,} bytes",
+            ),
+            ("convolutions", f"{types}, as read in the {_READ_FROM[plan.types_read_from]}"),
+            ("parity", plan.parity if isinstance(plan.parity, str) else describe_parity(plan.parity)),
+        ]
+    rows.append(
+        (
+            "golden",
+            f"{manifest.golden.file.path}: {plural(manifest.golden.count, 'pair')} "
+            f"made by {printable(manifest.golden.engine)}",
+        )
+    )
+    figures = appearance_figures(bundle)
+    if figures is not None and manifest.appearance is not None:
+        count = plural(manifest.appearance.count, "training image")
+        rows.append(("appearances", f"of {count}, mean ± standard deviation:"))
+        rows += [("", f"{name} {one['mean']:.1f} ± {one['deviation']:.1f}") for name, one in figures.items()]
+    rows.append(("files", f"all {len(manifest.files)} are as they were written"))
+    rows += [("warning", printable(warning)) for warning in manifest.warnings]
+    return table(rows)
+
+
+def appearance_figures(bundle: Bundle) -> dict[str, dict[str, float]] | None:
+    """Mean and standard deviation of each number over the training's images; None if the generator takes none."""
+    if bundle.manifest.appearance is None:
+        return None
+    numbers = bundle.read_appearances().astype(float)
+    return {
+        name: {"mean": round(float(mean), 3), "deviation": round(float(deviation), 3)}
+        for name, mean, deviation in zip(NAMES, numbers.mean(0), numbers.std(0), strict=True)
+    }
+
+
+def _describe_input(spec: TensorSpec) -> str:
+    shape = " x ".join(map(str, spec.shape[1:]))
+    return f"{printable(spec.name)}: {spec.dtype}, {shape} ({_INPUTS[spec.role]})"
+
+
+_READ_FROM: Final = {"network": "network that was built, as no card was there", "engine": "finished engine"}
+
+_INPUTS: Final = {
+    "mask": "0 background, 255 lesion",
+    "appearance": "colours of lesion and skin: drawn with --seed, or chosen with --appearance",
+    "dropout_bits": "which features are kept, eight a byte: drawn with --seed",
+}
+
+
+def describe_parity(parity: Parity) -> str:
+    """One line of parity figures."""
+    if parity.mean_psnr_db is not None and parity.worst_psnr_db is not None:
+        psnr = f"PSNR {parity.mean_psnr_db:.1f} dB on average, {parity.worst_psnr_db:.1f} in the worst image"
+    else:
+        psnr = "every byte equal" if parity.psnr_db is None else f"PSNR {parity.psnr_db:.1f} dB"
+    if parity.colour_shift_levels is not None:
+        psnr += f", mean shift {', '.join(f'{shift:+.2f}' for shift in parity.colour_shift_levels)}"
+    if parity.kind == "emulated":
+        psnr += f"; emulated: {printable(parity.engine)}"
+    sizes = ("size " if len(parity.batch_sizes) == 1 else "sizes ") + ", ".join(map(str, parity.batch_sizes))
+    return (
+        f"at most {plural(parity.max_level_difference, 'level')} from {printable(parity.reference.partition(',')[0])} "
+        f"(mean {parity.mean_level_difference:.5f}, {psnr}) over {plural(parity.mask_count, 'mask')} at batch {sizes}"
+    )
+
+
+def describe_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """A row per plan."""
+    return table((printable(v.path), "loads" if v.loads else "no", printable(v.detail)) for v in verdicts)
+
+
+def describe_engines(reports: Sequence[EngineReport]) -> str:
+    """A row per backend, device and precision."""
+    return table(
+        (r.backend, r.device, "-" if r.is_fake else r.precision, "loads" if r.loads else "no", printable(r.detail))
+        for r in reports
+    )
+
+
+def describe_replays(bundle: Bundle, replays: Sequence[Replay]) -> str:
+    """A row per backend, device and precision, and what counts as agreement."""
+    rows = []
+    for replay in replays:
+        way = (replay.backend, replay.device, replay.precision)
+        if replay.max_level_difference is None or replay.mean_level_difference is None:
+            rows.append((*way, "not run", printable(replay.detail)))
+            continue
+        figures = (
+            f"{plural(replay.max_level_difference, 'level')} at most, {replay.mean_level_difference:.5f} on average"
+        )
+        if replay.least_psnr_db is not None:
+            worst = "every byte equal" if replay.worst_psnr_db is None else f"{replay.worst_psnr_db:.1f} dB"
+            figures = f"worst PSNR {worst}, at least {replay.least_psnr_db:.1f} accepted; {figures}"
+        rows.append((*way, "agrees" if replay.agrees else "DIFFERS", f"{replay.detail}: {figures}"))
+    head = (
+        f"{plural(bundle.manifest.golden.count, 'golden pair')} of {printable(bundle.manifest.name)} "
+        f"(sha256 {bundle.sha256[:12]}...), at most {plural(TOLERANCE, 'level')} accepted in fp32"
+    )
+    return head + "\n" + table(rows)
+
+
+def describe_summary(summary: Summary, settings: Settings, out: str) -> str:
+    """What a run did, in a few lines."""
+    rates = f"{summary.images_per_s:.1f} images/s, {summary.engine_images_per_s:.1f} while the engine ran; "
+    lines = [
+        f"{plural(summary.image_count, 'image')} in {out} ({rates if summary.image_count else ''}"
+        f"{settings.engine}, {settings.device}, {settings.precision}, "
+        f"batch {settings.batch_size}, {plural(settings.streams, 'stream')} of "
+        f"{plural(settings.threads, 'thread')})"
+    ]
+    if summary.image_seed is not None:
+        drawn = f"drawn with seed {summary.image_seed}, {plural(summary.samples, 'sample')} of each mask"
+        lines.append(drawn + ("" if summary.appearance is None else f", appearance: {summary.appearance}"))
+    if summary.kept_count:
+        lines.append(f"{plural(summary.kept_count, 'image')} of an earlier run kept")
+    for count, kind in (
+        (summary.empty_count, "empty (all black)"),
+        (summary.full_count, "full (all white)"),
+        (summary.inverted_count, "white all along the frame; inverted?"),
+    ):
+        if count:
+            lines.append(f"note: {plural(count, 'mask')} {'was' if count == 1 else 'were'} {kind}")
+    return "\n".join(lines)
+
+
+def describe_run(summary: Summary, settings: Settings, out: str) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "out": out,
+        "images": summary.image_count,
+        "kept": summary.kept_count,
+        "bad_masks": summary.bad_count,
+        "empty_masks": summary.empty_count,
+        "full_masks": summary.full_count,
+        "inverted_looking_masks": summary.inverted_count,
+        "was_stopped": summary.was_stopped,
+        "seconds": round(summary.seconds, 3),
+        "images_per_s": round(summary.images_per_s, 2),
+        "engine_images_per_s": round(summary.engine_images_per_s, 2),
+        "peak_memory_megabytes": peak_memory_megabytes(),
+        "samples": summary.samples,
+        "seed": summary.image_seed,
+        "appearance": summary.appearance,
+        "settings": dataclasses.asdict(settings),
+    }

@@ -1,0 +1,1 @@
+"""What a generator takes beside the mask: appearances, random bits, and how both are chosen."""

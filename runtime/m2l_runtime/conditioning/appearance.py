@@ -1,0 +1,67 @@
+"""A photograph and its mask to a few numbers that say how it looks: colours of lesion and skin, and their spread."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from m2l_runtime.types import Appearance, Image, Mask
+
+_MEANS: Final = (slice(0, 3), slice(6, 9))
+
+LESION_FROM: Final = 128
+"""Levels of a mask's pixels that count as lesion; the others are skin."""
+
+_WHITE: Final = np.array([0.95047, 1.0, 1.08883])
+
+TO_XYZ: Final = (
+    np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
+    / _WHITE[:, None]
+).astype(np.float32)
+"""Linear sRGB (IEC 61966-2-1) to CIE XYZ, each row over the D65 white (CIE 1931, 2 degrees)."""
+
+_LEVELS: Final = np.arange(256) / 255.0
+
+LINEAR: Final = np.where(_LEVELS > 0.04045, ((_LEVELS + 0.055) / 1.055) ** 2.4, _LEVELS / 12.92).astype(np.float32)
+"""Levels 0..255 of sRGB to linear light 0..1."""
+
+
+def lab(image: Image) -> npt.NDArray[np.float32]:
+    """CIE 1976 L*a*b* under D65 of sRGB: uint8 (..., 3) to float32 (..., 3), L* in 0..100.
+
+    Source: CIE 15:2004, section 8.2.1, after IEC 61966-2-1.
+    """
+    linear = LINEAR[image]
+    scaled = np.stack([(linear * row).sum(-1, dtype=np.float32) for row in TO_XYZ], -1)
+    f = np.where(scaled > 0.008856, np.cbrt(scaled), np.float32(7.787) * scaled + np.float32(16 / 116))
+    x, y, z = f[..., 0], f[..., 1], f[..., 2]
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1).astype(np.float32)
+
+
+def measure(image: Image, mask: Mask) -> Appearance:
+    """The numbers of one photograph.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        mask: uint8 (H, W); lesion from `LESION_FROM` on. Where it leaves one of the regions without a pixel, that
+            one has the numbers of the other.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    if image.shape != (*mask.shape, 3):
+        raise ValueError(f"image must be {(*mask.shape, 3)} as its mask is {mask.shape}, got {image.shape}")
+    colours, is_lesion = lab(image), mask >= LESION_FROM
+    is_one = is_lesion.all() or not is_lesion.any()
+    regions = [colours.reshape(-1, 3)] * 2 if is_one else [colours[is_lesion], colours[~is_lesion]]
+    numbers = [f for region in regions for f in (region.mean(0, np.float64), region.std(0, np.float64))]
+    return np.concatenate(numbers).astype(np.float32)
+
+
+def contrast(appearances: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """How far mean colours of lesion and skin are apart, in Delta E*ab (CIE 1976): (N, 12) to (N,)."""
+    lesion, skin = (appearances[:, channels].astype(np.float64) for channels in _MEANS)
+    distance: npt.NDArray[np.float64] = np.linalg.norm(lesion - skin, axis=1)
+    return distance

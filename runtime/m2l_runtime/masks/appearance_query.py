@@ -1,0 +1,158 @@
+"""What somebody asks of appearances, in words or by a photograph, to a choice.
+
+Words are numbers by name: ``lesion_L=35,skin_a=12``. A photograph is squashed to the model's size as training does and
+measured, lesion and skin apart: its mask is given, or looked for beside it by the names that ISIC, PH2 and others use
+(NAME_segmentation, NAME_lesion, NAME_mask, in the same folder or one named ``masks``; there NAME itself too).
+Where there is none, Otsu's threshold of L* stands in for it: N. Otsu, "A threshold selection method from gray-level
+histograms", IEEE Transactions on Systems, Man, and Cybernetics 9(1), 1979.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from m2l_runtime._utils.text import printable
+from m2l_runtime.conditioning.appearance import lab, measure
+from m2l_runtime.conditioning.conditions import AppearanceChoice
+from m2l_runtime.errors import InputError, PictureFileError
+from m2l_runtime.masks.image_file import decode, read_bytes
+from m2l_runtime.masks.mask_file import read_mask
+from m2l_runtime.masks.mask_folder import SUFFIXES
+from m2l_runtime.types import Image, Mask
+
+MASK_SUFFIXES: Final = ("_segmentation", "_lesion", "_mask")
+"""What a mask's name may have beside its photograph's, in any letter case."""
+
+MASK_FOLDER: Final = "masks"
+MOST_ASPECT_DIFFERENCE: Final = 0.01
+"""Relative difference of the aspects of a mask and its photograph, above which they cannot belong together."""
+
+_LEVELS: Final = 256
+
+
+def read_choice(
+    text: str, image_size: tuple[int, int], mask: str | os.PathLike[str] | None = None
+) -> tuple[AppearanceChoice, list[str]]:
+    """A choice, and notes about how it was come to.
+
+    Args:
+        text: a photograph's file, or numbers by name.
+        image_size: height, width in pixels of the model, at which photographs are measured.
+        mask: the mask's file of the photograph; None: look for one.
+
+    Raises:
+        InputError: words that are no numbers by name, a name that is unknown, or a number that cannot be.
+        PictureFileError, MaskFileError: the photograph or its mask cannot be used; the message begins with its name.
+    """
+    if not os.path.lexists(text) and "=" in text:
+        if mask is not None:
+            raise InputError("the mask of an appearance goes with a photograph; numbers need none, leave it out")
+        return parse_choice(text), []
+    return measure_photograph(Path(text), image_size, None if mask is None else Path(mask))
+
+
+def parse_choice(text: str) -> AppearanceChoice:
+    """Numbers by name, as in ``lesion_L=35,skin_a=12``.
+
+    Raises:
+        InputError: it is no such text, or as of :class:`m2l_runtime.conditioning.conditions.AppearanceChoice`.
+    """
+    numbers = []
+    for word in text.split(","):
+        name, equals, value = word.partition("=")
+        try:
+            numbers.append((name.strip(), float(value)))
+        except ValueError:
+            what = f"{name.strip()} must be a number" if equals else "expected NAME=NUMBER,NAME=NUMBER,..."
+            raise InputError(f"appearance: {printable(what[:80])}, got '{printable(word[:80])}'") from None
+    return AppearanceChoice(tuple(numbers))
+
+
+def measure_photograph(
+    path: Path, image_size: tuple[int, int], mask: Path | None = None
+) -> tuple[AppearanceChoice, list[str]]:
+    """The appearance of a photograph, and notes; arguments and errors as of :func:`read_choice`."""
+    image, size = _read(path, image_size)
+    source = _find_mask(path) if mask is None else mask
+    if source is None:
+        note = (
+            f"{printable(path)}: no mask beside it, so lesion and skin are told apart by Otsu's threshold of "
+            "lightness; with its mask the measurement is better"
+        )
+        return AppearanceChoice.fixed(measure(image, split_by_lightness(image))), [note]
+    found = read_mask(source, image_size)
+    height, width = found.original_size
+    if abs(size[1] * height / (size[0] * width) - 1) > MOST_ASPECT_DIFFERENCE:
+        raise InputError(
+            f"{printable(source)}: is {width} x {height} pixels, its photograph {size[1]} x {size[0]}; expected the "
+            "same size, or at least the same aspect; name its mask, or move it away"
+        )
+    notes = [] if mask is not None else [f"{printable(path)}: its mask is {printable(source)}"]
+    if found.note in ("empty", "full"):
+        notes.append(f"{printable(source)} is {found.note}, so lesion and skin have the same numbers")
+    return AppearanceChoice.fixed(measure(image, found.mask)), notes
+
+
+def split_by_lightness(image: Image) -> Mask:
+    """uint8 (H, W): 255 where L* is on the darker side of Otsu's threshold; 0 everywhere if the image is of one L*."""
+    lightness = lab(image)[..., 0]
+    bins = np.clip(lightness * (_LEVELS / 100), 0, _LEVELS - 1).astype(np.int64)
+    counts = np.bincount(bins.ravel(), minlength=_LEVELS).astype(np.float64)
+    below = counts.cumsum()[:-1]
+    above = counts.sum() - below
+    sums = (counts * np.arange(_LEVELS)).cumsum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
+    between = np.nan_to_num(between, nan=0.0, posinf=0.0)
+    if not between.any():
+        return np.zeros(lightness.shape, np.uint8)
+    return np.where(bins <= int(between.argmax()), np.uint8(255), np.uint8(0))
+
+
+def _read(path: Path, image_size: tuple[int, int]) -> tuple[Image, tuple[int, int]]:
+    """(RGB at the model's size, bicubic with antialiasing and the frame squashed; the file's height, width)."""
+    try:
+        picture = decode(read_bytes(path))
+        if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+            raise PictureFileError(f"has the colour mode {picture.mode}; expected an 8-bit colour photograph")
+        colours = picture.convert("RGB")
+        resized = colours.resize(image_size[::-1], PillowImage.Resampling.BICUBIC)
+    except PictureFileError as error:
+        raise PictureFileError(f"{printable(path)}: {error}") from None
+    except MemoryError:
+        raise PictureFileError(f"{printable(path)}: does not fit in memory") from None
+    return np.array(resized), (colours.height, colours.width)
+
+
+def _find_mask(path: Path) -> Path | None:
+    """The mask's file of a photograph; None if there is none where it would be.
+
+    Raises:
+        InputError: there are several.
+    """
+    own = path.stem.lower()
+    marked = {own + suffix for suffix in MASK_SUFFIXES}
+    folder = path.absolute().parent
+    for place, names in (
+        (folder, marked),
+        (folder / MASK_FOLDER, marked | {own}),
+        (folder.parent / MASK_FOLDER, marked | {own}),
+    ):
+        try:
+            files = sorted(place.iterdir()) if place.is_dir() else []
+        except OSError:
+            continue
+        files = [file for file in files if file.suffix.lower() in SUFFIXES and file != folder / path.name]
+        found = [file for file in files if file.stem.lower() in names]
+        if len(found) > 1:
+            raise InputError(
+                f"{printable(path)} has several masks ({printable(found[0])}, {printable(found[1])}); say which is its"
+            )
+        if found:
+            return found[0]
+    return None

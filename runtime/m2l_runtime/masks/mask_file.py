@@ -1,0 +1,191 @@
+"""A mask file, as people have them, to one mask at the model's size. Training reads masks through it too.
+
+The rule, on the 8-bit grey picture that a file decodes to:
+
+- exactly two colours: the darker is 0 and the brighter 255, whatever they were (0/1, 0/255, palette);
+- one colour: black is an empty mask, anything else a full one (legal, with a note);
+- more: kept as greys if the colour channels agree within `MAX_CHANNEL_DIFFERENCE` levels and at most
+  `MAX_GREY_FRACTION` of the pixels lie in 16..239, as after resampling or JPEG; otherwise it is no mask.
+
+Then it is brought to the model's size with Pillow's antialiased bicubic filter, as training did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PillowImage
+
+from m2l_runtime._utils.text import printable
+from m2l_runtime.errors import MaskFileError, PictureFileError
+from m2l_runtime.masks.image_file import decode, read_bytes
+from m2l_runtime.types import Mask
+
+MAX_CHANNEL_DIFFERENCE: Final = 8
+MAX_GREY_FRACTION: Final = 0.20
+BLACK_BELOW: Final = 16
+WHITE_FROM: Final = 240
+LOSSY_FORMATS: Final = ("JPEG", "WEBP")
+"""Formats whose noise can turn one value into several."""
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask read from a file."""
+
+    mask: Mask
+    """uint8 (H, W) at the size asked for, owned by the caller."""
+    sha256: str
+    """SHA-256 of the file's bytes."""
+    original_size: tuple[int, int]
+    """Height, width of the picture in the file, turned as its EXIF orientation says."""
+    original: Mask | None
+    """uint8 of `original_size`, if it was asked for: the mask before it was resized."""
+    note: str | None
+    """What is unusual about a legal mask: 'empty', 'full', or 'inverted?' (lesion all along the frame, background
+    inside); None otherwise."""
+
+
+def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
+    """Read a mask file and bring it to `image_size` (height, width).
+
+    Raises:
+        MaskFileError: it cannot be read, is no picture of a known format, is too large, or is no mask; the
+            message begins with the file's name and says what was found and what was expected.
+    """
+    try:
+        return parse_mask(read_bytes(Path(path)), image_size, keep_original=keep_original)
+    except PictureFileError as error:
+        raise MaskFileError(f"{printable(path)}: {error}") from None
+    except MemoryError:
+        raise MaskFileError(f"{printable(path)}: does not fit in memory") from None
+
+
+def parse_mask(content: bytes, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
+    """As :func:`read_mask`, of the bytes of a file.
+
+    Raises:
+        PictureFileError, MaskFileError: as there, but for the file's name.
+    """
+    grey, note = to_grey(decode(content))
+    return MaskFile(
+        mask=resize(grey, image_size),
+        sha256=hashlib.sha256(content).hexdigest(),
+        original_size=(grey.shape[0], grey.shape[1]),
+        original=grey if keep_original else None,
+        note=note,
+    )
+
+
+def to_grey(picture: PillowImage.Image) -> tuple[Mask, str | None]:
+    """(mask of the picture's own size, note): see the rule at the top of this module.
+
+    Raises:
+        MaskFileError: more colours or greys than a mask has.
+    """
+    channels = _channels(picture)
+    first = channels[0, 0]
+    is_first = _equal(channels, first)
+    if is_first.all():
+        return (_constant(is_first, 255), "full") if first.any() else (_constant(is_first, 0), "empty")
+    row, column = np.unravel_index(int(np.argmin(is_first)), is_first.shape)
+    second = channels[row, column]
+    if (is_first | _equal(channels, second)).all():
+        first_is_lesion = _brightness(first) > _brightness(second)
+        mask = np.where(is_first == first_is_lesion, np.uint8(255), np.uint8(0))
+        return mask, _looks_inverted(mask)
+    unit = 257 if channels.dtype == np.uint16 and int(channels.max()) > 255 else 1  # samples per 8-bit level
+    grey = np.round(channels.astype(np.float32).mean(axis=2) / unit).astype(np.uint8)
+    middle = float(((grey >= BLACK_BELOW) & (grey < WHITE_FROM)).mean())
+    if middle > MAX_GREY_FRACTION:
+        raise MaskFileError(
+            f"looks like a photograph: {len(np.unique(grey))} grey levels, {middle * 100:.0f} % of pixels "
+            "neither black nor white; expected a mask of black background and white lesion, with greys on at "
+            f"most {MAX_GREY_FRACTION * 100:.0f} % of the pixels"
+        )
+    difference = round(int((channels.max(axis=2).astype(np.int64) - channels.min(axis=2)).max()) / unit)
+    if difference > MAX_CHANNEL_DIFFERENCE:
+        raise MaskFileError(
+            f"is coloured: its channels differ by up to {difference} levels; "
+            f"expected black, white and greys, within {MAX_CHANNEL_DIFFERENCE} levels"
+        )
+    if int(grey.max()) < BLACK_BELOW:
+        if picture.format not in LOSSY_FORMATS:
+            found = ", ".join(str(value) for value in np.unique(grey)[:6])
+            raise MaskFileError(
+                f"holds the values {found}, as class labels would; expected 0 (background) and 255 (lesion)"
+            )
+        return _constant(is_first, 0), "empty"
+    return grey, "full" if int(grey.min()) >= WHITE_FROM else _looks_inverted(grey)
+
+
+def _looks_inverted(mask: Mask) -> str | None:
+    edges = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
+    return "inverted?" if min(int(edge.min()) for edge in edges) >= WHITE_FROM else None
+
+
+def resize(grey: Mask, image_size: tuple[int, int]) -> Mask:
+    """`grey` at `image_size` (height, width): bicubic with antialiasing, the frame squashed to fit."""
+    height, width = image_size
+    if grey.shape == (height, width):
+        return grey
+    picture = PillowImage.fromarray(grey).resize((width, height), PillowImage.Resampling.BICUBIC)
+    return np.array(picture)
+
+
+_Channels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+
+def _channels(picture: PillowImage.Image) -> _Channels:
+    """(H, W, 1 or 3) uint8 or uint16; what is transparent becomes black."""
+    mode = picture.mode
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (mode == "P" and "transparency" in picture.info):
+        rgba = np.asarray(picture.convert("RGBA")).astype(np.uint16)
+        opaque = ((rgba[:, :, :3] * rgba[:, :, 3:] + 127) // 255).astype(np.uint8)
+        if (
+            not opaque.any() and rgba[:, :, 3].min() < rgba[:, :, 3].max()
+        ):  # drawn in black on nothing: the shape is in the opacity
+            return rgba[:, :, 3:].astype(np.uint8)
+        return opaque
+    if mode in ("1", "L"):
+        return np.asarray(picture.convert("L"))[:, :, None]
+    if mode in ("P", "RGB", "RGBX", "CMYK", "YCbCr"):
+        return np.asarray(picture.convert("RGB"))
+    if mode.startswith("I;16"):
+        return np.asarray(picture).astype(np.uint16)[:, :, None]
+    if mode in ("I", "F"):
+        return _from_wide(np.asarray(picture))[:, :, None]
+    raise MaskFileError(f"has the colour mode {mode}; expected black and white")
+
+
+def _from_wide(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """32-bit samples to uint16, keeping which are equal; fractions of 1 are stretched."""
+    if not np.isfinite(values).all():
+        raise MaskFileError("holds infinite or undefined values; expected 0 (background) and 255 (lesion)")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 65535:
+        raise MaskFileError(f"holds values from {low:g} to {high:g}; expected 0 (background) to 255 (lesion)")
+    if values.dtype.kind == "f" and high <= 1:
+        return np.round(values * 65535).astype(np.uint16)
+    return np.round(values).astype(np.uint16)
+
+
+def _equal(channels: _Channels, colour: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    equal: npt.NDArray[np.bool_] = (channels == colour).all(axis=2)
+    return equal
+
+
+def _constant(like: npt.NDArray[np.bool_], value: int) -> Mask:
+    return np.full(like.shape, value, np.uint8)
+
+
+def _brightness(colour: npt.NDArray[np.generic]) -> float:
+    """ITU-R BT.601 luma, as Pillow's conversion to grey."""
+    weights = (0.299, 0.587, 0.114) if len(colour) == 3 else (1.0,)
+    return sum(float(c) * w for c, w in zip(colour, weights, strict=True))

@@ -1,0 +1,61 @@
+"""Masks to the same masks several times over, each time by a name of its own: several images of each."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from m2l_runtime._utils.text import stem
+from m2l_runtime.masks.mask_file import MaskFile
+from m2l_runtime.masks.mask_set import MaskSet
+
+_MARK: Final = "_sample"
+
+
+class SampledMasks:
+    """Repeat each mask of a set `count` times, as STEM_sample1, STEM_sample2, ...; see MaskSet.
+
+    Numbers have as many digits as `count`, so that names sort in their order.
+    """
+
+    def __init__(self, masks: MaskSet, count: int) -> None:
+        self._masks: Final = masks
+        digits = len(str(count))
+        self.names: list[str] = [
+            f"{before}{_MARK}{sample:0{digits}}{ending}"
+            for before, ending in map(_split, masks.names)
+            for sample in range(1, count + 1)
+        ]
+        self.names.sort(key=stem)
+        self.base: Final[Path | None] = masks.base
+        self.is_single_file: Final = masks.is_single_file
+        self.seed: Final = masks.seed
+
+    def origin(self, name: str) -> tuple[str, int]:
+        """(name of the mask that a name stands for, number of the sample from 1)."""
+        before, ending = _split(name)
+        source, _, sample = before.rpartition(_MARK)
+        return source + ending, int(sample)
+
+    def read(self, name: str, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
+        """See MaskSet."""
+        return self._masks.read(self.origin(name)[0], image_size, keep_original=keep_original)
+
+    def sha256(self, name: str) -> str | None:
+        """See MaskSet."""
+        return self._masks.sha256(self.origin(name)[0])
+
+
+def sampled(masks: MaskSet, count: int) -> MaskSet:
+    """`masks` themselves for one sample of each, else all of them `count` times."""
+    return masks if count == 1 else SampledMasks(masks, count)
+
+
+def origin(masks: MaskSet, name: str) -> tuple[str, int]:
+    """(name of the mask that a name of `masks` stands for, number of the sample from 1)."""
+    return masks.origin(name) if isinstance(masks, SampledMasks) else (name, 1)
+
+
+def _split(name: str) -> tuple[str, str]:
+    return os.path.splitext(name)  # noqa: PTH122

@@ -1,0 +1,34 @@
+"""Draw masks: geometric shapes, deformations of given masks, shapes along principal components.
+
+A source draws any of its masks by its number, without the ones before it. So a run over them can be divided,
+stopped and resumed like one over a folder:
+
+>>> from m2l_runtime import DrawnMasks, OutputOptions, Shapes
+>>> masks = DrawnMasks(Shapes(seed=3), 200)         # or open_source("shapes:200,seed=3")
+>>> synthesize_folder(masks, "lesions", synth, OutputOptions(pairs=True))
+
+`Shapes` needs nothing but the runtime; `deform`, `pca` and `statistics` need SciPy (``m2l[masks]``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from m2l_runtime._utils.imports import lazy_attributes
+
+if TYPE_CHECKING:
+    from m2l_runtime.masks.sources.mask_source import DrawnMasks, MaskSource
+    from m2l_runtime.masks.sources.shapes import Shapes
+    from m2l_runtime.masks.sources.spec import open_source
+
+_HOMES = {
+    "DrawnMasks": "mask_source",
+    "MaskSource": "mask_source",
+    "Shapes": "shapes",
+    "open_source": "spec",
+}
+
+__all__ = ["DrawnMasks", "MaskSource", "Shapes", "open_source"]
+
+if not TYPE_CHECKING:  # a type checker reads the imports above
+    __getattr__ = lazy_attributes(__name__, _HOMES)

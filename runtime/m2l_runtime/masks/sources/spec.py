@@ -1,0 +1,116 @@
+"""A line of text to a source of masks, so that a command can draw them instead of reading them.
+
+``KIND:COUNT`` and settings: ``shapes:200,kinds=star+blob,seed=3``, ``deform:500,masks=FOLDER,alpha=0.5``,
+``pca:300,model=FILE``, ``pca:7,model=FILE,component=1``. Settings are the fields of `Shapes`, `DeformOptions`,
+`RandomShapes` and `AlongComponent`. A folder or file named here has no comma in its name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from m2l_runtime._utils.text import printable
+from m2l_runtime.errors import InputError
+from m2l_runtime.masks.sources.mask_source import DrawnMasks, MaskSource, not_installed
+
+_SPEC: Final = re.compile(r"(shapes|deform|pca):(\d{1,9})((?:,[^,]*)*)", re.DOTALL)
+_SHAPES: Final[Mapping[str, Callable[[str], Any]]] = {
+    "kinds": lambda text: tuple(text.split("+")),
+    "size": int,
+    "smallest": float,
+    "largest": float,
+    "seed": int,
+}
+_DEFORM: Final[Mapping[str, Callable[[str], Any]]] = {
+    "masks": str,
+    "control_points": int,
+    "range": float,
+    "modes": int,
+    "alpha": float,
+    "size": int,
+    "seed": int,
+}
+_PCA: Final[Mapping[str, Callable[[str], Any]]] = {
+    "model": str,
+    "component": int,
+    "sigmas": float,
+    "size": int,
+    "seed": int,
+}
+
+
+def is_spec(text: str) -> bool:
+    """Whether `text` asks for drawn masks, well or badly, and names no file or folder that is there."""
+    return text.lower().startswith(("shapes:", "deform:", "pca:")) and not os.path.lexists(text)
+
+
+def open_source(text: str, size: int = 256) -> DrawnMasks:
+    """The masks that `text` asks for.
+
+    Args:
+        text: see above.
+        size: side in pixels, where `text` says nothing of it.
+
+    Raises:
+        InputError: it is no such text, or a setting is unknown or out of range.
+        EngineNotInstalled: SciPy is needed and missing.
+    """
+    found = _SPEC.fullmatch(text)
+    if found is None:
+        raise InputError(
+            f"'{printable(text[:80])}' does not say what to draw; expected KIND:COUNT,SETTING=VALUE,... as in "
+            "shapes:200,seed=3"
+        )
+    kind, count, rest = found[1], int(found[2]), found[3]
+    words = [part for part in rest.split(",") if part]
+    known = {"shapes": _SHAPES, "deform": _DEFORM, "pca": _PCA}[kind]
+    settings: dict[str, Any] = {"size": size}
+    given: set[str] = set()
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in given:
+            raise InputError(f"{kind}: {name} is given twice")
+        given.add(name)
+        if name in known and not value:
+            raise InputError(f"{kind}: {name} has no value; expected {name}=VALUE")
+        if not equals or name not in known:
+            raise InputError(f"{kind} has no setting '{printable(word[:80])}'; expected some of {', '.join(known)}")
+        try:
+            settings[name] = known[name](value)
+        except ValueError:
+            raise InputError(f"{kind}: {name} must be a number, got '{printable(value[:80])}'") from None
+    if kind == "shapes":
+        from m2l_runtime.masks.sources.shapes import Shapes
+
+        return DrawnMasks(Shapes(**settings), count)
+    try:
+        source = _deform(settings) if kind == "deform" else _pca(settings, count)
+    except ModuleNotFoundError as error:
+        raise not_installed(error, kind) from error
+    return DrawnMasks(source, count)
+
+
+def _deform(settings: dict[str, Any]) -> MaskSource:
+    from m2l_runtime.masks.sources.deform import DeformOptions, open_deformations
+
+    masks = settings.pop("masks", None)
+    if masks is None:
+        raise InputError("deform needs masks to deform: deform:COUNT,masks=FOLDER")
+    return open_deformations(Path(masks), DeformOptions(**settings))
+
+
+def _pca(settings: dict[str, Any], count: int) -> MaskSource:
+    from m2l_runtime.masks.sources.pca import AlongComponent, RandomShapes, load
+
+    model = settings.pop("model", None)
+    if model is None:
+        raise InputError("pca needs a model of `m2l masks pca MASKS --model FILE`: pca:COUNT,model=FILE")
+    if "component" not in settings:
+        return RandomShapes(load(model), **settings)
+    if "seed" in settings:
+        raise InputError("pca: nothing is drawn along a component, so leave out seed")
+    return AlongComponent(load(model), steps=count, **settings)

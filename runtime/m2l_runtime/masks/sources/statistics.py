@@ -1,0 +1,176 @@
+"""Masks to figures about their shapes, and two sets of masks to how their figures differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage, stats
+
+from m2l_runtime._utils.cpu import usable_cpus
+from m2l_runtime._utils.text import plural, printable
+from m2l_runtime.errors import InputError, MaskFileError
+from m2l_runtime.masks.mask_set import MaskSet
+from m2l_runtime.masks.sources.lesions import LESION_FROM, touches_frame
+from m2l_runtime.types import Mask
+
+QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
+_EIGHT: Final = np.ones((3, 3), np.int8)
+
+
+@dataclass(frozen=True)
+class MaskFigures:
+    """Figures of one mask; NaN where an empty mask has none."""
+
+    area: float
+    """Share of the pixels that are lesion."""
+    parts: float
+    """Pieces of lesion that touch one another not even at a corner."""
+    holes: float
+    """Pieces of background that do not reach the frame, joined along sides."""
+    roundness: float
+    """``4 pi A / P^2`` of the largest part with its holes filled: 1 for a disc, less for everything else."""
+    touches_frame: float
+    """1 if lesion lies along the frame, else 0."""
+
+
+FIGURES: Final = tuple(field.name for field in fields(MaskFigures))
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One figure over a set of masks."""
+
+    mean: float
+    quantiles: tuple[float, ...]
+    """At `QUANTILES`."""
+    values: npt.NDArray[np.float64]
+    """Of all masks that have it."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one figure differs between two sets."""
+
+    ks_statistic: float
+    """Largest difference of the two cumulative distributions: 0 alike, 1 apart (Kolmogorov and Smirnov)."""
+    ks_p_value: float
+    """Probability of so much if both were drawn from one distribution."""
+    wasserstein: float
+    """Mean distance that values must move, in the figure's own unit."""
+
+
+@dataclass(frozen=True)
+class SetStatistics:
+    """Figures of a set of masks."""
+
+    count: int
+    """Masks measured."""
+    left_out: tuple[str, ...]
+    """Messages about files that are no masks."""
+    figures: Mapping[str, Distribution]
+    """By the names of `FIGURES`."""
+
+
+def measure(mask: Mask) -> MaskFigures:
+    """Figures of a mask (H, W) uint8."""
+    inside = mask >= LESION_FROM
+    area = float(inside.mean())
+    if area == 0:
+        return MaskFigures(0.0, 0.0, 0.0, math.nan, 0.0)
+    return MaskFigures(
+        area=area,
+        parts=float(count_parts(inside)),
+        holes=float(count_holes(inside)),
+        roundness=roundness(largest_part(inside)),
+        touches_frame=float(touches_frame(inside)),
+    )
+
+
+def count_parts(inside: npt.NDArray[np.bool_]) -> int:
+    """Pieces of lesion, neighbours in eight directions belonging together."""
+    return int(ndimage.label(inside, _EIGHT)[1])
+
+
+def largest_part(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The largest piece of lesion with its holes filled; there must be one."""
+    labelled, _ = ndimage.label(inside, _EIGHT)
+    largest = labelled == 1 + int(np.argmax(np.bincount(labelled.ravel())[1:]))
+    whole: npt.NDArray[np.bool_] = ndimage.binary_fill_holes(largest)
+    return whole
+
+
+def count_holes(inside: npt.NDArray[np.bool_]) -> int:
+    """Pieces of background, neighbours in four directions belonging together, that do not reach the frame."""
+    return int(ndimage.label(~np.pad(inside, 1))[1]) - 1  # one of them is what is outside
+
+
+def roundness(inside: npt.NDArray[np.bool_]) -> float:
+    """``4 pi A / P^2`` of a filled shape (H, W)."""
+    return float(4 * np.pi * inside.sum() / perimeter(inside) ** 2)
+
+
+def perimeter(inside: npt.NDArray[np.bool_]) -> float:
+    """Length of the outline in pixels, by Crofton's formula over lines in four directions.
+
+    Legland, Kieu and Devaux, "Computation of Minkowski measures on 2D and 3D binary images", Image Analysis and
+    Stereology 2007: pi / 4 of the mean, over the directions, of how often lines one pixel or 1 / sqrt 2 pixels apart
+    cross the outline, times their distance.
+    """
+    padded = np.pad(inside, 1).astype(np.int8)
+    straight = np.abs(np.diff(padded, axis=0)).sum() + np.abs(np.diff(padded, axis=1)).sum()
+    down = np.abs(padded[1:, 1:] - padded[:-1, :-1]).sum()
+    up = np.abs(padded[1:, :-1] - padded[:-1, 1:]).sum()
+    return float(np.pi / 2 * (straight + (int(down) + int(up)) / math.sqrt(2)) / 4)
+
+
+def describe(masks: MaskSet, side: int, *, on_mask: Callable[[], None] = lambda: None) -> SetStatistics:
+    """Figures of all masks, squashed to (side, side).
+
+    Raises:
+        InputError: there are none, or none can be read.
+    """
+
+    def one(name: str) -> MaskFigures | str:
+        try:
+            return measure(masks.read(name, (side, side)).mask)
+        except MaskFileError as error:
+            return str(error)
+
+    shapes: list[MaskFigures] = []
+    left_out: list[str] = []
+    with ThreadPoolExecutor(usable_cpus(), "m2l-worker") as pool:
+        for found in pool.map(one, masks.names):
+            if isinstance(found, str):
+                left_out.append(found)
+            else:
+                shapes.append(found)
+            on_mask()
+    if not shapes:
+        where = "there are no masks" if masks.base is None else f"{printable(masks.base)} has no masks to describe"
+        first = f": {left_out[0]}; {plural(len(left_out), 'file')} like it" if left_out else ""
+        raise InputError(f"{where}{first}")
+    return SetStatistics(len(shapes), tuple(left_out), {name: _distribution(shapes, name) for name in FIGURES})
+
+
+def _distribution(shapes: Sequence[MaskFigures], name: str) -> Distribution:
+    values = np.array([getattr(shape, name) for shape in shapes])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return Distribution(math.nan, (math.nan,) * len(QUANTILES), values)
+    return Distribution(float(values.mean()), tuple(np.quantile(values, QUANTILES).tolist()), values)
+
+
+def compare(one: Distribution, other: Distribution) -> Comparison | None:
+    """How two distributions of one figure differ; None if one of them is of no mask at all."""
+    if not (len(one.values) and len(other.values)):
+        return None
+    ks = stats.ks_2samp(one.values, other.values)
+    return Comparison(
+        float(ks.statistic), float(ks.pvalue), float(stats.wasserstein_distance(one.values, other.values))
+    )

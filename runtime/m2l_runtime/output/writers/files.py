@@ -1,0 +1,81 @@
+"""Images to files of their own, names mirroring the masks'; with pairs, the masks beside them."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, cast
+
+from m2l_runtime._utils import atomic
+from m2l_runtime._utils.text import stem
+from m2l_runtime.output.encoding import encode_image, encode_mask
+from m2l_runtime.output.formats import OutputOptions
+from m2l_runtime.output.writers.base import Finished, Written
+
+IMAGES: Final = "images"
+MASKS: Final = "masks"
+
+
+class FileSink:
+    """One image file per mask. `encode` writes it, so that writing is spread over threads too."""
+
+    def __init__(self, out: Path, options: OutputOptions, text: dict[str, str], tag: str) -> None:
+        self._out, self._options, self._text, self._tag = out, options, text, tag
+        self._made: set[Path] = set()
+        self._added: list[Written] = []
+
+    def targets(self, name: str, index: int) -> list[str]:
+        """See Sink."""
+        suffix = self._options.image_encoding.suffix
+        if self._options.pairs:
+            return [f"{IMAGES}/{stem(name)}{suffix}", f"{MASKS}/{stem(name)}.png"]
+        return [f"{stem(name)}{suffix}"]
+
+    def places(self, output: str, names: Sequence[str]) -> range:
+        """See Sink."""
+        name = output
+        if self._options.pairs:
+            folder, _, name = output.partition("/")
+            if folder not in (IMAGES, MASKS):
+                return range(0)
+        place = bisect.bisect_left(names, stem(name), key=stem)
+        is_it = place < len(names) and output in self.targets(names[place], place)
+        return range(place, place + is_it)
+
+    def encode(self, item: Finished) -> Written:
+        """See Sink."""
+        text = {**self._text, **item.about}
+        contents = [encode_image(item.image, item.mask, self._options.image_encoding, text)]
+        if self._options.pairs:
+            contents.append(encode_mask(item.mask))
+        targets = self.targets(item.name, item.index)
+        for target, content in zip(targets, contents, strict=True):
+            path = self._out / target
+            self._make_folder(path.parent)
+            atomic.write_file(path, content, tag=self._tag)
+        hashes = [hashlib.sha256(content).hexdigest() for content in contents]
+        return Written(*(part for pair in zip(targets, hashes, strict=True) for part in pair))
+
+    def _make_folder(self, folder: Path) -> None:
+        """Once a folder: if the output is removed in mid-run, that is an error and not made up for in silence."""
+        if folder not in self._made:
+            with atomic.output_errors(folder):
+                folder.mkdir(parents=folder != self._out, exist_ok=True)
+            self._made.add(folder)
+
+    def begin(self, group: int) -> None:
+        """See Sink."""
+        self._added = []
+
+    def add(self, encoded: object) -> None:
+        """See Sink."""
+        self._added.append(cast(Written, encoded))
+
+    def finish(self) -> list[Written]:
+        """See Sink."""
+        return self._added
+
+    def abandon(self) -> None:
+        """See Sink."""

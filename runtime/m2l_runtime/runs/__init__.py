@@ -1,0 +1,1 @@
+"""Run a synthesizer over many masks, in bounded memory and resumably."""

@@ -1,0 +1,264 @@
+"""What a run of the pipeline is told, and whether it may begin: everything that can be refused ahead of the work."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from m2l_runtime._utils import atomic
+from m2l_runtime._utils.text import printable, stem
+from m2l_runtime.conditioning.conditions import Conditions
+from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.masks.mask_folder import SUFFIXES
+from m2l_runtime.masks.mask_set import MaskSet
+from m2l_runtime.masks.samples import origin
+from m2l_runtime.output.formats import CONTAINERS, OutputOptions
+from m2l_runtime.output.writers.base import Sink
+from m2l_runtime.runs.jsonl import read_lines
+from m2l_runtime.runs.log import LOG_PATTERN, LogIndex, Record, RunSettings, log_path
+from m2l_runtime.synthesizer import Synthesizer
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a run is told, checked."""
+
+    masks: MaskSet
+    out: Path
+    options: OutputOptions
+    shard: tuple[int, int]
+    """Number from 1, of how many."""
+    settings: RunSettings
+
+    def groups(self) -> Iterator[tuple[int, list[tuple[int, str]]]]:
+        """(group, [(index, name), ...]) of this shard: every N-th group."""
+        size, names = self.options.group_size, self.masks.names
+        for group in range(self.shard[0] - 1, -(-len(names) // size), self.shard[1]):
+            yield group, [(i, names[i]) for i in range(group * size, min((group + 1) * size, len(names)))]
+
+
+def run_settings(
+    synthesizer: Synthesizer, masks: MaskSet, options: OutputOptions, conditions: Conditions
+) -> RunSettings:
+    """What the bytes of outputs depend on, for the log."""
+    used = synthesizer.settings
+    # In a tar, places of masks follow from the samples; files of their own are kept when more samples are asked for.
+    are_dealt = conditions.samples > 1 and options.format in CONTAINERS
+    return RunSettings(
+        bundle_sha256=synthesizer.bundle.sha256,
+        backend=used.backend,
+        engine=used.engine,
+        device=used.device,
+        precision=used.precision,
+        batch_size=used.batch_size,
+        threads=used.threads,
+        seed=masks.seed,
+        encoder=options.image_encoding.label,
+        layout=options.label + (f", {conditions.samples} samples" if are_dealt else ""),
+        image_seed=conditions.seed,
+        appearance_choice=conditions.label,
+    )
+
+
+FILE_ENDINGS: Final = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".npz": "npz",
+    ".tar": "webdataset",
+    ".parquet": "parquet",
+}
+"""Formats by the ending of a file's name."""
+_OTHER_ENDINGS: Final = (".bmp", ".gif", ".jp2", ".tif", ".tiff")
+
+
+def is_file_name(out: Path, masks: MaskSet, options: OutputOptions) -> bool:
+    """Whether `out` is meant as the name of the one image.
+
+    Raises:
+        OutputError: it is a file's name where a folder is needed, or of another format.
+    """
+    named = FILE_ENDINGS.get(out.suffix.lower())
+    if named is None and out.suffix.lower() in _OTHER_ENDINGS and masks.is_single_file and not out.is_dir():
+        raise OutputError(
+            f"{printable(out)} ends as a picture of another format; choose .png, .jpg, .webp or .npz, or a folder"
+        )
+    if named is None or out.is_dir():
+        return False
+    is_many = not masks.is_single_file or len(masks.names) > 1
+    if is_many or options.pairs or options.format in CONTAINERS:
+        why = (
+            "many masks"
+            if not masks.is_single_file
+            else "several samples"
+            if is_many
+            else "--pairs"
+            if options.pairs
+            else options.format
+        )
+        raise OutputError(f"{printable(out)} is the name of a file, but {why} needs a folder; leave out the ending")
+    if named != options.format:
+        raise OutputError(f"{printable(out)} ends as {named} does, but the format is {options.format}; change one")
+    return True
+
+
+def check_places(run: Run) -> None:
+    """There are masks, and the output folder is none of theirs.
+
+    Raises:
+        InputError, OutputError
+    """
+    base = run.masks.base
+    if not run.masks.names:
+        endings = ", ".join(sorted(s.removeprefix(".") for s in SUFFIXES))
+        where = "there are no masks" if base is None else f"{printable(base)} holds no masks"
+        raise InputError(f"{where}; looked for files ending in {endings}")
+    if run.out.exists() and not run.out.is_dir():
+        raise OutputError(f"{printable(run.out)} is a file; expected a folder for the images")
+    if base is None:
+        return
+    inside = run.out.resolve().is_relative_to(base.resolve())
+    if inside and (not run.masks.is_single_file or run.out.resolve() == base.resolve()):
+        what = "the folder of the mask" if run.masks.is_single_file else f"inside {printable(base)}"
+        raise OutputError(
+            f"{printable(run.out)} is {what}: the next run would take images for masks; choose a folder elsewhere"
+        )
+
+
+def check_collisions(run: Run) -> None:
+    """No two masks may have one image name. Names are sorted by stem, so those would be neighbours."""
+    if run.options.format in CONTAINERS:
+        return
+    base = run.masks.base or Path()
+    for one, other in itertools.pairwise(run.masks.names):
+        if stem(one) == stem(other):
+            raise InputError(
+                f"{printable(base / origin(run.masks, one)[0])} and "
+                f"{printable(base / origin(run.masks, other)[0])} would both become "
+                f"{printable(stem(one) + run.options.image_encoding.suffix)}; rename one or run them apart"
+            )
+
+
+def check_nothing_there(run: Run, sink: Sink) -> None:
+    """No log and no image of an earlier run lies where this one would write.
+
+    Raises:
+        OutputError
+    """
+    advice = "--resume goes on with it, --overwrite begins anew"
+    log = log_path(run.out, run.shard)
+    if os.path.lexists(log):
+        raise OutputError(f"{printable(run.out)} holds an earlier run ({log.name}); {advice}")
+    for _, items in run.groups():
+        for place, name in items:
+            for target in sink.targets(name, place):
+                if os.path.lexists(run.out / target):
+                    raise OutputError(f"{printable(run.out / target)} exists already; {advice}")
+
+
+def check_log(run: Run, index: LogIndex) -> None:
+    """The log of the run to go on with is of this bundle: images of two models are not to be mixed unawares.
+
+    Raises:
+        OutputError
+    """
+    ours = run.settings.bundle_sha256
+    for _, items in run.groups():
+        for place, _ in items:
+            theirs = index.other_bundle(place, ours)
+            if theirs is not None:
+                raise OutputError(
+                    f"{printable(run.out)} holds a run of another bundle (sha256 {theirs[:12]}..., this one is "
+                    f"{ours[:12]}...); resume with that bundle, choose another folder, or --overwrite to begin anew"
+                )
+
+
+def remade(run: Run, index: LogIndex) -> str | None:
+    """Why images of the run to go on with are made again, as its first image's line in the log tells; None: kept."""
+    for _, items in run.groups():
+        for place, _ in items:
+            record = index.get(place)
+            if record is None or record.problem is not None:
+                continue
+            changed = [
+                f"{name.replace('_', ' ')} {printable(str(before))}, now {printable(str(now))}"
+                for name in RunSettings.__struct_fields__
+                if (before := getattr(record, name)) != (now := getattr(run.settings, name))
+            ]
+            return (
+                f"images made earlier are made again, as they were made with {'; '.join(changed)}" if changed else None
+            )
+    return None
+
+
+def check_other_shards(run: Run) -> None:
+    """What other shards have left in the folder is of the same layout: files of two would overlap.
+
+    Raises:
+        OutputError
+    """
+    if run.shard[1] == 1:
+        return
+    for path in sorted(run.out.glob(LOG_PATTERN)):
+        if path == log_path(run.out, run.shard):
+            continue
+        last = deque(read_lines(path, Record), 1)
+        if last and last[0].layout != run.settings.layout:
+            raise OutputError(
+                f"{printable(run.out)} holds what was made with other options ({path.name}: "
+                f"{printable(last[0].layout)}; now {run.settings.layout}); give all shards the same, or choose "
+                "another folder"
+            )
+
+
+def forget(run: Run) -> None:
+    """Remove this run's log and what it names: a whole run's removes those of shards too."""
+    logs = run.out.glob(LOG_PATTERN) if run.shard[1] == 1 else [log_path(run.out, run.shard)]
+    for log in logs:
+        if log.is_file():
+            for record in read_lines(log, Record):
+                for output in record.outputs:
+                    atomic.remove_inside(run.out, output)
+        with atomic.output_errors(log):
+            log.unlink(missing_ok=True)
+
+
+def check_sheet_name(path: Path) -> None:
+    """A contact sheet is a PNG file.
+
+    Raises:
+        OutputError
+    """
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"the contact sheet is a PNG; {printable(path)} should end in .png")
+    if path.is_dir():
+        raise OutputError(f"{printable(path)} is a folder; expected a file name for the contact sheet")
+
+
+def check_sheet_path(path: Path, run: Run, sink: Sink) -> Path:
+    """The same path, once it is sure to hit no mask and no output.
+
+    Raises:
+        OutputError
+    """
+    check_sheet_name(path)
+    resolved = path.resolve()
+    base = None if run.masks.base is None else run.masks.base.resolve()
+    if base is not None and not run.masks.is_single_file and resolved.is_relative_to(base):
+        raise OutputError(
+            f"the contact sheet {printable(path)} is inside {printable(base)}: the next run would take it "
+            "for a mask; choose another place"
+        )
+    out = run.out.resolve()
+    in_out = resolved.relative_to(out).as_posix() if resolved.is_relative_to(out) else None
+    in_base = resolved.relative_to(base).as_posix() if base is not None and resolved.is_relative_to(base) else None
+    for place, name in enumerate(run.masks.names):
+        if in_base == origin(run.masks, name)[0] or (in_out is not None and in_out in sink.targets(name, place)):
+            raise OutputError(f"the contact sheet would overwrite {printable(path)}; choose another name")
+    return path

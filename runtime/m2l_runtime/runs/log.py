@@ -1,0 +1,170 @@
+"""What was made, one JSON line an image, and what of it can be kept when a run is resumed.
+
+A log lies in the output folder. Lines are only ever added, each after the file it tells of is there under its final
+name; so a line may be missing for a file, but never a file for a line (unless somebody removed it, which its hash
+shows). Of two lines for one name the later one counts. A last line that was cut off is dropped.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Annotated, Final
+
+import msgspec
+
+from m2l_runtime._utils.text import printable, stem, utf8
+from m2l_runtime.errors import InputError
+
+LOG_NAME: Final = "m2l-log{shard}.jsonl"
+LOG_PATTERN: Final = "m2l-log*.jsonl"
+
+_LOW: Final = (1 << 14) - 1
+"""Bits of a place in a log: 36 of offset, 14 of which bundle, 14 of which log, from 1."""
+_MOST_BUNDLES: Final = _LOW
+
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything beside the mask that the bytes of an output depend on."""
+
+    bundle_sha256: Sha256
+    backend: str
+    engine: str
+    device: str
+    precision: str
+    batch_size: int
+    threads: int
+    seed: int | None
+    encoder: str
+    layout: str
+    """What is written for each mask and where: format, pairs, size, masks per tar."""
+    image_seed: int | None = None
+    """What images are drawn with; None where the generator takes the mask alone."""
+    appearance_choice: str | None = None
+    """What was asked of appearances; None where the generator takes none."""
+
+
+class Record(RunSettings, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of the log: a mask, what was made of it and how, or why nothing was."""
+
+    name: str
+    """Of the mask, relative to its folder; bytes that are not UTF-8 escaped."""
+    mask_sha256: Sha256 | None = None
+    output: str | None = None
+    """File with the image, relative to the output folder."""
+    output_sha256: Sha256 | None = None
+    """Of that file."""
+    mask_output: str | None = None
+    mask_output_sha256: Sha256 | None = None
+    note: str | None = None
+    problem: str | None = None
+    """Why there is no image; such a mask is tried again."""
+    appearance: tuple[float, ...] | None = None
+    """What the generator was given, three decimals of each number of :data:`m2l_runtime.types.NAMES`."""
+
+    @property
+    def sha256s(self) -> tuple[str, ...]:
+        """SHA-256 of each file written, the image's first."""
+        return tuple(s for s in (self.output_sha256, self.mask_output_sha256) if s is not None)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Each file written, the image's first, relative to the output folder."""
+        return [name for name in (self.output, self.mask_output) if name is not None]
+
+    def was_made_with(self, settings: RunSettings) -> bool:
+        """Whether there is an image, and all settings are these."""
+        fields = RunSettings.__struct_fields__
+        return self.problem is None and all(getattr(self, f) == getattr(settings, f) for f in fields)
+
+
+def log_path(out: Path, shard: tuple[int, int]) -> Path:
+    """The log of one shard (number from 1, of how many) in an output folder."""
+    return out / LOG_NAME.format(shard="" if shard[1] == 1 else f"-{shard[0]}-of-{shard[1]}")
+
+
+class LogIndex:
+    """Where in the logs of an output folder the last line about each mask stands: eight bytes a mask.
+
+    Masks are told by their place in `names`, which are sorted by stem.
+    """
+
+    def __init__(self, out: Path, names: Sequence[str]) -> None:
+        self._names = names
+        self._odd = {utf8(name): place for place, name in enumerate(names) if not name.isascii()}
+        self._files: list[IO[bytes]] = []
+        self._at = array("q", bytes(8 * len(names)))
+        self._bundles: dict[str, int] = {}
+        self._lock = threading.Lock()
+        for path in sorted(out.glob(LOG_PATTERN)):
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        if not path.is_file():
+            raise InputError(f"{printable(path)} is not a plain file; move it away")
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+        self._files.append(file)
+        number, offset, expected = len(self._files), 0, 0
+        for line in file:
+            try:
+                record = msgspec.json.decode(line, type=Record)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                pass  # torn
+            else:
+                place = self.place(record.name, expected)
+                if place is not None:
+                    bundle = self._bundles.setdefault(record.bundle_sha256, len(self._bundles))
+                    self._at[place] = offset << 28 | min(bundle, _MOST_BUNDLES) << 14 | number
+                    expected = place + 1
+            offset += len(line)
+
+    def place(self, name: str, expected: int = 0) -> int | None:
+        """Place of a name in a log; None if it is no mask of now. Lines mostly come in order: try `expected` first."""
+        names = self._names
+        if expected < len(names) and names[expected] == name:
+            return expected
+        odd = self._odd.get(name)
+        if odd is not None:
+            return odd
+        place = bisect.bisect_left(names, stem(name), key=stem)
+        while place < len(names) and stem(names[place]) == stem(name):
+            if names[place] == name:
+                return place
+            place += 1
+        return None
+
+    def __len__(self) -> int:
+        """Masks that there is a line about."""
+        return sum(where != 0 for where in self._at)
+
+    def get(self, place: int) -> Record | None:
+        """The last line about a mask; None if there is none. Safe to call from several threads."""
+        where = self._at[place]
+        if not where:
+            return None
+        with self._lock:
+            file = self._files[(where & _LOW) - 1]
+            file.seek(where >> 28)
+            line = file.readline()
+        return msgspec.json.decode(line, type=Record)
+
+    def other_bundle(self, place: int, bundle_sha256: str) -> str | None:
+        """SHA-256 of the bundle in the last line about a mask, if it is not the one given."""
+        where = self._at[place]
+        if not where or where >> 14 & _LOW == self._bundles.get(bundle_sha256):
+            return None
+        record = self.get(place)
+        return None if record is None or record.bundle_sha256 == bundle_sha256 else record.bundle_sha256
+
+    def close(self) -> None:
+        """Close the logs."""
+        for file in self._files:
+            file.close()

@@ -1,0 +1,312 @@
+"""Mask files to images, in order: reading, the engine and encoding at once, on threads, in bounded memory.
+
+Threads: a pool of workers reads masks and encodes images; as many engine threads as the synthesizer has streams each
+run one call of the engine at a time; the caller's thread deals out and collects. Queues between them are bounded, so
+memory does not grow with the number of masks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final, Generic, TypeVar
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from m2l_runtime._utils.cpu import check_workers, usable_cpus
+from m2l_runtime._utils.text import stem
+from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, Conditions, stacked
+from m2l_runtime.errors import MaskFileError
+from m2l_runtime.masks.mask_file import MaskFile
+from m2l_runtime.masks.mask_folder import mask_set
+from m2l_runtime.masks.mask_set import MaskSet
+from m2l_runtime.masks.samples import origin, sampled
+from m2l_runtime.synthesizer import Synthesizer
+from m2l_runtime.types import Appearance, Image, Mask
+
+_I = TypeVar("_I")
+
+_K = TypeVar("_K")
+
+_E = TypeVar("_E")
+
+_MOST_WAITING: Final = 64
+"""Batches' worth of masks that may wait for one batch to fill, when most of them are bad or kept."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a mask: an image, one kept from an earlier run, or the reason why there is none."""
+
+    name: str
+    """Of the mask file, relative to its folder; of several samples with the sample's number."""
+    mask: Mask | None = None
+    """uint8 (H, W), 0 background, 255 lesion, owned by the caller; None if kept or bad."""
+    image: Image | None = None
+    """uint8 (H, W, 3) RGB of the mask's size, owned by the caller; None if kept or bad."""
+    output: str | None = None
+    """The file that holds the image, relative to the output folder; None if none was written."""
+    note: str | None = None
+    """'empty', 'full' or 'inverted?' where the mask is legal but unusual."""
+    problem: str | None = None
+    """Why the mask was skipped; begins with the file's name."""
+    is_kept: bool = False
+    """Whether an earlier run made the image, and it was found as it was."""
+    seed: int | None = None
+    """What the image was drawn with, as a synthesizer takes it; None where the generator takes the mask alone."""
+    appearance: Appearance | None = None
+    """float32 (12,) that the generator was given; None where it takes none."""
+
+
+def iterate_folder(
+    masks: str | os.PathLike[str] | MaskSet,
+    synthesizer: Synthesizer,
+    *,
+    original_size: bool = False,
+    workers: int | None = None,
+    seed: int = 0,
+    samples: int = 1,
+    appearance: AppearanceChoice | None = None,
+) -> Iterator[Result]:
+    """Images of every mask in a folder, or of one mask file, as they are made; nothing is written.
+
+    Results come in the order of names without their endings. A mask that cannot be used is a result with `problem`;
+    the others go on. Work runs a few batches ahead of the caller; leaving the loop ends it.
+
+    >>> for result in iterate_folder("masks", synth):
+    ...     if result.image is not None:
+    ...         train_on(result.image, result.mask)
+
+    Args:
+        masks: mask file, folder searched to its depth, or masks that are drawn (:mod:`m2l_runtime.masks.sources`).
+        synthesizer: what to synthesize with; left open.
+        original_size: mask and image at the size of the mask's file rather than at the model's.
+        workers: threads that read masks; None: as many as CPUs.
+        seed: what is left to chance is drawn with it and the mask's name, where the generator takes more than the mask.
+        samples: images of each mask.
+        appearance: what appearances are to be; None: drawn from what the network was trained with.
+
+    Yields:
+        A result for each mask: `mask` uint8 (H, W) and `image` uint8 (H, W, 3), new arrays owned by the caller.
+
+    Raises:
+        InputError: there is no such folder or file, a number is out of range, or the generator takes the mask alone and
+            samples or an appearance are asked for.
+        EngineError: the engine failed; what came before stands.
+    """
+    check_workers(workers)
+    conditions = Conditions(synthesizer.extra, seed, appearance, samples)
+    found = sampled(mask_set(masks), samples)
+
+    def read(name: str) -> Reading[Result]:
+        try:
+            file = found.read(name, synthesizer.image_size, keep_original=original_size)
+        except MaskFileError as error:
+            return Reading(Result(name, problem=str(error)))
+        condition = condition_of(conditions, found, name)
+        if condition is None:
+            return Reading(Result(name, note=file.note), file)
+        key = Result(name, note=file.note, seed=condition.seed, appearance=condition.appearance)
+        return Reading(key, file, condition)
+
+    def encode(_: Result, file: MaskFile, image: Image) -> tuple[Mask, Image]:
+        return at_output_size(file, image)
+
+    return _results(overlap(found.names, synthesizer, read, encode, workers=workers))
+
+
+def _results(made: Iterator[Made[Result, tuple[Mask, Image]]]) -> Iterator[Result]:
+    for one in made:
+        mask, image = one.encoded or (None, None)
+        yield replace(one.key, mask=mask, image=image)
+
+
+def condition_of(conditions: Conditions, masks: MaskSet, name: str) -> Condition | None:
+    """What the image of one of `masks` depends on beside it; None if the generator takes the mask alone."""
+    source, sample = origin(masks, name)
+    return conditions.of(stem(source), sample)
+
+
+@dataclass(frozen=True)
+class Reading(Generic[_K]):
+    """A mask that was read, or an item that needs no engine."""
+
+    key: _K
+    """What the caller wants to know of the item later."""
+    found: MaskFile | None = None
+    condition: Condition | None = None
+    """What the image depends on beside the mask; None where the generator takes the mask alone."""
+
+
+@dataclass(frozen=True)
+class Made(Generic[_K, _E]):
+    """What became of a reading."""
+
+    key: _K
+    found: MaskFile | None = None
+    image: Image | None = None
+    """uint8 (H, W, 3) at the model's size."""
+    encoded: _E | None = None
+    """What `encode` returned."""
+
+
+class Clock:
+    """How long the engine was at work, in seconds: at least one call of it under way."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._lock = threading.Lock()
+        self._running = 0
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        """A call begins, on any thread."""
+        with self._lock:
+            if not self._running:
+                self._since = time.perf_counter()
+            self._running += 1
+
+    def __exit__(self, *_: object) -> None:
+        """It ends."""
+        with self._lock:
+            self._running -= 1
+            now = time.perf_counter()
+            self.seconds += now - self._since
+            self._since = now
+
+
+def overlap(
+    items: Iterable[_I],
+    synthesizer: Synthesizer,
+    read: Callable[[_I], Reading[_K]],
+    encode: Callable[[_K, MaskFile, Image], _E],
+    *,
+    workers: int | None = None,
+    clock: Clock | None = None,
+) -> Generator[Made[_K, _E], None, None]:
+    """`read` each item, run the engine on the masks found, `encode` the images; all at once, results in order.
+
+    Args:
+        items: taken one by one, a bounded number ahead of the results.
+        synthesizer: run with its own batch size, as many batches at once as it has streams.
+        read: called on several threads.
+        encode: called on several threads, with the key of the reading, the mask and its image.
+        workers: threads for `read` and `encode`; None: as many as CPUs.
+        clock: is told how long the engine worked.
+
+    Raises:
+        Whatever `read`, the engine and `encode` raise, in its turn; what is in flight is dropped.
+    """
+    count, clock = workers or usable_cpus(), clock or Clock()
+    batch_size, streams = synthesizer.settings.batch_size, synthesizer.settings.streams
+    most_in_flight = 2 * (batch_size * streams + count)
+    with _pool(count, "m2l-worker") as worker_pool, _pool(streams, "m2l-engine") as engine_pool:
+        flights: deque[_Flight[_K, _E]] = deque()
+        batch: list[_Flight[_K, _E]] = []
+
+        def start() -> None:
+            if batch:
+                ran = engine_pool.submit(_run, batch.copy(), synthesizer, encode, worker_pool, clock)
+                for flight in batch:
+                    flight.ran = ran
+                batch.clear()
+
+        for reading in _ahead(items, read, worker_pool, most_in_flight):
+            flight: _Flight[_K, _E] = _Flight(reading)
+            flights.append(flight)
+            if reading.found is not None:
+                batch.append(flight)
+            if len(batch) == batch_size or len(flights) >= _MOST_WAITING * most_in_flight:
+                start()
+            while flights and (flights[0].is_ready() or (len(flights) > most_in_flight and flights[0].has_started())):
+                yield flights.popleft().land()
+        start()
+        while flights:
+            yield flights.popleft().land()
+
+
+class _Flight(Generic[_K, _E]):
+    """An item on its way through the engine and the encoder."""
+
+    def __init__(self, reading: Reading[_K]) -> None:
+        self.reading: Final = reading
+        self.ran: Future[None] | None = None
+        """The engine call; None until it is submitted."""
+        self.image: Image | None = None
+        self.encoded: Future[_E] | None = None
+
+    def has_started(self) -> bool:
+        """Whether it needs no more masks to fill its batch."""
+        return self.reading.found is None or self.ran is not None
+
+    def is_ready(self) -> bool:
+        if self.reading.found is None:
+            return True
+        return self.ran is not None and self.ran.done() and (self.encoded is None or self.encoded.done())
+
+    def land(self) -> Made[_K, _E]:
+        """Wait for it, and raise what it raised."""
+        reading = self.reading
+        if self.ran is None:
+            return Made(reading.key)
+        self.ran.result()
+        return Made(reading.key, reading.found, self.image, None if self.encoded is None else self.encoded.result())
+
+
+def _run(
+    batch: list[_Flight[_K, _E]],
+    synthesizer: Synthesizer,
+    encode: Callable[[_K, MaskFile, Image], _E],
+    worker_pool: ThreadPoolExecutor,
+    clock: Clock,
+) -> None:
+    """One call of the engine; its images go to the pool for encoding."""
+    found = [flight.reading.found for flight in batch if flight.reading.found is not None]
+    conditions = stacked([flight.reading.condition for flight in batch])
+    with clock:
+        images = synthesizer.synthesize_checked(np.stack([file.mask for file in found]), *conditions)
+    for flight, file, image in zip(batch, found, images, strict=True):
+        flight.image = image
+        flight.encoded = worker_pool.submit(encode, flight.reading.key, file, image)
+
+
+def _ahead(
+    items: Iterable[_I], read: Callable[[_I], Reading[_K]], pool: ThreadPoolExecutor, most: int
+) -> Iterator[Reading[_K]]:
+    """Readings in the order of items, at most `most` of them under way."""
+    pending: deque[Future[Reading[_K]]] = deque()
+    for item in items:
+        pending.append(pool.submit(read, item))
+        if len(pending) >= most:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+@contextlib.contextmanager
+def _pool(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that drop what they have not begun when the block ends."""
+    pool = ThreadPoolExecutor(count, name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def at_output_size(found: MaskFile, image: Image) -> tuple[Mask, Image]:
+    """Mask and image at the size of the mask's file if its original was kept, else as they are.
+
+    The image is brought there bicubic with antialiasing, which undoes the squash.
+    """
+    if found.original is None:
+        return found.mask, image
+    height, width = found.original_size
+    resized = PillowImage.fromarray(image).resize((width, height), PillowImage.Resampling.BICUBIC)
+    return found.original, np.array(resized)

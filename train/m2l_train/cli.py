@@ -1,0 +1,247 @@
+"""Command lines of training to calls of its functions: prepare, train.
+
+Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from m2l_runtime._utils.text import aside
+from m2l_train.config import PRESETS, TrainConfig
+
+SOME_PAIRS_BAD: Final = 3
+"""Exit status when some pairs were left out and the others used."""
+
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Threads that read pictures.  [default: the CPUs this process may use]", show_default=False),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of training to `app`."""
+    app.command()(prepare)
+    app.command()(train)
+
+
+def prepare(
+    images: Annotated[Path, typer.Argument(help="Folder of photographs.", show_default=False)],
+    masks: Annotated[Path, typer.Argument(help="Folder of their masks; may be the same.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Data folder to make.", show_default=False)],
+    size: Annotated[
+        int | None,
+        typer.Option(help="Side in pixels; training crops from it (286 to 256).  [default: 286]", show_default=False),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Share of each split.  [default: train=0.9,val=0.1]", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split.  [default: 0]", show_default=False)] = None,
+    split_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with the columns name (or id, image) and split, instead of shares; pairs that it does not name "
+            "are left out on purpose.",
+            show_default=False,
+        ),
+    ] = None,
+    combined: Annotated[
+        bool | None,
+        typer.Option("--combined/--no-combined", help="Also write combined A|B pictures, the mask left."),
+    ] = None,
+    workers: Workers = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep what an earlier call has made, with its options unless others are given: those make "
+            "everything anew.",
+        ),
+    ] = False,
+    overwrite: Overwrite = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Pair photographs with masks, bring them to one size, split them, and report what was found.
+
+    Knows the names of ISIC (ISIC_0000000.jpg, ISIC_0000000_segmentation.png), of PH2 (IMD003.bmp,
+    IMD003_lesion.bmp), and equal names.
+
+    Exit status: 0 all pairs used (of those that a split file names), 3 some could not be used, or pair with several
+    files, and were left out, 1 nothing made, 2 wrong usage, 130 or 143 stopped by a signal (go on with --resume).
+    """
+    from m2l_runtime._utils.signals import StopSignals
+    from m2l_runtime.cli.progress import Reporter
+    from m2l_train import PrepareOptions
+    from m2l_train import prepare as run
+    from m2l_train.data.prepare import read_settings
+    from m2l_train.report import describe_report
+
+    if split is not None and split_file is not None:
+        raise typer.BadParameter("a split is told by shares (--split) or by a file (--split-file); choose one")
+    given: dict[str, Any] = {"size": size, "seed": seed, "split_file": split_file, "combined": combined}
+    if split is not None:
+        given["splits"] = _shares(split)
+    before = (read_settings(out) if resume else None) or PrepareOptions()
+    options = dataclasses.replace(before, **{name: value for name, value in given.items() if value is not None})
+    if split is not None:
+        options = dataclasses.replace(options, split_file=None)
+    with Reporter("preparing") as reporter, StopSignals() as stop:
+
+        def on_pair(problem: str | None) -> None:
+            if problem is not None:
+                reporter.note(f"left out {problem}")
+            reporter.advance()
+
+        report = run(
+            images,
+            masks,
+            out,
+            options,
+            workers=workers,
+            resume=resume,
+            overwrite=overwrite,
+            on_start=reporter.start,
+            on_pair=on_pair,
+            should_stop=stop.is_set,
+        )
+    if json:
+        import msgspec
+
+        typer.echo(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+    else:
+        typer.echo(describe_report(report, out))
+    if report.was_stopped:
+        aside("stopped; the same command with --resume goes on")
+        raise typer.Exit(stop.exit_status)
+    if report.left_out or report.ambiguous:
+        raise typer.Exit(SOME_PAIRS_BAD)
+
+
+def _shares(text: str) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, share = part.partition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            raise typer.BadParameter(f"--split is NAME=SHARE,NAME=SHARE, got {text!r}") from None
+        if name.strip() in shares:
+            raise typer.BadParameter(f"--split names '{name.strip()}' twice")
+        shares[name.strip()] = value
+    return shares
+
+
+def _with_settings(command: Any) -> Any:
+    """`command` with an option for each field of TrainConfig, in place of its ``**settings``."""
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    types = typing.get_type_hints(TrainConfig)
+    for field in dataclasses.fields(TrainConfig):
+        kind: Any = types[field.name]
+        if typing.get_origin(kind) is typing.Literal:
+            kind = type(typing.get_args(kind)[0])
+        doc = field.metadata["doc"]
+        if field.default is not None:
+            default = field.default
+            doc += f"  [default: {('yes' if default else 'no') if isinstance(default, bool) else default}]"
+        option: Any = Annotated[kind | None, typer.Option(help=doc, show_default=False)]
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        )
+    command.__signature__ = signature.replace(parameters=parameters)
+    command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+    return command
+
+
+PresetOption = StrEnum("PresetOption", {name: name for name in PRESETS})  # type: ignore[misc]
+
+
+@_with_settings
+def train(
+    data: Annotated[
+        Path, typer.Argument(help="Folder of pairs: of m2l prepare, images and masks, or combined.", show_default=False)
+    ],
+    run: Annotated[Path, typer.Argument(help="Folder of the run.", show_default=False)],
+    preset: Annotated[
+        PresetOption, typer.Option(help="Where settings that are not given come from.")
+    ] = PresetOption.paper,  # type: ignore[attr-defined]
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    overwrite: Overwrite = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads of PyTorch.  [default: the CPUs this process may use]", show_default=False),
+    ] = None,
+    workers: Workers = None,
+    max_steps: Annotated[int | None, typer.Option(help="End after so many steps in all.", show_default=False)] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="End after so many minutes of this call.", show_default=False)
+    ] = None,
+    save_minutes: Annotated[float, typer.Option(help="Between two saved states within an epoch.")] = 10.0,
+    save_epochs: Annotated[int, typer.Option(help="Also keep EPOCH_net_G.pth every so many epochs; 0: never.")] = 0,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out and count pairs that cannot be read, instead of stopping.")
+    ] = False,
+    tensorboard: Annotated[bool, typer.Option(help="Write events for TensorBoard too.")] = True,
+    **settings: Any,
+) -> None:
+    """Train pix2pix to paint photographs into masks; stop it whenever you like, and go on with --resume.
+
+    Exit status: 0 done or at a limit, 3 some pairs were left out, 1 it cannot go on, 2 wrong usage, 130 or 143 stopped
+    by a signal (go on with --resume).
+    """
+    from m2l_runtime._utils.signals import StopSignals
+    from m2l_runtime.cli.progress import Reporter
+    from m2l_train import StepResult
+    from m2l_train import train as begin
+    from m2l_train.report import describe_training
+    from m2l_train.training.run_folder import RunFolder
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    folder = RunFolder(run)
+    base = folder.read_config() if resume and folder.is_run() else PRESETS[preset.value]
+    config = dataclasses.replace(base, **given)
+    with Reporter("training") as reporter, StopSignals() as stop:
+
+        def on_step(result: StepResult) -> None:
+            reporter.advance(result.image_count)
+
+        report = begin(
+            data,
+            run,
+            config,
+            resume=resume,
+            overwrite=overwrite,
+            device=device,
+            threads=threads,
+            workers=workers,
+            max_steps=max_steps,
+            max_minutes=max_minutes,
+            save_minutes=save_minutes,
+            save_epochs=save_epochs,
+            skip_bad=skip_bad,
+            tensorboard=tensorboard,
+            on_start=reporter.start,
+            on_step=on_step,
+            on_note=reporter.say,
+            should_stop=stop.is_set,
+        )
+        if report.process == 0:
+            for problem in report.skipped:
+                reporter.note(f"left out {problem}")
+    if report.process == 0:
+        typer.echo(describe_training(report))
+    if report.was_stopped:
+        if report.process == 0:
+            aside("stopped; the same command with --resume goes on")
+        raise typer.Exit(stop.exit_status)
+    if report.skipped:
+        raise typer.Exit(SOME_PAIRS_BAD)

@@ -1,0 +1,1 @@
+"""Prepare and read training data."""

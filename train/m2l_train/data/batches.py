@@ -1,0 +1,143 @@
+"""Pairs to batches: a new order each epoch, one random crop and flip for both halves, the same ones at every attempt.
+
+As the original at commit 0442670 (data/aligned_dataset.py): pictures straight to `load_size`, bicubic; the crop's
+offsets uniform in 0..load_size - image_size - 1; a flip for half of the pairs. What is drawn depends on seed, epoch and
+pair alone (:mod:`m2l_runtime.conditioning.random`), so a run that is resumed sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from m2l_runtime._utils.text import printable
+from m2l_runtime.conditioning.random import below, draw, shuffled
+from m2l_runtime.types import Image, Images, Mask, Masks
+from m2l_train.config import TrainConfig
+from m2l_train.data.pairing import Pair
+from m2l_train.data.photograph import PairArrays, PairError, read_pair, with_margins
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs of one step."""
+
+    names: tuple[str, ...]
+    """Of the photographs' files."""
+    masks: Masks | Tensor
+    """uint8 (B, S, S)."""
+    images: Images | Tensor
+    """uint8 (B, S, S, 3)."""
+    last_position: int
+    """Place in the epoch's order of the last pair used or skipped, from 0."""
+
+
+def order(count: int, config: TrainConfig, epoch: int) -> list[int]:
+    """Places of the pairs in the order in which epoch `epoch` (from 1) takes them."""
+    return [int(place) for place in shuffled(count, config.seed, "order", epoch)]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What of a pair an epoch looks at, and which way round."""
+
+    top: int
+    left: int
+    is_flipped: bool
+    """Left to right, after the crop."""
+    quarter_turns: int
+    """0 to 3, anticlockwise, after the flip."""
+
+
+def placement(config: TrainConfig, epoch: int, place: int) -> Placement:
+    """A random crop of `image_size`, perhaps a flip, perhaps a turn, of pair number `place`."""
+    numbers = draw(3, config.seed, "augment", epoch, place)
+    top, left = below(max(1, config.crop_from - config.image_size), numbers[:2])
+    is_flipped, quarter_turns = int(numbers[2]) >> 63, int(numbers[2]) >> 61 & 3
+    return Placement(int(top), int(left), config.flip and bool(is_flipped), quarter_turns if config.turn else 0)
+
+
+def augment(arrays: PairArrays, config: TrainConfig, epoch: int, place: int) -> tuple[Mask, Image]:
+    """Both halves of a pair alike as :func:`placement` says."""
+    at, side = placement(config, epoch, place), config.image_size
+    halves = []
+    for half in (arrays.mask, arrays.image):
+        cropped = half[at.top : at.top + side, at.left : at.left + side]
+        halves.append(np.rot90(cropped[:, ::-1] if at.is_flipped else cropped, at.quarter_turns))
+    return halves[0], halves[1]
+
+
+def epoch_batches(
+    pairs: Sequence[Pair],
+    config: TrainConfig,
+    epoch: int,
+    pool: ThreadPoolExecutor,
+    *,
+    after: int = -1,
+    skipped: list[str] | None = None,
+    ahead: int = 8,
+) -> Generator[Batch, None, None]:
+    """The batches of one epoch; the last one may be smaller.
+
+    Args:
+        pairs: of the training split, always in the same order.
+        config: settings of the run.
+        epoch: from 1.
+        pool: threads that read pictures.
+        after: place in the epoch's order after which to begin; -1 for the whole epoch.
+        skipped: gets the message of each pair that cannot be read, which is then left out; None: it is an error.
+        ahead: batches read ahead.
+
+    Raises:
+        PairError: a pair cannot be read and `skipped` is None, or the folder it was in is gone.
+    """
+    places = order(len(pairs), config, epoch)
+
+    def read(place: int) -> tuple[Mask, Image]:
+        arrays = read_pair(pairs[place], config.resize_to, mask_is_left=config.direction == "AtoB")
+        arrays = with_margins(arrays, config.mirror)
+        return augment(arrays, config, epoch, place)
+
+    pending: deque[tuple[int, Future[tuple[Mask, Image]]]] = deque()
+    waiting = iter(range(after + 1, len(places)))
+    names: list[str] = []
+    masks: list[Mask] = []
+    images: list[Image] = []
+    position = after
+    try:
+        while True:
+            while len(pending) < ahead * config.batch_size and (next_position := next(waiting, None)) is not None:
+                pending.append((next_position, pool.submit(read, places[next_position])))
+            if pending:
+                position, future = pending.popleft()
+                try:
+                    mask, image = future.result()
+                except PairError as error:
+                    if skipped is None:
+                        raise
+                    _require_folders(pairs[places[position]])
+                    skipped.append(str(error))
+                else:
+                    names.append(pairs[places[position]].image.name)
+                    masks.append(mask)
+                    images.append(image)
+            if names and (len(names) == config.batch_size or not pending):
+                yield Batch(tuple(names), np.stack(masks), np.stack(images), position)
+                names, masks, images = [], [], []
+            if not pending:
+                return
+    finally:
+        for _, future in pending:
+            future.cancel()
+
+
+def _require_folders(pair: Pair) -> None:
+    """A bad picture may be left out; a folder that is no longer there means that none can be read."""
+    for folder in (pair.image.parent, pair.mask.parent):
+        if not folder.is_dir():
+            raise PairError(f"{printable(folder)}: the folder is gone, with all pictures in it; bring it back")

@@ -1,0 +1,185 @@
+"""A data folder, in any of the layouts people have, to the pairs of each split.
+
+Layouts, looked for in this order:
+
+- ``train/images`` and ``train/masks`` (and the same of ``val``): what `m2l prepare` writes;
+- ``images`` and ``masks``: pairs without a split;
+- ``train/*`` (and ``val/*``): combined A|B pictures, as pix2pix-tensorflow and pytorch-CycleGAN-and-pix2pix read them;
+- ``*``: combined pictures without a split.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from PIL import Image as PillowImage
+
+from m2l_runtime._utils.text import plural, printable, stem
+from m2l_runtime.errors import InputError, PictureFileError
+from m2l_runtime.masks.image_file import FORMATS, decode, read_bytes
+from m2l_runtime.masks.mask_file import to_grey
+from m2l_runtime.masks.mask_folder import find_masks
+from m2l_train.data.pairing import Pair, find_pairs
+
+IMAGES: Final = "images"
+MASKS: Final = "masks"
+TRAIN: Final = "train"
+VAL: Final = "val"
+DATASET_FILE: Final = "dataset.json"
+"""Written by `m2l prepare` beside the splits: how it made them."""
+_LOOKED_AT: Final = 16
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """The pairs of a data folder."""
+
+    train: tuple[Pair, ...]
+    """In the order of their names."""
+    val: tuple[Pair, ...]
+    stored_size: int | None
+    """Side in pixels that the pictures were brought to before; None if they are not all squares of one size."""
+    warnings: tuple[str, ...]
+    layout: str
+    """What the folder was taken for."""
+
+
+def open_data(data: str | os.PathLike[str]) -> DataFolder:
+    """Find the pairs in a data folder; of a few pictures the size is looked at, none is decoded.
+
+    Raises:
+        InputError: the folder is not there or is in no known layout, has fewer than two pairs to train on, or has
+            photographs without masks.
+    """
+    root = Path(data)
+    if not root.is_dir():
+        what = "is not a folder" if os.path.lexists(root) else "does not exist"
+        raise InputError(f"{printable(root)} {what}; expected a folder of pairs, as m2l prepare makes it")
+    warnings: list[str] = []
+    if (root / TRAIN / IMAGES).is_dir():
+        train, val = _paired(root / TRAIN), _paired(root / VAL) if (root / VAL / IMAGES).is_dir() else ()
+        layout = f"{TRAIN}/{IMAGES} with {TRAIN}/{MASKS}"
+    elif (root / IMAGES).is_dir():
+        train, val = _paired(root), ()
+        layout = f"{IMAGES} with {MASKS}"
+    elif (root / TRAIN).is_dir():
+        _refuse_other_splits(root / TRAIN)
+        train, val = _combined(root / TRAIN), _combined(root / VAL) if (root / VAL).is_dir() else ()
+        layout = f"combined pictures in {TRAIN}"
+    else:
+        _refuse_other_splits(root)
+        train, val = _combined(root), ()
+        layout = "combined pictures"
+    if len(train) < 2:
+        raise InputError(
+            f"{printable(root)} has {plural(len(train), 'pair')} to train on, at least 2 are needed; expected "
+            f"{TRAIN}/{IMAGES} and {TRAIN}/{MASKS}, {IMAGES} and {MASKS}, or combined A|B pictures in {TRAIN}"
+        )
+    if not val:
+        warnings.append(f"there is no {VAL} split: figures and grids are of pairs that are trained on")
+    return DataFolder(train, val, _stored_size(train), tuple(warnings), layout)
+
+
+def _refuse_other_splits(root: Path) -> None:
+    """What lies in a folder without a split called train is pairs side by side, not splits of other names.
+
+    Raises:
+        InputError
+    """
+    splits = sorted(path.name for path in root.iterdir() if (path / IMAGES).is_dir() and (path / MASKS).is_dir())
+    if not splits and (root.resolve().parent / DATASET_FILE).is_file():  # combined pictures of `m2l prepare`
+        splits = sorted(path.name for path in root.iterdir() if path.is_dir())
+    if splits:
+        raise InputError(
+            f"{printable(root)} has the splits {printable(', '.join(splits[:5]))}, and none called {TRAIN}; rename one "
+            f"to {TRAIN} (and one to {VAL}), or give one of them as data"
+        )
+
+
+def _paired(folder: Path) -> tuple[Pair, ...]:
+    if not (folder / MASKS).is_dir():
+        raise InputError(f"{printable(folder)} has {IMAGES} but no {MASKS}; expected both")
+    found = find_pairs(folder / IMAGES, folder / MASKS)
+    for names, noun, what in (
+        (found.images_without_mask, "photograph", "without a mask"),
+        (found.masks_without_image, "mask", "without a photograph"),
+        (found.ambiguous, "name", "that pairs with several files"),
+    ):
+        if names:
+            shown = printable(", ".join(names[:3]))
+            has = f"{plural(len(names), noun)} {what} ({shown})"
+            raise InputError(f"{printable(folder)} has {has}; m2l prepare sorts such out")
+    return tuple(found.pairs)
+
+
+def _combined(folder: Path) -> tuple[Pair, ...]:
+    """Every picture as a pair, once a few of them have been seen to be one: a mask in one half and not in the other.
+
+    Raises:
+        InputError: most of those looked at are not.
+    """
+    masks = find_masks(folder)
+    pairs = tuple(Pair(stem(name), masks.path(name), masks.path(name)) for name in masks.names)
+    looked_at = _some(pairs)
+    others = [pair for pair in looked_at if not _is_mask_beside_photograph(pair.image)]
+    if 2 * len(others) > len(looked_at):
+        raise InputError(
+            f"{printable(folder)} holds no combined A|B pictures: {len(others)} of {len(looked_at)} looked at have "
+            f"not a mask in one half and a photograph in the other, as {printable(others[0].image.name)}; expected "
+            f"{TRAIN}/{IMAGES} and {TRAIN}/{MASKS}, {IMAGES} and {MASKS}, or combined pictures in {TRAIN}"
+        )
+    return pairs
+
+
+def are_combined(pairs: tuple[Pair, ...]) -> bool:
+    """Whether most of the pictures looked at have a mask in one half and not in the other."""
+    seen = [_is_mask_beside_photograph(pair.image) for pair in _some(pairs)]
+    return 2 * sum(seen) >= len(seen)
+
+
+def _some(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+    """A few, evenly spaced."""
+    return pairs[:: -(-len(pairs) // _LOOKED_AT)] if pairs else ()
+
+
+def _is_mask_beside_photograph(path: Path) -> bool:
+    """Whether exactly one half of a picture is a mask; True also of one that cannot be read, which is told later."""
+    try:
+        picture = decode(read_bytes(path))
+    except PictureFileError:
+        return True
+    width, height = picture.width // 2, picture.height
+    if width < 1:
+        return False
+    halves = [picture.crop((left, 0, left + width, height)) for left in (0, width)]
+    return _is_mask(halves[0]) != _is_mask(halves[1])
+
+
+def _is_mask(picture: PillowImage.Image) -> bool:
+    picture.format = "JPEG"  # its edges may have noise whatever the file is now
+    try:
+        to_grey(picture)
+    except PictureFileError:
+        return False
+    return True
+
+
+def _stored_size(pairs: tuple[Pair, ...]) -> int | None:
+    """What a few of the pictures' headers say."""
+    sizes: set[tuple[int, int]] = set()
+    for pair in _some(pairs):
+        if not pair.image.is_file():  # a pipe would wait for somebody to write to it
+            continue
+        try:
+            with PillowImage.open(pair.image, formats=FORMATS) as picture:
+                width, height = picture.size
+        except (OSError, ValueError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
+            continue  # told when it is read
+        sizes.add((width // 2 if pair.is_combined else width, height))
+    if len(sizes) != 1:
+        return None
+    width, height = sizes.pop()
+    return width if width == height else None

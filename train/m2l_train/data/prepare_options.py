@@ -1,0 +1,114 @@
+"""Options of data preparation, and its report."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from m2l_runtime._utils.text import printable, utf8
+from m2l_runtime.errors import InputError
+from m2l_train.config import whole_number
+from m2l_train.data.data_folder import IMAGES, MASKS
+
+COMBINED: Final = "combined"
+
+DEFAULT_SIZE: Final = 286
+
+DEFAULT_SPLITS: Final[Mapping[str, float]] = {"train": 0.9, "val": 0.1}
+
+MOST_NAMED: Final = 1000
+"""Names that a report holds of each kind; the count is of all."""
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What is made."""
+
+    size: int = DEFAULT_SIZE
+    """Side in pixels of the pictures written: what training resizes to before its random crop."""
+    splits: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_SPLITS))
+    """Share of each split; they add up to 1."""
+    seed: int = 0
+    """Of the split."""
+    split_file: str | os.PathLike[str] | None = None
+    """CSV with the columns `name` (or `id`, `image`) and `split`, instead of shares."""
+    combined: bool = False
+    """Also write A|B pictures, the mask left."""
+
+    def __post_init__(self) -> None:
+        for field_name, low, high in (("size", 16, 4096), ("seed", 0, (1 << 63) - 1)):
+            number = whole_number(f"the {field_name}", getattr(self, field_name), low, high)
+            object.__setattr__(self, field_name, number)
+        if not isinstance(self.splits, Mapping):
+            raise InputError(f"splits must be a mapping of names to shares, got {self.splits!r}")
+        if self.split_file is not None:
+            object.__setattr__(self, "split_file", _path(self.split_file, "the split file"))
+        for name, share in self.splits.items():
+            _check_split_name(name, "--split")
+            given: object = share
+            if isinstance(given, bool) or not isinstance(given, numbers.Real):
+                raise InputError(f"the share of split '{printable(name)}' must be a number, got {share!r}")
+            if not 0 <= share <= 1:
+                raise InputError(f"the share of split '{printable(name)}' must be between 0 and 1, got {share:g}")
+        if self.split_file is None and abs(sum(self.splits.values()) - 1) > 1e-6:
+            shares = ", ".join(f"{printable(n)} {s:g}" for n, s in self.splits.items())
+            raise InputError(f"the shares of the splits must add up to 1, got {shares}")
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What was found and made; report.json."""
+
+    pairs: int = 0
+    """Pairs found by name."""
+    prepared: int = 0
+    kept: int = 0
+    """Of these, those an earlier call had made."""
+    splits: dict[str, int] = {}
+    images_without_mask: list[str] = []
+    masks_without_image: list[str] = []
+    ambiguous: list[str] = []
+    not_in_split_file: list[str] = []
+    only_in_split_file: list[str] = []
+    left_out: list[str] = []
+    """Messages about pairs that cannot be used."""
+    sizes_differ: list[str] = []
+    """Pairs of one aspect but two sizes; they are used."""
+    empty_masks: list[str] = []
+    full_masks: list[str] = []
+    other_notes: dict[str, int] = {}
+    """greyscale, CMYK, ...: how many photographs."""
+    near_duplicates: list[tuple[str, str, float]] = []
+    """(split/name, split/name, likeness) of photographs in two splits; see m2l_train.data.near_duplicates."""
+    warnings: list[str] = []
+    """What may not be what was meant."""
+    was_stopped: bool = False
+
+
+def _check_split_name(name: str, where: str) -> None:
+    if not isinstance(name, str):
+        raise InputError(f"{where}: the name of a split must be a string, got {name!r}")
+    allowed = name and name.replace("-", "").replace("_", "").isalnum() and name.isascii()
+    if not allowed or name in (COMBINED, IMAGES, MASKS) or len(name) > 64:
+        raise InputError(f"{where}: '{printable(name)}' cannot be the name of a split; use letters, digits, - and _")
+
+
+def _path(value: str | os.PathLike[str], what: str) -> Path:
+    """`value` as a path that a file system can be asked about.
+
+    Raises:
+        InputError
+    """
+    name = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(name, str) or "\0" in name:
+        raise InputError(f"{what} must be a path without NUL, got {value!r}")
+    return Path(name)
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    return [utf8(name) for name in names]

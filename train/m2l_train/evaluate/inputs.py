@@ -1,0 +1,207 @@
+"""Read the images and masks that an evaluation compares."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from m2l_runtime import Synthesizer
+from m2l_runtime._utils.text import plural, printable
+from m2l_runtime.conditioning.conditions import Conditions, stacked
+from m2l_runtime.errors import InputError
+from m2l_runtime.types import Images
+from m2l_train.data.pairing import Pair, pair_key
+from m2l_train.evaluate import sets
+
+if TYPE_CHECKING:
+    pass
+from m2l_train.evaluate.options import Options, _Stopped
+
+MOST_IMAGES: Final = 2000
+"""Synthesized images that are looked at; of more, a sample."""
+
+_SHOWN: Final = 3
+
+_CHUNK: Final = 16
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What is evaluated, however it came: by files or from a bundle."""
+
+    names: tuple[str, ...]
+    made: Images
+    samples: tuple[Images, ...]
+    real: sets.RealSet
+    files: sets.RealFiles
+    warnings: list[str]
+    synthesized: str
+    data: Path
+    sample_names: list[str]
+    engine: str | None
+    bundles: Mapping[str, int]
+    fake: int
+    unmatched_made: list[str]
+    unmatched_real: list[str]
+    conditions: Conditions | None = None
+    """Of a bundle: what its images depend on beside their masks."""
+
+
+def _from_files(synthetic: Path, data: Path, options: Options, sample_folders: Sequence[Path]) -> _Given:
+    if synthetic.resolve() == data.resolve():
+        raise InputError(f"{printable(data)} is given as synthesized and as real; expected two folders")
+    files = sets.find_real(data, options.split, mask_is_left=options.mask_is_left)
+    made_files = sets.find_synthetic(synthetic)
+    sample_files = [sets.find_synthetic(folder) for folder in sample_folders]
+    _refuse_overlap([made_files, *sample_files], files)
+    sets.refuse_synthetic(files.pairs, options.worker_count)
+    warnings = list(files.warnings)
+    if made_files.ambiguous:
+        count = plural(len(made_files.ambiguous), "synthesized image")
+        warnings.append(f"{count} of one name with others, not used: {_some(made_files.ambiguous)}")
+    by_key = {pair_key(pair.name): pair for pair in files.pairs}
+    unmatched_made: list[str] = []
+    unmatched_real: list[str] = []
+    keys = sorted(made_files.by_key)
+    if files.has_masks:
+        unmatched_made = sorted(made_files.by_key[key].stem for key in made_files.by_key.keys() - by_key.keys())
+        unmatched_real = sorted(by_key[key].name for key in by_key.keys() - made_files.by_key.keys())
+        keys = sorted(by_key.keys() & made_files.by_key.keys())
+        if not keys:
+            raise InputError(
+                f"no image in {printable(made_files.folder)} has the name of a pair in {printable(data)}: there are "
+                f"{_some(unmatched_made)} and {_some(unmatched_real)}; expected images of the masks of these pairs, or "
+                "as DATA a folder of photographs alone, to compare sets"
+            )
+        for names, what in ((unmatched_made, "synthesized image"), (unmatched_real, "real image")):
+            if names:
+                warnings.append(f"{plural(len(names), what)} without a counterpart, not used: {_some(names)}")
+    keys = _at_most(keys, MOST_IMAGES, "synthesized image", options.seed, warnings)
+    if len(keys) < sets.LEAST_IMAGES:
+        raise InputError(
+            f"{plural(len(keys), 'synthesized image')} can be used, at least {sets.LEAST_IMAGES} are needed"
+        )
+    paths = [made_files.by_key[key] for key in keys]
+    made = sets.read_synthetic(paths, options.worker_count)
+    sets.refuse_masks(made, synthetic)
+    wanted = [by_key[key] for key in keys] if files.has_masks else list(by_key.values())
+    wanted = _at_most(wanted, MOST_IMAGES, "real image", options.seed, warnings)
+    real = _read_real(wanted, files, made.shape[1], options)
+    warnings += [f"left out {problem}" for problem in real.problems]
+    if files.has_masks:
+        place = {pair_key(name): i for i, name in enumerate(real.names)}
+        rows = [i for i, key in enumerate(keys) if key in place]
+        keys, paths, made = [keys[i] for i in rows], [paths[i] for i in rows], made[rows]
+    origins = list(sets.in_threads(sets.origin, paths, options.worker_count))
+    fake = sum(found is not None and found.is_fake for found in origins)
+    return _Given(
+        names=tuple(by_key[key].name if files.has_masks else made_files.by_key[key].stem for key in keys),
+        made=made,
+        samples=tuple(_read_samples(found, keys, made.shape[1], options) for found in sample_files),
+        real=real,
+        files=files,
+        warnings=warnings,
+        synthesized=synthetic.resolve().name,
+        data=data,
+        sample_names=[folder.resolve().name for folder in sample_folders],
+        engine=None,
+        bundles=Counter((found.bundle_sha256 or "") if found is not None else "" for found in origins),
+        fake=fake,
+        unmatched_made=unmatched_made,
+        unmatched_real=unmatched_real,
+    )
+
+
+def _from_bundle(data: Path, synthesizer: Synthesizer, options: Options) -> _Given:
+    files = sets.find_real(data, options.split, mask_is_left=options.mask_is_left)
+    if not files.has_masks:
+        raise InputError(
+            f"{printable(data)} has no masks to synthesize from; expected pairs, as m2l prepare makes them"
+        )
+    sets.refuse_synthetic(files.pairs, options.worker_count)
+    warnings = list(files.warnings)
+    sets.check_side(*synthesizer.image_size)
+    wanted = _at_most(files.pairs, MOST_IMAGES, "pair", options.seed, warnings)
+    real = _read_real(wanted, files, synthesizer.image_size[0], options)
+    warnings += [f"left out {problem}" for problem in real.problems]
+    conditions = Conditions(synthesizer.extra, options.seed)
+    settings, made = synthesizer.settings, []
+    step = _CHUNK * settings.streams
+    for start in range(0, len(real.masks), step):
+        if options.should_stop():
+            raise _Stopped
+        drawn = stacked([conditions.of(name) for name in real.names[start : start + step]])
+        made.append(synthesizer.synthesize_checked(real.masks[start : start + step], *drawn))
+    return _Given(
+        names=real.names,
+        made=np.concatenate(made),
+        samples=(),
+        real=real,
+        files=files,
+        warnings=warnings,
+        synthesized=f"bundle {synthesizer.bundle.manifest.name}",
+        data=data,
+        sample_names=[],
+        engine=f"{settings.engine}, {settings.device}, {settings.precision}",
+        bundles={synthesizer.bundle.sha256: len(real.names)},
+        fake=len(real.names) if settings.backend == "fake" else 0,
+        unmatched_made=[],
+        unmatched_real=[],
+        conditions=conditions,
+    )
+
+
+def _at_most(items: Sequence[Any], most: int, noun: str, seed: int, warnings: list[str]) -> list[Any]:
+    chosen = sets.sample(len(items), most, seed, noun)
+    if len(chosen) < len(items):
+        warnings.append(f"a sample of {most:,} of {plural(len(items), noun)} is looked at")
+    return [items[i] for i in chosen]
+
+
+def _read_real(pairs: Sequence[Pair], files: sets.RealFiles, side: int, options: Options) -> sets.RealSet:
+    return sets.read_pairs(
+        pairs, side, workers=options.worker_count, has_masks=files.has_masks, mask_is_left=files.mask_is_left
+    )
+
+
+def _refuse_overlap(folders: Sequence[sets.SyntheticFiles], real: sets.RealFiles) -> None:
+    """No file is synthesized and real at once, and no folder stands for two sets of samples."""
+    photographs = {pair.image.resolve() for pair in (*real.pairs, *real.reference)}
+    masks = {pair.mask.resolve() for pair in (*real.pairs, *real.reference)}
+    for found in folders:
+        for path in found.by_key.values():
+            for files, what in ((photographs, "a real image of DATA"), (masks, "a mask of DATA")):
+                if path.resolve() in files:
+                    raise InputError(
+                        f"{printable(path)} is given as synthesized and is {what}; expected a folder of m2l "
+                        "synth, which DATA does not hold"
+                    )
+    for one, other in itertools.combinations(folders, 2):
+        if one.folder.resolve() == other.folder.resolve():
+            raise InputError(f"{printable(other.folder)} is given twice; samples are other images of the same masks")
+
+
+def _read_samples(files: sets.SyntheticFiles, keys: Sequence[str], side: int, options: Options) -> Images:
+    missing = [key for key in keys if key not in files.by_key]
+    if missing:
+        raise InputError(
+            f"{printable(files.folder)} has no image for {plural(len(missing), 'mask')} ({_some(missing)}); expected "
+            "samples of the same masks, by the same names"
+        )
+    images = sets.read_synthetic([files.by_key[key] for key in keys], options.worker_count)
+    if images.shape[1] != side:
+        raise InputError(
+            f"the images in {printable(files.folder)} are {images.shape[1]} pixels wide, the others {side}; expected "
+            "one size"
+        )
+    return images
+
+
+def _some(names: Sequence[str]) -> str:
+    return printable(", ".join(names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")

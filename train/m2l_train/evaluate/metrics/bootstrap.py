@@ -1,0 +1,103 @@
+"""Figures of images to intervals: the percentile bootstrap of Efron and Tibshirani (1993, chapter 13).
+
+A resample draws as many images as there are, with replacement. A mean takes every image as often as it was drawn. A
+mean over pairs of images takes only pairs of different originals: an image drawn twice is not a pair of equal images,
+which would make every set look less varied than it is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from m2l_runtime.conditioning.random import below, draw
+
+RESAMPLES: Final = 1000
+COVERAGE: Final = 0.95
+LEAST_IMAGES: Final = 5
+"""An interval from fewer images would be of a handful of values."""
+
+Floats = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval."""
+
+    value: float
+    low: float | None = None
+    """Ends of the 95 % interval; None: there is none."""
+    high: float | None = None
+
+
+def drawn(count: int, seed: int, *names: str | int, resamples: int = RESAMPLES) -> npt.NDArray[np.int64]:
+    """Places of the images of each resample: (resamples, count), 0..count-1.
+
+    Sets that belong together image by image take the same `names`, and so the same resamples.
+    """
+    return below(count, draw(resamples * count, seed, "evaluate", "bootstrap", *names)).reshape(resamples, count)
+
+
+def multiplicities(places: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """How often each image is in each resample: (resamples, count)."""
+    resamples, count = places.shape
+    offset = np.arange(resamples)[:, None] * count
+    return np.bincount((places + offset).ravel(), minlength=resamples * count).reshape(resamples, count).astype(float)
+
+
+def estimate(value: float, resampled: Floats, image_count: int) -> Estimate:
+    """`value` with the interval between percentiles of what the resamples gave; NaN among them are passed over."""
+    known = resampled[np.isfinite(resampled)]
+    if image_count < LEAST_IMAGES or len(known) < len(resampled) / 2 or not math.isfinite(value):
+        return Estimate(value)
+    low, high = np.quantile(known, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def of_mean(values: Floats, weights: npt.NDArray[np.float64]) -> Estimate:
+    """Mean of a value for each image (N,), those that are NaN left out; `weights` of :func:`multiplicities`."""
+    known = np.isfinite(values)
+    if not known.any():
+        return Estimate(math.nan)
+    share = weights[:, known]
+    with np.errstate(invalid="ignore"):
+        resampled = share @ values[known].astype(np.float64) / share.sum(1)
+    return estimate(float(values[known].mean(dtype=np.float64)), resampled, int(known.sum()))
+
+
+def of_quantile(values: Floats, quantile: float, places: npt.NDArray[np.int64]) -> Estimate:
+    """A quantile (0..1) of a value for each image (N,); `places` of :func:`drawn`."""
+    return estimate(float(np.quantile(values, quantile)), np.quantile(values[places], quantile, axis=1), len(values))
+
+
+def of_median_ratio(
+    values: Floats, other: Floats, places: npt.NDArray[np.int64], other_places: npt.NDArray[np.int64]
+) -> Estimate:
+    """Median of values (N,) over that of others (M,); `places` of :func:`drawn`."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = np.median(values) / np.median(other)
+        resampled = np.median(values[places], axis=1) / np.median(other[other_places], axis=1)
+    return estimate(float(value), resampled, min(len(values), len(other)))
+
+
+def pair_means(matrix: Floats, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Mean over pairs of different originals within each resample.
+
+    Args:
+        matrix: (N, N), one value for each pair; the diagonal is not looked at.
+        weights: (R, N).
+
+    Returns:
+        (R,); NaN where a resample holds one original alone.
+    """
+    off = matrix.astype(np.float64)
+    np.fill_diagonal(off, 0)
+    summed = np.einsum("rn,rn->r", weights @ off, weights)
+    count = weights.sum(1) ** 2 - np.square(weights).sum(1)
+    means: npt.NDArray[np.float64] = np.full(len(weights), np.nan)
+    np.divide(summed, count, out=means, where=count > 0)
+    return means

@@ -1,0 +1,50 @@
+"""Options of an evaluation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from m2l_runtime._utils.cpu import usable_cpus
+from m2l_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+class _Stopped(Exception):
+    """Somebody wished to stop."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an evaluation is told beside its images."""
+
+    split: str | None = None
+    """Of the data; None: val, or all where there are no splits."""
+    segmenter: str | os.PathLike[str] | None = None
+    """File of a segmenter; without one there are no figures of masks and no KID on its features."""
+    inception: str | os.PathLike[str] | None = None
+    """File of Inception weights; without one there is no FID."""
+    mask_is_left: bool = True
+    """Of combined pictures."""
+    seed: int = 0
+    workers: int | None = None
+    """Threads that read and compare; None: as many CPUs as this process may use. Nothing depends on it."""
+    on_start: Callable[[int], None] = lambda total: None
+    """Called with the number of images, each counted once for every figure it enters."""
+    on_images: Callable[[int], None] = lambda count: None
+    should_stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"the seed must be 0 or above, got {self.seed}")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"workers must be at least 1, got {self.workers}")
+
+    @property
+    def worker_count(self) -> int:
+        """`workers`, or as many as there are CPUs."""
+        return self.workers if self.workers is not None else usable_cpus()

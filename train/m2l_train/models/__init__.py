@@ -1,0 +1,1 @@
+"""Networks, losses and the pix2pix model."""

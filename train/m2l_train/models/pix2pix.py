@@ -1,0 +1,262 @@
+"""A config to the two networks, their optimizers, and the step that trains them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2l_runtime.errors import Diverged
+from m2l_runtime.types import Images, Masks
+from m2l_train.config import TrainConfig
+from m2l_train.models import appearance, losses
+from m2l_train.models.networks import PatchDiscriminator, ScaledDiscriminators, UnetGenerator, UnetSpec, detail
+from m2l_train.training.device import computes_bf16
+
+MASK_CHANNELS: Final = 3
+"""The mask goes in as three equal channels, as the original reads it: with one, Adam would train differently."""
+
+IMAGE_CHANNELS: Final = 3
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of one step, by the original's names; finite."""
+
+    G_GAN: float
+    G_L1: float
+    """Times `lambda_l1`."""
+    D_real: float
+    D_fake: float
+
+
+class Pix2Pix:
+    """Generator and discriminator in training. Each step changes both."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        device: torch.device | str = "cpu",
+        *,
+        appearance_rows: int = 0,
+        average: Callable[[Sequence[Tensor]], None] | None = None,
+    ) -> None:
+        """Weights are drawn from torch's global generator; seed it first.
+
+        Args:
+            config: settings of the run.
+            device: where the networks are.
+            appearance_rows: images whose appearances the generator keeps, where the config has an appearance.
+            average: called with gradients to average over all processes, in place; None: there is one process.
+        """
+        self.config: Final = config
+        self.device: Final = torch.device(device)
+        spec = UnetSpec(
+            levels=config.levels,
+            ngf=config.ngf,
+            input_nc=MASK_CHANNELS,
+            output_nc=IMAGE_CHANNELS,
+            norm=config.norm,
+            dropout=config.dropout,
+            upsample=config.upsample,
+            appearance_rows=appearance_rows if config.appearance else 0,
+        )
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.generator = UnetGenerator(spec).train()
+        seen = MASK_CHANNELS + IMAGE_CHANNELS * (2 if config.detail else 1)
+        discriminator: torch.nn.Module = (
+            PatchDiscriminator(seen, config.ndf, config.norm)
+            if config.discriminators == 1
+            else ScaledDiscriminators(config.discriminators, seen, config.ndf, config.norm)
+        )
+        self.discriminator = discriminator.train()
+        for network in (self.generator, self.discriminator):
+            network.to(self.device)
+            network.to(memory_format=layout)  # type: ignore[call-overload]
+        self.averaged = copy.deepcopy(self.generator).requires_grad_(False) if config.ema else None
+        """A running average of the generator's weights; None if there is none."""
+        self.optimizer_G = self._adam(self.generator)
+        self.optimizer_D = self._adam(self.discriminator)
+        self.is_bf16: Final = config.bf16 and computes_bf16(self.device)
+        self._layout, self._average, self._steps = layout, average, 0
+        self._run_G: Any = torch.compile(self.generator, dynamic=False) if config.compile else self.generator
+        self._run_D: Any = torch.compile(self.discriminator, dynamic=False) if config.compile else self.discriminator
+
+    @property
+    def best(self) -> UnetGenerator:
+        """What is judged and exported: the averaged generator, or the generator where none is averaged."""
+        found: UnetGenerator = self.generator if self.averaged is None else self.averaged
+        return found
+
+    def _adam(self, network: torch.nn.Module) -> torch.optim.Adam:
+        betas = (self.config.beta1, 0.999)
+        return torch.optim.Adam(network.parameters(), lr=self.config.lr, betas=betas, fused=self.config.fused or None)
+
+    def tensors(self) -> list[Tensor]:
+        """All weights and buffers, whose values several processes have to share."""
+        networks = (self.generator, self.discriminator, *(() if self.averaged is None else (self.averaged,)))
+        return [tensor.data for network in networks for tensor in network.state_dict(keep_vars=True).values()]
+
+    def learn_appearances(self, table: Tensor) -> None:
+        """Take the appearances (rows, 12) of the images trained on; before the first step."""
+        for network in (self.generator, self.averaged):
+            if network is not None and network.appearance is not None:
+                network.appearance.learn(table)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16)
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Of both optimizers, from the next step on."""
+        for optimizer in (self.optimizer_G, self.optimizer_D):
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+    def step(self, masks: Masks | Tensor, images: Images | Tensor) -> Losses:
+        """Forward, then the discriminator's step, then the generator's, in this order.
+
+        Args:
+            masks: uint8 (B, S, S).
+            images: uint8 (B, S, S, 3).
+
+        Raises:
+            Diverged: a loss is NaN or infinite; the message has all that are known. The network whose loss it is
+                was not changed by this step.
+        """
+        mask, real = to_input(masks, self.device), to_target(images, self.device)
+        mask, real = (x.contiguous(memory_format=self._layout) for x in (mask, real))
+        with self._autocast():
+            if self.generator.appearance is None:
+                fake = self._run_G(mask)
+            else:
+                fake = self._run_G(mask, self._looks(images, masks, every=2))
+        fake = fake.float()
+        on_fake, on_real = self._discriminator_step(mask, fake, real)
+        on_gan, l1 = self._generator_step(mask, fake, real)
+        self._steps += 1
+        self._follow()
+        found = torch.stack([on_gan, self.config.lambda_l1 * l1, on_real, on_fake])
+        if self._average is not None:
+            self._average([found])
+        return Losses(*found.tolist())
+
+    def _looks(self, images: Images | Tensor, masks: Masks | Tensor, *, every: int = 1) -> Tensor:
+        return appearance.measure(_levels(images, self.device), _levels(masks, self.device), every=every)
+
+    def _judge(self, mask: Tensor, image: Tensor, is_real: bool) -> Tensor:
+        """The GAN loss of (B, 3, S, S) each, against being judged real or fake; the mean over all discriminators."""
+        seen = torch.cat([mask, image, detail(image)] if self.config.detail else [mask, image], 1)
+        with self._autocast():
+            found: Tensor | list[Tensor] = self._run_D(seen)
+        logits = [found] if isinstance(found, Tensor) else found
+        each = [losses.gan_loss(logit.float(), is_real, self.config.gan_mode) for logit in logits]
+        return torch.stack(each).mean() if len(each) > 1 else each[0]
+
+    def _discriminator_step(self, mask: Tensor, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        self._require_grad_of_discriminator(True)
+        self.optimizer_D.zero_grad()
+        on_fake = self._judge(mask, fake.detach(), False)
+        on_real = self._judge(mask, real, True)
+        _require_finite(D_fake=on_fake, D_real=on_real)
+        _backward(losses.discriminator_loss(on_fake, on_real))
+        self._average_gradients(self.discriminator)
+        self.optimizer_D.step()
+        return on_fake.detach(), on_real.detach()
+
+    def _generator_step(self, mask: Tensor, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        self._require_grad_of_discriminator(False)
+        self.optimizer_G.zero_grad()
+        on_gan = self._judge(mask, fake, True)
+        l1 = losses.l1(fake, real, self.config.l1_cell)
+        _require_finite(G_GAN=on_gan, G_L1=l1)
+        _backward(losses.generator_loss(on_gan, l1, self.config.lambda_l1))
+        self._average_gradients(self.generator)
+        self.optimizer_G.step()
+        return on_gan.detach(), l1.detach()
+
+    def _average_gradients(self, network: torch.nn.Module) -> None:
+        if self._average is not None:
+            self._average([p.grad for p in network.parameters() if p.grad is not None])
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Bring the averaged weights a little nearer to the generator's; more in the first steps, which are far off."""
+        if self.averaged is not None:
+            keep = min(self.config.ema, (1 + self._steps) / (10 + self._steps))
+            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.generator.parameters()), 1 - keep)
+            for mine, other in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
+                mine.copy_(other)
+
+    def _require_grad_of_discriminator(self, wanted: bool) -> None:
+        for parameter in self.discriminator.parameters():
+            parameter.requires_grad_(wanted)
+
+    @torch.no_grad()
+    def is_finite(self) -> bool:
+        """Whether all weights of both networks are finite numbers."""
+        networks = (self.generator, self.discriminator)
+        return all(bool(torch.isfinite(p).all()) for network in networks for p in network.parameters())
+
+    def count_steps(self, steps: int) -> None:
+        """Steps done before, of a run that is gone on with."""
+        self._steps = steps
+
+    @torch.no_grad()
+    def synthesize(self, masks: Masks, images: Images | None = None) -> Images:
+        """Images (B, S, S, 3) uint8 of masks (B, S, S) uint8, one at a time, dropout off, as the runtime gives them.
+
+        Batch norms use their running statistics.
+
+        Args:
+            masks: uint8 (B, S, S).
+            images: whose appearances are to be painted, uint8 (B, S, S, 3); needed where the generator takes one.
+        """
+        network = self.best
+        looks = None
+        if network.appearance is not None and images is not None:
+            looks = self._looks(images, masks)
+        network.eval()
+        try:
+            made = [
+                network(to_input(masks[i : i + 1], self.device), looks if looks is None else looks[i : i + 1])
+                for i in range(len(masks))
+            ]
+        finally:
+            self.generator.train()
+        pixels = torch.clamp(torch.round((torch.cat(made) + 1) * 127.5), 0, 255)
+        found: Images = pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+        return found
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _require_finite(**named: Tensor) -> None:
+    if not all(bool(torch.isfinite(loss)) for loss in named.values()):
+        raise Diverged(", ".join(f"{name} {loss.item():g}" for name, loss in named.items()))
+
+
+def to_input(masks: Masks | Tensor, device: torch.device) -> Tensor:
+    """uint8 (B, S, S) to float (B, 3, S, S) in [-1, 1], three equal channels."""
+    return _scaled(_levels(masks, device)).unsqueeze(1).repeat(1, MASK_CHANNELS, 1, 1)
+
+
+def to_target(images: Images | Tensor, device: torch.device) -> Tensor:
+    """uint8 (B, S, S, 3) RGB to float (B, 3, S, S) in [-1, 1]."""
+    return _scaled(_levels(images, device)).permute(0, 3, 1, 2).contiguous()
+
+
+def _levels(pixels: Masks | Images | Tensor, device: torch.device) -> Tensor:
+    found = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.ascontiguousarray(pixels))
+    return found.to(device)
+
+
+def _scaled(levels: Tensor) -> Tensor:
+    """As torchvision's ToTensor and Normalize(0.5, 0.5) do, operation by operation."""
+    return (levels.to(torch.float32) / 255 - 0.5) / 0.5

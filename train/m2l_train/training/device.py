@@ -1,0 +1,60 @@
+"""The name of a device and a number of threads to what PyTorch runs on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+import torch
+
+from m2l_runtime._utils.text import plural
+from m2l_runtime.errors import DeviceUnavailable, InputError
+
+MOST_THREADS: Final = 1024
+"""PyTorch and its thread libraries crash when they are asked for very many."""
+
+
+def open_device(name: str) -> torch.device:
+    """One of auto, cpu, cuda and cuda:N; `auto` is CUDA where there is a card, else the CPU.
+
+    Raises:
+        InputError: it is no text.
+        DeviceUnavailable: there is no such device.
+    """
+    if not isinstance(name, str):
+        raise InputError(f"device must be one of 'auto', 'cpu', 'cuda' and 'cuda:N', got {name!r}")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise DeviceUnavailable(f"there is no device '{name}'; choose auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceUnavailable("PyTorch finds no CUDA device here; choose cpu, or install a CUDA build of torch")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise DeviceUnavailable(f"there is no {name}, only {plural(torch.cuda.device_count(), 'CUDA device')}")
+    return torch.device(name)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 pays: on cards of compute capability 8.0 or above, and CPUs with instructions for it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """While the block runs, PyTorch's operators use `count` CPU threads.
+
+    Raises:
+        InputError: fewer than one, or more than `MOST_THREADS`.
+    """
+    if not 1 <= count <= MOST_THREADS:
+        raise InputError(f"threads must be between 1 and {MOST_THREADS}, got {count}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,273 @@
+"""A training run on disk: what it was told, what it has reached, and what it has seen on the way.
+
+::
+
+    config.json          the settings, all of them
+    state.pt             all that is needed to go on; tensors, numbers and strings, loads with weights_only=True
+    latest_net_G.pth     the generator as of the state (averaged, if an average is kept), in the original's key layout
+    latest_net_D.pth     the discriminator
+    progress.json        for people and for export: epoch, step, hours, versions, SHA-256 of latest_net_G.pth
+    metrics.jsonl        a line a step and a line an epoch
+    grids/epoch_0001.png mask | synthesized | real, of the same masks each time
+    events/              for TensorBoard
+    10_net_G.pth         the generator after an epoch that is kept
+
+Files that are replaced appear under their names whole or not at all. Of a save, a kept generator comes first, then the
+state, then the others, which are made up from the state if a kill came in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+import torch
+
+from m2l_runtime._utils import atomic
+from m2l_runtime._utils.text import printable
+from m2l_runtime._version import __version__
+from m2l_runtime.errors import InputError, OutputError
+from m2l_train import config as config_module
+from m2l_train.config import TrainConfig
+
+CONFIG: Final = "config.json"
+STATE: Final = "state.pt"
+GENERATOR: Final = "latest_net_G.pth"
+DISCRIMINATOR: Final = "latest_net_D.pth"
+PROGRESS: Final = "progress.json"
+METRICS: Final = "metrics.jsonl"
+GRIDS: Final = "grids"
+EVENTS: Final = "events"
+
+STATE_FORMAT: Final = 1
+TAG: Final = "train-"
+"""Of temporary files."""
+
+_NETWORK: Final = re.compile(r"latest_net_[GD]\.pth|[0-9]+_net_G\.pth")
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a run has come, for people and for export."""
+
+    epoch: int
+    """From 1; the one under way, or the last one if it is done."""
+    epoch_count: int
+    step: int
+    """Steps done."""
+    is_complete: bool
+    hours: float
+    """Of training, all sessions together."""
+    pair_count: int
+    val_l1_levels: float | None
+    """Of the last epoch that was judged: mean absolute difference on the validation split, in levels of 0..255."""
+    device: str
+    versions: dict[str, str]
+    net_G_sha256: str  # noqa: N815 - named as the file
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    def is_run(self) -> bool:
+        """Whether a run lies there: a config.json of m2l, not just any."""
+        try:
+            return config_module.is_config((self.path / CONFIG).read_bytes())
+        except (OSError, ValueError):
+            return False
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """There is a run to go on with, or place for a new one.
+
+        Raises:
+            OutputError: there is a run and it is neither to be resumed nor replaced, or something else is there.
+            InputError: there is no run to resume.
+        """
+        name = printable(self.path)
+        if resume and overwrite:
+            raise InputError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
+        if resume:
+            if not (self.path / CONFIG).is_file():  # a damaged one is told of when it is read
+                raise InputError(f"{name} holds no run to resume; leave out --resume to begin one")
+            return
+        if self.is_run():
+            if not overwrite:
+                raise OutputError(f"{name} holds a run; --resume goes on with it, --overwrite begins anew")
+        elif self.path.exists() and (
+            not self.path.is_dir() or any(not file.name.startswith(".m2l-") for file in self.path.iterdir())
+        ):
+            raise OutputError(f"{name} is there and is no run; choose another folder")
+
+    def begin(self, config: TrainConfig) -> None:
+        """Remove what an earlier run has written, and nothing else; then write config.json.
+
+        The old config.json stays until the new one replaces it, so after a kill the folder can still be told for a
+        run's and be overwritten.
+        """
+        content = config_module.to_json(config)
+        with atomic.output_errors(self.path):
+            for name in (STATE, PROGRESS, METRICS):
+                (self.path / name).unlink(missing_ok=True)
+            for file in list(self.path.iterdir()):
+                if _NETWORK.fullmatch(file.name):
+                    file.unlink()
+            for folder, pattern in ((GRIDS, "epoch_*.png"), (EVENTS, "events.out.tfevents.*")):
+                for file in list((self.path / folder).glob(pattern)):
+                    file.unlink()
+                with contextlib.suppress(OSError):  # not there, or others' files are in it
+                    (self.path / folder).rmdir()
+        atomic.write_file(self.path / CONFIG, content, durable=True, tag=TAG)
+
+    def read_config(self) -> TrainConfig:
+        """What the run was told.
+
+        Raises:
+            InputError: config.json cannot be read, or is damaged.
+        """
+        path = self.path / CONFIG
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+        return config_module.from_json(content, printable(path))
+
+    def read_progress(self) -> Progress | None:
+        """How far the run has come; None if there is no such file, or a damaged one."""
+        try:
+            return msgspec.json.decode((self.path / PROGRESS).read_bytes(), type=Progress)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    def save(self, state: Mapping[str, Any], progress: Progress, *, keep_epoch: int | None = None) -> None:
+        """Write the state, then the networks, then how far they are.
+
+        Args:
+            state: all that is needed to go on; `G` and `D` are the networks.
+            progress: of that state; the hash is filled in.
+            keep_epoch: write the generator as ``<epoch>_net_G.pth`` too. First of all: once the state says that the
+                epoch is over, nobody comes back to it.
+
+        Raises:
+            OutputError: the disk is full, or the folder is gone; the state before is still there.
+        """
+        if keep_epoch is not None:
+            _save(self.path / f"{keep_epoch}_net_G.pth", _best(state))
+        _save(self.path / STATE, state)
+        self.save_networks(state, progress)
+
+    def save_networks(self, state: Mapping[str, Any], progress: Progress) -> None:
+        """Write the networks of a state that lies there, and how far they are.
+
+        Raises:
+            OutputError
+        """
+        sha256 = _save(self.path / GENERATOR, _best(state))
+        _save(self.path / DISCRIMINATOR, state["D"])
+        written = msgspec.structs.replace(progress, net_G_sha256=sha256)
+        content = msgspec.json.format(msgspec.json.encode(written), indent=2)
+        atomic.write_file(self.path / PROGRESS, content + b"\n", durable=True, tag=TAG)
+
+    def matches(self, progress: Progress) -> bool:
+        """Whether the networks and progress.json are those of a state that is as far as `progress`."""
+        found = self.read_progress()
+        if found is None or not (self.path / DISCRIMINATOR).is_file():
+            return False
+        try:
+            sha256 = hashlib.sha256((self.path / GENERATOR).read_bytes()).hexdigest()
+        except OSError:
+            return False
+        return (found.step, found.epoch, found.is_complete, found.net_G_sha256) == (
+            progress.step,
+            progress.epoch,
+            progress.is_complete,
+            sha256,
+        )
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """The state last saved; None if the run was stopped before its first one.
+
+        Raises:
+            InputError: it is damaged, of another version of m2l, or gone though the run had one.
+        """
+        path = self.path / STATE
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            self._require_no_trace_of_a_state()
+            return None
+        except OSError as error:
+            raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+        if not content:
+            raise InputError(f"{printable(path)} is damaged, or no state of a training run: it is empty (0 bytes)")
+        try:
+            state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise InputError(f"{printable(path)} is damaged, or no state of a training run: {reason}") from error
+        if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
+            raise InputError(f"{printable(path)} is not a state of format {STATE_FORMAT}; it needs another m2l")
+        return cast(dict[str, Any], state)
+
+    def _require_no_trace_of_a_state(self) -> None:
+        left = [n for n in (PROGRESS, GENERATOR, DISCRIMINATOR) if (self.path / n).exists()]
+        if left:
+            raise InputError(
+                f"{printable(self.path / STATE)} is gone, but {left[0]} is there, so the run had one and cannot go on "
+                "without; bring the file back, or begin anew with --overwrite"
+            )
+
+
+def _best(state: Mapping[str, Any]) -> Any:
+    """The generator to use: the averaged one where there is one."""
+    return state.get("G_averaged", state["G"])
+
+
+class _Watched:
+    """A file that remembers why writing failed: PyTorch's writer raises an error of its own instead."""
+
+    def __init__(self, file: atomic.HashedFile) -> None:
+        self._file = file
+        self.problem: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.problem = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _save(path: Path, value: Any) -> str:
+    """torch.save, whole or not at all; SHA-256 of the file."""
+    file = atomic.HashedFile(path, tag=TAG)
+    watched = _Watched(file)
+    try:
+        with atomic.output_errors(path):
+            try:
+                torch.save(value, cast(Any, watched))
+            except RuntimeError:
+                if watched.problem is None:
+                    raise
+                raise watched.problem from None
+        return file.commit()
+    finally:
+        file.discard()
+
+
+def versions() -> dict[str, str]:
+    """Of what decides a run's bits."""
+    return {"m2l": __version__, "torch": str(torch.__version__)}

@@ -1,0 +1,682 @@
+"""A data folder and a config to a trained run, in one go or in many."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from m2l_runtime._utils import atomic
+from m2l_runtime._utils.cpu import usable_cpus
+from m2l_runtime._utils.text import plural, printable
+from m2l_runtime.errors import Diverged, InputError, OutOfMemory
+from m2l_runtime.output.encoding import SYNTHETIC, encode_png
+from m2l_runtime.runs.lock import locked
+from m2l_train.config import PRESETS, TrainConfig, differences, from_json, real_number, to_json, whole_number
+from m2l_train.data import decoded_cache
+from m2l_train.data.batches import Batch, epoch_batches
+from m2l_train.data.data_folder import DataFolder, open_data
+from m2l_train.data.photograph import PairError
+from m2l_train.models.pix2pix import Losses, Pix2Pix
+from m2l_train.training.checkpoint import _STATE_PARTS, _fingerprint, _require_moments, _table_rows
+from m2l_train.training.device import MOST_THREADS, open_device, torch_threads
+from m2l_train.training.distributed import Processes, joined, local_device, processes_here
+from m2l_train.training.memory import _is_out_of_memory, _memory
+from m2l_train.training.metrics_log import MetricsLog
+from m2l_train.training.run_folder import GRIDS, STATE, STATE_FORMAT, TAG, Progress, RunFolder, versions
+from m2l_train.training.validation import Validation
+
+_REASONS: Final = (None, "max_minutes", "max_steps", "stopped")
+"""Why a call may end before all epochs are done; of several, the last one is told."""
+
+VALIDATION_PAIRS: Final = 150
+"""Pairs that are looked at after each epoch, at most."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a call of :func:`train` did."""
+
+    run: Path
+    config: TrainConfig
+    step: int
+    """Steps done, all sessions together."""
+    epoch: int
+    """From 1; the one under way, or the last one."""
+    is_complete: bool
+    """Whether all epochs are done."""
+    was_complete: bool
+    """Whether they were before this call, which then did nothing."""
+    was_stopped: bool
+    """Whether `should_stop` ended it before all epochs were done."""
+    images_per_s: float
+    """Trained on in this call, reading and all."""
+    val_l1_levels: float | None
+    warnings: tuple[str, ...] = ()
+    skipped: list[str] = field(default_factory=list)
+    """Messages about pairs that could not be read, of this call."""
+    process: int = 0
+    """Number of the process, where torchrun has started several; the first one, 0, has written the run."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step, for a bar or a log."""
+
+    step: int
+    epoch: int
+    image_count: int
+    losses: Losses
+
+
+def train(
+    data: str | os.PathLike[str],
+    run: str | os.PathLike[str],
+    config: TrainConfig | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    workers: int | None = None,
+    max_steps: int | None = None,
+    max_minutes: float | None = None,
+    save_minutes: float = 10.0,
+    save_epochs: int = 0,
+    skip_bad: bool = False,
+    tensorboard: bool = True,
+    on_start: Callable[[int, int], None] = lambda _, __: None,
+    on_step: Callable[[StepResult], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainReport:
+    """Train the two networks of pix2pix on pairs of masks and photographs.
+
+    Everything lies in the run folder (:mod:`m2l_train.training.run_folder`). The state is saved after each epoch, every
+    `save_minutes`, and whenever this function ends for a reason it knows of; a run that was killed goes on from its
+    last state. On the CPU of one machine, with one torch version and number of threads, a run that was stopped and
+    resumed has the same bits as one that was not.
+
+    Args:
+        data: folder of pairs (:mod:`m2l_train.data.data_folder`).
+        run: folder of the run, made if need be.
+        config: what to train; None: the run's own when it is resumed, else the preset `paper`.
+        resume: go on with the run in the folder.
+        overwrite: replace the run in the folder.
+        device: auto | cpu | cuda | cuda:N. `auto` is CUDA where there is a card, else the CPU.
+        threads: CPU threads of PyTorch, at most 1024; None: as many CPUs as this process may use. Bits depend on it.
+        workers: threads that read pictures, at most 1024; None: as many as CPUs, at most 8. Nothing depends on it.
+        max_steps: end after so many steps, all sessions together; None: after all epochs.
+        max_minutes: end after so many minutes of this call.
+        save_minutes: between two states within an epoch.
+        save_epochs: also keep the generator as ``<epoch>_net_G.pth`` every so many epochs; 0: never.
+        skip_bad: leave out and count pairs that cannot be read instead of stopping; an epoch must have one that can.
+        tensorboard: write events too.
+        on_start: called once with (images that all steps will have seen, images seen so far).
+        on_step: called after each step.
+        on_note: called with a line of text now and then.
+        should_stop: asked after each step; once it is true, the state is saved and the call ends.
+
+    Raises:
+        InputError: a wrong argument, data that is not what it was, a damaged state or one that is gone; before any
+            step. Or no pair of an epoch can be read; the state has been saved.
+        PairError: a pair cannot be read and `skip_bad` is off; the state has been saved. Of a pair to validate on,
+            before any step.
+        Diverged: a loss is not finite; names the step, the losses and the files. The last state is as it was.
+        OutOfMemory: the networks, a step or the validation do not fit; says what was tried. The last state is as it
+            was.
+        OutputError: the run folder cannot be written; what was saved before is still there.
+        DeviceUnavailable: there is no such device.
+    """
+    _check_limits(threads, workers, max_steps, max_minutes, save_minutes, save_epochs)
+    if config is not None and not isinstance(config, TrainConfig):
+        raise InputError(f"config must be a TrainConfig or None, got {config!r}")
+    folder = RunFolder(Path(run))
+    where = open_device(local_device(device))
+    with joined(where) as processes:
+        if processes.is_first:
+            folder.check(resume=resume, overwrite=overwrite)
+        settings = _settings(folder, config, resume)
+        _check_shared(settings, processes)
+        found = open_data(data)
+        _require_apart(Path(data), folder.path)
+        atomic.make_folder(folder.path)
+        most = max(1, min(MOST_THREADS, usable_cpus()) // processes_here())
+        with contextlib.ExitStack() as stack:
+            if processes.is_first:
+                stack.enter_context(locked(folder.path, (1, 1)))
+                # Again: another one may have begun a run here, and even ended it, between the first look and the lock.
+                folder.check(resume=resume, overwrite=overwrite)
+                settings = _settings(folder, config, resume)
+                atomic.sweep_files(folder.path, TAG)
+            stack.enter_context(torch_threads(most if threads is None else threads))
+            pool = stack.enter_context(ThreadPoolExecutor(workers or min(usable_cpus(), 8), "m2l-reader"))
+            if not processes.is_first:
+                on_start, on_step, on_note = (lambda _, __: None), (lambda _: None), (lambda _: None)
+            warnings = (*found.warnings, *_size_warnings(found, settings))
+            session = _Session(folder, settings, found, where, pool, resume, skip_bad, save_epochs, processes, on_note)
+            if processes.is_first:
+                if resume:
+                    session.mend_networks()
+                else:
+                    session.require_first_batch()
+                    folder.begin(settings)
+            pairs = f"{plural(len(found.train), 'pair')} to train on, {len(found.val)} to judge by"
+            on_note(f"{pairs} ({found.layout}); {where}, {session.precision}")
+            for warning in warnings:
+                on_note(f"warning: {warning}")
+            limits = _Limits(max_steps, max_minutes, save_minutes, should_stop)
+            if processes.is_first:
+                log = MetricsLog(folder.path, session.step, session.epoch, tensorboard=tensorboard)
+                metrics = stack.enter_context(log)
+            else:
+                metrics = None
+            return session.run(metrics, limits, warnings, on_start, on_step, on_note)
+
+
+def _check_shared(config: TrainConfig, processes: Processes) -> None:
+    """Several processes can share the batches.
+
+    Raises:
+        InputError
+    """
+    if processes.count == 1:
+        return
+    if not config.decode_once:
+        raise InputError(f"{processes.count} processes share what is decoded once; give --decode-once")
+    if config.batch_size % processes.count:
+        raise InputError(
+            f"a batch of {config.batch_size} cannot be dealt out evenly to {processes.count} processes; give "
+            f"--batch-size as a multiple of {processes.count}"
+        )
+
+
+def _check_limits(
+    threads: int | None,
+    workers: int | None,
+    max_steps: int | None,
+    max_minutes: float | None,
+    save_minutes: float,
+    save_epochs: int,
+) -> None:
+    for name, value, low, high in (
+        ("threads", threads, 1, MOST_THREADS),
+        ("workers", workers, 1, MOST_THREADS),
+        ("max_steps", max_steps, 1, 10**9),
+    ):
+        if value is not None:
+            whole_number(name, value, low, high)
+    whole_number("save_epochs", save_epochs, 0, 10**9)
+    for name, minutes in (("max_minutes", max_minutes), ("save_minutes", save_minutes)):
+        if minutes is None and name == "max_minutes":
+            continue
+        if not 0 <= real_number(name, minutes) <= 1e9:
+            raise InputError(f"{name} must be between 0 and 1000000000, got {minutes}")
+
+
+def _require_apart(data: Path, run: Path) -> None:
+    """Neither in the other: the grids of a run would be pictures to train on."""
+    one, other = Path(os.path.realpath(data)), Path(os.path.realpath(run))
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise InputError(
+            f"the run {printable(run)} and the data {printable(data)} lie one in the other, or are the same folder; "
+            "choose a folder for the run that is outside the data"
+        )
+
+
+def _settings(folder: RunFolder, config: TrainConfig | None, resume: bool) -> TrainConfig:
+    if not resume:
+        return PRESETS["paper"] if config is None else config
+    before = folder.read_config()
+    if config is not None and config != before:
+        changed = ", ".join(f"{n} {old!r} (now {new!r})" for n, (old, new) in differences(before, config).items())
+        raise InputError(
+            f"{printable(folder.path)} was begun with {changed}; leave that out to go on with it, or begin a new run"
+        )
+    return before
+
+
+def _size_warnings(data: DataFolder, config: TrainConfig) -> tuple[str, ...]:
+    stored, wanted = data.stored_size, config.resize_to
+    if stored is None or stored == wanted:
+        return ()
+    how = "enlarged" if stored < wanted else "shrunk"
+    return (
+        f"the pictures are {stored}x{stored} pixels and are wanted at {wanted}x{wanted} before the crop, so they are "
+        f"{how}: a second resampling that the original does not do; m2l prepare --size {wanted} goes straight there",
+    )
+
+
+@dataclass
+class _Limits:
+    max_steps: int | None
+    max_minutes: float | None
+    save_minutes: float
+    should_stop: Callable[[], bool]
+    began: float = field(default_factory=time.monotonic)
+
+    def reason(self, step: int) -> str | None:
+        """Why to end now; None to go on."""
+        if self.should_stop():
+            return "stopped"
+        if self.max_steps is not None and step >= self.max_steps:
+            return "max_steps"
+        if self.max_minutes is not None and time.monotonic() - self.began >= 60 * self.max_minutes:
+            return "max_minutes"
+        return None
+
+
+class _Session:
+    """A run in this process: networks, where it is, what it writes."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: TrainConfig,
+        data: DataFolder,
+        device: torch.device,
+        pool: ThreadPoolExecutor,
+        resume: bool,
+        skip_bad: bool,
+        save_epochs: int,
+        processes: Processes,
+        on_note: Callable[[str], None],
+    ) -> None:
+        self._processes = processes
+        self._folder, self._config, self._data, self._device, self._pool = folder, config, data, device, pool
+        self._save_epochs = save_epochs
+        self._fingerprint = _fingerprint(data)
+        self._skipped: list[str] | None = [] if skip_bad else None
+        self._bad: set[int] = set()
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
+        torch.manual_seed(config.seed)
+        self._epoch, self._position, self._step, self._seconds = 1, -1, 0, 0.0
+        self._val_l1: float | None = None
+        with _memory(self._network_advice):
+            state = folder.load(device) if resume else None
+            if state is not None:
+                self._check(state)
+            self._pixels: decoded_cache.Pixels | None = None
+            if config.decode_once:
+                self._decode(on_note)
+            table = None
+            if config.appearance and state is None and processes.is_first:
+                table = self._appearances(on_note)
+            rows = processes.told_by_first(_table_rows(state) if table is None else len(table))
+            average = None if processes.count == 1 else processes.average
+            self._networks = Pix2Pix(config, device, appearance_rows=rows, average=average)
+            if table is not None:
+                self._networks.learn_appearances(table)
+            if state is not None:
+                self._restore(state)
+            processes.take_from_first(self._networks.tensors())
+        self._has_state = state is not None
+        self._session_began, self._seconds_before = time.monotonic(), self._seconds
+        with _memory(self._validation_advice):
+            self._validation = Validation(data.val or data.train, config, pool, VALIDATION_PAIRS)
+        if self._validation.problems and not self._is_complete:
+            if self._skipped is None:
+                raise PairError(f"{self._validation.problems[0]} (a pair to validate on); --skip-bad leaves such out")
+            self._skipped += [f"{problem} (a pair to validate on)" for problem in self._validation.problems]
+
+    @property
+    def precision(self) -> str:
+        """What convolutions are computed in, for people."""
+        if self._networks.is_bf16:
+            return "bfloat16"
+        return "fp32, as bfloat16 is not fast here" if self._config.bf16 else "fp32"
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._step
+
+    @property
+    def epoch(self) -> int:
+        """From 1; the one under way, or one more than there are."""
+        return self._epoch
+
+    def require_first_batch(self) -> None:
+        """What the first step trains on can be read, before anything is written, or an earlier run replaced.
+
+        Raises:
+            PairError: a pair of it cannot be read, and such are not left out.
+            InputError: no pair at all can be read.
+        """
+        if self._pixels is not None:
+            if len(self._bad) == len(self._data.train):
+                raise InputError(self._nothing_read(self._skipped or []))
+            return
+        skipped: list[str] | None = None if self._skipped is None else []
+        batches = epoch_batches(self._data.train, self._config, 1, self._pool, skipped=skipped, ahead=1)
+        with contextlib.closing(batches):
+            if next(batches, None) is None:
+                raise InputError(self._nothing_read(skipped or []))
+
+    def _decode(self, on_note: Callable[[str], None]) -> None:
+        """All pairs to a file that loses its name once all processes have mapped it."""
+        pairs, processes, began = self._data.train, self._processes, time.monotonic()
+        file = self._folder.path / f"{atomic.PREFIX}{TAG}decoded-{os.getpid()}{atomic.SUFFIX}"
+        try:
+            if processes.is_first:
+                self._bad = decoded_cache.decode_pairs(pairs, self._config, file, self._pool, self._skipped)
+            name, bad = processes.told_by_first((file.name, sorted(self._bad)))
+            self._bad = set(bad)
+            self._pixels = decoded_cache.map_pixels(file.with_name(name), len(pairs), self._config.crop_from)
+            processes.wait()
+        finally:
+            file.unlink(missing_ok=True)
+        seconds = time.monotonic() - began
+        on_note(f"decoded {plural(len(pairs), 'pair')}, {self._pixels.nbytes / 2**20:.0f} MiB, in {seconds:.0f} s")
+
+    def _appearances(self, on_note: Callable[[str], None]) -> torch.Tensor:
+        """(count, 12) of the images to train on."""
+        if self._pixels is not None:
+            table = decoded_cache.appearances(self._pixels, self._bad, self._device)
+        else:
+            on_note("measuring the appearance of all images")
+            table = decoded_cache.appearances_of(self._data.train, self._config, self._pool, self._device)
+        if not len(table):
+            raise InputError(self._nothing_read(self._skipped or []))
+        return table
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        """What is left of the epoch."""
+        config, pairs = self._config, self._data.train
+        if self._pixels is None:
+            return epoch_batches(pairs, config, self._epoch, self._pool, after=self._position, skipped=self._skipped)
+        return decoded_cache.decoded_batches(
+            pairs,
+            self._pixels,
+            self._bad,
+            config,
+            self._epoch,
+            self._pool,
+            self._device,
+            after=self._position,
+            share=(self._processes.number, self._processes.count),
+        )
+
+    def mend_networks(self) -> None:
+        """Write what a kill right after the state has kept from being written."""
+        if self._has_state and not self._folder.matches(self._progress()):
+            self._folder.save_networks(self._state(), self._progress())
+
+    def run(
+        self,
+        metrics: MetricsLog | None,
+        limits: _Limits,
+        warnings: tuple[str, ...],
+        on_start: Callable[[int, int], None],
+        on_step: Callable[[StepResult], None],
+        on_note: Callable[[str], None],
+    ) -> TrainReport:
+        self._metrics, config, pair_count = metrics, self._config, len(self._data.train)
+        total = config.epoch_count * pair_count
+        if limits.max_steps is not None:
+            total = min(total, limits.max_steps * config.batch_size)
+        seen = min(total, (self._epoch - 1) * pair_count + self._position + 1)
+        was_complete, images = self._is_complete, 0
+        reason: str | None = None
+        for problem in self._validation.problems:
+            on_note(f"left out of validation: {problem}")
+        on_start(total, seen)
+        began = saved = time.monotonic()
+        self._session_began, self._seconds_before = began, self._seconds
+        try:
+            while not self._is_complete and reason is None:
+                reason = self._agreed(limits.reason(self._step))
+                if reason is not None:
+                    break
+                self._networks.set_learning_rate(config.learning_rate(self._epoch))
+                batches = self._batches()
+                with contextlib.closing(batches):
+                    last, is_new, is_over = time.perf_counter(), self._position < 0, False
+                    bad_before = len(self._skipped or ())
+                    for batch in batches:
+                        losses = self._take(batch)
+                        now = time.perf_counter()
+                        images += len(batch.names) * self._processes.count
+                        figures = {
+                            **asdict(losses),
+                            "lr": config.learning_rate(self._epoch),
+                            "images_per_s": round(self._processes.count * len(batch.names) / (now - last), 3),
+                        }
+                        last = now
+                        if self._metrics is not None:
+                            self._metrics.step(self._step, self._epoch, figures)
+                        on_step(StepResult(self._step, self._epoch, len(batch.names), losses))
+                        reason = self._agreed(limits.reason(self._step))
+                        if reason is not None:
+                            is_over = self._was_last(batch, batches)
+                            break
+                        if time.monotonic() - saved >= 60 * limits.save_minutes:
+                            self._save()
+                            saved = time.monotonic()
+                    else:
+                        if is_new and self._position < 0:
+                            raise InputError(self._nothing_read((self._skipped or [])[bad_before:]))
+                        is_over = True
+                    if is_over:
+                        on_note(self._end_epoch())
+                        saved = time.monotonic()
+            if not was_complete and reason is not None and not (is_over and self._position < 0):
+                self._save()
+        except (Diverged, OutOfMemory):
+            if self._metrics is not None:
+                self._metrics.flush()
+            raise
+        except InputError:  # a pair that cannot be read: all that was trained so far is sound
+            self._save()
+            raise
+        seconds = time.monotonic() - began
+        return TrainReport(
+            run=self._folder.path,
+            config=config,
+            step=self._step,
+            epoch=min(self._epoch, config.epoch_count),
+            is_complete=self._is_complete,
+            was_complete=was_complete,
+            was_stopped=reason == "stopped" and not self._is_complete,
+            images_per_s=images / seconds if seconds else 0.0,
+            val_l1_levels=self._val_l1,
+            warnings=warnings,
+            skipped=self._skipped or [],
+            process=self._processes.number,
+        )
+
+    def _agreed(self, reason: str | None) -> str | None:
+        """Why to end now: what any of the processes has found, and all of them the same."""
+        return _REASONS[self._processes.largest(_REASONS.index(reason))]
+
+    @property
+    def _is_complete(self) -> bool:
+        return self._epoch > self._config.epoch_count
+
+    def _was_last(self, batch: Batch, batches: Iterator[Batch]) -> bool:
+        """Whether the epoch is over after `batch`; those after it may all be bad."""
+        if batch.last_position == len(self._data.train) - 1:
+            return True
+        return self._skipped is not None and next(batches, None) is None
+
+    def _nothing_read(self, problems: list[str]) -> str:
+        first = problems[0] if problems else "unknown"
+        return (
+            f"none of the {plural(len(self._data.train), 'pair')} can be read in epoch {self._epoch}, so there is "
+            f"nothing to train on; the first: {first}. Bring the data back, then --resume"
+        )
+
+    def _take(self, batch: Batch) -> Losses:
+        """One step on a batch."""
+        names = printable(", ".join(batch.names))
+        try:
+            with _memory(lambda: self._step_advice(len(batch.names))):
+                losses = self._networks.step(batch.masks, batch.images)
+        except Diverged as error:
+            raise Diverged(
+                f"step {self._step + 1} (epoch {self._epoch}) gave {error} on {names}; the state of the last save is "
+                f"kept. Look at those files, or begin anew with a lower --lr (now {self._config.lr:g})"
+            ) from None
+        self._step += 1
+        self._position = batch.last_position
+        return losses
+
+    def _step_advice(self, tried: int) -> str:
+        config = self._config
+        what = f"a batch of {tried} at {config.image_size} pixels, ngf {config.ngf}"
+        if tried > 1:  # fewer than the batch size where the data has no more
+            what = f"{self._device} has too little memory for {what}"
+            return f"{what}; a batch of {tried // 2} may fit: --batch-size {tried // 2}"
+        return self._narrower(what)
+
+    def _network_advice(self) -> str:
+        config = self._config
+        return self._narrower(f"networks of ngf {config.ngf} and ndf {config.ndf} at {config.image_size} pixels")
+
+    def _validation_advice(self) -> str:
+        return self._narrower(f"validation at {self._config.image_size} pixels, ngf {self._config.ngf}")
+
+    def _narrower(self, what: str) -> str:
+        ngf, ndf = (max(1, value // 2) for value in (self._config.ngf, self._config.ndf))
+        return f"{self._device} has too little memory for {what}; a narrower network may fit: --ngf {ngf} --ndf {ndf}"
+
+    def _end_epoch(self) -> str:
+        """Judge, draw, save; a line for people."""
+        if self._metrics is None:
+            self._epoch, self._position = self._epoch + 1, -1
+            return ""
+        with _memory(self._validation_advice):
+            figures, picture = self._validation.judge(self._networks)
+        self._val_l1 = round(figures.l1_levels, 4)
+        epoch = self._epoch
+        self._metrics.epoch(
+            self._step,
+            epoch,
+            {"val_l1_levels": self._val_l1, "val_psnr_db": round(figures.psnr_db, 4), "hours": round(self._hours(), 5)},
+        )
+        self._metrics.picture(self._step, picture)
+        path = self._folder.path / GRIDS / f"epoch_{epoch:04}.png"
+        with atomic.output_errors(path):  # not its parents: a run folder that is gone is an error
+            path.parent.mkdir(exist_ok=True)
+        content = encode_png(picture, {"Description": f"mask | synthesized | real. {SYNTHETIC}"})
+        atomic.write_file(path, content, tag=TAG)
+        self._epoch, self._position = epoch + 1, -1
+        self._save(epoch if self._save_epochs and epoch % self._save_epochs == 0 else None)
+        return (
+            f"epoch {epoch} of {self._config.epoch_count}: {figures.l1_levels:.2f} levels from the real images, "
+            f"PSNR {figures.psnr_db:.2f} dB on {plural(len(self._validation.masks), 'pair')} ({path.name})"
+        )
+
+    def _hours(self) -> float:
+        return (self._seconds_before + time.monotonic() - self._session_began) / 3600
+
+    def _save(self, keep_epoch: int | None = None) -> None:
+        """Write the state, unless a weight is not finite any more: the state before is the last good one then."""
+        if self._metrics is None:
+            return
+        self._metrics.flush()
+        if not self._networks.is_finite():
+            raise Diverged(
+                f"weights are not finite after step {self._step} (epoch {self._epoch}); the state of the last save is "
+                f"kept. Begin anew with a lower --lr (now {self._config.lr:g})"
+            )
+        self._seconds = self._hours() * 3600
+        self._folder.save(self._state(), self._progress(), keep_epoch=keep_epoch)
+
+    def _state(self) -> dict[str, Any]:
+        networks = self._networks
+        state = {
+            "format": STATE_FORMAT,
+            "versions": versions(),
+            "config": to_json(self._config).decode(),
+            "data": self._fingerprint,
+            "epoch": self._epoch,
+            "position": self._position,
+            "step": self._step,
+            "seconds": self._seconds,
+            "val_l1": self._val_l1,
+            "G": networks.generator.state_dict(),
+            "D": networks.discriminator.state_dict(),
+            **({} if networks.averaged is None else {"G_averaged": networks.averaged.state_dict()}),
+            "optimizer_G": networks.optimizer_G.state_dict(),
+            "optimizer_D": networks.optimizer_D.state_dict(),
+            "rng_cpu": torch.get_rng_state(),
+        }
+        if self._device.type == "cuda":
+            state["rng_cuda"] = torch.cuda.get_rng_state(self._device)
+        return state
+
+    def _progress(self) -> Progress:
+        return Progress(
+            epoch=min(self._epoch, self._config.epoch_count),
+            epoch_count=self._config.epoch_count,
+            step=self._step,
+            is_complete=self._is_complete,
+            hours=round(self._seconds / 3600, 4),
+            pair_count=len(self._data.train),
+            val_l1_levels=self._val_l1,
+            device=str(self._device),
+            versions=versions(),
+            net_G_sha256="",
+        )
+
+    def _check(self, state: dict[str, Any]) -> None:
+        """A state is whole, in its numbers, and of this config and data."""
+        name = printable(self._folder.path / STATE)
+        count, pair_count = self._config.epoch_count, len(self._data.train)
+        parts = dict(_STATE_PARTS)
+        if self._config.ema:
+            parts["G_averaged"] = parts["G"]
+        for key, (expected, is_right) in parts.items():
+            if key not in state:
+                raise InputError(f"{name} is damaged: it has no '{key}'")
+            if not is_right(state[key]):
+                got = repr(state[key])[:40]
+                raise InputError(f"{name} is damaged: its '{key}' must be {expected}, got {printable(got)}")
+        began = from_json(state["config"].encode(errors="surrogateescape"), f"the config in {name}")
+        changed = differences(began, self._config)
+        if changed:
+            shown = ", ".join(f"{n} {old!r} (config.json says {new!r})" for n, (old, new) in changed.items())
+            raise InputError(f"{name} was trained with {shown}; put config.json back, or begin a new run")
+        if state["data"] != self._fingerprint:
+            raise InputError(
+                f"{printable(self._folder.path)} was trained on other pairs than the data folder has now; "
+                "give the folder it began with"
+            )
+        for key, high in (("epoch", count + 1), ("position", pair_count - 1)):
+            if state[key] > high:
+                raise InputError(f"{name} is damaged: its '{key}' must be at most {high}, got {state[key]}")
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`_check` has seen."""
+        name = printable(self._folder.path)
+        networks = self._networks
+        try:
+            networks.generator.load_state_dict(state["G"])
+            networks.discriminator.load_state_dict(state["D"])
+            if networks.averaged is not None:
+                networks.averaged.load_state_dict(state["G_averaged"])
+            networks.optimizer_G.load_state_dict(state["optimizer_G"])
+            networks.optimizer_D.load_state_dict(state["optimizer_D"])
+            for optimizer in (networks.optimizer_G, networks.optimizer_D):
+                _require_moments(optimizer)
+            torch.set_rng_state(state["rng_cpu"].cpu())
+            if self._device.type == "cuda" and "rng_cuda" in state:
+                torch.cuda.set_rng_state(state["rng_cuda"].cpu(), self._device)
+        except Exception as error:
+            if _is_out_of_memory(error):
+                raise
+            first = " ".join(str(error).split())[:300] or type(error).__name__
+            raise InputError(f"the state in {name} is of another architecture than its config.json: {first}") from error
+        self._epoch, self._position, self._step = state["epoch"], state["position"], state["step"]
+        networks.count_steps(self._step)
+        self._seconds, self._val_l1 = state["seconds"], state["val_l1"]
