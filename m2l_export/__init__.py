@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
     try:
         from m2l_export import job
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in ("torch", "onnx", "onnxscript"):
+        if error.name is None or error.name.split(".")[0] not in ("torch", "onnx"):
             raise
         raise EngineNotInstalled(
             f"export needs {error.name}, which is not installed: pip install '.[export,cpu]' in a checkout of m2l "
