@@ -27,7 +27,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above
     __getattr__ = lazy_attributes(
         __name__,
         _HOMES,
-        needs=("torch", "onnx", "onnxscript"),
+        needs=("torch", "onnx"),
         hint="export needs {}, which is not installed: pip install '.[export,cpu]' in a checkout of m2l "
         "(or '.[export,gpu]' for NVIDIA cards)",
     )

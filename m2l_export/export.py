@@ -247,7 +247,7 @@ def export_checkpoint(
     provenance = Provenance(
         checkpoint=printable(loaded.file_name),
         checkpoint_sha256=loaded.sha256,
-        versions={"m2l": __version__} | {p: _version(p) for p in ("torch", "onnx", "onnxscript", "numpy")},
+        versions={"m2l": __version__} | {p: _version(p) for p in ("torch", "onnx", "numpy")},
         training=origin_of.training(loaded),
     )
     base = ModelFile(

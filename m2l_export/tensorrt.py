@@ -17,12 +17,11 @@ from m2l_export.parity.metrics import Limits, fidelity
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
-from m2l_runtime.backends.base import BackendOptions, ModelSource
+from m2l_runtime.backends.base import BackendOptions, ModelSource, Offer
 from m2l_runtime.backends.cuda.devices import Card, card
 from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.backends.trt import library
 from m2l_runtime.backends.trt.build import BuildOptions, Plan, build_plan, require_target
-from m2l_runtime.backends.trt.plans import Offer
 from m2l_runtime.bundle.schema import FileEntry, Flavour, ModelFile, Parity, PlanFile, Precision
 from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled, InputError, ParityError
 from m2l_runtime.synthesizer import run_in_batches

@@ -62,14 +62,15 @@ class Modulation(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         self.hidden, self.out = copy.deepcopy(source.hidden), copy.deepcopy(source.out)
-        self._sizes = [n for count in channels for n in (count, count)]
-        ones = [float(i % 2 == 0) for i, n in enumerate(self._sizes) for _ in range(n)]
+        self.sizes = [n for count in channels for n in (count, count)]
+        """Channels of each scale and shift, in the order of `out`."""
+        ones = [float(i % 2 == 0) for i, n in enumerate(self.sizes) for _ in range(n)]
         self.out.bias = nn.Parameter(self.out.bias.detach() + self.out.bias.new_tensor(ones))
 
     @torch.no_grad()
     def divide(self, level: int, by: Tensor) -> None:
         """Give the stage on the way up of `level`, from 1, scales and shifts over `by` (C,)."""
-        begin = sum(self._sizes[: 2 * (level - 1)])
+        begin = sum(self.sizes[: 2 * (level - 1)])
         rows = slice(begin, begin + 2 * len(by))
         self.out.weight[rows] /= by.repeat(2)[:, None]
         self.out.bias[rows] /= by.repeat(2)
@@ -77,7 +78,7 @@ class Modulation(nn.Module):
     def forward(self, appearance: Tensor) -> list[tuple[Tensor, Tensor]]:
         """See the class."""
         found = self.out(self.hidden((appearance - self.mean) / self.std))[:, :, None, None]
-        parts = found.split(self._sizes, 1)
+        parts = found.split(self.sizes, 1)
         return list(zip(parts[::2], parts[1::2], strict=True))
 
 

@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
+from m2l_runtime.backends.base import BUNDLES_PLAN
 from m2l_runtime.backends.registry import BACKENDS
-from m2l_runtime.backends.trt.plans import BUNDLES_PLAN
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import ModelFile
 from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled

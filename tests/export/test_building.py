@@ -12,11 +12,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from torch import nn
 
-from m2l_export.graph.deploy import ByteGraph, Form, deploy
+from m2l_export.graph.deploy import Form, deploy
 from m2l_export.graph.fp16_weights import store_weights_as_fp16
 from m2l_export.graph.half_precision import in_half
+from m2l_export.graph.onnx_builder import Builder, Value
 from m2l_export.graph.onnx_writer import OPSET, input_specs, to_onnx
 from m2l_export.quantize.quantizer import Quantiser, Target
 from m2l_runtime.backends.cuda.devices import Card
@@ -112,26 +112,21 @@ def test_half_asked_of_a_graph_in_single_is_refused() -> None:
 
 
 def test_a_few_layers_may_be_in_another_precision() -> None:
-    class Mixed(nn.Module):
-        def __init__(self, singles: int) -> None:
-            super().__init__()
-            self.layers = nn.ModuleList(nn.Conv2d(1, 1, 3, padding=1) for _ in range(20))
-            for layer in self.layers[singles:]:
-                layer.half()
+    def chain(singles: int) -> bytes:
+        to, mask = Builder(), Value("mask", np.dtype(np.uint8), (SIDE, SIDE))
+        x = to.node("Unsqueeze", "plane", to.cast("floats", mask, np.float32), (1,), shape=(1, SIDE, SIDE))
+        for k in range(20):
+            x = to.cast(f"halves.{k}", x, np.float32 if k < singles else np.float16)
+            weight = to.initializer(f"weight.{k}", np.full((1, 1, 3, 3), 0.1, x.dtype))
+            x = to.node("Conv", f"conv.{k}", x, weight, pads=[1, 1, 1, 1])
+        x = to.node("Squeeze", "picture", x, (1,), shape=(SIDE, SIDE))
+        made = to.model("chain", [mask], to.cast("image", x, np.uint8), OPSET, ("test", ""))
+        return bytes(made.SerializeToString())
 
-        def forward(self, x: torch.Tensor, *_: Any) -> torch.Tensor:
-            for layer in self.layers:
-                x = layer(x.to(layer.weight.dtype))  # type: ignore[arg-type]
-            return x
-
-    for singles in (1, 2):
-        content = to_onnx(ByteGraph(Mixed(singles)), (MASK,))
-        if singles == 1:
-            plan = build_plan(content, (MASK,), "fp16", OPTIONS)
-            assert [one.type for one in plan.convolutions] == ["fp32"] + ["fp16"] * 19
-        else:
-            with pytest.raises(PlanError, match=r"^18 of 20 convolutions compute in fp16.* in fp32, .* in fp32\)"):
-                build_plan(content, (MASK,), "fp16", OPTIONS)
+    plan = build_plan(chain(1), (MASK,), "fp16", OPTIONS)
+    assert [one.type for one in plan.convolutions] == ["fp32"] + ["fp16"] * 19
+    with pytest.raises(PlanError, match=r"^18 of 20 convolutions compute in fp16.* in fp32, .* in fp32\)"):
+        build_plan(chain(2), (MASK,), "fp16", OPTIONS)
 
 
 def model(*nodes: onnx.NodeProto, **initializers: np.ndarray[Any, Any]) -> bytes:

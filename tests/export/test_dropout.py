@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from m2l_export import export_checkpoint
 from m2l_export.checkpoint import load_checkpoint
 from m2l_export.graph import deploy as d
+from m2l_export.graph import onnx_writer
 from m2l_export.graph.deploy import Form
+from m2l_export.graph.onnx_builder import Builder, Value
 from m2l_export.graph.onnx_writer import input_specs, to_onnx
 from m2l_export.parity import gate
 from m2l_runtime import Synthesizer
@@ -286,17 +288,33 @@ def test_a_stochastic_bundle(stochastic: Path, m2l: CommandLine) -> None:
     assert m2l("verify", stochastic).code == 0
 
 
-def test_a_graph_that_drops_elsewhere_does_not_pass_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    factors = d.dropout_factors
-    for wrong in (
-        lambda bits: factors(bits).flip(1),
-        lambda bits: factors(bits) / 2,
-        lambda bits: 2 - factors(bits),
-        lambda bits: factors(bits).roll(1, 1),
-    ):
-        monkeypatch.setattr(d, "dropout_factors", wrong)
-        with pytest.raises(ParityError, match="nothing was written"):
-            export_checkpoint(TINY / "tiny_net_G.pth", tmp_path / "b", stochastic=True)
+def backwards(to: Builder, factors: Value) -> Value:
+    return to.node("Slice", "wrong", factors, (-1,), (-1 - factors.shape[0],), (1,), (-1,))
+
+
+def rolled(to: Builder, factors: Value) -> Value:
+    (count,) = factors.shape
+    last = to.node("Slice", "wrong.last", factors, (count - 1,), (count,), (1,), shape=(1,))
+    others = to.node("Slice", "wrong.others", factors, (0,), (count - 1,), (1,), shape=(count - 1,))
+    return to.node("Concat", "wrong", last, others, shape=(count,), axis=1)
+
+
+def not_doubled(to: Builder, factors: Value) -> Value:
+    return to.node("Mul", "wrong", factors, 0.5)
+
+
+def inverted(to: Builder, factors: Value) -> Value:
+    return to.node("Add", "wrong", to.node("Neg", "wrong.negative", factors), 2.0)
+
+
+@pytest.mark.parametrize("wrong", [backwards, rolled, not_doubled, inverted])
+def test_a_graph_that_drops_elsewhere_does_not_pass_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[Builder, Value], Value]
+) -> None:
+    factors = onnx_writer._dropout_factors
+    monkeypatch.setattr(onnx_writer, "_dropout_factors", lambda to, packed: wrong(to, factors(to, packed)))
+    with pytest.raises(ParityError, match="nothing was written"):
+        export_checkpoint(TINY / "tiny_net_G.pth", tmp_path / "b", stochastic=True)
 
 
 def test_the_command_line(tmp_path: Path, m2l: CommandLine) -> None:

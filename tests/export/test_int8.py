@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -79,25 +78,6 @@ def small(tmp_path: Path) -> Path:
         tensor.copy_(torch.randn_like(tensor) * 0.15)
     torch.save(made.state_dict(), tmp_path / "small_net_G.pth")
     return tmp_path / "small_net_G.pth"
-
-
-_WRITTEN: dict[str, bytes] = {}
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of the same weights are written once: PyTorch's exporter takes seconds."""
-    from m2l_export.graph.onnx_writer import to_onnx
-
-    def written(graph: Any, inputs: Any) -> bytes:
-        state = b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in graph.state_dict().items())
-        key = hashlib.sha256(state + repr((graph, inputs)).encode()).hexdigest()
-        if key not in _WRITTEN:
-            _WRITTEN[key] = to_onnx(graph, inputs)
-        return _WRITTEN[key]
-
-    for module in (export, precisions):
-        monkeypatch.setattr(module, "to_onnx", written)
 
 
 @pytest.fixture
@@ -218,7 +198,7 @@ def test_the_model_card(report: ExportReport) -> None:
                 assert rows[row.layer].startswith(f"{row.multiplications_share * 100:.1f} %")
 
 
-def test_a_card_with_one_reference_keeps_it_in_a_line(tmp_path: Path, small: Path, quick: None) -> None:
+def test_a_card_with_one_reference_keeps_it_in_a_line(tmp_path: Path, small: Path) -> None:
     export_checkpoint(small, tmp_path / "b")
     card = (tmp_path / "b" / "MODEL_CARD.md").read_text()
     assert "| against |" not in card
@@ -227,7 +207,7 @@ def test_a_card_with_one_reference_keeps_it_in_a_line(tmp_path: Path, small: Pat
 
 
 def test_some_layers_in_float_and_what_is_told_of_them(
-    tmp_path: Path, small: Path, m2l: CommandLine, quick: None, left: Path
+    tmp_path: Path, small: Path, m2l: CommandLine, left: Path
 ) -> None:
     words = "--precision int8 --engines onnxruntime --calibrate shapes:48 --min-psnr 44 --json --name x"
     arguments = words.split()
@@ -257,7 +237,7 @@ def test_some_layers_in_float_and_what_is_told_of_them(
 
 @pytest.mark.parametrize("times", [1, 2, 9])
 def test_a_choice_that_the_gate_does_not_pass_is_made_again(
-    tmp_path: Path, small: Path, quick: None, monkeypatch: pytest.MonkeyPatch, times: int
+    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     """The gate sees the first images as 3 dB short of the limit."""
     limits = Limits(30, 20, 40, 40)
@@ -298,9 +278,7 @@ def test_a_choice_that_the_gate_does_not_pass_is_made_again(
     assert len(told) == times
 
 
-def test_mostly_float_is_warned_about(
-    tmp_path: Path, small: Path, quick: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mostly_float_is_warned_about(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precisions, "MOSTLY", 0.01)
     limits = Limits(44, 20, 40, 40)
     report = export_checkpoint(
@@ -311,7 +289,7 @@ def test_mostly_float_is_warned_about(
     assert warning in report.bundle.manifest.warnings
 
 
-def test_far_too_strict_limits_write_nothing(tmp_path: Path, small: Path, quick: None, left: Path) -> None:
+def test_far_too_strict_limits_write_nothing(tmp_path: Path, small: Path, left: Path) -> None:
     with pytest.raises(ParityError, match=r"int8 on onnxruntime is too far from fp32 whichever layers .*mean PSNR \d"):
         export_checkpoint(small, tmp_path / "b", precisions=["int8"], calibrate="shapes:48", limits=Limits(psnr_db=98))
     assert sorted(os.listdir(tmp_path)) == ["small_net_G.pth", "temporary"]
@@ -319,7 +297,7 @@ def test_far_too_strict_limits_write_nothing(tmp_path: Path, small: Path, quick:
 
 
 @needs_bf16
-def test_bf16_that_is_too_far_off_writes_nothing(tmp_path: Path, small: Path, m2l: CommandLine, quick: None) -> None:
+def test_bf16_that_is_too_far_off_writes_nothing(tmp_path: Path, small: Path, m2l: CommandLine) -> None:
     outcome = m2l("export", small, tmp_path / "b", "--precision", "bf16", "--min-worst-psnr", "98")
     assert outcome.code == 1
     assert re.search(r"bf16 on openvino \S+ is too far from fp32: worst PSNR \(image \d+\) [\d.]+ dB", outcome.err)
@@ -418,7 +396,7 @@ def test_bf16_without_openvino(tmp_path: Path, m2l: CommandLine) -> None:
         export_checkpoint(CHECKPOINT, tmp_path / "b", precisions=["bf16"])
 
 
-@pytest.mark.usefixtures("without_openvino", "quick")
+@pytest.mark.usefixtures("without_openvino")
 def test_int8_without_openvino(tmp_path: Path, small: Path) -> None:
     lines: list[str] = []
     report = export_checkpoint(
@@ -428,9 +406,7 @@ def test_int8_without_openvino(tmp_path: Path, small: Path) -> None:
     assert lines[0].startswith("note: no int8 for openvino, which is not installed: pip install")
 
 
-def test_a_cpu_on_which_int8_does_not_pay(
-    tmp_path: Path, small: Path, quick: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cpu_on_which_int8_does_not_pay(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "instructions", lambda: frozenset({"avx2"}))
     lines: list[str] = []
     export_checkpoint(
@@ -447,7 +423,7 @@ def test_a_cpu_on_which_int8_does_not_pay(
 
 @needs_openvino
 def test_a_cpu_that_computes_otherwise_proves_nothing(
-    tmp_path: Path, small: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def module(name: str) -> Any:
         real = backend_module(name)
@@ -470,7 +446,6 @@ def test_interrupted(
     tmp_path: Path,
     small: Path,
     m2l: CommandLine,
-    quick: None,
     left: Path,
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,

@@ -20,7 +20,8 @@ from conftest import CommandLine
 from fakecuda import FakeDriver
 from support import TINY_BUNDLE, disc
 
-from m2l_runtime import Synthesizer, backends, open_bundle
+from m2l_runtime import Synthesizer, open_bundle
+from m2l_runtime.backends import registry
 from m2l_runtime.backends import tensorrt as backend
 from m2l_runtime.backends.base import BackendOptions
 from m2l_runtime.backends.compiled_cache import CompiledCache
@@ -178,7 +179,7 @@ def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeLib
     monkeypatch.setattr(backend, "CudaDriver", lambda _: fake.driver)
     monkeypatch.setattr(backend, "look_around", lambda _: HERE)
     monkeypatch.setattr(library_module, "load", lambda _: fake)
-    monkeypatch.setattr(backends, "is_installed", lambda _: True)
+    monkeypatch.setattr(registry, "is_installed", lambda _: True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def build(content: bytes, inputs: Any, precision: str, options: BuildOptions, *, float_count: int) -> Plan:

@@ -24,7 +24,7 @@ from support import TINY
 
 from m2l_runtime.errors import DeviceUnavailable, Diverged, InputError, OutOfMemory, OutputError
 from m2l_train import TrainConfig, TrainReport, train
-from m2l_train.config import from_json, to_json
+from m2l_train.config_file import from_json, to_json
 from m2l_train.models import losses
 from m2l_train.models.networks import UnetGenerator, UnetSpec
 from m2l_train.models.pix2pix import Pix2Pix

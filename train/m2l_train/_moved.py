@@ -8,7 +8,7 @@ MOVED: Final = {
     "batches": "data.batches",
     "colours": "models.appearance",
     "commands": "cli",
-    "configfile": "config",
+    "configfile": "config_file",
     "datafolder": "data.data_folder",
     "decoded": "data.decoded_cache",
     "describe": "report",

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.backends.trt.plans import Offer
-from m2l_runtime.bundle.schema import Precision, TensorSpec
+from m2l_runtime.bundle.schema import PlanFile, Precision, TensorSpec
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 """One array per input of the manifest, by name; the first axis of each is the batch."""
@@ -39,6 +38,15 @@ class BackendOptions:
     """Whether plans of the bundle may be loaded: they are code."""
     on_step: Callable[[str], None] = lambda _: None
     """Called with a line of text where loading begins with what may take minutes."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A plan that a bundle has."""
+
+    entry: PlanFile
+    read: Callable[[], bytes]
+    """Its bytes, once their hash was checked."""
 
 
 @dataclass(frozen=True)
@@ -126,3 +134,7 @@ class BackendModule(Protocol):
             EngineNotInstalled, DeviceUnavailable, EngineError, BundleDamaged
         """
         ...
+
+
+BUNDLES_PLAN: Final = "runs the bundle's plan"
+"""What a backend notes that does."""

@@ -16,8 +16,7 @@ from typing import Final, cast, get_args
 
 from m2l_runtime._utils.signals import raise_interrupt
 from m2l_runtime._utils.text import printable
-from m2l_runtime.backends.base import Backend, BackendModule, BackendOptions, ModelSource
-from m2l_runtime.backends.trt.plans import Offer
+from m2l_runtime.backends.base import Backend, BackendModule, BackendOptions, ModelSource, Offer
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import ModelFile, Precision
 from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled

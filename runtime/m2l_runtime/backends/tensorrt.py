@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from m2l_runtime.backends.base import BackendOptions, ModelSource, Settings
+from m2l_runtime.backends.base import BUNDLES_PLAN, BackendOptions, ModelSource, Settings
 from m2l_runtime.backends.compiled_cache import CompiledCache
 from m2l_runtime.backends.cuda.backend import BATCH_SIZE, STREAMS, RingBackend, open_ring
 from m2l_runtime.backends.cuda.executor import Ring
@@ -17,7 +17,7 @@ from m2l_runtime.backends.registry import read_device
 from m2l_runtime.backends.trt import library as libraries
 from m2l_runtime.backends.trt.build import COMPUTE_CAPABILITIES, BuildOptions, PlanError, build_plan
 from m2l_runtime.backends.trt.engine import TensorRtEngine
-from m2l_runtime.backends.trt.plans import BUNDLES_PLAN, Here, cache_folder, cache_words, find, look_around
+from m2l_runtime.backends.trt.plans import Here, cache_folder, cache_words, find, look_around
 from m2l_runtime.bundle.schema import Flavour
 from m2l_runtime.errors import DeviceUnavailable, EngineError, OutputError
 

@@ -283,9 +283,9 @@ def test_pairs_that_cannot_be_read_are_left_out_on_both_sides(data: Path, synthe
 
 
 def test_large_sets_are_sampled(data: Path, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from m2l_train.evaluate import evaluation, figures
+    from m2l_train.evaluate import evaluation, figures, inputs
 
-    monkeypatch.setattr(evaluation, "MOST_IMAGES", 6)
+    monkeypatch.setattr(inputs, "MOST_IMAGES", 6)
     monkeypatch.setattr(evaluation, "MOST_TRAINING", 7)
     monkeypatch.setattr(figures, "MOST_FOR_VARIETY", 5)
     found = evaluate(synthetic, data)
@@ -430,6 +430,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "m2l_train.evaluate.figures", raising=False)
     for name in ("paired", "evaluation", "figures", "evaluate_images"):
         monkeypatch.delitem(vars(package), name, raising=False)
+    monkeypatch.delitem(vars(sys.modules["m2l_train.evaluate.metrics"]), "paired", raising=False)
     with pytest.raises(EngineNotInstalled, match=r"pip install '\.\[evaluate\]'"):
         package.evaluate_images  # noqa: B018
 

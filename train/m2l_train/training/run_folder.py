@@ -34,7 +34,7 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
 from m2l_runtime.errors import InputError, OutputError
-from m2l_train import config as config_module
+from m2l_train import config_file
 from m2l_train.config import TrainConfig
 
 CONFIG: Final = "config.json"
@@ -81,7 +81,7 @@ class RunFolder:
     def is_run(self) -> bool:
         """Whether a run lies there: a config.json of m2l, not just any."""
         try:
-            return config_module.is_config((self.path / CONFIG).read_bytes())
+            return config_file.is_config((self.path / CONFIG).read_bytes())
         except (OSError, ValueError):
             return False
 
@@ -113,7 +113,7 @@ class RunFolder:
         The old config.json stays until the new one replaces it, so after a kill the folder can still be told for a
         run's and be overwritten.
         """
-        content = config_module.to_json(config)
+        content = config_file.to_json(config)
         with atomic.output_errors(self.path):
             for name in (STATE, PROGRESS, METRICS):
                 (self.path / name).unlink(missing_ok=True)
@@ -138,7 +138,7 @@ class RunFolder:
             content = path.read_bytes()
         except OSError as error:
             raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
-        return config_module.from_json(content, printable(path))
+        return config_file.from_json(content, printable(path))
 
     def read_progress(self) -> Progress | None:
         """How far the run has come; None if there is no such file, or a damaged one."""

@@ -19,7 +19,8 @@ from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import Diverged, InputError, OutOfMemory
 from m2l_runtime.output.encoding import SYNTHETIC, encode_png
 from m2l_runtime.runs.lock import locked
-from m2l_train.config import PRESETS, TrainConfig, differences, from_json, real_number, to_json, whole_number
+from m2l_train.config import PRESETS, TrainConfig, differences, real_number, whole_number
+from m2l_train.config_file import from_json, to_json
 from m2l_train.data import decoded_cache
 from m2l_train.data.batches import Batch, epoch_batches
 from m2l_train.data.data_folder import DataFolder, open_data

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from m2l_runtime._utils.text import printable
+from m2l_runtime.backends.base import Offer
 from m2l_runtime.backends.cuda.devices import Card, card
 from m2l_runtime.backends.trt import library as libraries
 from m2l_runtime.backends.trt.build import COMPUTE_CAPABILITIES
@@ -19,7 +20,6 @@ from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled
 TRUST: Final = (
     "plans are code, and a bundle's are loaded only where its maker is trusted: --trust-engines (trust_engines=True)"
 )
-
 
 RECIPE: Final = "1"
 """Of how plans are built: raised when that changes, so that older ones are not taken."""
@@ -160,16 +160,3 @@ def cache_words(
         "precision": precision,
         "batch size": str(batch_size),
     }
-
-
-BUNDLES_PLAN: Final = "runs the bundle's plan"
-"""What a backend notes that does."""
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A plan that a bundle has."""
-
-    entry: PlanFile
-    read: Callable[[], bytes]
-    """Its bytes, once their hash was checked."""

@@ -1,0 +1,45 @@
+"""The settings of a run to config.json and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+import msgspec
+
+from m2l_runtime.errors import InputError
+from m2l_train.config import TrainConfig
+
+FORMAT: Final = 1
+
+
+def to_json(config: TrainConfig) -> bytes:
+    """The config as a document that people can read."""
+    return msgspec.json.format(msgspec.json.encode({"format": FORMAT, **dataclasses.asdict(config)}), indent=2) + b"\n"
+
+
+def from_json(content: bytes, name: str) -> TrainConfig:
+    """The config in a document written by :func:`to_json`.
+
+    Raises:
+        InputError: it is no such document; the message begins with `name`.
+    """
+    try:
+        found = msgspec.json.decode(content)
+        if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+            raise InputError(f"not a training config of format {FORMAT}")
+        unknown = found.keys() - {f.name for f in dataclasses.fields(TrainConfig)}
+        if unknown:
+            raise InputError(f"unknown settings {', '.join(sorted(map(str, unknown)))}")
+        return msgspec.convert(found, TrainConfig)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, InputError) as error:
+        raise InputError(f"{name} is damaged or of another version of m2l: {error}") from None
+
+
+def is_config(content: bytes) -> bool:
+    """Whether it is a document of :func:`to_json`, of this version or another; any ``config.json`` is not."""
+    try:
+        found = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return isinstance(found, dict) and type(found.get("format")) is int and {"image_size", "ngf", "ndf"} <= found.keys()
