@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from harness import by_turns, draw_masks, in_own_process, rates, report
+from harness import draw_masks, in_own_process, interleave, rates, report
 
 from m2l_runtime import OutputOptions, Result, Synthesizer, synthesize_folder
 from m2l_runtime.bundle import embedded
@@ -44,7 +44,7 @@ def ratio(
         root = Path(folder)
         checkpoint, bundle = random_bundle(root / "model", ngf)
         draw_masks(root / "masks", count)
-        results = by_turns(
+        results = interleave(
             {
                 "today's loop": ("todays-loop", checkpoint, ngf, root / "masks"),
                 "m2l synth": ("synth", bundle, root / "masks"),
@@ -85,7 +85,9 @@ def appearance(
             "appearance, fp16 weights": random_bundle(root / "half", ngf, rows=1000, weights="fp16")[1],
             "dropout bits": random_bundle(root / "bits", ngf, stochastic=True)[1],
         }
-        results = by_turns({name: ("engine", bundle, root / "masks") for name, bundle in sides.items()}, SIDES, repeats)
+        results = interleave(
+            {name: ("engine", bundle, root / "masks") for name, bundle in sides.items()}, SIDES, repeats
+        )
     median = rates(results)
     report(
         "appearance",

@@ -75,22 +75,22 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 def built_in() -> dict[str, Encode]:
     """Ways that take no more than m2l has: NumPy, Pillow and Python's own zlib."""
-    ways = {
+    candidates = {
         PILLOWS_DEFAULT: pillow(format="PNG"),
         "Pillow PNG level 1, runs alone": pillow(format="PNG", compress_level=1, compress_type=_Z_RLE),
     }
-    ways |= {f"Pillow PNG level {n}": pillow(format="PNG", compress_level=n) for n in (0, 1, 2, 3, 4, 9)}
+    candidates |= {f"Pillow PNG level {n}": pillow(format="PNG", compress_level=n) for n in (0, 1, 2, 3, 4, 9)}
     for filter_name, kind in (("above", 2), ("mean", 3)):
         for search, strategy in (("runs", _Z_RLE), ("Huffman", zlib.Z_HUFFMAN_ONLY)):
-            ways[f"NumPy and zlib PNG, filter {filter_name}, {search} alone"] = png_of_one_filter(kind, strategy)
+            candidates[f"NumPy and zlib PNG, filter {filter_name}, {search} alone"] = png_of_one_filter(kind, strategy)
     webp: dict[str, Any] = {"format": "WEBP", "lossless": True}
-    ways["Pillow WebP lossless, method 0, quality 0"] = pillow(**webp, method=0, quality=0)
-    ways["Pillow WebP lossless, method 1, quality 20"] = pillow(**webp, method=1, quality=20)
-    ways |= {f"Pillow WebP lossless, method {n}": pillow(**webp, method=n) for n in range(7)}
-    ways["Pillow JPEG 95 4:4:4"] = pillow(format="JPEG", quality=95, subsampling=0)
-    ways["Pillow WebP 95"] = pillow(format="WEBP", quality=95)
-    ways["NumPy npz"] = _npz
-    return ways
+    candidates["Pillow WebP lossless, method 0, quality 0"] = pillow(**webp, method=0, quality=0)
+    candidates["Pillow WebP lossless, method 1, quality 20"] = pillow(**webp, method=1, quality=20)
+    candidates |= {f"Pillow WebP lossless, method {n}": pillow(**webp, method=n) for n in range(7)}
+    candidates["Pillow JPEG 95 4:4:4"] = pillow(format="JPEG", quality=95, subsampling=0)
+    candidates["Pillow WebP 95"] = pillow(format="WEBP", quality=95)
+    candidates["NumPy npz"] = _npz
+    return candidates
 
 
 def _npz(picture: Picture) -> bytes:
@@ -153,13 +153,13 @@ OF_PACKAGES: Final[Mapping[str, Callable[[Any], dict[str, Encode]]]] = {
 
 def installed() -> tuple[dict[str, Encode], dict[str, str]]:
     """(ways by name, why the ways of a module are not here)."""
-    ways, reasons = built_in(), {}
+    candidates, reasons = built_in(), {}
     for module, make in OF_PACKAGES.items():
         try:
-            ways |= make(importlib.import_module(module))
+            candidates |= make(importlib.import_module(module))
         except ImportError as error:
             reasons[module] = f"not installed ({error})" if isinstance(error, ModuleNotFoundError) else str(error)
-    return ways, reasons
+    return candidates, reasons
 
 
 def is_lossless(encode: Encode, picture: Picture) -> bool | None:
@@ -171,7 +171,7 @@ def is_lossless(encode: Encode, picture: Picture) -> bool | None:
         return None
 
 
-def measure(ways: Mapping[str, Encode], pictures: Picture, rounds: int) -> dict[str, dict[str, Any]]:
+def measure(candidates: Mapping[str, Encode], pictures: Picture, rounds: int) -> dict[str, dict[str, Any]]:
     """By way: CPU milliseconds a picture in each round, bytes a picture, whether it is lossless."""
     found: dict[str, dict[str, Any]] = {
         name: {
@@ -179,10 +179,10 @@ def measure(ways: Mapping[str, Encode], pictures: Picture, rounds: int) -> dict[
             "bytes": round(statistics.fmean(len(encode(picture)) for picture in pictures)),
             "is_lossless": is_lossless(encode, pictures[0]),
         }
-        for name, encode in ways.items()
+        for name, encode in candidates.items()
     }
     for _ in range(rounds):
-        for name, encode in ways.items():
+        for name, encode in candidates.items():
             began = time.process_time()
             for picture in pictures:
                 encode(picture)
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     pictures = np.load(given.pictures)
-    ways, reasons = installed()
+    candidates, reasons = installed()
     versions: dict[str, str] = {}
     for package in ("numpy", "pillow", *PACKAGES):
         try:
@@ -209,7 +209,7 @@ def main() -> None:
         if check is not None:
             versions[f"Pillow's {library}"] = check
     versions["Python's zlib"] = zlib.ZLIB_RUNTIME_VERSION
-    found = measure(ways, pictures, given.rounds)
+    found = measure(candidates, pictures, given.rounds)
     json.dump({"ways": found, "reasons": reasons, "versions": versions}, sys.stdout)
     print()
 

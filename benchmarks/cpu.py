@@ -32,10 +32,10 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
-from harness import by_turns, draw_masks, line_of
+from harness import draw_masks, interleave, line_of
 
 from m2l_runtime._utils.text import plural
-from m2l_runtime.bench.report import Figure, ratio_of
+from m2l_runtime.bench.report import Statistic, summarize_ratio
 from m2l_runtime.bundle.io import Bundle, open_bundle
 from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.output.encoding import Encoding
@@ -48,15 +48,15 @@ DOCS: Final = HERE.parent.parent / "docs"
 RUNTIME: Final = HERE.parent.parent / "runtime"
 TIMEOUT_S: Final = 900.0
 
-WAYS: Final[tuple[tuple[str, Precision], ...]] = (
+ENGINE_CONFIGS: Final[tuple[tuple[str, Precision], ...]] = (
     ("onnxruntime", "fp32"),
     ("onnxruntime", "int8"),
     ("openvino", "fp32"),
     ("openvino", "bf16"),
     ("openvino", "int8"),
 )
-GROWING: Final = (WAYS[0], *WAYS[2:])
-FLOATS: Final = (WAYS[0], *WAYS[2:4])
+GROWING: Final = (ENGINE_CONFIGS[0], *ENGINE_CONFIGS[2:])
+FLOATS: Final = (ENGINE_CONFIGS[0], *ENGINE_CONFIGS[2:4])
 """Ways that share one file, whose form is the question."""
 ENGINES: Final = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO"}
 DECONVOLUTION: Final = "deconvolution"
@@ -68,11 +68,11 @@ class Effort:
     """How much is measured."""
 
     repeats: int = 3
-    few_repeats: int = 2
+    quick_repeats: int = 2
     """Of what is only to show a trend."""
     seconds: float = 1.5
     """Of a measurement, about."""
-    few_seconds: float = 0.6
+    quick_seconds: float = 0.6
     layer_seconds: float = 0.2
     ngf: int = 64
     widths: tuple[int, ...] = (16, 32, 64)
@@ -91,9 +91,9 @@ class Effort:
 FULL: Final = Effort()
 QUICK: Final = Effort(
     repeats=1,
-    few_repeats=1,
+    quick_repeats=1,
     seconds=0.2,
-    few_seconds=0.1,
+    quick_seconds=0.1,
     layer_seconds=0.03,
     ngf=16,
     widths=(16,),
@@ -134,7 +134,7 @@ def options(
 ) -> None:
     effort = QUICK if quick else FULL
     if repeats is not None:
-        effort = dataclasses.replace(effort, repeats=repeats, few_repeats=repeats)
+        effort = dataclasses.replace(effort, repeats=repeats, quick_repeats=repeats)
     context.obj = Run(effort, results, quick)
 
 
@@ -147,11 +147,11 @@ def engines(context: typer.Context, ngf: Ngf = None) -> None:
 
 
 def _engines(run: Run, ngf: int) -> None:
-    from models import kept_bundle, plain_export, random_network
+    from models import cached_bundle, plain_export, random_network
     from torchways import unet_256
 
-    _say(f"engines, ngf {ngf}: making its bundle, unless it is kept from before")
-    checkpoint, bundle = kept_bundle(ngf)
+    _print_progress(f"engines, ngf {ngf}: making its bundle, unless it is kept from before")
+    checkpoint, bundle = cached_bundle(ngf)
     seconds = ("--seconds", run.effort.seconds)
     with tempfile.TemporaryDirectory() as folder, _environment(TORCHINDUCTOR_CACHE_DIR=str(Path(folder, "inductor"))):
         plain = plain_export(random_network(unet_256(ngf)), Path(folder, "plain.onnx"))
@@ -164,7 +164,7 @@ def _engines(run: Run, ngf: int) -> None:
             "onnxruntime fp32, plain export, batch 1": ("plain", plain, "onnxruntime", *seconds),
             "OpenVINO fp32, plain export, batch 1": ("plain", plain, "openvino", *seconds),
         }
-        for backend, precision in WAYS:
+        for backend, precision in ENGINE_CONFIGS:
             for size in (1, 8):
                 sides[f"m2l, {label(backend, precision)}, batch {size}"] = (
                     *("bundle", bundle, backend, precision, "--batch-size", size),
@@ -198,11 +198,11 @@ def _psnr_db(bundle: Bundle) -> dict[str, float]:
 @app.command()
 def end_to_end(context: typer.Context) -> None:
     """Mask files of 512x512 to lossless image files of 256x256, and the engine alone on the same masks."""
-    from models import kept_bundle
+    from models import cached_bundle
 
     run: Run = context.obj
     effort = run.effort
-    checkpoint, bundle = kept_bundle(effort.ngf)
+    checkpoint, bundle = cached_bundle(effort.ngf)
     with tempfile.TemporaryDirectory() as folder:
         masks, few = Path(folder, "masks"), Path(folder, "few")
         draw_masks(masks, effort.masks)
@@ -215,7 +215,7 @@ def end_to_end(context: typer.Context) -> None:
             words = ("--backend", backend, "--precision", precision, "--engine-too")
             return ("synth", bundle, masks, *words, "--encoding", json.dumps(encoding))
 
-        for backend, precision in WAYS:
+        for backend, precision in ENGINE_CONFIGS:
             sides[f"m2l synth, {label(backend, precision)}"] = synth(backend, precision, {})
         sides["m2l synth, OpenVINO int8, Pillow's default PNG"] = synth("openvino", "int8", {"png_level": 6})
         webp = _lossless_webp()
@@ -301,28 +301,28 @@ def first_image(
 @app.command()
 def growth(context: typer.Context) -> None:
     """Images/s by batch size and by width, and seconds by number of images."""
-    from models import kept_bundle
+    from models import cached_bundle
 
     run: Run = context.obj
     effort = run.effort
     for ngf in {effort.ngf, effort.count_ngf, *effort.widths}:
-        _say(f"growth: the bundle of ngf {ngf}, unless it is kept from before")
-        kept_bundle(ngf)
-    seconds = ("--seconds", effort.few_seconds)
-    _, bundle = kept_bundle(effort.ngf)
+        _print_progress(f"growth: the bundle of ngf {ngf}, unless it is kept from before")
+        cached_bundle(ngf)
+    seconds = ("--seconds", effort.quick_seconds)
+    _, bundle = cached_bundle(effort.ngf)
     by_batch: dict[tuple[str, int], Sequence[object]] = {
-        (label(*way), size): ("bundle", bundle, *way, "--batch-size", size, *seconds)
-        for way in GROWING
+        (label(*candidate), size): ("bundle", bundle, *candidate, "--batch-size", size, *seconds)
+        for candidate in GROWING
         for size in effort.batch_sizes
     }
     batch, reasons, load = _series("growth by batch", run, by_batch, "images_per_s")
     by_width: dict[tuple[str, int], Sequence[object]] = {}
     for ngf in effort.widths:
-        checkpoint, bundle = kept_bundle(ngf)
+        checkpoint, bundle = cached_bundle(ngf)
         by_width["PyTorch eager, batch 1", ngf] = ("pytorch", checkpoint, ngf, "eager", *seconds)
-        by_width |= {(label(*way), ngf): ("bundle", bundle, *way, *seconds) for way in GROWING}
+        by_width |= {(label(*candidate), ngf): ("bundle", bundle, *candidate, *seconds) for candidate in GROWING}
     width, more, _ = _series("growth by width", run, by_width, "images_per_s")
-    _, bundle = kept_bundle(effort.count_ngf)
+    _, bundle = cached_bundle(effort.count_ngf)
     by_count: dict[tuple[str, int], Sequence[object]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for count in effort.counts:
@@ -337,7 +337,7 @@ def growth(context: typer.Context) -> None:
         load,
         ngf=effort.ngf,
         ngf_of_counts=effort.count_ngf,
-        repeats=effort.few_repeats,
+        repeats=effort.quick_repeats,
         images_per_s_by_batch_size=batch,
         images_per_s_by_ngf=width,
         seconds_by_image_count=counted,
@@ -349,13 +349,13 @@ def _series(
     part: str, run: Run, sides: Mapping[tuple[str, int], Sequence[object]], figure: str
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, str], float]:
     """({way: {number: what each round gave}}, reasons, load)."""
-    named = {f"{way}: {number}": arguments for (way, number), arguments in sides.items()}
-    rounds, reasons, load = _rounds(part, run, named, run.effort.few_repeats)
+    named = {f"{candidate}: {number}": arguments for (candidate, number), arguments in sides.items()}
+    rounds, reasons, load = _rounds(part, run, named, run.effort.quick_repeats)
     found: dict[str, dict[str, list[float]]] = {}
-    for way, number in sides:
-        given = rounds.get(f"{way}: {number}")
+    for candidate, number in sides:
+        given = rounds.get(f"{candidate}: {number}")
         if given is not None:
-            found.setdefault(way, {})[str(number)] = [_short(one[figure]) for one in given]
+            found.setdefault(candidate, {})[str(number)] = [_short(one[figure]) for one in given]
     return found, {f"{part}, {name}": reason for name, reason in reasons.items()}, load
 
 
@@ -369,34 +369,34 @@ def forms(context: typer.Context) -> None:
     run: Run = context.obj
     effort = run.effort
     spec = unet_256(effort.ngf)
-    found = upsampling_layers(spec)
+    upsampling = upsampling_layers(spec)
     with tempfile.TemporaryDirectory() as made:
         root = Path(made)
         for form in (DECONVOLUTION, SUB_PIXEL):
             index = {}
             (root / form).mkdir()
-            for layer in found:
+            for layer in upsampling:
                 upsampling_file(layer, form, root / form / f"side{layer.side}.onnx")
                 sides_of = (layer.inputs, layer.side, layer.side), (layer.outputs, 2 * layer.side, 2 * layer.side)
                 index[f"side{layer.side}.onnx"] = sides_of
             (root / form / "index.json").write_text(json.dumps(index))
         of_layers: dict[tuple[str, str], Sequence[object]] = {
-            (label(*way), form): ("layers", root / form, *way, "--seconds", effort.layer_seconds)
-            for way in FLOATS
+            (label(*candidate), form): ("layers", root / form, *candidate, "--seconds", effort.layer_seconds)
+            for candidate in FLOATS
             for form in (DECONVOLUTION, SUB_PIXEL)
         }
-        named = {f"{way}: {form}": arguments for (way, form), arguments in of_layers.items()}
+        named = {f"{candidate}: {form}": arguments for (candidate, form), arguments in of_layers.items()}
         rounds, reasons, load = _rounds("forms, by layer", run, named, effort.repeats)
-        _say("forms: exporting whole networks")
+        _print_progress("forms: exporting whole networks")
         network = random_network(spec)
-        variants = _variants([(layer.level, layer.side) for layer in found])
+        variants = _variants([(layer.level, layer.side) for layer in upsampling])
         files = {
             name: mixed_export(network, levels, root / f"{number}.onnx")
             for number, (name, levels) in enumerate(variants.items())
         }
         of_networks: dict[str, Sequence[object]] = {
-            f"{label(*way)}: {name}": ("file", path, *way, "--seconds", effort.seconds)
-            for way in FLOATS
+            f"{label(*candidate)}: {name}": ("file", path, *candidate, "--seconds", effort.seconds)
+            for candidate in FLOATS
             for name, path in files.items()
         }
         whole, more, _ = _rounds("forms, whole networks", run, of_networks, effort.repeats)
@@ -411,23 +411,23 @@ def forms(context: typer.Context) -> None:
                 "side": layer.side,
                 "layer": layer.label,
                 "ms": {
-                    label(*way): {
-                        form: [_short(one[f"side{layer.side}.onnx"]) for one in rounds[f"{label(*way)}: {form}"]]
+                    label(*candidate): {
+                        form: [_short(one[f"side{layer.side}.onnx"]) for one in rounds[f"{label(*candidate)}: {form}"]]
                         for form in (DECONVOLUTION, SUB_PIXEL)
-                        if f"{label(*way)}: {form}" in rounds
+                        if f"{label(*candidate)}: {form}" in rounds
                     }
-                    for way in FLOATS
+                    for candidate in FLOATS
                 },
             }
-            for layer in found
+            for layer in upsampling
         ],
         networks={
-            label(*way): {
-                name: [_short(one["images_per_s"]) for one in whole[f"{label(*way)}: {name}"]]
+            label(*candidate): {
+                name: [_short(one["images_per_s"]) for one in whole[f"{label(*candidate)}: {name}"]]
                 for name in files
-                if f"{label(*way)}: {name}" in whole
+                if f"{label(*candidate)}: {name}" in whole
             }
-            for way in FLOATS
+            for candidate in FLOATS
         },
         reasons=reasons | more,
     )
@@ -435,12 +435,15 @@ def forms(context: typer.Context) -> None:
 
 def _variants(layers: Sequence[tuple[int, int]]) -> dict[str, list[int]]:
     """Levels written as transposed convolutions, by name, of layers (level, side)."""
-    found = {f"{SUB_PIXEL} everywhere": list[int](), f"{DECONVOLUTION} everywhere": [level for level, _ in layers]}
+    variants_by_name = {
+        f"{SUB_PIXEL} everywhere": list[int](),
+        f"{DECONVOLUTION} everywhere": [level for level, _ in layers],
+    }
     for most in (2, 4):
-        found[f"{DECONVOLUTION} up to side {most}"] = [level for level, side in layers if side <= most]
+        variants_by_name[f"{DECONVOLUTION} up to side {most}"] = [level for level, side in layers if side <= most]
     outermost = max(side for _, side in layers)
-    found[f"{DECONVOLUTION} at side {outermost}"] = [level for level, side in layers if side == outermost]
-    return found
+    variants_by_name[f"{DECONVOLUTION} at side {outermost}"] = [level for level, side in layers if side == outermost]
+    return variants_by_name
 
 
 @app.command()
@@ -457,13 +460,13 @@ def encoders(context: typer.Context, codecs: Codecs = None) -> None:
         with Synthesizer.open(embedded.BUNDLE, device="cpu") as synthesizer:
             pictures = synthesizer(example_masks(synthesizer.image_size))
         np.save(Path(folder, "pictures.npy"), pictures)
-        _say(f"encoders: {plural(run.effort.coder_rounds, 'round')}")
+        _print_progress(f"encoders: {plural(run.effort.coder_rounds, 'round')}")
         command = [codecs or sys.executable, CODERS, Path(folder, "pictures.npy"), "--rounds"]
         with _environment(PYTHONPATH=str(RUNTIME)):  # m2l's own way, in an environment without m2l
             ending = run_for_json([*map(str, command), str(run.effort.coder_rounds)], timeout_s=TIMEOUT_S)
     if ending.reason is not None:
         sys.exit(f"{CODERS.name}: {ending.reason}")
-    found = ending.document
+    document = ending.document
     _record(
         run,
         "encoders",
@@ -471,29 +474,30 @@ def encoders(context: typer.Context, codecs: Codecs = None) -> None:
         images=len(pictures),
         image_side=pictures.shape[1],
         repeats=run.effort.coder_rounds,
-        versions=found["versions"],
-        ways={
-            name: way | {"cpu_ms": [_short(ms) for ms in way["cpu_ms"]], "over_the_first": _faster(found, name)}
-            for name, way in found["ways"].items()
+        versions=document["versions"],
+        candidates={
+            name: candidate
+            | {"cpu_ms": [_short(ms) for ms in candidate["cpu_ms"]], "over_the_first": _faster(document, name)}
+            for name, candidate in document["ways"].items()
         },
-        reasons=found["reasons"],
+        reasons=document["reasons"],
     )
 
 
 def _faster(found: Mapping[str, Any], name: str) -> list[float]:
     first = next(iter(found["ways"].values()))
-    return _triple(ratio_of(first["cpu_ms"], found["ways"][name]["cpu_ms"]))
+    return _triple(summarize_ratio(first["cpu_ms"], found["ways"][name]["cpu_ms"]))
 
 
 @app.command()
 def profile(context: typer.Context) -> None:
     """One image at a time: time by kind of operator, and how near convolutions are to the engine's best."""
     from layers import multiplications, products_file
-    from models import kept_bundle
+    from models import cached_bundle
 
     run: Run = context.obj
     effort = run.effort
-    _, bundle = kept_bundle(effort.ngf)
+    _, bundle = cached_bundle(effort.ngf)
     opened = open_bundle(bundle)
     fp32 = next(m for m in opened.manifest.models if m.precision == "fp32")
     with tempfile.TemporaryDirectory() as made:
@@ -507,18 +511,18 @@ def profile(context: typer.Context) -> None:
                 index[name] = (channels, side, PRODUCT_DEPTH * channels**2 * side**2)
             (root / precision / "index.json").write_text(json.dumps(index))
         sides: dict[str, Sequence[object]] = {}
-        for backend, precision in WAYS:
+        for backend, precision in ENGINE_CONFIGS:
             files = root / ("int8" if precision == "int8" else "fp32")
             sides[f"profile, {label(backend, precision)}"] = ("profile", bundle, backend, precision)
             words = ("--seconds", effort.product_seconds)
             sides[f"peak, {label(backend, precision)}"] = ("products", files, backend, precision, *words)
-        rounds, reasons, load = _rounds("profile", run, sides, effort.few_repeats)
-    ways: dict[str, Any] = {}
-    for way in WAYS:
-        shown, peak = (rounds.get(f"{what}, {label(*way)}") for what in ("profile", "peak"))
+        rounds, reasons, load = _rounds("profile", run, sides, effort.quick_repeats)
+    candidates: dict[str, Any] = {}
+    for candidate in ENGINE_CONFIGS:
+        shown, peak = (rounds.get(f"{what}, {label(*candidate)}") for what in ("profile", "peak"))
         if shown is None or peak is None:
             continue
-        ways[label(*way)] = {
+        candidates[label(*candidate)] = {
             "latency_p50_ms": [_short(one["latency_p50_ms"]) for one in shown],
             "ms_by_kind": {
                 kind: [_short(one["ms_by_kind"].get(kind, 0.0)) for one in shown] for kind in shown[0]["ms_by_kind"]
@@ -531,9 +535,9 @@ def profile(context: typer.Context) -> None:
         "profile",
         load,
         ngf=effort.ngf,
-        repeats=effort.few_repeats,
+        repeats=effort.quick_repeats,
         giga_multiplications=round(sum(multiplications(opened.read_model(fp32)).values()) / 1e9, 4),
-        ways=ways,
+        candidates=candidates,
         reasons=reasons,
     )
 
@@ -579,11 +583,11 @@ def _rounds(
     load, reasons = os.getloadavg()[0], dict[str, str]()
 
     def tell(number: int, name: str) -> None:
-        _say(f"{part}, round {number + 1} of {repeats}: {name}")
+        _print_progress(f"{part}, round {number + 1} of {repeats}: {name}")
 
-    rounds = by_turns(sides, SIDES, repeats, reasons, TIMEOUT_S, tell)
+    rounds = interleave(sides, SIDES, repeats, reasons, TIMEOUT_S, tell)
     for name, reason in reasons.items():
-        _say(f"{part}: {name}: {reason}")
+        _print_progress(f"{part}: {name}: {reason}")
     return rounds, reasons, load
 
 
@@ -606,11 +610,11 @@ def _over_the_first(rounds: Mapping[str, Sequence[Mapping[str, float]]], figure:
     found = {}
     for name, runs in rounds.items():
         ours = [one[figure] for one in runs]
-        found[name] = _triple(ratio_of(first, ours) if figure == "seconds" else ratio_of(ours, first))
+        found[name] = _triple(summarize_ratio(first, ours) if figure == "seconds" else summarize_ratio(ours, first))
     return found
 
 
-def _triple(figure: Figure) -> list[float]:
+def _triple(figure: Statistic) -> list[float]:
     return [round(value, 3) for value in (figure.median, figure.lowest, figure.highest)]
 
 
@@ -631,7 +635,7 @@ def _record(run: Run, part: str, load: float, **facts: Any) -> None:
 _BEGAN: Final = time.monotonic()
 
 
-def _say(text: str) -> None:
+def _print_progress(text: str) -> None:
     print(f"{time.monotonic() - _BEGAN:7.1f} s  {text}", file=sys.stderr, flush=True)
 
 

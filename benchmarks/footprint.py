@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 RUNS = 7
-LEFT_OUT = ("pip", "setuptools", "_distutils_hack", "pkg_resources")
+EXCLUDED = ("pip", "setuptools", "_distutils_hack", "pkg_resources")
 
 
 def help_cpu_s(m2l: Path) -> list[float]:
@@ -36,7 +36,7 @@ def environment_bytes(prefix: Path) -> int:
     """Bytes of all files below `prefix`, each counted once, less what is left out."""
     total = 0
     for folder, folders, files in os.walk(prefix):
-        folders[:] = [f for f in folders if not f.startswith(LEFT_OUT)]
+        folders[:] = [f for f in folders if not f.startswith(EXCLUDED)]
         if Path(folder).parts[-3:] == ("m2l_runtime", "data", "bundle"):
             continue
         total += sum(Path(folder, f).lstat().st_size for f in files)

@@ -26,10 +26,10 @@ from typing import Annotated, Any, Final
 import gpufiles
 import typer
 from gputable import BASELINE, BENCHMARK, as_markdown
-from harness import ask, by_turns, line_of
+from harness import ask, interleave, line_of
 
 from m2l_runtime._utils.text import plural
-from m2l_runtime.bench.process import Ending
+from m2l_runtime.bench.process import ProcessResult
 
 HERE: Final = Path(__file__)
 SIDES: Final = HERE.with_name("gpusides.py")
@@ -82,7 +82,7 @@ def everything(
         folder.mkdir()
         sides = _chosen(_sides(folder, Path(made, "kept"), device, sizes, seconds), only)
         names = ",".join(sorted({name for needs, _ in sides.values() for name in needs}))
-        _say(f"making the network and {names or 'no files'}")
+        _print_progress(f"making the network and {names or 'no files'}")
         reasons = _ask("making the network", "make", folder, ngf, size, names, timeout_s=timeout)
         facts = {
             "run": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -118,12 +118,12 @@ def _measure(
             lines.write(line + "\n")
             lines.flush()
             if reason is not None:
-                _say(f"{name}: {reason}")
+                _print_progress(f"{name}: {reason}")
 
-        def on_turn(number: int, name: str) -> None:
-            _say(f"round {number + 1} of {facts['repeats']}: {name}")
+        def on_round(number: int, name: str) -> None:
+            _print_progress(f"round {number + 1} of {facts['repeats']}: {name}")
 
-        def on_answer(number: int, name: str, ending: Ending) -> None:
+        def on_answer(number: int, name: str, ending: ProcessResult) -> None:
             reason = None if ending.reason is None else ending.reason.removeprefix(_FAILED)
             record(number, name, ending.document, reason)
 
@@ -133,34 +133,34 @@ def _measure(
                 record(0, name, None, "; ".join(reasons))
             else:
                 ready[name] = arguments
-        _say(f"{plural(len(ready), 'side')} in {plural(facts['repeats'], 'round')}")
-        by_turns(ready, SIDES, facts["repeats"], {}, timeout_s, on_turn, on_answer)
+        _print_progress(f"{plural(len(ready), 'side')} in {plural(facts['repeats'], 'round')}")
+        interleave(ready, SIDES, facts["repeats"], {}, timeout_s, on_round, on_answer)
 
 
 def _sides(folder: Path, kept: Path, device: str, sizes: Sequence[int], seconds: float) -> dict[str, Side]:
     """By name, the baseline first."""
-    from torchcard import WAYS
+    from torchcard import MODES
 
-    found: dict[str, Side] = {}
+    sides_by_name: dict[str, Side] = {}
     of_all = ("--seconds", seconds)
-    for way in PYTORCH:
-        for size in sorted({1, *sizes}) if way == "fp32" else sizes:
-            arguments = ("pytorch", folder, way, device, "--batch-size", size, *of_all)
-            found[f"{WAYS[way].title}, batch {size}"] = ((), arguments)
-    for command, ways in (("engine", ENGINES), ("end-to-end", _to_files(device))):
-        for backend, precision in ways:
+    for candidate in PYTORCH:
+        for size in sorted({1, *sizes}) if candidate == "fp32" else sizes:
+            arguments = ("pytorch", folder, candidate, device, "--batch-size", size, *of_all)
+            sides_by_name[f"{MODES[candidate].title}, batch {size}"] = ((), arguments)
+    for command, candidates in (("engine", ENGINES), ("end-to-end", _to_files(device))):
+        for backend, precision in candidates:
             for size in sizes if command == "engine" else (sizes[len(sizes) // 2],):
                 name = f"{TITLES[backend]} {precision}, batch {size}"
                 more: tuple[object, ...] = ()
                 if backend == "tensorrt":
-                    more = ("--cache", kept / str(len(found)))  # each its own: what building takes is a figure
+                    more = ("--cache", kept / str(len(sides_by_name)))  # each its own: what building takes is a figure
                 words = (command, folder, backend, precision, device, "--batch-size", size, *of_all, *more)
                 file = gpufiles.onnx_file(folder, precision).name
                 if command == "engine":
-                    found[name] = (file,), words
+                    sides_by_name[name] = (file,), words
                 else:
-                    found[f"mask files to JPEG in tars, {name}"] = (gpufiles.BUNDLE, file), words
-    return found
+                    sides_by_name[f"mask files to JPEG in tars, {name}"] = (gpufiles.BUNDLE, file), words
+    return sides_by_name
 
 
 def _to_files(device: str) -> tuple[tuple[str, str], ...]:
@@ -193,12 +193,12 @@ def table(
 
 def _numbers(words: str) -> tuple[int, ...]:
     try:
-        found = tuple(dict.fromkeys(int(word) for word in words.split(",")))
+        values = tuple(dict.fromkeys(int(word) for word in words.split(",")))
     except ValueError:
-        found = ()
-    if not found or min(found) < 1:
+        values = ()
+    if not values or min(values) < 1:
         raise typer.BadParameter(f"--batch is numbers from 1 on with commas between, got {words}")
-    return found
+    return values
 
 
 def _ask(what: str, *arguments: object, timeout_s: float) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _ask(what: str, *arguments: object, timeout_s: float) -> dict[str, Any]:
 _BEGAN: Final = time.monotonic()
 
 
-def _say(text: str) -> None:
+def _print_progress(text: str) -> None:
     print(f"{time.monotonic() - _BEGAN:7.1f} s  {text}", file=sys.stderr, flush=True)
 
 

@@ -32,9 +32,9 @@ BUNDLE: Final = "bundle"
 EXPECTED: Final = "expected.npz"
 MASK: Final = "mask"
 SPEC: Final = "spec.json"
-FEWEST_LEVELS: Final = 5
+MIN_DEPTH: Final = 5
 """As :mod:`m2l_train.models.networks` has it, which imports PyTorch."""
-MOST_LEVELS: Final = 8
+MAX_DEPTH: Final = 8
 CALIBRATION: Final = "shapes:200"
 
 
@@ -45,9 +45,9 @@ def levels(side: int) -> int:
         ValueError: the side is no power of two that a network can be made for.
     """
     halvings = side.bit_length() - 1
-    if halvings < FEWEST_LEVELS or side != 1 << halvings:
-        raise ValueError(f"a side is a power of two from {1 << FEWEST_LEVELS} on, got {side}")
-    return min(MOST_LEVELS, halvings)
+    if halvings < MIN_DEPTH or side != 1 << halvings:
+        raise ValueError(f"a side is a power of two from {1 << MIN_DEPTH} on, got {side}")
+    return min(MAX_DEPTH, halvings)
 
 
 def read_spec(folder: Path) -> UnetSpec:
@@ -96,10 +96,10 @@ def make_files(folder: Path, network: UnetGenerator, side: int, names: Collectio
     """
     from m2l_export import export_checkpoint
     from m2l_export.graph.deploy import deploy
-    from m2l_export.graph.half_precision import in_half
+    from m2l_export.graph.half_precision import to_half_precision
     from m2l_export.graph.onnx_writer import input_specs, to_onnx
     from m2l_export.quantize.calibration import read_calibration
-    from m2l_export.quantize.quantizer import Quantiser
+    from m2l_export.quantize.quantizer import Quantizer
 
     specs, reasons = input_specs(network.spec, (side, side)), dict[str, str]()
 
@@ -122,12 +122,12 @@ def make_files(folder: Path, network: UnetGenerator, side: int, names: Collectio
         return opened.read_model(next(model for model in opened.manifest.models if model.precision == "fp32"))
 
     def fp16() -> bytes:
-        return to_onnx(in_half(deploy(network).graph), specs)
+        return to_onnx(to_half_precision(deploy(network).graph), specs)
 
     def int8() -> bytes:
-        judged_on = {MASK: np.stack(list(probes(side).values()))}
-        calibration = read_calibration(CALIBRATION, specs, None, judged_on)
-        return Quantiser(fp32(), calibration.tuned_on, "tensorrt").quantise()
+        evaluation_inputs = {MASK: np.stack(list(probes(side).values()))}
+        calibration = read_calibration(CALIBRATION, specs, None, evaluation_inputs)
+        return Quantizer(fp32(), calibration.calibration_inputs, "tensorrt").quantize()
 
     makers: Mapping[str, Callable[[], object]] = {
         BUNDLE: bundle,
@@ -165,13 +165,13 @@ def read_expected(folder: Path) -> tuple[Masks, Images]:
 def parity(folder: Path, rows: npt.NDArray[np.intp], images: Images) -> dict[str, float | str]:
     """How far images are from those expected of the masks at `rows`."""
     with np.load(folder / EXPECTED) as arrays:
-        found: Fidelity = fidelity(arrays["images"][rows], images)
-        worst = str(arrays["names"][rows[found.worst_index]])
+        measured: Fidelity = fidelity(arrays["images"][rows], images)
+        worst = str(arrays["names"][rows[measured.worst_index]])
     return {
-        "max_levels": found.max_levels,
-        "mean_levels": found.mean_levels,
-        "psnr_db": found.psnr_db,
-        "worst_psnr_db": found.worst_psnr_db,
+        "max_levels": measured.max_levels,
+        "mean_levels": measured.mean_levels,
+        "psnr_db": measured.psnr_db,
+        "worst_psnr_db": measured.worst_psnr_db,
         "worst_mask": worst,
     }
 

@@ -28,12 +28,12 @@ from m2l_runtime.bench import timing
 from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import DeviceUnavailable, EngineError
 
-AT_ONCE: Final = 2
+STREAMS: Final = 2
 """Calls at once, beside one."""
-BUILT_FOR: Final = "8.9"
+COMPUTE_CAPABILITY: Final = "8.9"
 """Compute capability of plans that are built where there is no card to run them."""
-_FEWEST_FILES: Final = 64
-_MOST_FILES: Final = 50_000
+_MIN_FILES: Final = 64
+_MAX_FILES: Final = 50_000
 
 app = typer.Typer(add_completion=False)
 Seconds = Annotated[float, typer.Option(help="How long a measurement goes on, about.")]
@@ -57,8 +57,8 @@ def probe() -> None:
 
     facts: dict[str, Any] = {"name": None, "compute_capability": None, "cuda": None, "reason": None}
     try:
-        found = card(0)
-        facts |= {"name": found.name, "compute_capability": found.compute_capability, "cuda": found.driver_version}
+        gpu = card(0)
+        facts |= {"name": gpu.name, "compute_capability": gpu.compute_capability, "cuda": gpu.driver_version}
     except M2LError as error:
         facts["reason"] = gpufiles.one_line(error)
         if torch.cuda.is_available():  # cuda-bindings is not installed, then
@@ -84,24 +84,24 @@ def make(folder: Path, ngf: int, side: int, names: str) -> None:
 
 
 @app.command()
-def pytorch(folder: Path, way: str, device: Device, batch_size: BatchSize = 1, seconds: Seconds = 2.0) -> None:
+def pytorch(folder: Path, mode: str, device: Device, batch_size: BatchSize = 1, seconds: Seconds = 2.0) -> None:
     """The network as trained in PyTorch."""
-    from torchcard import WAYS, TorchCard
+    from torchcard import MODES, TorchGpu
     from torchways import load_network
 
     network = load_network(folder / gpufiles.CHECKPOINT, gpufiles.read_spec(folder))
     masks, _ = gpufiles.read_expected(folder)
     began = time.perf_counter()
-    backend = TorchCard(network, WAYS[way], device, batch_size)
+    backend = TorchGpu(network, MODES[mode], device, batch_size)
     inputs = _batches(masks, batch_size)
     backend.run(inputs[0])
     figures: dict[str, Any] = {"load_s": time.perf_counter() - began}
     figures |= _one_at_a_time(backend, inputs, seconds)
-    figures["card_memory_megabytes"] = _card_memory_megabytes(device)
+    figures["card_memory_megabytes"] = _gpu_memory_megabytes(device)
     rows = _rows(len(masks), batch_size)
     images = np.concatenate([backend.run_checked({"mask": masks[some]}) for some in rows])
     figures["parity"] = {**gpufiles.parity(folder, rows.ravel(), images), "is_finite": backend.is_finite}
-    _tell(figures, backend)
+    _print_result(figures, backend)
 
 
 @app.command()
@@ -131,19 +131,19 @@ def engine(
     loaded.run(inputs[0])
     figures: dict[str, Any] = {"load_s": time.perf_counter() - began, "build_s": getattr(loaded, "build_s", None)}
     figures |= _one_at_a_time(loaded, inputs, seconds)
-    figures["card_memory_megabytes"] = _card_memory_megabytes(device)
+    figures["card_memory_megabytes"] = _gpu_memory_megabytes(device)
     figures["parity"] = _parity(folder, loaded, masks)
     loaded.close()
     try:
-        several = load(AT_ONCE)
-        if several.settings.streams == AT_ONCE:
+        several = load(STREAMS)
+        if several.settings.streams == STREAMS:
             figures["images_per_s_two_at_once"] = timing.images_per_s(several, inputs, seconds)
-            figures["card_memory_megabytes_two_at_once"] = _card_memory_megabytes(device)
+            figures["card_memory_megabytes_two_at_once"] = _gpu_memory_megabytes(device)
             figures["parity"] = _worse(figures["parity"], _parity(folder, several, masks))
         several.close()
     except EngineError as error:  # such as too little memory for two: what was measured stays
         figures["reason_two_at_once"] = gpufiles.one_line(error)
-    _tell(figures, loaded)
+    _print_result(figures, loaded)
 
 
 def _module(backend: str, precision: str, device: str) -> BackendModule:
@@ -172,10 +172,11 @@ def _build_alone(source: ModelSource, batch_size: int) -> NoReturn:
     from m2l_runtime.backends.trt.build import BuildOptions, build_plan
     from m2l_runtime.backends.trt.inspect import LayerType
 
-    options = BuildOptions("tensorrt_rtx", (batch_size, batch_size, batch_size), BUILT_FOR)
+    options = BuildOptions("tensorrt_rtx", (batch_size, batch_size, batch_size), COMPUTE_CAPABILITY)
     plan = build_plan(source.content, source.inputs, cast(LayerType, source.precision), options)
     raise DeviceUnavailable(
-        f"built by TensorRT for RTX {plan.version} for compute capability {BUILT_FOR} in {plan.seconds:.1f} s, "
+        f"built by TensorRT for RTX {plan.version} for compute capability {COMPUTE_CAPABILITY} in "
+        f"{plan.seconds:.1f} s, "
         "not run: there is no card"
     )
 
@@ -187,7 +188,7 @@ def _one_at_a_time(backend: Backend, inputs: Sequence[timing.Batch], seconds: fl
     return {"latency_p50_ms": p50, "latency_p95_ms": p95, "calls": len(calls_ms), "images_per_s": rate}
 
 
-def _tell(figures: dict[str, Any], backend: Backend) -> None:
+def _print_result(figures: dict[str, Any], backend: Backend) -> None:
     settings = backend.settings
     say(
         **figures,
@@ -223,7 +224,7 @@ def _batches(masks: npt.NDArray[np.uint8], batch_size: int) -> list[timing.Batch
     return [{"mask": masks[row]} for row in _rows(len(masks), batch_size)]
 
 
-def _card_memory_megabytes(device: str) -> float | None:
+def _gpu_memory_megabytes(device: str) -> float | None:
     """In use on the whole card, by whatever; None without a card."""
     if device == "cpu":
         return None
@@ -265,8 +266,8 @@ def end_to_end(
             return synthesize_folder(root / f"{name}-masks", root / name, synthesizer, written).images_per_s
 
         at_once = batch_size * loaded.settings.streams
-        rate = run("first", max(_FEWEST_FILES, 2 * at_once))
-        wanted = min(_MOST_FILES, max(_FEWEST_FILES, rate * seconds, 2 * at_once))
+        rate = run("first", max(_MIN_FILES, 2 * at_once))
+        wanted = min(_MAX_FILES, max(_MIN_FILES, rate * seconds, 2 * at_once))
         count = math.ceil(wanted / at_once) * at_once
         rate = run("timed", count)
         tar_bytes = sum(path.stat().st_size for path in (root / "timed").rglob("*.tar"))

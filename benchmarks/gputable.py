@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from m2l_runtime._utils.text import plural
-from m2l_runtime.bench.report import Figure, figure_of, ratio_of
+from m2l_runtime.bench.report import Statistic, summarize, summarize_ratio
 from m2l_runtime.bench.table import number
 
 Line = Mapping[str, Any]
@@ -42,8 +42,14 @@ def as_markdown(lines: Iterable[str]) -> str:
         ValueError: there is no line of gpu.py.
     """
     run = last_run(lines)
-    found = sides(run)
-    parts = [_head(run[0]), _alone(found), _end_to_end(found), _reasons(found), _conditions(run[0], found)]
+    sides_by_name = sides(run)
+    parts = [
+        _head(run[0]),
+        _alone(sides_by_name),
+        _end_to_end(sides_by_name),
+        _reasons(sides_by_name),
+        _conditions(run[0], sides_by_name),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -68,11 +74,11 @@ def sides(run: Sequence[Line]) -> dict[str, Side]:
     return found
 
 
-def ratio(side: Side, baseline: Side | None, name: str) -> Figure | None:
+def ratio(side: Side, baseline: Side | None, name: str) -> Statistic | None:
     """Times the baseline's images/s of the same round; None where no round has both."""
     ours, theirs = side.values(name), {} if baseline is None else baseline.values("images_per_s")
     both = [one for one in ours if one in theirs]
-    return ratio_of([ours[one] for one in both], [theirs[one] for one in both]) if both else None
+    return summarize_ratio([ours[one] for one in both], [theirs[one] for one in both]) if both else None
 
 
 def _head(line: Line) -> str:
@@ -97,15 +103,15 @@ def _alone(found: Mapping[str, Side]) -> str:
         rows.append(
             (
                 name,
-                _told(side, "latency_p50_ms"),
-                _told(side, "latency_p95_ms"),
-                _told(side, "images_per_s"),
-                told(ratio(side, baseline, "images_per_s")),
-                _told(side, "images_per_s_two_at_once"),
-                told(ratio(side, baseline, "images_per_s_two_at_once")),
+                _format_median(side, "latency_p50_ms"),
+                _format_median(side, "latency_p95_ms"),
+                _format_median(side, "images_per_s"),
+                format_median(ratio(side, baseline, "images_per_s")),
+                _format_median(side, "images_per_s_two_at_once"),
+                format_median(ratio(side, baseline, "images_per_s_two_at_once")),
                 number(loads[0]) + _built(side),
-                told(figure_of(loads[1:]) if loads[1:] else None),
-                _told(side, "card_memory_megabytes"),
+                format_median(summarize(loads[1:]) if loads[1:] else None),
+                _format_median(side, "card_memory_megabytes"),
                 *_parity(side),
             )
         )
@@ -135,18 +141,30 @@ def _end_to_end(found: Mapping[str, Side]) -> str:
         rates, alone = side.values("images_per_s"), side.values("engine_images_per_s")
         if not alone:
             continue
-        share = ratio_of(list(rates.values()), list(alone.values()))
-        rest = (f"{max(side.values('images').values()):,}", _told(side, "tar_kilobytes_an_image"))
-        rows.append((name, _told(side, "images_per_s"), _told(side, "engine_images_per_s"), told(share), *rest))
+        share = summarize_ratio(list(rates.values()), list(alone.values()))
+        rest = (f"{max(side.values('images').values()):,}", _format_median(side, "tar_kilobytes_an_image"))
+        rows.append(
+            (
+                name,
+                _format_median(side, "images_per_s"),
+                _format_median(side, "engine_images_per_s"),
+                format_median(share),
+                *rest,
+            )
+        )
     return _table(headings, rows) if rows else ""
 
 
-def _reasons(found: Mapping[str, Side]) -> str:
-    told_of = [f"- not measured: {name}: {side.reason}" for name, side in found.items() if side.reason is not None]
-    for name, side in found.items():
+def _reasons(sides_by_name: Mapping[str, Side]) -> str:
+    told_of = [
+        f"- not measured: {name}: {side.reason}" for name, side in sides_by_name.items() if side.reason is not None
+    ]
+    for name, side in sides_by_name.items():
         for reason in dict.fromkeys(one.get("reason_two_at_once") for one in side.rounds.values()):
             told_of += [] if reason is None else [f"- not measured: {name}, 2 calls at once: {reason}"]
-    told_of += [f"- not reached: {name}" for name, side in found.items() if not side.rounds and side.reason is None]
+    told_of += [
+        f"- not reached: {name}" for name, side in sides_by_name.items() if not side.rounds and side.reason is None
+    ]
     return "\n".join(told_of)
 
 
@@ -161,7 +179,7 @@ def _conditions(line: Line, found: Mapping[str, Side]) -> str:
         if cuda["torch_cuda"]
         else "PyTorch without CUDA",
         f"{given['cpu']}, {plural(given['cpus'], 'usable CPU')}, {cuda['system']}",
-        f"{_most_rounds(found)} of {plural(line['repeats'], 'round')}, about {line['seconds']:g} s a measurement",
+        f"{_max_rounds(found)} of {plural(line['repeats'], 'round')}, about {line['seconds']:g} s a measurement",
         f"Python {given['python']}, " + ", ".join(f"{name} {given[name]}" for name in _VERSIONS if given.get(name)),
         f"`{line['command']}`",
     ]
@@ -172,11 +190,11 @@ def _conditions(line: Line, found: Mapping[str, Side]) -> str:
     )
 
 
-def _most_rounds(found: Mapping[str, Side]) -> int:
+def _max_rounds(found: Mapping[str, Side]) -> int:
     return max((len(side.rounds) for side in found.values()), default=0)
 
 
-def told(figure: Figure | None) -> str:
+def format_median(figure: Statistic | None) -> str:
     """Median (lowest..highest), the median alone where they are the same; a dash where nothing was measured."""
     if figure is None:
         return "-"
@@ -185,9 +203,9 @@ def told(figure: Figure | None) -> str:
     return f"{number(figure.median)} ({number(figure.lowest)}..{number(figure.highest)})"
 
 
-def _told(side: Side, name: str) -> str:
+def _format_median(side: Side, name: str) -> str:
     values = list(side.values(name).values())
-    return told(figure_of(values) if values else None)
+    return format_median(summarize(values) if values else None)
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

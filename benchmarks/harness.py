@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 from m2l_runtime._utils.cpu import cpu_model, instructions, usable_cpus
-from m2l_runtime.bench.benchmark import turns
-from m2l_runtime.bench.process import Ending, run_for_json
+from m2l_runtime.bench.benchmark import shuffled_rounds
+from m2l_runtime.bench.process import ProcessResult, run_for_json
 
 PACKAGES = (
     *("m2l", "numpy", "pillow", "onnxruntime", "openvino", "torch"),
@@ -29,7 +29,7 @@ PACKAGES = (
 )
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
 """Those of a processor that engines choose their kernels by."""
-CARD = {"name": "name", "compute_capability": "compute_cap", "driver": "driver_version", "memory_mib": "memory.total"}
+GPU = {"name": "name", "compute_capability": "compute_cap", "driver": "driver_version", "memory_mib": "memory.total"}
 """What is told of a card, by nvidia-smi's words."""
 TIMEOUT_S = 6 * 3600.0
 """Of one side: a hundred thousand masks take a while."""
@@ -61,13 +61,13 @@ def card() -> dict[str, str] | None:
     if command is None or visible == "":
         return None
     which = [] if visible is None else [f"--id={visible.split(',')[0]}"]
-    query = [f"--query-gpu={','.join(CARD.values())}", "--format=csv,noheader,nounits"]
+    query = [f"--query-gpu={','.join(GPU.values())}", "--format=csv,noheader,nounits"]
     try:
         ending = subprocess.run([command, *which, *query], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     words = [word.strip() for word in ending.stdout.partition("\n")[0].split(",")]
-    return dict(zip(CARD, words, strict=True)) if len(words) == len(CARD) else None
+    return dict(zip(GPU, words, strict=True)) if len(words) == len(GPU) else None
 
 
 def draw_masks(folder: Path, count: int, side: int = 512) -> None:
@@ -85,7 +85,7 @@ def draw_masks(folder: Path, count: int, side: int = 512) -> None:
         Image.fromarray(((rows - y) / b) ** 2 + ((columns - x) / a) ** 2 < 1).save(path)
 
 
-def ask(script: Path, *arguments: object, timeout_s: float = TIMEOUT_S) -> Ending:
+def ask(script: Path, *arguments: object, timeout_s: float = TIMEOUT_S) -> ProcessResult:
     """What `script` prints last, as JSON, or the reason why it does not; run by this Python.
 
     The moment, by `time.monotonic()`, is the first line of its standard input.
@@ -103,14 +103,14 @@ def in_own_process(script: Path, *arguments: object) -> dict[str, Any]:
     return result
 
 
-def by_turns(
+def interleave(
     sides: Mapping[str, Sequence[object]],
     script: Path,
     repeats: int,
     reasons: dict[str, str] | None = None,
     timeout_s: float = TIMEOUT_S,
-    on_turn: Callable[[int, str], None] = lambda _, __: None,
-    on_answer: Callable[[int, str, Ending], None] = lambda _, __, ___: None,
+    on_round: Callable[[int, str], None] = lambda _, __: None,
+    on_answer: Callable[[int, str, ProcessResult], None] = lambda _, __, ___: None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Each side run `repeats` times, in a process of its own; by turns, so that a busy machine hits all alike.
 
@@ -120,16 +120,16 @@ def by_turns(
         repeats: rounds.
         reasons: filled with why a side has no results; None: the benchmark ends where one fails.
         timeout_s: seconds after which a side has failed.
-        on_turn: called before each turn with the round, from 0, and the side.
+        on_round: called before each turn with the round, from 0, and the side.
         on_answer: called after each turn with these and what came of it, where there are `reasons`.
     """
     names = list(sides)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for number, index in turns(len(names), repeats):
+    for number, index in shuffled_rounds(len(names), repeats):
         name = names[index]
         if name not in results:
             continue
-        on_turn(number, name)
+        on_round(number, name)
         if reasons is None:
             results[name].append(in_own_process(script, *sides[name]))
             continue

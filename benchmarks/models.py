@@ -18,18 +18,18 @@ from typing import Any, Final
 import torch
 from torchways import unet_256
 
-from m2l_export import Limits, export_checkpoint
+from m2l_export import ParityLimits, export_checkpoint
 from m2l_export.graph.deploy import DeployUnet, Stage, SubPixelConv2d, deploy
 from m2l_export.graph.onnx_writer import OPSET, input_specs, to_onnx
 from m2l_runtime.bundle.schema import Precision
 from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-KEPT: Final = ROOT / "build" / "benchmarks"
+CACHE: Final = ROOT / "build" / "benchmarks"
 SIDE: Final = 256
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "bf16", "int8")
 CALIBRATION: Final = "shapes:200"
-LOW_LIMITS: Final = Limits(psnr_db=20.0, worst_psnr_db=15.0, mean_levels=30.0, colour_shift_levels=20.0)
+LOW_LIMITS: Final = ParityLimits(psnr_db=20.0, worst_psnr_db=15.0, mean_levels=30.0, colour_shift_levels=20.0)
 """Random weights make no images that may be judged; with these every convolution is in int8."""
 
 
@@ -38,7 +38,7 @@ def random_network(spec: UnetSpec) -> UnetGenerator:
     torch.manual_seed(0)
     network = UnetGenerator(spec)
     if network.appearance is not None:
-        network.appearance.learn(torch.rand(spec.appearance_rows, 12) * 50)
+        network.appearance.set_table(torch.rand(spec.appearance_rows, 12) * 50)
     return network.eval()
 
 
@@ -63,14 +63,14 @@ def random_bundle(root: Path, ngf: int, *, rows: int = 0, **options: Any) -> tup
     return checkpoint, root / "bundle"
 
 
-def kept_bundle(ngf: int) -> tuple[Path, Path]:
+def cached_bundle(ngf: int) -> tuple[Path, Path]:
     """(checkpoint, bundle in every precision), made if sources or versions are others than when it was."""
-    folder = KEPT / f"ngf{ngf}-{_key()}"
+    folder = CACHE / f"ngf{ngf}-{_key()}"
     if not folder.exists():
-        KEPT.mkdir(exist_ok=True, parents=True)
-        for old in KEPT.glob(f"ngf{ngf}-*"):
+        CACHE.mkdir(exist_ok=True, parents=True)
+        for old in CACHE.glob(f"ngf{ngf}-*"):
             shutil.rmtree(old)
-        with tempfile.TemporaryDirectory(dir=KEPT) as made:
+        with tempfile.TemporaryDirectory(dir=CACHE) as made:
             root = Path(made, "made")
             random_bundle(
                 root, ngf, name=f"random-ngf{ngf}", precisions=PRECISIONS, calibrate=CALIBRATION, limits=LOW_LIMITS

@@ -10,7 +10,7 @@ from typing import Any, Final
 import plots
 
 from m2l_runtime._utils.text import plural
-from m2l_runtime.bench.report import Figure, figure_of, ratio_of
+from m2l_runtime.bench.report import Statistic, summarize, summarize_ratio
 from m2l_runtime.bench.table import number
 
 Line = Mapping[str, Any]
@@ -100,7 +100,7 @@ def conditions(line: Line, *more: str) -> str:
     return f"{rehearsal}Conditions: {facts}."
 
 
-def told(figure: Figure) -> str:
+def format_median(figure: Statistic) -> str:
     """Median (lowest..highest)."""
     return f"{number(figure.median)} ({number(figure.lowest)}..{number(figure.highest)})"
 
@@ -125,12 +125,12 @@ def _reasons(line: Line) -> str:
 def _cell(side: Mapping[str, Any], name: str) -> str:
     """A figure of a side; a dash where it was not measured."""
     values = side.get(name)
-    return told(figure_of(values)) if values and None not in values else "-"
+    return format_median(summarize(values)) if values and None not in values else "-"
 
 
 def _ratio(line: Line, side: str) -> str:
     median, lowest, highest = line["over_the_first"][side]
-    return told(Figure(median, lowest, highest))
+    return format_median(Statistic(median, lowest, highest))
 
 
 def _first(sides: Mapping[str, Any]) -> str:
@@ -182,7 +182,7 @@ def _end_to_end(line: Line, picture: str) -> str:
     rows = []
     for name, side in sides.items():
         alone = side.get("engine_images_per_s")
-        share = told(ratio_of(side["images_per_s"], alone)) if alone else "-"
+        share = format_median(summarize_ratio(side["images_per_s"], alone)) if alone else "-"
         cells = (_cell(side, key) for key in ("images_per_s", "engine_images_per_s", "file_kilobytes"))
         rate, engine, size = cells
         rows.append((name, rate, _ratio(line, name), engine, share, size))
@@ -232,10 +232,13 @@ def _first_image(line: Line, picture: str) -> str:
 def _growth(line: Line, picture: str) -> str:
     def series(name: str, heading: str) -> str:
         found = line[name]
-        places = sorted({int(place) for way in found.values() for place in way})
+        places = sorted({int(place) for candidate in found.values() for place in candidate})
         rows = [
-            (way, *(told(figure_of(values[str(place)])) if str(place) in values else "-" for place in places))
-            for way, values in found.items()
+            (
+                candidate,
+                *(format_median(summarize(values[str(place)])) if str(place) in values else "-" for place in places),
+            )
+            for candidate, values in found.items()
         ]
         return _table((heading, *map(str, places)), rows)
 
@@ -255,21 +258,21 @@ def _growth(line: Line, picture: str) -> str:
 
 
 def _forms(line: Line, picture: str) -> str:
-    ways = list(line["layers"][0]["ms"])
+    candidates = list(line["layers"][0]["ms"])
     headings = ["layer"]
-    for way in ways:
-        headings += [f"{way}: deconvolution, ms", "sub-pixel, ms", "deconvolution / sub-pixel"]
+    for candidate in candidates:
+        headings += [f"{candidate}: deconvolution, ms", "sub-pixel, ms", "deconvolution / sub-pixel"]
     rows = []
     for layer in line["layers"]:
         cells = [layer["layer"]]
-        for way in ways:
-            given = layer["ms"][way]
+        for candidate in candidates:
+            given = layer["ms"][candidate]
             both = [given.get(form) for form in ("deconvolution", "sub-pixel")]
-            cells += [number(figure_of(ms).median) if ms else "-" for ms in both]
-            cells.append(told(ratio_of(both[0], both[1])) if both[0] and both[1] else "-")
+            cells += [number(summarize(ms).median) if ms else "-" for ms in both]
+            cells.append(format_median(summarize_ratio(both[0], both[1])) if both[0] and both[1] else "-")
         rows.append(cells)
     whole = line["networks"]
-    variants = list(dict.fromkeys(name for way in whole.values() for name in way))
+    variants = list(dict.fromkeys(name for candidate in whole.values() for name in candidate))
     base = variants[0] if variants else ""
     networks = []
     for variant in variants:
@@ -277,8 +280,8 @@ def _forms(line: Line, picture: str) -> str:
         for given in whole.values():
             has_both = variant in given and base in given
             cells += [
-                told(figure_of(given[variant])) if variant in given else "-",
-                told(ratio_of(given[variant], given[base])) if has_both else "-",
+                format_median(summarize(given[variant])) if variant in given else "-",
+                format_median(summarize_ratio(given[variant], given[base])) if has_both else "-",
             ]
         networks.append(cells)
     return _section(
@@ -290,7 +293,7 @@ def _forms(line: Line, picture: str) -> str:
         "is faster. int8 has no choice: engines have no integer kernel for transposed convolutions.",
         _table(headings, rows),
         f"Whole networks, images/s, and times those of `{base}`:",
-        _table(["form", *(text for way in whole for text in (f"{way}, images/s", "times"))], networks),
+        _table(["form", *(text for candidate in whole for text in (f"{candidate}, images/s", "times"))], networks),
         _reasons(line),
         conditions(line, plural(line["repeats"], "round")),
         _picture(picture, "Deconvolution against sub-pixel form, by layer and in whole networks"),
@@ -302,12 +305,12 @@ def _encoders(line: Line, picture: str) -> str:
     rows = [
         (
             name,
-            told(figure_of(way["cpu_ms"])),
-            told(Figure(*way["over_the_first"])),
-            f"{way['bytes'] / 1e3:.1f}",
-            words[way["is_lossless"]],
+            format_median(summarize(candidate["cpu_ms"])),
+            format_median(Statistic(*candidate["over_the_first"])),
+            f"{candidate['bytes'] / 1e3:.1f}",
+            words[candidate["is_lossless"]],
         )
-        for name, way in line["ways"].items()
+        for name, candidate in line["ways"].items()
     ]
     versions = ", ".join(f"{name} {version}" for name, version in line["versions"].items())
     return _section(
@@ -329,26 +332,28 @@ def _encoders(line: Line, picture: str) -> str:
 def _profile(line: Line, picture: str) -> str:
     giga = line["giga_multiplications"]
     summary, kinds = [], []
-    for way, found in line["ways"].items():
-        medians = {kind: figure_of(ms).median for kind, ms in found["ms_by_kind"].items()}
+    for candidate, found in line["ways"].items():
+        medians = {kind: summarize(ms).median for kind, ms in found["ms_by_kind"].items()}
         convolution_ms = sum(ms for kind, ms in medians.items() if plots.group_of(kind) == plots.CONVOLUTIONS)
-        latency = figure_of(found["latency_p50_ms"])
-        peak = figure_of(found["peak_giga_multiplications_per_s"])
+        latency = summarize(found["latency_p50_ms"])
+        peak = summarize(found["peak_giga_multiplications_per_s"])
         rate = giga / convolution_ms * 1e3 if convolution_ms else 0.0
         summary.append(
             (
-                way,
-                told(latency),
+                candidate,
+                format_median(latency),
                 number(convolution_ms),
                 number(rate),
-                told(peak),
+                format_median(peak),
                 f"{rate / peak.median:.0%}",
                 f"{giga / latency.median * 1e3 / peak.median:.0%}",
             )
         )
         total = sum(medians.values())
         kinds += [
-            (way, kind, number(ms), f"{ms / total:.0%}") for kind, ms in medians.items() if ms >= _SHOWN_SHARE * total
+            (candidate, kind, number(ms), f"{ms / total:.0%}")
+            for kind, ms in medians.items()
+            if ms >= _SHOWN_SHARE * total
         ]
     threads = next(iter(line["ways"].values()))["threads"] if line["ways"] else 0
     return _section(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from m2l_runtime._utils.text import plural
-from m2l_runtime.bench.report import Figure, figure_of, ratio_of
+from m2l_runtime.bench.report import Statistic, summarize, summarize_ratio
 from m2l_runtime.bench.table import number
 
 Line = Mapping[str, Any]
@@ -29,7 +29,7 @@ _GROUPS: Final = {
     "layouts and types": ("Reorder", "Transpose", "Cast", "Convert", "QuantizeLinear", "DequantizeLinear", "Fake"),
 }
 _OTHER: Final = "activations and the rest"
-_GROUP_COLOURS: Final = ("#b3312c", "#2f6690", "#3f7d20", "#8f5aa8", "#c77d0a", "#5c6670", "#c9ccd1")
+_GROUP_COLORS: Final = ("#b3312c", "#2f6690", "#3f7d20", "#8f5aa8", "#c77d0a", "#5c6670", "#c9ccd1")
 
 
 def group_of(kind: str) -> str:
@@ -40,10 +40,10 @@ def group_of(kind: str) -> str:
 def engines(line: Line) -> bytes:
     """Images/s of each way, and how many times the first that is."""
     sides = line["sides"]
-    rows = {name: figure_of(side["images_per_s"]) for name, side in sides.items()}
+    rows = {name: summarize(side["images_per_s"]) for name, side in sides.items()}
     ratios = {name: values[0] for name, values in line["over_the_first"].items()}
     picture, axes = _bars(line, f"The engine alone, ngf {line['ngf']}, 256x256", len(rows))
-    _draw_bars(axes, rows, [_colour(name) for name in rows], [f"{ratios[name]:.2f}x" for name in rows])
+    _draw_bars(axes, rows, [_color(name) for name in rows], [f"{ratios[name]:.2f}x" for name in rows])
     _label_rates(axes, rows)
     return _png(picture)
 
@@ -51,9 +51,9 @@ def engines(line: Line) -> bytes:
 def end_to_end(line: Line) -> bytes:
     """Images/s from files to files, and of the engine alone."""
     sides = line["sides"]
-    rows = {name: figure_of(side["images_per_s"]) for name, side in sides.items()}
+    rows = {name: summarize(side["images_per_s"]) for name, side in sides.items()}
     alone = {
-        name: figure_of(side["engine_images_per_s"]) for name, side in sides.items() if "engine_images_per_s" in side
+        name: summarize(side["engine_images_per_s"]) for name, side in sides.items() if "engine_images_per_s" in side
     }
     ratios = {name: values[0] for name, values in line["over_the_first"].items()}
     picture, axes = _bars(line, f"Mask files to image files, ngf {line['ngf']}", len(rows))
@@ -65,7 +65,7 @@ def end_to_end(line: Line) -> bytes:
         color=_PALE,
         label="its engine alone",
     )
-    _draw_bars(axes, rows, [_colour(name) for name in rows], [f"{ratios[name]:.2f}x" for name in rows], height=0.45)
+    _draw_bars(axes, rows, [_color(name) for name in rows], [f"{ratios[name]:.2f}x" for name in rows], height=0.45)
     most = max(figure.highest for figure in (*rows.values(), *alone.values()))
     axes.set_xlim(0, 1.15 * most)
     picture.legend(frameon=False, loc="outside lower right")
@@ -76,11 +76,11 @@ def end_to_end(line: Line) -> bytes:
 def first_image(line: Line) -> bytes:
     """Seconds to the first image."""
     sides = line["sides"]
-    rows = {name: figure_of(side["seconds"]) for name, side in sides.items()}
+    rows = {name: summarize(side["seconds"]) for name, side in sides.items()}
     ratios = {name: values[0] for name, values in line["over_the_first"].items()}
     picture, axes = _bars(line, f"From a cold process to the first image, ngf {line['ngf']}", len(rows))
     texts = [f"{number(figure.median)} s, {ratios[name]:.2f}x as soon" for name, figure in rows.items()]
-    _draw_bars(axes, rows, [_colour(name) for name in rows], texts, with_figure=False)
+    _draw_bars(axes, rows, [_color(name) for name in rows], texts, with_figure=False)
     axes.set_xlabel("seconds (less is better)")
     return _png(picture)
 
@@ -95,22 +95,25 @@ def growth(line: Line) -> bytes:
         (by_width, "images_per_s_by_ngf", "width of the network (ngf)", "ms an image (less is better)", True),
         (by_count, "seconds_by_image_count", "images", "s from start to last file (less is better)", False),
     )
-    colours = {way: place for place, way in enumerate(dict.fromkeys(way for p in panels for way in line[p[1]]))}
+    colors = {
+        candidate: place
+        for place, candidate in enumerate(dict.fromkeys(candidate for p in panels for candidate in line[p[1]]))
+    }
     for axes, name, across, up, is_rate in panels:
-        for way, values in line[name].items():
+        for candidate, values in line[name].items():
             numbers = sorted(map(int, values))
-            found = [figure_of([1e3 / v if is_rate else v for v in values[str(n)]]) for n in numbers]
-            place = colours[way]
+            found = [summarize([1e3 / v if is_rate else v for v in values[str(n)]]) for n in numbers]
+            place = colors[candidate]
             axes.errorbar(
                 numbers,
                 [figure.median for figure in found],
-                yerr=_whiskers(found),
+                yerr=_error_bars(found),
                 color=_LINES[place % len(_LINES)],
                 marker=_MARKS[place % len(_MARKS)],
                 markersize=5,
                 capsize=2.5,
                 linewidth=1.5,
-                label=way,
+                label=candidate,
             )
         ticks = sorted({int(n) for values in line[name].values() for n in values})
         _log_axes(axes)
@@ -140,23 +143,23 @@ def forms(line: Line) -> bytes:
     picture = Picture(figsize=(13, 4.8), layout="constrained")
     FigureCanvasAgg(picture)
     layers, networks = picture.subplots(1, 2)
-    ways = list(line["layers"][0]["ms"])
-    for place, way in enumerate(ways):
-        sides, found = [], []
+    candidates = list(line["layers"][0]["ms"])
+    for place, candidate in enumerate(candidates):
+        sides, ratios = [], []
         for layer in line["layers"]:
-            given = layer["ms"][way]
+            given = layer["ms"][candidate]
             if len(given) == 2:
                 sides.append(layer["side"] * 1.05 ** (place - 1))
-                found.append(ratio_of(given["deconvolution"], given["sub-pixel"]))
+                ratios.append(summarize_ratio(given["deconvolution"], given["sub-pixel"]))
         layers.errorbar(
             sides,
-            [figure.median for figure in found],
-            yerr=_whiskers(found),
+            [figure.median for figure in ratios],
+            yerr=_error_bars(ratios),
             color=_LINES[place],
             marker=_MARKS[place],
             capsize=2.5,
             linewidth=1.5,
-            label=way,
+            label=candidate,
         )
     layers.axhline(1, color=_INK, linewidth=0.8)
     _log_axes(layers)
@@ -167,20 +170,20 @@ def forms(line: Line) -> bytes:
     layers.set_title("each upsampling layer alone", fontsize=10)
     layers.legend(frameon=False)
     layers.grid(axis="y", color="#e6e8ea")
-    variants = list(dict.fromkeys(name for way in line["networks"].values() for name in way))
-    for place, (way, given) in enumerate(line["networks"].items()):
+    variants = list(dict.fromkeys(name for candidate in line["networks"].values() for name in candidate))
+    for place, (candidate, given) in enumerate(line["networks"].items()):
         if variants[0] not in given:
             continue
-        found = [ratio_of(given[name], given[variants[0]]) for name in variants if name in given]
+        ratios = [summarize_ratio(given[name], given[variants[0]]) for name in variants if name in given]
         spots = [variants.index(name) + 0.26 * (place - 1) for name in variants if name in given]
         networks.barh(
             spots,
-            [figure.median for figure in found],
+            [figure.median for figure in ratios],
             height=0.24,
             color=_LINES[place],
-            xerr=_whiskers(found),
+            xerr=_error_bars(ratios),
             error_kw={"ecolor": _INK, "capsize": 2, "elinewidth": 1},
-            label=way,
+            label=candidate,
         )
     networks.axvline(1, color=_INK, linewidth=0.8)
     networks.set_yticks(range(len(variants)), variants)
@@ -195,14 +198,14 @@ def forms(line: Line) -> bytes:
 
 def encoders(line: Line) -> bytes:
     """CPU time of each lossless way, the quickest first, with the size of its files."""
-    ways = {name: way for name, way in line["ways"].items() if way["is_lossless"]}
-    rows = {name: figure_of(way["cpu_ms"]) for name, way in ways.items()}
+    candidates = {name: candidate for name, candidate in line["ways"].items() if candidate["is_lossless"]}
+    rows = {name: summarize(candidate["cpu_ms"]) for name, candidate in candidates.items()}
     rows = dict(sorted(rows.items(), key=lambda item: item[1].median))
     picture, axes = _bars(line, "Lossless encoders, one image of 256x256", len(rows), inch=0.3)
     others = ("imagecodecs", "OpenCV", "fpng", "simplejpeg")
-    colours = [_THEIRS if name.startswith(others) else _OURS for name in rows]
-    texts = [f"{number(figure.median)} ms, {ways[name]['bytes'] / 1e3:.0f} kB" for name, figure in rows.items()]
-    _draw_bars(axes, rows, colours, texts, with_figure=False)
+    colors = [_THEIRS if name.startswith(others) else _OURS for name in rows]
+    texts = [f"{number(figure.median)} ms, {candidates[name]['bytes'] / 1e3:.0f} kB" for name, figure in rows.items()]
+    _draw_bars(axes, rows, colors, texts, with_figure=False)
     axes.set_xscale("log")
     axes.set_xlim(0.5 * min(f.lowest for f in rows.values()), 6 * max(f.highest for f in rows.values()))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -212,29 +215,29 @@ def encoders(line: Line) -> bytes:
 
 def profile(line: Line) -> bytes:
     """Milliseconds of a call by kind of operator."""
-    ways = line["ways"]
-    picture, axes = _bars(line, f"Where the time of one image goes, ngf {line['ngf']}", len(ways) + 1)
-    begins = [0.0] * len(ways)
-    for group, colour in zip((*_GROUPS, _OTHER), _GROUP_COLOURS, strict=True):
+    candidates = line["ways"]
+    picture, axes = _bars(line, f"Where the time of one image goes, ngf {line['ngf']}", len(candidates) + 1)
+    begins = [0.0] * len(candidates)
+    for group, color in zip((*_GROUPS, _OTHER), _GROUP_COLORS, strict=True):
         sums = [
-            sum(figure_of(ms).median for kind, ms in way["ms_by_kind"].items() if group_of(kind) == group)
-            for way in ways.values()
+            sum(summarize(ms).median for kind, ms in candidate["ms_by_kind"].items() if group_of(kind) == group)
+            for candidate in candidates.values()
         ]
-        axes.barh(range(len(ways)), sums, left=begins, height=0.6, color=colour, label=group)
+        axes.barh(range(len(candidates)), sums, left=begins, height=0.6, color=color, label=group)
         begins = [begin + size for begin, size in zip(begins, sums, strict=True)]
     for place, total in enumerate(begins):
         axes.annotate(
             f"{number(total)} ms", (total, place), (5, 0), textcoords="offset points", va="center", fontsize=9
         )
-    axes.set_yticks(range(len(ways)), list(ways))
-    axes.set_ylim(len(ways) - 0.5, -0.5)
+    axes.set_yticks(range(len(candidates)), list(candidates))
+    axes.set_ylim(len(candidates) - 0.5, -0.5)
     axes.set_xlim(0, 1.12 * max(begins, default=1))
     axes.set_xlabel("ms, by the engine's own profiler (less is better)")
     picture.legend(frameon=False, loc="outside lower center", ncols=4, fontsize=9)
     return _png(picture)
 
 
-def _colour(name: str) -> str:
+def _color(name: str) -> str:
     return _OURS if name.startswith("m2l") else _THEIRS
 
 
@@ -249,8 +252,8 @@ def _bars(line: Line, title: str, count: int, inch: float = 0.36) -> tuple[Pictu
 
 def _draw_bars(
     axes: Any,
-    rows: Mapping[str, Figure],
-    colours: Sequence[str],
+    rows: Mapping[str, Statistic],
+    colors: Sequence[str],
     texts: Sequence[str],
     *,
     height: float = 0.7,
@@ -263,8 +266,8 @@ def _draw_bars(
         places,
         [figure.median for figure in figures],
         height=height,
-        color=colours,
-        xerr=_whiskers(figures),
+        color=colors,
+        xerr=_error_bars(figures),
         error_kw={"ecolor": _INK, "capsize": 2.5, "elinewidth": 1.1},
     )
     for place, figure, text in zip(places, figures, texts, strict=True):
@@ -277,7 +280,7 @@ def _draw_bars(
     axes.set_xlim(0, 1.3 * max((figure.highest for figure in figures), default=1))
 
 
-def _label_rates(axes: Any, rows: Mapping[str, Figure], *, keep_limits: bool = False) -> None:
+def _label_rates(axes: Any, rows: Mapping[str, Statistic], *, keep_limits: bool = False) -> None:
     """images/s below, times the first row above."""
     axes.set_xlabel("images/s (more is better)")
     if not keep_limits:
@@ -317,7 +320,7 @@ def _bare(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def _whiskers(found: Sequence[Figure]) -> list[list[float]]:
+def _error_bars(found: Sequence[Statistic]) -> list[list[float]]:
     """How far below and above the medians they reach."""
     return [[figure.median - figure.lowest for figure in found], [figure.highest - figure.median for figure in found]]
 

@@ -33,7 +33,7 @@ from m2l_runtime.conditioning.conditions import ExtraInputs
 from m2l_runtime.output.encoding import Encoding, encode_png, self_description
 
 if TYPE_CHECKING:
-    from torchways import TorchWay
+    from torchways import TorchMode
 
 SIDE: Final = 256
 MASK: Final = TensorSpec(name="mask", role="mask", dtype="uint8", shape=("batch", SIDE, SIDE))
@@ -62,12 +62,12 @@ def started_at_s() -> float:
 
 
 @app.command()
-def pytorch(checkpoint: Path, ngf: int, way: str, batch_size: BatchSize = 1, seconds: Seconds = 2.0) -> None:
+def pytorch(checkpoint: Path, ngf: int, mode: str, batch_size: BatchSize = 1, seconds: Seconds = 2.0) -> None:
     """A checkpoint in PyTorch."""
     from torchways import TorchBackend, load_network, unet_256
 
     def load(_: int | None) -> Backend:
-        return TorchBackend(load_network(checkpoint, unet_256(ngf)), cast("TorchWay", way), batch_size)
+        return TorchBackend(load_network(checkpoint, unet_256(ngf)), cast("TorchMode", mode), batch_size)
 
     _measure(load, _mask_batches(batch_size), batch_size, seconds, streams=1)
 
@@ -178,8 +178,8 @@ def _mask_batches(batch_size: int) -> list[timing.Batch]:
     return [{"mask": masks[numbers]} for numbers in rows]
 
 
-def _source(path: Path, precision: Precision, comes_in: TensorSpec, goes_out: TensorSpec) -> ModelSource:
-    return ModelSource(path.name, path.read_bytes(), precision, (comes_in,), (goes_out,))
+def _source(path: Path, precision: Precision, input_spec: TensorSpec, output_spec: TensorSpec) -> ModelSource:
+    return ModelSource(path.name, path.read_bytes(), precision, (input_spec,), (output_spec,))
 
 
 def _float_source(
@@ -189,9 +189,9 @@ def _float_source(
     shape_out: Sequence[int],
     names: tuple[str, str] = ("x", "y"),
 ) -> ModelSource:
-    comes_in = TensorSpec(name=names[0], role="mask", dtype="float32", shape=("batch", *shape_in))
-    goes_out = TensorSpec(name=names[1], role="image", dtype="float32", shape=("batch", *shape_out))
-    return _source(path, precision, comes_in, goes_out)
+    input_spec = TensorSpec(name=names[0], role="mask", dtype="float32", shape=("batch", *shape_in))
+    output_spec = TensorSpec(name=names[1], role="image", dtype="float32", shape=("batch", *shape_out))
+    return _source(path, precision, input_spec, output_spec)
 
 
 # Mask files to image files.

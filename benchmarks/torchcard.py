@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from m2l_runtime.backends.base import Inputs, Settings
+from m2l_runtime.backends.base import BackendSettings, Inputs
 from m2l_runtime.errors import DeviceUnavailable
 
 
 @dataclass(frozen=True)
-class TorchWay:
+class TorchMode:
     """How PyTorch is told to compute."""
 
     title: str
@@ -28,12 +28,12 @@ class TorchWay:
     """torch.compile, max-autotune: kernels chosen by timing, and calls as CUDA graphs."""
 
 
-WAYS: Final = {
-    "fp32": TorchWay("PyTorch eager fp32"),
-    "tf32": TorchWay("PyTorch eager TF32", tf32=True),
-    "fp16": TorchWay("PyTorch autocast fp16, channels last", torch.float16, channels_last=True),
-    "bf16": TorchWay("PyTorch autocast bf16, channels last", torch.bfloat16, channels_last=True),
-    "compiled": TorchWay(
+MODES: Final = {
+    "fp32": TorchMode("PyTorch eager fp32"),
+    "tf32": TorchMode("PyTorch eager TF32", tf32=True),
+    "fp16": TorchMode("PyTorch autocast fp16, channels last", torch.float16, channels_last=True),
+    "bf16": TorchMode("PyTorch autocast bf16, channels last", torch.bfloat16, channels_last=True),
+    "compiled": TorchMode(
         "PyTorch compiled max-autotune, autocast fp16, channels last", torch.float16, channels_last=True, compiled=True
     ),
 }
@@ -42,10 +42,10 @@ WAYS: Final = {
 class ByteNetwork(nn.Module):
     """Masks as bytes to (images as bytes, the network's own pixels)."""
 
-    def __init__(self, network: nn.Module, way: TorchWay) -> None:
+    def __init__(self, network: nn.Module, mode: TorchMode) -> None:
         super().__init__()
-        self._network, self._way = network, way
-        self._format = torch.channels_last if way.channels_last else torch.contiguous_format
+        self._network, self._way = network, mode
+        self._format = torch.channels_last if mode.channels_last else torch.contiguous_format
 
     def forward(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(N, H, W) to (N, H, W, 3) and (N, 3, H, W)."""
@@ -59,23 +59,23 @@ class ByteNetwork(nn.Module):
         return nullcontext() if self._way.autocast is None else torch.autocast(device, self._way.autocast)
 
 
-class TorchCard:
+class TorchGpu:
     """A network in PyTorch, one call at a time on one thread (CUDA graphs belong to a thread); bytes in, bytes out.
 
     cuDNN chooses its kernels by timing them, as in the original. Copies to the card and back are part of a call.
     """
 
-    def __init__(self, network: nn.Module, way: TorchWay, device: str, batch_size: int) -> None:
+    def __init__(self, network: nn.Module, mode: TorchMode, device: str, batch_size: int) -> None:
         """Raises DeviceUnavailable where PyTorch finds no card."""
         if device == "cuda" and not torch.cuda.is_available():
             raise DeviceUnavailable(f"torch {torch.__version__} is built without CUDA, or finds no card")
         torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = way.tf32
-        self.settings: Final = Settings(
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = mode.tf32
+        self.settings: Final = BackendSettings(
             backend="PyTorch",
             engine=f"torch {torch.__version__}",
             device="cuda:0" if device == "cuda" else device,
-            precision="fp32" if way.autocast is None else str(way.autocast).removeprefix("torch."),
+            precision="fp32" if mode.autocast is None else str(mode.autocast).removeprefix("torch."),
             batch_size=batch_size,
             threads=torch.get_num_threads(),
             provider_options=(("allow_tf32", str(torch.backends.cudnn.allow_tf32)),),
@@ -84,11 +84,11 @@ class TorchCard:
         self.is_finite = True
         """Whether all pixels were, of calls of :meth:`run_checked`: bytes cannot tell."""
         self._device = torch.device(self.settings.device)
-        memory_format = torch.channels_last if way.channels_last else torch.contiguous_format
+        memory_format = torch.channels_last if mode.channels_last else torch.contiguous_format
         network = network.eval().to(self._device).to(memory_format=memory_format)  # type: ignore[call-overload]
-        self._network: Any = ByteNetwork(network, way)
-        self._without_gradients = torch.no_grad if way.compiled else torch.inference_mode
-        if way.compiled:
+        self._network: Any = ByteNetwork(network, mode)
+        self._without_gradients = torch.no_grad if mode.compiled else torch.inference_mode
+        if mode.compiled:
             self._network = torch.compile(self._network, mode="max-autotune", dynamic=False)
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:

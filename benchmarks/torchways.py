@@ -11,32 +11,32 @@ import numpy.typing as npt
 import torch
 
 from m2l_runtime._utils.cpu import usable_cpus
-from m2l_runtime.backends.base import Inputs, Settings
+from m2l_runtime.backends.base import BackendSettings, Inputs
 from m2l_train.models.networks import UnetGenerator, UnetSpec
 
-TorchWay = Literal["eager", "channels_last", "compiled", "bf16"]
+TorchMode = Literal["eager", "channels_last", "compiled", "bf16"]
 """As the original's test; in another order in memory; that compiled; that within autocast."""
 
 
 class TorchBackend:
     """A network in PyTorch on all CPUs, one call at a time; bytes in, bytes out, as for any backend."""
 
-    def __init__(self, network: torch.nn.Module, way: TorchWay, batch_size: int) -> None:
+    def __init__(self, network: torch.nn.Module, mode: TorchMode, batch_size: int) -> None:
         torch.set_num_threads(usable_cpus())
-        self.settings: Final = Settings(
+        self.settings: Final = BackendSettings(
             backend="PyTorch",
             engine=f"torch {torch.__version__}",
             device="cpu",
-            precision="bf16" if way == "bf16" else "fp32",
+            precision="bf16" if mode == "bf16" else "fp32",
             batch_size=batch_size,
             threads=torch.get_num_threads(),
         )
         self.notes: tuple[str, ...] = ()
-        self._format = torch.contiguous_format if way == "eager" else torch.channels_last
+        self._format = torch.contiguous_format if mode == "eager" else torch.channels_last
         self._network = network.eval().to(memory_format=self._format)  # type: ignore[call-overload]
-        if way == "compiled":
+        if mode == "compiled":
             self._network = torch.compile(self._network)
-        self._autocast = torch.autocast("cpu", torch.bfloat16) if way == "bf16" else nullcontext()
+        self._autocast = torch.autocast("cpu", torch.bfloat16) if mode == "bf16" else nullcontext()
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
         """See :class:`m2l_runtime.backends.base.Backend`."""

@@ -24,7 +24,7 @@ from typing import Annotated, Final
 import numpy as np
 import torch
 import typer
-from harness import by_turns, rates, report
+from harness import interleave, rates, report
 from PIL import Image
 
 from m2l_runtime._utils.cpu import usable_cpus
@@ -69,7 +69,7 @@ def steps(
     chosen = sides.split("|") if sides else list(SIDES)
     with tempfile.TemporaryDirectory() as folder:
         data = draw_pairs(Path(folder, "data"), 4 * batch_size)
-        results = by_turns(
+        results = interleave(
             {name: ("side", data, name, ngf, ndf, batch_size, images, device) for name in chosen}, HERE, repeats
         )
     median = rates(results)
@@ -102,7 +102,7 @@ def data(
     with tempfile.TemporaryDirectory() as folder:
         root = draw_pairs(Path(folder, "data"), pairs)
         sides = {name: ("batches", root, name, batch_size, device) for name in ("read each epoch", "decoded once")}
-        results = by_turns(sides, HERE, repeats)
+        results = interleave(sides, HERE, repeats)
     report(
         "training data",
         batch_size=batch_size,
@@ -126,8 +126,8 @@ def draw_pairs(root: Path, count: int) -> Path:
         noise = Image.fromarray(generator.integers(0, 60, (height // 4, width // 4, 3), np.uint8)).resize(
             (width, height)
         )
-        colours = np.where(mask[:, :, None], (100, 60, 50), (190, 150, 130)) + np.asarray(noise)
-        Image.fromarray(colours.astype(np.uint8)).save(root / "train" / "images" / f"p{number:04}.jpg", quality=95)
+        colors = np.where(mask[:, :, None], (100, 60, 50), (190, 150, 130)) + np.asarray(noise)
+        Image.fromarray(colors.astype(np.uint8)).save(root / "train" / "images" / f"p{number:04}.jpg", quality=95)
         Image.fromarray(mask).save(root / "train" / "masks" / f"p{number:04}.png")
     return root
 

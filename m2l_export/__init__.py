@@ -13,15 +13,15 @@ from m2l_runtime._utils.imports import announce_moved_modules, lazy_attributes
 
 if TYPE_CHECKING:
     from m2l_export.export import ExportReport, export_checkpoint
-    from m2l_export.parity.metrics import Limits
+    from m2l_export.parity.metrics import ParityLimits
 
 _HOMES = {
     "ExportReport": "export",
-    "Limits": "parity.metrics",
+    "ParityLimits": "parity.metrics",
     "export_checkpoint": "export",
 }
 
-__all__ = ["ExportReport", "Limits", "export_checkpoint"]
+__all__ = ["ExportReport", "ParityLimits", "export_checkpoint"]
 
 if not TYPE_CHECKING:  # a type checker reads the imports above
     __getattr__ = lazy_attributes(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import CheckpointError
-from m2l_train.models.networks import FEWEST_LEVELS, Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_train.models.networks import MIN_DEPTH, Norm, UnetGenerator, UnetSpec, Upsample
 
 EXPECTED: Final = "expected the generator of pix2pix with --netG unet_128 or unet_256, as in latest_net_G.pth"
 MAX_BYTES: Final = 1 << 32
@@ -59,10 +59,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _weights_inside(folder: Path) -> str:
     try:
-        found = sorted(f.name for f in folder.glob("*_net_G.pth"))
+        checkpoint_names = sorted(f.name for f in folder.glob("*_net_G.pth"))
     except OSError:
-        found = []
-    return f" that holds {printable(', '.join(found[:3]))}" if found else ""
+        checkpoint_names = []
+    return f" that holds {printable(', '.join(checkpoint_names[:3]))}" if checkpoint_names else ""
 
 
 def _read(file: Path) -> bytes:
@@ -207,11 +207,11 @@ def infer_spec(state: Mapping[str, Tensor]) -> UnetSpec:
             break
         levels += 1
         prefix += f"model.{1 if levels == 1 else 3}."
-    if first is None or first.ndim != 4 or levels < FEWEST_LEVELS:
-        raise CheckpointError(f"holds {_what_it_looks_like(state)}; {EXPECTED}")
+    if first is None or first.ndim != 4 or levels < MIN_DEPTH:
+        raise CheckpointError(f"holds {_describe_unknown_checkpoint(state)}; {EXPECTED}")
     last = state.get("model.model.3.weight")
     if last is None or last.ndim != 4 or tuple(first.shape[2:]) != (4, 4):
-        raise CheckpointError(f"holds {_what_it_looks_like(state)}; {EXPECTED}")
+        raise CheckpointError(f"holds {_describe_unknown_checkpoint(state)}; {EXPECTED}")
     upsample: Upsample = "resize" if tuple(last.shape[2:]) == (3, 3) else "deconv"
     table = state.get("appearance.table")
     spec = UnetSpec(
@@ -240,7 +240,7 @@ def _infer_norm(state: Mapping[str, Tensor]) -> Norm:
     return "instance" if "model.model.0.bias" in state else "none"
 
 
-def _what_it_looks_like(state: Mapping[str, Tensor]) -> str:
+def _describe_unknown_checkpoint(state: Mapping[str, Tensor]) -> str:
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     four = {key: shape for key, shape in shapes.items() if len(shape) == 4}
     channels = next((shape[1] for shape in four.values()), 0)
@@ -252,6 +252,6 @@ def _what_it_looks_like(state: Mapping[str, Tensor]) -> str:
     if "net.0.weight" in four:
         return f"a pixel discriminator ({channels} input channels)"
     if "model.model.0.weight" in four:
-        return f"a network like a U-Net generator but with fewer than {FEWEST_LEVELS} levels"
+        return f"a network like a U-Net generator but with fewer than {MIN_DEPTH} levels"
     some = printable(", ".join(list(shapes)[:3]))
     return f"a state_dict of {plural(len(shapes), 'tensor')} that is no U-Net generator ({some}, ...)"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 if TYPE_CHECKING:
-    from m2l_export.tensorrt import PlanWishes
+    from m2l_export.tensorrt import PlanOptions
     from m2l_runtime.bundle.schema import Precision
 
 
@@ -36,7 +36,7 @@ class WeightsOption(StrEnum):
     fp16 = "fp16"
 
 
-class FlavourOption(StrEnum):
+class TensorRtVariantOption(StrEnum):
     """Choices of --flavour."""
 
     tensorrt = "tensorrt"
@@ -175,14 +175,14 @@ def export(
         ),
     ] = None,
     flavour: Annotated[
-        FlavourOption | None,
+        TensorRtVariantOption | None,
         typer.Option(
             help="TensorRT builds for the card that is here, TensorRT for RTX for all but Hopper.  "
             "[default: tensorrt if it is installed and the card here]",
             show_default=False,
         ),
     ] = None,
-    optimisation_level: Annotated[
+    optimization_level: Annotated[
         int | None,
         typer.Option(help="Of the builder, 0 to 5.  [default: the library's own]", show_default=False),
     ] = None,
@@ -207,9 +207,9 @@ def export(
     Exit status: 0 the bundle is written, 1 it is not (the gate did not pass, or something cannot be read or written),
     2 wrong usage, 130 interrupted, 143 terminated. Unless it is 0, nothing is left behind.
     """
-    from m2l_export import Limits, export_checkpoint
+    from m2l_export import ParityLimits, export_checkpoint
     from m2l_runtime._utils.signals import exit_on_sigterm
-    from m2l_runtime._utils.text import aside, printable
+    from m2l_runtime._utils.text import print_stderr, printable
     from m2l_runtime.backends.cuda.backend import BATCH_SIZE as CUDA_BATCH_SIZE
     from m2l_runtime.cli.progress import BuildProgress
     from m2l_runtime.cli.report import describe_parity
@@ -235,7 +235,7 @@ def export(
             raise typer.BadParameter(f"{name_given} has no effect on {asked}; leave it out, or give --precision int8")
     if calibrate is not None and not calibrate.strip():
         raise typer.BadParameter("--calibrate takes a folder of masks, or words such as shapes:300; got nothing")
-    plans = _plan_wishes(tensorrt, batch, compute_capability, flavour, optimisation_level, memory_limit, timing_cache)
+    plans = _plan_options(tensorrt, batch, compute_capability, flavour, optimization_level, memory_limit, timing_cache)
     with exit_on_sigterm(), closing(BuildProgress()) as progress:
         report = export_checkpoint(
             checkpoint,
@@ -252,20 +252,20 @@ def export(
             engines=None if engines is None else _words("--engines", engines),
             calibrate=calibrate,
             min_contrast=min_contrast,
-            limits=Limits(**{name: value for name, value in given.items() if value is not None}),
+            limits=ParityLimits(**{name: value for name, value in given.items() if value is not None}),
             overwrite=overwrite,
             origin=origin,
             plans=plans,
-            on_step=progress.say,
+            on_step=progress.message,
             on_progress=progress.step,
         )
     if plans is not None and not plans.batch_sizes[0] <= CUDA_BATCH_SIZE <= plans.batch_sizes[2]:
-        aside(
+        print_stderr(
             f"note: m2l synth takes {CUDA_BATCH_SIZE} masks a call on a card unless told otherwise, which these plans "
             f"do not; give it --batch-size {plans.batch_sizes[1]}"
         )
     for warning in report.warnings:
-        aside(f"warning: {printable(warning)}")
+        print_stderr(f"warning: {printable(warning)}")
     if json:
         import msgspec
 
@@ -275,17 +275,22 @@ def export(
             "inputs": report.bundle.manifest.inputs,
             "models": report.bundle.manifest.models,
             "plans": report.bundle.manifest.plans,
-            "sensitivity": {way.model.file.path: way.sensitivity for way in report.ways if way.sensitivity is not None},
+            "sensitivity": {
+                variant.model.file.path: variant.sensitivity
+                for variant in report.variants
+                if variant.sensitivity is not None
+            },
             "warnings": report.warnings,
         }
         typer.echo(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
         return
     typer.echo(f"{printable(bundle)} is ready: {describe_parity(report.parity)}")
-    for way in report.ways:
+    for variant in report.variants:
         typer.echo(
-            f"{way.model.precision} on {', '.join(way.model.engines)}: PSNR {way.fidelity.mean_psnr_db:.1f} dB against "
-            f"fp32, worst {way.fidelity.worst_psnr_db:.1f}, over {way.model.parity.mask_count} masks"
-            + (" (emulated)" if way.model.parity.kind == "emulated" else "")
+            f"{variant.model.precision} on {', '.join(variant.model.engines)}: PSNR "
+            f"{variant.fidelity.mean_psnr_db:.1f} dB against "
+            f"fp32, worst {variant.fidelity.worst_psnr_db:.1f}, over {variant.model.parity.mask_count} masks"
+            + (" (emulated)" if variant.model.parity.kind == "emulated" else "")
         )
     for built in report.plans:
         entry = built.entry
@@ -313,23 +318,23 @@ def _precisions(text: str) -> tuple[Precision, ...]:
     return cast("tuple[Precision, ...]", words)
 
 
-def _plan_wishes(
+def _plan_options(
     is_asked: bool,
     batch: str | None,
     compute_capability: str | None,
-    flavour: FlavourOption | None,
-    optimisation_level: int | None,
+    flavour: TensorRtVariantOption | None,
+    optimization_level: int | None,
     memory_limit: int | None,
     timing_cache: Path | None,
-) -> PlanWishes | None:
+) -> PlanOptions | None:
     """What --tensorrt and the options beside it say; these have no effect without it, and are refused."""
-    from m2l_export.tensorrt import PlanWishes
+    from m2l_export.tensorrt import PlanOptions
 
     options = {
         "--batch": batch,
         "--compute-capability": compute_capability,
         "--flavour": flavour,
-        "--optimisation-level": optimisation_level,
+        "--optimisation-level": optimization_level,
         "--memory-limit": memory_limit,
         "--timing-cache": timing_cache,
     }
@@ -338,7 +343,7 @@ def _plan_wishes(
             if value is not None:
                 raise typer.BadParameter(f"{name} is of TensorRT plans; give --tensorrt, or leave it out")
         return None
-    sizes = PlanWishes.batch_sizes
+    sizes = PlanOptions.batch_sizes
     if batch is not None:
         words = _words("--batch", batch)
         if len(words) != len(sizes) or not all(word.isascii() and word.isdecimal() and len(word) < 6 for word in words):
@@ -349,11 +354,11 @@ def _plan_wishes(
         sizes = (least, likely, most)
     if memory_limit is not None and not 1 <= memory_limit <= _MEBIBYTE:
         raise typer.BadParameter(f"--memory-limit is 1 to {_MEBIBYTE:,} MiB, got {memory_limit}")
-    return PlanWishes(
+    return PlanOptions(
         compute_capabilities=() if compute_capability is None else _words("--compute-capability", compute_capability),
         flavour=None if flavour is None else flavour.value,
         batch_sizes=sizes,
-        optimisation_level=optimisation_level,
+        optimization_level=optimization_level,
         memory_limit_bytes=None if memory_limit is None else memory_limit * _MEBIBYTE,
         timing_cache=timing_cache,
     )

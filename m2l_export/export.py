@@ -20,15 +20,23 @@ from m2l_export.graph.fp16_weights import store_weights_as_fp16
 from m2l_export.graph.onnx_writer import APPEARANCE, BATCH, DROPOUT_BITS, IMAGE, OPSET, input_specs, to_onnx
 from m2l_export.model_card import model_card
 from m2l_export.parity import gate
-from m2l_export.parity.metrics import Limits
-from m2l_export.precisions import HALF_LEVELS, Reference, Way, half_way, int8_way, judge, prove
+from m2l_export.parity.metrics import ParityLimits
+from m2l_export.precisions import (
+    MAX_FP16_LEVELS,
+    ModelVariant,
+    Reference,
+    build_fp16_variant,
+    build_int8_variant,
+    evaluate,
+    validate,
+)
 from m2l_export.quantize.calibration import read_calibration
-from m2l_export.run_provenance import find_origin
+from m2l_export.run_provenance import find_run_provenance
 from m2l_export.targets import ENGINES, OPENVINO, TENSORRT, _require_plans, _targets, is_installed
 from m2l_export.tensorrt import (
     BuiltPlan,
     GateImages,
-    PlanWishes,
+    PlanOptions,
     build,
     read_timings,
     resolve,
@@ -67,9 +75,9 @@ Weights = Literal["fp32", "fp16"]
 
 ENGINE: Final = "onnxruntime"
 
-LARGEST_SIDE: Final = 4096
+MAX_SIDE: Final = 4096
 
-MOST_CONTRAST: Final = 100.0
+MAX_CONTRAST: Final = 100.0
 
 DEFAULT_CALIBRATION: Final = "shapes:200,seed=1"
 
@@ -85,7 +93,7 @@ class ExportReport:
     parity: Parity
     """Of the fp32 file on onnxruntime."""
     warnings: tuple[str, ...]
-    ways: tuple[Way, ...] = ()
+    variants: tuple[ModelVariant, ...] = ()
     """Precisions below fp32, with their figures."""
     plans: tuple[BuiltPlan, ...] = ()
     """TensorRT's."""
@@ -106,11 +114,11 @@ def export_checkpoint(
     precisions: Sequence[Precision] = ("fp32",),
     engines: Sequence[str] | None = None,
     calibrate: str | os.PathLike[str] | None = None,
-    limits: Limits | None = None,
+    limits: ParityLimits | None = None,
     min_contrast: float = 0.0,
     overwrite: bool = False,
     origin: str = "",
-    plans: PlanWishes | None = None,
+    plans: PlanOptions | None = None,
     on_step: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[str, int, int], bool] = lambda *_: True,
 ) -> ExportReport:
@@ -145,7 +153,7 @@ def export_checkpoint(
             are asked for.
         calibrate: masks that int8 is tuned on and lower precisions are judged on: a folder of at least 16 that differ,
             or words as of `m2l synth`; None: drawn shapes.
-        limits: what lower precisions may be off; None: the defaults of :class:`m2l_export.parity.metrics.Limits`.
+        limits: what lower precisions may be off; None: the defaults of :class:`m2l_export.parity.metrics.ParityLimits`.
         min_contrast: appearances are left out of the bundle's table, hence never drawn, whose lesion and skin differ by
             less than this, in Delta E*ab of their mean colours: there nobody sees where the mask is.
         overwrite: replace a bundle that is at `bundle`.
@@ -180,12 +188,12 @@ def export_checkpoint(
         timings = b"" if timings_at is None else read_timings(timings_at)
         _require_plans(precisions, targets)
 
-    origin_of = find_origin(Path(checkpoint))
-    on_step(f"reading {printable(origin_of.file)}")
-    loaded = load_checkpoint(origin_of.file)
+    run_provenance = find_run_provenance(Path(checkpoint))
+    on_step(f"reading {printable(run_provenance.file)}")
+    loaded = load_checkpoint(run_provenance.file)
     spec = loaded.network.spec
-    origin_of = origin_of.of(spec)
-    config = origin_of.config
+    run_provenance = run_provenance.for_network(spec)
+    config = run_provenance.config
     if image_size is None and config is not None:
         image_size = config.image_size
     size = _image_size(spec, image_size, printable(checkpoint))
@@ -248,10 +256,10 @@ def export_checkpoint(
         checkpoint=printable(loaded.file_name),
         checkpoint_sha256=loaded.sha256,
         versions={"m2l": __version__} | {p: _version(p) for p in ("torch", "onnx", "numpy")},
-        training=origin_of.training(loaded),
+        training=run_provenance.training(loaded),
     )
     base = ModelFile(
-        file=FileEntry.of(source.name, content),
+        file=FileEntry.from_content(source.name, content),
         format="onnx",
         opset=OPSET,
         precision="fp32",
@@ -266,32 +274,32 @@ def export_checkpoint(
         on_step(f"the gate: the same through {OPENVINO}")
         found = gate.measure(reference, gate_inputs, len(gate_masks), source, OPENVINO, accepted)
         models.append(msgspec.structs.replace(base, engines=(OPENVINO,), parity=found))
-    ways: list[Way] = []
+    variants: list[ModelVariant] = []
     if "fp16" in lower:
-        ways.append(
-            half_way(
+        variants.append(
+            build_fp16_variant(
                 deployed.graph,
                 base,
                 source,
                 reference,
                 gate_inputs,
-                max(HALF_LEVELS, accepted),
+                max(MAX_FP16_LEVELS, accepted),
                 ENGINES["fp16"] if engines is None else targets["fp16"],
                 on_step,
             )
         )
     if calibration is not None:
-        compared, limits = Reference(source, calibration), limits or Limits()
+        compared, limits = Reference(source, calibration), limits or ParityLimits()
         for precision, engine in ((p, engine) for p in lower if p != "fp16" for engine in targets[p]):
             if precision == "int8":
                 transposed = deploy(loaded.network, norm_statistics, "deconvolution", stochastic).graph
-                way = int8_way(transposed, base, source, engine, compared, limits, on_step)
+                variant = build_int8_variant(transposed, base, source, engine, compared, limits, on_step)
             else:
-                judgement = judge(source, engine, precision, compared, on_step)
-                way = prove(base, source, engine, precision, compared, limits, judgement)
-            ways.append(way)
-    files |= {way.model.file.path: way.content for way in ways}
-    models += [way.model for way in ways]
+                validation = evaluate(source, engine, precision, compared, on_step)
+                variant = validate(base, source, engine, precision, compared, limits, validation)
+            variants.append(variant)
+    files |= {variant.model.file.path: variant.content for variant in variants}
+    models += [variant.model for variant in variants]
     built: list[BuiltPlan] = []
     if plans is not None:
         models.append(
@@ -308,8 +316,8 @@ def export_checkpoint(
                 reference,
                 len(gate_masks),
                 parity.reference,
-                max(HALF_LEVELS, accepted),
-                limits or Limits(),
+                max(MAX_FP16_LEVELS, accepted),
+                limits or ParityLimits(),
             ),
             timings,
             on_step,
@@ -317,7 +325,7 @@ def export_checkpoint(
         )
         for one in built:
             files |= one.files
-    warnings = _warnings(reference, parity, ACCEPTED_LEVELS[weights], ways)
+    warnings = _warnings(reference, parity, ACCEPTED_LEVELS[weights], variants)
     if table is not None:
         files[APPEARANCES_NAME] = _npz({APPEARANCES_ARRAY: table})
     title = printable(name or target.resolve().name)[:200]
@@ -331,7 +339,7 @@ def export_checkpoint(
         origin,
         0 if table is None else len(table),
         min_contrast,
-        {way.model.engines[0]: way.sensitivity for way in ways if way.sensitivity is not None},
+        {variant.model.engines[0]: variant.sensitivity for variant in variants if variant.sensitivity is not None},
         tuple(one.entry for one in built),
     ).encode()
     manifest = Manifest(
@@ -341,15 +349,15 @@ def export_checkpoint(
         inputs=source.inputs,
         outputs=source.outputs,
         models=tuple(models),
-        golden=Golden(file=FileEntry.of("golden.npz", golden), count=len(golden_rows), engine=golden_engine),
-        model_card=FileEntry.of("MODEL_CARD.md", card),
+        golden=Golden(file=FileEntry.from_content("golden.npz", golden), count=len(golden_rows), engine=golden_engine),
+        model_card=FileEntry.from_content("MODEL_CARD.md", card),
         network=network,
         provenance=provenance,
         warnings=warnings,
         appearance=None
         if table is None
         else AppearanceTable(
-            file=FileEntry.of(APPEARANCES_NAME, files[APPEARANCES_NAME]),
+            file=FileEntry.from_content(APPEARANCES_NAME, files[APPEARANCES_NAME]),
             count=len(table),
             names=NAMES,
             min_contrast=min_contrast,
@@ -358,16 +366,16 @@ def export_checkpoint(
     )
     files["MODEL_CARD.md"] = card
     on_step(f"writing {printable(target)}")
-    made = write_bundle(target, manifest, files, overwrite=overwrite)
+    written_bundle = write_bundle(target, manifest, files, overwrite=overwrite)
     if timings_at is not None:
         write_timings(timings_at, timings)
-    return ExportReport(made, parity, warnings, tuple(ways), tuple(built))
+    return ExportReport(written_bundle, parity, warnings, tuple(variants), tuple(built))
 
 
 def _appearances(network: UnetGenerator, min_contrast: float, checkpoint: str) -> npt.NDArray[np.float32] | None:
     """The table (count, 12) that a network trained with appearances keeps, without those of less contrast."""
-    if not 0 <= min_contrast <= MOST_CONTRAST:
-        raise InputError(f"--min-contrast must be between 0 and {MOST_CONTRAST:g} Delta E, got {min_contrast:g}")
+    if not 0 <= min_contrast <= MAX_CONTRAST:
+        raise InputError(f"--min-contrast must be between 0 and {MAX_CONTRAST:g} Delta E, got {min_contrast:g}")
     if network.appearance is None:
         if min_contrast:
             raise InputError(f"{checkpoint}: was trained without appearances; leave out --min-contrast")
@@ -396,10 +404,10 @@ def _image_size(spec: UnetSpec, image_size: int | None, checkpoint: str) -> tupl
     step = 1 << spec.levels
     if image_size is None:
         return step, step
-    if image_size % step or not step <= image_size <= LARGEST_SIDE:
+    if image_size % step or not step <= image_size <= MAX_SIDE:
         raise CheckpointError(
             f"{checkpoint}: a network of {spec.levels} levels works on multiples of {step} pixels up to "
-            f"{LARGEST_SIDE}, got --image-size {image_size}"
+            f"{MAX_SIDE}, got --image-size {image_size}"
         )
     return image_size, image_size
 
@@ -419,14 +427,14 @@ def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def _warnings(reference: Images, parity: Parity, expected: int, ways: Sequence[Way]) -> tuple[str, ...]:
+def _warnings(reference: Images, parity: Parity, expected: int, variants: Sequence[ModelVariant]) -> tuple[str, ...]:
     known_miss = None
     if parity.max_level_difference > expected:
         known_miss = (
             f"the gate was told to accept differences of up to {parity.accepted_max_level_difference} levels and "
             f"found {parity.max_level_difference}"
         )
-    found = (gate.mask_blindness(reference), known_miss, *(way.warning for way in ways))
+    found = (gate.mask_blindness(reference), known_miss, *(variant.warning for variant in variants))
     return tuple(warning for warning in found if warning is not None)
 
 

@@ -69,7 +69,7 @@ def model_card(
         norm=network.norm,
         norm_statistics=network.norm_statistics,
         parameter_count=network.parameter_count,
-        beside=_beside(network, appearance_count, min_contrast),
+        beside=_input_lines(network, appearance_count, min_contrast),
         dropout=_DROPOUT[network.dropout],
         weights=next(
             (_WEIGHTS.format(file=m.file.path) for m in models if m.weights == "fp16" and m.precision == "fp32"), ""
@@ -202,27 +202,27 @@ def _row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _beside(network: Network, appearance_count: int, min_contrast: float) -> str:
+def _input_lines(network: Network, appearance_count: int, min_contrast: float) -> str:
     """What else goes in than the mask."""
-    said = ""
+    text = ""
     if network.appearance:
-        said += (
+        text += (
             "\n\nBeside each mask goes an appearance: the colours of lesion and skin and their spread, as 12 numbers "
             "(CIE L*a*b*).\nThe network was trained with those measured on its own "
             f"images; `appearances.npz` has {appearance_count:,} of them, from which\n`m2l synth` draws. They are "
             "statistics of real photographs, not pictures."
         )
         if min_contrast:
-            said += (
+            text += (
                 " Left out are those whose mean colours of lesion and\nskin are less than "
                 f"{min_contrast:.3g} Delta E*ab apart: there nobody sees where the mask is."
             )
     if network.dropout == "input":
-        said += (
+        text += (
             "\n\nBeside each mask go dropout bits, drawn with a seed: the same seed gives the same image, another seed "
             "another\none. How much another depends on the network, and it is often little."
         )
-    return said
+    return text
 
 
 def _training(training: Training | None) -> str:

@@ -22,7 +22,7 @@ _OF_A_RUN: Final = re.compile(r"(latest|[0-9]+)_net_G\.pth")
 
 
 @dataclass(frozen=True)
-class Origin:
+class RunProvenance:
     """A checkpoint's file, and the run of `m2l train` that it lies in, if any."""
 
     file: Path
@@ -31,7 +31,7 @@ class Origin:
     is_named_by_run: bool = False
     """Whether the folder of the run was given rather than the file."""
 
-    def of(self, spec: UnetSpec) -> Origin:
+    def for_network(self, spec: UnetSpec) -> RunProvenance:
         """The same, once the network in the file is known: a file of another network is not of the run around it.
 
         Raises:
@@ -45,7 +45,7 @@ class Origin:
         if found == wanted:
             return self
         if not self.is_named_by_run:
-            return Origin(self.file)
+            return RunProvenance(self.file)
         raise CheckpointError(
             f"{printable(self.file)}: holds a generator of levels, ngf, norm, upsampling and appearance {found}, but "
             f"config.json beside it says {wanted}; export the file by its own name if that is what you want"
@@ -73,7 +73,7 @@ class Origin:
         )
 
 
-def find_origin(path: Path) -> Origin:
+def find_run_provenance(path: Path) -> RunProvenance:
     """A file alone, a run of `m2l train`, or the latest or a kept generator in one.
 
     Raises:
@@ -81,11 +81,11 @@ def find_origin(path: Path) -> Origin:
     """
     run = RunFolder(path)
     if run.is_run():
-        return Origin(path / GENERATOR, run, run.read_config(), is_named_by_run=True)
+        return RunProvenance(path / GENERATOR, run, run.read_config(), is_named_by_run=True)
     around = RunFolder(path.parent)
     if _OF_A_RUN.fullmatch(path.name) and around.is_run():
-        return Origin(path, around, around.read_config())
-    return Origin(path)
+        return RunProvenance(path, around, around.read_config())
+    return RunProvenance(path)
 
 
 class _Epoch(msgspec.Struct):
@@ -105,9 +105,9 @@ def _epoch(run: RunFolder, epoch: int) -> dict[str, Any]:
         lines = []
     for line in lines:
         try:
-            found = msgspec.json.decode(line, type=_Epoch)
+            record = msgspec.json.decode(line, type=_Epoch)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue  # the line of a step, or a damaged one
-        if found.epoch == epoch:
-            return msgspec.structs.asdict(found)
+        if record.epoch == epoch:
+            return msgspec.structs.asdict(record)
     return {"epoch": epoch}

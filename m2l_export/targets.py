@@ -32,27 +32,27 @@ def _targets(
         if not any(engine in ENGINES[precision] for precision in lower):
             can = "; ".join(f"{precision} is for {' and '.join(ENGINES[precision])}" for precision in lower)
             raise InputError(f"--engines names {printable(engine)[:40]!r}, for which nothing is to be made ({can})")
-    found: dict[Precision, tuple[Target, ...]] = {}
+    targets: dict[Precision, tuple[Target, ...]] = {}
     for precision in lower:
         needed = tuple(
             name
             for name in ENGINES[precision]
             if (engines is None and (name != TENSORRT or has_plans)) or name in (engines or ())
         )
-        found[precision] = tuple(name for name in needed if is_installed(name))
+        targets[precision] = tuple(name for name in needed if is_installed(name))
         if not needed:
             raise InputError(
                 f"--precision {precision} is for {' and '.join(ENGINES[precision])}, and --engines names none of them"
             )
-        missing = [name for name in needed if name not in found[precision]]
+        missing = [name for name in needed if name not in targets[precision]]
         installs = "; ".join(BACKENDS[name].install for name in missing)
-        if missing and (engines is not None or not found[precision]):
+        if missing and (engines is not None or not targets[precision]):
             raise EngineNotInstalled(
                 f"--precision {precision} needs {' or '.join(missing)}, which is not installed: {installs}"
             )
         if missing:
             on_step(f"note: no {precision} for {' and '.join(missing)}, which is not installed: {installs}")
-    return found
+    return targets
 
 
 def _require_plans(precisions: Sequence[Precision], targets: Mapping[Precision, tuple[Target, ...]]) -> None:
@@ -82,14 +82,14 @@ ENGINES: Final[Mapping[Precision, tuple[Target, ...]]] = {
 """Engines that compute a precision: fp16 and all of TensorRT's on cards, the others on CPUs."""
 
 
-def stand_in(engine: str) -> str:
+def proxy_engine(engine: str) -> str:
     """What computes an engine's files where the gate runs: itself, or for one that takes a card onnxruntime's CPU."""
     return REFERENCE_ENGINE if engine == TENSORRT else engine
 
 
 def is_installed(engine: str) -> bool:
     """Whether an engine, or what stands in for it, loads here."""
-    engine = stand_in(engine)
+    engine = proxy_engine(engine)
     try:
         backend_module(engine)
     except EngineNotInstalled:

@@ -13,36 +13,36 @@ import msgspec
 import numpy as np
 
 from m2l_export.parity import gate
-from m2l_export.parity.metrics import Limits, fidelity
+from m2l_export.parity.metrics import ParityLimits, fidelity
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
-from m2l_runtime.backends.base import BackendOptions, ModelSource, Offer
-from m2l_runtime.backends.cuda.devices import Card, card
+from m2l_runtime.backends.base import BackendOptions, ModelSource, PlanRef
+from m2l_runtime.backends.cuda.devices import Gpu, card
 from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.backends.trt import library
 from m2l_runtime.backends.trt.build import BuildOptions, Plan, build_plan, require_target
-from m2l_runtime.bundle.schema import FileEntry, Flavour, ModelFile, Parity, PlanFile, Precision
+from m2l_runtime.bundle.schema import FileEntry, ModelFile, Parity, PlanFile, Precision, TensorRtVariant
 from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled, InputError, ParityError
 from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.types import Images
 
 NOT_MEASURED: Final = "not measured"
-MOST_TIMING_CACHE_BYTES: Final = 1 << 28
+MAX_TIMING_CACHE_BYTES: Final = 1 << 28
 TIMINGS_HEAD: Final = b"m2l: timings of TensorRT, version 1\n"
 
 
 @dataclass(frozen=True)
-class PlanWishes:
+class PlanOptions:
     """What plans are asked for."""
 
     compute_capabilities: tuple[str, ...] = ()
     """Such as 8.9, a plan for each; empty: that of the card which is here."""
-    flavour: Flavour | None = None
+    flavour: TensorRtVariant | None = None
     """None: TensorRT where it is installed and the card is here, else TensorRT for RTX."""
     batch_sizes: tuple[int, int, int] = (1, 16, 64)
     """Least, most likely and largest number of masks of a call."""
-    optimisation_level: int | None = None
+    optimization_level: int | None = None
     """0 to 5; None: the library's own."""
     memory_limit_bytes: int | None = None
     """Of scratch memory on the card; None: all of it."""
@@ -64,7 +64,7 @@ class BuiltPlan:
         return {self.entry.file.path: self.plan.content, self.entry.log.path: self.log}
 
 
-def resolve(wishes: PlanWishes) -> tuple[BuildOptions, ...]:
+def resolve(options_for_plans: PlanOptions) -> tuple[BuildOptions, ...]:
     """What to build for, a plan each; told ahead of the long steps.
 
     Raises:
@@ -72,29 +72,29 @@ def resolve(wishes: PlanWishes) -> tuple[BuildOptions, ...]:
         EngineNotInstalled: the flavour is not there; with the command that installs it.
     """
     try:
-        here: Card | None = card(0)
+        gpu: Gpu | None = card(0)
     except (DeviceUnavailable, EngineNotInstalled):
-        here = None
-    flavour = wishes.flavour or _flavour(wishes.compute_capabilities, here)
+        gpu = None
+    flavour = options_for_plans.flavour or _default_variant(options_for_plans.compute_capabilities, gpu)
     library.load(flavour)
     options = tuple(
         BuildOptions(
             flavour=flavour,
-            batch_sizes=wishes.batch_sizes,
+            batch_sizes=options_for_plans.batch_sizes,
             compute_capability=capability,
-            card=here,
-            optimisation_level=wishes.optimisation_level,
-            memory_limit_bytes=wishes.memory_limit_bytes,
+            card=gpu,
+            optimization_level=options_for_plans.optimization_level,
+            memory_limit_bytes=options_for_plans.memory_limit_bytes,
         )
-        for capability in dict.fromkeys(wishes.compute_capabilities or (None,))
+        for capability in dict.fromkeys(options_for_plans.compute_capabilities or (None,))
     )
     for one in options:
         require_target(one)
     return options
 
 
-def _flavour(capabilities: Sequence[str], here: Card | None) -> Flavour:
-    is_here = here is not None and set(capabilities) <= {here.compute_capability}
+def _default_variant(capabilities: Sequence[str], gpu: Gpu | None) -> TensorRtVariant:
+    is_here = gpu is not None and set(capabilities) <= {gpu.compute_capability}
     return "tensorrt" if is_here and "tensorrt" in library.installed() else "tensorrt_rtx"
 
 
@@ -109,7 +109,7 @@ class GateImages:
     """What made the reference."""
     accepted_levels: int
     """By which plans in fp32 and fp16 may be off."""
-    limits: Limits
+    limits: ParityLimits
     """What plans in int8 may be off."""
 
 
@@ -141,7 +141,7 @@ def build(
         PlanError: a plan was not built, or is not what was asked for.
         ParityError: a plan that runs here gives other images.
     """
-    found = []
+    built_plans = []
     wanted = [m for precision in precisions for m in models if m.precision == precision and "tensorrt" in m.engines]
     for model in wanted:
         content = contents[model.file.path]
@@ -159,17 +159,17 @@ def build(
             )
             timings = plan.timing_cache or timings
             built = _bundled(plan, model)
-            for line in type_lines(plan):
+            for line in describe_types(plan):
                 on_step(line)
             if one.card is not None and one.card.compute_capability == plan.compute_capability:
                 on_step("the gate: the same images through the plan")
                 parity = _measure(built, model, content, source, images)
                 built = dataclasses.replace(built, entry=msgspec.structs.replace(built.entry, parity=parity))
-            found.append(built)
-    return found, timings
+            built_plans.append(built)
+    return built_plans, timings
 
 
-def type_lines(plan: Plan) -> list[str]:
+def describe_types(plan: Plan) -> list[str]:
     """What each convolution computes in, for a person."""
     where = "the finished engine" if plan.types_read_from == "engine" else "the network that was built"
     counts = ", ".join(f"{count} in {kind}" for kind, count in plan.counts.items())
@@ -188,8 +188,8 @@ def _bundled(plan: Plan, model: ModelFile) -> BuiltPlan:
     types = [f"convolution: {one.type} {one.name}" for one in plan.convolutions]
     log = ("\n".join([head, *types, *plan.log]) + "\n").encode()
     entry = PlanFile(
-        file=FileEntry.of(f"{name}.plan", plan.content),
-        log=FileEntry.of(f"{name}.log", log),
+        file=FileEntry.from_content(f"{name}.plan", plan.content),
+        log=FileEntry.from_content(f"{name}.log", log),
         flavour=plan.flavour,
         version=plan.version,
         compute_capability=plan.compute_capability,
@@ -218,25 +218,27 @@ def _measure(
         content=content,
         precision=model.precision,
         sha256=model.file.sha256,
-        plans=(Offer(built.entry, lambda: built.plan.content),),
+        plans=(PlanRef(built.entry, lambda: built.plan.content),),
     )
     batch_size = built.plan.batch_sizes[1]
     options = BackendOptions(
-        device="cuda", precision=model.precision, batch_size=batch_size, streams=2, trust_engines=True
+        device="cuda", precision=model.precision, batch_size=batch_size, streams=2, trust_plans=True
     )
     backend = backend_module("tensorrt").load(runnable, options)
     try:
         if [note for note in backend.notes if "is not used" in note]:
             raise ParityError(f"the plan {built.entry.file.path} is not the one that ran: {'; '.join(backend.notes)}")
-        found = run_in_batches(backend, images.inputs)
+        plan_images = run_in_batches(backend, images.inputs)
         engine = f"{backend.settings.engine}, {backend.settings.device}"
     finally:
         backend.close()
-    largest, mean, psnr = gate.compare(images.reference, found)
+    largest, mean, psnr = gate.compare(images.reference, plan_images)
     if model.precision == "int8":
-        misses = fidelity(images.reference, found).misses(images.limits)
+        misses = fidelity(images.reference, plan_images).misses(images.limits)
     else:
-        index = int(np.abs(found.astype(np.int16) - images.reference).reshape(len(found), -1).max(1).argmax())
+        index = int(
+            np.abs(plan_images.astype(np.int16) - images.reference).reshape(len(plan_images), -1).max(1).argmax()
+        )
         off = f"up to {largest} levels (mean {mean:.4f}, worst at mask {index % images.mask_count}), at most "
         misses = [f"{off}{images.accepted_levels} accepted"] if largest > images.accepted_levels else []
     if misses:
@@ -255,7 +257,7 @@ def _measure(
     )
 
 
-def timings_file(wishes: PlanWishes, options: Sequence[BuildOptions], bundle: Path) -> Path | None:
+def timings_file(options_for_plans: PlanOptions, options: Sequence[BuildOptions], bundle: Path) -> Path | None:
     """Where TensorRT's timings are kept; None of TensorRT for RTX, which has none.
 
     Raises:
@@ -263,11 +265,11 @@ def timings_file(wishes: PlanWishes, options: Sequence[BuildOptions], bundle: Pa
         OutputError: it cannot be written.
     """
     if all(one.flavour == "tensorrt_rtx" for one in options):
-        if wishes.timing_cache is not None:
+        if options_for_plans.timing_cache is not None:
             raise InputError("TensorRT for RTX keeps no timings; leave out --timing-cache")
         return None
     place = Path(os.path.abspath(bundle))  # noqa: PTH100 - which takes no link for its target
-    path = wishes.timing_cache or place.with_name(f"{place.name}.timings")
+    path = options_for_plans.timing_cache or place.with_name(f"{place.name}.timings")
     atomic.check_new_file(path, overwrite=True)
     return path
 
@@ -280,7 +282,7 @@ def read_timings(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_TIMING_CACHE_BYTES)
+            content = file.read(MAX_TIMING_CACHE_BYTES)
     except FileNotFoundError:
         return b""
     except OSError as error:

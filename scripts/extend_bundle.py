@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 import typer
 
-from m2l_export.parity.metrics import Limits, fidelity
-from m2l_export.precisions import Reference, judge, prove, run_file
+from m2l_export.parity.metrics import ParityLimits, fidelity
+from m2l_export.precisions import Reference, evaluate, run_file, validate
 from m2l_export.quantize.calibration import read_calibration
 from m2l_export.targets import OPENVINO, REFERENCE_ENGINE
 from m2l_runtime.backends.base import ModelSource
@@ -44,24 +44,26 @@ def main(
         return ModelSource(base.file.path, content, precision, manifest.inputs, manifest.outputs)
 
     compared = Reference(source("fp32"), read_calibration(masks, manifest.inputs, kept, opened.read_golden()[0]))
-    wanted = compared.judged.images
-    run = run_file(source("fp32"), OPENVINO, compared.calibration.judged_on)
-    found = fidelity(wanted, run.images)
-    if found.max_levels > 1:
-        raise SystemExit(f"openvino in fp32 is up to {found.max_levels} levels from onnxruntime; nothing was written")
+    wanted = compared.evaluated.images
+    run = run_file(source("fp32"), OPENVINO, compared.calibration.evaluation_inputs)
+    measured = fidelity(wanted, run.images)
+    if measured.max_levels > 1:
+        raise SystemExit(
+            f"openvino in fp32 is up to {measured.max_levels} levels from onnxruntime; nothing was written"
+        )
     parity = Parity(
-        reference=compared.label(is_tuned=False),
+        reference=compared.label(is_calibrated=False),
         engine=f"{run.engine}, CPU",
         mask_count=len(wanted),
         batch_sizes=(1,),
-        max_level_difference=found.max_levels,
-        mean_level_difference=round(found.mean_levels, 6),
-        psnr_db=round(found.psnr_db, 2),
+        max_level_difference=measured.max_levels,
+        mean_level_difference=round(measured.mean_levels, 6),
+        psnr_db=round(measured.psnr_db, 2),
         accepted_max_level_difference=1,
     )
     fp32 = msgspec.structs.replace(base, engines=(OPENVINO,), parity=parity)
-    judged = judge(source("fp32"), OPENVINO, "bf16", compared, lambda _: None)
-    bf16 = prove(base, source("bf16"), OPENVINO, "bf16", compared, Limits(), judged).model
+    evaluated = evaluate(source("fp32"), OPENVINO, "bf16", compared, lambda _: None)
+    bf16 = validate(base, source("bf16"), OPENVINO, "bf16", compared, ParityLimits(), evaluated).model
     models = (base, fp32, bf16)
 
     buffer = io.BytesIO()
@@ -73,7 +75,7 @@ def main(
         f"\n## Since it was exported\nAppearances whose mean colours of lesion and skin are less than {min_contrast:g} "
         f"Delta E*ab apart were left out ({len(table) - len(kept):,} of {len(table):,}): there nobody sees where the "
         "mask is. OpenVINO was added, compared with onnxruntime on the same file: in fp32 at most "
-        f"{found.max_levels} level apart, in bf16 a PSNR of {bf16.parity.mean_psnr_db:.1f} dB, worst "
+        f"{measured.max_levels} level apart, in bf16 a PSNR of {bf16.parity.mean_psnr_db:.1f} dB, worst "
         f"{bf16.parity.worst_psnr_db:.1f}, over {len(wanted)} masks.\n"
     )
     files[manifest.model_card.path] = card.encode()
@@ -83,10 +85,10 @@ def main(
         msgspec.structs.replace(
             manifest,
             models=models,
-            model_card=FileEntry.of(manifest.model_card.path, files[manifest.model_card.path]),
+            model_card=FileEntry.from_content(manifest.model_card.path, files[manifest.model_card.path]),
             appearance=msgspec.structs.replace(
                 manifest.appearance,
-                file=FileEntry.of(APPEARANCES_NAME, files[APPEARANCES_NAME]),
+                file=FileEntry.from_content(APPEARANCES_NAME, files[APPEARANCES_NAME]),
                 count=len(kept),
                 min_contrast=min_contrast,
             ),

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from m2l_export.graph.deploy import ByteGraph, DeployUnet, Stage, SubPixelConv2d, deploy
 from m2l_export.model_card import sensitivity_table
-from m2l_export.parity.metrics import Limits
-from m2l_export.precisions import Reference, Way, int8_way
+from m2l_export.parity.metrics import ParityLimits
+from m2l_export.precisions import ModelVariant, Reference, build_int8_variant
 from m2l_export.quantize.calibration import read_calibration
 from m2l_export.quantize.quantizer import Target
 from m2l_export.targets import ENGINES, REFERENCE_ENGINE
@@ -53,14 +53,14 @@ def main(
     table = opened.read_appearances() if manifest.appearance is not None else None
     calibration = read_calibration(masks, manifest.inputs, table, opened.read_golden()[0])
     graph = graph_of(opened, source.content)
-    ways = [
-        int8_way(
+    variants = [
+        build_int8_variant(
             graph,
             base,
             source,
             cast(Target, engine),
             Reference(source, calibration),
-            Limits(min_psnr, min_worst_psnr),
+            ParityLimits(min_psnr, min_worst_psnr),
             lambda step: print(step, file=sys.stderr),
         )
         for engine in wanted
@@ -68,17 +68,17 @@ def main(
     kept = [m for m in manifest.models if m.precision != "int8" or not set(m.engines) & set(wanted)]
     dropped = {m.file.path for m in manifest.models} - {m.file.path for m in kept}
     files = {entry.path: opened.read(entry) for entry in manifest.files if entry.path not in dropped}
-    files |= {way.model.file.path: way.content for way in ways}
-    tables = {way.model.engines[0]: way.sensitivity for way in ways if way.sensitivity is not None}
-    card = files[manifest.model_card.path].decode() + sensitivity_table(tables) + "\n" + "".join(map(_line, ways))
+    files |= {variant.model.file.path: variant.content for variant in variants}
+    tables = {variant.model.engines[0]: variant.sensitivity for variant in variants if variant.sensitivity is not None}
+    card = files[manifest.model_card.path].decode() + sensitivity_table(tables) + "\n" + "".join(map(_line, variants))
     files[manifest.model_card.path] = card.encode()
-    entry = FileEntry.of(manifest.model_card.path, files[manifest.model_card.path])
-    made = msgspec.structs.replace(manifest, models=(*kept, *(way.model for way in ways)), model_card=entry)
+    entry = FileEntry.from_content(manifest.model_card.path, files[manifest.model_card.path])
+    made = msgspec.structs.replace(manifest, models=(*kept, *(variant.model for variant in variants)), model_card=entry)
     write_bundle(out, made, files, overwrite=True)
 
 
-def _line(way: Way) -> str:
-    parity = way.model.parity
+def _line(variant: ModelVariant) -> str:
+    parity = variant.model.parity
     return (
         f"\nint8 on {parity.engine}: a PSNR of {parity.mean_psnr_db:.1f} dB, worst {parity.worst_psnr_db:.1f}, against "
         f"{parity.reference}.\n"
@@ -91,7 +91,7 @@ def graph_of(bundle: Bundle, content: bytes) -> ByteGraph:
     PyTorch's names of weights are those of the file's initializers; constants have other names.
     """
     manifest = bundle.manifest
-    unet = _unlike(manifest)
+    unet = _differing_model(manifest)
     state: dict[str, Tensor] = {}
     for initializer in onnx.load_from_string(content).graph.initializer:
         array = np.array(onnx.numpy_helper.to_array(initializer))
@@ -104,7 +104,7 @@ def graph_of(bundle: Bundle, content: bytes) -> ByteGraph:
     return graph.eval()
 
 
-def _unlike(manifest: Manifest) -> UnetGenerator:
+def _differing_model(manifest: Manifest) -> UnetGenerator:
     """A network of the same layers with other weights."""
     network = manifest.network
     return UnetGenerator(
@@ -125,13 +125,13 @@ def transposed(layer: SubPixelConv2d) -> nn.ConvTranspose2d:
     """The transposed convolution that a sub-pixel convolution was made of."""
     conv = layer.conv
     outputs, inputs = conv.out_channels // 4, conv.in_channels
-    made = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=conv.bias is not None)
+    layer_ = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=conv.bias is not None)
     # Output row and column s, t and taps u, v are at s + 2(1 - u), t + 2(1 - v) of the kernel.
     taps = conv.weight.detach().reshape(outputs, 2, 2, inputs, 2, 2).flip(4, 5)
-    made.weight = nn.Parameter(taps.permute(3, 0, 4, 1, 5, 2).reshape(inputs, outputs, 4, 4).contiguous())
+    layer_.weight = nn.Parameter(taps.permute(3, 0, 4, 1, 5, 2).reshape(inputs, outputs, 4, 4).contiguous())
     if conv.bias is not None:
-        made.bias = nn.Parameter(conv.bias.detach()[::4].clone())
-    return made
+        layer_.bias = nn.Parameter(conv.bias.detach()[::4].clone())
+    return layer_
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from m2l_runtime.masks.mask_folder import find_masks
 from m2l_runtime.masks.sources.deform import DeformOptions, open_deformations
 from m2l_runtime.masks.sources.lesions import read_lesions
 from m2l_runtime.masks.sources.mask_source import MaskSource
-from m2l_runtime.masks.sources.pca import MOST_MASKS, READ_SIDE, AlongComponent, learn
+from m2l_runtime.masks.sources.pca import MAX_MASKS, READ_SIDE, AlongComponent, fit_shape_model
 from m2l_runtime.masks.sources.shapes import Shapes
 from m2l_runtime.masks.sources.sheet import Cell, Row, draw_rows
 from m2l_runtime.types import Masks
@@ -40,9 +40,9 @@ def main(
     seed: Annotated[int, typer.Option(help="Of shapes and deformations.")] = 1,
 ) -> None:
     """Draw the sheet."""
-    found = find_masks(masks)
-    model = learn(read_lesions(find_masks(learn_from or masks), READ_SIDE, most=MOST_MASKS))
-    chosen = np.linspace(0, len(found.names) - 1, COLUMNS).astype(int)
+    mask_folder = find_masks(masks)
+    model = fit_shape_model(read_lesions(find_masks(learn_from or masks), READ_SIDE, max_count=MAX_MASKS))
+    chosen = np.linspace(0, len(mask_folder.names) - 1, COLUMNS).astype(int)
     with Synthesizer.open(bundle, streams=None) as synth:
         height, width = synth.image_size
         deformed = open_deformations(masks, DeformOptions(size=height, seed=seed, range=0.9, modes=12))
@@ -55,8 +55,8 @@ def main(
         parts: list[tuple[str, Masks, list[str]]] = [
             (
                 "given masks",
-                np.stack([found.read(found.names[place], (height, width)).mask for place in given]),
-                [stem(found.names[place])[-22:] for place in given],
+                np.stack([mask_folder.read(mask_folder.names[place], (height, width)).mask for place in given]),
+                [stem(mask_folder.names[place])[-22:] for place in given],
             ),
             ("geometric shapes", drawn(Shapes(KINDS, height, 0.22, 0.38, seed), in_order), list(KINDS)),
             ("elastic deformations of the given masks", drawn(deformed, given), [""] * COLUMNS),

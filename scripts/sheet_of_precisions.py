@@ -32,12 +32,12 @@ def main(
 ) -> None:
     """Draw the sheet."""
     atomic.check_new_file(out, overwrite=True)
-    found = find_masks(masks)
-    if not found.names:
+    mask_folder = find_masks(masks)
+    if not mask_folder.names:
         raise InputError(f"there are no masks in {masks}; give a folder of some")
-    names = [found.names[place] for place in np.linspace(0, len(found.names) - 1, COLUMNS).astype(int)]
+    names = [mask_folder.names[place] for place in np.linspace(0, len(mask_folder.names) - 1, COLUMNS).astype(int)]
     with Synthesizer.open(bundle, backend="onnxruntime", precision="fp32") as synth:
-        drawn: Masks = np.stack([found.read(name, synth.image_size).mask for name in names])
+        drawn: Masks = np.stack([mask_folder.read(name, synth.image_size).mask for name in names])
         exact = synth(drawn)
         manifest = synth.bundle.manifest
     labels = [stem(name)[-22:] for name in names]

@@ -16,7 +16,7 @@ import typer
 from m2l_runtime import Synthesizer
 from m2l_runtime.bundle import embedded
 from m2l_runtime.conditioning.appearance import measure
-from m2l_runtime.conditioning.conditions import AppearanceDraw, item_seed
+from m2l_runtime.conditioning.conditions import AppearanceSampler, item_seed
 from m2l_runtime.masks.mask_folder import find_masks
 from m2l_runtime.masks.sources.shapes import Shapes
 from m2l_runtime.masks.sources.sheet import Cell, Row, draw_rows
@@ -44,7 +44,7 @@ def sheet(
         many = _masks(masks, synth.image_size, COLUMNS)
         same = np.repeat(many[len(many) // 2][None], COLUMNS, 0)
         seeds = [item_seed(seed, str(number)) for number in range(COLUMNS)]
-        drawn = np.stack([AppearanceDraw(table).of(s) for s in seeds])
+        drawn = np.stack([AppearanceSampler(table).sample(s) for s in seeds])
         one = np.median(table, 0).astype(np.float32)
         lighter, redder = np.repeat(one[None], COLUMNS, 0), np.repeat(one[None], COLUMNS, 0)
         lighter[:, NAMES.index("lesion_L")] = LIGHTNESSES
@@ -76,11 +76,11 @@ def figures(
         table = synth.bundle.read_appearances()
         chosen = _masks(masks, synth.image_size, count)
         seeds = [item_seed(seed, str(number)) for number in range(len(chosen))]
-        asked = np.stack([AppearanceDraw(table).of(s) for s in seeds])
+        asked = np.stack([AppearanceSampler(table).sample(s) for s in seeds])
         images = synth(chosen, seeds=seeds, appearances=asked)
-    found = np.stack([measure(image, mask) for image, mask in zip(images, chosen, strict=True)])
+    measured = np.stack([measure(image, mask) for image, mask in zip(images, chosen, strict=True)])
     distance = {
-        region: round(float(np.linalg.norm(found[:, at : at + 3] - asked[:, at : at + 3], axis=1).mean()), 2)
+        region: round(float(np.linalg.norm(measured[:, at : at + 3] - asked[:, at : at + 3], axis=1).mean()), 2)
         for region, at in (("lesion", 0), ("skin", 6))
     }
     by_chance = {
@@ -97,10 +97,11 @@ def figures(
                 "delta_e": distance,
                 "delta_e_between_two_drawn": by_chance,
                 "mean_absolute_difference": dict(
-                    zip(NAMES, np.abs(found - asked).mean(0).round(2).tolist(), strict=True)
+                    zip(NAMES, np.abs(measured - asked).mean(0).round(2).tolist(), strict=True)
                 ),
                 "correlation": {
-                    name: round(float(np.corrcoef(found[:, i], asked[:, i])[0, 1]), 3) for i, name in enumerate(NAMES)
+                    name: round(float(np.corrcoef(measured[:, i], asked[:, i])[0, 1]), 3)
+                    for i, name in enumerate(NAMES)
                 },
             }
         )
@@ -129,11 +130,11 @@ def shapes(
     print(json.dumps({"bundle": synth.bundle.sha256, "count": count, "dice": round(float(dice.mean()), 4), **by_kind}))
 
 
-def _masks(folder: Path, size: tuple[int, int], most: int) -> Masks:
+def _masks(folder: Path, size: tuple[int, int], max_count: int) -> Masks:
     """At most so many, evenly spaced."""
-    found = find_masks(folder)
-    places = np.unique(np.linspace(0, len(found.names) - 1, min(most, len(found.names))).astype(int))
-    return np.stack([found.read(found.names[place], size).mask for place in places])
+    mask_folder = find_masks(folder)
+    places = np.unique(np.linspace(0, len(mask_folder.names) - 1, min(max_count, len(mask_folder.names))).astype(int))
+    return np.stack([mask_folder.read(mask_folder.names[place], size).mask for place in places])
 
 
 if __name__ == "__main__":

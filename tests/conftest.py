@@ -5,25 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import pytest
+from command_line import CommandLine, Outcome
 from support import TINY_BUNDLE
 
 from m2l_runtime import Synthesizer
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-class CommandLine(Protocol):
-    def __call__(self, *arguments: object) -> Outcome: ...
 
 
 @pytest.fixture

@@ -336,9 +336,9 @@ def use_deconvolution(unet: DeployUnet) -> DeployUnet:
     for stage in _stages(unet):
         layer = stage.layer
         if isinstance(layer, ResizeConv2d):
-            made = nn.ConvTranspose2d(layer.in_channels, layer.out_channels, 4, 2, 1, bias=layer.bias is not None)
-            made.weight, made.bias = nn.Parameter(layer.transposed_weight().detach()), layer.bias
-            stage.layer = made
+            transposed = nn.ConvTranspose2d(layer.in_channels, layer.out_channels, 4, 2, 1, bias=layer.bias is not None)
+            transposed.weight, transposed.bias = nn.Parameter(layer.transposed_weight().detach()), layer.bias
+            stage.layer = transposed
     return unet
 
 

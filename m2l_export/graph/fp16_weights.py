@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from m2l_runtime.errors import CheckpointError
 
-LARGEST: Final = float(np.finfo(np.float16).max)
+MAX_FP16: Final = float(np.finfo(np.float16).max)
 SUFFIX: Final = ".fp16"
 
 
@@ -45,9 +45,9 @@ def store_weights_as_fp16(content: bytes) -> bytes:
 
 def _check(name: str, values: npt.NDArray[np.float32]) -> None:
     largest = float(np.abs(values).max(initial=0))
-    if largest > LARGEST:
+    if largest > MAX_FP16:
         raise CheckpointError(
-            f"has weights of up to {largest:.3g} ({name}), which half precision cannot hold (at most {LARGEST:,.0f}); "
+            f"has weights of up to {largest:.3g} ({name}), which half precision cannot hold (at most {MAX_FP16:,.0f}); "
             "leave out --weights fp16"
         )
     if largest > 0 and not values.astype(np.float16).any():

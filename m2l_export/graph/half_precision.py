@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from m2l_export.graph.deploy import ByteGraph, DeployUnet, Stage
-from m2l_export.graph.fp16_weights import LARGEST
+from m2l_export.graph.fp16_weights import MAX_FP16
 from m2l_runtime.errors import CheckpointError
 
 
-class NormInSingle(nn.Module):
+class Fp32Norm(nn.Module):
     """A norm that takes and gives half precision and computes in single: (B, C, H, W) to the same.
 
     A variance near zero, as in black masks, is below what half precision tells from zero: the smallest normal number is
@@ -49,14 +49,14 @@ class EmulatedHalf(nn.Module):
         return y.half()
 
 
-def in_half(graph: ByteGraph, norms_in_single: bool = True) -> ByteGraph:
+def to_half_precision(graph: ByteGraph, fp32_norms: bool = True) -> ByteGraph:
     """The graph with convolutions, activations and skips in half precision.
 
     What an appearance does is computed in single precision and rounded where it is applied; so are bytes.
 
     Args:
         graph: in single precision. It is left as it was.
-        norms_in_single: see :class:`NormInSingle`; otherwise norms are in half precision, too.
+        fp32_norms: see :class:`Fp32Norm`; otherwise norms are in half precision, too.
 
     Raises:
         CheckpointError: a weight is beyond half precision's range (65,504).
@@ -67,20 +67,20 @@ def in_half(graph: ByteGraph, norms_in_single: bool = True) -> ByteGraph:
         one = cast(Stage, stage)
         for name, weight in one.named_parameters():
             largest = float(weight.detach().abs().amax())
-            if not largest <= LARGEST:
+            if not largest <= MAX_FP16:
                 raise CheckpointError(
                     f"has weights of up to {largest:.3g} ({name}), which half precision cannot hold (at most "
-                    f"{LARGEST:,.0f}); leave it in single precision"
+                    f"{MAX_FP16:,.0f}); leave it in single precision"
                 )
         one.layer.half()
         if one.norm is None:
             continue
-        one.norm = NormInSingle(one.norm) if norms_in_single else one.norm.half()
+        one.norm = Fp32Norm(one.norm) if fp32_norms else one.norm.half()
     return made
 
 
-def emulated(graph: ByteGraph) -> ByteGraph:
-    """A graph of :func:`in_half`, computed with the same rounding after every operator, but quickly on a CPU.
+def emulate_half_precision(graph: ByteGraph) -> ByteGraph:
+    """A graph of :func:`to_half_precision`, computed with the same rounding after every operator, but quickly on a CPU.
 
     PyTorch's own convolutions of halves take many times as long where a CPU has no instructions for them.
     """

@@ -27,7 +27,7 @@ from m2l_export.graph.deploy import (
     SubPixelConv2d,
     dropout_byte_count,
 )
-from m2l_export.graph.half_precision import NormInSingle
+from m2l_export.graph.half_precision import Fp32Norm
 from m2l_export.graph.onnx_builder import BATCH, Builder, Value
 from m2l_runtime._version import __version__
 from m2l_runtime.bundle.schema import TensorSpec
@@ -311,8 +311,8 @@ def _instance_norm_of_training(to: Builder, module: networks.InstanceNorm2d, nam
     return _in_single(to, _instance_norm, module, name, x)
 
 
-@_writes(NormInSingle)
-def _norm_in_single(to: Builder, module: NormInSingle, name: str, x: Value) -> Value:
+@_writes(Fp32Norm)
+def _norm_in_single(to: Builder, module: Fp32Norm, name: str, x: Value) -> Value:
     return _in_single(to, _write, module.norm, f"{name}.norm", x)
 
 

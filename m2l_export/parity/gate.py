@@ -27,7 +27,7 @@ from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.bundle import embedded
 from m2l_runtime.bundle.schema import Parity, TensorSpec
 from m2l_runtime.conditioning.conditions import Appearances, dropout_bits, item_seed
-from m2l_runtime.conditioning.random import below, draw
+from m2l_runtime.conditioning.random import random_below, random_uint64
 from m2l_runtime.errors import InputError, ParityError
 from m2l_runtime.masks.mask_file import read_mask
 from m2l_runtime.masks.mask_folder import find_masks
@@ -41,7 +41,7 @@ Inputs = Mapping[str, npt.NDArray[Any]]
 BATCH_SIZES: Final = (1, 3, 8)
 ROUNDS: Final = 4
 """Times that each mask runs where it is not all that the file takes."""
-SAME_PICTURE_BELOW: Final = 3.0
+BLINDNESS_THRESHOLD: Final = 3.0
 """Mean level difference under which black, white and a disc count as the same picture."""
 
 
@@ -105,8 +105,8 @@ def gate_masks(image_size: tuple[int, int], folder: str | os.PathLike[str] | Non
         if not more:
             raise InputError(f"{printable(folder)} holds no mask files for the gate")
         files += more
-    made = [draw(image_size) for draw in PROBES.values()]
-    return np.stack(made + [read_mask(file, image_size).mask for file in files])
+    masks_ = [probe(image_size) for probe in PROBES.values()]
+    return np.stack(masks_ + [read_mask(file, image_size).mask for file in files])
 
 
 def gate_inputs(masks: Masks, specs: Sequence[TensorSpec], table: Appearances | None = None) -> Inputs:
@@ -127,7 +127,7 @@ def gate_inputs(masks: Masks, specs: Sequence[TensorSpec], table: Appearances | 
     inputs: dict[str, npt.NDArray[Any]] = {MASK: np.concatenate([masks] * ROUNDS)}
     if table is not None:
         columns = np.arange(count) % table.shape[1]
-        drawn = below(len(table), draw(count, 0, "gate", "appearance"))
+        drawn = random_below(len(table), random_uint64(count, 0, "gate", "appearance"))
         mean = np.broadcast_to(table.mean(0, np.float64).astype(np.float32), (count, table.shape[1]))
         rows = [mean, table[drawn], table[table.argmin(0)[columns]], table[table.argmax(0)[columns]]]
         inputs[APPEARANCE] = np.concatenate(rows)
@@ -165,7 +165,7 @@ def reference_images(network: UnetGenerator, inputs: Inputs, norm_statistics: No
             x = torch.from_numpy(mask).float().div(255).sub(0.5).div(0.5).expand(1, network.spec.input_nc, *mask.shape)
             with contextlib.ExitStack() as stack:
                 if DROPOUT_BITS in inputs:
-                    stack.enter_context(_dropping(network, inputs[DROPOUT_BITS][index]))
+                    stack.enter_context(_dropout_from_bits(network, inputs[DROPOUT_BITS][index]))
                 if APPEARANCE in inputs:
                     y = network(x, torch.from_numpy(inputs[APPEARANCE][index : index + 1].copy()))[0]
                 else:
@@ -180,7 +180,7 @@ def reference_images(network: UnetGenerator, inputs: Inputs, norm_statistics: No
 
 
 @contextlib.contextmanager
-def _dropping(network: UnetGenerator, bits: npt.NDArray[np.uint8]) -> Iterator[None]:
+def _dropout_from_bits(network: UnetGenerator, bits: npt.NDArray[np.uint8]) -> Iterator[None]:
     """Dropout of `network`, which is off, keeps what `bits` say, in the order in which its layers run."""
     kept, used = np.unpackbits(bits, bitorder="little"), 0
 
@@ -235,17 +235,18 @@ def measure(
         images = run_in_batches(backend, inputs)
         name = backend.settings.engine
         backend.close()
-        found, found_mean, found_psnr = compare(reference, images)
-        if found > accepted:
+        difference, found_mean, found_psnr = compare(reference, images)
+        if difference > accepted:
             index = (
                 int(np.abs(images.astype(np.int16) - reference).reshape(len(images), -1).max(1).argmax()) % mask_count
             )
             raise ParityError(
-                f"{source.name} on {name} differs from the network by up to {found} levels (mean "
+                f"{source.name} on {name} differs from the network by up to {difference} levels (mean "
                 f"{found_mean:.4f}, {plural(mask_count, 'mask')}, batch size {size}, worst at mask {index}); at most "
-                f"{accepted} accepted; nothing was written. If that is known and fine: --max-level-difference {found}"
+                f"{accepted} accepted; nothing was written. If that is known and fine: --max-level-difference "
+                f"{difference}"
             )
-        worst, mean = max(worst, found), max(mean, found_mean)
+        worst, mean = max(worst, difference), max(mean, found_mean)
         psnr = min((p for p in (psnr, found_psnr) if p is not None), default=None)
     dropout = "dropout on, by the same bits" if DROPOUT_BITS in inputs else "dropout off"
     rounds = f" ({ROUNDS} times, each with {_listed(list(inputs)[1:])})" if len(inputs) > 1 else ""
@@ -277,7 +278,7 @@ def mask_blindness(images: Images) -> str | None:
     """
     black, white, disc = (images[probe_index(name)].astype(np.int16) for name in ("black", "white", "disc"))
     largest = max(float(np.abs(a - b).mean()) for a, b in ((black, white), (black, disc), (white, disc)))
-    if largest >= SAME_PICTURE_BELOW:
+    if largest >= BLINDNESS_THRESHOLD:
         return None
     return (
         f"a black mask, a white one and a disc give nearly the same picture (at most {largest:.1f} levels apart on "

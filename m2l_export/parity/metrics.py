@@ -21,7 +21,7 @@ _IDENTICAL_DB: Final = 99.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class ParityLimits:
     """What is accepted. `psnr_db` is the mean over images, `worst_psnr_db` the lowest.
 
     Raises:
@@ -46,10 +46,10 @@ class Limits:
             if not 0 <= value <= 255:
                 raise InputError(f"{name} must be between 0 and 255 levels, got {value:g}")
 
-    def stricter(self, by_db: float) -> Limits:
+    def stricter(self, by_db: float) -> ParityLimits:
         """The limits that squared errors less by so much are within."""
         share = 10 ** (-by_db / 20)
-        return Limits(
+        return ParityLimits(
             min(_IDENTICAL_DB, self.psnr_db + by_db),
             min(_IDENTICAL_DB, self.worst_psnr_db + by_db),
             share * self.mean_levels,
@@ -80,7 +80,7 @@ class Fidelity:
     mean_levels: float
     colour_shift_levels: tuple[float, float, float]
 
-    def shortfall_db(self, limits: Limits) -> Shortfall:
+    def shortfall_db(self, limits: ParityLimits) -> Shortfall:
         """By how much the squared error has to fall to be within `limits`."""
         shift = max(map(abs, self.colour_shift_levels))
         levels = ((self.mean_levels, limits.mean_levels), (shift, limits.colour_shift_levels))
@@ -90,7 +90,7 @@ class Fidelity:
             worst_db=max(0.0, limits.worst_psnr_db - self.worst_psnr_db),
         )
 
-    def misses(self, limits: Limits) -> list[str]:
+    def misses(self, limits: ParityLimits) -> list[str]:
         """What is not within `limits`, as text; empty if all is."""
         shift = max(map(abs, self.colour_shift_levels))
         checks = (

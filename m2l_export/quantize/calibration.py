@@ -15,32 +15,33 @@ from m2l_export.parity.gate import PROBES, Inputs
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.conditioning.conditions import Appearances, dropout_bits, item_seed
-from m2l_runtime.conditioning.random import below, draw
+from m2l_runtime.conditioning.random import random_below, random_uint64
 from m2l_runtime.errors import InputError
 from m2l_runtime.masks.mask_folder import find_masks
 from m2l_runtime.masks.sources.spec import is_spec, open_source
 from m2l_runtime.types import Mask, Masks
 
-FEWEST: Final = 16
+MIN_MASKS: Final = 16
 """Different masks that a calibration takes: with fewer, ranges are those of the few."""
-MOST_TUNED_ON: Final = 64
-FEWEST_JUDGED_ON: Final = 100
-MOST_JUDGED_ON: Final = 200
-LOOKED_AT: Final = 12
+MAX_CALIBRATION_MASKS: Final = 64
+MIN_EVALUATION_MASKS: Final = 100
+MAX_EVALUATION_MASKS: Final = 200
+SELECTION_MASKS: Final = 12
 """Of the masks tuned on, those that layers are judged by."""
-MOST_READ: Final = 1000
+MAX_READ_MASKS: Final = 1000
 """Masks looked at, evenly over the folder, until there are as many different ones as are ever wanted."""
-_DRAWN: Final = "shapes:{count},seed=20190716"
+_GENERATED_MASKS: Final = "shapes:{count},seed=20190716"
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Arrays by input name, a row an image."""
 
-    tuned_on: Inputs
-    looked_at: Inputs
-    """What layers are judged by: a few masks of `tuned_on`, black and white, where errors have another origin."""
-    judged_on: Inputs
+    calibration_inputs: Inputs
+    selection_inputs: Inputs
+    """What layers are judged by: a few masks of `calibration_inputs`, black and white, where errors have
+    another origin."""
+    evaluation_inputs: Inputs
     """Masks that nothing was tuned on; black, white, and the golden pairs' inputs stand last."""
     source: str
     """What masks they are, for a person: '' of given ones, or '(drawn: shapes)'."""
@@ -48,9 +49,9 @@ class Calibration:
     """Of the masks judged on, drawn shapes that make up for what the folder lacks."""
 
     @property
-    def judged_mask_count(self) -> int:
-        """Rows of `judged_on`."""
-        return len(self.judged_on[MASK])
+    def evaluation_mask_count(self) -> int:
+        """Rows of `evaluation_inputs`."""
+        return len(self.evaluation_inputs[MASK])
 
 
 def read_calibration(masks: str, specs: Sequence[TensorSpec], table: Appearances | None, golden: Inputs) -> Calibration:
@@ -73,29 +74,30 @@ def read_calibration(masks: str, specs: Sequence[TensorSpec], table: Appearances
     size = (int(side[0]), int(side[1]))
     plain = [PROBES[name](size) for name in ("black", "white")]
     always = {_hash(mask) for mask in (*plain, *golden[MASK])}
-    found = _read(masks, size, MOST_TUNED_ON + MOST_JUDGED_ON, always)
-    if len(found) < FEWEST:
+    distinct_masks = _read(masks, size, MAX_CALIBRATION_MASKS + MAX_EVALUATION_MASKS, always)
+    if len(distinct_masks) < MIN_MASKS:
         raise InputError(
-            f"calibration takes at least {FEWEST} different masks that are neither black nor white, got {len(found)} "
+            f"calibration takes at least {MIN_MASKS} different masks that are neither black nor white, got "
+            f"{len(distinct_masks)} "
             f"from {printable(masks)}; give a folder of more, such as those trained on, or have them drawn: "
             "--calibrate shapes:200"
         )
-    tuned_count = min(MOST_TUNED_ON, len(found) // 3)
-    tuned_places = set(_spread(len(found), tuned_count))
-    judged = [mask for place, mask in enumerate(found) if place not in tuned_places]
-    missing = max(0, FEWEST_JUDGED_ON - len(judged))
+    tuned_count = min(MAX_CALIBRATION_MASKS, len(distinct_masks) // 3)
+    tuned_places = set(_spread(len(distinct_masks), tuned_count))
+    judged = [mask for place, mask in enumerate(distinct_masks) if place not in tuned_places]
+    missing = max(0, MIN_EVALUATION_MASKS - len(judged))
     drawn: list[Mask] = []
     if missing:
-        words = _DRAWN.format(count=2 * missing + len(found))
-        drawn = _read(words, size, missing, always | {_hash(mask) for mask in found})
+        words = _GENERATED_MASKS.format(count=2 * missing + len(distinct_masks))
+        drawn = _read(words, size, missing, always | {_hash(mask) for mask in distinct_masks})
     mine = _inputs(np.stack(judged + drawn + plain), specs, table, "judged on")
-    tuned = _inputs(np.stack([found[place] for place in sorted(tuned_places)]), specs, table, "tuned on")
-    few = _spread(tuned_count, min(LOOKED_AT, tuned_count))
+    tuned = _inputs(np.stack([distinct_masks[place] for place in sorted(tuned_places)]), specs, table, "tuned on")
+    few = _spread(tuned_count, min(SELECTION_MASKS, tuned_count))
     extremes = _inputs(np.stack(plain), specs, table, "looked at")
     return Calibration(
-        tuned_on=tuned,
-        looked_at={name: np.concatenate([array[few], extremes[name]]) for name, array in tuned.items()},
-        judged_on={name: np.concatenate([array, golden[name]]) for name, array in mine.items()},
+        calibration_inputs=tuned,
+        selection_inputs={name: np.concatenate([array[few], extremes[name]]) for name, array in tuned.items()},
+        evaluation_inputs={name: np.concatenate([array, golden[name]]) for name, array in mine.items()},
         source=f" (drawn: {masks.partition(':')[0].lower()})" if is_spec(masks) else "",
         drawn_count=len(drawn),
     )
@@ -106,15 +108,15 @@ def _read(masks: str, size: tuple[int, int], wanted: int, without: Collection[by
     mask_set = open_source(masks, min(size)) if is_spec(masks) else find_masks(masks)
     names = mask_set.names
     first = _spread(len(names), min(wanted, len(names)))
-    others = sorted(set(_spread(len(names), min(MOST_READ, len(names)))).difference(first))
-    found: dict[bytes, tuple[int, Mask]] = {}
+    others = sorted(set(_spread(len(names), min(MAX_READ_MASKS, len(names)))).difference(first))
+    masks_by_hash: dict[bytes, tuple[int, Mask]] = {}
     for place in (*first, *others):
-        if len(found) == wanted:
+        if len(masks_by_hash) == wanted:
             break
         mask = mask_set.read(names[place], size).mask
         if (key := _hash(mask)) not in without:
-            found.setdefault(key, (place, mask))
-    return [mask for _, mask in sorted(found.values(), key=lambda one: one[0])]
+            masks_by_hash.setdefault(key, (place, mask))
+    return [mask for _, mask in sorted(masks_by_hash.values(), key=lambda one: one[0])]
 
 
 def _hash(mask: Mask) -> bytes:
@@ -130,7 +132,7 @@ def _inputs(masks: Masks, specs: Sequence[TensorSpec], table: Appearances | None
     inputs: dict[str, npt.NDArray[Any]] = {MASK: masks}
     for spec in specs[1:]:
         if spec.name == APPEARANCE and table is not None:
-            inputs[APPEARANCE] = table[below(len(table), draw(len(masks), 0, "calibration", purpose))]
+            inputs[APPEARANCE] = table[random_below(len(table), random_uint64(len(masks), 0, "calibration", purpose))]
         if spec.name == DROPOUT_BITS:
             size = next(side for side in spec.shape if side != BATCH)
             seeds = [item_seed(0, "calibration " + purpose, sample) for sample in range(1, len(masks) + 1)]
@@ -138,11 +140,11 @@ def _inputs(masks: Masks, specs: Sequence[TensorSpec], table: Appearances | None
     return inputs
 
 
-def described(calibration: Calibration, *, is_tuned: bool) -> str:
+def describe_calibration(calibration: Calibration, *, is_calibrated: bool) -> str:
     """What a file is judged on, and before that tuned on if it is, for a person."""
     is_mixed = calibration.drawn_count and not calibration.source
     drawn = f", {calibration.drawn_count} of them drawn" if is_mixed else ""
-    if not is_tuned:
-        return f"judged on {calibration.judged_mask_count} masks{calibration.source}{drawn}"
-    tuned = plural(len(calibration.tuned_on[MASK]), "mask")
-    return f"tuned on {tuned}{calibration.source}, judged on {calibration.judged_mask_count} others{drawn}"
+    if not is_calibrated:
+        return f"judged on {calibration.evaluation_mask_count} masks{calibration.source}{drawn}"
+    tuned = plural(len(calibration.calibration_inputs[MASK]), "mask")
+    return f"tuned on {tuned}{calibration.source}, judged on {calibration.evaluation_mask_count} others{drawn}"

@@ -23,8 +23,8 @@ from m2l_export.graph.deploy import ByteGraph, DeployUnet, Stage
 
 MIGRATION: Final = 0.5
 """How much of a channel's range moves into the weights: 0 none, 1 all of it."""
-MOST_AMPLIFIED: Final = 64.0
-_SMALLEST: Final = 1e-5
+MAX_AMPLIFICATION: Final = 64.0
+_MIN_SCALE: Final = 1e-5
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def channel_peaks(graph: ByteGraph, inputs: Mapping[str, npt.NDArray[Any]]) -> P
     )
 
 
-def equalise(graph: ByteGraph, peaks: Peaks) -> ByteGraph:
+def equalize(graph: ByteGraph, peaks: Peaks) -> ByteGraph:
     """The same images with channels alike in range; of transposed convolutions, ahead of any other form.
 
     Args:
@@ -125,12 +125,12 @@ def equalise(graph: ByteGraph, peaks: Peaks) -> ByteGraph:
     return graph
 
 
-def equalise_results(graph: ByteGraph, peaks: Peaks) -> ByteGraph:
+def equalize_results(graph: ByteGraph, peaks: Peaks) -> ByteGraph:
     """Layers ahead of an instance norm with results alike in range, which the norm makes the same again.
 
     For engines that quantise a convolution's result, too. Exact but for the norm's epsilon, a single one for all
     channels: it goes with the mean amplification, and so counts for less in channels amplified by more, which shows
-    where there is next to no variance, as in black masks. So none is amplified by more than `MOST_AMPLIFIED`.
+    where there is next to no variance, as in black masks. So none is amplified by more than `MAX_AMPLIFICATION`.
 
     Args:
         graph: whose upsampling layers are transposed convolutions. It is left as it was.
@@ -142,7 +142,7 @@ def equalise_results(graph: ByteGraph, peaks: Peaks) -> ByteGraph:
         for stage, peak in zip(stages, results, strict=True):
             norm = cast(Stage, stage).norm
             if isinstance(norm, nn.InstanceNorm2d):
-                share = (peak / peak.amax().clamp_min(torch.finfo(peak.dtype).tiny)).clamp_min(1 / MOST_AMPLIFIED)
+                share = (peak / peak.amax().clamp_min(torch.finfo(peak.dtype).tiny)).clamp_min(1 / MAX_AMPLIFICATION)
                 _divide_result(cast(Stage, stage), share)
                 norm.eps /= float(share.log().mean().exp()) ** 2
     return graph
@@ -156,7 +156,7 @@ def _outputs(stage: nn.Module) -> int:
 def _scale(peak: Tensor, takers: Sequence[Tensor]) -> Tensor:
     """(C,): what to divide each channel by; its geometric mean is 1."""
     weight = torch.stack(list(takers)).amax(0)
-    found = peak.clamp_min(_SMALLEST) ** MIGRATION / weight.clamp_min(_SMALLEST) ** (1 - MIGRATION)
+    found = peak.clamp_min(_MIN_SCALE) ** MIGRATION / weight.clamp_min(_MIN_SCALE) ** (1 - MIGRATION)
     scale: Tensor = found / found.log().mean().exp()
     return scale
 

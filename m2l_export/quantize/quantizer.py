@@ -52,7 +52,7 @@ class Layer:
     """Of one image."""
 
 
-class Quantiser:
+class Quantizer:
     """A calibrated file: any choice of layers to leave in float costs no further calibration."""
 
     def __init__(self, content: bytes, inputs: Mapping[str, npt.NDArray[Any]], target: Target) -> None:
@@ -100,7 +100,7 @@ class Quantiser:
             self._model = load_model_with_shape_infer(path)
         self.layers: Final = _layers(content, OPERATORS[target])
 
-    def quantise(self, float_layers: Collection[str] = ()) -> bytes:
+    def quantize(self, float_layers: Collection[str] = ()) -> bytes:
         """ONNX with all layers in int8 but those named in `float_layers`."""
         from onnxruntime.quantization import QDQQuantizer, QuantType
 

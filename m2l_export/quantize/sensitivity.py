@@ -14,14 +14,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from m2l_export.parity.metrics import Fidelity, Limits, fidelity, squared_errors
+from m2l_export.parity.metrics import Fidelity, ParityLimits, fidelity, squared_errors
 from m2l_export.quantize.quantizer import Layer
 from m2l_runtime.types import Images
 
-_MOST_PLACES: Final = 16
+_MAX_PLACES: Final = 16
 STEP: Final = 0.9
 """What is left of the error that is aimed at, from one attempt to the next."""
-_LEAST: Final = 1e-12
+_MIN_ERROR: Final = 1e-12
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,15 @@ def measure_layers(
     return LayerErrors(
         layers=tuple(layers),
         alone=tuple(fidelity(reference, one) for one in alone),
-        squared=np.maximum(np.stack([squared_errors(reference, one) for one in alone]) - floor, _LEAST),
+        squared=np.maximum(np.stack([squared_errors(reference, one) for one in alone]) - floor, _MIN_ERROR),
         floor=floor,
         all_int8=fidelity(reference, images(())),
     )
 
 
-def choose_float_layers(errors: LayerErrors, judge: Callable[[Collection[str]], Fidelity], aim: Limits) -> Sensitivity:
+def choose_float_layers(
+    errors: LayerErrors, evaluate: Callable[[Collection[str]], Fidelity], aim: ParityLimits
+) -> Sensitivity:
     """Leave those layers in float that bring the images within `aim` for the fewest multiplications.
 
     Which those are is told from the layers' own errors, and then measured. Where that falls short, more is asked for:
@@ -115,9 +117,9 @@ def choose_float_layers(errors: LayerErrors, judge: Callable[[Collection[str]], 
     budgets = np.full(criteria.shape[1], np.inf)
     worst = 255**2 * 10 ** (-aim.worst_psnr_db / 10) / STEP
     left: list[str] = []
-    found = errors.all_int8
-    while found.misses(aim) and len(left) < len(names):
-        if found.worst_psnr_db < aim.worst_psnr_db:
+    current = errors.all_int8
+    while current.misses(aim) and len(left) < len(names):
+        if current.worst_psnr_db < aim.worst_psnr_db:
             worst *= STEP
             budgets[1:] = np.maximum(0, worst - errors.floor)
         else:
@@ -125,14 +127,14 @@ def choose_float_layers(errors: LayerErrors, judge: Callable[[Collection[str]], 
         chosen = [names[place] for place in cheapest(costs, criteria, budgets)]
         if chosen != left:
             left = chosen
-            found = judge(left)
+            current = evaluate(left)
     return Sensitivity(
         layers=tuple(
             LayerSensitivity(name, cost, one.mean_psnr_db, one.worst_psnr_db, name in left)
             for name, cost, one in zip(names, costs, errors.alone, strict=True)
         ),
         all_int8=errors.all_int8,
-        chosen=found,
+        chosen=current,
     )
 
 
@@ -146,7 +148,7 @@ def cheapest(costs: Sequence[float], errors: npt.NDArray[np.float64], budgets: n
         errors: (places, criteria), which add up over the places.
         budgets: (criteria,).
     """
-    if len(costs) > _MOST_PLACES:
+    if len(costs) > _MAX_PLACES:
         rest = list(range(len(costs)))
         while rest and (errors[rest].sum(0) > budgets).any():
             exceeded = errors[rest].sum(0) > budgets

@@ -13,7 +13,7 @@ from m2l_runtime.backends.base import BackendOptions
 from m2l_runtime.backends.registry import BACKENDS, backend_module, load_backend, read_device
 from m2l_runtime.backends.trt import library
 from m2l_runtime.backends.trt.build import COMPUTE_CAPABILITIES
-from m2l_runtime.backends.trt.plans import look_around
+from m2l_runtime.backends.trt.plans import detect_environment
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import EngineNotInstalled, M2LError
@@ -61,7 +61,7 @@ def _could_run_plans(device: str) -> tuple[bool, str]:
     """The same of TensorRT: card and library are looked at, and no plan is built, which takes minutes."""
     try:
         backend_module("tensorrt")
-        here = look_around(read_device(device)[1])
+        here = detect_environment(read_device(device)[1])
     except M2LError as error:
         return False, str(error)
     if here.builder is None:
@@ -88,20 +88,20 @@ def machine_facts() -> dict[str, str]:
 
 def _plans() -> str:
     """What builds plans here, card or none."""
-    found = []
+    reports = []
     for flavour in library.installed():
         try:
             version_here = library.load(flavour).__version__
         except EngineNotInstalled as error:
-            found.append(str(error))
+            reports.append(str(error))
             continue
         which = "the card that is here"
         if flavour == "tensorrt_rtx":
             which = f"compute capability {', '.join(COMPUTE_CAPABILITIES)}, whatever card is here"
-        found.append(f"{library.TITLES[flavour]} {version_here} builds them for {which}")
+        reports.append(f"{library.TITLES[flavour]} {version_here} builds them for {which}")
     missing = "; or ".join(f"{library.TITLES[name]}: {how}" for name, how in library.INSTALL.items())
     return (
-        "; ".join(found)
+        "; ".join(reports)
         or f"nothing builds them (only `m2l export --tensorrt` and the backend tensorrt need it): {missing}"
     )
 

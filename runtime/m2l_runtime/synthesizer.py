@@ -12,9 +12,9 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.backends.base import Backend, BackendOptions, Settings
-from m2l_runtime.backends.messages import too_little_memory
-from m2l_runtime.backends.registry import Choice, choose_backend, load_backend
+from m2l_runtime.backends.base import Backend, BackendOptions, BackendSettings
+from m2l_runtime.backends.messages import out_of_memory_advice
+from m2l_runtime.backends.registry import BackendChoice, choose_backend, load_backend
 from m2l_runtime.bundle import embedded
 from m2l_runtime.bundle.io import Bundle, open_bundle
 from m2l_runtime.bundle.schema import Precision
@@ -37,12 +37,12 @@ class Synthesizer:
     ...     others = synth(masks, seeds=range(len(masks)))      # where the bundle varies
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, choice: Choice | None = None) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, choice: BackendChoice | None = None) -> None:
         self.bundle: Final = bundle
         self._backend: Backend | None = backend
-        self.settings: Final[Settings] = backend.settings
+        self.settings: Final[BackendSettings] = backend.settings
         name = backend.settings.backend
-        self.choice: Final = choice or Choice(name, "it was handed in", (name,))
+        self.choice: Final = choice or BackendChoice(name, "it was handed in", (name,))
         """Which backend it is, and why."""
         self.notes: Final = backend.notes
         """What a person should know of how it runs here: what was asked for and will not pay."""
@@ -62,7 +62,7 @@ class Synthesizer:
         streams: int | None = 1,
         provider_options: Mapping[str, str] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
-        trust_engines: bool = False,
+        trust_plans: bool = False,
         on_step: Callable[[str], None] = lambda _: None,
     ) -> Self:
         """Open a bundle on a backend.
@@ -82,7 +82,7 @@ class Synthesizer:
             provider_options: options of onnxruntime's CUDA provider, by its own names.
             cache_dir: a folder of the user's own where compiled models are kept for the next time; it is made if need
                 be. None: openvino keeps nothing, and tensorrt its plans in the user's cache.
-            trust_engines: whether plans of the bundle may be loaded by tensorrt. They are code: only from somebody
+            trust_plans: whether plans of the bundle may be loaded by tensorrt. They are code: only from somebody
                 whose programs you would run. Otherwise tensorrt builds its own from the bundle's ONNX file.
             on_step: called with a line of text where something begins that may take minutes.
 
@@ -93,11 +93,11 @@ class Synthesizer:
             OutputError: `cache_dir` cannot be written, or others may write to it.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(embedded.BUNDLE if bundle is None else bundle)
-        if trust_engines not in (True, False):
-            raise EngineError(f"trust_engines is True or False, got {trust_engines!r}")
+        if trust_plans not in (True, False):
+            raise EngineError(f"trust_engines is True or False, got {trust_plans!r}")
         cache = None if cache_dir is None else Path(cache_dir)
         options = BackendOptions(
-            device, precision, batch_size, threads, streams, dict(provider_options or {}), cache, trust_engines, on_step
+            device, precision, batch_size, threads, streams, dict(provider_options or {}), cache, trust_plans, on_step
         )
         choice = choose_backend(opened, backend, options)
         return cls(opened, load_backend(opened, choice.name, options), choice)
@@ -203,7 +203,7 @@ def run_in_batches(backend: Backend, inputs: Mapping[str, npt.NDArray[Any]]) -> 
         try:
             batch = {name: _padded(array[start : start + size], size) for name, array in inputs.items()}
         except MemoryError:
-            raise EngineError(too_little_memory(size, streams)) from None
+            raise EngineError(out_of_memory_advice(size, streams)) from None
         images[start : start + size] = backend.run(batch)[: len(masks) - start]
 
     starts = range(0, len(masks), size)

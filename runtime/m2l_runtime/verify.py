@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from m2l_runtime.backends.base import BUNDLES_PLAN
+from m2l_runtime.backends.base import BUNDLE_PLAN_NOTE
 from m2l_runtime.backends.registry import BACKENDS
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import ModelFile
@@ -54,7 +54,7 @@ class Replay:
         return self.worst_psnr_db is None or self.worst_psnr_db >= self.least_psnr_db
 
 
-def replay_golden(bundle: Bundle, *, trust_engines: bool = False) -> list[Replay]:
+def replay_golden(bundle: Bundle, *, trust_plans: bool = False) -> list[Replay]:
     """Hash every file, then replay the golden pairs in every way the bundle has that loads here (no fakes).
 
     TensorRT plans of the bundle are replayed where they are trusted; otherwise plans are built here and replayed.
@@ -66,7 +66,7 @@ def replay_golden(bundle: Bundle, *, trust_engines: bool = False) -> list[Replay
     bundle.check()
     inputs, expected = bundle.read_golden()
     replays = []
-    for name, device, model in ways(bundle):
+    for name, device, model in replay_targets(bundle):
         least = least_psnr_db(model)
         try:
             with Synthesizer.open(
@@ -75,11 +75,11 @@ def replay_golden(bundle: Bundle, *, trust_engines: bool = False) -> list[Replay
                 device=device,
                 precision=model.precision,
                 batch_size=_batch_size(bundle, name, model),
-                trust_engines=trust_engines,
+                trust_plans=trust_plans,
             ) as synth:
                 images, engine = synth.run_inputs(inputs), synth.settings.engine
                 if name == "tensorrt":
-                    is_bundles = any(note.startswith(BUNDLES_PLAN) for note in synth.notes)
+                    is_bundles = any(note.startswith(BUNDLE_PLAN_NOTE) for note in synth.notes)
                     engine += ", the bundle's plan" if is_bundles else ", a plan built here"
         except (EngineNotInstalled, DeviceUnavailable) as error:
             replays.append(Replay(name, device, model.precision, str(error), None, None, None, least))
@@ -106,7 +106,7 @@ def _batch_size(bundle: Bundle, name: str, model: ModelFile) -> int | None:
     return plans[0].batch_sizes[1] if name == "tensorrt" and plans else None
 
 
-def ways(bundle: Bundle) -> list[tuple[str, str, ModelFile]]:
+def replay_targets(bundle: Bundle) -> list[tuple[str, str, ModelFile]]:
     """(backend, device, file and precision) for all that the bundle was made for and that is known here; no fakes."""
     return [
         (name, device, model)

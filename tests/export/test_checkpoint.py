@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CommandLine
+from command_line import CommandLine
 from support import REFERENCE, TINY
 from torch import Tensor, nn
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from m2l_runtime._utils.text import aside
+from m2l_runtime._utils.text import print_stderr
 from m2l_train.config import PRESETS, TrainConfig
 
 SOME_PAIRS_BAD: Final = 3
@@ -119,7 +119,7 @@ def prepare(
     else:
         typer.echo(describe_report(report, out))
     if report.was_stopped:
-        aside("stopped; the same command with --resume goes on")
+        print_stderr("stopped; the same command with --resume goes on")
         raise typer.Exit(stop.exit_status)
     if report.left_out or report.ambiguous:
         raise typer.Exit(SOME_PAIRS_BAD)
@@ -231,7 +231,7 @@ def train(
             tensorboard=tensorboard,
             on_start=reporter.start,
             on_step=on_step,
-            on_note=reporter.say,
+            on_note=reporter.message,
             should_stop=stop.is_set,
         )
         if report.process == 0:
@@ -241,7 +241,7 @@ def train(
         typer.echo(describe_training(report))
     if report.was_stopped:
         if report.process == 0:
-            aside("stopped; the same command with --resume goes on")
+            print_stderr("stopped; the same command with --resume goes on")
         raise typer.Exit(stop.exit_status)
     if report.skipped:
         raise typer.Exit(SOME_PAIRS_BAD)

@@ -19,7 +19,7 @@ UpsampleChoice = Literal["deconv", "resize"]
 Side = Literal[128, 256, 512]
 
 
-def _told(default: Any, doc: str) -> Any:
+def _field(default: Any, doc: str) -> Any:
     """A field whose line of documentation the command line shows too."""
     return field(default=default, metadata={"doc": doc})
 
@@ -33,60 +33,60 @@ class TrainConfig:
             real ones float.
     """
 
-    image_size: Side = _told(256, "Side in pixels of masks and images: 128, 256 or 512.")
-    load_size: int | None = _told(
+    image_size: Side = _field(256, "Side in pixels of masks and images: 128, 256 or 512.")
+    load_size: int | None = _field(
         None,
         "Side that pictures are resized to before a random crop of image_size.  [default: 286/256 of the image size]",
     )
-    mirror: int = _told(
+    mirror: int = _field(
         0, "Pixels added on each side of the resized pictures by mirroring, so that crops move without resampling."
     )
-    flip: bool = _told(True, "Flip a pair, mask and image alike, left to right, with probability one half.")
-    turn: bool = _told(False, "Turn a pair by no, one, two or three quarters, each as likely.")
-    direction: Direction = _told("AtoB", "Of combined A|B files: AtoB has the mask left, BtoA right.")
-    ngf: int = _told(64, "Channels of the generator's first layer.")
-    ndf: int = _told(64, "Channels of the discriminator's first layer.")
-    discriminators: int = _told(1, "Discriminators, each of which sees the image at half the side of the one before.")
-    detail: bool = _told(
+    flip: bool = _field(True, "Flip a pair, mask and image alike, left to right, with probability one half.")
+    turn: bool = _field(False, "Turn a pair by no, one, two or three quarters, each as likely.")
+    direction: Direction = _field("AtoB", "Of combined A|B files: AtoB has the mask left, BtoA right.")
+    ngf: int = _field(64, "Channels of the generator's first layer.")
+    ndf: int = _field(64, "Channels of the discriminator's first layer.")
+    discriminators: int = _field(1, "Discriminators, each of which sees the image at half the side of the one before.")
+    detail: bool = _field(
         False, "Show discriminators the finest detail of an image beside it, amplified, grey apart from colour."
     )
-    norm: NormChoice = _told("instance", "Norm of both networks: instance, batch or none.")
-    upsample: UpsampleChoice = _told(
+    norm: NormChoice = _field("instance", "Norm of both networks: instance, batch or none.")
+    upsample: UpsampleChoice = _field(
         "deconv", "deconv as the original; resize (repeat pixels, then convolve) draws no checkerboards."
     )
-    dropout: bool = _told(True, "Dropout 0.5 in the generator's inner blocks.")
-    appearance: bool = _told(
+    dropout: bool = _field(True, "Dropout 0.5 in the generator's inner blocks.")
+    appearance: bool = _field(
         False, "Colours of lesion and skin, and their spread, as a second input; measured of each image trained on."
     )
-    gan_mode: GanMode = _told("vanilla", "vanilla: cross-entropy from logits; lsgan: squared error.")
-    lambda_l1: float = _told(100.0, "Weight of the L1 loss beside the GAN's.")
-    l1_cell: int = _told(
+    gan_mode: GanMode = _field("vanilla", "vanilla: cross-entropy from logits; lsgan: squared error.")
+    lambda_l1: float = _field(100.0, "Weight of the L1 loss beside the GAN's.")
+    l1_cell: int = _field(
         1, "Side in pixels of the squares whose means the L1 loss compares. Within them the GAN is alone. 1: pixels."
     )
-    lr: float = _told(2e-4, "Learning rate of Adam.")
-    beta1: float = _told(0.5, "First momentum of Adam; the second is 0.999.")
-    batch_size: int = _told(1, "Pairs per step, of all processes together.")
-    n_epochs: int = _told(100, "Epochs at the full learning rate.")
-    n_epochs_decay: int = _told(100, "Epochs that follow, the learning rate falling in a straight line towards zero.")
-    ema: float = _told(
+    lr: float = _field(2e-4, "Learning rate of Adam.")
+    beta1: float = _field(0.5, "First momentum of Adam; the second is 0.999.")
+    batch_size: int = _field(1, "Pairs per step, of all processes together.")
+    n_epochs: int = _field(100, "Epochs at the full learning rate.")
+    n_epochs_decay: int = _field(100, "Epochs that follow, the learning rate falling in a straight line towards zero.")
+    ema: float = _field(
         0.0,
         "What a running average of the generator keeps of itself at each step; it is what is judged and exported. "
         "0: none.",
     )
-    bf16: bool = _told(False, "Convolutions in bfloat16 where the device is fast at it; norms and losses in fp32.")
-    channels_last: bool = _told(False, "Channels innermost in memory.")
-    fused: bool = _told(False, "Adam in one pass over memory.")
-    compile: bool = _told(False, "Compile both networks (torch.compile): a minute or so at each start.")
-    decode_once: bool = _told(False, "Decode all pairs once, to a memory-mapped file; crop and flip on the device.")
-    seed: int = _told(0, "Of weights, order, crops, flips and dropout.")
+    bf16: bool = _field(False, "Convolutions in bfloat16 where the device is fast at it; norms and losses in fp32.")
+    channels_last: bool = _field(False, "Channels innermost in memory.")
+    fused: bool = _field(False, "Adam in one pass over memory.")
+    compile: bool = _field(False, "Compile both networks (torch.compile): a minute or so at each start.")
+    decode_once: bool = _field(False, "Decode all pairs once, to a memory-mapped file; crop and flip on the device.")
+    seed: int = _field(0, "Of weights, order, crops, flips and dropout.")
 
     def __post_init__(self) -> None:
-        for name, low in _LOWEST.items():
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), low, MOST))
+        for name, low in _MINIMA.items():
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), low, MAX_INTEGER))
         for name in ("image_size", *(() if self.load_size is None else ("load_size",))):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), -MOST, MOST))
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), -MAX_INTEGER, MAX_INTEGER))
         for name in ("lambda_l1", "lr", "beta1", "ema"):
-            object.__setattr__(self, name, real_number(name, getattr(self, name)))
+            object.__setattr__(self, name, check_float(name, getattr(self, name)))
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -109,10 +109,12 @@ class TrainConfig:
             raise InputError(f"ema must be in [0, 1), got {self.ema}")
         if self.appearance and self.norm == "none":
             raise InputError("appearance modulates what norms give, and norm is none; choose norm instance or batch")
-        if self.image_size >> self.discriminators - 1 < SMALLEST_JUDGED:
+        if self.image_size >> self.discriminators - 1 < MIN_DISCRIMINATOR_SIDE:
             raise InputError(
-                f"discriminators must be at most {(self.image_size // SMALLEST_JUDGED).bit_length()} for images of "
-                f"{self.image_size} pixels (the last one sees at least {SMALLEST_JUDGED}), got {self.discriminators}"
+                f"discriminators must be at most {(self.image_size // MIN_DISCRIMINATOR_SIDE).bit_length()} for "
+                "images of "
+                f"{self.image_size} pixels (the last one sees at least {MIN_DISCRIMINATOR_SIDE}), got "
+                f"{self.discriminators}"
             )
         if self.image_size % self.l1_cell:
             raise InputError(f"l1_cell must divide image_size ({self.image_size}), got {self.l1_cell}")
@@ -153,13 +155,13 @@ class TrainConfig:
         return self.lr * (1.0 - max(0, epoch - self.n_epochs) / (self.n_epochs_decay + 1))
 
 
-SMALLEST_JUDGED: Final = 32
+MIN_DISCRIMINATOR_SIDE: Final = 32
 """Side in pixels below which a discriminator's last layers have nothing left to norm."""
 
-MOST: Final = 1 << 31
+MAX_INTEGER: Final = 1 << 31
 """No setting that is a whole number is larger."""
 
-_LOWEST: Final[Mapping[str, int]] = {
+_MINIMA: Final[Mapping[str, int]] = {
     **dict.fromkeys(("ngf", "ndf", "discriminators", "l1_cell", "batch_size"), 1),
     **dict.fromkeys(("n_epochs", "n_epochs_decay", "seed", "mirror"), 0),
 }
@@ -178,7 +180,7 @@ _CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
 }
 
 
-def whole_number(name: str, value: Any, low: int, high: int) -> int:
+def check_integer(name: str, value: Any, low: int, high: int) -> int:
     """`value` as an int.
 
     Raises:
@@ -195,7 +197,7 @@ def whole_number(name: str, value: Any, low: int, high: int) -> int:
     return number
 
 
-def real_number(name: str, value: Any) -> float:
+def check_float(name: str, value: Any) -> float:
     """`value` as a float.
 
     Raises:

@@ -33,7 +33,7 @@ def describe_report(report: Report, out: Path) -> str:
         (report.full_masks, "with a full mask (all white); used"),
     ):
         if names:
-            lines.append(f"{len(names)} {what}: {_some(names)}")
+            lines.append(f"{len(names)} {what}: {_first_names(names)}")
     lines += [f"{count} of the photographs: {note}" for note, count in sorted(report.other_notes.items())]
     if report.left_out:
         lines.append(f"{plural(len(report.left_out), 'pair')} left out: they cannot be used")
@@ -42,12 +42,12 @@ def describe_report(report: Report, out: Path) -> str:
         pairs = [f"{one} = {other}" for one, other, _ in report.near_duplicates]
         lines.append(
             f"warning: {plural(len(pairs), 'pair')} of photographs nearly the same in two splits (32x32 grey, likeness "
-            f"at least {THRESHOLD}, turned or mirrored too): {_some(pairs)}"
+            f"at least {THRESHOLD}, turned or mirrored too): {_first_names(pairs)}"
         )
     return "\n".join([*lines, "report.json has all of it"])
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     more = ", ..." if len(names) > _SHOWN else ""
     return printable(", ".join(names[:_SHOWN])) + more
 

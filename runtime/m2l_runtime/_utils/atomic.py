@@ -82,7 +82,7 @@ def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "")
         path: final name; its folder must exist; an existing file is replaced.
         data: the whole content.
         durable: also wait until the bytes are on the disk.
-        tag: stands in the temporary name, for :func:`sweep_files`.
+        tag: stands in the temporary name, for :func:`remove_leftovers`.
 
     Raises:
         OutputError: it could not be written; nothing is left behind.
@@ -97,7 +97,7 @@ def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "")
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
-            _give_usual_permissions(temporary, 0o666)
+            _apply_umask(temporary, 0o666)
             os.replace(temporary, path)  # noqa: PTH105 - one call, both names
         except BaseException:
             with contextlib.suppress(OSError):
@@ -157,7 +157,7 @@ class HashedFile:
                 self._file.flush()
                 os.fsync(self._file.fileno())
                 self._file.close()
-                _give_usual_permissions(self._temporary, 0o666)
+                _apply_umask(self._temporary, 0o666)
                 os.replace(self._temporary, self.path)  # noqa: PTH105
             except BaseException:
                 self.discard()
@@ -184,7 +184,7 @@ def remove_inside(folder: Path, name: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def sweep_files(folder: Path, tag: str) -> int:
+def remove_leftovers(folder: Path, tag: str) -> int:
     """Remove the temporary files of `tag` that a killed run has left in `folder` and below; how many there were.
 
     Only for the one who alone may write with this tag.
@@ -217,15 +217,15 @@ def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = No
     previous = path.parent / f"{mark}-previous"
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path, mark, previous)
+        _remove_leftovers(path, mark, previous)
         if os.path.lexists(path):
             if may_replace is None:
                 raise OutputError(f"{printable(path)} exists already; choose another name or --overwrite it")
             may_replace(path)
         staging = Path(tempfile.mkdtemp(prefix=f"{mark}-", suffix=".partial", dir=path.parent))
-        hold = _hold(staging)
+        hold = _lock_folder(staging)
         try:
-            _give_usual_permissions(staging, 0o777)
+            _apply_umask(staging, 0o777)
             yield staging
             for file in staging.rglob("*"):
                 _sync(file)
@@ -243,14 +243,14 @@ def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = No
                 os.close(hold)
 
 
-def _sweep(path: Path, mark: str, previous: Path) -> None:
+def _remove_leftovers(path: Path, mark: str, previous: Path) -> None:
     if os.path.lexists(previous):
         if os.path.lexists(path):
             _remove(previous)
         else:
             previous.rename(path)
     for stale in path.parent.glob(f"{_literal(mark)}-*.partial"):
-        hold = _hold(stale)
+        hold = _lock_folder(stale)
         if hold is not None:  # nobody alive holds it
             _remove(stale)
             os.close(hold)
@@ -260,7 +260,7 @@ def _literal(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
-def _hold(folder: Path) -> int | None:
+def _lock_folder(folder: Path) -> int | None:
     """A descriptor that marks `folder` as in use for as long as this process lives; None if it is in use."""
     if sys.platform == "win32":  # nothing there tells a living build from a dead one, so none is swept away
         return None
@@ -291,7 +291,7 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _give_usual_permissions(path: str | Path, mode: int) -> None:
+def _apply_umask(path: str | Path, mode: int) -> None:
     """What open() and mkdir() would have given: tempfile makes everything private."""
     umask = os.umask(0)
     os.umask(umask)

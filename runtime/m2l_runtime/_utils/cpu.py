@@ -12,7 +12,7 @@ from m2l_runtime.errors import InputError
 
 _CGROUP = Path("/sys/fs/cgroup")
 
-MOST_STREAMS = 16
+MAX_STREAMS = 16
 """Engine calls at once unless more are asked for: each holds the network's activations."""
 
 
@@ -42,11 +42,11 @@ def _quota(cgroup: Path) -> float | None:
 def share_threads(threads: int | None, streams: int | None) -> tuple[int, int]:
     """(threads of each engine call, calls at once) for as many threads and calls as are asked for.
 
-    None: as many threads as CPUs; as many calls as threads, at most `MOST_STREAMS`. Calls of one thread never wait for
+    None: as many threads as CPUs; as many calls as threads, at most `MAX_STREAMS`. Calls of one thread never wait for
     one another: on two cores, two of them at once gave more images/s than one call of two threads (docs/bulk.md).
     """
     total = threads or usable_cpus()
-    streams = min(total, MOST_STREAMS) if streams is None else streams
+    streams = min(total, MAX_STREAMS) if streams is None else streams
     return max(1, total // streams), streams
 
 

@@ -82,7 +82,7 @@ def exit_on_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def signals_held() -> Iterator[Callable[[], bool]]:
+def deferred_signals() -> Iterator[Callable[[], bool]]:
     """SIGINT and SIGTERM wait for the end of the block, then do what they do; within, the callable says if one came.
 
     For libraries whose native code calls back into Python: what a handler raises there they print, and go on.

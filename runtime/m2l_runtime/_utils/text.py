@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 
 
-def aside(text: str) -> None:
+def print_stderr(text: str) -> None:
     """A line on standard error; if nobody can hear it, that is no reason to fail."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(f"{text}\n")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from m2l_runtime._utils.imports import lazy_attributes
 
 if TYPE_CHECKING:
-    from m2l_runtime.backends.base import Backend, BackendModule, BackendOptions, ModelSource, Settings
+    from m2l_runtime.backends.base import Backend, BackendModule, BackendOptions, BackendSettings, ModelSource
     from m2l_runtime.backends.registry import BACKENDS, choose_backend, load_backend
 
 _HOMES = {
@@ -20,7 +20,7 @@ _HOMES = {
     "BackendModule": "base",
     "BackendOptions": "base",
     "ModelSource": "base",
-    "Settings": "base",
+    "BackendSettings": "base",
     "choose_backend": "registry",
     "load_backend": "registry",
 }
@@ -30,8 +30,8 @@ __all__ = [
     "Backend",
     "BackendModule",
     "BackendOptions",
+    "BackendSettings",
     "ModelSource",
-    "Settings",
     "choose_backend",
     "load_backend",
 ]

@@ -34,14 +34,14 @@ class BackendOptions:
     """Options of the engine's device layer, by the engine's own names."""
     cache_dir: Path | None = None
     """Where compiled models are kept for the next time; None: nowhere, but plans in the user's own cache."""
-    trust_engines: bool = False
+    trust_plans: bool = False
     """Whether plans of the bundle may be loaded: they are code."""
     on_step: Callable[[str], None] = lambda _: None
     """Called with a line of text where loading begins with what may take minutes."""
 
 
 @dataclass(frozen=True)
-class Offer:
+class PlanRef:
     """A plan that a bundle has."""
 
     entry: PlanFile
@@ -61,14 +61,14 @@ class ModelSource:
     outputs: tuple[TensorSpec, ...]
     sha256: str | None = None
     """Of the content, where it was computed already."""
-    plans: tuple[Offer, ...] = ()
+    plans: tuple[PlanRef, ...] = ()
     """TensorRT's, that the bundle has of this file."""
     float_layer_count: int = 0
     """Of int8: convolutions that stay in float."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class BackendSettings:
     """How a backend computes, all choices made: the same settings, bundle and machine give the same bytes."""
 
     backend: str
@@ -89,7 +89,7 @@ class Backend(Protocol):
     """Computes one batch at a time. Safe to call from several threads."""
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> BackendSettings:
         """All choices made."""
         ...
 
@@ -115,7 +115,7 @@ class Backend(Protocol):
 
 
 @runtime_checkable
-class Builds(Protocol):
+class ReportsBuildTime(Protocol):
     """A backend that may have to build something when it is loaded."""
 
     @property
@@ -136,5 +136,5 @@ class BackendModule(Protocol):
         ...
 
 
-BUNDLES_PLAN: Final = "runs the bundle's plan"
+BUNDLE_PLAN_NOTE: Final = "runs the bundle's plan"
 """What a backend notes that does."""

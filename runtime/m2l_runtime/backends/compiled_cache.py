@@ -18,7 +18,7 @@ from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import OutputError
 
 _SUFFIX: Final = ".compiled"
-_MOST_BYTES: Final = 1 << 33
+_MAX_BYTES: Final = 1 << 33
 _HASH_SIZE: Final = hashlib.sha256().digest_size
 
 
@@ -42,43 +42,43 @@ class CompiledCache:
         if os.name == "posix":
             _require_private(folder)
 
-    def read(self, made_of: Mapping[str, str], allocate: Callable[[int], Any]) -> bool:
+    def read(self, key: Mapping[str, str], allocate: Callable[[int], Any]) -> bool:
         """Read what was kept under the same words into the engine's own memory; False if nothing was, or if damaged.
 
         Args:
-            made_of: as it was written.
+            key: as it was written.
             allocate: a number of bytes to as much memory to write to.
         """
         try:
-            with self._path(made_of).open("rb") as file:
+            with self._path(key).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size - _HASH_SIZE
-                if not 0 < size <= _MOST_BYTES:
+                if not 0 < size <= _MAX_BYTES:
                     return False
                 expected, memory = file.read(_HASH_SIZE), allocate(size)
                 return file.readinto(memory) == size and hashlib.sha256(memory).digest() == expected
         except OSError:
             return False
 
-    def write(self, made_of: Mapping[str, str], content: bytes) -> None:
+    def write(self, key: Mapping[str, str], content: bytes) -> None:
         """Keep it, in place of what was kept under the same words.
 
         Raises:
             OutputError: it cannot be written.
         """
-        atomic.write_file(self._path(made_of), hashlib.sha256(content).digest() + content)
+        atomic.write_file(self._path(key), hashlib.sha256(content).digest() + content)
 
     @contextmanager
-    def locked(self, made_of: Mapping[str, str], on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def locked(self, key: Mapping[str, str], on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Of all processes that ask for what is kept under the same words, one at a time is in the block.
 
         Args:
-            made_of: as it is written.
+            key: as it is written.
             on_wait: called once if another is in it.
 
         Raises:
             OutputError: the folder cannot be written to.
         """
-        path = self._path(made_of).with_suffix(".lock")
+        path = self._path(key).with_suffix(".lock")
         with atomic.output_errors(path):
             lock = FileLock(path, mode=0o600)
             try:
@@ -91,8 +91,8 @@ class CompiledCache:
         finally:
             lock.release()
 
-    def _path(self, made_of: Mapping[str, str]) -> Path:
-        words = json.dumps(dict(made_of), sort_keys=True).encode()
+    def _path(self, key: Mapping[str, str]) -> Path:
+        words = json.dumps(dict(key), sort_keys=True).encode()
         return self._folder / f"{hashlib.sha256(words).hexdigest()[:32]}{_SUFFIX}"
 
 

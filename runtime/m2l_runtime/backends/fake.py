@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m2l_runtime._version import __version__
-from m2l_runtime.backends.base import BackendOptions, Inputs, ModelSource, Settings
+from m2l_runtime.backends.base import BackendOptions, BackendSettings, Inputs, ModelSource
 from m2l_runtime.errors import DeviceUnavailable
 
 SKIN: Final = np.array([216, 178, 160], np.int16)
@@ -35,7 +35,7 @@ def load(source: ModelSource, options: BackendOptions) -> FakeBackend:
     if options.device not in ("auto", "cpu"):
         raise DeviceUnavailable(f"the fake backend has no device '{options.device}', only cpu")
     return FakeBackend(
-        Settings(
+        BackendSettings(
             backend="fake",
             engine=f"fake {__version__}",
             device="cpu",
@@ -51,7 +51,7 @@ def load(source: ModelSource, options: BackendOptions) -> FakeBackend:
 class FakeBackend:
     """Maps each level of a mask to a colour between skin and lesion, shifted by the other inputs of its item."""
 
-    def __init__(self, settings: Settings, names: list[str]) -> None:
+    def __init__(self, settings: BackendSettings, names: list[str]) -> None:
         self.settings = settings
         self.notes: tuple[str, ...] = ()
         self._mask_name, *self._other_names = names

@@ -6,7 +6,7 @@ from typing import Final
 
 from m2l_runtime._utils.cpu import lacks_int8_products, usable_cpus
 from m2l_runtime._utils.text import plural
-from m2l_runtime.backends.base import BackendOptions, Settings
+from m2l_runtime.backends.base import BackendOptions, BackendSettings
 from m2l_runtime.errors import EngineError
 
 _OUT_OF_MEMORY: Final = (
@@ -31,10 +31,10 @@ def notes_on_cpu(options: BackendOptions, precision: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def failure(settings: Settings, error: Exception, message: str) -> EngineError:
+def failure(settings: BackendSettings, error: Exception, message: str) -> EngineError:
     """The error for a batch that failed with `error`, in short `message`; too little memory is told apart."""
     if is_out_of_memory(error):
-        return EngineError(too_little_memory(settings.batch_size, settings.streams))
+        return EngineError(out_of_memory_advice(settings.batch_size, settings.streams))
     return EngineError(f"{settings.backend} failed on {settings.device}: {message}")
 
 
@@ -43,7 +43,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
-def too_little_memory(batch_size: int, streams: int) -> str:
+def out_of_memory_advice(batch_size: int, streams: int) -> str:
     """What to tell who asked for more than memory holds."""
     return (
         f"there is too little memory for {plural(batch_size, 'image')} a call and {plural(streams, 'call')} at once; "

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from m2l_runtime._utils.cpu import lacks_int8_products, share_threads
-from m2l_runtime.backends.base import BackendOptions, Inputs, ModelSource, Settings
+from m2l_runtime.backends.base import BackendOptions, BackendSettings, Inputs, ModelSource
 from m2l_runtime.backends.messages import failure, notes_on_cpu
 from m2l_runtime.backends.registry import read_device
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, EngineNotInstalled
 
 if TYPE_CHECKING:
-    from m2l_runtime.backends.cuda.backend import RingBackend
+    from m2l_runtime.backends.cuda.backend import CudaBackend
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or it keeps what to tell a server of its makers' on disk
 
@@ -35,7 +35,7 @@ _BATCH_SIZE: Final = 1
 """On a CPU larger batches were not faster and made the last, padded batch dearer (docs/architecture.md)."""
 
 
-def load(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend | RingBackend:
+def load(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend | CudaBackend:
     """A session for one ONNX file; see BackendModule."""
     kind, index = read_device(options.device)
     why_not = None
@@ -73,11 +73,11 @@ def _load_on_cpu(source: ModelSource, options: BackendOptions, why_not_cuda: str
     )
 
 
-def _load_on_cuda(source: ModelSource, options: BackendOptions, index: int) -> RingBackend:
+def _load_on_cuda(source: ModelSource, options: BackendOptions, index: int) -> CudaBackend:
     # Imported here, as a first image on a CPU would wait for it.
-    from m2l_runtime.backends.cuda.backend import BATCH_SIZE, STREAMS, RingBackend, open_ring
+    from m2l_runtime.backends.cuda.backend import BATCH_SIZE, STREAMS, CudaBackend, open_executor
     from m2l_runtime.backends.cuda.devices import card
-    from m2l_runtime.backends.cuda.runtime_api import CudaDriver
+    from m2l_runtime.backends.cuda.runtime_api import BindingsRuntime
     from m2l_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
     _require_cuda_build()
@@ -95,17 +95,17 @@ def _load_on_cuda(source: ModelSource, options: BackendOptions, index: int) -> R
         source.inputs,
         source.outputs,
         lambda session: _check_signature(session, source),
-        _about_the_file,
+        _is_file_error,
     )
     batch_size = options.batch_size or BATCH_SIZE
-    ring = open_ring(CudaDriver(index), engine, source.inputs, source.outputs, batch_size, streams)
+    executor = open_executor(BindingsRuntime(index), engine, source.inputs, source.outputs, batch_size, streams)
     settings = _settings(source, f"cuda:{index}", batch_size, threads, streams)
     settings = dataclasses.replace(settings, provider_options=tuple(sorted(engine.provider_options.items())))
-    return RingBackend(ring, settings, _no_cache(options))
+    return CudaBackend(executor, settings, _no_cache(options))
 
 
-def _settings(source: ModelSource, device: str, batch_size: int, threads: int, streams: int) -> Settings:
-    return Settings(
+def _settings(source: ModelSource, device: str, batch_size: int, threads: int, streams: int) -> BackendSettings:
+    return BackendSettings(
         backend="onnxruntime",
         engine=f"onnxruntime {onnxruntime.__version__}",
         device=device,
@@ -125,7 +125,7 @@ def _no_cache(options: BackendOptions) -> tuple[str, ...]:
 class OnnxRuntimeBackend:
     """An onnxruntime session. Its `run` may be called from several threads at once."""
 
-    def __init__(self, session: Any, settings: Settings, output_name: str, notes: tuple[str, ...]) -> None:
+    def __init__(self, session: Any, settings: BackendSettings, output_name: str, notes: tuple[str, ...]) -> None:
         self.settings = settings
         self.notes = notes
         self._session = session
@@ -172,10 +172,10 @@ def _start_session(content: bytes, session_options: Any) -> Any:
     try:
         return onnxruntime.InferenceSession(content, session_options, providers=[CPU])
     except Exception as error:
-        raise (_about_the_file(error) or _cannot_load(error)) from error
+        raise (_is_file_error(error) or _cannot_load(error)) from error
 
 
-def _about_the_file(error: Exception) -> EngineError | BundleDamaged | None:
+def _is_file_error(error: Exception) -> EngineError | BundleDamaged | None:
     """The error for a file that is damaged, or whose operators the library is too old for; None if it is neither."""
     opset = _OPSET.search(str(error))
     if opset is None:

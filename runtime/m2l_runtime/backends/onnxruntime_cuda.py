@@ -18,7 +18,7 @@ DEFAULTS: Final = {
     "use_tf32": "0",  # or convolutions in fp32 multiply with 10 bits of 23, on cards that can, without a word
     "enable_cuda_graph": "1",
 }
-OURS: Final = {
+RESERVED_OPTIONS: Final = {
     "user_compute_stream": "m2l brings a stream of its own",
     "device_id": "name the card by the device, cuda:N",
 }
@@ -65,7 +65,7 @@ class OnnxRuntimeCudaEngine:
         Raises:
             EngineError: a provider option is not for users, or is neither on nor off.
         """
-        for name, why in OURS.items():
+        for name, why in RESERVED_OPTIONS.items():
             if name in provider_options:
                 raise EngineError(f"the provider option {name} is not for users: {why}")
         options = DEFAULTS | dict(provider_options)
@@ -131,7 +131,7 @@ class OnnxRuntimeCudaEngine:
             if explained is not None:
                 raise explained from error
             if _ON_CPU in text:
-                raise self._left_to_the_cpu(batch_size, stream, text) from error
+                raise self._cpu_fallback_error(batch_size, stream, text) from error
             if is_out_of_memory(error):
                 raise EngineError(f"the card has too little memory for the model: {text}") from error
             raise DeviceUnavailable(f"CUDA does not start: {text}") from error
@@ -150,7 +150,7 @@ class OnnxRuntimeCudaEngine:
             self._content, options, providers=[(PROVIDER, provider_options)], enable_fallback=0
         )
 
-    def _left_to_the_cpu(self, batch_size: int, stream: int, text: str) -> EngineError:
+    def _cpu_fallback_error(self, batch_size: int, stream: int, text: str) -> EngineError:
         """Which of the two it is: CUDA did not start, so that all is left to the CPU; or a part of the graph is."""
         try:
             self._require_cuda(self._session(batch_size, stream, is_cpu_forbidden=False))

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from m2l_runtime._utils.cpu import instructions, share_threads, usable_cpus
-from m2l_runtime.backends.base import BackendOptions, Inputs, ModelSource, Settings
+from m2l_runtime.backends.base import BackendOptions, BackendSettings, Inputs, ModelSource
 from m2l_runtime.backends.compiled_cache import CompiledCache
-from m2l_runtime.backends.messages import failure, is_out_of_memory, notes_on_cpu, too_little_memory
+from m2l_runtime.backends.messages import failure, is_out_of_memory, notes_on_cpu, out_of_memory_advice
 from m2l_runtime.backends.registry import read_device
 from m2l_runtime.bundle.schema import Precision, TensorSpec
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, M2LError, OutputError
@@ -83,11 +83,11 @@ def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise EngineError(too_little_memory(batch_size, streams)) from error
+            raise EngineError(out_of_memory_advice(batch_size, streams)) from error
         raise _cannot_load(error) from error
     floats = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     is_as_asked = floats == _FLOATS[source.precision]
-    settings = Settings(
+    settings = BackendSettings(
         backend="openvino",
         engine=f"openvino {VERSION}",
         device="cpu",
@@ -107,7 +107,7 @@ def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
 class OpenVinoBackend:
     """Requests of one compiled model, one for each stream. Its `run` may be called from several threads at once."""
 
-    def __init__(self, requests: Sequence[Any], settings: Settings, notes: tuple[str, ...]) -> None:
+    def __init__(self, requests: Sequence[Any], settings: BackendSettings, notes: tuple[str, ...]) -> None:
         self.settings = settings
         self.notes = notes
         self._process = os.getpid()

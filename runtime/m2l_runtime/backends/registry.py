@@ -16,7 +16,7 @@ from typing import Final, cast, get_args
 
 from m2l_runtime._utils.signals import raise_interrupt
 from m2l_runtime._utils.text import printable
-from m2l_runtime.backends.base import Backend, BackendModule, BackendOptions, ModelSource, Offer
+from m2l_runtime.backends.base import Backend, BackendModule, BackendOptions, ModelSource, PlanRef
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import ModelFile, Precision
 from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled
@@ -63,12 +63,12 @@ GPU_DISTRIBUTION: Final = "onnxruntime-gpu"
 
 
 @dataclass(frozen=True)
-class Choice:
+class BackendChoice:
     """A backend, and why that one."""
 
     name: str
     reason: str
-    among: tuple[str, ...]
+    candidates: tuple[str, ...]
     """Those that could have been taken; several where `auto` had a choice."""
 
 
@@ -98,7 +98,7 @@ def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
         outputs=bundle.manifest.outputs,
         sha256=model.file.sha256,
         plans=tuple(
-            Offer(plan, functools.partial(bundle.read, plan.file))
+            PlanRef(plan, functools.partial(bundle.read, plan.file))
             for plan in bundle.manifest.plans
             if name == "tensorrt" and plan.onnx_sha256 == model.file.sha256
         ),
@@ -131,7 +131,7 @@ def is_installed(entry: BackendEntry) -> bool:
     return not entry.packages or any(importlib.util.find_spec(name) is not None for name in entry.packages)
 
 
-def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Choice:
+def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> BackendChoice:
     """`name` itself; for "auto" the fastest backend installed that the bundle was made for in the precision asked for.
 
     That is onnxruntime where CUDA is asked for, or where the device is left open and onnxruntime-gpu is installed; else
@@ -150,15 +150,15 @@ def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Choice
     if name != "auto":
         if name not in BACKENDS:
             raise EngineError(f"there is no backend '{name}'; choose one of auto, {', '.join(BACKENDS)}")
-        return Choice(name, "it was asked for", (name,))
-    made_for = [
+        return BackendChoice(name, "it was asked for", (name,))
+    compatible = [
         (name, entry) for name, entry in BACKENDS.items() if not entry.is_fake and _models(bundle, name, precision)
     ]
-    if not made_for:
-        raise EngineError(_not_made_for(bundle, "any backend known here", precision))
-    fitting = [(name, entry) for name, entry in made_for if device != "cuda" or "cuda" in entry.devices]
+    if not compatible:
+        raise EngineError(_unsupported_message(bundle, "any backend known here", precision))
+    fitting = [(name, entry) for name, entry in compatible if device != "cuda" or "cuda" in entry.devices]
     if not fitting:
-        names = ", ".join(name for name, _ in made_for)
+        names = ", ".join(name for name, _ in compatible)
         raise DeviceUnavailable(f"in {precision} the bundle was made for {names}, which has no CUDA; choose device cpu")
     installed = tuple(name for name, entry in fitting if is_installed(entry))
     if not installed:
@@ -169,15 +169,15 @@ def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Choice
     if len(installed) > 1 and (device == "cuda" or precision == "fp16") and not _is_distribution(GPU_DISTRIBUTION):
         installed = tuple(name for name in installed if name != "onnxruntime")  # a build for CPUs
     if len(installed) == 1:
-        return Choice(installed[0], "the only one installed that runs this bundle so", installed)
+        return BackendChoice(installed[0], "the only one installed that runs this bundle so", installed)
     if "onnxruntime" in installed:
         if options.provider_options:
-            return Choice("onnxruntime", "provider options are its own", installed)
+            return BackendChoice("onnxruntime", "provider options are its own", installed)
         if device == "cuda" or precision == "fp16":
-            return Choice("onnxruntime", "it needs no plan to be built", installed)
+            return BackendChoice("onnxruntime", "it needs no plan to be built", installed)
         if device == "auto" and _is_distribution(GPU_DISTRIBUTION):
-            return Choice("onnxruntime", f"{GPU_DISTRIBUTION} is installed", installed)
-    return Choice(installed[0], "the fastest installed on a CPU", installed)
+            return BackendChoice("onnxruntime", f"{GPU_DISTRIBUTION} is installed", installed)
+    return BackendChoice(installed[0], "the fastest installed on a CPU", installed)
 
 
 def read_device(device: str) -> tuple[str, int]:
@@ -210,15 +210,15 @@ def _model_for(bundle: Bundle, name: str, entry: BackendEntry, precision: Precis
         return bundle.manifest.models[0]
     for model in _models(bundle, name, precision):
         return model
-    raise EngineError(_not_made_for(bundle, f"the backend '{name}'", precision))
+    raise EngineError(_unsupported_message(bundle, f"the backend '{name}'", precision))
 
 
-def _not_made_for(bundle: Bundle, what: str, precision: Precision) -> str:
-    ways = sorted(
+def _unsupported_message(bundle: Bundle, what: str, precision: Precision) -> str:
+    available = sorted(
         f"{printable(engine)} in {model.precision}" for model in bundle.manifest.models for engine in model.engines
     )
     words = f"{'--tensorrt ' if 'tensorrt' in what else ''}--precision {precision}"
     return (
-        f"the bundle was not made for {what} in {precision}, only for {', '.join(ways)}; "
+        f"the bundle was not made for {what} in {precision}, only for {', '.join(available)}; "
         f"choose among these, or export it with {words} for an engine that computes in it"
     )

@@ -16,19 +16,19 @@ from m2l_runtime._utils.imports import lazy_attributes
 
 if TYPE_CHECKING:
     from m2l_runtime.bench.benchmark import bench
-    from m2l_runtime.bench.messages import Round, Way
-    from m2l_runtime.bench.report import BenchReport, Figure, Row
+    from m2l_runtime.bench.messages import BenchConfig, Round
+    from m2l_runtime.bench.report import BenchReport, Row, Statistic
 
 _HOMES = {
     "BenchReport": "report",
-    "Figure": "report",
+    "Statistic": "report",
     "Round": "messages",
     "Row": "report",
-    "Way": "messages",
+    "BenchConfig": "messages",
     "bench": "benchmark",
 }
 
-__all__ = ["BenchReport", "Figure", "Round", "Row", "Way", "bench"]
+__all__ = ["BenchConfig", "BenchReport", "Round", "Row", "Statistic", "bench"]
 
 if not TYPE_CHECKING:  # a type checker reads the imports above
     __getattr__ = lazy_attributes(__name__, _HOMES)

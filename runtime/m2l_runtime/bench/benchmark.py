@@ -15,7 +15,7 @@ import msgspec
 from m2l_runtime._utils.cpu import cpu_model, usable_cpus
 from m2l_runtime._utils.text import plural
 from m2l_runtime.bench import worker
-from m2l_runtime.bench.messages import Answer, Question, Way, decode, encode
+from m2l_runtime.bench.messages import BenchConfig, WorkerRequest, WorkerResponse, decode, encode
 from m2l_runtime.bench.process import TIMEOUT_S, run_for_json
 from m2l_runtime.bench.report import BenchReport, Row
 from m2l_runtime.bench.rows import BATCH_SIZES, check_effort, plan
@@ -23,7 +23,7 @@ from m2l_runtime.bundle import embedded
 from m2l_runtime.bundle.io import Bundle, open_bundle
 from m2l_runtime.doctor import machine_facts
 
-UNSTEADY: Final = 0.2
+UNSTEADY_SPREAD: Final = 0.2
 """Spread of a row's images/s, as a fraction of the median, from which on a note says so."""
 
 
@@ -39,9 +39,9 @@ def bench(
     repeats: int = 3,
     seconds: float = 2.0,
     timeout_s: float = TIMEOUT_S,
-    trust_engines: bool = False,
-    on_start: Callable[[Sequence[Way]], None] = lambda _: None,
-    on_turn: Callable[[int, Row], None] = lambda _, __: None,
+    trust_plans: bool = False,
+    on_start: Callable[[Sequence[BenchConfig]], None] = lambda _: None,
+    on_round: Callable[[int, Row], None] = lambda _, __: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> BenchReport:
     """Measure how fast a bundle runs on this machine, in every way it can.
@@ -61,9 +61,9 @@ def bench(
         repeats: rounds.
         seconds: how long each of a row's three measurements goes on, about; it takes some calls at least.
         timeout_s: seconds after which the process of a row is ended, which fails the row.
-        trust_engines: whether TensorRT plans of the bundle may be loaded, which are code.
+        trust_plans: whether TensorRT plans of the bundle may be loaded, which are code.
         on_start: called once with what is to be measured.
-        on_turn: called whenever a process has ended, with the round, from 0, and what that process alone said.
+        on_round: called whenever a process has ended, with the round, from 0, and what that process alone said.
         should_stop: asked ten times a second; once it is true, the process is ended and the report has the rounds that
             were finished before.
 
@@ -78,7 +78,7 @@ def bench(
     check_effort(repeats, seconds, timeout_s)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(embedded.BUNDLE if bundle is None else bundle)
     opened.check()
-    ways, notes = plan(
+    configs, notes = plan(
         opened,
         backends=backends,
         devices=devices,
@@ -86,68 +86,68 @@ def bench(
         batch_sizes=batch_sizes,
         threads=threads,
         streams=streams,
-        trust_engines=trust_engines,
+        trust_plans=trust_plans,
     )
     machine = _machine()
-    on_start(ways)
-    rows, round_count, was_stopped = [Row(way) for way in ways], 0, False
-    said: list[str] = []
+    on_start(configs)
+    rows, round_count, was_stopped = [Row(config) for config in configs], 0, False
+    backend_notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="m2l-bench-") as folder:
-        for number, index in turns(len(ways), repeats):
+        for number, index in shuffled_rounds(len(configs), repeats):
             round_count = number
             if rows[index].reason is not None:
                 continue
-            answer = _ask(opened, ways[index], Path(folder), seconds, timeout_s, should_stop)
+            answer = _measure_in_process(opened, configs[index], Path(folder), seconds, timeout_s, should_stop)
             if answer is None:
                 was_stopped = True
                 break
             rows[index] = _with(rows[index], answer, number)
-            said += [note for note in answer.notes if note not in said]
-            on_turn(number, _with(Row(ways[index]), answer, number))
+            backend_notes += [note for note in answer.notes if note not in backend_notes]
+            on_round(number, _with(Row(configs[index]), answer, number))
         else:
             round_count = repeats
     rows = [_first(row, round_count) for row in rows]
     return BenchReport(
-        bundle=_facts(opened),
+        bundle=_bundle_facts(opened),
         machine=machine,
         rows=tuple(rows),
         repeats=repeats,
         round_count=round_count,
         seconds=seconds,
-        notes=(*notes, *said, *_unsteady(rows)),
+        notes=(*notes, *backend_notes, *_unsteady(rows)),
         was_stopped=was_stopped,
     )
 
 
-def _ask(
-    bundle: Bundle, way: Way, folder: Path, seconds: float, timeout_s: float, should_stop: Callable[[], bool]
-) -> Answer | None:
+def _measure_in_process(
+    bundle: Bundle, config: BenchConfig, folder: Path, seconds: float, timeout_s: float, should_stop: Callable[[], bool]
+) -> WorkerResponse | None:
     """What a new process says of a way to run the bundle; None if it was stopped."""
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        question = Question(way, os.fspath(bundle.path.absolute()), own, seconds, time.monotonic())
-        ending = run_for_json(worker.COMMAND, request=encode(question), timeout_s=timeout_s, should_stop=should_stop)
+        request = WorkerRequest(config, os.fspath(bundle.path.absolute()), own, seconds, time.monotonic())
+        ending = run_for_json(worker.COMMAND, request=encode(request), timeout_s=timeout_s, should_stop=should_stop)
     if ending.was_stopped:
         return None
     if ending.reason is not None:
-        return Answer(reason=ending.reason)
+        return WorkerResponse(reason=ending.reason)
     try:
-        return decode(ending.document, Answer)
+        return decode(ending.document, WorkerResponse)
     except msgspec.ValidationError as error:
-        return Answer(reason=f"its process gave another answer than was expected: {error}")
+        return WorkerResponse(reason=f"its process gave another answer than was expected: {error}")
 
 
-def _with(row: Row, answer: Answer, number: int) -> Row:
+def _with(row: Row, answer: WorkerResponse, number: int) -> Row:
     """A row and what it was told in one more round."""
     if answer.round is None:
         place = f"in round {number + 1}: " if row.rounds else ""
-        return Row(row.way, row.rounds, row.latency_settings, row.throughput_settings, f"{place}{answer.reason}")
-    return Row(row.way, (*row.rounds, answer.round), answer.latency_settings, answer.throughput_settings)
+        return Row(row.config, row.rounds, row.latency_settings, row.throughput_settings, f"{place}{answer.reason}")
+    return Row(row.config, (*row.rounds, answer.round), answer.latency_settings, answer.throughput_settings)
 
 
 def _first(row: Row, round_count: int) -> Row:
     """The row without a round that not all rows have had."""
     rounds = row.rounds[:round_count]
-    return Row(row.way, rounds, row.latency_settings, row.throughput_settings, row.reason)
+    return Row(row.config, rounds, row.latency_settings, row.throughput_settings, row.reason)
 
 
 def _machine() -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _facts(bundle: Bundle) -> dict[str, Any]:
+def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest
     return {
         "name": manifest.name,
@@ -180,21 +180,21 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
 def _unsteady(rows: Sequence[Row]) -> tuple[str, ...]:
     """A note if what is measured differs much from round to round."""
     spreads = [
-        row.figures[name].spread
+        row.metrics[name].spread
         for row in rows
         if row.is_measured
         for name in ("images_per_s", "end_to_end_images_per_s")
     ]
-    unsteady = [spread for spread in spreads if spread > UNSTEADY]
+    unsteady = [spread for spread in spreads if spread > UNSTEADY_SPREAD]
     if not unsteady:
         return ()
     return (
         f"the machine was not steady: {plural(len(unsteady), 'figure')} of images/s differed by more than "
-        f"{UNSTEADY:.0%} between rounds; trust ratios more than figures, or measure again with more --repeats",
+        f"{UNSTEADY_SPREAD:.0%} between rounds; trust ratios more than figures, or measure again with more --repeats",
     )
 
 
-def turns(count: int, rounds: int) -> Iterator[tuple[int, int]]:
+def shuffled_rounds(count: int, rounds: int) -> Iterator[tuple[int, int]]:
     """(round, thing), both from 0: in each round all things, rotated.
 
     >>> list(turns(2, 2))

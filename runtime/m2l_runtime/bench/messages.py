@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from m2l_runtime.backends.base import Settings
+from m2l_runtime.backends.base import BackendSettings
 from m2l_runtime.bundle.schema import Precision
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Way:
+class BenchConfig:
     """A way to run a bundle: what one row measures."""
 
     backend: str
@@ -28,15 +28,15 @@ class Way:
     """CPU threads of the engine in all; None: the CPUs that the process may use."""
     streams: int | None = None
     """Engine calls at once where images/s are measured; None: as many as `m2l synth` takes."""
-    trust_engines: bool = False
+    trust_plans: bool = False
     """Whether TensorRT plans of the bundle may be loaded."""
 
 
 @dataclass(frozen=True)
-class Question:
+class WorkerRequest:
     """What the process of a row is to do."""
 
-    way: Way
+    config: BenchConfig
     bundle: str
     """Folder of the bundle."""
     folder: str
@@ -78,13 +78,13 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Answer:
+class WorkerResponse:
     """What the process of a row has to say."""
 
     round: Round | None = None
-    latency_settings: Settings | None = None
+    latency_settings: BackendSettings | None = None
     """How the backend computed where calls came one at a time."""
-    throughput_settings: Settings | None = None
+    throughput_settings: BackendSettings | None = None
     """And where images/s were measured."""
     notes: tuple[str, ...] = ()
     """What the backend says of how it runs here."""
@@ -92,7 +92,7 @@ class Answer:
     """Why nothing was measured; the others are None then."""
 
 
-def encode(message: Question | Answer) -> bytes:
+def encode(message: WorkerRequest | WorkerResponse) -> bytes:
     """One line of ASCII."""
     return json.dumps(msgspec.to_builtins(message)).encode("ascii") + b"\n"
 

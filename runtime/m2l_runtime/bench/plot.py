@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from m2l_runtime._utils.text import plural, printable
-from m2l_runtime.bench.report import BenchReport, Figure, Row
+from m2l_runtime.bench.report import BenchReport, Row, Statistic
 from m2l_runtime.bench.table import number
 
 _ALONE: Final = "#b3312c"
@@ -22,7 +22,7 @@ _LINES: Final = ("#b3312c", "#2f6690", "#3f7d20", "#8f5aa8", "#c77d0a", "#5c6670
 _MARKS: Final = "os^Dv*"
 _LOW_INCH: Final = 4.2
 _ROW_INCH: Final = 0.55
-_APART: Final = 1.035
+_LABEL_GAP: Final = 1.035
 """Of two lines at the same batch size, so that their whiskers do not hide one another."""
 
 
@@ -59,21 +59,21 @@ def plot(report: BenchReport) -> bytes:
 
 def _draw_bars(axes: Any, rows: Sequence[Row]) -> None:
     places = range(len(rows))
-    for name, what, colour, offset in (
+    for name, what, color, offset in (
         ("images_per_s", "engine alone", _ALONE, -0.2),
         ("end_to_end_images_per_s", "mask files to PNG files", _FILES, 0.2),
     ):
-        found = [row.figures[name] for row in rows]
+        statistics = [row.metrics[name] for row in rows]
         axes.barh(
             [place + offset for place in places],
-            [figure.median for figure in found],
+            [figure.median for figure in statistics],
             height=0.38,
-            color=colour,
+            color=color,
             label=what,
-            xerr=_whiskers(found),
+            xerr=_error_bars(statistics),
             error_kw={"ecolor": _INK, "capsize": 2.5, "elinewidth": 1.1},
         )
-        for place, figure in zip(places, found, strict=True):
+        for place, figure in zip(places, statistics, strict=True):
             axes.annotate(
                 number(figure.median),
                 (figure.highest, place + offset),
@@ -86,7 +86,7 @@ def _draw_bars(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_yticks(list(places), [row.label for row in rows], parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(
-        0, 1.1 * max(row.figures[n].highest for row in rows for n in ("images_per_s", "end_to_end_images_per_s"))
+        0, 1.1 * max(row.metrics[n].highest for row in rows for n in ("images_per_s", "end_to_end_images_per_s"))
     )
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel("images/s (more is better)")
@@ -98,16 +98,16 @@ def _draw_latencies(axes: Any, rows: Sequence[Row]) -> None:
     for row in rows:
         lines.setdefault(_line_of(row), []).append(row)
     for index, (name, members) in enumerate(lines.items()):
-        members.sort(key=lambda row: row.way.batch_size)
-        found = [row.figures["latency_p50_ms"] for row in members]
-        tails = [row.figures["latency_p95_ms"].median for row in members]
-        places = [row.way.batch_size * _APART ** (index - (len(lines) - 1) / 2) for row in members]
-        colour, mark = _LINES[index % len(_LINES)], _MARKS[index % len(_MARKS)]
+        members.sort(key=lambda row: row.config.batch_size)
+        found = [row.metrics["latency_p50_ms"] for row in members]
+        tails = [row.metrics["latency_p95_ms"].median for row in members]
+        places = [row.config.batch_size * _LABEL_GAP ** (index - (len(lines) - 1) / 2) for row in members]
+        color, mark = _LINES[index % len(_LINES)], _MARKS[index % len(_MARKS)]
         axes.errorbar(
             places,
             [figure.median for figure in found],
-            yerr=_whiskers(found),
-            color=colour,
+            yerr=_error_bars(found),
+            color=color,
             marker=mark,
             markersize=6,
             capsize=2.5,
@@ -115,8 +115,8 @@ def _draw_latencies(axes: Any, rows: Sequence[Row]) -> None:
             elinewidth=1.1,
             label=name,
         )
-        axes.plot(places, tails, color=colour, linestyle="none", marker=mark, markersize=5, markerfacecolor="white")
-    batch_sizes = sorted({row.way.batch_size for row in rows})
+        axes.plot(places, tails, color=color, linestyle="none", marker=mark, markersize=5, markerfacecolor="white")
+    batch_sizes = sorted({row.config.batch_size for row in rows})
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -126,8 +126,8 @@ def _draw_latencies(axes: Any, rows: Sequence[Row]) -> None:
     axes.minorticks_off()
     axes.set_xlim(batch_sizes[0] / 1.4, batch_sizes[-1] * 1.4)
     axes.set_xlabel("batch size (images of a call)")
-    least = min(row.figures["latency_p50_ms"].lowest for row in rows)
-    most = max(row.figures["latency_p95_ms"].median for row in rows)
+    least = min(row.metrics["latency_p50_ms"].lowest for row in rows)
+    most = max(row.metrics["latency_p95_ms"].median for row in rows)
     axes.set_ylim(_step_below(least), _step_above(most))
     axes.set_ylabel("latency of a call, ms, log scale (less is better)")
     axes.grid(axis="y", color="#e6e8ea")
@@ -145,7 +145,7 @@ def _draw_latencies(axes: Any, rows: Sequence[Row]) -> None:
 
 def _line_of(row: Row) -> str:
     """A row's label without the batch size."""
-    return row.label.replace(f" batch {row.way.batch_size}", "")
+    return row.label.replace(f" batch {row.config.batch_size}", "")
 
 
 def _step_below(value: float) -> float:
@@ -159,6 +159,6 @@ def _step_above(value: float) -> float:
     return next(step * power for step in (1, 2, 5, 10, 20) if step * power > value)
 
 
-def _whiskers(found: Sequence[Figure]) -> list[list[float]]:
+def _error_bars(found: Sequence[Statistic]) -> list[list[float]]:
     """How far below and above the medians they reach."""
     return [[figure.median - figure.lowest for figure in found], [figure.highest - figure.median for figure in found]]

@@ -20,12 +20,12 @@ from typing import IO, Any, Final
 from m2l_runtime._utils.text import printable
 
 TIMEOUT_S: Final = 900.0
-_LOOK_EVERY_S: Final = 0.1
-_MOST_TOLD: Final = 300
+_POLL_S: Final = 0.1
+_MAX_MESSAGE_CHARS: Final = 300
 
 
 @dataclass(frozen=True)
-class Ending:
+class ProcessResult:
     """What became of a process."""
 
     document: Any = None
@@ -42,7 +42,7 @@ def run_for_json(
     request: bytes = b"",
     timeout_s: float = TIMEOUT_S,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Ending:
+) -> ProcessResult:
     """Run `command` to its end, and read what it printed last.
 
     Args:
@@ -60,20 +60,20 @@ def run_for_json(
                 command, stdin=subprocess.PIPE, stdout=out, stderr=err, process_group=0
             )
         except OSError as error:
-            return Ending(reason=f"its process does not start: {error.strerror or error}")
+            return ProcessResult(reason=f"its process does not start: {error.strerror or error}")
         try:
-            _hand_in(process, request)
+            _send_request(process, request)
             while not _has_ended(process):
                 if should_stop():
-                    return Ending(reason="stopped", was_stopped=True)
+                    return ProcessResult(reason="stopped", was_stopped=True)
                 if time.monotonic() > deadline:
-                    return Ending(reason=f"not done after {timeout_s:g} s, so its process was ended")
+                    return ProcessResult(reason=f"not done after {timeout_s:g} s, so its process was ended")
         finally:
             _end(process)
         return _read(process.returncode, out, err)
 
 
-def _hand_in(process: subprocess.Popen[bytes], request: bytes) -> None:
+def _send_request(process: subprocess.Popen[bytes], request: bytes) -> None:
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError):  # it has ended already; how, its status tells
             process.stdin.write(request)
@@ -82,7 +82,7 @@ def _hand_in(process: subprocess.Popen[bytes], request: bytes) -> None:
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     try:
-        process.wait(_LOOK_EVERY_S)
+        process.wait(_POLL_S)
     except subprocess.TimeoutExpired:
         return False
     return True
@@ -98,16 +98,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.stdin.close()
 
 
-def _read(status: int, out: IO[bytes], err: IO[bytes]) -> Ending:
-    said = _last_line(err) or "it said nothing"
+def _read(status: int, out: IO[bytes], err: IO[bytes]) -> ProcessResult:
+    last_message = _last_line(err) or "it said nothing"
     if status < 0:
-        return Ending(reason=f"its process was ended by {_signal_name(-status)}: {said}")
+        return ProcessResult(reason=f"its process was ended by {_signal_name(-status)}: {last_message}")
     if status > 0:
-        return Ending(reason=f"its process ended with status {status}: {said}")
+        return ProcessResult(reason=f"its process ended with status {status}: {last_message}")
     try:
-        return Ending(json.loads(_last_line(out, most=None)))
+        return ProcessResult(json.loads(_last_line(out, max_chars=None)))
     except ValueError:
-        return Ending(reason=f"its process printed nothing that can be read: {said}")
+        return ProcessResult(reason=f"its process printed nothing that can be read: {last_message}")
 
 
 def _signal_name(number: int) -> str:
@@ -118,8 +118,8 @@ def _signal_name(number: int) -> str:
     return f"{name} (too little memory?)" if number == signal.SIGKILL else name
 
 
-def _last_line(file: IO[bytes], most: int | None = _MOST_TOLD) -> str:
+def _last_line(file: IO[bytes], max_chars: int | None = _MAX_MESSAGE_CHARS) -> str:
     file.seek(0)
     lines = file.read().decode("utf-8", "replace").split("\n")
     text = next((line for line in reversed(lines) if line.strip()), "")
-    return text if most is None else printable(text.strip()[:most])
+    return text if max_chars is None else printable(text.strip()[:max_chars])

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from m2l_runtime.backends.base import Settings
-from m2l_runtime.bench.messages import Round, Way
+from m2l_runtime.backends.base import BackendSettings
+from m2l_runtime.bench.messages import BenchConfig, Round
 
-FIGURES: Final = (
+METRICS: Final = (
     "images_per_s",
     "end_to_end_images_per_s",
     "latency_p50_ms",
@@ -25,7 +25,7 @@ FIGURES: Final = (
     "build_s",
 )
 """Fields of a round that a row has a figure of, as :class:`m2l_runtime.bench.messages.Round` describes them."""
-SOMETIMES: Final = frozenset({"build_s"})
+OPTIONAL_METRICS: Final = frozenset({"build_s"})
 """Of these, what happens in some rounds only."""
 
 SCHEMA_VERSION: Final = 1
@@ -35,12 +35,12 @@ SCHEMA_VERSION: Final = 1
 class Row:
     """A way to run the bundle, and what became of measuring it."""
 
-    way: Way
+    config: BenchConfig
     rounds: tuple[Round, ...] = ()
     """What each round's process measured; of a row with a reason, those before it went wrong."""
-    latency_settings: Settings | None = None
+    latency_settings: BackendSettings | None = None
     """How the backend computed where calls came one at a time; None if it never answered."""
-    throughput_settings: Settings | None = None
+    throughput_settings: BackendSettings | None = None
     """And where images/s were measured."""
     reason: str | None = None
     """Why the row counts as not measured; None if it was."""
@@ -48,11 +48,11 @@ class Row:
     @property
     def label(self) -> str:
         """What tells the row from the others: 'onnxruntime cpu fp32 batch 8'."""
-        way, settings = self.way, self.throughput_settings
-        device = way.device if settings is None else settings.device
-        words = [way.backend, device, way.precision, f"batch {way.batch_size}"]
-        if way.streams is not None:
-            words.append(f"streams {way.streams}")
+        config, settings = self.config, self.throughput_settings
+        device = config.device if settings is None else settings.device
+        words = [config.backend, device, config.precision, f"batch {config.batch_size}"]
+        if config.streams is not None:
+            words.append(f"streams {config.streams}")
         return " ".join(words)
 
     @property
@@ -61,19 +61,19 @@ class Row:
         return self.reason is None and bool(self.rounds)
 
     @cached_property
-    def figures(self) -> Mapping[str, Figure]:
-        """By the names in `FIGURES`: the median over rounds, lowest and highest; empty if it was not measured.
+    def metrics(self) -> Mapping[str, Statistic]:
+        """By the names in `METRICS`: the median over rounds, lowest and highest; empty if it was not measured.
 
         A percentile of latency is one over the calls of each round, then the median of these.
         """
-        return {name: figure_of(values) for name in FIGURES if (values := self.values(name))}
+        return {name: summarize(values) for name in METRICS if (values := self.values(name))}
 
     def values(self, name: str) -> list[float]:
         """What each round gave; empty if it was not measured, or a system did not tell."""
-        found = [getattr(one, name) for one in self.rounds] if self.is_measured else []
-        if name in SOMETIMES:
-            return [value for value in found if value is not None]
-        return [] if None in found else found
+        values = [getattr(one, name) for one in self.rounds] if self.is_measured else []
+        if name in OPTIONAL_METRICS:
+            return [value for value in values if value is not None]
+        return [] if None in values else values
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,14 @@ class BenchReport:
         """The first row that was measured, which ratios are over; None if none was."""
         return next(iter(self.measured), None)
 
-    def ratios(self, row: Row) -> dict[str, Figure]:
-        """By the names in `FIGURES`: how many times the reference, round by round; empty if it was not measured."""
+    def ratios(self, row: Row) -> dict[str, Statistic]:
+        """By the names in `METRICS`: how many times the reference, round by round; empty if it was not measured."""
         if self.reference is None:
             return {}
-        pairs = {name: (row.values(name), self.reference.values(name)) for name in FIGURES if name not in SOMETIMES}
-        return {name: ratio_of(ours, theirs) for name, (ours, theirs) in pairs.items() if ours and theirs}
+        pairs = {
+            name: (row.values(name), self.reference.values(name)) for name in METRICS if name not in OPTIONAL_METRICS
+        }
+        return {name: summarize_ratio(ours, theirs) for name, (ours, theirs) in pairs.items() if ours and theirs}
 
 
 def as_json(report: BenchReport) -> dict[str, Any]:
@@ -130,11 +132,11 @@ def as_json(report: BenchReport) -> dict[str, Any]:
         "rows": [
             {
                 "label": row.label,
-                **dataclasses.asdict(row.way),
+                **_config_fields(row.config),
                 "latency_settings": _fields(row.latency_settings),
                 "throughput_settings": _fields(row.throughput_settings),
                 "reason": row.reason,
-                "figures": {name: dataclasses.asdict(figure) for name, figure in row.figures.items()},
+                "figures": {name: dataclasses.asdict(figure) for name, figure in row.metrics.items()},
                 "ratios_to_reference": {name: dataclasses.asdict(one) for name, one in report.ratios(row).items()},
                 "rounds": [dataclasses.asdict(one) for one in row.rounds],
             }
@@ -143,12 +145,18 @@ def as_json(report: BenchReport) -> dict[str, Any]:
     }
 
 
-def _fields(settings: Settings | None) -> dict[str, Any] | None:
+def _config_fields(config: BenchConfig) -> dict[str, Any]:
+    """Return the fields of a row as the report has always named them."""
+    fields = dataclasses.asdict(config)
+    return {"trust_engines" if name == "trust_plans" else name: value for name, value in fields.items()}
+
+
+def _fields(settings: BackendSettings | None) -> dict[str, Any] | None:
     return None if settings is None else dataclasses.asdict(settings)
 
 
 @dataclass(frozen=True)
-class Figure:
+class Statistic:
     """Something measured once a round."""
 
     median: float
@@ -161,14 +169,14 @@ class Figure:
         return (self.highest - self.lowest) / self.median if self.median else 0.0
 
 
-def figure_of(values: Sequence[float]) -> Figure:
+def summarize(values: Sequence[float]) -> Statistic:
     """The figure of one value a round, at least one."""
-    return Figure(statistics.median(values), min(values), max(values))
+    return Statistic(statistics.median(values), min(values), max(values))
 
 
-def ratio_of(values: Sequence[float], reference: Sequence[float]) -> Figure:
+def summarize_ratio(values: Sequence[float], reference: Sequence[float]) -> Statistic:
     """How many times the reference: each value over that of the same round, and the figure of these ratios.
 
     Not the ratio of two medians: what slows a round down slows both sides of it.
     """
-    return figure_of([value / other for value, other in zip(values, reference, strict=True)])
+    return summarize([value / other for value, other in zip(values, reference, strict=True)])

@@ -9,7 +9,7 @@ from typing import Final, TypeVar, cast, get_args
 
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.registry import BACKENDS, BackendEntry, is_installed
-from m2l_runtime.bench.messages import Way
+from m2l_runtime.bench.messages import BenchConfig
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import EngineNotInstalled, InputError
@@ -17,9 +17,9 @@ from m2l_runtime.errors import EngineNotInstalled, InputError
 PRECISIONS: Final[tuple[str, ...]] = get_args(Precision)
 BATCH_SIZES: Final = (1, 8)
 """Measured unless others are asked for."""
-MOST_ROWS: Final = 1000
+MAX_ROWS: Final = 1000
 
-_LARGEST: Final = 4096
+_MAX_VALUE: Final = 4096
 """Batch size, threads and streams that a backend takes at most."""
 _NVIDIA: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
@@ -35,8 +35,8 @@ def plan(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     threads: int | None = None,
     streams: Sequence[int | None] = (None,),
-    trust_engines: bool = False,
-) -> tuple[tuple[Way, ...], tuple[str, ...]]:
+    trust_plans: bool = False,
+) -> tuple[tuple[BenchConfig, ...], tuple[str, ...]]:
     """(ways to measure, notes for a person).
 
     What is asked for by name is a way even if it will turn out not to work here. What is not is chosen: every backend
@@ -55,25 +55,25 @@ def plan(
             raise InputError(f"there is no precision '{printable(name[:40])}'; choose among {', '.join(PRECISIONS)}")
     for what, values in (("batch size", batch_sizes), ("number of threads", [threads]), ("number of streams", streams)):
         for value in values:
-            if value is not None and not 1 <= value <= _LARGEST:
-                raise InputError(f"the {what} must be between 1 and {_LARGEST}, got {value}")
+            if value is not None and not 1 <= value <= _MAX_VALUE:
+                raise InputError(f"the {what} must be between 1 and {_MAX_VALUE}, got {value}")
     notes: list[str] = []
     names = _each(backends) if backends else _installed(bundle, notes)
-    ways = [
-        Way(name, device, cast(Precision, precision), batch_size, threads, stream_count, trust_engines)
+    configs = [
+        BenchConfig(name, device, cast(Precision, precision), batch_size, threads, stream_count, trust_plans)
         for name in names
         for device in _each(devices or _devices(BACKENDS[name]))
         for precision in _each(precisions or _precisions(bundle, name))
         for batch_size in _each(batch_sizes)
         for stream_count in _each(streams)
     ]
-    if not ways:
+    if not configs:
         raise InputError("nothing is to be measured; name at least one batch size")
-    if len(ways) > MOST_ROWS:
-        raise InputError(f"{len(ways):,} rows are too many, at most {MOST_ROWS:,} are measured; ask for fewer")
+    if len(configs) > MAX_ROWS:
+        raise InputError(f"{len(configs):,} rows are too many, at most {MAX_ROWS:,} are measured; ask for fewer")
     if any(BACKENDS[name].is_fake for name in names):
         notes.append("the fake backend runs no model: its row times all that is around an engine")
-    return tuple(ways), tuple(notes)
+    return tuple(configs), tuple(notes)
 
 
 def check_effort(repeats: int, seconds: float, timeout_s: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from m2l_runtime._utils.text import plural, printable, table
-from m2l_runtime.bench.report import BenchReport, Figure, Row
+from m2l_runtime.bench.report import BenchReport, Row, Statistic
 
 # (title, columns); a column is (heading, name of the figure, whether it is the ratio to the reference).
 _TABLES: Final = (
@@ -37,7 +37,7 @@ _TABLES: Final = (
         ),
     ),
 )
-_CARD: Final = (
+_GPU_TABLE: Final = (
     "on the card",
     (
         ("memory, MB", "device_memory_megabytes", False),
@@ -52,8 +52,8 @@ def as_table(report: BenchReport) -> str:
     """What ran where, a table each of throughput, latency and cost, what could not be measured and why, and notes."""
     parts = [_head(report)]
     if report.measured:
-        on_card = any(name in row.figures for row in report.measured for _, name, _ in _CARD[1])
-        tables = (*_TABLES, _CARD) if on_card else _TABLES
+        on_gpu = any(name in row.metrics for row in report.measured for _, name, _ in _GPU_TABLE[1])
+        tables = (*_TABLES, _GPU_TABLE) if on_gpu else _TABLES
         parts += [_table(report, title, columns) for title, columns in tables]
     missing = [row for row in report.rows if row.reason is not None]
     if missing:
@@ -92,7 +92,7 @@ def _table(report: BenchReport, title: str, columns: Sequence[tuple[str, str, bo
     rows: list[tuple[str, ...]] = [(title, *(heading for heading, _, _ in columns), _LAST[title][0])]
     for row in report.measured:
         ratios = report.ratios(row)
-        cells = [show((ratios if is_ratio else row.figures).get(name)) for _, name, is_ratio in columns]
+        cells = [show((ratios if is_ratio else row.metrics).get(name)) for _, name, is_ratio in columns]
         rows.append((f"  {row.label}", *cells, _LAST[title][1](row)))
     return table(rows)
 
@@ -114,13 +114,13 @@ _LAST: Final[dict[str, tuple[str, Callable[[Row], str]]]] = {
 }
 
 
-def _ranged(figure: Figure | None) -> str:
+def _ranged(figure: Statistic | None) -> str:
     if figure is None:
         return "-"
     return f"{number(figure.median)} ({number(figure.lowest)}..{number(figure.highest)})"
 
 
-def _plain(figure: Figure | None) -> str:
+def _plain(figure: Statistic | None) -> str:
     return "-" if figure is None else number(figure.median)
 
 

@@ -28,11 +28,11 @@ Batch = Mapping[str, npt.NDArray[Any]]
 
 _WARM_UP: Final = 0.2
 """Of a measurement's seconds, spent ahead of it on calls that do not count: engines allocate in the first."""
-_FEWEST_WARM_UP_CALLS: Final = 2
-_FEWEST_CALLS: Final = 5
-_FEWEST_CALLS_OF_A_STREAM: Final = 2
-_FEWEST_ROUNDS_OF_STREAMS: Final = 2
-_MOST_FILES: Final = 50_000
+_MIN_WARM_UP_CALLS: Final = 2
+_MIN_CALLS: Final = 5
+_MIN_CALLS_PER_STREAM: Final = 2
+_MIN_ROUNDS_PER_STREAM: Final = 2
+_MAX_FILES: Final = 50_000
 
 
 def example_masks(image_size: tuple[int, int]) -> Masks:
@@ -49,8 +49,8 @@ def batches(extra: ExtraInputs, masks: Masks, batch_size: int) -> list[Batch]:
 
 def latencies_ms(backend: Backend, inputs: Sequence[Batch], seconds: float) -> list[float]:
     """How long each call took, one call at a time, after a warm-up; for about `seconds`, and 5 calls at least."""
-    _call(backend, inputs, _WARM_UP * seconds, _FEWEST_WARM_UP_CALLS)
-    return _call(backend, inputs, seconds, _FEWEST_CALLS)
+    _call(backend, inputs, _WARM_UP * seconds, _MIN_WARM_UP_CALLS)
+    return _call(backend, inputs, seconds, _MIN_CALLS)
 
 
 def images_per_s(backend: Backend, inputs: Sequence[Batch], seconds: float) -> float:
@@ -61,19 +61,19 @@ def images_per_s(backend: Backend, inputs: Sequence[Batch], seconds: float) -> f
     streams = backend.settings.streams
     begin = threading.Barrier(streams)
 
-    def keep_calling() -> tuple[float, float, int]:
+    def call_until_done() -> tuple[float, float, int]:
         try:
-            _call(backend, inputs, _WARM_UP * seconds, _FEWEST_WARM_UP_CALLS)
+            _call(backend, inputs, _WARM_UP * seconds, _MIN_WARM_UP_CALLS)
         except BaseException:
             begin.abort()  # the others would wait for this thread
             raise
         begin.wait()
         began = time.perf_counter()
-        count = len(_call(backend, inputs, seconds, _FEWEST_CALLS_OF_A_STREAM))
+        count = len(_call(backend, inputs, seconds, _MIN_CALLS_PER_STREAM))
         return began, time.perf_counter(), count
 
     with ThreadPoolExecutor(streams, "m2l-bench") as pool:
-        futures = [pool.submit(keep_calling) for _ in range(streams)]
+        futures = [pool.submit(call_until_done) for _ in range(streams)]
     errors = [error for future in futures if (error := future.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
         raise error
@@ -96,8 +96,8 @@ def end_to_end(synthesizer: Synthesizer, folder: Path, seconds: float) -> tuple[
     at_once = settings.batch_size * settings.streams
 
     def count_for(images: float) -> int:
-        whole = math.ceil(min(images, _MOST_FILES) / at_once)
-        return at_once * max(_FEWEST_ROUNDS_OF_STREAMS, whole)
+        whole = math.ceil(min(images, _MAX_FILES) / at_once)
+        return at_once * max(_MIN_ROUNDS_PER_STREAM, whole)
 
     def make(name: str, count: int) -> float:
         lay_out_masks(folder / f"{name}-masks", count)
@@ -130,13 +130,13 @@ def _example_files() -> list[Path]:
     return sorted(embedded.EXAMPLE_MASKS.glob("*.png"))
 
 
-def _call(backend: Backend, inputs: Sequence[Batch], seconds: float, fewest: int) -> list[float]:
-    """Milliseconds of each call: until `seconds` have passed, and `fewest` calls at least."""
-    found: list[float] = []
+def _call(backend: Backend, inputs: Sequence[Batch], seconds: float, min_calls: int) -> list[float]:
+    """Milliseconds of each call: until `seconds` have passed, and `min_calls` calls at least."""
+    durations: list[float] = []
     began = end = time.perf_counter()
-    while end - began < seconds or len(found) < fewest:
+    while end - began < seconds or len(durations) < min_calls:
         start = time.perf_counter()
-        backend.run(inputs[len(found) % len(inputs)])
+        backend.run(inputs[len(durations) % len(inputs)])
         end = time.perf_counter()
-        found.append((end - start) * 1e3)
-    return found
+        durations.append((end - start) * 1e3)
+    return durations

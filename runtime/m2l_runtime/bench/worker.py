@@ -18,9 +18,9 @@ from typing import Final
 import numpy as np
 
 from m2l_runtime._utils.cpu import peak_memory_megabytes
-from m2l_runtime.backends.base import BackendOptions, Builds
+from m2l_runtime.backends.base import BackendOptions, ReportsBuildTime
 from m2l_runtime.backends.registry import backend_module, load_backend, read_device
-from m2l_runtime.bench.messages import Answer, Question, Round, Way, decode, encode
+from m2l_runtime.bench.messages import BenchConfig, Round, WorkerRequest, WorkerResponse, decode, encode
 from m2l_runtime.bundle import embedded
 from m2l_runtime.bundle.io import open_bundle
 from m2l_runtime.errors import M2LError
@@ -33,54 +33,54 @@ COMMAND: Final = (sys.executable, "-P", "-m", "m2l_runtime.bench.worker")
 
 def main() -> None:
     """Answer the question on standard input, and leave."""
-    answers = _keep_standard_output()
-    question = decode(json.loads(_read_line()), Question)
-    threading.Thread(target=_leave_with_whoever_asked, daemon=True).start()
-    os.write(answers, encode(answer(question)))
+    answers = _reserve_stdout()
+    request = decode(json.loads(_read_line()), WorkerRequest)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    os.write(answers, encode(answer(request)))
     os._exit(0)  # an engine that fails while it is taken down does not take the answer with it
 
 
-def answer(question: Question) -> Answer:
+def answer(request: WorkerRequest) -> WorkerResponse:
     """Measure what is asked; whatever goes wrong is the reason why there is nothing."""
     try:
-        return measure(question)
+        return measure(request)
     except M2LError as error:
-        return Answer(reason=str(error))
+        return WorkerResponse(reason=str(error))
     except MemoryError:
-        return Answer(reason="there is too little memory: try a smaller batch size, or fewer streams")
+        return WorkerResponse(reason="there is too little memory: try a smaller batch size, or fewer streams")
     except Exception as error:  # noqa: BLE001 - one row's failure is told in its place and spoils no other
-        return Answer(reason=f"unexpected {type(error).__name__}: {error}")
+        return WorkerResponse(reason=f"unexpected {type(error).__name__}: {error}")
 
 
-def measure(question: Question) -> Answer:
+def measure(request: WorkerRequest) -> WorkerResponse:
     """Load, make a first image, time calls one by one, then images/s alone and end to end.
 
     Raises:
         BundleError, EngineError: the bundle cannot be used, or not in this way here.
     """
-    way = question.way
-    backend_module(way.backend)
+    config = request.config
+    backend_module(config.backend)
     began = time.perf_counter()
-    bundle = open_bundle(question.bundle)
-    backend = load_backend(bundle, way.backend, _options(way, streams=1))
+    bundle = open_bundle(request.bundle)
+    backend = load_backend(bundle, config.backend, _options(config, streams=1))
     load_s = time.perf_counter() - began
     with Synthesizer(bundle, backend) as synthesizer:
         make_one(synthesizer)
-        first_image_s = time.monotonic() - question.started_at_s
+        first_image_s = time.monotonic() - request.started_at_s
 
         from m2l_runtime.bench import timing
 
-        inputs = timing.batches(synthesizer.extra, timing.example_masks(synthesizer.image_size), way.batch_size)
-        latencies_ms = timing.latencies_ms(backend, inputs, question.seconds)
+        inputs = timing.batches(synthesizer.extra, timing.example_masks(synthesizer.image_size), config.batch_size)
+        latencies_ms = timing.latencies_ms(backend, inputs, request.seconds)
         latency_settings = backend.settings
-    build_s = backend.build_s if isinstance(backend, Builds) else None
+    build_s = backend.build_s if isinstance(backend, ReportsBuildTime) else None
     del backend, synthesizer  # what was loaded twice is not held twice
-    card_before = _card_memory(latency_settings.device)
-    backend = load_backend(bundle, way.backend, _options(way, streams=way.streams))
+    card_before = _gpu_memory(latency_settings.device)
+    backend = load_backend(bundle, config.backend, _options(config, streams=config.streams))
     with Synthesizer(bundle, backend) as synthesizer:
-        rate = timing.images_per_s(backend, inputs, question.seconds)
-        end_to_end_rate, count = timing.end_to_end(synthesizer, Path(question.folder), question.seconds)
-        card_after = _card_memory(latency_settings.device)
+        rate = timing.images_per_s(backend, inputs, request.seconds)
+        end_to_end_rate, count = timing.end_to_end(synthesizer, Path(request.folder), request.seconds)
+        card_after = _gpu_memory(latency_settings.device)
     p50, p95, p99 = np.percentile(latencies_ms, [50, 95, 99]).tolist()
     found = Round(
         load_s=load_s,
@@ -98,7 +98,7 @@ def measure(question: Question) -> Answer:
         if card_before is None or card_after is None
         else max(0, card_after - card_before) / 1e6,
     )
-    return Answer(found, latency_settings, backend.settings, backend.notes)
+    return WorkerResponse(found, latency_settings, backend.settings, backend.notes)
 
 
 def make_one(synthesizer: Synthesizer) -> bytes:
@@ -109,7 +109,7 @@ def make_one(synthesizer: Synthesizer) -> bytes:
     return encode_png(image, self_description(synthesizer.bundle, synthesizer.settings))
 
 
-def _card_memory(device: str) -> int | None:
+def _gpu_memory(device: str) -> int | None:
     """Bytes in use on the card; None on a CPU."""
     kind, index = read_device(device)
     if kind != "cuda":
@@ -119,18 +119,18 @@ def _card_memory(device: str) -> int | None:
     return memory_in_use_bytes(index)
 
 
-def _options(way: Way, streams: int | None) -> BackendOptions:
+def _options(config: BenchConfig, streams: int | None) -> BackendOptions:
     return BackendOptions(
-        device=way.device,
-        precision=way.precision,
-        batch_size=way.batch_size,
-        threads=way.threads,
+        device=config.device,
+        precision=config.precision,
+        batch_size=config.batch_size,
+        threads=config.threads,
         streams=streams,
-        trust_engines=way.trust_engines,
+        trust_plans=config.trust_plans,
     )
 
 
-def _keep_standard_output() -> int:
+def _reserve_stdout() -> int:
     """A file descriptor for the answer alone; what engines print goes to standard error from here on."""
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -147,7 +147,7 @@ def _read_line() -> bytes:
     return line
 
 
-def _leave_with_whoever_asked() -> None:
+def _exit_with_parent() -> None:
     """Standard input ends when the process at its other end does."""
     while os.read(0, 1 << 16):
         pass

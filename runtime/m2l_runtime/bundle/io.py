@@ -150,11 +150,11 @@ def _arrays(content: bytes, where: str) -> dict[str, npt.NDArray[Any]]:
 def _check_array(
     arrays: Mapping[str, npt.NDArray[Any]], name: str, dtype: DType, shape: tuple[int, ...], where: str
 ) -> None:
-    found = arrays.get(name)
-    if found is None or found.shape != shape or found.dtype != np.dtype(dtype):
-        got = "nothing" if found is None else f"{found.shape} {found.dtype}"
+    array = arrays.get(name)
+    if array is None or array.shape != shape or array.dtype != np.dtype(dtype):
+        got = "nothing" if array is None else f"{array.shape} {array.dtype}"
         raise BundleDamaged(f"{where}: '{printable(name)}' must be {shape} {dtype}, got {got}")
-    if not np.isfinite(found).all():
+    if not np.isfinite(array).all():
         raise BundleDamaged(f"{where}: '{printable(name)}' holds values that are infinite or undefined")
 
 

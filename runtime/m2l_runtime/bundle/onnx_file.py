@@ -28,7 +28,7 @@ _HOLDS: dict[str, dict[int, str]] = {
     "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
 }
 _TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 8, 13, 14
-_DEEPEST = 64
+_MAX_NESTING = 64
 
 
 def external_tensors(model: bytes) -> list[str]:
@@ -41,8 +41,8 @@ def external_tensors(model: bytes) -> list[str]:
 
 
 def _external(message: memoryview, kind: str, depth: int) -> Iterator[str]:
-    if depth > _DEEPEST:
-        raise ValueError(f"graphs nested more than {_DEEPEST} deep")
+    if depth > _MAX_NESTING:
+        raise ValueError(f"graphs nested more than {_MAX_NESTING} deep")
     if kind == "TensorProto":
         name, external = "", False
         for number, value in _fields(message):

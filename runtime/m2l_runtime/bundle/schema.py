@@ -45,7 +45,7 @@ DType = Literal["uint8", "float32"]
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
-Flavour = Literal["tensorrt", "tensorrt_rtx"]
+TensorRtVariant = Literal["tensorrt", "tensorrt_rtx"]
 """Of plans: TensorRT, or TensorRT for RTX."""
 
 ConvolutionArithmetic = Literal["fp32", "fp16", "bf16", "int8", "fp8", "other"]
@@ -59,7 +59,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     sha256: Sha256
 
     @classmethod
-    def of(cls, path: str, content: bytes) -> FileEntry:
+    def from_content(cls, path: str, content: bytes) -> FileEntry:
         """The entry of a file with this content."""
         return cls(path=path, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
@@ -141,7 +141,7 @@ class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     file: FileEntry
     log: FileEntry
     """What the builder said."""
-    flavour: Flavour
+    flavour: TensorRtVariant
     version: str
     """Of the library; a plan runs in no other."""
     compute_capability: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,2}\.[0-9]\Z")]

@@ -82,8 +82,8 @@ def _check_manifest(manifest: Manifest, where: str) -> None:
         _check_path(path, where)
     if len(set(paths)) != len(paths):
         raise BundleDamaged(f"{where} lists a file twice")
-    ways = [(engine, model.precision) for model in manifest.models for engine in model.engines]
-    if len(set(ways)) != len(ways):
+    sides = [(engine, model.precision) for model in manifest.models for engine in model.engines]
+    if len(set(sides)) != len(sides):
         raise BundleDamaged(f"{where} has two models for the same engine and precision")
     for model in manifest.models:
         if (model.precision == "int8") != (model.weights == "int8"):

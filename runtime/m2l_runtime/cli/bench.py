@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from m2l_runtime.bench.messages import Way
+    from m2l_runtime.bench.messages import BenchConfig
     from m2l_runtime.bench.report import BenchReport, Row
 
 
@@ -63,7 +63,7 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Rounds; in each, every row is measured in a new process.")] = 3,
     seconds: Annotated[float, typer.Option(help="Of each of a row's three measurements in a round, about.")] = 2.0,
     timeout: Annotated[float, typer.Option(help="Seconds after which a row's process is ended.")] = 900.0,
-    trust_engines: Annotated[
+    trust_plans: Annotated[
         bool,
         typer.Option(
             "--trust-engines", help="Load the bundle's TensorRT plans. They are code: only from who you trust."
@@ -82,7 +82,7 @@ def bench(
     2 wrong usage, 130 or 143 stopped by a signal.
     """
     from m2l_runtime._utils.signals import StopSignals
-    from m2l_runtime._utils.text import aside, plural
+    from m2l_runtime._utils.text import plural, print_stderr
     from m2l_runtime.bench.benchmark import bench as measure
     from m2l_runtime.bench.report import as_json
     from m2l_runtime.bench.table import as_table
@@ -92,12 +92,12 @@ def bench(
     draw = None if plot is None else _drawing(plot, overwrite)
     with Reporter() as reporter, StopSignals("ending the process that measures") as stop:
 
-        def on_start(ways: Sequence[Way]) -> None:
-            rows, least_s = plural(len(ways), "row"), len(ways) * repeats * (3 * 1.2 * seconds + 1)
-            reporter.say(f"measuring {rows} in {plural(repeats, 'round')}: at least {_duration(least_s)}")
+        def on_start(configs: Sequence[BenchConfig]) -> None:
+            rows, least_s = plural(len(configs), "row"), len(configs) * repeats * (3 * 1.2 * seconds + 1)
+            reporter.message(f"measuring {rows} in {plural(repeats, 'round')}: at least {_duration(least_s)}")
 
-        def on_turn(number: int, row: Row) -> None:
-            reporter.say(f"round {number + 1} of {repeats}: {row.label}: {_told(row)}")
+        def on_round(number: int, row: Row) -> None:
+            reporter.message(f"round {number + 1} of {repeats}: {row.label}: {_format_row(row)}")
 
         try:
             report = measure(
@@ -111,9 +111,9 @@ def bench(
                 repeats=repeats,
                 seconds=seconds,
                 timeout_s=timeout,
-                trust_engines=trust_engines,
+                trust_plans=trust_plans,
                 on_start=on_start,
-                on_turn=on_turn,
+                on_round=on_round,
                 should_stop=stop.is_set,
             )
         except InputError as error:
@@ -129,7 +129,7 @@ def bench(
 
         atomic.write_file(plot, draw(report))
     if report.was_stopped:
-        aside(f"stopped; {plural(report.round_count, 'round')} of {repeats} finished")
+        print_stderr(f"stopped; {plural(report.round_count, 'round')} of {repeats} finished")
         raise typer.Exit(stop.exit_status)
     if not report.measured:
         raise EngineError(f"no row could be measured; the first one: {report.rows[0].reason}")
@@ -175,12 +175,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _told(row: Row) -> str:
+def _format_row(row: Row) -> str:
     """One round of a row, in half a line."""
     if row.reason is not None:
         return row.reason
-    (found,) = row.rounds
+    (measured,) = row.rounds
     return (
-        f"{found.images_per_s:.1f} images/s, {found.end_to_end_images_per_s:.1f} from files to files, "
-        f"{found.latency_p50_ms:.1f} ms a call"
+        f"{measured.images_per_s:.1f} images/s, {measured.end_to_end_images_per_s:.1f} from files to files, "
+        f"{measured.latency_p50_ms:.1f} ms a call"
     )

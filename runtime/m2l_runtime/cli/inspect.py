@@ -13,7 +13,7 @@ from m2l_runtime.cli._options import BundleArgument, Json, _echo_json
 
 def inspect(bundle: BundleArgument = None, json: Json = False) -> None:
     """Tell what a bundle is, check its files, name the engines for it."""
-    from m2l_runtime.backends.trt.plans import verdicts
+    from m2l_runtime.backends.trt.plans import check_plans
     from m2l_runtime.bundle import embedded
     from m2l_runtime.bundle.io import open_bundle
     from m2l_runtime.doctor import engine_reports
@@ -21,34 +21,34 @@ def inspect(bundle: BundleArgument = None, json: Json = False) -> None:
     opened = open_bundle(embedded.BUNDLE if bundle is None else bundle)
     opened.check()
     reports = engine_reports(opened)
-    plans = verdicts(opened.manifest)
+    plans = check_plans(opened.manifest)
     if json:
         import dataclasses
 
-        from m2l_runtime.cli.report import appearance_figures
+        from m2l_runtime.cli.report import appearance_counts
 
         _echo_json(
             {
                 "path": str(opened.path),
                 "sha256": opened.sha256,
                 "manifest": opened.manifest.fields(),
-                "appearances": appearance_figures(opened),
+                "appearances": appearance_counts(opened),
                 "engines": [dataclasses.asdict(report) for report in reports],
-                "plans": [dataclasses.asdict(verdict) for verdict in plans],
+                "plans": [dataclasses.asdict(compatibility) for compatibility in plans],
             }
         )
         return
-    from m2l_runtime.cli.report import describe_bundle, describe_engines, describe_verdicts
+    from m2l_runtime.cli.report import describe_bundle, describe_engines, describe_plan_compatibility
 
     typer.echo(describe_bundle(opened))
     typer.echo("\nOn this machine:\n" + describe_engines(reports))
     if plans:
-        typer.echo("\nPlans on this machine:\n" + describe_verdicts(plans))
+        typer.echo("\nPlans on this machine:\n" + describe_plan_compatibility(plans))
 
 
 def verify(
     bundle: BundleArgument = None,
-    trust_engines: Annotated[
+    trust_plans: Annotated[
         bool,
         typer.Option(
             "--trust-engines", help="Replay the bundle's TensorRT plans. They are code: only from who you trust."
@@ -66,7 +66,7 @@ def verify(
     from m2l_runtime.verify import replay_golden
 
     opened = open_bundle(embedded.BUNDLE if bundle is None else bundle)
-    replays = replay_golden(opened, trust_engines=trust_engines)
+    replays = replay_golden(opened, trust_plans=trust_plans)
     ran = [replay for replay in replays if replay.max_level_difference is not None]
     if json:
         import dataclasses

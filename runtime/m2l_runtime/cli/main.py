@@ -14,7 +14,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from m2l_runtime._utils.text import aside, printable
+from m2l_runtime._utils.text import print_stderr, printable
 from m2l_runtime._version import __version__
 from m2l_runtime.errors import M2LError
 
@@ -48,7 +48,7 @@ def build_app() -> typer.Typer:
         try:
             entry.load()(app)
         except Exception as error:  # noqa: BLE001 - one broken plug-in must not take the other verbs away
-            aside(f"m2l: the commands of '{entry.name}' do not load: {error}")
+            print_stderr(f"m2l: the commands of '{entry.name}' do not load: {error}")
     return app
 
 
@@ -60,7 +60,7 @@ def _print_version(value: bool) -> None:
 
 def main() -> None:
     """Run the command line; errors that m2l knows become one line and exit status 1."""
-    debug = _take_debug(sys.argv)
+    debug = _pop_debug_flag(sys.argv)
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; maskfile refuses it itself
     try:
         build_app()()
@@ -93,11 +93,11 @@ def main() -> None:
 
 
 def _interrupted() -> NoReturn:
-    aside("m2l: interrupted")
+    print_stderr("m2l: interrupted")
     sys.exit(INTERRUPTED)
 
 
-def _take_debug(arguments: list[str]) -> bool:
+def _pop_debug_flag(arguments: list[str]) -> bool:
     """Whether --debug stands anywhere ahead of a `--`; takes it out, as commands do not know it."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     found = DEBUG in arguments[1:end]
@@ -107,5 +107,5 @@ def _take_debug(arguments: list[str]) -> bool:
 
 def _fail(message: str) -> None:
     text = "\n".join(printable(line) for line in message.split("\n"))
-    aside(f"m2l: {text}")
+    print_stderr(f"m2l: {text}")
     sys.exit(1)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 SOME_MASKS_BAD: Final = 3
 """Exit status when some masks were passed over and the others used."""
-_ON_A_SHEET: Final = 42
-_A_ROW: Final = 7
+_SHEET_MASKS: Final = 42
+_COLUMNS: Final = 7
 
 Masks = Annotated[Path, typer.Argument(help="A folder of masks, or a mask file.", show_default=False)]
 Out = Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)]
@@ -29,7 +29,7 @@ Count = Annotated[int, typer.Option(help="How many masks.")]
 Size = Annotated[int, typer.Option(help="Side of the masks in pixels.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same masks.")]
 Sheet = Annotated[
-    Path | None, typer.Option(help=f"Also draw the first {_ON_A_SHEET} masks into this PNG file.", show_default=False)
+    Path | None, typer.Option(help=f"Also draw the first {_SHEET_MASKS} masks into this PNG file.", show_default=False)
 ]
 Workers = Annotated[
     int | None, typer.Option(help="Threads.  [default: the CPUs this process may use]", show_default=False)
@@ -135,7 +135,7 @@ def deform(
         "masks_used": source.mask_count,
     }
     _write(DrawnMasks(source, count), out, about, sheet, workers, overwrite)
-    _tell_left_out(source.left_out)
+    _report_skipped(source.left_out)
 
 
 def pca(
@@ -202,12 +202,14 @@ def pca(
     from m2l_runtime.masks.sources.mask_source import DrawnMasks
     from m2l_runtime.masks.sources.pca import AlongComponent, RandomShapes
 
-    found, size = load(model), 256 if size is None else size
+    shape_model, size = load(model), 256 if size is None else size
     about: dict[str, Any] = {"source": "pca", "model": _sha256(model), "size": size}
     if component is not None:
-        along = AlongComponent(found, component, 7 if steps is None else steps, 3.0 if sigmas is None else sigmas, size)
+        along = AlongComponent(
+            shape_model, component, 7 if steps is None else steps, 3.0 if sigmas is None else sigmas, size
+        )
         about |= {"component": component, "steps": along.steps, "sigmas": along.sigmas}
-        title = f"PC{component}, {found.explained[component - 1] * 100:.1f} % of the variance"
+        title = f"PC{component}, {shape_model.explained[component - 1] * 100:.1f} % of the variance"
         _write(
             DrawnMasks(along, along.steps),
             out=place,
@@ -218,7 +220,7 @@ def pca(
             title=title,
         )
         return
-    source = RandomShapes(found, 2.5 if sigmas is None else sigmas, size, 0 if seed is None else seed)
+    source = RandomShapes(shape_model, 2.5 if sigmas is None else sigmas, size, 0 if seed is None else seed)
     about |= {"sigmas": source.sigmas, "seed": source.seed}
     _write(DrawnMasks(source, 100 if count is None else count), place, about, sheet, workers, overwrite)
 
@@ -229,17 +231,17 @@ def _learn(masks: Path, model: Path, overwrite: bool) -> None:
     from m2l_runtime._utils import atomic
     from m2l_runtime.masks.mask_folder import find_masks
     from m2l_runtime.masks.sources.lesions import read_lesions
-    from m2l_runtime.masks.sources.pca import MOST_MASKS, READ_SIDE, learn, load, save
+    from m2l_runtime.masks.sources.pca import MAX_MASKS, READ_SIDE, fit_shape_model, load, save
 
     atomic.check_new_file(model, overwrite=overwrite)
     if os.path.lexists(model):
         load(model)  # nothing but a model is ever replaced by one
     with _reading(masks) as on_mask:
-        lesions = read_lesions(find_masks(masks), READ_SIDE, most=MOST_MASKS, on_mask=on_mask)
-    found = learn(lesions)
+        lesions = read_lesions(find_masks(masks), READ_SIDE, max_count=MAX_MASKS, on_mask=on_mask)
+    found = fit_shape_model(lesions)
     save(found, model)
     typer.echo(_describe_model(found, model))
-    _tell_left_out(lesions.left_out)
+    _report_skipped(lesions.left_out)
 
 
 def _describe_model(model: ShapeModel, path: Path) -> str:
@@ -297,7 +299,7 @@ def describe(
         from m2l_runtime.masks.sources.table import as_table
 
         typer.echo(as_table(one, other))
-    _tell_left_out([message for found in sets for message in found.left_out])
+    _report_skipped([message for found in sets for message in found.left_out])
 
 
 def _write(
@@ -310,7 +312,7 @@ def _write(
     title: str | None = None,
 ) -> None:
     from m2l_runtime._utils.signals import StopSignals
-    from m2l_runtime._utils.text import aside, plural, printable
+    from m2l_runtime._utils.text import plural, print_stderr, printable
     from m2l_runtime.cli.progress import Reporter
     from m2l_runtime.masks.sources.writing import write_masks
 
@@ -322,7 +324,7 @@ def _write(
             masks, out, about, overwrite=overwrite, workers=workers, on_mask=reporter.advance, should_stop=stop.is_set
         )
     if not is_written:
-        aside("stopped; nothing was written")
+        print_stderr("stopped; nothing was written")
         raise typer.Exit(stop.exit_status)
     if sheet is not None:
         _draw_sheet(masks, sheet, title or f"{about['source']}, {plural(len(masks.names), 'mask')}")
@@ -336,12 +338,12 @@ def _draw_sheet(masks: DrawnMasks, path: Path, title: str) -> None:
     from m2l_runtime._utils.text import stem
     from m2l_runtime.masks.sources.sheet import Cell, Row, draw_rows
 
-    names = masks.names[:_ON_A_SHEET]
+    names = masks.names[:_SHEET_MASKS]
     cells = [
         Cell(masks.mask(name), stem(name).partition("-")[2].replace("_plus_", " +").replace("_minus_", " -"))
         for name in names
     ]
-    rows = [Row(title if i == 0 else "", cells[i : i + _A_ROW]) for i in range(0, len(cells), _A_ROW)]
+    rows = [Row(title if i == 0 else "", cells[i : i + _COLUMNS]) for i in range(0, len(cells), _COLUMNS)]
     buffer = io.BytesIO()
     draw_rows(rows).save(buffer, "PNG")
     atomic.write_file(path, buffer.getvalue())
@@ -381,14 +383,14 @@ def _reading(masks: Path) -> Iterator[Callable[[], None]]:
         yield reporter.advance
 
 
-def _tell_left_out(messages: tuple[str, ...] | list[str]) -> None:
+def _report_skipped(messages: tuple[str, ...] | list[str]) -> None:
     if not messages:
         return
-    from m2l_runtime._utils.text import aside, plural
+    from m2l_runtime._utils.text import plural, print_stderr
     from m2l_runtime.cli.progress import Reporter
 
     with Reporter() as reporter:
         for message in messages:
             reporter.note(f"passed over {message}")
-    aside(f"passed over {plural(len(messages), 'mask')}, named above")
+    print_stderr(f"passed over {plural(len(messages), 'mask')}, named above")
     raise typer.Exit(SOME_MASKS_BAD)

@@ -21,10 +21,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from m2l_runtime._utils.text import aside, plural, printable
+from m2l_runtime._utils.text import plural, print_stderr, printable
 
 _SECONDS_BETWEEN_LINES = 10.0
-_MOST_NOTES = 20
+_MAX_NOTES = 20
 
 
 class _RateColumn(ProgressColumn):
@@ -40,7 +40,7 @@ class _RateColumn(ProgressColumn):
 
 
 class Reporter:
-    """Counts what is done and prints notes beside it; the first `_MOST_NOTES` of them."""
+    """Counts what is done and prints notes beside it; the first `_MAX_NOTES` of them."""
 
     def __init__(self, what: str = "synthesizing", items: str = "images") -> None:
         self._what, self._items = what, items
@@ -73,16 +73,16 @@ class Reporter:
         elif (seconds := time.monotonic() - self._last_line) >= _SECONDS_BETWEEN_LINES:
             rate = (self._done - self._done_at_last_line) / seconds
             left = f", {timedelta(seconds=round((self._total - self._done) / rate))} to go" if rate else ""
-            self.say(f"{self._done:,} of {self._total:,}, {rate:.1f} {self._items}/s{left}")
+            self.message(f"{self._done:,} of {self._total:,}, {rate:.1f} {self._items}/s{left}")
             self._last_line, self._done_at_last_line = time.monotonic(), self._done
 
     def note(self, text: str) -> None:
-        """A line about one item; after `_MOST_NOTES` of them only their number is told, at the end."""
+        """A line about one item; after `_MAX_NOTES` of them only their number is told, at the end."""
         self._notes += 1
-        if self._notes <= _MOST_NOTES:
-            self.say(text)
+        if self._notes <= _MAX_NOTES:
+            self.message(text)
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """A line, whole however narrow the terminal is."""
         with contextlib.suppress(OSError, ValueError):  # nobody listens; that is no reason to stop
             self._console.print(printable(text), soft_wrap=True)
@@ -98,8 +98,8 @@ class Reporter:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if self._notes > _MOST_NOTES:
-            self.say(f"... and {plural(self._notes - _MOST_NOTES, 'more such line')}")
+        if self._notes > _MAX_NOTES:
+            self.message(f"... and {plural(self._notes - _MAX_NOTES, 'more such line')}")
 
 
 class BuildProgress:
@@ -110,9 +110,9 @@ class BuildProgress:
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """A line."""
-        aside(text)
+        print_stderr(text)
 
     def step(self, phase: str, done: int, total: int) -> bool:
         """`done` of the `total` steps of a phase are done; phases may be nested. True: go on."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from m2l_runtime._utils.cpu import peak_memory_megabytes
 from m2l_runtime._utils.text import plural, printable, table
-from m2l_runtime.backends.base import Settings
+from m2l_runtime.backends.base import BackendSettings
 from m2l_runtime.backends.trt.library import TITLES
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import Parity, TensorSpec
@@ -17,7 +17,7 @@ from m2l_runtime.types import NAMES
 from m2l_runtime.verify import TOLERANCE, Replay
 
 if TYPE_CHECKING:  # these look for cards, which a run on a CPU need not wait for
-    from m2l_runtime.backends.trt.plans import Verdict
+    from m2l_runtime.backends.trt.plans import PlanCompatibility
     from m2l_runtime.doctor import EngineReport
 
 
@@ -75,7 +75,7 @@ def describe_bundle(bundle: Bundle) -> str:
             f"made by {printable(manifest.golden.engine)}",
         )
     )
-    figures = appearance_figures(bundle)
+    figures = appearance_counts(bundle)
     if figures is not None and manifest.appearance is not None:
         count = plural(manifest.appearance.count, "training image")
         rows.append(("appearances", f"of {count}, mean ± standard deviation:"))
@@ -85,7 +85,7 @@ def describe_bundle(bundle: Bundle) -> str:
     return table(rows)
 
 
-def appearance_figures(bundle: Bundle) -> dict[str, dict[str, float]] | None:
+def appearance_counts(bundle: Bundle) -> dict[str, dict[str, float]] | None:
     """Mean and standard deviation of each number over the training's images; None if the generator takes none."""
     if bundle.manifest.appearance is None:
         return None
@@ -127,9 +127,9 @@ def describe_parity(parity: Parity) -> str:
     )
 
 
-def describe_verdicts(verdicts: Sequence[Verdict]) -> str:
+def describe_plan_compatibility(check_plans: Sequence[PlanCompatibility]) -> str:
     """A row per plan."""
-    return table((printable(v.path), "loads" if v.loads else "no", printable(v.detail)) for v in verdicts)
+    return table((printable(v.path), "loads" if v.loads else "no", printable(v.detail)) for v in check_plans)
 
 
 def describe_engines(reports: Sequence[EngineReport]) -> str:
@@ -162,7 +162,7 @@ def describe_replays(bundle: Bundle, replays: Sequence[Replay]) -> str:
     return head + "\n" + table(rows)
 
 
-def describe_summary(summary: Summary, settings: Settings, out: str) -> str:
+def describe_summary(summary: Summary, settings: BackendSettings, out: str) -> str:
     """What a run did, in a few lines."""
     rates = f"{summary.images_per_s:.1f} images/s, {summary.engine_images_per_s:.1f} while the engine ran; "
     lines = [
@@ -186,7 +186,7 @@ def describe_summary(summary: Summary, settings: Settings, out: str) -> str:
     return "\n".join(lines)
 
 
-def describe_run(summary: Summary, settings: Settings, out: str) -> dict[str, Any]:
+def describe_run(summary: Summary, settings: BackendSettings, out: str) -> dict[str, Any]:
     """The same for programs."""
     return {
         "out": out,

@@ -106,7 +106,7 @@ def synth(
             show_default=False,
         ),
     ] = None,
-    trust_engines: Annotated[
+    trust_plans: Annotated[
         bool,
         typer.Option(
             "--trust-engines", help="Load the bundle's TensorRT plans. They are code: only from who you trust."
@@ -188,7 +188,7 @@ def synth(
     2 wrong usage, 130 or 143 stopped by a signal (go on with --resume).
     """
     from m2l_runtime._utils.signals import StopSignals
-    from m2l_runtime._utils.text import aside, printable
+    from m2l_runtime._utils.text import print_stderr, printable
     from m2l_runtime.cli.progress import Reporter
     from m2l_runtime.cli.report import describe_run, describe_summary
     from m2l_runtime.masks.sources.spec import is_spec, open_source
@@ -213,8 +213,8 @@ def synth(
             threads=threads,
             streams=streams,
             cache_dir=cache_dir,
-            trust_engines=trust_engines,
-            on_step=aside,
+            trust_plans=trust_plans,
+            on_step=print_stderr,
         ) as synthesizer,
         Reporter() as reporter,
         StopSignals() as stop,
@@ -223,12 +223,14 @@ def synth(
         if appearance is not None:
             choice = _choose_appearance(synthesizer, appearance, appearance_mask, reporter)
 
-        if trust_engines and synthesizer.settings.backend != "tensorrt":
-            reporter.say(f"note: --trust-engines has no effect on {synthesizer.settings.backend}: --backend tensorrt")
+        if trust_plans and synthesizer.settings.backend != "tensorrt":
+            reporter.message(
+                f"note: --trust-engines has no effect on {synthesizer.settings.backend}: --backend tensorrt"
+            )
 
         def on_start(count: int) -> None:
             for note in _engine_notes(synthesizer):
-                reporter.say(f"note: {note}")
+                reporter.message(f"note: {note}")
             reporter.start(count)
 
         def on_result(result: Result) -> None:
@@ -253,7 +255,7 @@ def synth(
             contact_sheet=contact_sheet,
             on_start=on_start,
             on_result=on_result,
-            on_note=lambda note: reporter.say(f"note: {note}"),
+            on_note=lambda note: reporter.message(f"note: {note}"),
             should_stop=stop.is_set,
         )
     if json:
@@ -264,12 +266,12 @@ def synth(
             drawn = printable(contact_sheet) if summary.image_count else "none; it shows images made now, and none was"
             typer.echo(f"contact sheet: {drawn}")
     if summary.was_stopped:
-        aside("stopped; the same command with --resume goes on")
+        print_stderr("stopped; the same command with --resume goes on")
         raise typer.Exit(stop.exit_status)
     if summary.bad_count:
         from m2l_runtime._utils.text import plural
 
-        aside(f"skipped {plural(summary.bad_count, 'bad mask')}, named above and in the log")
+        print_stderr(f"skipped {plural(summary.bad_count, 'bad mask')}, named above and in the log")
         raise typer.Exit(SOME_MASKS_BAD if summary.image_count + summary.kept_count else 1)
 
 
@@ -283,21 +285,21 @@ _NOTES: Final = {
 def _engine_notes(synthesizer: Synthesizer) -> list[str]:
     """Which backend was chosen where there was a choice, and what will not pay."""
     choice = synthesizer.choice
-    others = ", ".join(f"--backend {name}" for name in choice.among if name != choice.name)
+    others = ", ".join(f"--backend {name}" for name in choice.candidates if name != choice.name)
     return ([f"runs on {choice.name}, {choice.reason}; others: {others}"] if others else []) + list(synthesizer.notes)
 
 
 def _choose_appearance(synthesizer: Synthesizer, text: str, mask: Path | None, reporter: Reporter) -> AppearanceChoice:
     """What --appearance says, with notes on it to the person."""
-    from m2l_runtime.conditioning.conditions import TAKES_NO_APPEARANCE, AppearanceDraw
+    from m2l_runtime.conditioning.conditions import TAKES_NO_APPEARANCE, AppearanceSampler
     from m2l_runtime.errors import InputError
-    from m2l_runtime.masks.appearance_query import read_choice
+    from m2l_runtime.masks.appearance_query import resolve_appearance_query
 
     table = synthesizer.extra.table
     if table is None:
         raise InputError(TAKES_NO_APPEARANCE)
-    choice, notes = read_choice(text, synthesizer.image_size, mask)
-    for note in notes + AppearanceDraw(table, choice).warnings:
+    choice, notes = resolve_appearance_query(text, synthesizer.image_size, mask)
+    for note in notes + AppearanceSampler(table, choice).warnings:
         reporter.note(f"note: {note}")
     return choice
 

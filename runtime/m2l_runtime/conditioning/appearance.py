@@ -53,9 +53,9 @@ def measure(image: Image, mask: Mask) -> Appearance:
     """
     if image.shape != (*mask.shape, 3):
         raise ValueError(f"image must be {(*mask.shape, 3)} as its mask is {mask.shape}, got {image.shape}")
-    colours, is_lesion = lab(image), mask >= LESION_FROM
+    colors, is_lesion = lab(image), mask >= LESION_FROM
     is_one = is_lesion.all() or not is_lesion.any()
-    regions = [colours.reshape(-1, 3)] * 2 if is_one else [colours[is_lesion], colours[~is_lesion]]
+    regions = [colors.reshape(-1, 3)] * 2 if is_one else [colors[is_lesion], colors[~is_lesion]]
     numbers = [f for region in regions for f in (region.mean(0, np.float64), region.std(0, np.float64))]
     return np.concatenate(numbers).astype(np.float32)
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.io import Bundle
-from m2l_runtime.conditioning.random import below, check_seed, draw
+from m2l_runtime.conditioning.random import check_seed, random_below, random_uint64
 from m2l_runtime.errors import ArrayError, InputError
 from m2l_runtime.types import NAMES, Appearance, Mask, Masks, describe
 
@@ -31,9 +31,9 @@ NEAREST_FRACTION: Final = 1 / 20
 FAR_DEVIATIONS: Final = 3.0
 """Standard deviations beyond all that the training has seen, from which on a number is worth a warning."""
 
-MOST_SAMPLES: Final = 1_000_000
+MAX_SAMPLES: Final = 1_000_000
 
-_MOST_SEED: Final = (1 << 64) - 1
+_MAX_SEED: Final = (1 << 64) - 1
 
 
 def item_seed(seed: int, name: str, sample: int = 1) -> int:
@@ -45,7 +45,7 @@ def item_seed(seed: int, name: str, sample: int = 1) -> int:
             named after, so that masks kept in another format give the same images.
         sample: number of the image among those of the same mask, from 1.
     """
-    return int(draw(1, seed, "item", name, sample)[0])
+    return int(random_uint64(1, seed, "item", name, sample)[0])
 
 
 def mask_seed(mask: Mask) -> int:
@@ -60,7 +60,7 @@ def dropout_bits(seed: int, size_bytes: int) -> npt.NDArray[np.uint8]:
         seed: of the item, see :func:`item_seed`.
         size_bytes: eight features a byte.
     """
-    return draw(-(-size_bytes // 8), seed, "dropout_bits").astype("<u8").view(np.uint8)[:size_bytes]
+    return random_uint64(-(-size_bytes // 8), seed, "dropout_bits").astype("<u8").view(np.uint8)[:size_bytes]
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,24 @@ class AppearanceChoice:
         InputError: an unknown name, one given twice, or a number that is not finite or that no image can have.
     """
 
-    given: tuple[tuple[str, float], ...] = ()
+    values: tuple[tuple[str, float], ...] = ()
     """(name of :data:`m2l_runtime.types.NAMES`, number); none: appearances are drawn, all: it is fixed."""
 
     def __post_init__(self) -> None:
-        for name, number in self.given:
+        for name, number in self.values:
             if name not in NAMES:
                 raise InputError(f"appearances have no '{printable(name[:40])}'; expected some of {', '.join(NAMES)}")
-            low, high = plausible(name)
+            low, high = value_range(name)
             if not (math.isfinite(number) and low <= number <= high):
                 raise InputError(f"{name} must be between {low:g} and {high:g}, got {number:g}")
-        names = [name for name, _ in self.given]
+        names = [name for name, _ in self.values]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"{twice} is given twice")
-        object.__setattr__(self, "given", tuple(sorted(self.given, key=lambda one: NAMES.index(one[0]))))
+        object.__setattr__(self, "given", tuple(sorted(self.values, key=lambda one: NAMES.index(one[0]))))
 
     @classmethod
-    def of(cls, numbers: Mapping[str, float]) -> AppearanceChoice:
+    def from_values(cls, numbers: Mapping[str, float]) -> AppearanceChoice:
         """The choice of some numbers by name."""
         return cls(tuple(numbers.items()))
 
@@ -100,34 +100,34 @@ class AppearanceChoice:
     @property
     def label(self) -> str:
         """One line that is the same for the same choice, for the log."""
-        if not self.given:
+        if not self.values:
             return "drawn"
-        numbers = np.array([number for _, number in self.given], "<f4")
-        if len(self.given) == len(NAMES):
+        numbers = np.array([number for _, number in self.values], "<f4")
+        if len(self.values) == len(NAMES):
             return f"all given, BLAKE2b {hashlib.blake2b(numbers.tobytes(), digest_size=8).hexdigest()}"
-        return ",".join(f"{name}={number!s}" for (name, _), number in zip(self.given, numbers, strict=True))
+        return ",".join(f"{name}={number!s}" for (name, _), number in zip(self.values, numbers, strict=True))
 
 
-DRAWN: Final = AppearanceChoice()
+RANDOM_APPEARANCE: Final = AppearanceChoice()
 
 
-def plausible(name: str) -> tuple[float, float]:
+def value_range(name: str) -> tuple[float, float]:
     """Least and largest that a number of an appearance can be."""
     if "spread" in name:
         return 0.0, 128.0
     return (0.0, 100.0) if name.endswith("_L") else (-128.0, 127.0)
 
 
-class AppearanceDraw:
+class AppearanceSampler:
     """A bundle's table of appearances and a choice to the appearance of each item.
 
     Where some numbers are given, one of the training's appearances nearest in them is drawn, and they replace its own:
     so the others go with them as they do in real images.
     """
 
-    def __init__(self, table: Appearances, choice: AppearanceChoice = DRAWN) -> None:
-        self._columns = [NAMES.index(name) for name, _ in choice.given]
-        self._numbers = np.array([number for _, number in choice.given], np.float32)
+    def __init__(self, table: Appearances, choice: AppearanceChoice = RANDOM_APPEARANCE) -> None:
+        self._columns = [NAMES.index(name) for name, _ in choice.values]
+        self._numbers = np.array([number for _, number in choice.values], np.float32)
         self._table, self._candidates = table, table
         deviation = table.std(0, np.float64)
         self._deviation = np.where(deviation > 0, deviation, 1.0)
@@ -136,25 +136,27 @@ class AppearanceDraw:
             nearest = np.argsort((away**2).sum(1), kind="stable")
             self._candidates = table[nearest[: max(1, int(len(table) * NEAREST_FRACTION))]]
 
-    def of(self, seed: int) -> Appearance:
+    def sample(self, seed: int) -> Appearance:
         """The appearance of an item, owned by the caller: float32 (12,)."""
-        row: Appearance = self._candidates[below(len(self._candidates), draw(1, seed, "appearance"))[0]].copy()
+        row: Appearance = self._candidates[
+            random_below(len(self._candidates), random_uint64(1, seed, "appearance"))[0]
+        ].copy()
         row[self._columns] = self._numbers
         return row
 
     @property
     def warnings(self) -> list[str]:
         """A line for each number given that is far from all that the network was trained with."""
-        found = []
+        lines = []
         for column, number in zip(self._columns, self._numbers, strict=True):
             low, high = float(self._table[:, column].min()), float(self._table[:, column].max())
             far = FAR_DEVIATIONS * self._deviation[column]
             if not low - far <= number <= high + far:
-                found.append(
+                lines.append(
                     f"{NAMES[column]} {number:g} is far from all that the network was trained with "
                     f"({low:.1f} to {high:.1f}); do not expect it to follow"
                 )
-        return found
+        return lines
 
 
 @dataclass(frozen=True)
@@ -167,14 +169,14 @@ class Condition:
     """float32 (12,), only read; None if the generator takes none."""
 
     @property
-    def about(self) -> dict[str, str]:
+    def text_fields(self) -> dict[str, str]:
         """What the image says about itself, by PNG text keyword."""
-        said = {"m2l-seed": str(self.seed)}
+        fields = {"m2l-seed": str(self.seed)}
         if self.appearance is not None:
-            said["m2l-appearance"] = ",".join(
+            fields["m2l-appearance"] = ",".join(
                 f"{n}={v!s}" for n, v in zip(NAMES, rounded(self.appearance), strict=True)
             )
-        return said
+        return fields
 
 
 def rounded(appearance: Appearance) -> tuple[float, ...]:
@@ -182,7 +184,7 @@ def rounded(appearance: Appearance) -> tuple[float, ...]:
     return tuple(round(float(number), 3) for number in appearance)
 
 
-def stacked(conditions: Sequence[Condition | None]) -> tuple[list[int] | None, Appearances | None]:
+def stack_conditions(conditions: Sequence[Condition | None]) -> tuple[list[int] | None, Appearances | None]:
     """(seeds, appearances) of several items, as a synthesizer takes them; None where the generator takes none."""
     seeds = [one.seed for one in conditions if one is not None]
     appearances = [one.appearance for one in conditions if one is not None and one.appearance is not None]
@@ -204,10 +206,10 @@ class ExtraInputs:
         self._bits = None if bits is None else (bits.name, _length(bits.shape))
         self.table: Final = None if appearance is None else bundle.read_appearances()
         """float32 (count, 12) of the training's images, only read; None if the generator takes no appearance."""
-        self._draw = None if self.table is None else AppearanceDraw(self.table)
+        self._sampler = None if self.table is None else AppearanceSampler(self.table)
 
     @property
-    def vary(self) -> bool:
+    def is_random(self) -> bool:
         """Whether a mask gives other images with other seeds."""
         return self._bits is not None or self.table is not None
 
@@ -225,14 +227,14 @@ class ExtraInputs:
             ArrayError: appearances are given and the generator takes none.
         """
         arrays: dict[str, npt.NDArray[Any]] = {self._mask_name: masks}
-        if appearances is not None and self._draw is None:
+        if appearances is not None and self._sampler is None:
             raise ArrayError(TAKES_NO_APPEARANCE)
-        if not self.vary:
+        if not self.is_random:
             return arrays
         seeds = [mask_seed(mask) for mask in masks] if seeds is None else seeds
-        if self._appearance_name is not None and self._draw is not None:
+        if self._appearance_name is not None and self._sampler is not None:
             if appearances is None:
-                drawn = [self._draw.of(seed) for seed in seeds]
+                drawn = [self._sampler.sample(seed) for seed in seeds]
                 appearances = np.stack(drawn) if drawn else np.empty((0, len(NAMES)), np.float32)
             arrays[self._appearance_name] = appearances
         if self._bits is not None:
@@ -265,30 +267,30 @@ class Conditions:
             InputError: the seed or the number of samples is out of range, or the generator cannot do what is asked for.
         """
         check_seed(seed)
-        if not 1 <= samples <= MOST_SAMPLES:
-            raise InputError(f"the samples of each mask must be between 1 and {MOST_SAMPLES:,}, got {samples:,}")
-        if samples > 1 and not extra.vary:
+        if not 1 <= samples <= MAX_SAMPLES:
+            raise InputError(f"the samples of each mask must be between 1 and {MAX_SAMPLES:,}, got {samples:,}")
+        if samples > 1 and not extra.is_random:
             raise InputError(
                 f"all {samples:,} images of a mask would be the same: the generator of this bundle takes the mask "
                 "alone; leave out the samples, or use a bundle that varies (m2l train --appearance, or m2l export "
                 "--stochastic of a network trained with dropout)"
             )
-        choice = choice or DRAWN
-        if choice.given and extra.table is None:
+        choice = choice or RANDOM_APPEARANCE
+        if choice.values and extra.table is None:
             raise InputError(TAKES_NO_APPEARANCE)
         self.samples: Final = samples
-        self.seed: Final = seed if extra.vary else None
+        self.seed: Final = seed if extra.is_random else None
         """None if no image depends on it."""
         self.label: Final = None if extra.table is None else choice.label
         """What was chosen of appearances; None if the generator takes none."""
-        self._draw = None if extra.table is None else AppearanceDraw(extra.table, choice)
+        self._sampler = None if extra.table is None else AppearanceSampler(extra.table, choice)
 
-    def of(self, name: str, sample: int = 1) -> Condition | None:
+    def for_item(self, name: str, sample: int = 1) -> Condition | None:
         """The condition of an item; None if the generator takes the mask alone. Arguments as of :func:`item_seed`."""
         if self.seed is None:
             return None
         seed = item_seed(self.seed, name, sample)
-        return Condition(seed, None if self._draw is None else self._draw.of(seed))
+        return Condition(seed, None if self._sampler is None else self._sampler.sample(seed))
 
 
 def check_seeds(seeds: Any, count: int) -> list[int]:
@@ -301,21 +303,21 @@ def check_seeds(seeds: Any, count: int) -> list[int]:
     if isinstance(seeds, np.ndarray):
         if seeds.ndim != 1 or seeds.dtype.kind not in "iu":
             raise ArrayError(f"{expected}, got {describe(seeds)}")
-        found: list[int] = seeds.tolist()
+        integers: list[int] = seeds.tolist()
     elif isinstance(seeds, Sequence) and not isinstance(seeds, str | bytes):
         try:
-            found = [operator.index(seed) for seed in seeds]
+            integers = [operator.index(seed) for seed in seeds]
         except TypeError:
             odd = next(seed for seed in seeds if not hasattr(seed, "__index__"))
             raise ArrayError(f"{expected}, got {describe(odd)} among them") from None
     else:
         raise ArrayError(f"{expected}, got {describe(seeds)}; a single seed is [seed]")
-    if len(found) != count:
-        raise ArrayError(f"{expected}, one for each mask, got {len(found)}")
-    wrong = next((seed for seed in found if not 0 <= seed <= _MOST_SEED), None)
+    if len(integers) != count:
+        raise ArrayError(f"{expected}, one for each mask, got {len(integers)}")
+    wrong = next((seed for seed in integers if not 0 <= seed <= _MAX_SEED), None)
     if wrong is not None:
         raise ArrayError(f"{expected}, got {wrong}")
-    return found
+    return integers
 
 
 def check_appearances(appearances: Any, count: int) -> Appearances:

@@ -25,7 +25,7 @@ def check_seed(seed: int) -> None:
         raise InputError(f"the seed must be at least 0 and below 2^64, got {seed}")
 
 
-def draw(count: int, seed: int, *names: str | int) -> npt.NDArray[np.uint64]:
+def random_uint64(count: int, seed: int, *names: str | int) -> npt.NDArray[np.uint64]:
     """`count` numbers, uniform in 0..2**64-1, for one purpose.
 
     Args:
@@ -42,8 +42,8 @@ def draw(count: int, seed: int, *names: str | int) -> npt.NDArray[np.uint64]:
     return stream
 
 
-def below(limit: int, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Numbers of :func:`draw` to integers in 0..limit-1.
+def random_below(limit: int, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Numbers of :func:`random_uint64` to integers in 0..limit-1.
 
     The modulo favours none by more than limit / 2**64.
     """
@@ -51,12 +51,12 @@ def below(limit: int, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
 
 
 def uniform(count: int, seed: int, *names: str | int) -> npt.NDArray[np.float64]:
-    """`count` numbers in [0, 1), of 53 bits each; `seed` and `names` as of :func:`draw`."""
-    return (draw(count, seed, *names) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    """`count` numbers in [0, 1), of 53 bits each; `seed` and `names` as of :func:`random_uint64`."""
+    return (random_uint64(count, seed, *names) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def normal(count: int, seed: int, *names: str | int) -> npt.NDArray[np.float64]:
-    """`count` numbers of mean 0 and variance 1; `seed` and `names` as of :func:`draw`.
+    """`count` numbers of mean 0 and variance 1; `seed` and `names` as of :func:`random_uint64`.
 
     Box and Muller, "A note on the generation of random normal deviates", Annals of Mathematical Statistics 1958. The
     last digits are those of this platform's logarithm and cosine.
@@ -67,6 +67,6 @@ def normal(count: int, seed: int, *names: str | int) -> npt.NDArray[np.float64]:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1).ravel()[:count]
 
 
-def shuffled(count: int, seed: int, *names: str | int) -> npt.NDArray[np.int64]:
+def random_permutation(count: int, seed: int, *names: str | int) -> npt.NDArray[np.int64]:
     """0..count-1 in random order: where the numbers drawn for each of them rank."""
-    return np.argsort(draw(count, seed, *names), kind="stable").astype(np.int64)
+    return np.argsort(random_uint64(count, seed, *names), kind="stable").astype(np.int64)

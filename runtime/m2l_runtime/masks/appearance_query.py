@@ -29,13 +29,13 @@ MASK_SUFFIXES: Final = ("_segmentation", "_lesion", "_mask")
 """What a mask's name may have beside its photograph's, in any letter case."""
 
 MASK_FOLDER: Final = "masks"
-MOST_ASPECT_DIFFERENCE: Final = 0.01
+MAX_ASPECT_DIFFERENCE: Final = 0.01
 """Relative difference of the aspects of a mask and its photograph, above which they cannot belong together."""
 
 _LEVELS: Final = 256
 
 
-def read_choice(
+def resolve_appearance_query(
     text: str, image_size: tuple[int, int], mask: str | os.PathLike[str] | None = None
 ) -> tuple[AppearanceChoice, list[str]]:
     """A choice, and notes about how it was come to.
@@ -52,11 +52,11 @@ def read_choice(
     if not os.path.lexists(text) and "=" in text:
         if mask is not None:
             raise InputError("the mask of an appearance goes with a photograph; numbers need none, leave it out")
-        return parse_choice(text), []
+        return parse_appearance_numbers(text), []
     return measure_photograph(Path(text), image_size, None if mask is None else Path(mask))
 
 
-def parse_choice(text: str) -> AppearanceChoice:
+def parse_appearance_numbers(text: str) -> AppearanceChoice:
     """Numbers by name, as in ``lesion_L=35,skin_a=12``.
 
     Raises:
@@ -76,7 +76,7 @@ def parse_choice(text: str) -> AppearanceChoice:
 def measure_photograph(
     path: Path, image_size: tuple[int, int], mask: Path | None = None
 ) -> tuple[AppearanceChoice, list[str]]:
-    """The appearance of a photograph, and notes; arguments and errors as of :func:`read_choice`."""
+    """The appearance of a photograph, and notes; arguments and errors as of :func:`resolve_appearance_query`."""
     image, size = _read(path, image_size)
     source = _find_mask(path) if mask is None else mask
     if source is None:
@@ -85,17 +85,17 @@ def measure_photograph(
             "lightness; with its mask the measurement is better"
         )
         return AppearanceChoice.fixed(measure(image, split_by_lightness(image))), [note]
-    found = read_mask(source, image_size)
-    height, width = found.original_size
-    if abs(size[1] * height / (size[0] * width) - 1) > MOST_ASPECT_DIFFERENCE:
+    mask_file = read_mask(source, image_size)
+    height, width = mask_file.original_size
+    if abs(size[1] * height / (size[0] * width) - 1) > MAX_ASPECT_DIFFERENCE:
         raise InputError(
             f"{printable(source)}: is {width} x {height} pixels, its photograph {size[1]} x {size[0]}; expected the "
             "same size, or at least the same aspect; name its mask, or move it away"
         )
     notes = [] if mask is not None else [f"{printable(path)}: its mask is {printable(source)}"]
-    if found.note in ("empty", "full"):
-        notes.append(f"{printable(source)} is {found.note}, so lesion and skin have the same numbers")
-    return AppearanceChoice.fixed(measure(image, found.mask)), notes
+    if mask_file.note in ("empty", "full"):
+        notes.append(f"{printable(source)} is {mask_file.note}, so lesion and skin have the same numbers")
+    return AppearanceChoice.fixed(measure(image, mask_file.mask)), notes
 
 
 def split_by_lightness(image: Image) -> Mask:
@@ -103,11 +103,11 @@ def split_by_lightness(image: Image) -> Mask:
     lightness = lab(image)[..., 0]
     bins = np.clip(lightness * (_LEVELS / 100), 0, _LEVELS - 1).astype(np.int64)
     counts = np.bincount(bins.ravel(), minlength=_LEVELS).astype(np.float64)
-    below = counts.cumsum()[:-1]
-    above = counts.sum() - below
+    random_below = counts.cumsum()[:-1]
+    above = counts.sum() - random_below
     sums = (counts * np.arange(_LEVELS)).cumsum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
+        between = random_below * above * (sums[:-1] / random_below - (sums[-1] - sums[:-1]) / above) ** 2
     between = np.nan_to_num(between, nan=0.0, posinf=0.0)
     if not between.any():
         return np.zeros(lightness.shape, np.uint8)
@@ -120,13 +120,13 @@ def _read(path: Path, image_size: tuple[int, int]) -> tuple[Image, tuple[int, in
         picture = decode(read_bytes(path))
         if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
             raise PictureFileError(f"has the colour mode {picture.mode}; expected an 8-bit colour photograph")
-        colours = picture.convert("RGB")
-        resized = colours.resize(image_size[::-1], PillowImage.Resampling.BICUBIC)
+        colors = picture.convert("RGB")
+        resized = colors.resize(image_size[::-1], PillowImage.Resampling.BICUBIC)
     except PictureFileError as error:
         raise PictureFileError(f"{printable(path)}: {error}") from None
     except MemoryError:
         raise PictureFileError(f"{printable(path)}: does not fit in memory") from None
-    return np.array(resized), (colours.height, colours.width)
+    return np.array(resized), (colors.height, colors.width)
 
 
 def _find_mask(path: Path) -> Path | None:
@@ -148,11 +148,12 @@ def _find_mask(path: Path) -> Path | None:
         except OSError:
             continue
         files = [file for file in files if file.suffix.lower() in SUFFIXES and file != folder / path.name]
-        found = [file for file in files if file.stem.lower() in names]
-        if len(found) > 1:
+        matches = [file for file in files if file.stem.lower() in names]
+        if len(matches) > 1:
             raise InputError(
-                f"{printable(path)} has several masks ({printable(found[0])}, {printable(found[1])}); say which is its"
+                f"{printable(path)} has several masks ({printable(matches[0])}, {printable(matches[1])}); say "
+                "which is its"
             )
-        if found:
-            return found[0]
+        if matches:
+            return matches[0]
     return None

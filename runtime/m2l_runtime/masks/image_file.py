@@ -41,8 +41,8 @@ def read_bytes(path: Path) -> bytes:
         raise PictureFileError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def decode(content: bytes, *, turn: bool = True) -> PillowImage.Image:
-    """The picture in `content`, decoded and, unless `turn` is off, turned as its EXIF orientation says.
+def decode(content: bytes, *, apply_exif: bool = True) -> PillowImage.Image:
+    """The picture in `content`, decoded and, unless `apply_exif` is off, turned as its EXIF orientation says.
 
     Raises:
         PictureFileError: of an unknown format, truncated, with several frames, or too large.
@@ -67,7 +67,7 @@ def decode(content: bytes, *, turn: bool = True) -> PillowImage.Image:
         if frames != 1:
             raise PictureFileError(f"holds {frames} pictures; expected one")
         picture.load()
-        upright = ImageOps.exif_transpose(picture) if turn else picture
+        upright = ImageOps.exif_transpose(picture) if apply_exif else picture
     except PictureFileError:
         raise
     except MemoryError:

@@ -5,7 +5,7 @@ The rule, on the 8-bit grey picture that a file decodes to:
 - exactly two colours: the darker is 0 and the brighter 255, whatever they were (0/1, 0/255, palette);
 - one colour: black is an empty mask, anything else a full one (legal, with a note);
 - more: kept as greys if the colour channels agree within `MAX_CHANNEL_DIFFERENCE` levels and at most
-  `MAX_GREY_FRACTION` of the pixels lie in 16..239, as after resampling or JPEG; otherwise it is no mask.
+  `MAX_GRAY_FRACTION` of the pixels lie in 16..239, as after resampling or JPEG; otherwise it is no mask.
 
 Then it is brought to the model's size with Pillow's antialiased bicubic filter, as training did.
 """
@@ -28,7 +28,7 @@ from m2l_runtime.masks.image_file import decode, read_bytes
 from m2l_runtime.types import Mask
 
 MAX_CHANNEL_DIFFERENCE: Final = 8
-MAX_GREY_FRACTION: Final = 0.20
+MAX_GRAY_FRACTION: Final = 0.20
 BLACK_BELOW: Final = 16
 WHITE_FROM: Final = 240
 LOSSY_FORMATS: Final = ("JPEG", "WEBP")
@@ -73,17 +73,17 @@ def parse_mask(content: bytes, image_size: tuple[int, int], *, keep_original: bo
     Raises:
         PictureFileError, MaskFileError: as there, but for the file's name.
     """
-    grey, note = to_grey(decode(content))
+    gray, note = to_gray(decode(content))
     return MaskFile(
-        mask=resize(grey, image_size),
+        mask=resize(gray, image_size),
         sha256=hashlib.sha256(content).hexdigest(),
-        original_size=(grey.shape[0], grey.shape[1]),
-        original=grey if keep_original else None,
+        original_size=(gray.shape[0], gray.shape[1]),
+        original=gray if keep_original else None,
         note=note,
     )
 
 
-def to_grey(picture: PillowImage.Image) -> tuple[Mask, str | None]:
+def to_gray(picture: PillowImage.Image) -> tuple[Mask, str | None]:
     """(mask of the picture's own size, note): see the rule at the top of this module.
 
     Raises:
@@ -91,23 +91,23 @@ def to_grey(picture: PillowImage.Image) -> tuple[Mask, str | None]:
     """
     channels = _channels(picture)
     first = channels[0, 0]
-    is_first = _equal(channels, first)
-    if is_first.all():
-        return (_constant(is_first, 255), "full") if first.any() else (_constant(is_first, 0), "empty")
-    row, column = np.unravel_index(int(np.argmin(is_first)), is_first.shape)
+    is_main_process = _equal(channels, first)
+    if is_main_process.all():
+        return (_constant(is_main_process, 255), "full") if first.any() else (_constant(is_main_process, 0), "empty")
+    row, column = np.unravel_index(int(np.argmin(is_main_process)), is_main_process.shape)
     second = channels[row, column]
-    if (is_first | _equal(channels, second)).all():
+    if (is_main_process | _equal(channels, second)).all():
         first_is_lesion = _brightness(first) > _brightness(second)
-        mask = np.where(is_first == first_is_lesion, np.uint8(255), np.uint8(0))
+        mask = np.where(is_main_process == first_is_lesion, np.uint8(255), np.uint8(0))
         return mask, _looks_inverted(mask)
     unit = 257 if channels.dtype == np.uint16 and int(channels.max()) > 255 else 1  # samples per 8-bit level
-    grey = np.round(channels.astype(np.float32).mean(axis=2) / unit).astype(np.uint8)
-    middle = float(((grey >= BLACK_BELOW) & (grey < WHITE_FROM)).mean())
-    if middle > MAX_GREY_FRACTION:
+    gray = np.round(channels.astype(np.float32).mean(axis=2) / unit).astype(np.uint8)
+    middle = float(((gray >= BLACK_BELOW) & (gray < WHITE_FROM)).mean())
+    if middle > MAX_GRAY_FRACTION:
         raise MaskFileError(
-            f"looks like a photograph: {len(np.unique(grey))} grey levels, {middle * 100:.0f} % of pixels "
+            f"looks like a photograph: {len(np.unique(gray))} grey levels, {middle * 100:.0f} % of pixels "
             "neither black nor white; expected a mask of black background and white lesion, with greys on at "
-            f"most {MAX_GREY_FRACTION * 100:.0f} % of the pixels"
+            f"most {MAX_GRAY_FRACTION * 100:.0f} % of the pixels"
         )
     difference = round(int((channels.max(axis=2).astype(np.int64) - channels.min(axis=2)).max()) / unit)
     if difference > MAX_CHANNEL_DIFFERENCE:
@@ -115,14 +115,14 @@ def to_grey(picture: PillowImage.Image) -> tuple[Mask, str | None]:
             f"is coloured: its channels differ by up to {difference} levels; "
             f"expected black, white and greys, within {MAX_CHANNEL_DIFFERENCE} levels"
         )
-    if int(grey.max()) < BLACK_BELOW:
+    if int(gray.max()) < BLACK_BELOW:
         if picture.format not in LOSSY_FORMATS:
-            found = ", ".join(str(value) for value in np.unique(grey)[:6])
+            found = ", ".join(str(value) for value in np.unique(gray)[:6])
             raise MaskFileError(
                 f"holds the values {found}, as class labels would; expected 0 (background) and 255 (lesion)"
             )
-        return _constant(is_first, 0), "empty"
-    return grey, "full" if int(grey.min()) >= WHITE_FROM else _looks_inverted(grey)
+        return _constant(is_main_process, 0), "empty"
+    return gray, "full" if int(gray.min()) >= WHITE_FROM else _looks_inverted(gray)
 
 
 def _looks_inverted(mask: Mask) -> str | None:
@@ -130,12 +130,12 @@ def _looks_inverted(mask: Mask) -> str | None:
     return "inverted?" if min(int(edge.min()) for edge in edges) >= WHITE_FROM else None
 
 
-def resize(grey: Mask, image_size: tuple[int, int]) -> Mask:
-    """`grey` at `image_size` (height, width): bicubic with antialiasing, the frame squashed to fit."""
+def resize(gray: Mask, image_size: tuple[int, int]) -> Mask:
+    """`gray` at `image_size` (height, width): bicubic with antialiasing, the frame squashed to fit."""
     height, width = image_size
-    if grey.shape == (height, width):
-        return grey
-    picture = PillowImage.fromarray(grey).resize((width, height), PillowImage.Resampling.BICUBIC)
+    if gray.shape == (height, width):
+        return gray
+    picture = PillowImage.fromarray(gray).resize((width, height), PillowImage.Resampling.BICUBIC)
     return np.array(picture)
 
 
@@ -176,8 +176,8 @@ def _from_wide(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> npt.N
     return np.round(values).astype(np.uint16)
 
 
-def _equal(channels: _Channels, colour: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
-    equal: npt.NDArray[np.bool_] = (channels == colour).all(axis=2)
+def _equal(channels: _Channels, color: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    equal: npt.NDArray[np.bool_] = (channels == color).all(axis=2)
     return equal
 
 
@@ -185,7 +185,7 @@ def _constant(like: npt.NDArray[np.bool_], value: int) -> Mask:
     return np.full(like.shape, value, np.uint8)
 
 
-def _brightness(colour: npt.NDArray[np.generic]) -> float:
+def _brightness(color: npt.NDArray[np.generic]) -> float:
     """ITU-R BT.601 luma, as Pillow's conversion to grey."""
-    weights = (0.299, 0.587, 0.114) if len(colour) == 3 else (1.0,)
-    return sum(float(c) * w for c, w in zip(colour, weights, strict=True))
+    weights = (0.299, 0.587, 0.114) if len(color) == 3 else (1.0,)
+    return sum(float(c) * w for c, w in zip(color, weights, strict=True))

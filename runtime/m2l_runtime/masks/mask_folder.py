@@ -83,16 +83,16 @@ def _walk(root: Path) -> list[str]:
     seen: set[tuple[int, int]] = set()
     waiting = [""]
     while waiting:
-        below = waiting.pop()
-        status = (root / below).stat()
+        random_below = waiting.pop()
+        status = (root / random_below).stat()
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        with os.scandir(root / below) as entries:
+        with os.scandir(root / random_below) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                name = f"{below}{entry.name}"
+                name = f"{random_below}{entry.name}"
                 if _is_folder(entry):
                     waiting.append(f"{name}/")
                 elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122

@@ -10,7 +10,7 @@ from m2l_runtime._utils.text import stem
 from m2l_runtime.masks.mask_file import MaskFile
 from m2l_runtime.masks.mask_set import MaskSet
 
-_MARK: Final = "_sample"
+_SUFFIX: Final = "_sample"
 
 
 class SampledMasks:
@@ -23,7 +23,7 @@ class SampledMasks:
         self._masks: Final = masks
         digits = len(str(count))
         self.names: list[str] = [
-            f"{before}{_MARK}{sample:0{digits}}{ending}"
+            f"{before}{_SUFFIX}{sample:0{digits}}{ending}"
             for before, ending in map(_split, masks.names)
             for sample in range(1, count + 1)
         ]
@@ -32,19 +32,19 @@ class SampledMasks:
         self.is_single_file: Final = masks.is_single_file
         self.seed: Final = masks.seed
 
-    def origin(self, name: str) -> tuple[str, int]:
+    def source_mask(self, name: str) -> tuple[str, int]:
         """(name of the mask that a name stands for, number of the sample from 1)."""
         before, ending = _split(name)
-        source, _, sample = before.rpartition(_MARK)
+        source, _, sample = before.rpartition(_SUFFIX)
         return source + ending, int(sample)
 
     def read(self, name: str, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
         """See MaskSet."""
-        return self._masks.read(self.origin(name)[0], image_size, keep_original=keep_original)
+        return self._masks.read(self.source_mask(name)[0], image_size, keep_original=keep_original)
 
     def sha256(self, name: str) -> str | None:
         """See MaskSet."""
-        return self._masks.sha256(self.origin(name)[0])
+        return self._masks.sha256(self.source_mask(name)[0])
 
 
 def sampled(masks: MaskSet, count: int) -> MaskSet:
@@ -52,9 +52,9 @@ def sampled(masks: MaskSet, count: int) -> MaskSet:
     return masks if count == 1 else SampledMasks(masks, count)
 
 
-def origin(masks: MaskSet, name: str) -> tuple[str, int]:
+def source_mask(masks: MaskSet, name: str) -> tuple[str, int]:
     """(name of the mask that a name of `masks` stands for, number of the sample from 1)."""
-    return masks.origin(name) if isinstance(masks, SampledMasks) else (name, 1)
+    return masks.source_mask(name) if isinstance(masks, SampledMasks) else (name, 1)
 
 
 def _split(name: str) -> tuple[str, str]:

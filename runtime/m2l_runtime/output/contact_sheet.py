@@ -13,7 +13,7 @@ from PIL import ImageDraw, ImageFont
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.types import Image, Mask
 
-MOST_PAIRS: Final = 60
+MAX_PAIRS: Final = 60
 """Pairs on a sheet; what comes after them is counted in the title and left out."""
 
 _TILE: Final = 176
@@ -29,7 +29,7 @@ _EDGE: Final = (200, 200, 196)
 
 
 class ContactSheet:
-    """Collects pairs as they come and draws the first `MOST_PAIRS` of them."""
+    """Collects pairs as they come and draws the first `MAX_PAIRS` of them."""
 
     def __init__(self, title: str, footnote: str) -> None:
         self._title, self._footnote = title, footnote
@@ -40,7 +40,7 @@ class ContactSheet:
     def add(self, label: str, mask: Mask, image: Image) -> None:
         """Add a pair: mask (H, W) uint8, image (H, W, 3) uint8. Both are copied at the sheet's size."""
         self.count += 1
-        if self.count <= MOST_PAIRS:
+        if self.count <= MAX_PAIRS:
             self._pairs.append((label, _tile(mask), _tile(image)))
 
     def draw(self) -> PillowImage.Image:

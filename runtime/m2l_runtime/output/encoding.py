@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
 
 from m2l_runtime._version import __version__
-from m2l_runtime.backends.base import Settings
+from m2l_runtime.backends.base import BackendSettings
 from m2l_runtime.backends.registry import BACKENDS
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.errors import ArrayError, InputError
@@ -70,7 +70,7 @@ class Encoding:
         return f"{self.format} {detail}, Pillow {PIL.__version__}"
 
 
-def self_description(bundle: Bundle, settings: Settings) -> dict[str, str]:
+def self_description(bundle: Bundle, settings: BackendSettings) -> dict[str, str]:
     """What an image says about itself, by PNG text keyword."""
     entry = BACKENDS.get(settings.backend)
     return {
@@ -82,7 +82,7 @@ def self_description(bundle: Bundle, settings: Settings) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Origin:
+class ImageProvenance:
     """What a picture says of itself, if it says that m2l made it: :func:`self_description` read back."""
 
     bundle_sha256: str | None
@@ -90,7 +90,7 @@ class Origin:
     """Made by the backend that runs no model."""
 
 
-def origin_of(picture: PillowImage.Image) -> Origin | None:
+def read_image_provenance(picture: PillowImage.Image) -> ImageProvenance | None:
     """What the header of a picture says; None if it does not say that m2l made it."""
     words = {key: value for key, value in picture.info.items() if isinstance(value, str)}
     exif = picture.getexif()
@@ -101,7 +101,7 @@ def origin_of(picture: PillowImage.Image) -> Origin | None:
     sha256 = words.get("m2l-bundle-sha256")
     if sha256 is None:
         sha256 = str(exif.get(_EXIF_ARTIST, "")).removeprefix("bundle ").partition(",")[0] or None
-    return Origin(sha256, description == FAKE)
+    return ImageProvenance(sha256, description == FAKE)
 
 
 def encode_image(image: Image, mask: Mask, encoding: Encoding, text: Mapping[str, str]) -> bytes:
@@ -181,7 +181,7 @@ def _filtered_png(image: Image, info: PngInfo) -> bytes:
 
 def encode_mask(mask: Mask) -> bytes:
     """A mask (H, W) as 8-bit PNG of 0 and 255: greys from 128 on count as lesion."""
-    return encode_grey_mask(binary(mask))
+    return encode_gray_mask(binary(mask))
 
 
 def binary(mask: Mask) -> Mask:
@@ -189,7 +189,7 @@ def binary(mask: Mask) -> Mask:
     return np.where(mask >= 128, np.uint8(255), np.uint8(0))
 
 
-def encode_grey_mask(mask: Mask) -> bytes:
+def encode_gray_mask(mask: Mask) -> bytes:
     """A mask (H, W) as 8-bit PNG, greys on its edges and all."""
     buffer = io.BytesIO()
     PillowImage.fromarray(mask).save(buffer, "PNG", compress_level=1, compress_type=zlib.Z_RLE)

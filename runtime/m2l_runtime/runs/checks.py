@@ -16,7 +16,7 @@ from m2l_runtime.conditioning.conditions import Conditions
 from m2l_runtime.errors import InputError, OutputError
 from m2l_runtime.masks.mask_folder import SUFFIXES
 from m2l_runtime.masks.mask_set import MaskSet
-from m2l_runtime.masks.samples import origin
+from m2l_runtime.masks.samples import source_mask
 from m2l_runtime.output.formats import CONTAINERS, OutputOptions
 from m2l_runtime.output.writers.base import Sink
 from m2l_runtime.runs.jsonl import read_lines
@@ -48,7 +48,7 @@ def run_settings(
     """What the bytes of outputs depend on, for the log."""
     used = synthesizer.settings
     # In a tar, places of masks follow from the samples; files of their own are kept when more samples are asked for.
-    are_dealt = conditions.samples > 1 and options.format in CONTAINERS
+    in_containers = conditions.samples > 1 and options.format in CONTAINERS
     return RunSettings(
         bundle_sha256=synthesizer.bundle.sha256,
         backend=used.backend,
@@ -59,7 +59,7 @@ def run_settings(
         threads=used.threads,
         seed=masks.seed,
         encoder=options.image_encoding.label,
-        layout=options.label + (f", {conditions.samples} samples" if are_dealt else ""),
+        layout=options.label + (f", {conditions.samples} samples" if in_containers else ""),
         image_seed=conditions.seed,
         appearance_choice=conditions.label,
     )
@@ -108,7 +108,7 @@ def is_file_name(out: Path, masks: MaskSet, options: OutputOptions) -> bool:
     return True
 
 
-def check_places(run: Run) -> None:
+def check_masks_and_output(run: Run) -> None:
     """There are masks, and the output folder is none of theirs.
 
     Raises:
@@ -139,13 +139,13 @@ def check_collisions(run: Run) -> None:
     for one, other in itertools.pairwise(run.masks.names):
         if stem(one) == stem(other):
             raise InputError(
-                f"{printable(base / origin(run.masks, one)[0])} and "
-                f"{printable(base / origin(run.masks, other)[0])} would both become "
+                f"{printable(base / source_mask(run.masks, one)[0])} and "
+                f"{printable(base / source_mask(run.masks, other)[0])} would both become "
                 f"{printable(stem(one) + run.options.image_encoding.suffix)}; rename one or run them apart"
             )
 
 
-def check_nothing_there(run: Run, sink: Sink) -> None:
+def check_empty(run: Run, sink: Sink) -> None:
     """No log and no image of an earlier run lies where this one would write.
 
     Raises:
@@ -179,7 +179,7 @@ def check_log(run: Run, index: LogIndex) -> None:
                 )
 
 
-def remade(run: Run, index: LogIndex) -> str | None:
+def why_remade(run: Run, index: LogIndex) -> str | None:
     """Why images of the run to go on with are made again, as its first image's line in the log tells; None: kept."""
     for _, items in run.groups():
         for place, _ in items:
@@ -217,7 +217,7 @@ def check_other_shards(run: Run) -> None:
             )
 
 
-def forget(run: Run) -> None:
+def remove_previous_run(run: Run) -> None:
     """Remove this run's log and what it names: a whole run's removes those of shards too."""
     logs = run.out.glob(LOG_PATTERN) if run.shard[1] == 1 else [log_path(run.out, run.shard)]
     for log in logs:
@@ -259,6 +259,6 @@ def check_sheet_path(path: Path, run: Run, sink: Sink) -> Path:
     in_out = resolved.relative_to(out).as_posix() if resolved.is_relative_to(out) else None
     in_base = resolved.relative_to(base).as_posix() if base is not None and resolved.is_relative_to(base) else None
     for place, name in enumerate(run.masks.names):
-        if in_base == origin(run.masks, name)[0] or (in_out is not None and in_out in sink.targets(name, place)):
+        if in_base == source_mask(run.masks, name)[0] or (in_out is not None and in_out in sink.targets(name, place)):
             raise OutputError(f"the contact sheet would overwrite {printable(path)}; choose another name")
     return path

@@ -16,7 +16,7 @@ import numpy as np
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.cpu import check_workers
 from m2l_runtime._utils.text import printable, utf8
-from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, Conditions, rounded, stacked
+from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, Conditions, rounded, stack_conditions
 from m2l_runtime.errors import InputError, MaskFileError, OutputError
 from m2l_runtime.masks.mask_file import MaskFile
 from m2l_runtime.masks.mask_folder import mask_set
@@ -26,32 +26,32 @@ from m2l_runtime.output.contact_sheet import ContactSheet
 from m2l_runtime.output.encoding import encode_image, encode_png, self_description
 from m2l_runtime.output.formats import OutputOptions
 from m2l_runtime.output.writers import open_sink
-from m2l_runtime.output.writers.base import Finished, Sink, Written
+from m2l_runtime.output.writers.base import EncodableItem, Sink, Written
 from m2l_runtime.runs.checks import (
     Run,
     check_collisions,
+    check_empty,
     check_log,
-    check_nothing_there,
+    check_masks_and_output,
     check_other_shards,
-    check_places,
     check_sheet_name,
     check_sheet_path,
-    forget,
     is_file_name,
-    remade,
+    remove_previous_run,
     run_settings,
+    why_remade,
 )
 from m2l_runtime.runs.jsonl import LineWriter
 from m2l_runtime.runs.lock import locked
 from m2l_runtime.runs.log import LogIndex, Record, RunSettings, log_path
 from m2l_runtime.runs.pairs_csv import write_pairs
-from m2l_runtime.runs.pipeline import Clock, Made, Reading, Result, at_output_size, condition_of, overlap
-from m2l_runtime.runs.resume import EarlierGroup, remove_stale
+from m2l_runtime.runs.pipeline import Clock, Input, Output, Result, at_output_size, condition_of, overlap
+from m2l_runtime.runs.resume import PreviousGroup, remove_stale
 from m2l_runtime.synthesizer import Synthesizer
 from m2l_runtime.types import Image
 
 _SHEET_LEVEL: Final = 4  # PNG, of drawings
-MOST_MESSAGES: Final = 1000
+MAX_MESSAGES: Final = 1000
 """Messages about bad masks that a summary keeps; all of them are in the log."""
 
 
@@ -65,7 +65,7 @@ class Summary:
     """Images of an earlier run that were found as they were."""
     bad_count: int = 0
     bad_masks: list[str] = field(default_factory=list)
-    """Messages for the first `MOST_MESSAGES` masks that were skipped; each begins with the file's name."""
+    """Messages for the first `MAX_MESSAGES` masks that were skipped; each begins with the file's name."""
     empty_count: int = 0
     full_count: int = 0
     inverted_count: int = 0
@@ -149,34 +149,34 @@ def synthesize_folder(
         raise InputError(f"a shard is I/N with I from 1 to N, got {shard[0]}/{shard[1]}")
     check_workers(workers)
     conditions = Conditions(synthesizer.extra, seed, appearance, samples)
-    found, root = sampled(mask_set(masks), samples), Path(out)
+    sampled_masks, root = sampled(mask_set(masks), samples), Path(out)
     text = self_description(synthesizer.bundle, synthesizer.settings)
-    if is_file_name(root, found, options):
+    if is_file_name(root, sampled_masks, options):
         return _one_file(
-            found, root, synthesizer, options, conditions, text, overwrite, contact_sheet, on_start, on_result
+            sampled_masks, root, synthesizer, options, conditions, text, overwrite, contact_sheet, on_start, on_result
         )
     tag = f"{shard[0]}-of-{shard[1]}-"
     sink = open_sink(root, options, text, tag)
-    run = Run(found, root, options, shard, run_settings(synthesizer, found, options, conditions))
-    check_places(run)
+    run = Run(sampled_masks, root, options, shard, run_settings(synthesizer, sampled_masks, options, conditions))
+    check_masks_and_output(run)
     check_collisions(run)
     sheet_path = None if contact_sheet is None else check_sheet_path(Path(contact_sheet), run, sink)
     if resume and overwrite:
         raise InputError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
     if not resume and not overwrite:
-        check_nothing_there(run, sink)
+        check_empty(run, sink)
     atomic.make_folder(root)
     if sheet_path is not None:
         atomic.make_folder(sheet_path.parent)
     with locked(root, shard), contextlib.ExitStack() as stack:
-        atomic.sweep_files(root, "" if shard[1] == 1 else tag)  # a whole run is alone in the folder
-        index = stack.enter_context(contextlib.closing(LogIndex(root, found.names))) if resume else None
+        atomic.remove_leftovers(root, "" if shard[1] == 1 else tag)  # a whole run is alone in the folder
+        index = stack.enter_context(contextlib.closing(LogIndex(root, sampled_masks.names))) if resume else None
         check_other_shards(run)
         if index is None:
-            forget(run)
+            remove_previous_run(run)
         else:
             check_log(run, index)
-            why = remade(run, index)
+            why = why_remade(run, index)
             if why is not None:
                 on_note(why)
         log = stack.enter_context(contextlib.closing(LineWriter(log_path(root, shard))))
@@ -184,8 +184,8 @@ def synthesize_folder(
         summary, sheet, clock = _summary(conditions), _sheet(synthesizer, text), Clock()
         on_start(sum(len(items) for _, items in run.groups()))
         began = time.perf_counter()
-        book = _Book(run, sink, log)
-        made = overlap(
+        writer = _GroupWriter(run, sink, log)
+        outputs = overlap(
             _items(run, sink, index, should_stop, summary),
             synthesizer,
             functools.partial(_read, run, conditions, synthesizer.image_size),
@@ -193,8 +193,8 @@ def synthesize_folder(
             workers=workers,
             clock=clock,
         )
-        for one in stack.enter_context(contextlib.closing(made)):
-            result = book.enter(one)
+        for output in stack.enter_context(contextlib.closing(outputs)):
+            result = writer.write(output)
             _count(summary, result)
             if result.mask is not None and result.image is not None:
                 sheet.add(result.name, result.mask, result.image)
@@ -217,7 +217,7 @@ def _summary(conditions: Conditions) -> Summary:
 def _count(summary: Summary, result: Result) -> None:
     if result.problem is not None:
         summary.bad_count += 1
-        if len(summary.bad_masks) < MOST_MESSAGES:
+        if len(summary.bad_masks) < MAX_MESSAGES:
             summary.bad_masks.append(result.problem)
     elif result.is_kept:
         summary.kept_count += 1
@@ -252,17 +252,17 @@ def _one_file(
     summary, began = _summary(conditions), time.perf_counter()
     on_start(1)
     try:
-        found = masks.read(name, synthesizer.image_size, keep_original=options.original_size)
+        mask_file = masks.read(name, synthesizer.image_size, keep_original=options.original_size)
     except MaskFileError as error:
         result = Result(name, problem=str(error))
     else:
         condition = condition_of(conditions, masks, name)
-        image = synthesizer.synthesize_checked(found.mask[None], *stacked([condition]))[0]
+        image = synthesizer.synthesize_checked(mask_file.mask[None], *stack_conditions([condition]))[0]
         summary.engine_seconds = time.perf_counter() - began
-        mask, final = at_output_size(found, image)
-        about = text if condition is None else {**text, **condition.about}
-        atomic.write_file(target, encode_image(final, mask, options.image_encoding, about))
-        result = Result(name, found.mask, image, target.name, found.note)
+        mask, final = at_output_size(mask_file, image)
+        text_fields = text if condition is None else {**text, **condition.text_fields}
+        atomic.write_file(target, encode_image(final, mask, options.image_encoding, text_fields))
+        result = Result(name, mask_file.mask, image, target.name, mask_file.note)
     _count(summary, result)
     on_result(result)
     summary.seconds = time.perf_counter() - began
@@ -287,7 +287,7 @@ def _sheet(synthesizer: Synthesizer, text: dict[str, str]) -> ContactSheet:
 class _Item:
     """A mask to be done."""
 
-    earlier: EarlierGroup
+    previous: PreviousGroup
     group: int
     index: int
     """Place in the sorted input, from 0."""
@@ -297,7 +297,7 @@ class _Item:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _ReadResult:
     """What reading an item came to: a mask, a problem, or a record of an earlier run to keep."""
 
     item: _Item
@@ -312,67 +312,71 @@ def _items(
     run: Run, sink: Sink, index: LogIndex | None, should_stop: Callable[[], bool], summary: Summary
 ) -> Iterator[_Item]:
     for group, items in run.groups():
-        earlier = EarlierGroup(run, sink, index, items)
+        previous = PreviousGroup(run, sink, index, items)
         for place, name in items:
             if should_stop():
                 summary.was_stopped = True
                 return
-            yield _Item(earlier, group, place, name, place == items[-1][0])
+            yield _Item(previous, group, place, name, place == items[-1][0])
 
 
-def _read(run: Run, conditions: Conditions, image_size: tuple[int, int], item: _Item) -> Reading[_Found]:
-    record = item.earlier.kept().get(item.name)
+def _read(run: Run, conditions: Conditions, image_size: tuple[int, int], item: _Item) -> Input[_ReadResult]:
+    record = item.previous.kept().get(item.name)
     if record is not None:
-        return Reading(_Found(item, kept=record))
+        return Input(_ReadResult(item, kept=record))
     try:
-        found = run.masks.read(item.name, image_size, keep_original=run.options.original_size)
+        mask_file = run.masks.read(item.name, image_size, keep_original=run.options.original_size)
     except MaskFileError as error:
-        return Reading(_Found(item, run.masks.sha256(item.name), problem=str(error)))
+        return Input(_ReadResult(item, run.masks.sha256(item.name), problem=str(error)))
     condition = condition_of(conditions, run.masks, item.name)
-    return Reading(_Found(item, found.sha256, condition=condition), found, condition)
+    return Input(_ReadResult(item, mask_file.sha256, condition=condition), mask_file, condition)
 
 
-def _encode(sink: Sink, key: _Found, found: MaskFile, image: Image) -> object:
-    about = {} if key.condition is None else key.condition.about
-    return sink.encode(Finished(key.item.index, key.item.name, *at_output_size(found, image), found.sha256, about))
+def _encode(sink: Sink, key: _ReadResult, mask_file: MaskFile, image: Image) -> object:
+    text_fields = {} if key.condition is None else key.condition.text_fields
+    return sink.encode(
+        EncodableItem(key.item.index, key.item.name, *at_output_size(mask_file, image), mask_file.sha256, text_fields)
+    )
 
 
-class _Book:
+class _GroupWriter:
     """Enters what is done into the sink's groups and, when a group is finished, into the log."""
 
     def __init__(self, run: Run, sink: Sink, log: LineWriter) -> None:
         self._run, self._sink, self._log = run, sink, log
         self._settings = {f: getattr(run.settings, f) for f in RunSettings.__struct_fields__}
         self._group: int | None = None
-        self._added: list[tuple[_Found, str | None]] = []
+        self._added: list[tuple[_ReadResult, str | None]] = []
         self._bad: list[Record] = []
 
-    def enter(self, made: Made[_Found, object]) -> Result:
-        found, item, mask = made.key, made.key.item, made.found
-        if found.kept is not None:
-            return _kept_result(item.name, found.kept)
+    def write(self, output: Output[_ReadResult, object]) -> Result:
+        mask_file, item, mask = output.key, output.key.item, output.mask_file
+        if mask_file.kept is not None:
+            return _previous_result(item.name, mask_file.kept)
         if self._group != item.group:
             self._group = item.group
             self._sink.begin(item.group)
         if mask is not None:
-            self._sink.add(made.encoded)
-            self._added.append((found, mask.note))
+            self._sink.add(output.encoded)
+            self._added.append((mask_file, mask.note))
         else:
             self._bad.append(
-                Record(**self._settings, name=utf8(item.name), mask_sha256=found.mask_sha256, problem=found.problem)
+                Record(
+                    **self._settings, name=utf8(item.name), mask_sha256=mask_file.mask_sha256, problem=mask_file.problem
+                )
             )
         if item.is_last:
             self._finish()
         if mask is None:
-            return Result(item.name, problem=found.problem)
+            return Result(item.name, problem=mask_file.problem)
         return Result(
             name=item.name,
             mask=mask.mask,
-            image=made.image,
+            image=output.image,
             output=self._sink.targets(item.name, item.index)[0],
             note=mask.note,
-            seed=None if found.condition is None else found.condition.seed,
-            appearance=None if found.condition is None else found.condition.appearance,
+            seed=None if mask_file.condition is None else mask_file.condition.seed,
+            appearance=None if mask_file.condition is None else mask_file.condition.appearance,
         )
 
     def _finish(self) -> None:
@@ -380,16 +384,16 @@ class _Book:
         records = [
             Record(
                 **self._settings,
-                name=utf8(found.item.name),
-                mask_sha256=found.mask_sha256,
+                name=utf8(read.item.name),
+                mask_sha256=read.mask_sha256,
                 output=utf8(one.output),
                 output_sha256=one.output_sha256,
                 mask_output=None if one.mask_output is None else utf8(one.mask_output),
                 mask_output_sha256=one.mask_output_sha256,
                 note=note,
-                appearance=_appearance(found.condition),
+                appearance=_appearance(read.condition),
             )
-            for (found, note), one in zip(self._added, written, strict=True)
+            for (read, note), one in zip(self._added, written, strict=True)
         ]
         self._log.write(records + self._bad)
         self._added, self._bad, self._group = [], [], None
@@ -399,7 +403,7 @@ def _appearance(condition: Condition | None) -> tuple[float, ...] | None:
     return None if condition is None or condition.appearance is None else rounded(condition.appearance)
 
 
-def _kept_result(name: str, record: Record) -> Result:
+def _previous_result(name: str, record: Record) -> Result:
     if record.problem is not None:
         return Result(name, problem=record.problem)
     return Result(name, output=record.output, note=record.note, is_kept=True)

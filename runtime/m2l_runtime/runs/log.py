@@ -24,7 +24,7 @@ LOG_PATTERN: Final = "m2l-log*.jsonl"
 
 _LOW: Final = (1 << 14) - 1
 """Bits of a place in a log: 36 of offset, 14 of which bundle, 14 of which log, from 1."""
-_MOST_BUNDLES: Final = _LOW
+_MAX_BUNDLES: Final = _LOW
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -77,7 +77,7 @@ class Record(RunSettings, frozen=True, kw_only=True, omit_defaults=True):
         """Each file written, the image's first, relative to the output folder."""
         return [name for name in (self.output, self.mask_output) if name is not None]
 
-    def was_made_with(self, settings: RunSettings) -> bool:
+    def matches(self, settings: RunSettings) -> bool:
         """Whether there is an image, and all settings are these."""
         fields = RunSettings.__struct_fields__
         return self.problem is None and all(getattr(self, f) == getattr(settings, f) for f in fields)
@@ -122,7 +122,7 @@ class LogIndex:
                 place = self.place(record.name, expected)
                 if place is not None:
                     bundle = self._bundles.setdefault(record.bundle_sha256, len(self._bundles))
-                    self._at[place] = offset << 28 | min(bundle, _MOST_BUNDLES) << 14 | number
+                    self._at[place] = offset << 28 | min(bundle, _MAX_BUNDLES) << 14 | number
                     expected = place + 1
             offset += len(line)
 

@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import utf8
-from m2l_runtime.masks.samples import origin
+from m2l_runtime.masks.samples import source_mask
 from m2l_runtime.output.writers.base import Sink
 from m2l_runtime.runs.checks import Run
 from m2l_runtime.runs.log import LogIndex
@@ -32,7 +32,7 @@ def write_pairs(run: Run, sink: Sink, tag: str) -> None:
                 record = index.get(place)
                 targets = [utf8(target) for target in sink.targets(name, place)]
                 if record is not None and record.problem is None and record.outputs == targets:
-                    source, seed = utf8(origin(run.masks, name)[0]), "" if record.seed is None else record.seed
+                    source, seed = utf8(source_mask(run.masks, name)[0]), "" if record.seed is None else record.seed
                     writer.writerow((*targets, source, seed))
                 if buffer.tell() > 1 << 16:
                     file.write(buffer.getvalue().encode())

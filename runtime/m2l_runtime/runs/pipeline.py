@@ -22,12 +22,12 @@ from PIL import Image as PillowImage
 
 from m2l_runtime._utils.cpu import check_workers, usable_cpus
 from m2l_runtime._utils.text import stem
-from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, Conditions, stacked
+from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, Conditions, stack_conditions
 from m2l_runtime.errors import MaskFileError
 from m2l_runtime.masks.mask_file import MaskFile
 from m2l_runtime.masks.mask_folder import mask_set
 from m2l_runtime.masks.mask_set import MaskSet
-from m2l_runtime.masks.samples import origin, sampled
+from m2l_runtime.masks.samples import sampled, source_mask
 from m2l_runtime.synthesizer import Synthesizer
 from m2l_runtime.types import Appearance, Image, Mask
 
@@ -37,7 +37,7 @@ _K = TypeVar("_K")
 
 _E = TypeVar("_E")
 
-_MOST_WAITING: Final = 64
+_MAX_WAITING: Final = 64
 """Batches' worth of masks that may wait for one batch to fill, when most of them are bad or kept."""
 
 
@@ -103,26 +103,26 @@ def iterate_folder(
     """
     check_workers(workers)
     conditions = Conditions(synthesizer.extra, seed, appearance, samples)
-    found = sampled(mask_set(masks), samples)
+    sampled_masks = sampled(mask_set(masks), samples)
 
-    def read(name: str) -> Reading[Result]:
+    def read(name: str) -> Input[Result]:
         try:
-            file = found.read(name, synthesizer.image_size, keep_original=original_size)
+            file = sampled_masks.read(name, synthesizer.image_size, keep_original=original_size)
         except MaskFileError as error:
-            return Reading(Result(name, problem=str(error)))
-        condition = condition_of(conditions, found, name)
+            return Input(Result(name, problem=str(error)))
+        condition = condition_of(conditions, sampled_masks, name)
         if condition is None:
-            return Reading(Result(name, note=file.note), file)
+            return Input(Result(name, note=file.note), file)
         key = Result(name, note=file.note, seed=condition.seed, appearance=condition.appearance)
-        return Reading(key, file, condition)
+        return Input(key, file, condition)
 
     def encode(_: Result, file: MaskFile, image: Image) -> tuple[Mask, Image]:
         return at_output_size(file, image)
 
-    return _results(overlap(found.names, synthesizer, read, encode, workers=workers))
+    return _results(overlap(sampled_masks.names, synthesizer, read, encode, workers=workers))
 
 
-def _results(made: Iterator[Made[Result, tuple[Mask, Image]]]) -> Iterator[Result]:
+def _results(made: Iterator[Output[Result, tuple[Mask, Image]]]) -> Iterator[Result]:
     for one in made:
         mask, image = one.encoded or (None, None)
         yield replace(one.key, mask=mask, image=image)
@@ -130,27 +130,27 @@ def _results(made: Iterator[Made[Result, tuple[Mask, Image]]]) -> Iterator[Resul
 
 def condition_of(conditions: Conditions, masks: MaskSet, name: str) -> Condition | None:
     """What the image of one of `masks` depends on beside it; None if the generator takes the mask alone."""
-    source, sample = origin(masks, name)
-    return conditions.of(stem(source), sample)
+    source, sample = source_mask(masks, name)
+    return conditions.for_item(stem(source), sample)
 
 
 @dataclass(frozen=True)
-class Reading(Generic[_K]):
+class Input(Generic[_K]):
     """A mask that was read, or an item that needs no engine."""
 
     key: _K
     """What the caller wants to know of the item later."""
-    found: MaskFile | None = None
+    mask_file: MaskFile | None = None
     condition: Condition | None = None
     """What the image depends on beside the mask; None where the generator takes the mask alone."""
 
 
 @dataclass(frozen=True)
-class Made(Generic[_K, _E]):
+class Output(Generic[_K, _E]):
     """What became of a reading."""
 
     key: _K
-    found: MaskFile | None = None
+    mask_file: MaskFile | None = None
     image: Image | None = None
     """uint8 (H, W, 3) at the model's size."""
     encoded: _E | None = None
@@ -185,12 +185,12 @@ class Clock:
 def overlap(
     items: Iterable[_I],
     synthesizer: Synthesizer,
-    read: Callable[[_I], Reading[_K]],
+    read: Callable[[_I], Input[_K]],
     encode: Callable[[_K, MaskFile, Image], _E],
     *,
     workers: int | None = None,
     clock: Clock | None = None,
-) -> Generator[Made[_K, _E], None, None]:
+) -> Generator[Output[_K, _E], None, None]:
     """`read` each item, run the engine on the masks found, `encode` the images; all at once, results in order.
 
     Args:
@@ -206,85 +206,89 @@ def overlap(
     """
     count, clock = workers or usable_cpus(), clock or Clock()
     batch_size, streams = synthesizer.settings.batch_size, synthesizer.settings.streams
-    most_in_flight = 2 * (batch_size * streams + count)
+    max_in_flight = 2 * (batch_size * streams + count)
     with _pool(count, "m2l-worker") as worker_pool, _pool(streams, "m2l-engine") as engine_pool:
-        flights: deque[_Flight[_K, _E]] = deque()
-        batch: list[_Flight[_K, _E]] = []
+        jobs: deque[_Job[_K, _E]] = deque()
+        batch: list[_Job[_K, _E]] = []
 
         def start() -> None:
             if batch:
-                ran = engine_pool.submit(_run, batch.copy(), synthesizer, encode, worker_pool, clock)
-                for flight in batch:
-                    flight.ran = ran
+                engine_call = engine_pool.submit(_run, batch.copy(), synthesizer, encode, worker_pool, clock)
+                for job in batch:
+                    job.engine_call = engine_call
                 batch.clear()
 
-        for reading in _ahead(items, read, worker_pool, most_in_flight):
-            flight: _Flight[_K, _E] = _Flight(reading)
-            flights.append(flight)
-            if reading.found is not None:
-                batch.append(flight)
-            if len(batch) == batch_size or len(flights) >= _MOST_WAITING * most_in_flight:
+        for input_item in _prefetch(items, read, worker_pool, max_in_flight):
+            job: _Job[_K, _E] = _Job(input_item)
+            jobs.append(job)
+            if input_item.mask_file is not None:
+                batch.append(job)
+            if len(batch) == batch_size or len(jobs) >= _MAX_WAITING * max_in_flight:
                 start()
-            while flights and (flights[0].is_ready() or (len(flights) > most_in_flight and flights[0].has_started())):
-                yield flights.popleft().land()
+            while jobs and (jobs[0].is_ready() or (len(jobs) > max_in_flight and jobs[0].has_started())):
+                yield jobs.popleft().result()
         start()
-        while flights:
-            yield flights.popleft().land()
+        while jobs:
+            yield jobs.popleft().result()
 
 
-class _Flight(Generic[_K, _E]):
+class _Job(Generic[_K, _E]):
     """An item on its way through the engine and the encoder."""
 
-    def __init__(self, reading: Reading[_K]) -> None:
-        self.reading: Final = reading
-        self.ran: Future[None] | None = None
+    def __init__(self, input_item: Input[_K]) -> None:
+        self.input_item: Final = input_item
+        self.engine_call: Future[None] | None = None
         """The engine call; None until it is submitted."""
         self.image: Image | None = None
         self.encoded: Future[_E] | None = None
 
     def has_started(self) -> bool:
         """Whether it needs no more masks to fill its batch."""
-        return self.reading.found is None or self.ran is not None
+        return self.input_item.mask_file is None or self.engine_call is not None
 
     def is_ready(self) -> bool:
-        if self.reading.found is None:
+        if self.input_item.mask_file is None:
             return True
-        return self.ran is not None and self.ran.done() and (self.encoded is None or self.encoded.done())
+        return (
+            self.engine_call is not None and self.engine_call.done() and (self.encoded is None or self.encoded.done())
+        )
 
-    def land(self) -> Made[_K, _E]:
+    def result(self) -> Output[_K, _E]:
         """Wait for it, and raise what it raised."""
-        reading = self.reading
-        if self.ran is None:
-            return Made(reading.key)
-        self.ran.result()
-        return Made(reading.key, reading.found, self.image, None if self.encoded is None else self.encoded.result())
+        input_item = self.input_item
+        if self.engine_call is None:
+            return Output(input_item.key)
+        self.engine_call.result()
+        return Output(
+            input_item.key, input_item.mask_file, self.image, None if self.encoded is None else self.encoded.result()
+        )
 
 
 def _run(
-    batch: list[_Flight[_K, _E]],
+    batch: list[_Job[_K, _E]],
     synthesizer: Synthesizer,
     encode: Callable[[_K, MaskFile, Image], _E],
     worker_pool: ThreadPoolExecutor,
     clock: Clock,
 ) -> None:
     """One call of the engine; its images go to the pool for encoding."""
-    found = [flight.reading.found for flight in batch if flight.reading.found is not None]
-    conditions = stacked([flight.reading.condition for flight in batch])
+    mask_file = [job.input_item.mask_file for job in batch if job.input_item.mask_file is not None]
+    conditions = stack_conditions([job.input_item.condition for job in batch])
     with clock:
-        images = synthesizer.synthesize_checked(np.stack([file.mask for file in found]), *conditions)
-    for flight, file, image in zip(batch, found, images, strict=True):
-        flight.image = image
-        flight.encoded = worker_pool.submit(encode, flight.reading.key, file, image)
+        images = synthesizer.synthesize_checked(np.stack([file.mask for file in mask_file]), *conditions)
+    for job, file, image in zip(batch, mask_file, images, strict=True):
+        job.image = image
+        job.encoded = worker_pool.submit(encode, job.input_item.key, file, image)
 
 
-def _ahead(
-    items: Iterable[_I], read: Callable[[_I], Reading[_K]], pool: ThreadPoolExecutor, most: int
-) -> Iterator[Reading[_K]]:
-    """Readings in the order of items, at most `most` of them under way."""
-    pending: deque[Future[Reading[_K]]] = deque()
+def _prefetch(
+    items: Iterable[_I], read: Callable[[_I], Input[_K]], pool: ThreadPoolExecutor, max_count: int
+) -> Iterator[Input[_K]]:
+    """Readings in the order of items, at most `max_count` of them under way."""
+    pending: deque[Future[Input[_K]]] = deque()
     for item in items:
         pending.append(pool.submit(read, item))
-        if len(pending) >= most:
+        if len(pending) >= max_count:
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
@@ -300,13 +304,13 @@ def _pool(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def at_output_size(found: MaskFile, image: Image) -> tuple[Mask, Image]:
+def at_output_size(mask_file: MaskFile, image: Image) -> tuple[Mask, Image]:
     """Mask and image at the size of the mask's file if its original was kept, else as they are.
 
     The image is brought there bicubic with antialiasing, which undoes the squash.
     """
-    if found.original is None:
-        return found.mask, image
-    height, width = found.original_size
+    if mask_file.original is None:
+        return mask_file.mask, image
+    height, width = mask_file.original_size
     resized = PillowImage.fromarray(image).resize((width, height), PillowImage.Resampling.BICUBIC)
-    return found.original, np.array(resized)
+    return mask_file.original, np.array(resized)

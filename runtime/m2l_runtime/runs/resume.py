@@ -13,7 +13,7 @@ from m2l_runtime.runs.jsonl import read_lines
 from m2l_runtime.runs.log import LOG_PATTERN, LogIndex, Record
 
 
-class EarlierGroup:
+class PreviousGroup:
     """Whether an earlier run's files of a group are as they should be; found out once, by whoever asks first."""
 
     def __init__(self, run: Run, sink: Sink, index: LogIndex | None, items: list[tuple[int, str]]) -> None:
@@ -37,7 +37,7 @@ class EarlierGroup:
                 return {}
             if record.problem is not None and len(self._items) > 1:
                 records[name] = record  # a bad mask in a tar: fine if it is still the same file
-            elif not record.was_made_with(self._run.settings):
+            elif not record.matches(self._run.settings):
                 return {}
             if record.mask_sha256 != self._run.masks.sha256(name):
                 return {}

@@ -12,17 +12,16 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from conftest import CommandLine
-from photographs import photograph
+from command_line import CommandLine
+from evaluation_data import photographs, write, write_data
 from PIL import Image
-from steered import steered_bundle
+from steered_bundle import steered_bundle
 from support import TINY_BUNDLE, Array, disc, save
+from synthetic_data import photograph
 
 from m2l_runtime import Synthesizer, synthesize_folder
 from m2l_runtime.errors import InputError
 from m2l_train.evaluate import Evaluation, Options, evaluate_bundle, evaluate_images, sets, to_json
-
-from .conftest import photographs, write, write_data
 
 
 def evaluate(synthetic: Path, data: Path, samples: tuple[Path, ...] = (), **options: Any) -> Evaluation:
@@ -285,9 +284,9 @@ def test_pairs_that_cannot_be_read_are_left_out_on_both_sides(data: Path, synthe
 def test_large_sets_are_sampled(data: Path, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from m2l_train.evaluate import evaluation, figures, inputs
 
-    monkeypatch.setattr(inputs, "MOST_IMAGES", 6)
-    monkeypatch.setattr(evaluation, "MOST_TRAINING", 7)
-    monkeypatch.setattr(figures, "MOST_FOR_VARIETY", 5)
+    monkeypatch.setattr(inputs, "MAX_IMAGES", 6)
+    monkeypatch.setattr(evaluation, "MAX_TRAINING", 7)
+    monkeypatch.setattr(figures, "MAX_FOR_DIVERSITY", 5)
     found = evaluate(synthetic, data)
     assert (found.counts.synthesized, found.counts.training, found.counts.training_sample) == (6, 12, 7)
     assert any("a sample of 6 of 8 synthesized images" in warning for warning in found.warnings)

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CommandLine
+from command_line import CommandLine
+from evaluation_data import masks, photographs, write_data
 
 from m2l_runtime.errors import DeviceUnavailable, Diverged, InputError, OutputError
 from m2l_train.evaluate import training
 from m2l_train.evaluate.metrics import mask_fidelity
 from m2l_train.evaluate.segmenter import SegmenterNetwork, SegmenterSpec, load_segmenter, new_network
 from m2l_train.evaluate.training import augment, train_segmenter
-
-from .conftest import masks, photographs, write_data
 
 QUICK: dict[str, Any] = {"epochs": 1, "width": 2, "threads": 1, "workers": 1}
 

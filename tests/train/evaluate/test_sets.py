@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluation_data import masks, photographs, write, write_data
 from PIL import Image
 from support import save
 
 from m2l_runtime.errors import InputError
-from m2l_runtime.output.encoding import FAKE, SYNTHETIC, Encoding, Origin, encode_image
+from m2l_runtime.output.encoding import FAKE, SYNTHETIC, Encoding, ImageProvenance, encode_image
 from m2l_train.data.pairing import Pair
 from m2l_train.evaluate import sets
-
-from .conftest import masks, photographs, write, write_data
 
 TEXT = {
     "Description": SYNTHETIC,
@@ -31,13 +30,13 @@ def test_images_of_m2l_are_known_by_what_they_say(tmp_path: Path, format_: str, 
     path = tmp_path / f"image.{format_}"
     text = TEXT | {"Description": FAKE} if is_fake else TEXT
     path.write_bytes(encode_image(photographs(1)[0], masks(1)[0], Encoding(format_), text))  # type: ignore[arg-type]
-    assert sets.origin(path) == Origin("ab" * 32, is_fake)
+    assert sets.image_provenance(path) == ImageProvenance("ab" * 32, is_fake)
     pair = Pair("image", path, path)
     with pytest.raises(InputError, match=r"image\.\w+ says that m2l made it"):
         sets.refuse_synthetic([pair], 1)
-    assert sets.origin(save(tmp_path / "plain.png", photographs(1)[0])) is None
+    assert sets.image_provenance(save(tmp_path / "plain.png", photographs(1)[0])) is None
     (tmp_path / "none.png").write_bytes(b"none")
-    assert sets.origin(tmp_path / "none.png") is None
+    assert sets.image_provenance(tmp_path / "none.png") is None
 
 
 def test_splits(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ import numpy as np
 from torch import Tensor
 
 from m2l_runtime._utils.text import printable
-from m2l_runtime.conditioning.random import below, draw, shuffled
+from m2l_runtime.conditioning.random import random_below, random_permutation, random_uint64
 from m2l_runtime.types import Image, Images, Mask, Masks
 from m2l_train.config import TrainConfig
 from m2l_train.data.pairing import Pair
-from m2l_train.data.photograph import PairArrays, PairError, read_pair, with_margins
+from m2l_train.data.photograph import DecodedPair, PairError, read_pair, with_margins
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Batch:
 
 def order(count: int, config: TrainConfig, epoch: int) -> list[int]:
     """Places of the pairs in the order in which epoch `epoch` (from 1) takes them."""
-    return [int(place) for place in shuffled(count, config.seed, "order", epoch)]
+    return [int(place) for place in random_permutation(count, config.seed, "order", epoch)]
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Placement:
 
 def placement(config: TrainConfig, epoch: int, place: int) -> Placement:
     """A random crop of `image_size`, perhaps a flip, perhaps a turn, of pair number `place`."""
-    numbers = draw(3, config.seed, "augment", epoch, place)
-    top, left = below(max(1, config.crop_from - config.image_size), numbers[:2])
+    numbers = random_uint64(3, config.seed, "augment", epoch, place)
+    top, left = random_below(max(1, config.crop_from - config.image_size), numbers[:2])
     is_flipped, quarter_turns = int(numbers[2]) >> 63, int(numbers[2]) >> 61 & 3
     return Placement(int(top), int(left), config.flip and bool(is_flipped), quarter_turns if config.turn else 0)
 
 
-def augment(arrays: PairArrays, config: TrainConfig, epoch: int, place: int) -> tuple[Mask, Image]:
+def augment(arrays: DecodedPair, config: TrainConfig, epoch: int, place: int) -> tuple[Mask, Image]:
     """Both halves of a pair alike as :func:`placement` says."""
     at, side = placement(config, epoch, place), config.image_size
     halves = []

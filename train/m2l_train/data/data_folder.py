@@ -20,7 +20,7 @@ from PIL import Image as PillowImage
 from m2l_runtime._utils.text import plural, printable, stem
 from m2l_runtime.errors import InputError, PictureFileError
 from m2l_runtime.masks.image_file import FORMATS, decode, read_bytes
-from m2l_runtime.masks.mask_file import to_grey
+from m2l_runtime.masks.mask_file import to_gray
 from m2l_runtime.masks.mask_folder import find_masks
 from m2l_train.data.pairing import Pair, find_pairs
 
@@ -30,7 +30,7 @@ TRAIN: Final = "train"
 VAL: Final = "val"
 DATASET_FILE: Final = "dataset.json"
 """Written by `m2l prepare` beside the splits: how it made them."""
-_LOOKED_AT: Final = 16
+_SAMPLE_PICTURES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -102,17 +102,17 @@ def _refuse_other_splits(root: Path) -> None:
 def _paired(folder: Path) -> tuple[Pair, ...]:
     if not (folder / MASKS).is_dir():
         raise InputError(f"{printable(folder)} has {IMAGES} but no {MASKS}; expected both")
-    found = find_pairs(folder / IMAGES, folder / MASKS)
+    pairing = find_pairs(folder / IMAGES, folder / MASKS)
     for names, noun, what in (
-        (found.images_without_mask, "photograph", "without a mask"),
-        (found.masks_without_image, "mask", "without a photograph"),
-        (found.ambiguous, "name", "that pairs with several files"),
+        (pairing.images_without_mask, "photograph", "without a mask"),
+        (pairing.masks_without_image, "mask", "without a photograph"),
+        (pairing.ambiguous, "name", "that pairs with several files"),
     ):
         if names:
             shown = printable(", ".join(names[:3]))
             has = f"{plural(len(names), noun)} {what} ({shown})"
             raise InputError(f"{printable(folder)} has {has}; m2l prepare sorts such out")
-    return tuple(found.pairs)
+    return tuple(pairing.pairs)
 
 
 def _combined(folder: Path) -> tuple[Pair, ...]:
@@ -123,11 +123,12 @@ def _combined(folder: Path) -> tuple[Pair, ...]:
     """
     masks = find_masks(folder)
     pairs = tuple(Pair(stem(name), masks.path(name), masks.path(name)) for name in masks.names)
-    looked_at = _some(pairs)
-    others = [pair for pair in looked_at if not _is_mask_beside_photograph(pair.image)]
-    if 2 * len(others) > len(looked_at):
+    selection_inputs = _sample_pairs(pairs)
+    others = [pair for pair in selection_inputs if not _is_combined_pair(pair.image)]
+    if 2 * len(others) > len(selection_inputs):
         raise InputError(
-            f"{printable(folder)} holds no combined A|B pictures: {len(others)} of {len(looked_at)} looked at have "
+            f"{printable(folder)} holds no combined A|B pictures: {len(others)} of {len(selection_inputs)} looked "
+            "at have "
             f"not a mask in one half and a photograph in the other, as {printable(others[0].image.name)}; expected "
             f"{TRAIN}/{IMAGES} and {TRAIN}/{MASKS}, {IMAGES} and {MASKS}, or combined pictures in {TRAIN}"
         )
@@ -136,16 +137,16 @@ def _combined(folder: Path) -> tuple[Pair, ...]:
 
 def are_combined(pairs: tuple[Pair, ...]) -> bool:
     """Whether most of the pictures looked at have a mask in one half and not in the other."""
-    seen = [_is_mask_beside_photograph(pair.image) for pair in _some(pairs)]
+    seen = [_is_combined_pair(pair.image) for pair in _sample_pairs(pairs)]
     return 2 * sum(seen) >= len(seen)
 
 
-def _some(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+def _sample_pairs(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
     """A few, evenly spaced."""
-    return pairs[:: -(-len(pairs) // _LOOKED_AT)] if pairs else ()
+    return pairs[:: -(-len(pairs) // _SAMPLE_PICTURES)] if pairs else ()
 
 
-def _is_mask_beside_photograph(path: Path) -> bool:
+def _is_combined_pair(path: Path) -> bool:
     """Whether exactly one half of a picture is a mask; True also of one that cannot be read, which is told later."""
     try:
         picture = decode(read_bytes(path))
@@ -161,7 +162,7 @@ def _is_mask_beside_photograph(path: Path) -> bool:
 def _is_mask(picture: PillowImage.Image) -> bool:
     picture.format = "JPEG"  # its edges may have noise whatever the file is now
     try:
-        to_grey(picture)
+        to_gray(picture)
     except PictureFileError:
         return False
     return True
@@ -170,7 +171,7 @@ def _is_mask(picture: PillowImage.Image) -> bool:
 def _stored_size(pairs: tuple[Pair, ...]) -> int | None:
     """What a few of the pictures' headers say."""
     sizes: set[tuple[int, int]] = set()
-    for pair in _some(pairs):
+    for pair in _sample_pairs(pairs):
         if not pair.image.is_file():  # a pipe would wait for somebody to write to it
             continue
         try:

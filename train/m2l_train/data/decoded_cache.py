@@ -67,11 +67,11 @@ def decode_pairs(
 
         def write(place: int) -> str | None:
             try:
-                found = read_pair(pairs[place], config.resize_to, mask_is_left=config.direction == "AtoB")
-                found = with_margins(found, config.mirror)
+                pair_arrays = read_pair(pairs[place], config.resize_to, mask_is_left=config.direction == "AtoB")
+                pair_arrays = with_margins(pair_arrays, config.mirror)
             except PairError as error:
                 return str(error)
-            row = np.concatenate([found.image, found.mask[:, :, None]], 2)
+            row = np.concatenate([pair_arrays.image, pair_arrays.mask[:, :, None]], 2)
             os.pwrite(handle.fileno(), row.tobytes(), row_bytes * place)
             return None
 
@@ -116,27 +116,27 @@ def appearances_of(
 
     def measured(pair: Pair) -> Tensor | None:
         try:
-            found = read_pair(pair, config.resize_to, mask_is_left=config.direction == "AtoB")
-            found = with_margins(found, config.mirror)
+            pair_arrays = read_pair(pair, config.resize_to, mask_is_left=config.direction == "AtoB")
+            pair_arrays = with_margins(pair_arrays, config.mirror)
         except PairError:
             return None  # told when it is its turn
-        image, mask = torch.from_numpy(found.image[None]), torch.from_numpy(found.mask[None])
+        image, mask = torch.from_numpy(pair_arrays.image[None]), torch.from_numpy(pair_arrays.mask[None])
         return appearance.measure(image.to(device), mask.to(device)).cpu()
 
-    found = [row for row in pool.map(measured, pairs) if row is not None]
-    return torch.cat(found) if found else torch.empty(0, len(NAMES))
+    rows = [row for row in pool.map(measured, pairs) if row is not None]
+    return torch.cat(rows) if rows else torch.empty(0, len(NAMES))
 
 
 def cut(rows: Tensor, where: Sequence[Placement], side: int) -> tuple[Tensor, Tensor]:
     """Crops of pixels (B, S, S, 4), flipped and turned: masks (B, side, side), images (B, side, side, 3)."""
-    found = []
+    crops = []
     for row, at in zip(rows, where, strict=True):
         piece = row[at.top : at.top + side, at.left : at.left + side]
         if at.is_flipped:
             piece = piece.flip(1)
-        found.append(torch.rot90(piece, at.quarter_turns, (0, 1)) if at.quarter_turns else piece)
-    stacked = torch.stack(found)
-    return stacked[..., 3], stacked[..., :3]
+        crops.append(torch.rot90(piece, at.quarter_turns, (0, 1)) if at.quarter_turns else piece)
+    stack_conditions = torch.stack(crops)
+    return stack_conditions[..., 3], stack_conditions[..., :3]
 
 
 def decoded_batches(

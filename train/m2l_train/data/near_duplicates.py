@@ -27,8 +27,8 @@ Descriptor = npt.NDArray[np.float32]
 
 def descriptor(image: Image) -> Descriptor:
     """(SIDE * SIDE,) of an image (H, W, 3) uint8: zero mean, length 1; all zero if the image is of one grey."""
-    grey = PillowImage.fromarray(image).convert("L").resize((SIDE, SIDE), PillowImage.Resampling.BOX)
-    values = np.asarray(grey, np.float32).ravel()
+    gray = PillowImage.fromarray(image).convert("L").resize((SIDE, SIDE), PillowImage.Resampling.BOX)
+    values = np.asarray(gray, np.float32).ravel()
     values = values - values.mean()
     length = float(np.linalg.norm(values))
     return values / length if length > 1e-3 else np.zeros_like(values)
@@ -39,14 +39,14 @@ def near_duplicates(one: Descriptor, other: Descriptor) -> Iterator[tuple[int, i
     for start in range(0, len(one), _BLOCK):
         block = one[start : start + _BLOCK]
         best = np.full((len(block), len(other)), -1.0, np.float32)
-        for turned in ways(block.reshape(-1, SIDE, SIDE)):
+        for turned in same_either_way(block.reshape(-1, SIDE, SIDE)):
             np.maximum(best, turned.reshape(len(block), -1) @ other.T, out=best)
         for row, column in np.argwhere(best >= THRESHOLD):
             yield start + int(row), int(column), float(best[row, column])
 
 
-def ways(pictures: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
+def same_either_way(pictures: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
     """Square pictures (N, S, S, ...) in the eight ways to turn and mirror them."""
     for mirrored in (pictures, pictures[:, :, ::-1]):
-        for turns in range(4):
-            yield np.rot90(mirrored, turns, (1, 2))
+        for shuffled_rounds in range(4):
+            yield np.rot90(mirrored, shuffled_rounds, (1, 2))

@@ -17,7 +17,7 @@ from m2l_runtime.masks.image_file import decode, read_bytes
 from m2l_runtime.types import Image, Mask
 from m2l_train.data.pairing import Pair
 
-MOST_ASPECT_DIFFERENCE: Final = 0.01
+MAX_ASPECT_DIFFERENCE: Final = 0.01
 """Relative difference of the aspects of a mask and its photograph, above which they cannot belong together."""
 
 
@@ -26,7 +26,7 @@ class PairError(PictureFileError):
 
 
 @dataclass(frozen=True)
-class PairArrays:
+class DecodedPair:
     """A photograph and its mask, decoded and brought to one size."""
 
     mask: Mask
@@ -43,7 +43,7 @@ class PairArrays:
     """What is legal but unusual: empty, full, grey, CMYK, turned, ..."""
 
 
-def read_pair(pair: Pair, side: int, *, mask_is_left: bool = True) -> PairArrays:
+def read_pair(pair: Pair, side: int, *, mask_is_left: bool = True) -> DecodedPair:
     """Decode a pair and squash both to (side, side), bicubic with antialiasing, straight from their own size.
 
     Args:
@@ -60,7 +60,7 @@ def read_pair(pair: Pair, side: int, *, mask_is_left: bool = True) -> PairArrays
         raise PairError(f"{printable(pair.image)}: does not fit in memory, or its mask does not") from None
 
 
-def with_margins(arrays: PairArrays, margin: int) -> PairArrays:
+def with_margins(arrays: DecodedPair, margin: int) -> DecodedPair:
     """Both halves larger by `margin` pixels on each side, mirrored at the first and last row and column."""
     if not margin:
         return arrays
@@ -72,7 +72,7 @@ def with_margins(arrays: PairArrays, margin: int) -> PairArrays:
     )
 
 
-def _read_pair(pair: Pair, side: int, mask_is_left: bool) -> PairArrays:
+def _read_pair(pair: Pair, side: int, mask_is_left: bool) -> DecodedPair:
     if pair.is_combined:
         picture, notes = _rgb(_open(pair.image), pair.image)
         width, height = picture.width // 2, picture.height
@@ -83,13 +83,13 @@ def _read_pair(pair: Pair, side: int, mask_is_left: bool) -> PairArrays:
         mask_picture.format = "JPEG"  # its edges may have noise whatever the file is now
     else:
         mask_picture = _open(pair.mask)
-        image, notes = _turned_like(pair.image, mask_picture.size)
+        image, notes = _oriented_like(pair.image, mask_picture.size)
     try:
-        grey, note = mask_file.to_grey(mask_picture)
+        gray, note = mask_file.to_gray(mask_picture)
     except PictureFileError as error:
         half = f" (its {'left' if mask_is_left else 'right'} half, the mask)" if pair.is_combined else ""
         raise PairError(f"{printable(pair.mask)}{half}: {error}") from None
-    height, width = grey.shape
+    height, width = gray.shape
     if not _fits(image.size, (width, height)):
         raise PairError(
             f"{printable(pair.mask)}: is {width} x {height} pixels, its photograph {image.width} x {image.height}; "
@@ -97,24 +97,24 @@ def _read_pair(pair: Pair, side: int, mask_is_left: bool) -> PairArrays:
         )
     if (image.width, image.height) != (width, height):
         notes = (*notes, "sizes differ")
-    return PairArrays(
-        mask=mask_file.resize(grey, (side, side)),
+    return DecodedPair(
+        mask=mask_file.resize(gray, (side, side)),
         image=np.array(image.resize((side, side), PillowImage.Resampling.BICUBIC)),
         original_size=(image.height, image.width),
         mask_size=(height, width),
-        lesion_fraction=float((grey >= 128).mean()),
+        lesion_fraction=float((gray >= 128).mean()),
         notes=notes if note is None else (*notes, note),
     )
 
 
-def _turned_like(path: Path, mask_size: tuple[int, int]) -> tuple[PillowImage.Image, tuple[str, ...]]:
+def _oriented_like(path: Path, mask_size: tuple[int, int]) -> tuple[PillowImage.Image, tuple[str, ...]]:
     """(the photograph as RGB, turned as its EXIF orientation says; notes).
 
     Unless only as it is stored does it fit the mask: some annotation tools do not heed EXIF.
     """
     picture = _open(path)
     if not _fits(picture.size, mask_size) and _fits(picture.size[::-1], mask_size):
-        stored = _open(path, turn=False)
+        stored = _open(path, apply_exif=False)
         if stored.size != picture.size:
             image, notes = _rgb(stored, path)
             return image, (*notes, "EXIF orientation ignored, as its mask does")
@@ -122,12 +122,12 @@ def _turned_like(path: Path, mask_size: tuple[int, int]) -> tuple[PillowImage.Im
 
 
 def _fits(size: tuple[int, int], mask_size: tuple[int, int]) -> bool:
-    return abs(size[0] * mask_size[1] / (size[1] * mask_size[0]) - 1) <= MOST_ASPECT_DIFFERENCE
+    return abs(size[0] * mask_size[1] / (size[1] * mask_size[0]) - 1) <= MAX_ASPECT_DIFFERENCE
 
 
-def _open(path: Path, *, turn: bool = True) -> PillowImage.Image:
+def _open(path: Path, *, apply_exif: bool = True) -> PillowImage.Image:
     try:
-        return decode(read_bytes(path), turn=turn)
+        return decode(read_bytes(path), apply_exif=apply_exif)
     except PictureFileError as error:
         raise PairError(f"{printable(path)}: {error}") from None
 

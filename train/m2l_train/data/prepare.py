@@ -30,8 +30,8 @@ from m2l_runtime.runs.lock import locked
 from m2l_train.data.data_folder import DATASET_FILE, IMAGES, MASKS, TRAIN
 from m2l_train.data.near_duplicates import Descriptor, descriptor, near_duplicates
 from m2l_train.data.pairing import Pair, Pairing, find_pairs
-from m2l_train.data.photograph import PairArrays, PairError, read_pair
-from m2l_train.data.prepare_options import COMBINED, MOST_NAMED, PrepareOptions, Report, _names, _path
+from m2l_train.data.photograph import DecodedPair, PairError, read_pair
+from m2l_train.data.prepare_options import COMBINED, MAX_NAMED, PrepareOptions, Report, _path, _shorten_names
 from m2l_train.data.splits import _split
 
 LOG: Final = "prepare-log.jsonl"
@@ -45,7 +45,7 @@ SETTINGS: Final = "prepare-settings.json"
 
 TAG: Final = "prepare-"
 
-ENLARGED: Final = "smaller than --size, enlarged"
+ENLARGED_NOTE: Final = "smaller than --size, enlarged"
 
 NOT_MADE_YET: Final = "was going to be made"
 """Problem of a record that is written ahead of its files."""
@@ -116,57 +116,57 @@ def prepare(
         raise InputError("data is either gone on with (--resume) or made anew (--overwrite); choose one")
     if workers is not None and (not isinstance(workers, int) or not 1 <= workers <= 1024):
         raise InputError(f"the number of workers must be a whole number between 1 and 1024, got {workers!r}")
-    found = _apart(find_pairs(images, masks))
-    if not found.pairs:
-        raise InputError(_nothing_pairs(Path(images), Path(masks), found))
+    pairing = _drop_overlap(find_pairs(images, masks))
+    if not pairing.pairs:
+        raise InputError(_nothing_pairs(Path(images), Path(masks), pairing))
     report = Report(
-        pairs=len(found.pairs),
-        images_without_mask=_names(found.images_without_mask),
-        masks_without_image=_names(found.masks_without_image),
-        ambiguous=_names(found.ambiguous),
+        pairs=len(pairing.pairs),
+        images_without_mask=_shorten_names(pairing.images_without_mask),
+        masks_without_image=_shorten_names(pairing.masks_without_image),
+        ambiguous=_shorten_names(pairing.ambiguous),
     )
-    split_of = _split(found.pairs, options, report)
+    split_of = _split(pairing.pairs, options, report)
     _check_out(root, Path(images), Path(masks), resume, overwrite)
     atomic.make_folder(root)
     with locked(root, (1, 1)):
         _check_out(root, Path(images), Path(masks), resume, overwrite)  # again: another call may just have ended
-        atomic.sweep_files(root, TAG)
+        atomic.remove_leftovers(root, TAG)
         before = _earlier(root) if resume else {}
         if not resume:
             _clear(root)
         _write_settings(root, options)
         with contextlib.closing(LineWriter(root / LOG)) as log:  # ahead of all else: by it a folder is known
             job = _Job(root, Path(images), Path(masks), options, split_of, before)
-            pairs = [p for p in found.pairs if p.name in split_of]
+            pairs = [p for p in pairing.pairs if p.name in split_of]
             job.announce(pairs, log)
-            made = list(job.run(pairs, workers, report, log, on_start, on_pair, should_stop))
-        report.prepared = len(made)
-        if not made and not report.was_stopped:
+            prepared = list(job.run(pairs, workers, report, log, on_start, on_pair, should_stop))
+        report.prepared = len(prepared)
+        if not prepared and not report.was_stopped:
             job.remove_empty_folders()
-            raise InputError(f"none of the {len(found.pairs)} pairs can be used; the first: {report.left_out[0]}")
+            raise InputError(f"none of the {len(pairing.pairs)} pairs can be used; the first: {report.left_out[0]}")
         if not report.was_stopped:
-            _remove_stale(root, made)
+            _remove_stale(root, prepared)
             job.remove_empty_folders()
-        _tell(report, made, options)
-        _write_tables(root, made, options, report)
+        _tell(report, prepared, options)
+        _write_tables(root, prepared, options, report)
     return report
 
 
-def _apart(found: Pairing) -> Pairing:
+def _drop_overlap(pairing: Pairing) -> Pairing:
     """Without pairs whose names would become one: bytes that are not UTF-8 are written as escapes."""
-    count = Counter(utf8(pair.name) for pair in found.pairs)
-    one = [pair.name for pair in found.pairs if count[utf8(pair.name)] > 1]
+    count = Counter(utf8(pair.name) for pair in pairing.pairs)
+    one = [pair.name for pair in pairing.pairs if count[utf8(pair.name)] > 1]
     if not one:
-        return found
+        return pairing
     return replace(
-        found,
-        pairs=[pair for pair in found.pairs if count[utf8(pair.name)] == 1],
-        ambiguous=sorted([*found.ambiguous, *one]),
+        pairing,
+        pairs=[pair for pair in pairing.pairs if count[utf8(pair.name)] == 1],
+        ambiguous=sorted([*pairing.ambiguous, *one]),
     )
 
 
-def _nothing_pairs(images: Path, masks: Path, found: Pairing) -> str:
-    some = ", ".join([*found.images_without_mask[:2], *found.masks_without_image[:2], *found.ambiguous[:2]])
+def _nothing_pairs(images: Path, masks: Path, pairing: Pairing) -> str:
+    some = ", ".join([*pairing.images_without_mask[:2], *pairing.masks_without_image[:2], *pairing.ambiguous[:2]])
     seen = f"found {printable(some)}, ..." if some else "found no pictures"
     return (
         f"nothing pairs in {printable(images)} and {printable(masks)}: {seen}; expected names as ISIC_0000000.jpg with "
@@ -206,8 +206,8 @@ def read_settings(out: str | os.PathLike[str]) -> PrepareOptions | None:
     """
     path = _path(out, "the data folder") / SETTINGS
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_Settings)
-        return PrepareOptions(found.size, found.splits, found.seed, found.split_file, found.combined)
+        settings = msgspec.json.decode(path.read_bytes(), type=_Settings)
+        return PrepareOptions(settings.size, settings.splits, settings.seed, settings.split_file, settings.combined)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -322,7 +322,7 @@ class _Job:
         count = workers or usable_cpus()
         pending: deque[Future[tuple[Prepared, bool]]] = deque()
 
-        def land() -> Iterator[Prepared]:
+        def take_result() -> Iterator[Prepared]:
             record, is_kept = pending.popleft().result()
             if not is_kept:
                 log.write([record])
@@ -341,9 +341,9 @@ class _Job:
                         break
                     pending.append(pool.submit(self._do, pair))
                     if len(pending) >= 4 * count:
-                        yield from land()
+                        yield from take_result()
                 while pending:
-                    yield from land()
+                    yield from take_result()
             finally:
                 for future in pending:
                     future.cancel()
@@ -402,7 +402,7 @@ class _Job:
         both = [f"{split}/{IMAGES}/{name}.png", f"{split}/{MASKS}/{name}.png"]
         return [*both, f"{COMBINED}/{split}/{name}.png"] if self._options.combined else both
 
-    def _pictures(self, arrays: PairArrays) -> Iterator[PillowImage.Image]:
+    def _pictures(self, arrays: DecodedPair) -> Iterator[PillowImage.Image]:
         """What is in them, in their order."""
         yield PillowImage.fromarray(arrays.image)
         yield PillowImage.fromarray(arrays.mask)
@@ -421,14 +421,14 @@ def _relative(path: Path, base: Path) -> str:
     return path.relative_to(base).as_posix()
 
 
-def _tell(report: Report, made: Sequence[Prepared], options: PrepareOptions) -> None:
+def _tell(report: Report, prepared: Sequence[Prepared], options: PrepareOptions) -> None:
     splits = list(options.splits) if options.split_file is None else []
     report.splits = dict.fromkeys(splits, 0)
-    for record in made:
+    for record in prepared:
         report.splits[record.split] = report.splits.get(record.split, 0) + 1
         named = {"empty": report.empty_masks, "full": report.full_masks, "sizes differ": report.sizes_differ}
         smaller = record.original_size is not None and min(record.original_size) < options.size
-        for note in (*record.notes, *((ENLARGED,) if smaller else ())):
+        for note in (*record.notes, *((ENLARGED_NOTE,) if smaller else ())):
             if note in named:
                 named[note].append(record.name)
             else:
@@ -441,7 +441,7 @@ def _tell(report: Report, made: Sequence[Prepared], options: PrepareOptions) -> 
             report.warnings.append(f"no pair is in the split {split}")
     report.near_duplicates = [
         (f"{one.split}/{one.name}", f"{other.split}/{other.name}", round(likeness, 4))
-        for one, other, likeness in _across_splits(made)
+        for one, other, likeness in _across_splits(prepared)
     ]
 
 
@@ -468,7 +468,7 @@ def _write_tables(root: Path, made: Sequence[Prepared], options: PrepareOptions,
         writer.writerow((*row, "; ".join(record.notes)))
     atomic.write_file(root / PAIRS, buffer.getvalue().encode(), tag=TAG)
     capped = {
-        f: value[:MOST_NAMED] if isinstance(value := getattr(report, f), list) else value
+        f: value[:MAX_NAMED] if isinstance(value := getattr(report, f), list) else value
         for f in report.__struct_fields__
     }
     atomic.write_file(root / REPORT, msgspec.json.format(msgspec.json.encode(capped), indent=2) + b"\n", tag=TAG)

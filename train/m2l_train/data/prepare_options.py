@@ -13,7 +13,7 @@ import msgspec
 
 from m2l_runtime._utils.text import printable, utf8
 from m2l_runtime.errors import InputError
-from m2l_train.config import whole_number
+from m2l_train.config import check_integer
 from m2l_train.data.data_folder import IMAGES, MASKS
 
 COMBINED: Final = "combined"
@@ -22,7 +22,7 @@ DEFAULT_SIZE: Final = 286
 
 DEFAULT_SPLITS: Final[Mapping[str, float]] = {"train": 0.9, "val": 0.1}
 
-MOST_NAMED: Final = 1000
+MAX_NAMED: Final = 1000
 """Names that a report holds of each kind; the count is of all."""
 
 
@@ -43,7 +43,7 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         for field_name, low, high in (("size", 16, 4096), ("seed", 0, (1 << 63) - 1)):
-            number = whole_number(f"the {field_name}", getattr(self, field_name), low, high)
+            number = check_integer(f"the {field_name}", getattr(self, field_name), low, high)
             object.__setattr__(self, field_name, number)
         if not isinstance(self.splits, Mapping):
             raise InputError(f"splits must be a mapping of names to shares, got {self.splits!r}")
@@ -110,5 +110,5 @@ def _path(value: str | os.PathLike[str], what: str) -> Path:
     return Path(name)
 
 
-def _names(names: Sequence[str]) -> list[str]:
+def _shorten_names(names: Sequence[str]) -> list[str]:
     return [utf8(name) for name in names]

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from m2l_runtime._utils.text import printable, utf8
-from m2l_runtime.conditioning.random import draw
+from m2l_runtime.conditioning.random import random_uint64
 from m2l_runtime.errors import InputError
 from m2l_train.data.pairing import Pair, pair_key
-from m2l_train.data.prepare_options import PrepareOptions, Report, _check_split_name, _names
+from m2l_train.data.prepare_options import PrepareOptions, Report, _check_split_name, _shorten_names
 
 
 def _split(pairs: Sequence[Pair], options: PrepareOptions, report: Report) -> dict[str, str]:
     """Split by pair name. Who belongs where depends on the seed, the names and the shares, not on their order."""
     if options.split_file is not None:
         return _read_split_file(Path(options.split_file), pairs, report)
-    ranked = sorted((int(draw(1, options.seed, "split", utf8(pair.name))[0]), pair.name) for pair in pairs)
+    ranked = sorted((int(random_uint64(1, options.seed, "split", utf8(pair.name))[0]), pair.name) for pair in pairs)
     ends = [round(share * len(pairs)) for share in itertools.accumulate(options.splits.values())]
     split_of: dict[str, str] = {}
     start = 0
@@ -58,8 +58,8 @@ def _splits_in(text: str, path: Path, pairs: Sequence[Pair], report: Report) -> 
         if wanted.setdefault(key, split) != split:
             raise InputError(f"{printable(path)} line {number}: {printable(name)} is in two splits")
     split_of = {pair.name: wanted.pop(pair_key(pair.name)) for pair in pairs if pair_key(pair.name) in wanted}
-    report.not_in_split_file = _names([pair.name for pair in pairs if pair.name not in split_of])
-    report.only_in_split_file = _names(sorted(wanted))
+    report.not_in_split_file = _shorten_names([pair.name for pair in pairs if pair.name not in split_of])
+    report.only_in_split_file = _shorten_names(sorted(wanted))
     if not split_of:
         raise InputError(f"{printable(path)} names none of the {len(pairs)} pairs; expected names as {pairs[0].name}")
     return split_of

@@ -15,13 +15,13 @@ from m2l_runtime._utils.imports import lazy_attributes
 if TYPE_CHECKING:
     from m2l_train.evaluate.evaluation import evaluate_bundle, evaluate_images
     from m2l_train.evaluate.options import Options
-    from m2l_train.evaluate.result import Evaluation, Figure, to_json
+    from m2l_train.evaluate.result import Evaluation, Metric, to_json
     from m2l_train.evaluate.segmenter import Segmenter, load_segmenter
     from m2l_train.evaluate.training import SegmenterReport, train_segmenter
 
 _HOMES = {
     "Evaluation": "result",
-    "Figure": "result",
+    "Metric": "result",
     "Options": "options",
     "Segmenter": "segmenter",
     "SegmenterReport": "training",
@@ -34,7 +34,7 @@ _HOMES = {
 
 __all__ = [
     "Evaluation",
-    "Figure",
+    "Metric",
     "Options",
     "Segmenter",
     "SegmenterReport",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2l_runtime._utils.text import aside
+from m2l_runtime._utils.text import print_stderr
 
 if TYPE_CHECKING:
     from m2l_train.evaluate import Evaluation, Options
@@ -164,7 +164,7 @@ def _evaluate(
     if out is not None:
         atomic.check_new_file(out, overwrite=overwrite)
     with Reporter("evaluating") as reporter, StopSignals() as stop:
-        found = run(
+        evaluation = run(
             Options(
                 split=split,
                 segmenter=segmenter,
@@ -177,14 +177,14 @@ def _evaluate(
                 should_stop=stop.is_set,
             )
         )
-    if found is None:
-        aside("stopped; nothing was written")
+    if evaluation is None:
+        print_stderr("stopped; nothing was written")
         raise typer.Exit(stop.exit_status)
-    document = to_json(found)
+    document = to_json(evaluation)
     if out is not None:
         atomic.check_new_file(out, overwrite=overwrite)  # it may have appeared meanwhile
         atomic.write_file(out, document)
-    typer.echo(document.decode().rstrip() if json else describe_evaluation(found))
+    typer.echo(document.decode().rstrip() if json else describe_evaluation(evaluation))
 
 
 def segmenter(
@@ -231,12 +231,12 @@ def segmenter(
             overwrite=overwrite,
             on_start=reporter.start,
             on_images=reporter.advance,
-            on_note=reporter.say,
+            on_note=reporter.message,
             should_stop=stop.is_set,
         )
         for warning in report.warnings:
             reporter.note(f"warning: {warning}")
     if report.was_stopped:
-        aside("stopped; nothing was written")
+        print_stderr("stopped; nothing was written")
         raise typer.Exit(stop.exit_status)
     typer.echo(describe_segmenter(report))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from m2l_runtime._utils.text import plural, printable, table
 
 if TYPE_CHECKING:
-    from m2l_train.evaluate.result import Evaluation, Figure, Interval
+    from m2l_train.evaluate.result import Evaluation, Interval, Metric
     from m2l_train.evaluate.training import SegmenterReport
 
 NAMES: Final[Mapping[str, str]] = {
@@ -38,20 +38,20 @@ NAMES: Final[Mapping[str, str]] = {
 }
 
 
-def describe_evaluation(found: Evaluation) -> str:
+def describe_evaluation(evaluation: Evaluation) -> str:
     """All figures, a row each; those not measured together under their reasons."""
     rows = [("figure", "synthesized [95 %]", "real [95 %]", "better is", "unit")]
     reasons: dict[str, list[str]] = {}
-    for name, figure in found.figures.items():
+    for name, figure in evaluation.figures.items():
         if figure.value is None:
             reasons.setdefault(figure.reason or "", []).append(name)
             continue
         real = "" if figure.real is None else _cell(figure.real)
         rows.append((_title(name), _cell(figure), real, figure.better, figure.unit))
-    counts = found.counts
-    side = found.image_size
+    counts = evaluation.counts
+    side = evaluation.image_size
     head = [
-        f"{plural(counts.synthesized, 'image')} of {found.provenance.synthesized} at {side}x{side}, "
+        f"{plural(counts.synthesized, 'image')} of {evaluation.provenance.synthesized} at {side}x{side}, "
         f"{counts.real:,} real; sets compared with "
         + (
             f"{plural(counts.training_sample, 'training image')}, neighbours looked for in {counts.training:,}"
@@ -60,16 +60,16 @@ def describe_evaluation(found: Evaluation) -> str:
         )
     ]
     lines = [*head, "", table(rows)]
-    if found.closest:
+    if evaluation.closest:
         lines += ["", "nearest to training images:"]
         lines += [
             f"  {printable(near.synthesized)} to {printable(near.training)}: {near.levels:.1f} levels"
-            for near in found.closest
+            for near in evaluation.closest
         ]
     if reasons:
         lines.append("")
     lines += [f"not measured ({reason}): {', '.join(names)}" for reason, names in reasons.items()]
-    lines += [f"warning: {warning}" for warning in found.warnings]
+    lines += [f"warning: {warning}" for warning in evaluation.warnings]
     return "\n".join(lines)
 
 
@@ -80,7 +80,7 @@ def _title(name: str) -> str:
     return f"  {'at ' if kind == 'swd' else 'stride '}{number}{' pixels' if kind == 'swd' else ''}"
 
 
-def _cell(figure: Figure | Interval) -> str:
+def _cell(figure: Metric | Interval) -> str:
     value = _number(figure.value)
     if figure.low is None or figure.high is None:
         return value

@@ -26,7 +26,7 @@ from m2l_runtime.types import Image, Mask
 from m2l_train.data.near_duplicates import THRESHOLD
 from m2l_train.data.pairing import Pair
 from m2l_train.evaluate import sets
-from m2l_train.evaluate.figures import MOST_FOR_VARIETY, Found, Material, Measurement, Training
+from m2l_train.evaluate.figures import MAX_FOR_DIVERSITY, EvaluationInputs, MetricsResult, MetricsRunner, Training
 from m2l_train.evaluate.metrics import (
     bootstrap,
     checkerboard,
@@ -41,10 +41,10 @@ from m2l_train.evaluate.segmenter import Segmenter, load_segmenter
 
 if TYPE_CHECKING:
     from m2l_train.evaluate.metrics.inception import Inception
-from m2l_train.evaluate.inputs import _from_bundle, _from_files, _Given
+from m2l_train.evaluate.inputs import _EvaluationData, _from_bundle, _from_files
 from m2l_train.evaluate.options import Options, _Stopped
 
-MOST_TRAINING: Final = 1000
+MAX_TRAINING: Final = 1000
 """Training images that sets are compared with; neighbours are looked for in all."""
 
 FEW_IMAGES: Final = 30
@@ -109,14 +109,14 @@ def evaluate_bundle(
     """
     chosen = options if options is not None else Options()
 
-    def given() -> _Given:
+    def evaluation_data() -> _EvaluationData:
         with Synthesizer.open(bundle, backend=backend, device=device, threads=threads, streams=None) as synthesizer:
             return _from_bundle(Path(data), synthesizer, chosen)
 
-    return _evaluate(chosen, given)
+    return _evaluate(chosen, evaluation_data)
 
 
-def _evaluate(options: Options, gather: Callable[[], _Given]) -> Evaluation | None:
+def _evaluate(options: Options, gather: Callable[[], _EvaluationData]) -> Evaluation | None:
     started = time.monotonic()
     segmenter = None if options.segmenter is None else load_segmenter(options.segmenter)
     inception = None if options.inception is None else _open_inception(options.inception)
@@ -128,9 +128,9 @@ def _evaluate(options: Options, gather: Callable[[], _Given]) -> Evaluation | No
             raise _Stopped
 
     try:
-        given = gather()
+        evaluation_data = gather()
         watch(0)
-        return _judge(given, options, segmenter, inception, watch, started)
+        return _evaluate_data(evaluation_data, options, segmenter, inception, watch, started)
     except _Stopped:
         return None
 
@@ -148,62 +148,84 @@ def _open_inception(path: str | os.PathLike[str]) -> Inception:
     return Inception(path)
 
 
-def _judge(
-    given: _Given,
+def _evaluate_data(
+    evaluation_data: _EvaluationData,
     options: Options,
     segmenter: Segmenter | None,
     inception: Inception | None,
     watch: Callable[[int], None],
     started: float,
 ) -> Evaluation:
-    reference, side, warnings = given.files.reference, given.made.shape[1], list(given.warnings)
-    if given.fake:
-        warnings.append(f"{plural(given.fake, 'image')} of the fake backend: no model was run, they show nothing")
-    if len(given.made) < FEW_IMAGES:
-        warnings.append(f"{plural(len(given.made), 'image')} are few: take figures of fewer than {FEW_IMAGES} lightly")
-    sample_count = min(len(reference), MOST_TRAINING)
-    options.on_start(_work(given, sample_count, segmenter, inception))
+    reference, side, warnings = (
+        evaluation_data.files.reference,
+        evaluation_data.generated.shape[1],
+        list(evaluation_data.warnings),
+    )
+    if evaluation_data.fake:
+        warnings.append(
+            f"{plural(evaluation_data.fake, 'image')} of the fake backend: no model was run, they show nothing"
+        )
+    if len(evaluation_data.generated) < FEW_IMAGES:
+        warnings.append(
+            f"{plural(len(evaluation_data.generated), 'image')} are few: take figures of fewer than {FEW_IMAGES} "
+            "lightly"
+        )
+    sample_count = min(len(reference), MAX_TRAINING)
+    options.on_start(_work(evaluation_data, sample_count, segmenter, inception))
     training = None
-    if len(reference) >= sets.LEAST_IMAGES:
+    if len(reference) >= sets.MIN_IMAGES:
         sets.refuse_synthetic(reference, options.worker_count)
-        training, problems = _read_training(reference, given.files, side, options, watch)
+        training, problems = _read_training(reference, evaluation_data.files, side, options, watch)
         warnings += [f"left out {problem}" for problem in problems]
-    material = Material(given.names, given.made, given.real, given.files.has_masks, training, given.samples)
-    found = Measurement(material, options.seed, options.worker_count, watch).run(segmenter, inception)
+    inputs = EvaluationInputs(
+        evaluation_data.names,
+        evaluation_data.generated,
+        evaluation_data.real,
+        evaluation_data.files.has_masks,
+        training,
+        evaluation_data.samples,
+    )
+    result = MetricsRunner(inputs, options.seed, options.worker_count, watch).run(segmenter, inception)
     return Evaluation(
         image_size=side,
         compared_with="training images" if training is not None else "evaluated real images",
-        figures=found.figures,
-        closest=found.closest,
-        counts=_counts(given, material, found),
+        figures=result.figures,
+        closest=result.closest,
+        counts=_counts(evaluation_data, inputs, result),
         parameters=_parameters(segmenter),
-        provenance=_provenance(given, material, options, segmenter, inception),
+        provenance=_provenance(evaluation_data, inputs, options, segmenter, inception),
         warnings=warnings,
-        unmatched_synthesized=given.unmatched_made[:_LISTED],
-        unmatched_real=given.unmatched_real[:_LISTED],
+        unmatched_synthesized=evaluation_data.unmatched_generated[:_LISTED],
+        unmatched_real=evaluation_data.unmatched_real[:_LISTED],
         seconds=round(time.monotonic() - started, 1),
     )
 
 
-def _work(given: _Given, sample: int, segmenter: Segmenter | None, inception: Inception | None) -> int:
+def _work(
+    evaluation_data: _EvaluationData, sample: int, segmenter: Segmenter | None, inception: Inception | None
+) -> int:
     """Images that will be counted."""
-    made, real, training = len(given.made), len(given.real.names), len(given.files.reference)
-    is_paired = given.files.has_masks
-    columns = [made, sample, real] if training else [made, real]
-    count = training + len(columns) * min(columns) + 2 * (made + real)  # checkerboards and variety
-    count += made + real if training else 0
+    generated, real, training = (
+        len(evaluation_data.generated),
+        len(evaluation_data.real.names),
+        len(evaluation_data.files.reference),
+    )
+    is_paired = evaluation_data.files.has_masks
+    columns = [generated, sample, real] if training else [generated, real]
+    count = training + len(columns) * min(columns) + 2 * (generated + real)  # checkerboards and variety
+    count += generated + real if training else 0
     if is_paired:
-        count += made + made + real + sample
+        count += generated + generated + real + sample
     if segmenter is not None:
-        count += made + real + sample + (2 * made if is_paired else 0)
-    return count + (made + real + sample if inception is not None else 0)
+        count += generated + real + sample + (2 * generated if is_paired else 0)
+    return count + (generated + real + sample if inception is not None else 0)
 
 
 def _read_training(
     pairs: Sequence[Pair], files: sets.RealFiles, side: int, options: Options, watch: Callable[[int], None]
 ) -> tuple[Training, list[str]]:
     """(the training split, a line for each pair that cannot be read)."""
-    wanted = set(sets.sample(len(pairs), MOST_TRAINING, options.seed, "training"))
+    wanted = set(sets.sample(len(pairs), MAX_TRAINING, options.seed, "training"))
     names: list[str] = []
     kept: list[tuple[str, Image, Mask]] = []
     problems: list[str] = []
@@ -223,10 +245,10 @@ def _read_training(
             yield image
 
     small = nearest_neighbours.shrink(pictures())
-    if len(kept) < sets.LEAST_IMAGES:
+    if len(kept) < sets.MIN_IMAGES:
         first = f": {problems[0]}" if problems else ""
         raise InputError(
-            f"{plural(len(kept), 'pair')} of the training split can be used, at least {sets.LEAST_IMAGES} are needed"
+            f"{plural(len(kept), 'pair')} of the training split can be used, at least {sets.MIN_IMAGES} are needed"
             f"{first}"
         )
     sample = sets.RealSet(
@@ -238,30 +260,30 @@ def _read_training(
     return Training(tuple(names), small, sample), problems
 
 
-def _counts(given: _Given, material: Material, found: Found) -> Counts:
-    is_lesion = material.real.masks >= LESION_FROM
+def _counts(evaluation_data: _EvaluationData, inputs: EvaluationInputs, result: MetricsResult) -> Counts:
+    is_lesion = inputs.real.masks >= LESION_FROM
     return Counts(
-        synthesized=len(material.made),
-        real=len(material.real.names),
-        training=0 if material.training is None else len(material.training.names),
-        training_sample=0 if material.training is None else len(material.training.sample.names),
-        wasserstein_per_set=found.wasserstein_per_set,
-        variety_per_set=min(len(material.made), MOST_FOR_VARIETY),
-        equal_pairs=found.equal_pairs,
-        without_lesion=int((~is_lesion.any((1, 2))).sum()) if material.is_paired else 0,
-        without_skin=int(is_lesion.all((1, 2)).sum()) if material.is_paired else 0,
-        one_empty=found.one_empty,
-        real_one_empty=found.real_one_empty,
-        unmatched_synthesized=len(given.unmatched_made),
-        unmatched_real=len(given.unmatched_real),
-        bundles=dict(given.bundles),
-        fake=given.fake,
+        synthesized=len(inputs.generated),
+        real=len(inputs.real.names),
+        training=0 if inputs.training is None else len(inputs.training.names),
+        training_sample=0 if inputs.training is None else len(inputs.training.sample.names),
+        wasserstein_per_set=result.wasserstein_per_set,
+        variety_per_set=min(len(inputs.generated), MAX_FOR_DIVERSITY),
+        equal_pairs=result.equal_pairs,
+        without_lesion=int((~is_lesion.any((1, 2))).sum()) if inputs.is_paired else 0,
+        without_skin=int(is_lesion.all((1, 2)).sum()) if inputs.is_paired else 0,
+        one_empty=result.one_empty,
+        real_one_empty=result.real_one_empty,
+        unmatched_synthesized=len(evaluation_data.unmatched_generated),
+        unmatched_real=len(evaluation_data.unmatched_real),
+        bundles=dict(evaluation_data.bundles),
+        fake=evaluation_data.fake,
     )
 
 
 def _parameters(segmenter: Segmenter | None) -> dict[str, float]:
     """Numbers that the figures depend on."""
-    found: dict[str, float] = {
+    parameters: dict[str, float] = {
         "bootstrap_resamples": bootstrap.RESAMPLES,
         "bootstrap_coverage": bootstrap.COVERAGE,
         "ssim_sigma": paired.SIGMA,
@@ -275,30 +297,34 @@ def _parameters(segmenter: Segmenter | None) -> dict[str, float]:
         "lesion_from": LESION_FROM,
     }
     if segmenter is not None:
-        found |= {"segmenter_side": segmenter.spec.side, "segmenter_features": segmenter.spec.feature_count}
-    return found
+        parameters |= {"segmenter_side": segmenter.spec.side, "segmenter_features": segmenter.spec.feature_count}
+    return parameters
 
 
 def _provenance(
-    given: _Given, material: Material, options: Options, segmenter: Segmenter | None, inception: Inception | None
+    evaluation_data: _EvaluationData,
+    inputs: EvaluationInputs,
+    options: Options,
+    segmenter: Segmenter | None,
+    inception: Inception | None,
 ) -> Provenance:
-    masks = material.real.masks if material.is_paired else np.zeros((len(material.made), 0), np.uint8)
-    sample = None if material.training is None else material.training.sample
+    masks = inputs.real.masks if inputs.is_paired else np.zeros((len(inputs.generated), 0), np.uint8)
+    sample = None if inputs.training is None else inputs.training.sample
     return Provenance(
-        synthesized=printable(given.synthesized),
-        data=printable(given.data.resolve().name),
-        split=given.files.split,
-        samples=[printable(name) for name in given.sample_names],
-        engine=given.engine,
-        synthesized_fingerprint=sets.fingerprint(material.names, material.made, masks),
-        real_fingerprint=sets.fingerprint(material.real.names, material.real.images, material.real.masks),
+        synthesized=printable(evaluation_data.synthesized),
+        data=printable(evaluation_data.data.resolve().name),
+        split=evaluation_data.files.split,
+        samples=[printable(name) for name in evaluation_data.sample_names],
+        engine=evaluation_data.engine,
+        synthesized_fingerprint=sets.fingerprint(inputs.names, inputs.generated, masks),
+        real_fingerprint=sets.fingerprint(inputs.real.names, inputs.real.images, inputs.real.masks),
         training_fingerprint=None if sample is None else sets.fingerprint(sample.names, sample.images, sample.masks),
         segmenter_sha256=None if segmenter is None else segmenter.sha256,
         segmenter_val_dice=None if segmenter is None else segmenter.facts.val_dice,
         inception_sha256=None if inception is None else inception.sha256,
         seed=options.seed,
-        image_seed=None if given.conditions is None else given.conditions.seed,
-        appearance=None if given.conditions is None else given.conditions.label,
+        image_seed=None if evaluation_data.conditions is None else evaluation_data.conditions.seed,
+        appearance=None if evaluation_data.conditions is None else evaluation_data.conditions.label,
         versions={
             "m2l": __version__,
             "numpy": np.__version__,

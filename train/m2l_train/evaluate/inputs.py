@@ -13,7 +13,7 @@ import numpy as np
 
 from m2l_runtime import Synthesizer
 from m2l_runtime._utils.text import plural, printable
-from m2l_runtime.conditioning.conditions import Conditions, stacked
+from m2l_runtime.conditioning.conditions import Conditions, stack_conditions
 from m2l_runtime.errors import InputError
 from m2l_runtime.types import Images
 from m2l_train.data.pairing import Pair, pair_key
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     pass
 from m2l_train.evaluate.options import Options, _Stopped
 
-MOST_IMAGES: Final = 2000
+MAX_IMAGES: Final = 2000
 """Synthesized images that are looked at; of more, a sample."""
 
 _SHOWN: Final = 3
@@ -32,11 +32,11 @@ _CHUNK: Final = 16
 
 
 @dataclass(frozen=True)
-class _Given:
+class _EvaluationData:
     """What is evaluated, however it came: by files or from a bundle."""
 
     names: tuple[str, ...]
-    made: Images
+    generated: Images
     samples: tuple[Images, ...]
     real: sets.RealSet
     files: sets.RealFiles
@@ -47,13 +47,13 @@ class _Given:
     engine: str | None
     bundles: Mapping[str, int]
     fake: int
-    unmatched_made: list[str]
+    unmatched_generated: list[str]
     unmatched_real: list[str]
     conditions: Conditions | None = None
     """Of a bundle: what its images depend on beside their masks."""
 
 
-def _from_files(synthetic: Path, data: Path, options: Options, sample_folders: Sequence[Path]) -> _Given:
+def _from_files(synthetic: Path, data: Path, options: Options, sample_folders: Sequence[Path]) -> _EvaluationData:
     if synthetic.resolve() == data.resolve():
         raise InputError(f"{printable(data)} is given as synthesized and as real; expected two folders")
     files = sets.find_real(data, options.split, mask_is_left=options.mask_is_left)
@@ -64,46 +64,45 @@ def _from_files(synthetic: Path, data: Path, options: Options, sample_folders: S
     warnings = list(files.warnings)
     if made_files.ambiguous:
         count = plural(len(made_files.ambiguous), "synthesized image")
-        warnings.append(f"{count} of one name with others, not used: {_some(made_files.ambiguous)}")
+        warnings.append(f"{count} of one name with others, not used: {_first_names(made_files.ambiguous)}")
     by_key = {pair_key(pair.name): pair for pair in files.pairs}
-    unmatched_made: list[str] = []
+    unmatched_generated: list[str] = []
     unmatched_real: list[str] = []
     keys = sorted(made_files.by_key)
     if files.has_masks:
-        unmatched_made = sorted(made_files.by_key[key].stem for key in made_files.by_key.keys() - by_key.keys())
+        unmatched_generated = sorted(made_files.by_key[key].stem for key in made_files.by_key.keys() - by_key.keys())
         unmatched_real = sorted(by_key[key].name for key in by_key.keys() - made_files.by_key.keys())
         keys = sorted(by_key.keys() & made_files.by_key.keys())
         if not keys:
             raise InputError(
                 f"no image in {printable(made_files.folder)} has the name of a pair in {printable(data)}: there are "
-                f"{_some(unmatched_made)} and {_some(unmatched_real)}; expected images of the masks of these pairs, or "
+                f"{_first_names(unmatched_generated)} and {_first_names(unmatched_real)}; expected images of the "
+                "masks of these pairs, or "
                 "as DATA a folder of photographs alone, to compare sets"
             )
-        for names, what in ((unmatched_made, "synthesized image"), (unmatched_real, "real image")):
+        for names, what in ((unmatched_generated, "synthesized image"), (unmatched_real, "real image")):
             if names:
-                warnings.append(f"{plural(len(names), what)} without a counterpart, not used: {_some(names)}")
-    keys = _at_most(keys, MOST_IMAGES, "synthesized image", options.seed, warnings)
-    if len(keys) < sets.LEAST_IMAGES:
-        raise InputError(
-            f"{plural(len(keys), 'synthesized image')} can be used, at least {sets.LEAST_IMAGES} are needed"
-        )
+                warnings.append(f"{plural(len(names), what)} without a counterpart, not used: {_first_names(names)}")
+    keys = _subsample(keys, MAX_IMAGES, "synthesized image", options.seed, warnings)
+    if len(keys) < sets.MIN_IMAGES:
+        raise InputError(f"{plural(len(keys), 'synthesized image')} can be used, at least {sets.MIN_IMAGES} are needed")
     paths = [made_files.by_key[key] for key in keys]
-    made = sets.read_synthetic(paths, options.worker_count)
-    sets.refuse_masks(made, synthetic)
+    generated = sets.read_synthetic(paths, options.worker_count)
+    sets.refuse_masks(generated, synthetic)
     wanted = [by_key[key] for key in keys] if files.has_masks else list(by_key.values())
-    wanted = _at_most(wanted, MOST_IMAGES, "real image", options.seed, warnings)
-    real = _read_real(wanted, files, made.shape[1], options)
+    wanted = _subsample(wanted, MAX_IMAGES, "real image", options.seed, warnings)
+    real = _read_real(wanted, files, generated.shape[1], options)
     warnings += [f"left out {problem}" for problem in real.problems]
     if files.has_masks:
         place = {pair_key(name): i for i, name in enumerate(real.names)}
         rows = [i for i, key in enumerate(keys) if key in place]
-        keys, paths, made = [keys[i] for i in rows], [paths[i] for i in rows], made[rows]
-    origins = list(sets.in_threads(sets.origin, paths, options.worker_count))
+        keys, paths, generated = [keys[i] for i in rows], [paths[i] for i in rows], generated[rows]
+    origins = list(sets.in_threads(sets.image_provenance, paths, options.worker_count))
     fake = sum(found is not None and found.is_fake for found in origins)
-    return _Given(
+    return _EvaluationData(
         names=tuple(by_key[key].name if files.has_masks else made_files.by_key[key].stem for key in keys),
-        made=made,
-        samples=tuple(_read_samples(found, keys, made.shape[1], options) for found in sample_files),
+        generated=generated,
+        samples=tuple(_read_samples(found, keys, generated.shape[1], options) for found in sample_files),
         real=real,
         files=files,
         warnings=warnings,
@@ -113,12 +112,12 @@ def _from_files(synthetic: Path, data: Path, options: Options, sample_folders: S
         engine=None,
         bundles=Counter((found.bundle_sha256 or "") if found is not None else "" for found in origins),
         fake=fake,
-        unmatched_made=unmatched_made,
+        unmatched_generated=unmatched_generated,
         unmatched_real=unmatched_real,
     )
 
 
-def _from_bundle(data: Path, synthesizer: Synthesizer, options: Options) -> _Given:
+def _from_bundle(data: Path, synthesizer: Synthesizer, options: Options) -> _EvaluationData:
     files = sets.find_real(data, options.split, mask_is_left=options.mask_is_left)
     if not files.has_masks:
         raise InputError(
@@ -127,20 +126,20 @@ def _from_bundle(data: Path, synthesizer: Synthesizer, options: Options) -> _Giv
     sets.refuse_synthetic(files.pairs, options.worker_count)
     warnings = list(files.warnings)
     sets.check_side(*synthesizer.image_size)
-    wanted = _at_most(files.pairs, MOST_IMAGES, "pair", options.seed, warnings)
+    wanted = _subsample(files.pairs, MAX_IMAGES, "pair", options.seed, warnings)
     real = _read_real(wanted, files, synthesizer.image_size[0], options)
     warnings += [f"left out {problem}" for problem in real.problems]
     conditions = Conditions(synthesizer.extra, options.seed)
-    settings, made = synthesizer.settings, []
+    settings, generated = synthesizer.settings, []
     step = _CHUNK * settings.streams
     for start in range(0, len(real.masks), step):
         if options.should_stop():
             raise _Stopped
-        drawn = stacked([conditions.of(name) for name in real.names[start : start + step]])
-        made.append(synthesizer.synthesize_checked(real.masks[start : start + step], *drawn))
-    return _Given(
+        drawn = stack_conditions([conditions.for_item(name) for name in real.names[start : start + step]])
+        generated.append(synthesizer.synthesize_checked(real.masks[start : start + step], *drawn))
+    return _EvaluationData(
         names=real.names,
-        made=np.concatenate(made),
+        generated=np.concatenate(generated),
         samples=(),
         real=real,
         files=files,
@@ -151,16 +150,16 @@ def _from_bundle(data: Path, synthesizer: Synthesizer, options: Options) -> _Giv
         engine=f"{settings.engine}, {settings.device}, {settings.precision}",
         bundles={synthesizer.bundle.sha256: len(real.names)},
         fake=len(real.names) if settings.backend == "fake" else 0,
-        unmatched_made=[],
+        unmatched_generated=[],
         unmatched_real=[],
         conditions=conditions,
     )
 
 
-def _at_most(items: Sequence[Any], most: int, noun: str, seed: int, warnings: list[str]) -> list[Any]:
-    chosen = sets.sample(len(items), most, seed, noun)
+def _subsample(items: Sequence[Any], max_count: int, noun: str, seed: int, warnings: list[str]) -> list[Any]:
+    chosen = sets.sample(len(items), max_count, seed, noun)
     if len(chosen) < len(items):
-        warnings.append(f"a sample of {most:,} of {plural(len(items), noun)} is looked at")
+        warnings.append(f"a sample of {max_count:,} of {plural(len(items), noun)} is looked at")
     return [items[i] for i in chosen]
 
 
@@ -191,7 +190,8 @@ def _read_samples(files: sets.SyntheticFiles, keys: Sequence[str], side: int, op
     missing = [key for key in keys if key not in files.by_key]
     if missing:
         raise InputError(
-            f"{printable(files.folder)} has no image for {plural(len(missing), 'mask')} ({_some(missing)}); expected "
+            f"{printable(files.folder)} has no image for {plural(len(missing), 'mask')} "
+            f"({_first_names(missing)}); expected "
             "samples of the same masks, by the same names"
         )
     images = sets.read_synthetic([files.by_key[key] for key in keys], options.worker_count)
@@ -203,5 +203,5 @@ def _read_samples(files: sets.SyntheticFiles, keys: Sequence[str], side: int, op
     return images
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return printable(", ".join(names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")

@@ -23,7 +23,7 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
     high: float | None
 
 
-class Figure(msgspec.Struct, frozen=True, kw_only=True):
+class Metric(msgspec.Struct, frozen=True, kw_only=True):
     """A figure of synthesized images, beside the same of real ones."""
 
     value: float | None
@@ -39,7 +39,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     no_interval: str | None = None
 
 
-class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
+class Neighbor(msgspec.Struct, frozen=True, kw_only=True):
     """A synthesized image and the training image nearest to it."""
 
     synthesized: str
@@ -109,8 +109,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Side in pixels at which images were compared."""
     compared_with: Literal["training images", "evaluated real images"]
     """What the set figures measure both columns, or the one column, against."""
-    figures: dict[str, Figure]
-    closest: list[Neighbour]
+    figures: dict[str, Metric]
+    closest: list[Neighbor]
     counts: Counts
     parameters: dict[str, float]
     provenance: Provenance
@@ -126,29 +126,29 @@ def to_json(evaluation: Evaluation) -> bytes:
     return msgspec.json.format(msgspec.json.encode(evaluation), indent=2) + b"\n"
 
 
-def figure(
-    made: Estimate | None,
+def make_metric(
+    generated: Estimate | None,
     real: Estimate | None,
     unit: str,
     better: Better,
     *,
     reason: str | None = None,
     no_interval: str | None = None,
-) -> Figure:
+) -> Metric:
     """A figure of what was estimated; what is no finite number becomes None with a reason."""
-    value, low, high = _finite(made)
+    value, low, high = _finite(generated)
     if value is None and reason is None:
         reason = "it is not a finite number for these images"
-    theirs = None
+    real_interval = None
     if real is not None and _finite(real)[0] is not None:
-        theirs = Interval(value=_finite(real)[0], low=_finite(real)[1], high=_finite(real)[2])
+        real_interval = Interval(value=_finite(real)[0], low=_finite(real)[1], high=_finite(real)[2])
     if value is not None and low is None and no_interval is None:
         no_interval = "too few images"
-    return Figure(
+    return Metric(
         value=value,
         low=low,
         high=high,
-        real=theirs,
+        real=real_interval,
         unit=unit,
         better=better,
         reason=reason if value is None else None,
@@ -156,7 +156,7 @@ def figure(
     )
 
 
-def _finite(found: Estimate | None) -> tuple[float | None, float | None, float | None]:
-    if found is None or not math.isfinite(found.value):
+def _finite(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:
+    if estimate is None or not math.isfinite(estimate.value):
         return None, None, None
-    return found.value, found.low, found.high
+    return estimate.value, estimate.low, estimate.high

@@ -33,9 +33,9 @@ from m2l_train.training.device import torch_threads
 
 FORMAT: Final = "m2l-segmenter"
 VERSION: Final = 1
-_MOST_WIDTH: Final = 256
-_MOST_LEVELS: Final = 6
-_MOST_SIDE: Final = 1024
+_MAX_WIDTH: Final = 256
+_MAX_DEPTH: Final = 6
+_MAX_SIDE: Final = 1024
 _BATCH: Final = 16
 
 Probabilities = npt.NDArray[np.float32]
@@ -57,7 +57,7 @@ class SegmenterSpec:
     """Pixels of the square that images are brought to."""
 
     def __post_init__(self) -> None:
-        for name, most in (("width", _MOST_WIDTH), ("levels", _MOST_LEVELS), ("side", _MOST_SIDE)):
+        for name, most in (("width", _MAX_WIDTH), ("levels", _MAX_DEPTH), ("side", _MAX_SIDE)):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= most:
                 raise InputError(f"a segmenter's {name} must be a whole number between 1 and {most}, got {value!r}")
@@ -111,24 +111,26 @@ class SegmenterNetwork(nn.Module):
             nn.Sequential(_block(inner, outer), _block(outer, outer))
             for inner, outer in zip([3, *channels[:-1]], channels, strict=True)
         )
-        self.narrow = nn.ModuleList(nn.Conv2d(below, above, 1) for above, below in itertools.pairwise(channels))
+        self.narrow = nn.ModuleList(
+            nn.Conv2d(random_below, above, 1) for above, random_below in itertools.pairwise(channels)
+        )
         self.up = nn.ModuleList(_block(2 * above, above) for above in channels[:-1])
         self.last = nn.Conv2d(channels[0], 1, 1)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """What each level makes of `x`, the bottom last."""
-        made: list[Tensor] = []
+        features: list[Tensor] = []
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
-            made.append(x)
-        return made
+            features.append(x)
+        return features
 
-    def decode(self, made: list[Tensor]) -> Tensor:
+    def decode(self, features: list[Tensor]) -> Tensor:
         """Logits (B, 1, S, S) from what the levels made."""
-        x = made[-1]
+        x = features[-1]
         for level in reversed(range(len(self.up))):
             x = F.interpolate(self.narrow[level](x), scale_factor=2, mode="nearest")
-            x = self.up[level](torch.cat([made[level], x], 1))
+            x = self.up[level](torch.cat([features[level], x], 1))
         logits: Tensor = self.last(x)
         return logits
 
@@ -194,10 +196,10 @@ class Segmenter:
 
     @torch.no_grad()
     def _run(self, images: Images) -> tuple[Probabilities, Features]:
-        made = self._network.encode(to_input(images, self.spec.side))
-        at_size = torch.sigmoid(self._network.decode(made))
+        features = self._network.encode(to_input(images, self.spec.side))
+        at_size = torch.sigmoid(self._network.decode(features))
         at_size = F.interpolate(at_size, images.shape[1:3], mode="bilinear", align_corners=False)
-        return at_size[:, 0].numpy(), torch.cat([level.mean((2, 3)) for level in made], 1).numpy()
+        return at_size[:, 0].numpy(), torch.cat([level.mean((2, 3)) for level in features], 1).numpy()
 
 
 def save_segmenter(path: Path, spec: SegmenterSpec, network: SegmenterNetwork, facts: SegmenterFacts) -> str:
@@ -223,18 +225,18 @@ def load_segmenter(path: str | os.PathLike[str]) -> Segmenter:
     """
     name, expected = printable(path), "a file that m2l evaluate segmenter has written"
     file = read_tensors(path, expected)
-    found = file.value
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    content = file.value
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{name} is no segmenter; expected {expected}")
-    if found.get("version") != VERSION:
+    if content.get("version") != VERSION:
         raise InputError(
-            f"{name} is of version {found.get('version')!r}, this m2l reads {VERSION}; install a newer m2l"
+            f"{name} is of version {content.get('version')!r}, this m2l reads {VERSION}; install a newer m2l"
         )
     try:
-        spec = SegmenterSpec(**found["spec"])
-        facts = SegmenterFacts(**found["facts"])
+        spec = SegmenterSpec(**content["spec"])
+        facts = SegmenterFacts(**content["facts"])
         network = SegmenterNetwork(spec)
-        network.load_state_dict(found["weights"])
+        network.load_state_dict(content["weights"])
         if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
             raise ValueError("weights that are not finite")
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:

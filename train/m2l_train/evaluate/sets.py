@@ -20,25 +20,25 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from m2l_runtime._utils.text import plural, printable, stem
-from m2l_runtime.conditioning.random import shuffled
+from m2l_runtime.conditioning.random import random_permutation
 from m2l_runtime.errors import InputError, PictureFileError
 from m2l_runtime.masks.image_file import FORMATS, decode, read_bytes
-from m2l_runtime.masks.mask_file import BLACK_BELOW, MAX_GREY_FRACTION, WHITE_FROM
+from m2l_runtime.masks.mask_file import BLACK_BELOW, MAX_GRAY_FRACTION, WHITE_FROM
 from m2l_runtime.masks.mask_folder import find_masks
-from m2l_runtime.output.encoding import Origin, origin_of
+from m2l_runtime.output.encoding import ImageProvenance, read_image_provenance
 from m2l_runtime.types import Image, Images, Mask, Masks
 from m2l_train.data.data_folder import IMAGES, MASKS, TRAIN, VAL, are_combined
 from m2l_train.data.pairing import Pair, find_pairs, pair_key
 from m2l_train.data.photograph import PairError, read_pair
 
-LEAST_IMAGES: Final = 2
-LEAST_SIDE: Final = 32
-MOST_SIDE: Final = 1024
+MIN_IMAGES: Final = 2
+MIN_SIDE: Final = 32
+MAX_SIDE: Final = 1024
 _SHOWN: Final = 3
 _AHEAD: Final = 8
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class SyntheticFiles:
     """Names that share a key with others; none of them is used."""
 
 
-def in_threads(work: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
+def in_threads(work: Callable[[Item], Outcome], items: Iterable[Item], workers: int) -> Iterator[Outcome]:
     """`work` on each item, in order, `workers` at a time and only a few ahead of whoever takes the results."""
-    pending: deque[Future[Made]] = deque()
+    pending: deque[Future[Outcome]] = deque()
     with ThreadPoolExecutor(workers, "m2l-evaluate") as pool:
         try:
             for item in items:
@@ -96,13 +96,13 @@ def in_threads(work: Callable[[Item], Made], items: Iterable[Item], workers: int
                 future.cancel()
 
 
-def origin(path: Path) -> Origin | None:
+def image_provenance(path: Path) -> ImageProvenance | None:
     """What the header of a picture's file says; None if it does not say that m2l made it, or cannot be read."""
     if not path.is_file():  # a pipe would wait for somebody to write to it
         return None
     try:
         with PillowImage.open(path, formats=FORMATS) as picture:
-            return origin_of(picture)
+            return read_image_provenance(picture)
     except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
         return None  # told when it is read
 
@@ -153,17 +153,19 @@ def _pairs_in(folder: Path) -> tuple[tuple[Pair, ...], bool, list[str]]:
     """(pairs, whether they have masks, warnings)."""
     images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
     masks = folder / MASKS if images != folder and (folder / MASKS).is_dir() else images
-    found = find_pairs(images, masks)
-    if found.pairs:
+    pairing = find_pairs(images, masks)
+    if pairing.pairs:
         warnings = []
         for names, noun, what in (
-            (found.images_without_mask, "photograph", "without a mask"),
-            (found.masks_without_image, "mask", "without a photograph"),
-            (found.ambiguous, "name", "that pairs with several files"),
+            (pairing.images_without_mask, "photograph", "without a mask"),
+            (pairing.masks_without_image, "mask", "without a photograph"),
+            (pairing.ambiguous, "name", "that pairs with several files"),
         ):
             if names:
-                warnings.append(f"{printable(folder)}: not used: {plural(len(names), noun)} {what}: {_some(names)}")
-        return tuple(found.pairs), True, warnings
+                warnings.append(
+                    f"{printable(folder)}: not used: {plural(len(names), noun)} {what}: {_first_names(names)}"
+                )
+        return tuple(pairing.pairs), True, warnings
     listed = find_masks(images)
     loose = tuple(Pair(stem(name), listed.path(name), listed.path(name)) for name in listed.names)
     if not loose:
@@ -183,12 +185,18 @@ def refuse_synthetic(pairs: Sequence[Pair], workers: int) -> None:
         InputError: one does.
     """
     paths = [pair.image for pair in pairs]
-    made = [path for path, found in zip(paths, in_threads(origin, paths, workers), strict=True) if found is not None]
-    if made:
+    synthetic_paths = [
+        path
+        for path, found in zip(paths, in_threads(image_provenance, paths, workers), strict=True)
+        if found is not None
+    ]
+    if synthetic_paths:
+        count = len(synthetic_paths) - 1
+        more = f", and so do {count} more of the files given as real" if count else ""
         raise InputError(
-            f"{printable(made[0])} says that m2l made it"
-            f"{f', and so do {len(made) - 1} more of the files given as real' if len(made) > 1 else ''}; expected "
-            "photographs: synthesized images are no yardstick for themselves"
+            f"{printable(synthetic_paths[0])} says that m2l made it{more}; expected photographs: synthesized "
+            "images are "
+            "no yardstick for themselves"
         )
 
 
@@ -210,9 +218,9 @@ def read_pairs(
         names.append(name)
         images.append(image)
         masks.append(mask)
-    if len(names) < LEAST_IMAGES:
+    if len(names) < MIN_IMAGES:
         first = f": {problems[0]}" if problems else ""
-        raise InputError(f"{plural(len(names), 'pair')} can be used, at least {LEAST_IMAGES} are needed{first}")
+        raise InputError(f"{plural(len(names), 'pair')} can be used, at least {MIN_IMAGES} are needed{first}")
     return RealSet(tuple(names), np.stack(images), np.stack(masks), tuple(problems))
 
 
@@ -224,7 +232,7 @@ def iterate_pairs(
     def read(pair: Pair) -> tuple[str, Image | None, Mask | None, str]:
         try:
             if not has_masks:
-                return pair.name, _squashed(pair.image, side), np.zeros((side, side), np.uint8), ""
+                return pair.name, _resized(pair.image, side), np.zeros((side, side), np.uint8), ""
             arrays = read_pair(pair, side, mask_is_left=mask_is_left)
         except PairError as error:
             return pair.name, None, None, str(error)
@@ -233,7 +241,7 @@ def iterate_pairs(
     yield from in_threads(read, pairs, workers)
 
 
-def _squashed(path: Path, side: int) -> Image:
+def _resized(path: Path, side: int) -> Image:
     try:
         picture = decode(read_bytes(path)).convert("RGB")
     except PictureFileError as error:
@@ -302,7 +310,7 @@ def refuse_masks(images: Images, folder: Path) -> None:
     """
     masks = sum(
         bool((image == image[:, :, :1]).all())
-        and float(((image[:, :, 0] >= BLACK_BELOW) & (image[:, :, 0] < WHITE_FROM)).mean()) <= MAX_GREY_FRACTION
+        and float(((image[:, :, 0] >= BLACK_BELOW) & (image[:, :, 0] < WHITE_FROM)).mean()) <= MAX_GRAY_FRACTION
         for image in images
     )
     if 2 * masks > len(images):
@@ -318,17 +326,17 @@ def check_side(height: int, width: int) -> None:
     Raises:
         InputError: they are no squares, or too small or too large.
     """
-    if height != width or not LEAST_SIDE <= height <= MOST_SIDE:
+    if height != width or not MIN_SIDE <= height <= MAX_SIDE:
         raise InputError(
-            f"the synthesized images are {width} x {height} pixels; expected squares of {LEAST_SIDE} to {MOST_SIDE}"
+            f"the synthesized images are {width} x {height} pixels; expected squares of {MIN_SIDE} to {MAX_SIDE}"
         )
 
 
-def sample(count: int, most: int, seed: int, *names: str | int) -> list[int]:
-    """`most` of the places 0..count-1, drawn by `seed` and put in order; all of them if there are not more."""
-    if count <= most:
+def sample(count: int, max_count: int, seed: int, *names: str | int) -> list[int]:
+    """`max_count` of the places 0..count-1, drawn by `seed` and put in order; all of them if there are not more."""
+    if count <= max_count:
         return list(range(count))
-    return sorted(int(place) for place in shuffled(count, seed, "evaluate", "sample", *names)[:most])
+    return sorted(int(place) for place in random_permutation(count, seed, "evaluate", "sample", *names)[:max_count])
 
 
 def fingerprint(names: Sequence[str], images: Images, masks: Masks) -> str:
@@ -342,5 +350,5 @@ def fingerprint(names: Sequence[str], images: Images, masks: Masks) -> str:
     return hashed.hexdigest()
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return printable(", ".join(names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")

@@ -26,7 +26,7 @@ from m2l_runtime import __version__
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._utils.text import printable
-from m2l_runtime.conditioning.random import shuffled, uniform
+from m2l_runtime.conditioning.random import random_permutation, uniform
 from m2l_runtime.errors import Diverged, InputError, OutputError
 from m2l_runtime.types import Image, Images, Mask, Masks
 from m2l_train.data.data_folder import open_data
@@ -46,8 +46,8 @@ EPOCHS: Final = 10
 BATCH_SIZE: Final = 16
 LEARNING_RATE: Final = 4e-3
 _RISE: Final = 0.05
-_MOST_CHANGE_OF_LIGHT: Final = 0.2
-_MOST_CHANGE_OF_COLOUR: Final = 0.08
+_MAX_BRIGHTNESS_CHANGE: Final = 0.2
+_MAX_COLOR_CHANGE: Final = 0.08
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class _Training:
         self, epoch: int, deadline: float, on_images: Callable[[int], None], should_stop: Callable[[], bool]
     ) -> bool:
         """One pass, or what is done of it by the deadline; False if it is to stop."""
-        order = shuffled(len(self._images), self._seed, "segmenter", "order", epoch)
+        order = random_permutation(len(self._images), self._seed, "segmenter", "order", epoch)
         losses: list[float] = []
         for start in range(0, len(order) - self._batch + 1, self._batch):
             if should_stop():
@@ -235,14 +235,14 @@ def _loss(logits: Tensor, target: Tensor) -> Tensor:
 def augment(image: Image, mask: Mask, seed: int, epoch: int, place: int) -> tuple[Image, Mask]:
     """A pair (H, W, 3), (H, W) turned and mirrored in one of eight ways, its light and colour moved."""
     numbers = uniform(7, seed, "segmenter", "augment", epoch, place)
-    turns, mirrored = int(numbers[0] * 4), numbers[1] < 0.5
-    image, mask = np.rot90(image, turns), np.rot90(mask, turns)
+    shuffled_rounds, mirrored = int(numbers[0] * 4), numbers[1] < 0.5
+    image, mask = np.rot90(image, shuffled_rounds), np.rot90(mask, shuffled_rounds)
     if mirrored:
         image, mask = image[:, ::-1], mask[:, ::-1]
     moves = 2 * numbers[2:] - 1
-    contrast = 1 + _MOST_CHANGE_OF_LIGHT * moves[0]
-    light = 255 * _MOST_CHANGE_OF_LIGHT / 2 * moves[1]
-    gain = contrast * (1 + _MOST_CHANGE_OF_COLOUR * moves[2:5])
+    contrast = 1 + _MAX_BRIGHTNESS_CHANGE * moves[0]
+    light = 255 * _MAX_BRIGHTNESS_CHANGE / 2 * moves[1]
+    gain = contrast * (1 + _MAX_COLOR_CHANGE * moves[2:5])
     offset = 128 * (1 - contrast) + light
     moved = image * gain.astype(np.float32) + np.float32(offset)
     return np.clip(np.rint(moved), 0, 255).astype(np.uint8), np.ascontiguousarray(mask)
@@ -252,12 +252,12 @@ def augment(image: Image, mask: Mask, seed: int, epoch: int, place: int) -> tupl
 def _mean_dice(network: SegmenterNetwork, images: Images, masks: Masks, side: int, device: torch.device) -> float:
     """Mean Dice coefficient at the network's own size."""
     network.eval()
-    found: list[float] = []
+    scores: list[float] = []
     try:
         for start in range(0, len(images), BATCH_SIZE):
             logits = network(to_input(images[start : start + BATCH_SIZE], side).to(device))[:, 0]
             for ours, mask in zip((logits > 0).cpu().numpy(), masks[start : start + BATCH_SIZE], strict=True):
-                found.append(dice(ours, mask >= LESION_FROM))
+                scores.append(dice(ours, mask >= LESION_FROM))
     finally:
         network.train()
-    return float(np.mean(found))
+    return float(np.mean(scores))

@@ -25,7 +25,7 @@ NORM_EPS: Final = 1e-5
 LEAKY_RELU_SLOPE: Final = 0.2
 APPEARANCE_SIZE: Final = len(NAMES)
 APPEARANCE_WIDTH: Final = 64
-FEWEST_LEVELS: Final = 5
+MIN_DEPTH: Final = 5
 """Fewer levels than these the original cannot build either: it always has four widths and a bottleneck."""
 
 
@@ -127,7 +127,7 @@ class Appearance(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     @torch.no_grad()
-    def learn(self, table: Tensor) -> None:
+    def set_table(self, table: Tensor) -> None:
         """Keep the appearances (rows, 12) of the images trained on, which numbers are scaled by."""
         self.table.copy_(table)
         self.mean.copy_(table.mean(0))
@@ -236,21 +236,21 @@ class UnetGenerator(nn.Module):
 
     def __init__(self, spec: UnetSpec) -> None:
         super().__init__()
-        if spec.levels < FEWEST_LEVELS:
-            raise ValueError(f"a U-Net generator has at least {FEWEST_LEVELS} levels, got {spec.levels}")
+        if spec.levels < MIN_DEPTH:
+            raise ValueError(f"a U-Net generator has at least {MIN_DEPTH} levels, got {spec.levels}")
         self.spec = spec
         self.model = UnetBlock(spec, 0)
-        self.apply(_initialise)
+        self.apply(_initialize)
         self.appearance = Appearance(spec.appearance_rows, spec.widths[:-1]) if spec.appearance_rows else None
 
     def blocks(self) -> list[UnetBlock]:
         """The levels, from the outermost to the bottleneck."""
-        found: list[UnetBlock] = []
+        blocks: list[UnetBlock] = []
         block: UnetBlock | None = self.model
         while block is not None:
-            found.append(block)
+            blocks.append(block)
             block = block.inside
-        return found
+        return blocks
 
     def forward(self, x: Tensor, appearance: Tensor | None = None) -> Tensor:
         """See the class."""
@@ -283,7 +283,7 @@ class PatchDiscriminator(nn.Module):
                 nn.LeakyReLU(LEAKY_RELU_SLOPE),
             ]
         self.model = nn.Sequential(*layers, nn.Conv2d(8 * ndf, 1, 4, 1, 1))
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -304,11 +304,11 @@ class ScaledDiscriminators(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, input_nc, H, W) to logits (B, 1, H', W') of each, from the full side on."""
-        found = []
+        logits = []
         for scale, network in enumerate(self.scales):
             x = F.avg_pool2d(x, 2) if scale else x
-            found.append(network(x))
-        return found
+            logits.append(network(x))
+        return logits
 
 
 DETAIL_GAIN: Final = 16.0
@@ -340,7 +340,7 @@ def _norm(norm: Norm, channels: int) -> nn.Module:
     return nn.Identity()
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:

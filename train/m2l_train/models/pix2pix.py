@@ -78,7 +78,7 @@ class Pix2Pix:
         for network in (self.generator, self.discriminator):
             network.to(self.device)
             network.to(memory_format=layout)  # type: ignore[call-overload]
-        self.averaged = copy.deepcopy(self.generator).requires_grad_(False) if config.ema else None
+        self.ema_generator = copy.deepcopy(self.generator).requires_grad_(False) if config.ema else None
         """A running average of the generator's weights; None if there is none."""
         self.optimizer_G = self._adam(self.generator)
         self.optimizer_D = self._adam(self.discriminator)
@@ -88,10 +88,10 @@ class Pix2Pix:
         self._run_D: Any = torch.compile(self.discriminator, dynamic=False) if config.compile else self.discriminator
 
     @property
-    def best(self) -> UnetGenerator:
+    def inference_generator(self) -> UnetGenerator:
         """What is judged and exported: the averaged generator, or the generator where none is averaged."""
-        found: UnetGenerator = self.generator if self.averaged is None else self.averaged
-        return found
+        network: UnetGenerator = self.generator if self.ema_generator is None else self.ema_generator
+        return network
 
     def _adam(self, network: torch.nn.Module) -> torch.optim.Adam:
         betas = (self.config.beta1, 0.999)
@@ -99,14 +99,14 @@ class Pix2Pix:
 
     def tensors(self) -> list[Tensor]:
         """All weights and buffers, whose values several processes have to share."""
-        networks = (self.generator, self.discriminator, *(() if self.averaged is None else (self.averaged,)))
+        networks = (self.generator, self.discriminator, *(() if self.ema_generator is None else (self.ema_generator,)))
         return [tensor.data for network in networks for tensor in network.state_dict(keep_vars=True).values()]
 
-    def learn_appearances(self, table: Tensor) -> None:
+    def set_appearance_table(self, table: Tensor) -> None:
         """Take the appearances (rows, 12) of the images trained on; before the first step."""
-        for network in (self.generator, self.averaged):
+        for network in (self.generator, self.ema_generator):
             if network is not None and network.appearance is not None:
-                network.appearance.learn(table)
+                network.appearance.set_table(table)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16)
@@ -134,34 +134,34 @@ class Pix2Pix:
             if self.generator.appearance is None:
                 fake = self._run_G(mask)
             else:
-                fake = self._run_G(mask, self._looks(images, masks, every=2))
+                fake = self._run_G(mask, self._appearance_vectors(images, masks, every=2))
         fake = fake.float()
         on_fake, on_real = self._discriminator_step(mask, fake, real)
         on_gan, l1 = self._generator_step(mask, fake, real)
         self._steps += 1
-        self._follow()
-        found = torch.stack([on_gan, self.config.lambda_l1 * l1, on_real, on_fake])
+        self._update_ema()
+        step_losses = torch.stack([on_gan, self.config.lambda_l1 * l1, on_real, on_fake])
         if self._average is not None:
-            self._average([found])
-        return Losses(*found.tolist())
+            self._average([step_losses])
+        return Losses(*step_losses.tolist())
 
-    def _looks(self, images: Images | Tensor, masks: Masks | Tensor, *, every: int = 1) -> Tensor:
+    def _appearance_vectors(self, images: Images | Tensor, masks: Masks | Tensor, *, every: int = 1) -> Tensor:
         return appearance.measure(_levels(images, self.device), _levels(masks, self.device), every=every)
 
-    def _judge(self, mask: Tensor, image: Tensor, is_real: bool) -> Tensor:
+    def _gan_loss(self, mask: Tensor, image: Tensor, is_real: bool) -> Tensor:
         """The GAN loss of (B, 3, S, S) each, against being judged real or fake; the mean over all discriminators."""
         seen = torch.cat([mask, image, detail(image)] if self.config.detail else [mask, image], 1)
         with self._autocast():
-            found: Tensor | list[Tensor] = self._run_D(seen)
-        logits = [found] if isinstance(found, Tensor) else found
+            output: Tensor | list[Tensor] = self._run_D(seen)
+        logits = [output] if isinstance(output, Tensor) else output
         each = [losses.gan_loss(logit.float(), is_real, self.config.gan_mode) for logit in logits]
         return torch.stack(each).mean() if len(each) > 1 else each[0]
 
     def _discriminator_step(self, mask: Tensor, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         self._require_grad_of_discriminator(True)
         self.optimizer_D.zero_grad()
-        on_fake = self._judge(mask, fake.detach(), False)
-        on_real = self._judge(mask, real, True)
+        on_fake = self._gan_loss(mask, fake.detach(), False)
+        on_real = self._gan_loss(mask, real, True)
         _require_finite(D_fake=on_fake, D_real=on_real)
         _backward(losses.discriminator_loss(on_fake, on_real))
         self._average_gradients(self.discriminator)
@@ -171,7 +171,7 @@ class Pix2Pix:
     def _generator_step(self, mask: Tensor, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         self._require_grad_of_discriminator(False)
         self.optimizer_G.zero_grad()
-        on_gan = self._judge(mask, fake, True)
+        on_gan = self._gan_loss(mask, fake, True)
         l1 = losses.l1(fake, real, self.config.l1_cell)
         _require_finite(G_GAN=on_gan, G_L1=l1)
         _backward(losses.generator_loss(on_gan, l1, self.config.lambda_l1))
@@ -184,12 +184,12 @@ class Pix2Pix:
             self._average([p.grad for p in network.parameters() if p.grad is not None])
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def _update_ema(self) -> None:
         """Bring the averaged weights a little nearer to the generator's; more in the first steps, which are far off."""
-        if self.averaged is not None:
+        if self.ema_generator is not None:
             keep = min(self.config.ema, (1 + self._steps) / (10 + self._steps))
-            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.generator.parameters()), 1 - keep)
-            for mine, other in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
+            torch._foreach_lerp_(list(self.ema_generator.parameters()), list(self.generator.parameters()), 1 - keep)
+            for mine, other in zip(self.ema_generator.buffers(), self.generator.buffers(), strict=True):
                 mine.copy_(other)
 
     def _require_grad_of_discriminator(self, wanted: bool) -> None:
@@ -216,21 +216,24 @@ class Pix2Pix:
             masks: uint8 (B, S, S).
             images: whose appearances are to be painted, uint8 (B, S, S, 3); needed where the generator takes one.
         """
-        network = self.best
-        looks = None
+        network = self.inference_generator
+        appearances = None
         if network.appearance is not None and images is not None:
-            looks = self._looks(images, masks)
+            appearances = self._appearance_vectors(images, masks)
         network.eval()
         try:
-            made = [
-                network(to_input(masks[i : i + 1], self.device), looks if looks is None else looks[i : i + 1])
+            outputs = [
+                network(
+                    to_input(masks[i : i + 1], self.device),
+                    appearances if appearances is None else appearances[i : i + 1],
+                )
                 for i in range(len(masks))
             ]
         finally:
             self.generator.train()
-        pixels = torch.clamp(torch.round((torch.cat(made) + 1) * 127.5), 0, 255)
-        found: Images = pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
-        return found
+        pixels = torch.clamp(torch.round((torch.cat(outputs) + 1) * 127.5), 0, 255)
+        pixels_uint8: Images = pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+        return pixels_uint8
 
 
 def _backward(loss: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from m2l_runtime._utils.text import plural
 from m2l_runtime.errors import DeviceUnavailable, InputError
 
-MOST_THREADS: Final = 1024
+MAX_THREADS: Final = 1024
 """PyTorch and its thread libraries crash when they are asked for very many."""
 
 
@@ -48,10 +48,10 @@ def torch_threads(count: int) -> Iterator[None]:
     """While the block runs, PyTorch's operators use `count` CPU threads.
 
     Raises:
-        InputError: fewer than one, or more than `MOST_THREADS`.
+        InputError: fewer than one, or more than `MAX_THREADS`.
     """
-    if not 1 <= count <= MOST_THREADS:
-        raise InputError(f"threads must be between 1 and {MOST_THREADS}, got {count}")
+    if not 1 <= count <= MAX_THREADS:
+        raise InputError(f"threads must be between 1 and {MAX_THREADS}, got {count}")
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -22,54 +22,54 @@ _VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MA
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """One process among those of the run. Every method is called by all of them, in the same order."""
 
-    number: int = 0
+    rank: int = 0
     """From 0; the first one writes, the others compute."""
-    count: int = 1
+    world_size: int = 1
     device: torch.device = torch.device("cpu")
 
     @property
-    def is_first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the one that writes."""
-        return self.number == 0
+        return self.rank == 0
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace the tensors, in place, by their means over all processes."""
-        if self.count == 1 or not tensors:
+        if self.world_size == 1 or not tensors:
             return
         flat = torch.cat([t.reshape(-1) for t in tensors])
         dist.all_reduce(flat)
-        flat /= self.count
+        flat /= self.world_size
         for tensor, mean in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
             tensor.copy_(mean.view(tensor.shape))
 
-    def take_from_first(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Replace the tensors, in place, by those of the first process."""
-        if self.count > 1:
+        if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
-    def told_by_first(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """What the first process gives; made of plain Python objects."""
-        if self.count == 1:
+        if self.world_size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, 0)
         return box[0]
 
-    def largest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         """The largest of all processes' numbers."""
-        if self.count == 1:
+        if self.world_size == 1:
             return value
-        number = torch.tensor([value], device=self.device)
-        dist.all_reduce(number, dist.ReduceOp.MAX)
-        return int(number.item())
+        tensor = torch.tensor([value], device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor.item())
 
     def wait(self) -> None:
         """Until all have come here."""
-        self.largest(0)
+        self.all_reduce_max(0)
 
 
 def local_device(name: str) -> str:
@@ -79,20 +79,20 @@ def local_device(name: str) -> str:
     return name
 
 
-def processes_here() -> int:
+def local_world_size() -> int:
     """Processes of the run on this machine, which share its CPUs."""
     return _variable("LOCAL_WORLD_SIZE") if _started_by_torchrun() else 1
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Processes]:
+def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     """While the block runs, this process is one of those that torchrun has started; without torchrun, the only one.
 
     Raises:
         InputError: torchrun's variables are in the environment but not all of them, or no numbers.
     """
     if not _started_by_torchrun() or _variable("WORLD_SIZE") == 1:
-        yield Processes(device=device)
+        yield ProcessGroup(device=device)
         return
     missing = [name for name in _VARIABLES if name not in os.environ]
     if missing:
@@ -101,9 +101,9 @@ def joined(device: torch.device) -> Iterator[Processes]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        here = Processes(dist.get_rank(), dist.get_world_size(), device)
-        yield here
-        here.wait()  # whoever leaves while another still talks may bring it down
+        process = ProcessGroup(dist.get_rank(), dist.get_world_size(), device)
+        yield process
+        process.wait()  # whoever leaves while another still talks may bring it down
     finally:
         dist.destroy_process_group()
 

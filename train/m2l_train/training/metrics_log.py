@@ -58,17 +58,17 @@ class MetricsLog:
                 stack.enter_context(contextlib.suppress(OutputError))
             self.close()
 
-    def step(self, step: int, epoch: int, figures: dict[str, float]) -> None:
+    def step(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Figures of one step."""
-        self._write({"step": step, "epoch": epoch, **figures})
+        self._write({"step": step, "epoch": epoch, **metrics})
         if self._events is not None and step % STEPS_PER_EVENT == 0:
-            self._events.scalars("train", figures, step)
+            self._events.scalars("train", metrics, step)
 
-    def epoch(self, step: int, epoch: int, figures: dict[str, float]) -> None:
+    def epoch(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Figures of a whole epoch, at its last step."""
-        self._write({"step": step, "epoch": epoch, **figures})
+        self._write({"step": step, "epoch": epoch, **metrics})
         if self._events is not None:
-            self._events.scalars("epoch", figures, step)
+            self._events.scalars("epoch", metrics, step)
 
     def picture(self, step: int, picture: Any) -> None:
         """A grid (H, W, 3) uint8 for TensorBoard."""
@@ -125,8 +125,8 @@ class _Events:
                 self.close()
             raise
 
-    def scalars(self, group: str, figures: dict[str, float], step: int) -> None:
-        for name, value in figures.items():
+    def scalars(self, group: str, metrics: dict[str, float], step: int) -> None:
+        for name, value in metrics.items():
             self._add(step=step, summary=self._summary.scalar(f"{group}/{name}", value))
 
     def picture(self, name: str, picture: Any, step: int) -> None:
@@ -147,11 +147,11 @@ class _Events:
 
 def _unused(path: Path) -> Path:
     """`path`, or with a number behind it: sessions of one process may begin in one second."""
-    number, found = 0, path
-    while found.exists():
+    number, candidate = 0, path
+    while candidate.exists():
         number += 1
-        found = path.with_name(f"{path.name}.{number}")
-    return found
+        candidate = path.with_name(f"{path.name}.{number}")
+    return candidate
 
 
 def _drop_after(path: Path, last_step: int, epoch: int) -> None:

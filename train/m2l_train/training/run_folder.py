@@ -43,7 +43,7 @@ GENERATOR: Final = "latest_net_G.pth"
 DISCRIMINATOR: Final = "latest_net_D.pth"
 PROGRESS: Final = "progress.json"
 METRICS: Final = "metrics.jsonl"
-GRIDS: Final = "grids"
+SAMPLES: Final = "grids"
 EVENTS: Final = "events"
 
 STATE_FORMAT: Final = 1
@@ -120,7 +120,7 @@ class RunFolder:
             for file in list(self.path.iterdir()):
                 if _NETWORK.fullmatch(file.name):
                     file.unlink()
-            for folder, pattern in ((GRIDS, "epoch_*.png"), (EVENTS, "events.out.tfevents.*")):
+            for folder, pattern in ((SAMPLES, "epoch_*.png"), (EVENTS, "events.out.tfevents.*")):
                 for file in list((self.path / folder).glob(pattern)):
                     file.unlink()
                 with contextlib.suppress(OSError):  # not there, or others' files are in it
@@ -160,7 +160,7 @@ class RunFolder:
             OutputError: the disk is full, or the folder is gone; the state before is still there.
         """
         if keep_epoch is not None:
-            _save(self.path / f"{keep_epoch}_net_G.pth", _best(state))
+            _save(self.path / f"{keep_epoch}_net_G.pth", _inference_weights(state))
         _save(self.path / STATE, state)
         self.save_networks(state, progress)
 
@@ -170,7 +170,7 @@ class RunFolder:
         Raises:
             OutputError
         """
-        sha256 = _save(self.path / GENERATOR, _best(state))
+        sha256 = _save(self.path / GENERATOR, _inference_weights(state))
         _save(self.path / DISCRIMINATOR, state["D"])
         written = msgspec.structs.replace(progress, net_G_sha256=sha256)
         content = msgspec.json.format(msgspec.json.encode(written), indent=2)
@@ -178,14 +178,14 @@ class RunFolder:
 
     def matches(self, progress: Progress) -> bool:
         """Whether the networks and progress.json are those of a state that is as far as `progress`."""
-        found = self.read_progress()
-        if found is None or not (self.path / DISCRIMINATOR).is_file():
+        written = self.read_progress()
+        if written is None or not (self.path / DISCRIMINATOR).is_file():
             return False
         try:
             sha256 = hashlib.sha256((self.path / GENERATOR).read_bytes()).hexdigest()
         except OSError:
             return False
-        return (found.step, found.epoch, found.is_complete, found.net_G_sha256) == (
+        return (written.step, written.epoch, written.is_complete, written.net_G_sha256) == (
             progress.step,
             progress.epoch,
             progress.is_complete,
@@ -228,12 +228,12 @@ class RunFolder:
             )
 
 
-def _best(state: Mapping[str, Any]) -> Any:
+def _inference_weights(state: Mapping[str, Any]) -> Any:
     """The generator to use: the averaged one where there is one."""
     return state.get("G_averaged", state["G"])
 
 
-class _Watched:
+class _ErrorRecorder:
     """A file that remembers why writing failed: PyTorch's writer raises an error of its own instead."""
 
     def __init__(self, file: atomic.HashedFile) -> None:
@@ -254,15 +254,15 @@ class _Watched:
 def _save(path: Path, value: Any) -> str:
     """torch.save, whole or not at all; SHA-256 of the file."""
     file = atomic.HashedFile(path, tag=TAG)
-    watched = _Watched(file)
+    recorder = _ErrorRecorder(file)
     try:
         with atomic.output_errors(path):
             try:
-                torch.save(value, cast(Any, watched))
+                torch.save(value, cast(Any, recorder))
             except RuntimeError:
-                if watched.problem is None:
+                if recorder.problem is None:
                     raise
-                raise watched.problem from None
+                raise recorder.problem from None
         return file.commit()
     finally:
         file.discard()

@@ -19,7 +19,7 @@ from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import Diverged, InputError, OutOfMemory
 from m2l_runtime.output.encoding import SYNTHETIC, encode_png
 from m2l_runtime.runs.lock import locked
-from m2l_train.config import PRESETS, TrainConfig, differences, real_number, whole_number
+from m2l_train.config import PRESETS, TrainConfig, check_float, check_integer, differences
 from m2l_train.config_file import from_json, to_json
 from m2l_train.data import decoded_cache
 from m2l_train.data.batches import Batch, epoch_batches
@@ -27,11 +27,11 @@ from m2l_train.data.data_folder import DataFolder, open_data
 from m2l_train.data.photograph import PairError
 from m2l_train.models.pix2pix import Losses, Pix2Pix
 from m2l_train.training.checkpoint import _STATE_PARTS, _fingerprint, _require_moments, _table_rows
-from m2l_train.training.device import MOST_THREADS, open_device, torch_threads
-from m2l_train.training.distributed import Processes, joined, local_device, processes_here
+from m2l_train.training.device import MAX_THREADS, open_device, torch_threads
+from m2l_train.training.distributed import ProcessGroup, local_device, local_world_size, process_group
 from m2l_train.training.memory import _is_out_of_memory, _memory
 from m2l_train.training.metrics_log import MetricsLog
-from m2l_train.training.run_folder import GRIDS, STATE, STATE_FORMAT, TAG, Progress, RunFolder, versions
+from m2l_train.training.run_folder import SAMPLES, STATE, STATE_FORMAT, TAG, Progress, RunFolder, versions
 from m2l_train.training.validation import Validation
 
 _REASONS: Final = (None, "max_minutes", "max_steps", "stopped")
@@ -141,61 +141,63 @@ def train(
         raise InputError(f"config must be a TrainConfig or None, got {config!r}")
     folder = RunFolder(Path(run))
     where = open_device(local_device(device))
-    with joined(where) as processes:
-        if processes.is_first:
+    with process_group(where) as processes:
+        if processes.is_main_process:
             folder.check(resume=resume, overwrite=overwrite)
         settings = _settings(folder, config, resume)
         _check_shared(settings, processes)
-        found = open_data(data)
+        data_folder = open_data(data)
         _require_apart(Path(data), folder.path)
         atomic.make_folder(folder.path)
-        most = max(1, min(MOST_THREADS, usable_cpus()) // processes_here())
+        most = max(1, min(MAX_THREADS, usable_cpus()) // local_world_size())
         with contextlib.ExitStack() as stack:
-            if processes.is_first:
+            if processes.is_main_process:
                 stack.enter_context(locked(folder.path, (1, 1)))
                 # Again: another one may have begun a run here, and even ended it, between the first look and the lock.
                 folder.check(resume=resume, overwrite=overwrite)
                 settings = _settings(folder, config, resume)
-                atomic.sweep_files(folder.path, TAG)
+                atomic.remove_leftovers(folder.path, TAG)
             stack.enter_context(torch_threads(most if threads is None else threads))
             pool = stack.enter_context(ThreadPoolExecutor(workers or min(usable_cpus(), 8), "m2l-reader"))
-            if not processes.is_first:
+            if not processes.is_main_process:
                 on_start, on_step, on_note = (lambda _, __: None), (lambda _: None), (lambda _: None)
-            warnings = (*found.warnings, *_size_warnings(found, settings))
-            session = _Session(folder, settings, found, where, pool, resume, skip_bad, save_epochs, processes, on_note)
-            if processes.is_first:
+            warnings = (*data_folder.warnings, *_size_warnings(data_folder, settings))
+            session = _Trainer(
+                folder, settings, data_folder, where, pool, resume, skip_bad, save_epochs, processes, on_note
+            )
+            if processes.is_main_process:
                 if resume:
-                    session.mend_networks()
+                    session.repair_networks()
                 else:
                     session.require_first_batch()
                     folder.begin(settings)
-            pairs = f"{plural(len(found.train), 'pair')} to train on, {len(found.val)} to judge by"
-            on_note(f"{pairs} ({found.layout}); {where}, {session.precision}")
+            pairs = f"{plural(len(data_folder.train), 'pair')} to train on, {len(data_folder.val)} to judge by"
+            on_note(f"{pairs} ({data_folder.layout}); {where}, {session.precision}")
             for warning in warnings:
                 on_note(f"warning: {warning}")
-            limits = _Limits(max_steps, max_minutes, save_minutes, should_stop)
-            if processes.is_first:
+            stop_conditions = _StopConditions(max_steps, max_minutes, save_minutes, should_stop)
+            if processes.is_main_process:
                 log = MetricsLog(folder.path, session.step, session.epoch, tensorboard=tensorboard)
                 metrics = stack.enter_context(log)
             else:
                 metrics = None
-            return session.run(metrics, limits, warnings, on_start, on_step, on_note)
+            return session.run(metrics, stop_conditions, warnings, on_start, on_step, on_note)
 
 
-def _check_shared(config: TrainConfig, processes: Processes) -> None:
+def _check_shared(config: TrainConfig, processes: ProcessGroup) -> None:
     """Several processes can share the batches.
 
     Raises:
         InputError
     """
-    if processes.count == 1:
+    if processes.world_size == 1:
         return
     if not config.decode_once:
-        raise InputError(f"{processes.count} processes share what is decoded once; give --decode-once")
-    if config.batch_size % processes.count:
+        raise InputError(f"{processes.world_size} processes share what is decoded once; give --decode-once")
+    if config.batch_size % processes.world_size:
         raise InputError(
-            f"a batch of {config.batch_size} cannot be dealt out evenly to {processes.count} processes; give "
-            f"--batch-size as a multiple of {processes.count}"
+            f"a batch of {config.batch_size} cannot be dealt out evenly to {processes.world_size} processes; give "
+            f"--batch-size as a multiple of {processes.world_size}"
         )
 
 
@@ -208,17 +210,17 @@ def _check_limits(
     save_epochs: int,
 ) -> None:
     for name, value, low, high in (
-        ("threads", threads, 1, MOST_THREADS),
-        ("workers", workers, 1, MOST_THREADS),
+        ("threads", threads, 1, MAX_THREADS),
+        ("workers", workers, 1, MAX_THREADS),
         ("max_steps", max_steps, 1, 10**9),
     ):
         if value is not None:
-            whole_number(name, value, low, high)
-    whole_number("save_epochs", save_epochs, 0, 10**9)
+            check_integer(name, value, low, high)
+    check_integer("save_epochs", save_epochs, 0, 10**9)
     for name, minutes in (("max_minutes", max_minutes), ("save_minutes", save_minutes)):
         if minutes is None and name == "max_minutes":
             continue
-        if not 0 <= real_number(name, minutes) <= 1e9:
+        if not 0 <= check_float(name, minutes) <= 1e9:
             raise InputError(f"{name} must be between 0 and 1000000000, got {minutes}")
 
 
@@ -256,7 +258,7 @@ def _size_warnings(data: DataFolder, config: TrainConfig) -> tuple[str, ...]:
 
 
 @dataclass
-class _Limits:
+class _StopConditions:
     max_steps: int | None
     max_minutes: float | None
     save_minutes: float
@@ -274,7 +276,7 @@ class _Limits:
         return None
 
 
-class _Session:
+class _Trainer:
     """A run in this process: networks, where it is, what it writes."""
 
     def __init__(
@@ -287,7 +289,7 @@ class _Session:
         resume: bool,
         skip_bad: bool,
         save_epochs: int,
-        processes: Processes,
+        processes: ProcessGroup,
         on_note: Callable[[str], None],
     ) -> None:
         self._processes = processes
@@ -310,16 +312,16 @@ class _Session:
             if config.decode_once:
                 self._decode(on_note)
             table = None
-            if config.appearance and state is None and processes.is_first:
+            if config.appearance and state is None and processes.is_main_process:
                 table = self._appearances(on_note)
-            rows = processes.told_by_first(_table_rows(state) if table is None else len(table))
-            average = None if processes.count == 1 else processes.average
+            rows = processes.broadcast_object(_table_rows(state) if table is None else len(table))
+            average = None if processes.world_size == 1 else processes.average
             self._networks = Pix2Pix(config, device, appearance_rows=rows, average=average)
             if table is not None:
-                self._networks.learn_appearances(table)
+                self._networks.set_appearance_table(table)
             if state is not None:
                 self._restore(state)
-            processes.take_from_first(self._networks.tensors())
+            processes.broadcast(self._networks.tensors())
         self._has_state = state is not None
         self._session_began, self._seconds_before = time.monotonic(), self._seconds
         with _memory(self._validation_advice):
@@ -355,22 +357,22 @@ class _Session:
         """
         if self._pixels is not None:
             if len(self._bad) == len(self._data.train):
-                raise InputError(self._nothing_read(self._skipped or []))
+                raise InputError(self._nothing_read_message(self._skipped or []))
             return
         skipped: list[str] | None = None if self._skipped is None else []
         batches = epoch_batches(self._data.train, self._config, 1, self._pool, skipped=skipped, ahead=1)
         with contextlib.closing(batches):
             if next(batches, None) is None:
-                raise InputError(self._nothing_read(skipped or []))
+                raise InputError(self._nothing_read_message(skipped or []))
 
     def _decode(self, on_note: Callable[[str], None]) -> None:
         """All pairs to a file that loses its name once all processes have mapped it."""
         pairs, processes, began = self._data.train, self._processes, time.monotonic()
         file = self._folder.path / f"{atomic.PREFIX}{TAG}decoded-{os.getpid()}{atomic.SUFFIX}"
         try:
-            if processes.is_first:
+            if processes.is_main_process:
                 self._bad = decoded_cache.decode_pairs(pairs, self._config, file, self._pool, self._skipped)
-            name, bad = processes.told_by_first((file.name, sorted(self._bad)))
+            name, bad = processes.broadcast_object((file.name, sorted(self._bad)))
             self._bad = set(bad)
             self._pixels = decoded_cache.map_pixels(file.with_name(name), len(pairs), self._config.crop_from)
             processes.wait()
@@ -387,7 +389,7 @@ class _Session:
             on_note("measuring the appearance of all images")
             table = decoded_cache.appearances_of(self._data.train, self._config, self._pool, self._device)
         if not len(table):
-            raise InputError(self._nothing_read(self._skipped or []))
+            raise InputError(self._nothing_read_message(self._skipped or []))
         return table
 
     def _batches(self) -> Generator[Batch, None, None]:
@@ -404,10 +406,10 @@ class _Session:
             self._pool,
             self._device,
             after=self._position,
-            share=(self._processes.number, self._processes.count),
+            share=(self._processes.rank, self._processes.world_size),
         )
 
-    def mend_networks(self) -> None:
+    def repair_networks(self) -> None:
         """Write what a kill right after the state has kept from being written."""
         if self._has_state and not self._folder.matches(self._progress()):
             self._folder.save_networks(self._state(), self._progress())
@@ -415,7 +417,7 @@ class _Session:
     def run(
         self,
         metrics: MetricsLog | None,
-        limits: _Limits,
+        stop_conditions: _StopConditions,
         warnings: tuple[str, ...],
         on_start: Callable[[int, int], None],
         on_step: Callable[[StepResult], None],
@@ -423,8 +425,8 @@ class _Session:
     ) -> TrainReport:
         self._metrics, config, pair_count = metrics, self._config, len(self._data.train)
         total = config.epoch_count * pair_count
-        if limits.max_steps is not None:
-            total = min(total, limits.max_steps * config.batch_size)
+        if stop_conditions.max_steps is not None:
+            total = min(total, stop_conditions.max_steps * config.batch_size)
         seen = min(total, (self._epoch - 1) * pair_count + self._position + 1)
         was_complete, images = self._is_complete, 0
         reason: str | None = None
@@ -435,7 +437,7 @@ class _Session:
         self._session_began, self._seconds_before = began, self._seconds
         try:
             while not self._is_complete and reason is None:
-                reason = self._agreed(limits.reason(self._step))
+                reason = self._agree_on_stop(stop_conditions.reason(self._step))
                 if reason is not None:
                     break
                 self._networks.set_learning_rate(config.learning_rate(self._epoch))
@@ -444,28 +446,28 @@ class _Session:
                     last, is_new, is_over = time.perf_counter(), self._position < 0, False
                     bad_before = len(self._skipped or ())
                     for batch in batches:
-                        losses = self._take(batch)
+                        losses = self._train_batch(batch)
                         now = time.perf_counter()
-                        images += len(batch.names) * self._processes.count
-                        figures = {
+                        images += len(batch.names) * self._processes.world_size
+                        losses_and_rates = {
                             **asdict(losses),
                             "lr": config.learning_rate(self._epoch),
-                            "images_per_s": round(self._processes.count * len(batch.names) / (now - last), 3),
+                            "images_per_s": round(self._processes.world_size * len(batch.names) / (now - last), 3),
                         }
                         last = now
                         if self._metrics is not None:
-                            self._metrics.step(self._step, self._epoch, figures)
+                            self._metrics.step(self._step, self._epoch, losses_and_rates)
                         on_step(StepResult(self._step, self._epoch, len(batch.names), losses))
-                        reason = self._agreed(limits.reason(self._step))
+                        reason = self._agree_on_stop(stop_conditions.reason(self._step))
                         if reason is not None:
                             is_over = self._was_last(batch, batches)
                             break
-                        if time.monotonic() - saved >= 60 * limits.save_minutes:
+                        if time.monotonic() - saved >= 60 * stop_conditions.save_minutes:
                             self._save()
                             saved = time.monotonic()
                     else:
                         if is_new and self._position < 0:
-                            raise InputError(self._nothing_read((self._skipped or [])[bad_before:]))
+                            raise InputError(self._nothing_read_message((self._skipped or [])[bad_before:]))
                         is_over = True
                     if is_over:
                         on_note(self._end_epoch())
@@ -492,12 +494,12 @@ class _Session:
             val_l1_levels=self._val_l1,
             warnings=warnings,
             skipped=self._skipped or [],
-            process=self._processes.number,
+            process=self._processes.rank,
         )
 
-    def _agreed(self, reason: str | None) -> str | None:
+    def _agree_on_stop(self, reason: str | None) -> str | None:
         """Why to end now: what any of the processes has found, and all of them the same."""
-        return _REASONS[self._processes.largest(_REASONS.index(reason))]
+        return _REASONS[self._processes.all_reduce_max(_REASONS.index(reason))]
 
     @property
     def _is_complete(self) -> bool:
@@ -509,14 +511,14 @@ class _Session:
             return True
         return self._skipped is not None and next(batches, None) is None
 
-    def _nothing_read(self, problems: list[str]) -> str:
+    def _nothing_read_message(self, problems: list[str]) -> str:
         first = problems[0] if problems else "unknown"
         return (
             f"none of the {plural(len(self._data.train), 'pair')} can be read in epoch {self._epoch}, so there is "
             f"nothing to train on; the first: {first}. Bring the data back, then --resume"
         )
 
-    def _take(self, batch: Batch) -> Losses:
+    def _train_batch(self, batch: Batch) -> Losses:
         """One step on a batch."""
         names = printable(", ".join(batch.names))
         try:
@@ -537,16 +539,18 @@ class _Session:
         if tried > 1:  # fewer than the batch size where the data has no more
             what = f"{self._device} has too little memory for {what}"
             return f"{what}; a batch of {tried // 2} may fit: --batch-size {tried // 2}"
-        return self._narrower(what)
+        return self._narrower_network_advice(what)
 
     def _network_advice(self) -> str:
         config = self._config
-        return self._narrower(f"networks of ngf {config.ngf} and ndf {config.ndf} at {config.image_size} pixels")
+        return self._narrower_network_advice(
+            f"networks of ngf {config.ngf} and ndf {config.ndf} at {config.image_size} pixels"
+        )
 
     def _validation_advice(self) -> str:
-        return self._narrower(f"validation at {self._config.image_size} pixels, ngf {self._config.ngf}")
+        return self._narrower_network_advice(f"validation at {self._config.image_size} pixels, ngf {self._config.ngf}")
 
-    def _narrower(self, what: str) -> str:
+    def _narrower_network_advice(self, what: str) -> str:
         ngf, ndf = (max(1, value // 2) for value in (self._config.ngf, self._config.ndf))
         return f"{self._device} has too little memory for {what}; a narrower network may fit: --ngf {ngf} --ndf {ndf}"
 
@@ -556,16 +560,20 @@ class _Session:
             self._epoch, self._position = self._epoch + 1, -1
             return ""
         with _memory(self._validation_advice):
-            figures, picture = self._validation.judge(self._networks)
-        self._val_l1 = round(figures.l1_levels, 4)
+            losses_and_rates, picture = self._validation.evaluate(self._networks)
+        self._val_l1 = round(losses_and_rates.l1_levels, 4)
         epoch = self._epoch
         self._metrics.epoch(
             self._step,
             epoch,
-            {"val_l1_levels": self._val_l1, "val_psnr_db": round(figures.psnr_db, 4), "hours": round(self._hours(), 5)},
+            {
+                "val_l1_levels": self._val_l1,
+                "val_psnr_db": round(losses_and_rates.psnr_db, 4),
+                "hours": round(self._hours(), 5),
+            },
         )
         self._metrics.picture(self._step, picture)
-        path = self._folder.path / GRIDS / f"epoch_{epoch:04}.png"
+        path = self._folder.path / SAMPLES / f"epoch_{epoch:04}.png"
         with atomic.output_errors(path):  # not its parents: a run folder that is gone is an error
             path.parent.mkdir(exist_ok=True)
         content = encode_png(picture, {"Description": f"mask | synthesized | real. {SYNTHETIC}"})
@@ -573,8 +581,9 @@ class _Session:
         self._epoch, self._position = epoch + 1, -1
         self._save(epoch if self._save_epochs and epoch % self._save_epochs == 0 else None)
         return (
-            f"epoch {epoch} of {self._config.epoch_count}: {figures.l1_levels:.2f} levels from the real images, "
-            f"PSNR {figures.psnr_db:.2f} dB on {plural(len(self._validation.masks), 'pair')} ({path.name})"
+            f"epoch {epoch} of {self._config.epoch_count}: {losses_and_rates.l1_levels:.2f} levels from the real "
+            "images, "
+            f"PSNR {losses_and_rates.psnr_db:.2f} dB on {plural(len(self._validation.masks), 'pair')} ({path.name})"
         )
 
     def _hours(self) -> float:
@@ -607,7 +616,7 @@ class _Session:
             "val_l1": self._val_l1,
             "G": networks.generator.state_dict(),
             "D": networks.discriminator.state_dict(),
-            **({} if networks.averaged is None else {"G_averaged": networks.averaged.state_dict()}),
+            **({} if networks.ema_generator is None else {"G_averaged": networks.ema_generator.state_dict()}),
             "optimizer_G": networks.optimizer_G.state_dict(),
             "optimizer_D": networks.optimizer_D.state_dict(),
             "rng_cpu": torch.get_rng_state(),
@@ -664,8 +673,8 @@ class _Session:
         try:
             networks.generator.load_state_dict(state["G"])
             networks.discriminator.load_state_dict(state["D"])
-            if networks.averaged is not None:
-                networks.averaged.load_state_dict(state["G_averaged"])
+            if networks.ema_generator is not None:
+                networks.ema_generator.load_state_dict(state["G_averaged"])
             networks.optimizer_G.load_state_dict(state["optimizer_G"])
             networks.optimizer_D.load_state_dict(state["optimizer_D"])
             for optimizer in (networks.optimizer_G, networks.optimizer_D):

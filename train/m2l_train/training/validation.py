@@ -59,22 +59,22 @@ class Validation:
         self.masks: Masks = np.stack(masks)
         self.images: Images = np.stack(images)
 
-    def judge(self, networks: Pix2Pix) -> tuple[Figures, Image]:
+    def evaluate(self, networks: Pix2Pix) -> tuple[Figures, Image]:
         """(figures over all pairs, a grid of some).
 
         A generator that takes an appearance gets that of the real image.
         """
-        made = np.concatenate(
+        synthesized = np.concatenate(
             [networks.synthesize(self.masks[i : i + 8], self.images[i : i + 8]) for i in range(0, len(self.masks), 8)]
         )
-        difference = made.astype(np.float32) - self.images
+        difference = synthesized.astype(np.float32) - self.images
         square = float(np.square(difference).mean(dtype=np.float64))
-        figures = Figures(
+        metrics = Figures(
             l1_levels=float(np.abs(difference).mean(dtype=np.float64)),
             psnr_db=math.inf if square == 0 else 10 * math.log10(255**2 / square),
         )
-        rows = np.unique(np.linspace(0, len(made) - 1, min(GRID_ROWS, len(made))).astype(int))
-        return figures, grid(self.masks[rows], made[rows], self.images[rows])
+        rows = np.unique(np.linspace(0, len(synthesized) - 1, min(GRID_ROWS, len(synthesized))).astype(int))
+        return metrics, grid(self.masks[rows], synthesized[rows], self.images[rows])
 
 
 def grid(masks: Masks, made: Images, real: Images) -> Image:

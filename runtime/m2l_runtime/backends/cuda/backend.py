@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.backends.base import Inputs, Settings
+from m2l_runtime.backends.base import BackendSettings, Inputs
 from m2l_runtime.backends.cuda.engine import Engine
-from m2l_runtime.backends.cuda.executor import Ring
-from m2l_runtime.backends.cuda.runtime_api import Driver
+from m2l_runtime.backends.cuda.executor import Executor
+from m2l_runtime.backends.cuda.runtime_api import CudaRuntime
 from m2l_runtime.backends.messages import failure
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import M2LError
@@ -22,52 +22,52 @@ STREAMS: Final = 2
 """Calls at once where it is left open: while one computes, the other's masks come in or its images go out."""
 
 
-def open_ring(
-    driver: Driver,
+def open_executor(
+    cuda_runtime: CudaRuntime,
     engine: Engine,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     batch_size: int,
     streams: int,
-) -> Ring:
+) -> Executor:
     """A ring of one batch size in which every slot has made a call; the engine is closed where that fails.
 
     Raises:
         EngineError: the engine does not run, or memory does not hold what it needs.
     """
     try:
-        ring = Ring(driver, engine, inputs, outputs, (batch_size,), slots=streams)
+        executor = Executor(cuda_runtime, engine, inputs, outputs, (batch_size,), slots=streams)
     except BaseException:
         engine.close()
         raise
     try:
-        ring.warm_up()
+        executor.warm_up()
     except BaseException:
-        ring.close()
+        executor.close()
         raise
-    return ring
+    return executor
 
 
-class RingBackend:
+class CudaBackend:
     """Implements :class:`m2l_runtime.backends.base.Backend`. Its `run` may be called from several threads at once."""
 
     def __init__(
-        self, ring: Ring, settings: Settings, notes: tuple[str, ...] = (), build_s: float | None = None
+        self, executor: Executor, settings: BackendSettings, notes: tuple[str, ...] = (), build_s: float | None = None
     ) -> None:
         self.settings = settings
         self.build_s = build_s
-        self._ring = ring
+        self._executor = executor
         self._notes = notes
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know; what the ring found out while it ran is among it."""
-        return self._notes + self._ring.notes
+        return self._notes + self._executor.notes
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
         """See :class:`m2l_runtime.backends.base.Backend`."""
         try:
-            return self._ring.run(inputs)
+            return self._executor.run(inputs)
         except M2LError:
             raise
         except Exception as error:
@@ -75,4 +75,4 @@ class RingBackend:
 
     def close(self) -> None:
         """Give back what is held on the card."""
-        self._ring.close()
+        self._executor.close()

@@ -23,7 +23,7 @@ _PACKAGES: Final = ("cuda", "cuda.bindings", "cuda.bindings.runtime")
 
 
 @dataclass(frozen=True)
-class Card:
+class Gpu:
     """A card that CUDA lets this process use."""
 
     index: int
@@ -37,7 +37,7 @@ class Card:
     """The newest CUDA that the driver supports: "13.0"."""
 
 
-def find_cards() -> tuple[Card, ...]:
+def find_gpus() -> tuple[Gpu, ...]:
     """All cards, at least one, by index. Takes none of their memory.
 
     Raises:
@@ -57,7 +57,7 @@ def find_cards() -> tuple[Card, ...]:
         if code != 0:
             raise unavailable(runtime, code)
         cards.append(
-            Card(
+            Gpu(
                 index=index,
                 name=printable(properties.name.partition(b"\0")[0].decode("utf-8", "replace")),
                 compute_capability=f"{properties.major}.{properties.minor}",
@@ -68,13 +68,13 @@ def find_cards() -> tuple[Card, ...]:
     return tuple(cards)
 
 
-def card(index: int) -> Card:
+def card(index: int) -> Gpu:
     """The card of an index.
 
     Raises:
-        EngineNotInstalled, DeviceUnavailable: as :func:`find_cards`; or there is no card of that index.
+        EngineNotInstalled, DeviceUnavailable: as :func:`find_gpus`; or there is no card of that index.
     """
-    cards = find_cards()
+    cards = find_gpus()
     if 0 <= index < len(cards):
         return cards[index]
     there = ", ".join(f"cuda:{found.index} ({found.name})" for found in cards)
@@ -142,13 +142,13 @@ def _memory_in_use_bytes(runtime: Any, index: int) -> int | None:
     return int(total) - int(free) if code == 0 else None
 
 
-def _about_driver(runtime: Any) -> str:
+def _driver_advice(runtime: Any) -> str:
     _, version = runtime.cudaDriverGetVersion()
     _, needed = runtime.cudaRuntimeGetVersion()
     return f"the driver supports CUDA {_version(version)} and CUDA {needed // 1000} is needed: update the driver"
 
 
-def _about_visibility(_: Any) -> str:
+def _visibility_advice(_: Any) -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return "see whether nvidia-smi lists a card"
@@ -156,8 +156,8 @@ def _about_visibility(_: Any) -> str:
 
 
 _ADVICE: Final[Mapping[str, Callable[[Any], str]]] = {
-    "cudaErrorInsufficientDriver": _about_driver,
-    "cudaErrorNoDevice": _about_visibility,
+    "cudaErrorInsufficientDriver": _driver_advice,
+    "cudaErrorNoDevice": _visibility_advice,
     "cudaErrorInvalidDevice": lambda _: "choose one of the cards that nvidia-smi lists",
     "cudaErrorDevicesUnavailable": lambda _: "another process may hold the card for itself: wait for its end",
     "cudaErrorInitializationError": lambda _: (

@@ -22,14 +22,14 @@ from m2l_runtime._utils.signals import raise_interrupt
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.base import Inputs
 from m2l_runtime.backends.cuda.engine import Engine
-from m2l_runtime.backends.cuda.runtime_api import Driver
+from m2l_runtime.backends.cuda.runtime_api import CudaRuntime
 from m2l_runtime.backends.cuda.slots import Slot, Streams, sides_of
-from m2l_runtime.backends.messages import is_out_of_memory, too_little_memory
+from m2l_runtime.backends.messages import is_out_of_memory, out_of_memory_advice
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import EngineError
 
 
-class Ring:
+class Executor:
     """An engine and the slots that its calls take. Its `run` may be called from several threads at once.
 
     Closing it closes the engine; where the constructor raises, the engine is left to the caller.
@@ -50,7 +50,7 @@ class Ring:
 
     def __init__(
         self,
-        driver: Driver,
+        cuda_runtime: CudaRuntime,
         engine: Engine,
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
@@ -65,7 +65,7 @@ class Ring:
         if not outputs or outputs[0].dtype != "uint8":
             got = f"{outputs[0].dtype} {printable(outputs[0].name)}" if outputs else "no output"
             raise EngineError(f"the first output must be the images, uint8, got {got}; list them first")
-        self._driver = driver
+        self._cuda_runtime = cuda_runtime
         self._engine = engine
         self._inputs = tuple(inputs)
         self._batch_sizes = sorted(set(batch_sizes))
@@ -77,18 +77,20 @@ class Ring:
         self._changed = threading.Condition()  # of the three below
         self._is_closed = False
         self._failure: str | None = None
-        with contextlib.ExitStack() as resources, self._too_little_memory_told():
-            driver.make_current()
-            self._streams = Streams.create(driver, resources)
-            self._slots = [Slot.create(driver, resources, inputs, outputs, self._batch_sizes[-1]) for _ in range(slots)]
+        with contextlib.ExitStack() as resources, self._explaining_out_of_memory():
+            cuda_runtime.make_current()
+            self._streams = Streams.create(cuda_runtime, resources)
+            self._slots = [
+                Slot.create(cuda_runtime, resources, inputs, outputs, self._batch_sizes[-1]) for _ in range(slots)
+            ]
             for slot in self._slots:  # so that a first call computes on zeros, not on whatever the card holds
                 for tensor in slot.inputs.values():
                     tensor.memory[:] = 0
-                    driver.copy_in(tensor.address, tensor.memory, self._streams.copy_in)
-            driver.synchronise_stream(self._streams.copy_in)
+                    cuda_runtime.copy_in(tensor.address, tensor.memory, self._streams.copy_in)
+            cuda_runtime.synchronize_stream(self._streams.copy_in)
             resources.callback(engine.close)  # ahead of the memory that it was told of
             for slot in self._slots:
-                resources.callback(slot.forget)  # ahead of the engine, parts of which these calls hold
+                resources.callback(slot.reset)  # ahead of the engine, parts of which these calls hold
             self._resources = resources.pop_all()
         self._idle = self._slots[::-1]
 
@@ -114,7 +116,7 @@ class Ring:
         self._check_process()
         count = self._count(inputs)
         batch_size = self._batch_sizes[bisect_left(self._batch_sizes, count)]
-        with self._taken(self._slots) as slot:
+        with self._reserve_slot(self._slots) as slot:
             slot.fill(inputs, count, batch_size)
             self._compute(slot, batch_size)
             return slot.images.items[:count].copy()
@@ -127,7 +129,7 @@ class Ring:
         """
         self._check_process()
         for slot in self._slots:
-            with self._taken([slot]):
+            with self._reserve_slot([slot]):
                 for batch_size in self._batch_sizes:
                     slot.fill({}, 0, batch_size)
                     self._compute(slot, batch_size)
@@ -148,7 +150,7 @@ class Ring:
         ignored = contextlib.nullcontext() if self._failure is None else contextlib.suppress(EngineError)
         with self._submitting, ignored:
             try:
-                self._driver.make_current()
+                self._cuda_runtime.make_current()
             finally:
                 self._resources.close()
 
@@ -181,7 +183,7 @@ class Ring:
         return count
 
     @contextlib.contextmanager
-    def _taken(self, wanted: Collection[Slot]) -> Iterator[Slot]:
+    def _reserve_slot(self, wanted: Collection[Slot]) -> Iterator[Slot]:
         """One of the slots wanted, when it is idle; it is idle again after the block, however that ends."""
         with self._changed:
             self._changed.wait_for(
@@ -205,56 +207,56 @@ class Ring:
 
     def _compute(self, slot: Slot, batch_size: int) -> None:
         """The slot's inputs to its images. Nothing touches its memory any more when this returns or raises."""
-        with self._too_little_memory_told():
+        with self._explaining_out_of_memory():
             try:
                 with self._submitting:
                     self._submit(slot, batch_size)
-                self._driver.synchronise_event(slot.copied_out)
+                self._cuda_runtime.synchronize_event(slot.copied_out)
             except BaseException as error:
-                self._settle(error)
+                self._drain_after_failure(error)
                 raise
 
     def _submit(self, slot: Slot, batch_size: int) -> None:
-        driver, streams = self._driver, self._streams
-        driver.make_current()
+        cuda_runtime, streams = self._cuda_runtime, self._streams
+        cuda_runtime.make_current()
         call = slot.calls.get(batch_size) or self._prepare(slot, batch_size)
         for tensor in slot.inputs.values():
-            driver.copy_in(tensor.address, tensor.first(batch_size), streams.copy_in)
-        driver.record(slot.copied_in, streams.copy_in)
-        driver.wait(streams.compute, slot.copied_in)
+            cuda_runtime.copy_in(tensor.address, tensor.first(batch_size), streams.copy_in)
+        cuda_runtime.record(slot.copied_in, streams.copy_in)
+        cuda_runtime.wait(streams.compute, slot.copied_in)
         call()
-        driver.record(slot.computed, streams.compute)
-        driver.wait(streams.copy_out, slot.computed)
-        driver.copy_out(slot.images.first(batch_size), slot.images.address, streams.copy_out)
-        driver.record(slot.copied_out, streams.copy_out)
+        cuda_runtime.record(slot.computed, streams.compute)
+        cuda_runtime.wait(streams.copy_out, slot.computed)
+        cuda_runtime.copy_out(slot.images.first(batch_size), slot.images.address, streams.copy_out)
+        cuda_runtime.record(slot.copied_out, streams.copy_out)
 
     def _prepare(self, slot: Slot, batch_size: int) -> Callable[[], None]:
         """What puts a call of this batch size on the stream, as a graph where it can be one."""
-        driver, stream = self._driver, self._streams.compute
+        cuda_runtime, stream = self._cuda_runtime, self._streams.compute
         if batch_size not in slot.prepared:
             slot.prepared[batch_size] = self._engine.prepare(slot.addresses, batch_size, stream)
         call = prepared = slot.prepared[batch_size]
         if self._use_graphs:
             prepared()  # engines load and allocate in their first call, which cannot be captured
-            driver.synchronise_stream(stream)
+            cuda_runtime.synchronize_stream(stream)
             try:
-                graph = driver.capture(stream, prepared)
+                graph = cuda_runtime.capture(stream, prepared)
             except Exception as error:  # noqa: BLE001 - engines say in many ways that they cannot be captured
                 raise_interrupt(error)
                 self._use_graphs = False
                 self._notes.append(f"calls do not run as CUDA graphs, which may cost speed: {error}")
             else:
-                self._resources.callback(driver.destroy_graph, graph)
-                call = functools.partial(driver.launch, graph, stream)
+                self._resources.callback(cuda_runtime.destroy_graph, graph)
+                call = functools.partial(cuda_runtime.launch, graph, stream)
         slot.calls[batch_size] = call
         return call
 
-    def _settle(self, cause: BaseException) -> None:
+    def _drain_after_failure(self, cause: BaseException) -> None:
         """Wait for what a failed call may have left on the streams; where that fails as well, no call can follow."""
         try:
             with self._submitting:  # a stream that is captured must not be waited for
                 for stream in self._streams.all:
-                    self._driver.synchronise_stream(stream)
+                    self._cuda_runtime.synchronize_stream(stream)
         except BaseException as error:
             with self._changed:
                 self._failure = self._failure or str(cause) or type(cause).__name__
@@ -262,12 +264,12 @@ class Ring:
                 raise
 
     @contextlib.contextmanager
-    def _too_little_memory_told(self) -> Iterator[None]:
+    def _explaining_out_of_memory(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             if is_out_of_memory(error):
-                raise EngineError(too_little_memory(self._batch_sizes[-1], self._slot_count)) from error
+                raise EngineError(out_of_memory_advice(self._batch_sizes[-1], self._slot_count)) from error
             raise
 
 

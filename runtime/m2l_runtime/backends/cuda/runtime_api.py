@@ -16,7 +16,7 @@ Bytes = npt.NDArray[np.uint8]
 """uint8 (size,) in C order."""
 
 
-class Driver(Protocol):
+class CudaRuntime(Protocol):
     """One card. Streams, events, graphs and addresses on the card are CUDA's handles as numbers.
 
     All methods may be called from several threads, and raise EngineError where CUDA does not do what is asked;
@@ -70,7 +70,7 @@ class Driver(Protocol):
         """Have what comes later on the stream wait for what the event stands for now."""
         ...
 
-    def synchronise_event(self, event: int) -> None:
+    def synchronize_event(self, event: int) -> None:
         """Wait until what the event stands for is done. Other threads of Python run meanwhile."""
         ...
 
@@ -82,7 +82,7 @@ class Driver(Protocol):
         """Put on the stream a copy from the card to pinned memory, all of it. Does not wait for it."""
         ...
 
-    def synchronise_stream(self, stream: int) -> None:
+    def synchronize_stream(self, stream: int) -> None:
         """Wait until all on the stream is done. Other threads of Python run meanwhile."""
         ...
 
@@ -118,13 +118,13 @@ _UNAVAILABLE: Final = frozenset(
 )
 
 
-class CudaDriver:
-    """The card cuda:`index` by CUDA's runtime; see :class:`Driver`.
+class BindingsRuntime:
+    """The card cuda:`index` by CUDA's runtime; see :class:`CudaRuntime`.
 
     The current card is a thread's own and anyone may change it, so every call here sets it first.
 
     Raises:
-        EngineNotInstalled, DeviceUnavailable: see :func:`m2l_runtime.backends.cuda.devices.find_cards`.
+        EngineNotInstalled, DeviceUnavailable: see :func:`m2l_runtime.backends.cuda.devices.find_gpus`.
     """
 
     def __init__(self, index: int) -> None:
@@ -133,71 +133,71 @@ class CudaDriver:
         self.make_current()
 
     def make_current(self) -> None:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         self._result("cudaSetDevice", self._runtime.cudaSetDevice(self._index))
 
     def allocate_pinned(self, size: int) -> Bytes:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         address = int(self._call("cudaHostAlloc", size, self._runtime.cudaHostAllocDefault))
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def free_pinned(self, memory: Bytes) -> None:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         self._call("cudaFreeHost", memory.ctypes.data)
 
     def allocate(self, size: int) -> int:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         return int(self._call("cudaMalloc", size))
 
     def free(self, address: int) -> None:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         self._call("cudaFree", address)
 
     def create_stream(self) -> int:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         return int(self._call("cudaStreamCreateWithFlags", self._runtime.cudaStreamNonBlocking))
 
     def destroy_stream(self, stream: int) -> None:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         self._call("cudaStreamDestroy", stream)
 
     def create_event(self) -> int:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         # Who waits for one spins: sooner told, at the price of a CPU; cudaEventBlockingSync is the other way.
         return int(self._call("cudaEventCreateWithFlags", self._runtime.cudaEventDisableTiming))
 
     def destroy_event(self, event: int) -> None:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         self._call("cudaEventDestroy", event)
 
     def record(self, event: int, stream: int) -> None:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         self._call("cudaEventRecord", event, stream)
 
     def wait(self, stream: int, event: int) -> None:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         self._call("cudaStreamWaitEvent", stream, event, 0)
 
-    def synchronise_event(self, event: int) -> None:
-        """See :class:`Driver`."""
+    def synchronize_event(self, event: int) -> None:
+        """See :class:`CudaRuntime`."""
         self._call("cudaEventSynchronize", event)
 
     def copy_in(self, address: int, memory: Bytes, stream: int) -> None:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", address, memory.ctypes.data, memory.nbytes, kind, stream)
 
     def copy_out(self, memory: Bytes, address: int, stream: int) -> None:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", memory.ctypes.data, address, memory.nbytes, kind, stream)
 
-    def synchronise_stream(self, stream: int) -> None:
-        """See :class:`Driver`."""
+    def synchronize_stream(self, stream: int) -> None:
+        """See :class:`CudaRuntime`."""
         self._call("cudaStreamSynchronize", stream)
 
     def capture(self, stream: int, call: Callable[[], None]) -> int:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", stream, mode)
         try:
@@ -221,11 +221,11 @@ class CudaDriver:
         return executable
 
     def launch(self, graph: int, stream: int) -> None:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         self._call("cudaGraphLaunch", graph, stream)
 
     def destroy_graph(self, graph: int) -> None:
-        """See :class:`Driver`."""
+        """See :class:`CudaRuntime`."""
         self._call("cudaGraphExecDestroy", graph)
 
     def _call(self, name: str, *arguments: Any) -> Any:
@@ -240,13 +240,13 @@ class CudaDriver:
         self._runtime.cudaGetLastError()  # CUDA keeps it, and who asks for it next would take it for their own
         said = words(self._runtime, code)
         if code.name == "cudaErrorMemoryAllocation":
-            wanted = self._memory_wanted(name, *arguments)
+            wanted = self._requested_bytes(name, *arguments)
             raise EngineError(f"{wanted} ({name}: {said}); choose a smaller batch size or fewer streams")
         if code.name in _UNAVAILABLE:
             raise unavailable(self._runtime, code)
         raise EngineError(f"CUDA failed on cuda:{self._index} in {name}: {said}")
 
-    def _memory_wanted(self, name: str, *arguments: Any) -> str:
+    def _requested_bytes(self, name: str, *arguments: Any) -> str:
         if name == "cudaHostAlloc":
             return f"this machine's memory does not hold {arguments[0]:,} bytes to copy to and from cuda:{self._index}"
         wanted = f"{arguments[0]:,} bytes more" if name == "cudaMalloc" else "what this takes"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m2l_runtime.backends.base import Inputs
-from m2l_runtime.backends.cuda.runtime_api import Bytes, Driver
+from m2l_runtime.backends.cuda.runtime_api import Bytes, CudaRuntime
 from m2l_runtime.bundle.schema import TensorSpec
 
 
@@ -25,11 +25,11 @@ class Streams:
     copy_out: int
 
     @classmethod
-    def create(cls, driver: Driver, resources: contextlib.ExitStack) -> Streams:
+    def create(cls, cuda_runtime: CudaRuntime, resources: contextlib.ExitStack) -> Streams:
         """Three streams; `resources` gives them back."""
 
         def stream() -> int:
-            return _owned(resources, driver.create_stream(), driver.destroy_stream)
+            return _owned(resources, cuda_runtime.create_stream(), cuda_runtime.destroy_stream)
 
         return cls(copy_in=stream(), compute=stream(), copy_out=stream())
 
@@ -51,11 +51,11 @@ class Tensor:
     """On the card."""
 
     @classmethod
-    def create(cls, driver: Driver, resources: contextlib.ExitStack, spec: TensorSpec, count: int) -> Tensor:
+    def create(cls, cuda_runtime: CudaRuntime, resources: contextlib.ExitStack, spec: TensorSpec, count: int) -> Tensor:
         """Room for `count` items; `resources` gives it back."""
         byte_count = _size(spec, count)
-        memory = _owned(resources, driver.allocate_pinned(byte_count), driver.free_pinned)
-        address = _owned(resources, driver.allocate(byte_count), driver.free)
+        memory = _owned(resources, cuda_runtime.allocate_pinned(byte_count), cuda_runtime.free_pinned)
+        address = _owned(resources, cuda_runtime.allocate(byte_count), cuda_runtime.free)
         return cls(memory, memory.view(spec.dtype).reshape(count, *sides_of(spec)), address)
 
     def first(self, count: int) -> Bytes:
@@ -82,7 +82,7 @@ class Slot:
     @classmethod
     def create(
         cls,
-        driver: Driver,
+        cuda_runtime: CudaRuntime,
         resources: contextlib.ExitStack,
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
@@ -91,13 +91,13 @@ class Slot:
         """A slot for calls of up to `count` items; `resources` gives back what it holds."""
 
         def event() -> int:
-            return _owned(resources, driver.create_event(), driver.destroy_event)
+            return _owned(resources, cuda_runtime.create_event(), cuda_runtime.destroy_event)
 
-        tensors = {spec.name: Tensor.create(driver, resources, spec, count) for spec in inputs}
-        images = Tensor.create(driver, resources, outputs[0], count)
+        tensors = {spec.name: Tensor.create(cuda_runtime, resources, spec, count) for spec in inputs}
+        images = Tensor.create(cuda_runtime, resources, outputs[0], count)
         addresses = {name: tensor.address for name, tensor in tensors.items()} | {outputs[0].name: images.address}
         for spec in outputs[1:]:
-            addresses[spec.name] = _owned(resources, driver.allocate(_size(spec, count)), driver.free)
+            addresses[spec.name] = _owned(resources, cuda_runtime.allocate(_size(spec, count)), cuda_runtime.free)
         return cls(tensors, images, addresses, copied_in=event(), computed=event(), copied_out=event())
 
     def fill(self, inputs: Inputs, count: int, batch_size: int) -> None:
@@ -107,18 +107,18 @@ class Slot:
                 tensor.items[:count] = inputs[name]
             tensor.items[count:batch_size] = 0
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Let go of the engine's calls."""
         self.calls.clear()
         self.prepared.clear()
 
 
-_Thing = TypeVar("_Thing")
+_Resource = TypeVar("_Resource")
 
 
-def _owned(resources: contextlib.ExitStack, thing: _Thing, give_back: Callable[[_Thing], None]) -> _Thing:
-    resources.callback(give_back, thing)
-    return thing
+def _owned(resources: contextlib.ExitStack, resource: _Resource, release: Callable[[_Resource], None]) -> _Resource:
+    resources.callback(release, resource)
+    return resource
 
 
 def sides_of(spec: TensorSpec) -> tuple[int, ...]:

@@ -14,20 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from m2l_runtime._utils.signals import signals_held
+from m2l_runtime._utils.signals import deferred_signals
 from m2l_runtime._utils.text import printable
-from m2l_runtime.backends.cuda.devices import Card
+from m2l_runtime.backends.cuda.devices import Gpu
 from m2l_runtime.backends.trt import inspect
 from m2l_runtime.backends.trt.inspect import TYPES, ConvolutionType, LayerType
 from m2l_runtime.backends.trt.library import TITLES, first_line, load, log, logger, reason
-from m2l_runtime.bundle.schema import Flavour, TensorSpec
+from m2l_runtime.bundle.schema import TensorRtVariant, TensorSpec
 from m2l_runtime.errors import EngineError
 
 COMPUTE_CAPABILITIES: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """That TensorRT for RTX builds for; Hopper, 9.0, is not among them."""
-MOST_MASKS: Final = 4096
+MAX_MASKS: Final = 4096
 """Of a call, as a manifest has it."""
-LEAST_SHARE: Final = 0.95
+MIN_PRECISION_SHARE: Final = 0.95
 """Of the convolutions, that have to compute in the precision asked for."""
 
 
@@ -39,14 +39,14 @@ class PlanError(EngineError):
 class BuildOptions:
     """What a plan is built for."""
 
-    flavour: Flavour = "tensorrt_rtx"
+    flavour: TensorRtVariant = "tensorrt_rtx"
     batch_sizes: tuple[int, int, int] = (1, 16, 64)
     """Least, most likely and largest number of masks of a call."""
     compute_capability: str | None = None
     """Such as 8.9; None: that of `card`. Only TensorRT for RTX builds for another than the card's."""
-    card: Card | None = None
+    card: Gpu | None = None
     """The card that is there; None where there is none."""
-    optimisation_level: int | None = None
+    optimization_level: int | None = None
     """0 to 5; None: the library's own."""
     memory_limit_bytes: int | None = None
     """Of scratch memory on the card; None: all of it."""
@@ -61,7 +61,7 @@ class Plan:
     """A plan and what it was built for."""
 
     content: bytes = field(repr=False)
-    flavour: Flavour
+    flavour: TensorRtVariant
     version: str
     """Of the library: plans run in no other."""
     compute_capability: str
@@ -92,7 +92,7 @@ def build_plan(
     *,
     float_count: int = 0,
 ) -> Plan:
-    """Build it, and refuse it if fewer than `LEAST_SHARE` of the convolutions compute in `precision`.
+    """Build it, and refuse it if fewer than `MIN_PRECISION_SHARE` of the convolutions compute in `precision`.
 
     Args:
         content: ONNX of `inputs`, all with an open batch axis.
@@ -111,7 +111,7 @@ def build_plan(
     capability = require_target(options)
     library = load(options.flavour)
     began = time.perf_counter()
-    with signals_held() as has_signal, log(library) as lines:
+    with deferred_signals() as has_signal, log(library) as lines:
         builder = library.Builder(logger(library))
         network = builder.create_network(0)
         _parse(library, network, content)
@@ -131,14 +131,16 @@ def build_plan(
             limit = "" if options.memory_limit_bytes is None else "; a larger memory limit may help"
             raise PlanError(f"{TITLES[options.flavour]} did not build the plan: {reason(lines)}{limit}")
         plan = bytes(built)
-        found: Sequence[ConvolutionType] = ()
+        convolution_types: Sequence[ConvolutionType] = ()
         if options.card is not None and options.card.compute_capability == capability:
-            found = inspect.convolutions(library, plan)
-            if len(found) < len(convolutions):  # some are in layers that tell of no convolution
-                lines.append(f"info: the inspector tells of {len(found)} of {len(convolutions)} convolutions")
-                found = ()
+            convolution_types = inspect.convolutions(library, plan)
+            if len(convolution_types) < len(convolutions):  # some are in layers that tell of no convolution
+                lines.append(
+                    f"info: the inspector tells of {len(convolution_types)} of {len(convolutions)} convolutions"
+                )
+                convolution_types = ()
             else:
-                _require(found, precision, float_count)
+                _require(convolution_types, precision, float_count)
         return Plan(
             content=plan,
             flavour=options.flavour,
@@ -147,8 +149,8 @@ def build_plan(
             card=None if options.flavour == "tensorrt_rtx" or options.card is None else options.card.name,
             batch_sizes=options.batch_sizes,
             onnx_sha256=hashlib.sha256(content).hexdigest(),
-            convolutions=tuple(found or convolutions),
-            types_read_from="engine" if found else "network",
+            convolutions=tuple(convolution_types or convolutions),
+            types_read_from="engine" if convolution_types else "network",
             timing_cache=b"" if cache is None else bytes(cache.serialize()),
             log=tuple(lines),
             seconds=time.perf_counter() - began,
@@ -166,10 +168,10 @@ def require_target(options: BuildOptions) -> str:
         raise PlanError(
             f"batch sizes are least, likely and largest, from 1 and in order; got {least}, {likely}, {most}"
         )
-    if most > MOST_MASKS:
-        raise PlanError(f"a call takes at most {MOST_MASKS:,} masks; got {most:,}")
-    if options.optimisation_level is not None and not 0 <= options.optimisation_level <= 5:
-        raise PlanError(f"the optimisation level is 0 to 5; got {options.optimisation_level}")
+    if most > MAX_MASKS:
+        raise PlanError(f"a call takes at most {MAX_MASKS:,} masks; got {most:,}")
+    if options.optimization_level is not None and not 0 <= options.optimization_level <= 5:
+        raise PlanError(f"the optimisation level is 0 to 5; got {options.optimization_level}")
     there = None if options.card is None else options.card.compute_capability
     capability = options.compute_capability or there
     title = TITLES[options.flavour]
@@ -209,8 +211,8 @@ def _configured(library: Any, builder: Any, options: BuildOptions, capability: s
         config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(library.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
-    if options.optimisation_level is not None:
-        config.builder_optimization_level = options.optimisation_level
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
     if options.memory_limit_bytes is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.memory_limit_bytes)
     return config
@@ -235,9 +237,9 @@ def _parse(library: Any, network: Any, content: bytes) -> None:
     parser = library.OnnxParser(network, logger(library))
     if parser.parse(content):
         return
-    found = [parser.get_error(place) for place in range(parser.num_errors)]
-    told = "; ".join(f"{e.node_operator()} {e.node_name()!r}: {first_line(e.desc())}" for e in found[:3])
-    more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+    errors = [parser.get_error(place) for place in range(parser.num_errors)]
+    told = "; ".join(f"{e.node_operator()} {e.node_name()!r}: {first_line(e.desc())}" for e in errors[:3])
+    more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
     raise PlanError(f"TensorRT does not take the graph: {told or 'no reason given'}{more}")
 
 
@@ -274,10 +276,10 @@ def _convolutions(library: Any, network: Any) -> tuple[ConvolutionType, ...]:
 
 def _require(convolutions: Sequence[ConvolutionType], precision: LayerType, float_count: int) -> None:
     as_asked, count = sum(one.type == precision for one in convolutions), len(convolutions) - float_count
-    if as_asked < LEAST_SHARE * count or count < 1:
+    if as_asked < MIN_PRECISION_SHARE * count or count < 1:
         others = ", ".join(f"{one.name} in {one.type}" for one in convolutions if one.type != precision)
         raise PlanError(
-            f"{as_asked} of {count} convolutions compute in {precision}, at least {LEAST_SHARE:.0%} have to "
+            f"{as_asked} of {count} convolutions compute in {precision}, at least {MIN_PRECISION_SHARE:.0%} have to "
             f"({others or 'there are none'}); TensorRT takes the types of the graph: export it in {precision}"
         )
 

@@ -10,24 +10,24 @@ from contextlib import contextmanager
 from typing import Any, Final, get_args
 
 from m2l_runtime._utils.signals import raise_interrupt
-from m2l_runtime.bundle.schema import Flavour
+from m2l_runtime.bundle.schema import TensorRtVariant
 from m2l_runtime.errors import EngineNotInstalled
 
-FLAVOURS: Final[tuple[Flavour, ...]] = get_args(Flavour)
-TITLES: Final[dict[Flavour, str]] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
-INSTALL: Final[dict[Flavour, str]] = {
+TENSORRT_VARIANTS: Final[tuple[TensorRtVariant, ...]] = get_args(TensorRtVariant)
+TITLES: Final[dict[TensorRtVariant, str]] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
+INSTALL: Final[dict[TensorRtVariant, str]] = {
     "tensorrt": "pip install tensorrt-cu13",
     "tensorrt_rtx": "pip install '.[tensorrt-rtx]' in a checkout of m2l",
 }
-_MOST_LINES: Final = 2000
+_MAX_LINES: Final = 2000
 
 
-def installed() -> tuple[Flavour, ...]:
+def installed() -> tuple[TensorRtVariant, ...]:
     """Flavours that are here, as far as can be told without importing them."""
-    return tuple(flavour for flavour in FLAVOURS if importlib.util.find_spec(flavour) is not None)
+    return tuple(flavour for flavour in TENSORRT_VARIANTS if importlib.util.find_spec(flavour) is not None)
 
 
-def load(flavour: Flavour) -> Any:
+def load(flavour: TensorRtVariant) -> Any:
     """The library's module. Loading it needs no card; making an engine of a plan does, and ends the process without.
 
     Raises:
@@ -52,7 +52,7 @@ def logger(library: Any) -> Any:
             self.lines: list[str] | None = None
 
         def log(self, severity: Any, message: str) -> None:
-            if severity != library.ILogger.VERBOSE and self.lines is not None and len(self.lines) < _MOST_LINES:
+            if severity != library.ILogger.VERBOSE and self.lines is not None and len(self.lines) < _MAX_LINES:
                 self.lines.append(f"{severity.name.lower()}: {first_line(message)}")
 
     return Logger()

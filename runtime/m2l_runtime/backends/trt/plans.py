@@ -10,31 +10,31 @@ from pathlib import Path
 from typing import Any, Final
 
 from m2l_runtime._utils.text import printable
-from m2l_runtime.backends.base import Offer
-from m2l_runtime.backends.cuda.devices import Card, card
+from m2l_runtime.backends.base import PlanRef
+from m2l_runtime.backends.cuda.devices import Gpu, card
 from m2l_runtime.backends.trt import library as libraries
 from m2l_runtime.backends.trt.build import COMPUTE_CAPABILITIES
-from m2l_runtime.bundle.schema import Flavour, Manifest, PlanFile, Precision
+from m2l_runtime.bundle.schema import Manifest, PlanFile, Precision, TensorRtVariant
 from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled
 
-TRUST: Final = (
+TRUST_ADVICE: Final = (
     "plans are code, and a bundle's are loaded only where its maker is trusted: --trust-engines (trust_engines=True)"
 )
 
-RECIPE: Final = "1"
+CACHE_VERSION: Final = "1"
 """Of how plans are built: raised when that changes, so that older ones are not taken."""
 
 
 @dataclass(frozen=True)
-class Here:
+class Environment:
     """What is here to run plans."""
 
-    card: Card
-    versions: dict[Flavour, str]
+    card: Gpu
+    versions: dict[TensorRtVariant, str]
     """Of the flavours that load."""
 
     @property
-    def builder(self) -> Flavour | None:
+    def builder(self) -> TensorRtVariant | None:
         """The flavour that builds for this card: TensorRT, which times what it builds, ahead of TensorRT for RTX."""
         if "tensorrt" in self.versions:
             return "tensorrt"
@@ -48,42 +48,42 @@ class Here:
         return f"{there} on {printable(self.card.name)} (compute capability {self.card.compute_capability})"
 
 
-def look_around(index: int = 0) -> Here:
+def detect_environment(index: int = 0) -> Environment:
     """The card `index`, then the libraries: these are asked nothing before a card is known to be there.
 
     Raises:
         DeviceUnavailable: there is no such card.
         EngineNotInstalled: what finds cards is not installed.
     """
-    found = card(index)
-    versions: dict[Flavour, str] = {}
+    gpu = card(index)
+    versions: dict[TensorRtVariant, str] = {}
     for flavour in libraries.installed():
         try:
             versions[flavour] = str(libraries.load(flavour).__version__)
         except EngineNotInstalled:
             continue
-    return Here(found, versions)
+    return Environment(gpu, versions)
 
 
-def mismatch(plan: PlanFile, here: Here) -> str | None:
+def mismatch(plan: PlanFile, environment: Environment) -> str | None:
     """Why a plan does not run here, both sides named; None if it does."""
-    title, version = libraries.TITLES[plan.flavour], here.versions.get(plan.flavour)
+    title, version = libraries.TITLES[plan.flavour], environment.versions.get(plan.flavour)
     if version is None:
         return f"it is for {title}, which is not installed here: {libraries.INSTALL[plan.flavour]}"
     if version != plan.version:
         return f"it is for {title} {printable(plan.version)}, here is {version}"
-    if plan.compute_capability != here.card.compute_capability:
+    if plan.compute_capability != environment.card.compute_capability:
         return (
-            f"it is for compute capability {plan.compute_capability}, here is {here.card.compute_capability} "
-            f"({printable(here.card.name)})"
+            f"it is for compute capability {plan.compute_capability}, here is {environment.card.compute_capability} "
+            f"({printable(environment.card.name)})"
         )
-    if plan.card is not None and plan.card != here.card.name:
-        return f"it is for {printable(plan.card)}, here is {printable(here.card.name)}"
+    if plan.card is not None and plan.card != environment.card.name:
+        return f"it is for {printable(plan.card)}, here is {printable(environment.card.name)}"
     return None
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PlanCompatibility:
     """Whether a bundle's plan loads here."""
 
     path: str
@@ -91,46 +91,52 @@ class Verdict:
     detail: str
 
 
-def verdicts(manifest: Manifest, index: int = 0) -> list[Verdict]:
+def check_plans(manifest: Manifest, index: int = 0) -> list[PlanCompatibility]:
     """Of every plan of a bundle. No engine is made, so that nothing of an untrusted plan runs."""
     if not manifest.plans:
         return []
     try:
-        here = look_around(index)
+        environment = detect_environment(index)
     except (DeviceUnavailable, EngineNotInstalled) as error:
-        return [Verdict(plan.file.path, False, str(error)) for plan in manifest.plans]
-    found = []
+        return [PlanCompatibility(plan.file.path, False, str(error)) for plan in manifest.plans]
+    results = []
     for plan in manifest.plans:
-        why = mismatch(plan, here)
-        found.append(Verdict(plan.file.path, why is None, f"with --trust-engines, on {here}" if why is None else why))
-    return found
+        why = mismatch(plan, environment)
+        results.append(
+            PlanCompatibility(
+                plan.file.path, why is None, f"with --trust-engines, on {environment}" if why is None else why
+            )
+        )
+    return results
 
 
 @dataclass(frozen=True)
-class Search:
+class PlanSearch:
     """The plan to take, if there is one, and what there was to say of the others."""
 
-    offer: Offer | None
+    plan_ref: PlanRef | None
     reasons: tuple[str, ...]
 
 
-def find(offers: Sequence[Offer], here: Here, precision: Precision, batch_size: int, is_trusted: bool) -> Search:
+def find_plan(
+    plan_refs: Sequence[PlanRef], environment: Environment, precision: Precision, batch_size: int, is_trusted: bool
+) -> PlanSearch:
     """The first plan of a bundle that runs a batch of this size here, if plans are trusted."""
     reasons: list[str] = []
-    for offer in offers:
-        plan = offer.entry
+    for plan_ref in plan_refs:
+        plan = plan_ref.entry
         if plan.precision != precision:
             continue
-        why = mismatch(plan, here)
+        why = mismatch(plan, environment)
         least, _, most = plan.batch_sizes
         if why is None and not least <= batch_size <= most:
             why = f"it takes {least} to {most} masks a call, asked for are {batch_size}"
         if why is None and not is_trusted:
-            why = f"it fits, but {TRUST}"
+            why = f"it fits, but {TRUST_ADVICE}"
         if why is None:
-            return Search(offer, tuple(reasons))
+            return PlanSearch(plan_ref, tuple(reasons))
         reasons.append(f"{plan.file.path}: {why}")
-    return Search(None, tuple(reasons))
+    return PlanSearch(None, tuple(reasons))
 
 
 def cache_folder() -> Path:
@@ -146,17 +152,17 @@ def cache_folder() -> Path:
     return Path(base if Path(base).is_absolute() else Path.home() / ".cache", "m2l", "plans")
 
 
-def cache_words(
-    here: Here, flavour: Flavour, precision: Precision, batch_size: int, onnx_sha256: str
+def plan_cache_key(
+    environment: Environment, flavour: TensorRtVariant, precision: Precision, batch_size: int, onnx_sha256: str
 ) -> dict[str, Any]:
     """What a plan is kept under: all that it depends on."""
     return {
-        "recipe": RECIPE,
+        "recipe": CACHE_VERSION,
         "model": onnx_sha256,
-        "engine": f"{flavour} {here.versions[flavour]}",
-        "compute capability": here.card.compute_capability,
-        "card": here.card.name,
-        "driver": here.card.driver_version,
+        "engine": f"{flavour} {environment.versions[flavour]}",
+        "compute capability": environment.card.compute_capability,
+        "card": environment.card.name,
+        "driver": environment.card.driver_version,
         "precision": precision,
         "batch size": str(batch_size),
     }

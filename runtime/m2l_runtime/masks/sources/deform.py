@@ -28,14 +28,14 @@ from m2l_runtime.masks.mask_set import MaskSet
 from m2l_runtime.masks.sources.freeform import NEVER_FOLDS, Field, basis, pixel_places, spread, stretch, vibrations
 from m2l_runtime.masks.sources.lesions import LESION_FROM, Lesion, Lesions, read_lesions, touches_frame
 from m2l_runtime.masks.sources.mask_source import check_size
-from m2l_runtime.masks.sources.shape_modes import BOX_RADII, Variation, learn
+from m2l_runtime.masks.sources.shape_modes import BOX_RADII, Variation, fit_variation
 from m2l_runtime.masks.sources.statistics import count_parts
 from m2l_runtime.types import Mask
 
 OVERSAMPLING: Final = 2
 """Masks are deformed at so many times their size, then brought to it as training does."""
 
-MOST_DRAWS: Final = 100
+MAX_ATTEMPTS: Final = 100
 """Draws for one mask, before it is given up."""
 
 _ALL: Final = slice(None)
@@ -94,7 +94,7 @@ def open_deformations(
         InputError: there is no mask to deform, or too few to learn from.
     """
     lesions = read_lesions(mask_set(masks), OVERSAMPLING * options.size, on_mask=on_mask)
-    return Deformations(lesions, options, learn(lesions, options.modes) if options.alpha < 1 else None)
+    return Deformations(lesions, options, fit_variation(lesions, options.modes) if options.alpha < 1 else None)
 
 
 class Deformations:
@@ -136,7 +136,7 @@ class Deformations:
         source = lesion.mask()
         parts = count_parts(source >= LESION_FROM)
         folded = 0
-        for attempt in range(MOST_DRAWS):
+        for attempt in range(MAX_ATTEMPTS):
             warp = self.warp(lesion, number, attempt)
             if warp.folds():
                 folded += 1
@@ -147,8 +147,8 @@ class Deformations:
             if is_inside and 1 <= count_parts(inside) <= parts:  # more come in from beyond the frame
                 return resize(deformed, (self._options.size, self._options.size))
         raise InputError(
-            f"{printable(lesion.label)}: none of {MOST_DRAWS} deformations can be used: {folded} fold, "
-            f"{MOST_DRAWS - folded} take the lesion out of the frame or apart; give a smaller --range (up to "
+            f"{printable(lesion.label)}: none of {MAX_ATTEMPTS} deformations can be used: {folded} fold, "
+            f"{MAX_ATTEMPTS - folded} take the lesion out of the frame or apart; give a smaller --range (up to "
             f"{NEVER_FOLDS} nothing folds, got {self._options.range:g}) or fewer --modes"
         )
 
@@ -238,7 +238,7 @@ class Warp:
         box = 2 * BOX_RADII * pose.radius * scale
         places = pixel_places(size) * size
         rows, columns = (
-            basis((places - centre * scale) / box + 0.5, n, clamped=False, slope=slope) for centre in (pose.y, pose.x)
+            basis((places - center * scale) / box + 0.5, n, clamped=False, slope=slope) for center in (pose.y, pose.x)
         )
         return rows, columns
 

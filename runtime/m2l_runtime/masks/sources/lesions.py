@@ -16,7 +16,7 @@ from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._utils.text import plural, printable, stem
 from m2l_runtime.errors import InputError, MaskFileError
 from m2l_runtime.masks.mask_set import MaskSet
-from m2l_runtime.output.encoding import encode_grey_mask
+from m2l_runtime.output.encoding import encode_gray_mask
 from m2l_runtime.types import Mask
 
 LESION_FROM: Final = 128
@@ -64,7 +64,7 @@ class Lesions:
 
 
 def read_lesions(
-    masks: MaskSet, side: int, *, most: int | None = None, on_mask: Callable[[], None] = lambda: None
+    masks: MaskSet, side: int, *, max_count: int | None = None, on_mask: Callable[[], None] = lambda: None
 ) -> Lesions:
     """Read masks, squashed to (side, side).
 
@@ -78,23 +78,23 @@ def read_lesions(
         InputError: none of them can be used.
     """
     names = list(masks.names)
-    if most is not None and len(names) > most:
-        names = [names[place] for place in np.linspace(0, len(names) - 1, most).astype(int)]
-    found: list[Lesion] = []
+    if max_count is not None and len(names) > max_count:
+        names = [names[place] for place in np.linspace(0, len(names) - 1, max_count).astype(int)]
+    lesions: list[Lesion] = []
     left_out: list[str] = []
     with ThreadPoolExecutor(usable_cpus(), "m2l-worker") as pool:
         for one in pool.map(lambda name: _read(masks, name, side), names):
             if isinstance(one, str):
                 left_out.append(one)
             else:
-                found.append(one)
+                lesions.append(one)
             on_mask()
-    if not found:
+    if not lesions:
         where = "there are no masks" if masks.base is None else f"{printable(masks.base)} has no mask to go by"
         more = f", and {plural(len(left_out) - 1, 'more mask')}" if len(left_out) > 1 else ""
         first = f" (got {left_out[0]}{more})" if left_out else ""
         raise InputError(f"{where}; expected masks of a lesion with some background{first}")
-    return Lesions(side, tuple(found), tuple(left_out))
+    return Lesions(side, tuple(lesions), tuple(left_out))
 
 
 def _read(masks: MaskSet, name: str, side: int) -> Lesion | str:
@@ -105,7 +105,7 @@ def _read(masks: MaskSet, name: str, side: int) -> Lesion | str:
     inside = file.mask >= LESION_FROM
     if inside.all() or not inside.any():
         return f"{printable(name)}: is {'all lesion' if inside.any() else 'empty'}"
-    return Lesion(_word(stem(name)), encode_grey_mask(file.mask), side, pose(inside), touches_frame(inside))
+    return Lesion(_word(stem(name)), encode_gray_mask(file.mask), side, pose(inside), touches_frame(inside))
 
 
 def pose(inside: npt.NDArray[np.bool_]) -> Pose:

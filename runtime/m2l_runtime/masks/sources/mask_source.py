@@ -8,12 +8,12 @@ from typing import Final, Protocol
 
 from m2l_runtime.errors import EngineNotInstalled, InputError
 from m2l_runtime.masks.mask_file import MaskFile, parse_mask
-from m2l_runtime.output.encoding import encode_grey_mask
+from m2l_runtime.output.encoding import encode_gray_mask
 from m2l_runtime.types import Mask
 
-MOST_MASKS: Final = 10_000_000
-SMALLEST_SIDE: Final = 16
-LARGEST_SIDE: Final = 4096
+MAX_MASKS: Final = 10_000_000
+MIN_SIDE: Final = 16
+MAX_SIDE: Final = 4096
 NOT_INSTALLED: Final = "needs {package}, which is not installed: pip install '.[masks]' in a checkout of m2l"
 
 
@@ -50,8 +50,8 @@ class DrawnMasks:
         Raises:
             InputError: `count` is out of range.
         """
-        if not 1 <= count <= MOST_MASKS:
-            raise InputError(f"the number of masks must be between 1 and {MOST_MASKS:,}, got {count:,}")
+        if not 1 <= count <= MAX_MASKS:
+            raise InputError(f"the number of masks must be between 1 and {MAX_MASKS:,}, got {count:,}")
         self.source: Final = source
         self.seed: Final = source.seed
         digits = max(6, len(str(count - 1)))
@@ -63,7 +63,7 @@ class DrawnMasks:
 
     def content(self, name: str) -> bytes:
         """The PNG file of a mask, as `m2l masks` writes it."""
-        return encode_grey_mask(self.mask(name))
+        return encode_gray_mask(self.mask(name))
 
     def read(self, name: str, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
         """See MaskSet."""
@@ -80,8 +80,8 @@ def check_size(size: int) -> None:
     Raises:
         InputError
     """
-    if not SMALLEST_SIDE <= size <= LARGEST_SIDE:
-        raise InputError(f"the size must be between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels, got {size}")
+    if not MIN_SIDE <= size <= MAX_SIDE:
+        raise InputError(f"the size must be between {MIN_SIDE} and {MAX_SIDE} pixels, got {size}")
 
 
 def not_installed(error: ModuleNotFoundError, what: str) -> EngineNotInstalled:

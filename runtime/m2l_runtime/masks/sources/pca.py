@@ -36,19 +36,19 @@ from m2l_runtime.masks.sources.statistics import largest_part
 from m2l_runtime.types import Mask
 
 FORMAT: Final = "m2l shape model 1"
-FEWEST_MASKS: Final = 3
-MOST_MASKS: Final = 2000
+MIN_MASKS: Final = 3
+MAX_MASKS: Final = 2000
 """Masks that are learnt from, at most; evenly spaced."""
-MOST_COMPONENTS: Final = 32
+MAX_COMPONENTS: Final = 32
 READ_SIDE: Final = 256
 """Pixels that masks to learn from are read at."""
-MOST_SIGMAS: Final = 5.0
-MOST_DRAWS: Final = 100
+MAX_SIGMAS: Final = 5.0
+MAX_ATTEMPTS: Final = 100
 _SIDE: Final = 128
 _BOX_RADII: Final = 3.0
 _NEAR_RADII: Final = 0.6
 _OVERSAMPLING: Final = 2
-_MOST_FILE_BYTES: Final = 1 << 26
+_MAX_FILE_BYTES: Final = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class ShapeModel:
             )
 
 
-def learn(lesions: Lesions) -> ShapeModel:
-    """A model of the lesions' shapes: as many components as they have, at most `MOST_COMPONENTS`.
+def fit_shape_model(lesions: Lesions) -> ShapeModel:
+    """A model of the lesions' shapes: as many components as they have, at most `MAX_COMPONENTS`.
 
     Lesions that touch the frame are passed over: their shape is the frame's.
 
@@ -101,9 +101,9 @@ def learn(lesions: Lesions) -> ShapeModel:
     """
     chosen = [lesion for lesion in lesions.lesions if not lesion.touches_frame]
     count, cut = len(chosen), len(lesions.lesions) - len(chosen)
-    if count < FEWEST_MASKS:
+    if count < MIN_MASKS:
         raise InputError(
-            f"principal components need at least {FEWEST_MASKS} masks whose lesion lies inside the frame, got {count}"
+            f"principal components need at least {MIN_MASKS} masks whose lesion lies inside the frame, got {count}"
             + (f" and {cut} whose lesion touches it" if cut else "")
         )
     # Threads of the linear algebra that wait for one another cost more than they give.
@@ -111,15 +111,15 @@ def learn(lesions: Lesions) -> ShapeModel:
         found = list(pool.map(_aligned, chosen))
         maps = np.stack([one for one, _ in found]).reshape(count, -1)
         mean = maps.mean(0, dtype=np.float64)
-        centred = maps - mean.astype(np.float32)
-        gram = (centred @ centred.T).astype(np.float64)
+        centered = maps - mean.astype(np.float32)
+        gram = (centered @ centered.T).astype(np.float64)
         squares, vectors = np.linalg.eigh(gram)
         squares, vectors = squares[::-1], vectors[:, ::-1]
         total = max(float(np.trace(gram)), 1e-30)
-        kept = min(MOST_COMPONENTS, count - 1, int((squares > 1e-6 * total).sum()))
+        kept = min(MAX_COMPONENTS, count - 1, int((squares > 1e-6 * total).sum()))
         if kept < 1 or total / count < 1e-6 * maps.shape[1]:
             raise InputError(f"the {count} masks have one shape, so there is nothing to learn")
-        components = (vectors[:, :kept].T.astype(np.float32) @ centred).astype(np.float64)
+        components = (vectors[:, :kept].T.astype(np.float32) @ centered).astype(np.float64)
     components /= np.linalg.norm(components, axis=1, keepdims=True)
     strongest = np.take_along_axis(components, np.abs(components).argmax(1)[:, None], 1)
     components *= np.sign(strongest)  # an eigenvector's sign means nothing: fix it
@@ -257,19 +257,19 @@ class RandomShapes:
             InputError: no shape that is drawn fits the frame.
         """
         count = len(self.model.components)
-        for attempt in range(MOST_DRAWS):
+        for attempt in range(MAX_ATTEMPTS):
             place, turn = uniform(2, self.seed, "pca place", number, attempt)
             coefficients = np.clip(normal(count, self.seed, "pca", number, attempt), -self.sigmas, self.sigmas)
             y, x, radius, _ = self.model.poses[int(place * len(self.model.poses))]
             mask = render(self.model, coefficients, (y, x, radius, 2 * np.pi * turn), self.size)
             if mask is not None:
                 return mask
-        raise InputError(f"none of {MOST_DRAWS} shapes of the model fits the frame; give fewer --sigmas")
+        raise InputError(f"none of {MAX_ATTEMPTS} shapes of the model fits the frame; give fewer --sigmas")
 
 
 def _check_sigmas(sigmas: float) -> None:
-    if not 0 < sigmas <= MOST_SIGMAS:
-        raise InputError(f"sigmas must be above 0 and at most {MOST_SIGMAS:g} standard deviations, got {sigmas:g}")
+    if not 0 < sigmas <= MAX_SIGMAS:
+        raise InputError(f"sigmas must be above 0 and at most {MAX_SIGMAS:g} standard deviations, got {sigmas:g}")
 
 
 def save(model: ShapeModel, path: str | os.PathLike[str]) -> None:
@@ -295,12 +295,12 @@ def load(path: str | os.PathLike[str]) -> ShapeModel:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"cannot read {name}: it is no plain file; expected a file of `m2l masks pca`")
-        if status.st_size > _MOST_FILE_BYTES:
-            raise InputError(f"{name} has more than {_MOST_FILE_BYTES:,} bytes; expected a file of `m2l masks pca`")
-        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as found:
-            if not isinstance(found, np.lib.npyio.NpzFile) or str(found["format"]) != FORMAT:
+        if status.st_size > _MAX_FILE_BYTES:
+            raise InputError(f"{name} has more than {_MAX_FILE_BYTES:,} bytes; expected a file of `m2l masks pca`")
+        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile) or str(archive["format"]) != FORMAT:
                 raise InputError(f"{name} is no shape model; expected a file of `m2l masks pca MASKS --model FILE`")
-            arrays = {field: found[field] for field in ShapeModel.__dataclass_fields__}
+            arrays = {field: archive[field] for field in ShapeModel.__dataclass_fields__}
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
@@ -330,7 +330,7 @@ def _checked(arrays: dict[str, npt.NDArray[Any]], name: str) -> ShapeModel:
     is_sound = (
         not (box_radii.shape or mask_count.shape)
         and 0 < float(box_radii) < 100
-        and int(mask_count) >= FEWEST_MASKS
+        and int(mask_count) >= MIN_MASKS
         and (arrays["poses"][:, 2] > 0).all()
         and np.abs(mean).max() < 100
         and np.abs(components).max() <= 1 + 1e-3

@@ -17,7 +17,7 @@ _LABELS: Final = {
     "holes": "holes",
     "roundness": "roundness, 4πA/P²",
 }
-_MOST_COUNTED: Final = 8
+_MAX_COUNTED: Final = 8
 
 
 def plot(one: SetStatistics, name: str, other: SetStatistics | None = None, other_name: str = "") -> bytes:
@@ -32,11 +32,11 @@ def plot(one: SetStatistics, name: str, other: SetStatistics | None = None, othe
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for axes, (figure_name, label) in zip(figure.subplots(2, 2).ravel(), _LABELS.items(), strict=True):
-        values = one.figures[figure_name].values
-        others = None if other is None else other.figures[figure_name].values
+        values = one.metrics[figure_name].values
+        others = None if other is None else other.metrics[figure_name].values
         is_count = figure_name in ("parts", "holes")
         if is_count:
-            bins = np.arange(-0.5, _MOST_COUNTED + 1)
+            bins = np.arange(-0.5, _MAX_COUNTED + 1)
         else:
             both = values if others is None else np.concatenate([values, others])
             low, high = (0.0, 1.0) if not len(both) else (min(0.0, float(both.min())), max(1.0, float(both.max())))
@@ -44,13 +44,13 @@ def plot(one: SetStatistics, name: str, other: SetStatistics | None = None, othe
         for found, which, style in ((others, other_name, "stepfilled"), (values, name, "step")):
             if found is None or not len(found):
                 continue
-            shown = np.minimum(found, _MOST_COUNTED) if is_count else found
+            shown = np.minimum(found, _MAX_COUNTED) if is_count else found
             share = np.full(len(shown), 1 / len(shown))
-            colour = "#c9ccd1" if style == "stepfilled" else "#b3312c"
-            axes.hist(shown, bins, weights=share, histtype=style, color=colour, linewidth=1.6, label=which)
-        axes.set_xlabel(f"{label}; {_MOST_COUNTED} stands for more" if is_count else label)
+            color = "#c9ccd1" if style == "stepfilled" else "#b3312c"
+            axes.hist(shown, bins, weights=share, histtype=style, color=color, linewidth=1.6, label=which)
+        axes.set_xlabel(f"{label}; {_MAX_COUNTED} stands for more" if is_count else label)
         axes.set_ylabel("share of the masks")
-        if other is not None and (found_difference := compare(one.figures[figure_name], other.figures[figure_name])):
+        if other is not None and (found_difference := compare(one.metrics[figure_name], other.metrics[figure_name])):
             axes.set_title(
                 f"KS {found_difference.ks_statistic:.2f}, Wasserstein {found_difference.wasserstein:.3g}", fontsize=10
             )

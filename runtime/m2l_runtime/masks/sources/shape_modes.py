@@ -28,8 +28,8 @@ from m2l_runtime.masks.sources.signed_distance import Distances, aligned_distanc
 BOX_RADII: Final = 2.0
 """The control points lie in a square that reaches so many radii from the lesion's centre."""
 
-FEWEST_MASKS: Final = 3
-MOST_MASKS: Final = 300
+MIN_MASKS: Final = 3
+MAX_MASKS: Final = 300
 """Masks that are learnt from, at most; evenly spaced."""
 
 _CONTROL_POINTS: Final = 8
@@ -56,22 +56,22 @@ class Variation:
         return found
 
 
-def learn(lesions: Lesions, modes: int) -> Variation:
+def fit_variation(lesions: Lesions, modes: int) -> Variation:
     """The `modes` strongest modes, or as many as there are.
 
     Raises:
         InputError: too few masks.
     """
     count = len(lesions.lesions)
-    if count < FEWEST_MASKS:
+    if count < MIN_MASKS:
         raise InputError(
-            f"a variational part is learnt from at least {FEWEST_MASKS} masks, got {plural(count, 'usable mask')}; "
+            f"a variational part is learnt from at least {MIN_MASKS} masks, got {plural(count, 'usable mask')}; "
             "--alpha 1 does without one"
         )
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_MASKS)).astype(int))
+    chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_MASKS)).astype(int))
     # Threads of the linear algebra that wait for one another cost more than these small systems.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(usable_cpus(), "m2l-worker") as pool:
-        maps = np.stack(list(pool.map(lambda index: _around(lesions.lesions[index]), chosen)))
+        maps = np.stack(list(pool.map(lambda index: _bounding_pose(lesions.lesions[index]), chosen)))
         mean = maps.mean(0)
         controls = np.stack(list(pool.map(lambda target: register(mean, target), maps))).reshape(len(maps), -1)
         _, singular, directions = np.linalg.svd(controls - controls.mean(0), full_matrices=False)
@@ -86,7 +86,7 @@ def learn(lesions: Lesions, modes: int) -> Variation:
     )
 
 
-def _around(lesion: Lesion) -> Distances:
+def _bounding_pose(lesion: Lesion) -> Distances:
     return aligned_distances(lesion.mask(), lesion.pose, _SIDE, BOX_RADII, 1.0)
 
 

@@ -59,13 +59,13 @@ def open_source(text: str, size: int = 256) -> DrawnMasks:
         InputError: it is no such text, or a setting is unknown or out of range.
         EngineNotInstalled: SciPy is needed and missing.
     """
-    found = _SPEC.fullmatch(text)
-    if found is None:
+    match = _SPEC.fullmatch(text)
+    if match is None:
         raise InputError(
             f"'{printable(text[:80])}' does not say what to draw; expected KIND:COUNT,SETTING=VALUE,... as in "
             "shapes:200,seed=3"
         )
-    kind, count, rest = found[1], int(found[2]), found[3]
+    kind, count, rest = match[1], int(match[2]), match[3]
     words = [part for part in rest.split(",") if part]
     known = {"shapes": _SHAPES, "deform": _DEFORM, "pca": _PCA}[kind]
     settings: dict[str, Any] = {"size": size}

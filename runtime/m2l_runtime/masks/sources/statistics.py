@@ -24,7 +24,7 @@ _EIGHT: Final = np.ones((3, 3), np.int8)
 
 
 @dataclass(frozen=True)
-class MaskFigures:
+class MaskMetrics:
     """Figures of one mask; NaN where an empty mask has none."""
 
     area: float
@@ -39,7 +39,7 @@ class MaskFigures:
     """1 if lesion lies along the frame, else 0."""
 
 
-FIGURES: Final = tuple(field.name for field in fields(MaskFigures))
+METRICS: Final = tuple(field.name for field in fields(MaskMetrics))
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,17 @@ class SetStatistics:
     """Masks measured."""
     left_out: tuple[str, ...]
     """Messages about files that are no masks."""
-    figures: Mapping[str, Distribution]
-    """By the names of `FIGURES`."""
+    metrics: Mapping[str, Distribution]
+    """By the names of `METRICS`."""
 
 
-def measure(mask: Mask) -> MaskFigures:
+def measure(mask: Mask) -> MaskMetrics:
     """Figures of a mask (H, W) uint8."""
     inside = mask >= LESION_FROM
     area = float(inside.mean())
     if area == 0:
-        return MaskFigures(0.0, 0.0, 0.0, math.nan, 0.0)
-    return MaskFigures(
+        return MaskMetrics(0.0, 0.0, 0.0, math.nan, 0.0)
+    return MaskMetrics(
         area=area,
         parts=float(count_parts(inside)),
         holes=float(count_holes(inside)),
@@ -136,29 +136,29 @@ def describe(masks: MaskSet, side: int, *, on_mask: Callable[[], None] = lambda:
         InputError: there are none, or none can be read.
     """
 
-    def one(name: str) -> MaskFigures | str:
+    def one(name: str) -> MaskMetrics | str:
         try:
             return measure(masks.read(name, (side, side)).mask)
         except MaskFileError as error:
             return str(error)
 
-    shapes: list[MaskFigures] = []
+    shapes: list[MaskMetrics] = []
     left_out: list[str] = []
     with ThreadPoolExecutor(usable_cpus(), "m2l-worker") as pool:
-        for found in pool.map(one, masks.names):
-            if isinstance(found, str):
-                left_out.append(found)
+        for shape in pool.map(one, masks.names):
+            if isinstance(shape, str):
+                left_out.append(shape)
             else:
-                shapes.append(found)
+                shapes.append(shape)
             on_mask()
     if not shapes:
         where = "there are no masks" if masks.base is None else f"{printable(masks.base)} has no masks to describe"
         first = f": {left_out[0]}; {plural(len(left_out), 'file')} like it" if left_out else ""
         raise InputError(f"{where}{first}")
-    return SetStatistics(len(shapes), tuple(left_out), {name: _distribution(shapes, name) for name in FIGURES})
+    return SetStatistics(len(shapes), tuple(left_out), {name: _distribution(shapes, name) for name in METRICS})
 
 
-def _distribution(shapes: Sequence[MaskFigures], name: str) -> Distribution:
+def _distribution(shapes: Sequence[MaskMetrics], name: str) -> Distribution:
     values = np.array([getattr(shape, name) for shape in shapes])
     values = values[np.isfinite(values)]
     if not len(values):

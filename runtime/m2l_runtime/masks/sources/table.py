@@ -7,22 +7,22 @@ import math
 from typing import Any
 
 from m2l_runtime._utils.text import plural, table
-from m2l_runtime.masks.sources.statistics import FIGURES, QUANTILES, Distribution, SetStatistics, compare
+from m2l_runtime.masks.sources.statistics import METRICS, QUANTILES, Distribution, SetStatistics, compare
 
 
 def as_table(one: SetStatistics, other: SetStatistics | None) -> str:
     """A row for each figure; with another set, a second one below it and how far the two are apart."""
     heading = ("", "mean", *(f"{quantile * 100:g} %" for quantile in QUANTILES))
     rows: list[tuple[str, ...]] = [(*heading, "" if other is None else "difference")]
-    for name in FIGURES:
-        found = one.figures[name]
-        difference = None if other is None else compare(found, other.figures[name])
+    for name in METRICS:
+        found = one.metrics[name]
+        difference = None if other is None else compare(found, other.metrics[name])
         told = (
             "" if difference is None else f"KS {difference.ks_statistic:.2f}, Wasserstein {difference.wasserstein:.3g}"
         )
         rows.append((name.replace("_", " "), *_cells(found), told))
         if other is not None:
-            rows.append(("  reference", *_cells(other.figures[name]), ""))
+            rows.append(("  reference", *_cells(other.metrics[name]), ""))
     counted = plural(one.count, "mask") + ("" if other is None else f", reference {plural(other.count, 'mask')}")
     return f"{counted}\n{table(rows)}"
 
@@ -33,7 +33,7 @@ def _cells(found: Distribution) -> tuple[str, ...]:
 
 def as_json(one: SetStatistics, other: SetStatistics | None) -> dict[str, Any]:
     """Everything of the table."""
-    comparisons = {} if other is None else {n: compare(one.figures[n], other.figures[n]) for n in FIGURES}
+    comparisons = {} if other is None else {n: compare(one.metrics[n], other.metrics[n]) for n in METRICS}
     return {
         "masks": _set(one),
         "reference": None if other is None else _set(other),
@@ -41,16 +41,16 @@ def as_json(one: SetStatistics, other: SetStatistics | None) -> dict[str, Any]:
     }
 
 
-def _set(found: SetStatistics) -> dict[str, Any]:
+def _set(statistics: SetStatistics) -> dict[str, Any]:
     return {
-        "count": found.count,
-        "left_out": list(found.left_out),
+        "count": statistics.count,
+        "left_out": list(statistics.left_out),
         "figures": {
             name: {
                 "count": len(one.values),
                 "mean": None if math.isnan(one.mean) else one.mean,
                 "quantiles": {f"{q:g}": v for q, v in zip(QUANTILES, one.quantiles, strict=True) if not math.isnan(v)},
             }
-            for name, one in found.figures.items()
+            for name, one in statistics.metrics.items()
         },
     }

@@ -19,7 +19,7 @@ from m2l_runtime._version import __version__
 from m2l_runtime.errors import OutputError
 from m2l_runtime.masks.sources.mask_source import DrawnMasks
 
-ABOUT: Final = "masks.json"
+SOURCE_FILE: Final = "masks.json"
 """Says how the masks in a folder were made."""
 FORMAT: Final = "m2l masks 1"
 _MASK: Final = re.compile(r"\d{6,}-.*\.png", re.DOTALL)
@@ -64,7 +64,7 @@ def write_masks(
             def write(name: str) -> None:
                 (staging / name).write_bytes(masks.content(name))
 
-            def land() -> None:
+            def take_result() -> None:
                 pending.popleft().result()
                 on_mask()
 
@@ -75,14 +75,14 @@ def write_masks(
                             raise _Stopped
                         pending.append(pool.submit(write, name))
                         if len(pending) >= 4 * count:
-                            land()
+                            take_result()
                     while pending:
-                        land()
+                        take_result()
                 finally:
                     for future in pending:
                         future.cancel()
             text = {"format": FORMAT, "m2l": __version__, "count": len(masks.names), **about}
-            (staging / ABOUT).write_bytes(msgspec.json.format(msgspec.json.encode(text), indent=2) + b"\n")
+            (staging / SOURCE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(text), indent=2) + b"\n")
     except _Stopped:
         return False
     return True
@@ -95,11 +95,13 @@ class _Stopped(Exception):
 def _require_masks(path: Path) -> None:
     """Let a folder of drawn masks be replaced, and nothing else."""
     try:
-        about = msgspec.json.decode((path / ABOUT).read_bytes())
+        about = msgspec.json.decode((path / SOURCE_FILE).read_bytes())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         about = None
     foreign = (
-        [] if about is None else [p.name for p in path.iterdir() if not (p.name == ABOUT or _MASK.fullmatch(p.name))]
+        []
+        if about is None
+        else [p.name for p in path.iterdir() if not (p.name == SOURCE_FILE or _MASK.fullmatch(p.name))]
     )
     if foreign:
         raise OutputError(

@@ -12,7 +12,7 @@ from m2l_runtime.types import Image, Mask
 
 
 @dataclass(frozen=True)
-class Finished:
+class EncodableItem:
     """An item ready to be written."""
 
     index: int
@@ -47,7 +47,7 @@ class Sink(Protocol):
         """Places in the sorted input whose items a file of this name would hold; none if it is no file of this sink."""
         ...
 
-    def encode(self, item: Finished) -> object:
+    def encode(self, item: EncodableItem) -> object:
         """The heavy part of writing an item; the result is handed to `add`."""
         ...
 

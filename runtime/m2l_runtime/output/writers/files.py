@@ -12,7 +12,7 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import stem
 from m2l_runtime.output.encoding import encode_image, encode_mask
 from m2l_runtime.output.formats import OutputOptions
-from m2l_runtime.output.writers.base import Finished, Written
+from m2l_runtime.output.writers.base import EncodableItem, Written
 
 IMAGES: Final = "images"
 MASKS: Final = "masks"
@@ -44,7 +44,7 @@ class FileSink:
         is_it = place < len(names) and output in self.targets(names[place], place)
         return range(place, place + is_it)
 
-    def encode(self, item: Finished) -> Written:
+    def encode(self, item: EncodableItem) -> Written:
         """See Sink."""
         text = {**self._text, **item.about}
         contents = [encode_image(item.image, item.mask, self._options.image_encoding, text)]

@@ -18,7 +18,7 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import stem, utf8
 from m2l_runtime.output.encoding import encode_image, encode_mask
 from m2l_runtime.output.formats import OutputOptions
-from m2l_runtime.output.writers.base import Finished, Written, places_in_container
+from m2l_runtime.output.writers.base import EncodableItem, Written, places_in_container
 
 _PICTURE: Final = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FEATURES: Final = {
@@ -59,7 +59,7 @@ class ParquetSink:
     def _name(group: int) -> str:
         return NAME.format(group=f"{group:06}")
 
-    def encode(self, item: Finished) -> dict[str, object]:
+    def encode(self, item: EncodableItem) -> dict[str, object]:
         """See Sink."""
         encoding, name = self._options.image_encoding, utf8(item.name)
         return {

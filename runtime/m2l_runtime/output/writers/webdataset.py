@@ -19,7 +19,7 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import utf8
 from m2l_runtime.output.encoding import encode_image, encode_mask
 from m2l_runtime.output.formats import OutputOptions
-from m2l_runtime.output.writers.base import Finished, Written, places_in_container
+from m2l_runtime.output.writers.base import EncodableItem, Written, places_in_container
 
 NAME: Final = "lesions-{group}.tar"
 
@@ -47,7 +47,7 @@ class TarSink:
     def _name(group: int) -> str:
         return NAME.format(group=f"{group:06}")
 
-    def encode(self, item: Finished) -> list[Member]:
+    def encode(self, item: EncodableItem) -> list[Member]:
         """See Sink."""
         key, encoding = f"{item.index:09}", self._options.image_encoding
         text = {**self._text, **item.about}
@@ -82,7 +82,7 @@ class TarSink:
         tar, file = self._tar, self._file
         self._tar = self._file = None
         if not self._count:  # nothing but bad masks
-            _let_go(tar)
+            _close_quietly(tar)
             file.discard()
             return []
         with atomic.output_errors(file.path):
@@ -92,12 +92,12 @@ class TarSink:
     def abandon(self) -> None:
         """See Sink."""
         if self._tar is not None:
-            _let_go(self._tar)
+            _close_quietly(self._tar)
         if self._file is not None:
             self._file.discard()
         self._tar = self._file = None
 
 
-def _let_go(tar: tarfile.TarFile) -> None:
+def _close_quietly(tar: tarfile.TarFile) -> None:
     """Keep a tar that is dropped from writing its end to a file that is closed."""
     cast(Any, tar.fileobj).closed = True

@@ -14,11 +14,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.conditioning.random import below, draw
+from m2l_runtime.conditioning.random import random_below, random_uint64
 
 RESAMPLES: Final = 1000
 COVERAGE: Final = 0.95
-LEAST_IMAGES: Final = 5
+MIN_IMAGES: Final = 5
 """An interval from fewer images would be of a handful of values."""
 
 Floats = npt.NDArray[np.floating]
@@ -34,12 +34,14 @@ class Estimate:
     high: float | None = None
 
 
-def drawn(count: int, seed: int, *names: str | int, resamples: int = RESAMPLES) -> npt.NDArray[np.int64]:
+def resample_indices(count: int, seed: int, *names: str | int, resamples: int = RESAMPLES) -> npt.NDArray[np.int64]:
     """Places of the images of each resample: (resamples, count), 0..count-1.
 
     Sets that belong together image by image take the same `names`, and so the same resamples.
     """
-    return below(count, draw(resamples * count, seed, "evaluate", "bootstrap", *names)).reshape(resamples, count)
+    return random_below(count, random_uint64(resamples * count, seed, "evaluate", "bootstrap", *names)).reshape(
+        resamples, count
+    )
 
 
 def multiplicities(places: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -52,7 +54,7 @@ def multiplicities(places: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 def estimate(value: float, resampled: Floats, image_count: int) -> Estimate:
     """`value` with the interval between percentiles of what the resamples gave; NaN among them are passed over."""
     known = resampled[np.isfinite(resampled)]
-    if image_count < LEAST_IMAGES or len(known) < len(resampled) / 2 or not math.isfinite(value):
+    if image_count < MIN_IMAGES or len(known) < len(resampled) / 2 or not math.isfinite(value):
         return Estimate(value)
     low, high = np.quantile(known, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Estimate(value, float(low), float(high))
@@ -70,14 +72,14 @@ def of_mean(values: Floats, weights: npt.NDArray[np.float64]) -> Estimate:
 
 
 def of_quantile(values: Floats, quantile: float, places: npt.NDArray[np.int64]) -> Estimate:
-    """A quantile (0..1) of a value for each image (N,); `places` of :func:`drawn`."""
+    """A quantile (0..1) of a value for each image (N,); `places` of :func:`resample_indices`."""
     return estimate(float(np.quantile(values, quantile)), np.quantile(values[places], quantile, axis=1), len(values))
 
 
 def of_median_ratio(
     values: Floats, other: Floats, places: npt.NDArray[np.int64], other_places: npt.NDArray[np.int64]
 ) -> Estimate:
-    """Median of values (N,) over that of others (M,); `places` of :func:`drawn`."""
+    """Median of values (N,) over that of others (M,); `places` of :func:`resample_indices`."""
     with np.errstate(divide="ignore", invalid="ignore"):
         value = np.median(values) / np.median(other)
         resampled = np.median(values[places], axis=1) / np.median(other[other_places], axis=1)

@@ -22,7 +22,7 @@ from m2l_runtime.types import Images
 from m2l_train.evaluate.metrics.bootstrap import Estimate, estimate
 
 STRIDES: Final = (2, 4, 8, 16)
-LEAST_BINS_APART: Final = 16
+MIN_BINS_APART: Final = 16
 """Between two points; nearer ones would stand in each other's rings."""
 CORE_REACH: Final = 1
 RING_FROM: Final = 3
@@ -48,7 +48,7 @@ class Spectra:
 
 def measured_strides(side: int) -> tuple[int, ...]:
     """Those of `STRIDES` that an image of `side` pixels has room for."""
-    return tuple(s for s in STRIDES if side % s == 0 and side // s >= LEAST_BINS_APART)
+    return tuple(s for s in STRIDES if side % s == 0 and side // s >= MIN_BINS_APART)
 
 
 def points(side: int) -> dict[int, Points]:
@@ -57,23 +57,23 @@ def points(side: int) -> dict[int, Points]:
     One of each pair that the symmetry of a real image's spectrum makes equal, under the smallest stride that has it.
     """
     seen = {(0, 0)}
-    found: dict[int, Points] = {}
+    points_by_stride: dict[int, Points] = {}
     for stride in measured_strides(side):
-        found[stride] = []
+        points_by_stride[stride] = []
         for row in range(0, side, side // stride):
             for column in range(0, side, side // stride):
                 if (row, column) not in seen:
-                    found[stride].append((row, column))
+                    points_by_stride[stride].append((row, column))
                     seen |= {(row, column), (-row % side, -column % side)}
-    return found
+    return points_by_stride
 
 
 def measure(images: Images, *, on_image: Callable[[int], None] = lambda count: None) -> Spectra:
     """Spectra of images (N, S, S, 3): grey (ITU-R BT.601), less their mean, under a Hann window."""
     side = images.shape[1]
-    found = points(side)
-    places = np.array([place for some in found.values() for place in some], np.int64).reshape(-1, 2)
-    strides = np.repeat(np.array(list(found), np.int64), [len(some) for some in found.values()])
+    frequencies = points(side)
+    places = np.array([place for some in frequencies.values() for place in some], np.int64).reshape(-1, 2)
+    strides = np.repeat(np.array(list(frequencies), np.int64), [len(some) for some in frequencies.values()])
     reach = np.arange(-RING_REACH, RING_REACH + 1)
     rows, columns = (np.repeat(reach, len(reach)), np.tile(reach, len(reach)))
     away = np.maximum(abs(rows), abs(columns))
@@ -81,8 +81,8 @@ def measure(images: Images, *, on_image: Callable[[int], None] = lambda count: N
     window = (hann[:, None] * hann[None]).astype(np.float32)
     cores, rings = [], []
     for image in images:
-        grey = image @ np.array(_LUMA, np.float32)
-        power = np.square(np.abs(scipy.fft.fft2((grey - grey.mean()) * window)))
+        gray = image @ np.array(_LUMA, np.float32)
+        power = np.square(np.abs(scipy.fft.fft2((gray - gray.mean()) * window)))
         around = power[(places[:, :1] + rows) % side, (places[:, 1:] + columns) % side]
         cores.append(around[:, away <= CORE_REACH])
         rings.append(around[:, away >= RING_FROM])
@@ -101,11 +101,11 @@ def energy(spectra: Spectra, weights: npt.NDArray[np.float64]) -> dict[int | Non
     value = _ratios(spectra, np.ones((1, count)))
     blocks = [weights[i : i + _RESAMPLES_AT_ONCE] for i in range(0, len(weights), _RESAMPLES_AT_ONCE)]
     resampled = np.concatenate([_ratios(spectra, block) for block in blocks])
-    found: dict[int | None, Estimate] = {}
+    estimates: dict[int | None, Estimate] = {}
     for stride in (None, *np.unique(spectra.strides).tolist()):
         chosen = slice(None) if stride is None else spectra.strides == stride
-        found[stride] = estimate(float(value[0, chosen].mean()), resampled[:, chosen].mean(1), count)
-    return found
+        estimates[stride] = estimate(float(value[0, chosen].mean()), resampled[:, chosen].mean(1), count)
+    return estimates
 
 
 def _ratios(spectra: Spectra, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

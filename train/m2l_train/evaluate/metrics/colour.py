@@ -18,24 +18,24 @@ from m2l_train.evaluate.metrics.bootstrap import Estimate, estimate, of_mean
 from m2l_train.evaluate.metrics.mask_fidelity import LESION_FROM
 from m2l_train.evaluate.sets import in_threads
 
-Colours = npt.NDArray[np.float64]
+Colors = npt.NDArray[np.float64]
 """float64 (N, 3): L*, a*, b* of each image; NaN where there is no such pixel."""
 
 
 @dataclass(frozen=True)
-class RegionColours:
+class RegionColors:
     """Mean colour of each image's lesion and skin."""
 
-    lesion: Colours
-    skin: Colours
+    lesion: Colors
+    skin: Colors
 
 
-def region_colours(
+def region_colors(
     images: Images, masks: Masks, *, workers: int = 1, on_image: Callable[[int], None] = lambda count: None
-) -> RegionColours:
+) -> RegionColors:
     """Mean colours of images (N, S, S, 3) where masks (N, S, S) are lesion, and where they are not."""
 
-    def one(pair: tuple[Image, Mask]) -> tuple[Colours, Colours]:
+    def one(pair: tuple[Image, Mask]) -> tuple[Colors, Colors]:
         image, mask = pair
         lab = rgb2lab(image.astype(np.float32) / 255)
         inside = mask >= LESION_FROM
@@ -46,36 +46,36 @@ def region_colours(
         rows.append(row)
         on_image(1)
     both = np.array(rows, np.float64).reshape(-1, 2, 3)
-    return RegionColours(both[:, 0], both[:, 1])
+    return RegionColors(both[:, 0], both[:, 1])
 
 
-def _mean(pixels: npt.NDArray[np.float32]) -> Colours:
+def _mean(pixels: npt.NDArray[np.float32]) -> Colors:
     return pixels.mean(0, dtype=np.float64) if len(pixels) else np.full(3, np.nan)
 
 
-def paired_difference(made: Colours, real: Colours, weights: npt.NDArray[np.float64]) -> Estimate:
+def paired_difference(generated: Colors, real: Colors, weights: npt.NDArray[np.float64]) -> Estimate:
     """Mean difference between each image and its own real one; images without such a region are left out."""
-    return of_mean(np.linalg.norm(made - real, axis=1), weights)
+    return of_mean(np.linalg.norm(generated - real, axis=1), weights)
 
 
 def set_difference(
-    one: Colours, other: Colours, weights: npt.NDArray[np.float64], other_weights: npt.NDArray[np.float64]
+    one: Colors, other: Colors, weights: npt.NDArray[np.float64], other_weights: npt.NDArray[np.float64]
 ) -> Estimate:
     """Difference between the mean colours of two sets (N, 3) and (M, 3); weights (R, N) and (R, M)."""
     (mean, resampled, count), (other_mean, other_resampled, other_count) = (
-        _moments(colours, share)[:3] for colours, share in ((one, weights), (other, other_weights))
+        _moments(colors, share)[:3] for colors, share in ((one, weights), (other, other_weights))
     )
     value = float(np.linalg.norm(mean - other_mean))
     return estimate(value, np.linalg.norm(resampled - other_resampled, axis=1), min(count, other_count))
 
 
 def spread_ratio(
-    one: Colours, other: Colours, weights: npt.NDArray[np.float64], other_weights: npt.NDArray[np.float64]
+    one: Colors, other: Colors, weights: npt.NDArray[np.float64], other_weights: npt.NDArray[np.float64]
 ) -> Estimate:
     """Spread of one set's colours over that of the other's: roots of the variances summed over L*, a* and b*."""
     (spread, resampled, count), (other_spread, other_resampled, other_count) = (
-        (*_spread(colours, share), _moments(colours, share)[2])
-        for colours, share in ((one, weights), (other, other_weights))
+        (*_spread(colors, share), _moments(colors, share)[2])
+        for colors, share in ((one, weights), (other, other_weights))
     )
     value = spread / other_spread if other_spread > 0 else np.nan
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -83,19 +83,25 @@ def spread_ratio(
 
 
 def _moments(
-    colours: Colours, weights: npt.NDArray[np.float64]
-) -> tuple[Colours, Colours, int, Colours, npt.NDArray[np.float64]]:
+    colors: Colors, weights: npt.NDArray[np.float64]
+) -> tuple[Colors, Colors, int, Colors, npt.NDArray[np.float64]]:
     """(mean (3,), means of the resamples (R, 3), how many images count, their colours, their weights)."""
-    known = np.isfinite(colours).all(1)
-    found, share = colours[known], weights[:, known]
-    if not len(found):
-        return np.full(3, np.nan), np.full((len(weights), 3), np.nan), 0, found, share
+    known = np.isfinite(colors).all(1)
+    known_values, share = colors[known], weights[:, known]
+    if not len(known_values):
+        return np.full(3, np.nan), np.full((len(weights), 3), np.nan), 0, known_values, share
     with np.errstate(invalid="ignore"):
-        return found.mean(0), share @ found / share.sum(1, keepdims=True), len(found), found, share
+        return (
+            known_values.mean(0),
+            share @ known_values / share.sum(1, keepdims=True),
+            len(known_values),
+            known_values,
+            share,
+        )
 
 
-def _spread(colours: Colours, weights: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-    mean, resampled_mean, count, found, share = _moments(colours, weights)
+def _spread(colors: Colors, weights: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+    mean, resampled_mean, count, found, share = _moments(colors, weights)
     if not count:
         return float("nan"), np.full(len(weights), np.nan)
     with np.errstate(invalid="ignore"):

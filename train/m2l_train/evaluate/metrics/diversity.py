@@ -56,7 +56,7 @@ def of_samples(samples: Sequence[Images], weights: npt.NDArray[np.float64]) -> E
         weights: (R, N), over masks.
     """
     per_mask = [
-        float(pair_means(differences(np.stack(made)), np.ones((1, len(samples))))[0])
-        for made in zip(*samples, strict=True)
+        float(pair_means(differences(np.stack(generated)), np.ones((1, len(samples))))[0])
+        for generated in zip(*samples, strict=True)
     ]
     return of_mean(np.array(per_mask), weights)

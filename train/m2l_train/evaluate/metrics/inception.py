@@ -62,13 +62,13 @@ class Inception:
         self, images: Images, *, workers: int = 1, on_image: Callable[[int], None] = lambda count: None
     ) -> npt.NDArray[np.float32]:
         """(N, 2048) of images (N, S, S, 3) uint8, which the network itself brings to 299x299."""
-        found = []
+        features = []
         batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
         with torch_threads(1):
             for rows in in_threads(self._run, batches, workers):
-                found.append(rows)
+                features.append(rows)
                 on_image(len(rows))
-        return np.concatenate(found)
+        return np.concatenate(features)
 
     @torch.no_grad()
     def _run(self, images: Images) -> npt.NDArray[np.float32]:

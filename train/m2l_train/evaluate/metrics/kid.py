@@ -21,7 +21,7 @@ def kernel(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> Kern
     return product
 
 
-def standardised(features: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def standardized(features: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Features (N, d) less the mean of others (M, d), over their standard deviation where there is any.
 
     The kernel depends on where the features' zero lies and on their scales. Inception's are used as they are, as

@@ -67,8 +67,12 @@ def compare(
     """Compare masks (N, S, S) uint8 with probabilities of lesion (N, S, S) of 0..1."""
 
     def one(pair: tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]) -> tuple[float, float, bool]:
-        given, found = pair[0] >= LESION_FROM, pair[1] >= LIKELY_FROM
-        return dice(given, found), boundary_distance(given, found), bool(given.any() != found.any())
+        expected, predicted = pair[0] >= LESION_FROM, pair[1] >= LIKELY_FROM
+        return (
+            dice(expected, predicted),
+            boundary_distance(expected, predicted),
+            bool(expected.any() != predicted.any()),
+        )
 
     rows = []
     for row in in_threads(one, zip(masks, lesions, strict=True), workers):

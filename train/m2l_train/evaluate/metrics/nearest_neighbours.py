@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from m2l_runtime.types import Image
-from m2l_train.data.near_duplicates import descriptor, near_duplicates, ways
+from m2l_train.data.near_duplicates import descriptor, near_duplicates, same_either_way
 
 SIDE: Final = 32
 _BLOCK: Final = 512
@@ -26,7 +26,7 @@ Thumbnails = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Small:
+class TrainingFeatures:
     """Images made small, as neighbours are looked for."""
 
     thumbnails: Thumbnails
@@ -46,7 +46,7 @@ class Nearest:
     """(N,): whether some training image is its near duplicate, which may be another one than the nearest."""
 
 
-def shrink(images: Iterable[Image]) -> Small:
+def shrink(images: Iterable[Image]) -> TrainingFeatures:
     """Images (S, S, 3) uint8, any number, made small."""
     thumbnails, descriptors = [], []
     for image in images:
@@ -56,22 +56,22 @@ def shrink(images: Iterable[Image]) -> Small:
         ]
         thumbnails.append(np.stack([np.asarray(band) for band in bands], 2))
         descriptors.append(descriptor(image))
-    return Small(np.stack(thumbnails), np.stack(descriptors))
+    return TrainingFeatures(np.stack(thumbnails), np.stack(descriptors))
 
 
-def nearest(images: Small, training: Small) -> Nearest:
+def nearest(images: TrainingFeatures, training: TrainingFeatures) -> Nearest:
     """The nearest training image of each image."""
     count = len(images.thumbnails)
     best, places = np.full(count, np.inf), np.zeros(count, np.int64)
-    for turned in ways(images.thumbnails):
+    for turned in same_either_way(images.thumbnails):
         rows = turned.reshape(count, -1)
         for start in range(0, len(training.thumbnails), _BLOCK):
             block = training.thumbnails[start : start + _BLOCK]
             squares = _square_distances(rows, block.reshape(len(block), -1))
             least = squares.argmin(1)
-            found = squares[np.arange(count), least]
-            nearer = found < best
-            best[nearer], places[nearer] = found[nearer], start + least[nearer]
+            distances = squares[np.arange(count), least]
+            nearer = distances < best
+            best[nearer], places[nearer] = distances[nearer], start + least[nearer]
     is_near = np.zeros(count, bool)
     for row, _, _ in near_duplicates(images.descriptors, training.descriptors):
         is_near[row] = True

@@ -34,22 +34,22 @@ class Paired:
 
 
 def compare(
-    made: Images, real: Images, *, workers: int = 1, on_image: Callable[[int], None] = lambda count: None
+    generated: Images, real: Images, *, workers: int = 1, on_image: Callable[[int], None] = lambda count: None
 ) -> Paired:
     """Compare images (N, S, S, 3) uint8 one by one."""
 
     def one(pair: tuple[Image, Image]) -> tuple[float, float, float]:
-        ours, theirs = pair
-        difference = ours.astype(np.int16) - theirs
+        generated_image, real_image = pair
+        difference = generated_image.astype(np.int16) - real_image
         is_equal = not difference.any()
         return (
             float(np.abs(difference).mean()),
-            np.inf if is_equal else float(peak_signal_noise_ratio(theirs, ours, data_range=255)),  # type: ignore[no-untyped-call]
-            ssim(ours, theirs),
+            np.inf if is_equal else float(peak_signal_noise_ratio(real_image, generated_image, data_range=255)),  # type: ignore[no-untyped-call]
+            ssim(generated_image, real_image),
         )
 
     rows = []
-    for row in in_threads(one, zip(made, real, strict=True), workers):
+    for row in in_threads(one, zip(generated, real, strict=True), workers):
         rows.append(row)
         on_image(1)
     return Paired(*np.array(rows, np.float64).reshape(-1, 3).T)

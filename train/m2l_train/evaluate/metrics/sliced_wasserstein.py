@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2l_runtime.conditioning.random import below, draw, normal
+from m2l_runtime.conditioning.random import normal, random_below, random_uint64
 from m2l_runtime.types import Image, Images
 from m2l_train.evaluate.sets import in_threads
 from m2l_train.training.device import torch_threads
@@ -26,7 +26,7 @@ PATCHES: Final = 128
 """Of each image and level."""
 PATCH_SIDE: Final = 7
 DIRECTIONS: Final = 512
-SMALLEST_SIDE: Final = 16
+MIN_SIDE: Final = 16
 SCALE: Final = 1e3
 _KERNEL: Final = (1 / 16, 4 / 16, 6 / 16)  # and back
 _DIRECTIONS_AT_ONCE: Final = 64
@@ -38,7 +38,7 @@ Patches = npt.NDArray[np.float32]
 def pyramid_sides(side: int) -> list[int]:
     """Sides of the levels of an image's pyramid: halved for as long as that is even and at least 16 remain."""
     sides = [side]
-    while sides[-1] % 2 == 0 and sides[-1] // 2 >= SMALLEST_SIDE:
+    while sides[-1] % 2 == 0 and sides[-1] // 2 >= MIN_SIDE:
         sides.append(sides[-1] // 2)
     return sides
 
@@ -96,19 +96,19 @@ def describe(
 def _cut(image: Image, place: int, seed: int) -> list[Patches]:
     half = PATCH_SIDE // 2
     window = torch.arange(-half, half + 1)
-    found = []
+    levels = []
     pyramid = laplacian_pyramid(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float())
     for level, picture in enumerate(pyramid):
-        numbers = draw(2 * PATCHES, seed, "evaluate", "patches", level, place)
-        corner = torch.from_numpy(half + below(picture.shape[-1] - 2 * half, numbers).reshape(2, PATCHES))
+        numbers = random_uint64(2 * PATCHES, seed, "evaluate", "patches", level, place)
+        corner = torch.from_numpy(half + random_below(picture.shape[-1] - 2 * half, numbers).reshape(2, PATCHES))
         rows, columns = corner[0, :, None] + window, corner[1, :, None] + window
-        found.append(picture[0][:, rows[:, :, None], columns[:, None, :]].transpose(0, 1).numpy())
-    return found
+        levels.append(picture[0][:, rows[:, :, None], columns[:, None, :]].transpose(0, 1).numpy())
+    return levels
 
 
 def distances(sets: Sequence[Patches], base: Patches, seed: int) -> list[float]:
     """Sliced Wasserstein distance of each of some sets of patches from one of equally many, times 1000."""
-    rows = [_normalised(patches) for patches in (*sets, base)]
+    rows = [_normalized(patches) for patches in (*sets, base)]
     length = rows[0].shape[1]
     directions = normal(DIRECTIONS * length, seed, "evaluate", "directions").reshape(DIRECTIONS, length)
     along = (directions / np.linalg.norm(directions, axis=1, keepdims=True)).astype(np.float32)
@@ -120,7 +120,7 @@ def distances(sets: Sequence[Patches], base: Patches, seed: int) -> list[float]:
     return [float(value) for value in SCALE * total / DIRECTIONS]
 
 
-def _normalised(patches: Patches) -> npt.NDArray[np.float32]:
+def _normalized(patches: Patches) -> npt.NDArray[np.float32]:
     """(M, 147): by the mean and standard deviation of each channel of the set; a channel without any spread is 0."""
     mean = patches.mean((0, 2, 3), keepdims=True, dtype=np.float64)
     spread = patches.std((0, 2, 3), keepdims=True, dtype=np.float64)

@@ -1,0 +1,140 @@
+"""Half precision: how far off it is, and what stays in single precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from support import TINY, disc
+from torch import nn
+
+from m2l_export.checkpoint import load_checkpoint
+from m2l_export.graph.deploy import ByteGraph, deploy, dropout_byte_count
+from m2l_export.graph.half_precision import EmulatedHalf, Fp32Norm, emulate_half_precision, to_half_precision
+from m2l_export.graph.onnx_writer import input_specs, to_onnx
+from m2l_runtime.errors import CheckpointError
+from m2l_train.models.networks import UnetGenerator, UnetSpec
+
+
+def steered() -> UnetGenerator:
+    torch.manual_seed(0)
+    made = UnetGenerator(UnetSpec(6, 8, 3, 3, "instance", appearance_rows=4)).eval()
+    assert made.appearance is not None
+    made.appearance.table.copy_(torch.randn(4, 12))
+    return made
+
+
+def masks(side: int) -> torch.Tensor:
+    shapes = [
+        disc(side, side / 4, side / 2, side / 2),
+        np.zeros((side, side), np.uint8),
+        np.full((side, side), 255, np.uint8),
+    ]
+    dot = np.zeros((side, side), np.uint8)
+    dot[side // 3, side // 2] = 255
+    return torch.from_numpy(np.stack([*shapes, dot]))
+
+
+@pytest.mark.parametrize("form", ["sub-pixel", "deconvolution"])
+def test_images_of_a_trained_network_are_within_two_levels(form: Any) -> None:
+    """Computed by PyTorch in half precision, which rounds after every operator; black, white and a dot among them."""
+    graph = deploy(load_checkpoint(TINY / "tiny_net_G.pth").network, "instance", form).graph
+    with torch.inference_mode():
+        exact = graph(masks(256)).int()
+        images = to_half_precision(graph)(masks(256)).int()
+    assert (images - exact).abs().max() <= 2
+    assert (images - exact).abs().double().mean() < 0.2
+    assert not torch.equal(images, exact)
+
+
+@pytest.mark.parametrize("form", ["sub-pixel", "deconvolution"])
+def test_the_emulation_rounds_as_half_precision_does(form: Any) -> None:
+    """Against PyTorch's own convolutions of halves, which are slow on most CPUs."""
+    half = to_half_precision(deploy(load_checkpoint(TINY / "tiny_net_G.pth").network, "instance", form).graph)
+    quick = emulate_half_precision(half)
+    assert sum(isinstance(module, EmulatedHalf) for module in quick.modules()) == 16
+    with torch.inference_mode():
+        slow, found = half(masks(256)).int(), quick(masks(256)).int()
+    assert (found - slow).abs().max() <= 1
+    assert (found != slow).double().mean() < 0.02, "sums in another order may round to the next half"
+    assert not any(isinstance(module, EmulatedHalf) for module in half.modules()), "it is left as it was"
+
+
+def test_the_emulation_rounds_every_result() -> None:
+    """2048 + 1 is no half: what a convolution adds to it is lost, as in half precision, and not in single."""
+    layer = nn.Conv2d(1, 1, 1).half()
+    layer.weight.data.fill_(1)
+    layer.bias.data.fill_(1)  # type: ignore[union-attr]
+    with torch.inference_mode():
+        found = EmulatedHalf(layer)(torch.full((1, 1, 1, 1), 2048.0).half())
+    assert (found.dtype, found.item()) == (torch.half, 2048.0)
+
+
+def test_what_an_appearance_does_is_computed_in_single_precision() -> None:
+    graph = deploy(steered(), "instance", "sub-pixel", stochastic=True).graph
+    half = to_half_precision(graph)
+    kinds = {name: parameter.dtype for name, parameter in half.named_parameters()}
+    assert {kind for name, kind in kinds.items() if ".modulation." in name} == {torch.float32}
+    assert {kind for name, kind in kinds.items() if ".modulation." not in name} == {torch.float16}
+    bits = dropout_byte_count(steered().spec, (64, 64))
+    inputs = {
+        "mask": masks(64),
+        "appearance": torch.randn(4, 12),
+        "dropout_bits": torch.randint(0, 256, (4, bits), dtype=torch.uint8),
+    }
+    with torch.inference_mode():
+        assert (half(**inputs).int() - graph(**inputs).int()).abs().max() <= 4
+    assert {parameter.dtype for parameter in graph.parameters()} == {torch.float32}, "it is left as it was"
+
+
+@pytest.mark.parametrize("in_single", [True, False])
+def test_norms(in_single: bool) -> None:
+    graph = to_half_precision(deploy(steered(), "instance", "sub-pixel").graph, fp32_norms=in_single)
+    assert any(isinstance(module, Fp32Norm) for module in graph.modules()) is in_single
+
+
+def test_a_norm_in_single_precision_sees_single_precision() -> None:
+    """PyTorch adds up in single precision on CPUs, whatever a norm is given: the images alone would not tell."""
+    seen: list[torch.dtype] = []
+
+    class Norm(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x.dtype)
+            return x * 2
+
+    given = torch.tensor([[1.0, 3.0]]).half()
+    taken = Fp32Norm(Norm())(given)
+    assert seen == [torch.float32]
+    assert taken.dtype == torch.float16
+    assert taken.tolist() == [[2.0, 6.0]]
+
+
+def test_weights_beyond_half_precision() -> None:
+    made = steered()
+    assert made.appearance is not None
+    made.appearance.out.bias.data.fill_(1e6)  # which stays in single precision
+    to_half_precision(deploy(made, "instance", "sub-pixel").graph)
+    next(made.parameters()).data.fill_(1e6)
+    with pytest.raises(CheckpointError, match="weights of up to .* which half precision cannot hold"):
+        to_half_precision(deploy(made, "instance", "sub-pixel").graph)
+
+
+def types_of(graph: ByteGraph, spec: UnetSpec) -> dict[str, set[int]]:
+    """Element types of convolutions' weights and norms' inputs in the ONNX file."""
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(to_onnx(graph, input_specs(spec, (64, 64)))))
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    kinds |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    found: dict[str, set[int]] = {}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "InstanceNormalization"):
+            found.setdefault(node.op_type, set()).add(kinds[node.input[1 if node.op_type == "Conv" else 0]])
+    return found
+
+
+def test_the_file_says_so() -> None:
+    made = steered()
+    half = types_of(to_half_precision(deploy(made, "instance", "sub-pixel").graph), made.spec)
+    assert half == {"Conv": {onnx.TensorProto.FLOAT16}, "InstanceNormalization": {onnx.TensorProto.FLOAT}}

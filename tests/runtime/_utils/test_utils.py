@@ -1,0 +1,196 @@
+"""Terminal text, CPU counts, ONNX bytes, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from m2l_runtime._utils import text
+from m2l_runtime._utils.cpu import usable_cpus
+from m2l_runtime._utils.signals import deferred_signals, raise_interrupt
+from m2l_runtime.bundle.onnx_file import external_tensors
+from m2l_runtime.cli.progress import BuildProgress, Reporter
+
+
+def test_examples_in_docstrings() -> None:
+    result = doctest.testmod(text)
+    assert result.attempted >= 2
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("plain name \u00e9\u6f22.png", "plain name \u00e9\u6f22.png"),
+        ("a\nb\tc\r", r"a\nb\tc\r"),
+        ("\x1b[2J\x07\x7f", r"\x1b[2J\x07\x7f"),
+        ("\u202egnp.exe\u2028", r"\u202egnp.exe\u2028"),
+        (os.fsdecode(b"caf\xe9"), r"caf\udce9"),
+    ],
+)
+def test_names_cannot_steer_a_terminal(name: str, shown: str) -> None:
+    assert text.printable(name) == shown
+    assert text.printable(Path(name)) == shown
+    text.printable(name).encode()
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "900000 100000"}, 9),
+        ({"cpu.max": "rubbish"}, None),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+    ],
+)
+def test_a_containers_quota_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], limit: int | None
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert usable_cpus(tmp_path) == (16 if limit is None else limit)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [b"\x3a", b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"\x3a\x05\x0a", b"\x0b", b"\x38\x01", b"\xff" * 30],
+)
+def test_bytes_that_are_no_model(model: bytes) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        external_tensors(model)
+    assert str(error.value)
+
+
+def test_graphs_nested_without_end_are_refused() -> None:
+    model = b""
+    for _ in range(40):  # attribute.g . graph.node . node.attribute, each in its length and tag
+
+        def wrap(tag: int, content: bytes) -> bytes:
+            size, length = len(content), bytearray()
+            while size > 0x7F:
+                length.append(size & 0x7F | 0x80)
+                size >>= 7
+            return bytes([tag << 3 | 2, *length, size]) + content
+
+        model = wrap(1, wrap(5, wrap(6, model)))
+    with pytest.raises(ValueError, match="nested"):
+        external_tensors(wrap(7, model))
+
+
+def test_a_model_without_outside_weights(tmp_path: Path) -> None:
+    from support import TINY_BUNDLE
+
+    assert external_tensors((TINY_BUNDLE / "generator.fp32.onnx").read_bytes()) == []
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("m2l_runtime.cli.progress.time.monotonic", lambda: now)
+    with Reporter() as reporter:
+        reporter.start(1000, 200)
+        for _ in range(100):  # 5 a second
+            now += 0.2
+            reporter.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["250 of 1,000, 5.0 images/s, 0:02:30 to go", "300 of 1,000, 5.0 images/s, 0:02:20 to go"]
+
+
+def test_phases_of_a_builder_are_bars_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = io.StringIO()
+    with contextlib.closing(BuildProgress()) as progress:
+        assert progress.step("quiet", 1, 2), "no terminal, no bar"
+        progress._console = Console(file=shown, force_terminal=True, width=80)
+        assert all(progress.step("Building\x1b Engine", done, 3) for done in (1, 2))
+        assert progress.step("Tactics", 1, 9)
+        assert progress._bar is not None
+        progress._bar.refresh()
+        said = shown.getvalue()
+        assert all(progress.step("Building\x1b Engine", done, 3) for done in (3,))
+        assert [task.description for task in progress._bar.tasks] == ["Tactics"]
+        progress.message("a line")
+    assert "Building\\x1b Engine" in said
+    assert "2/3" in said
+    assert "Tactics" in said
+    assert "a line" in shown.getvalue(), "above the bars, which it does not tear"
+    progress.message("another")
+    assert capsys.readouterr().err == "another\n"
+
+
+def an_error_of(cause: BaseException | None, *, explicitly: bool) -> ImportError:
+    try:
+        try:
+            if cause is not None:
+                raise cause
+        except BaseException as first:
+            if explicitly:
+                raise ValueError("of a library") from first
+            raise ValueError("of a library")  # noqa: B904
+    except ValueError as second:
+        error = ImportError("of another")
+        error.__context__ = second
+        return error
+    return ImportError("of nothing")
+
+
+@pytest.mark.parametrize("explicitly", [True, False])
+@pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(143)])
+def test_an_interrupt_that_a_library_made_an_error_of_is_one_again(signal: BaseException, explicitly: bool) -> None:
+    with pytest.raises(type(signal)) as raised:
+        raise_interrupt(an_error_of(signal, explicitly=explicitly))
+    assert raised.value is signal
+
+
+def test_other_errors_are_left() -> None:
+    raise_interrupt(an_error_of(OSError("a disk"), explicitly=True))
+    raise_interrupt(an_error_of(None, explicitly=True))
+    error = ImportError("of itself")
+    error.__cause__ = error
+    raise_interrupt(error)
+
+
+def test_signals_that_are_held_come_afterwards_and_ignored_ones_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append("handled"))
+    interrupts = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with deferred_signals() as has_signal:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not has_signal(), "it is ignored, as in a shell's background"
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert has_signal()
+            assert not seen
+        assert seen == ["handled"]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt), deferred_signals():
+            os.kill(os.getpid(), signal.SIGINT)
+            raise ValueError("of what was stopped")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupts)
+    threads: list[bool] = []
+    thread = threading.Thread(target=lambda: threads.append(_held_here()))
+    thread.start()
+    thread.join()
+    assert threads == [False], "where signals are not handled nothing is held"
+
+
+def _held_here() -> bool:
+    with deferred_signals() as has_signal:
+        return has_signal()
