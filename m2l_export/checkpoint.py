@@ -154,7 +154,8 @@ def to_network(state: Mapping[str, Tensor]) -> UnetGenerator:
     if spec.norm != "batch":  # old InstanceNorms saved statistics they never used
         state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in _STATISTICS}
     with torch.device("meta"):  # shapes alone: a file that only claims to be huge must not make us allocate
-        expected = UnetGenerator(spec).state_dict()
+        network = UnetGenerator(spec)
+    expected = network.state_dict()
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     optional = [key for key in missing if key.endswith("num_batches_tracked")]  # absent before PyTorch 0.4.1
     missing = [key for key in missing if key not in optional]
@@ -172,8 +173,11 @@ def to_network(state: Mapping[str, Tensor]) -> UnetGenerator:
         _check_tensor(key, value, expected[key])
     if spec.appearance_rows and not (state["appearance.std"] > 0).all():
         raise CheckpointError("has numbers in appearance.std that are not above 0, and appearances are divided by them")
-    network = UnetGenerator(spec)
-    network.load_state_dict({key: torch.tensor(0) for key in optional} | dict(state))
+    weights = {
+        key: value.to(expected[key].dtype, copy=True, memory_format=torch.contiguous_format)
+        for key, value in state.items()
+    }
+    network.load_state_dict({key: torch.tensor(0) for key in optional} | weights, assign=True)
     return network.float().eval()
 
 

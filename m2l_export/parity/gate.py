@@ -206,10 +206,10 @@ def compare(reference: Images, images: Images) -> tuple[int, float, float | None
 
     PSNR is ``10 log10(255^2 / MSE)`` over all bytes.
     """
-    difference: npt.NDArray[np.int16] = images.astype(np.int16) - reference
-    square_mean = float((difference.astype(np.float64) ** 2).mean())
+    difference: npt.NDArray[np.int16] = np.abs(images.astype(np.int16) - reference)
+    square_mean = float(np.square(difference, dtype=np.int32).mean())  # a mean of integers is added up in float64
     psnr = None if square_mean == 0 else 10 * math.log10(255**2 / square_mean)
-    return int(np.abs(difference).max(initial=0)), float(np.abs(difference).mean()), psnr
+    return int(difference.max(initial=0)), float(difference.mean()), psnr
 
 
 def measure(

@@ -123,7 +123,7 @@ class Appearance(nn.Module):
             nn.LeakyReLU(LEAKY_RELU_SLOPE),
         )
         self.out = nn.Linear(APPEARANCE_WIDTH, 2 * sum(channels))
-        nn.init.normal_(self.out.weight, 0.0, 0.02)
+        _draw(self.out.weight, 0.0, 0.02)
         nn.init.zeros_(self.out.bias)
 
     @torch.no_grad()
@@ -342,9 +342,15 @@ def _norm(norm: Norm, channels: int) -> nn.Module:
 
 def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, 0.0, 0.02)
+        _draw(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
+        _draw(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
+
+
+def _draw(weight: Tensor, mean: float, std: float) -> None:
+    """Draw weights, unless they are a shape alone (PyTorch would load its compiler for those, which takes seconds)."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, mean, std)
