@@ -8,7 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     pass
-from m2l_runtime.cli._options import BundleArgument, Json, _echo_json
+from m2l_runtime.cli._options import BundleArgument, Json, echo_json
 
 
 def inspect(bundle: BundleArgument = None, json: Json = False) -> None:
@@ -27,7 +27,7 @@ def inspect(bundle: BundleArgument = None, json: Json = False) -> None:
 
         from m2l_runtime.cli.report import appearance_counts
 
-        _echo_json(
+        echo_json(
             {
                 "path": str(opened.path),
                 "sha256": opened.sha256,
@@ -71,7 +71,7 @@ def verify(
     if json:
         import dataclasses
 
-        _echo_json(
+        echo_json(
             {
                 "sha256": opened.sha256,
                 "agrees": bool(ran) and all(replay.agrees for replay in ran),
@@ -104,7 +104,7 @@ def doctor(json: Json = False) -> None:
     if json:
         import dataclasses
 
-        _echo_json({"machine": facts, "engines": [dataclasses.asdict(report) for report in reports]})
+        echo_json({"machine": facts, "engines": [dataclasses.asdict(report) for report in reports]})
     else:
         from m2l_runtime._utils.text import table
         from m2l_runtime.cli.report import describe_engines

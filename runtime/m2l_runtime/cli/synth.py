@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from m2l_runtime.conditioning.conditions import AppearanceChoice
     from m2l_runtime.output.formats import Format, OutputOptions
     from m2l_runtime.synthesizer import Synthesizer
-from m2l_runtime.cli._options import _echo_json
+from m2l_runtime.cli._options import echo_json
 
 SOME_MASKS_BAD: Final = 3
 """Exit status of `m2l synth` when some masks were skipped and the others done."""
@@ -259,7 +259,7 @@ def synth(
             should_stop=stop.is_set,
         )
     if json:
-        _echo_json(describe_run(summary, synthesizer.settings, printable(out)))
+        echo_json(describe_run(summary, synthesizer.settings, printable(out)))
     else:
         typer.echo(describe_summary(summary, synthesizer.settings, printable(out)))
         if contact_sheet is not None:
