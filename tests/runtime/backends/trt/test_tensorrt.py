@@ -579,7 +579,7 @@ def test_a_cache_that_cannot_be_is_no_reason_not_to_run(
 
 
 def test_trust_is_a_truth_value(bundle_copy: Path) -> None:
-    with pytest.raises(EngineError, match="trust_engines is True or False, got 'no'"):
+    with pytest.raises(EngineError, match="trust_plans is True or False, got 'no'"):
         Synthesizer.open(bundle_copy, trust_plans="no")  # type: ignore[arg-type]
 
 
