@@ -31,4 +31,4 @@ _HOMES = {
 __all__ = ["BenchConfig", "BenchReport", "Round", "Row", "Statistic", "bench"]
 
 if not TYPE_CHECKING:  # a type checker reads the imports above
-    __getattr__ = lazy_attributes(__name__, _HOMES)
+    __getattr__ = lazy_attributes(__name__, _HOMES, renamed={"Way": "BenchConfig", "Figure": "Statistic"})

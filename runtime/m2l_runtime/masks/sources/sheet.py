@@ -1,4 +1,4 @@
-"""Rows of masks, each perhaps with its image, to one labelled picture."""
+"""Draw rows of masks and images as one labelled image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LABEL_HEIGHT: Final = 18
 
 @dataclass(frozen=True)
 class Cell:
-    """One mask of a row."""
+    """Hold one mask of a row, with its label and image."""
 
     mask: Mask
     """uint8 (H, W)."""
@@ -33,14 +33,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """Cells under one title."""
+    """Hold the cells under one title."""
 
     title: str
     cells: Sequence[Cell]
 
 
 def draw_rows(rows: Sequence[Row], footnote: str = "") -> PillowImage.Image:
-    """A picture of all rows, RGB."""
+    """Draw all rows as one RGB image."""
     widest = max(len(row.cells) for row in rows)
     heights = [_height(row) for row in rows]
     width = 2 * _MARGIN + widest * (_TILE + _GAP) - _GAP
