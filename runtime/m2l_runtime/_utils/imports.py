@@ -46,7 +46,7 @@ def lazy_attributes(
     vanished = renamed or {}
 
     def getattribute(name: str) -> Any:
-        if name in vanished:
+        if name in vanished and name not in homes:
             raise ImportError(f"{package}.{name} is now {package}.{vanished[name]}", name=name)
         if name not in homes:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
@@ -69,16 +69,24 @@ class _MovedModules:
         self.moved = moved
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """See importlib.abc.MetaPathFinder; last in line, hence asked only for what nobody else has."""
+        """Refuse a moved module; see importlib.abc.MetaPathFinder. It is the last finder, so it is asked only then."""
         if name in self.moved:
             self.refuse(name)
 
     def refuse(self, name: str) -> NoReturn:
-        raise ModuleNotFoundError(f"{name} is now {self.moved[name]}; import it from there", name=name)
+        new = self.moved[name]
+        # An import of a module in a package asks for the package first, so its message speaks of both.
+        inside = [
+            f"{old.rpartition('.')[2]} is now {place}"
+            for old, place in self.moved.items()
+            if old.rpartition(".")[0] == name and place != f"{new}.{old.rpartition('.')[2]}"
+        ]
+        more = f" (of its modules, {', '.join(inside)})" if inside else ""
+        raise ModuleNotFoundError(f"{name} is now {new}; import it from there{more}", name=name)
 
 
 def announce_moved_modules(package: str, moved: Mapping[str, str]) -> None:
-    """Let imports of old module names fail with the new name.
+    """Make imports of old module names fail with an error that gives the new name.
 
     Args:
         package: full name of the package that both names are relative to.
