@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, cast
@@ -11,32 +12,34 @@ import typer
 if TYPE_CHECKING:
     from m2l_runtime.cli.progress import Reporter
     from m2l_runtime.conditioning.conditions import AppearanceChoice
-    from m2l_runtime.output.formats import Format, OutputOptions
+    from m2l_runtime.output.options import OutputOptions
     from m2l_runtime.synthesizer import Synthesizer
 from m2l_runtime.cli._options import echo_json
+from m2l_runtime.output.formats import FORMATS, IMAGE_FORMATS, Format, ImageFormat, format_of_suffix
 
 SOME_MASKS_BAD: Final = 3
 """Exit status of `m2l synth` when some masks were skipped and the others done."""
 
 
-class FormatOption(StrEnum):
-    """Choices of --format."""
-
-    png = "png"
-    jpeg = "jpeg"
-    jpg = "jpg"
-    webp = "webp"
-    npz = "npz"
-    webdataset = "webdataset"
-    parquet = "parquet"
+_FORMAT_NAMES: Final = tuple(option for name, entry in FORMATS.items() for option in (name, *entry.aliases))
+"""Choices of --format."""
+_IMAGE_FORMAT_NAMES: Final = tuple(name for name in IMAGE_FORMATS if not FORMATS[name].holds_mask)
+"""Choices of --image-format: what a container holds beside the mask."""
 
 
-class ImageFormatOption(StrEnum):
-    """Choices of --image-format."""
+def _one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """Make a parser of an option that takes one of `names`."""
 
-    png = "png"
-    jpeg = "jpeg"
-    webp = "webp"
+    def parse(text: str) -> str:
+        if text not in names:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, names))}.")
+        return text
+
+    return parse
+
+
+def _metavar(names: Sequence[str]) -> str:
+    return f"[{'|'.join(names)}]"
 
 
 class PrecisionOption(StrEnum):
@@ -120,16 +123,23 @@ def synth(
         ),
     ] = None,
     format: Annotated[  # noqa: A002 - the option's name
-        FormatOption | None,
+        str | None,
         typer.Option(
+            parser=_one_of(_FORMAT_NAMES),
+            metavar=_metavar(_FORMAT_NAMES),
             help="What to write: a file for each image, or tars or parquet files of many.  "
             "[default: png, or what OUT ends in]",
             show_default=False,
         ),
     ] = None,
     image_format: Annotated[
-        ImageFormatOption | None,
-        typer.Option(help="Of the images in tars and parquet files.  [default: png]", show_default=False),
+        str | None,
+        typer.Option(
+            parser=_one_of(_IMAGE_FORMAT_NAMES),
+            metavar=_metavar(_IMAGE_FORMAT_NAMES),
+            help="Of the images in tars and parquet files.  [default: png]",
+            show_default=False,
+        ),
     ] = None,
     quality: Annotated[
         int | None, typer.Option(help="Of jpeg and webp, 1..100.  [default: 95]", show_default=False)
@@ -192,8 +202,7 @@ def synth(
     from m2l_runtime.cli.progress import Reporter
     from m2l_runtime.cli.report import describe_run, describe_summary
     from m2l_runtime.masks.sources.spec import is_spec, open_source
-    from m2l_runtime.output.formats import PAIRED
-    from m2l_runtime.runs.folder import synthesize_folder
+    from m2l_runtime.runs.folder import RunCallbacks, synthesize_folder
     from m2l_runtime.runs.pipeline import Result
     from m2l_runtime.synthesizer import Synthesizer
 
@@ -201,8 +210,10 @@ def synth(
         raise typer.BadParameter("--appearance-mask goes with --appearance FILE; leave it out")
     is_drawn = is_spec(masks)
     chosen = _format(format, Path(masks), out)
-    pairs = pairs or (is_drawn and chosen.value in PAIRED)
-    options = _output_options(chosen, image_format, quality, png_level, pairs, output_size, masks_per_file)
+    pairs = pairs or (is_drawn and not FORMATS[chosen].holds_mask)
+    options = _output_options(
+        chosen, image_format, quality, png_level, pairs, output_size, masks_per_file, contact_sheet
+    )
     with (
         Synthesizer.open(
             bundle,
@@ -252,11 +263,12 @@ def synth(
             seed=seed,
             samples=samples,
             appearance=choice,
-            contact_sheet=contact_sheet,
-            on_start=on_start,
-            on_result=on_result,
-            on_note=lambda note: reporter.message(f"note: {note}"),
-            should_stop=stop.is_set,
+            callbacks=RunCallbacks(
+                on_start=on_start,
+                on_result=on_result,
+                on_note=lambda note: reporter.message(f"note: {note}"),
+                should_stop=stop.is_set,
+            ),
         )
     if json:
         echo_json(describe_run(summary, synthesizer.settings, printable(out)))
@@ -304,51 +316,51 @@ def _choose_appearance(synthesizer: Synthesizer, text: str, mask: Path | None, r
     return choice
 
 
-def _format(given: FormatOption | None, masks: Path, out: Path) -> FormatOption:
-    """What was asked for; if nothing was, what the name of the one image says."""
+def _format(given: str | None, masks: Path, out: Path) -> Format:
+    """Resolve --format: what was asked for; if nothing was, what the name of the one image says."""
     if given is not None:
-        return FormatOption.jpeg if given is FormatOption.jpg else given
-    from m2l_runtime.runs.checks import FILE_ENDINGS
-
-    named = FILE_ENDINGS.get(out.suffix.lower())
-    return FormatOption(named) if named is not None and masks.is_file() and not out.is_dir() else FormatOption.png
+        return next(name for name, entry in FORMATS.items() if given in (name, *entry.aliases))
+    named = format_of_suffix(out.suffix)
+    return named if named is not None and masks.is_file() and not out.is_dir() else "png"
 
 
 def _output_options(
-    format: FormatOption,  # noqa: A002
-    image_format: ImageFormatOption | None,
+    format: Format,  # noqa: A002
+    image_format: str | None,
     quality: int | None,
     png_level: int | None,
     pairs: bool,
     output_size: SizeOption,
     masks_per_file: int | None,
+    contact_sheet: Path | None,
 ) -> OutputOptions:
     """Options of the library; one that has no effect on what is written is refused rather than ignored."""
-    from m2l_runtime.output.encoding import Encoding, ImageFormat
-    from m2l_runtime.output.formats import CONTAINERS, OutputOptions
+    from m2l_runtime.output.encoding import Encoding
+    from m2l_runtime.output.options import OutputOptions
 
-    is_container = format.value in CONTAINERS
-    images = (image_format or ImageFormatOption.png).value if is_container else format.value
+    is_container = FORMATS[format].is_container
+    images = cast(ImageFormat, (image_format or "png") if is_container else format)
     for name, is_given, has_effect in (
         ("--image-format", image_format is not None, is_container),
         ("--masks-per-file", masks_per_file is not None, is_container),
-        ("--quality", quality is not None, images in ("jpeg", "webp")),
-        ("--png-level", png_level is not None, images == "png"),
+        ("--quality", quality is not None, FORMATS[images].quality is not None),
+        ("--png-level", png_level is not None, FORMATS[images].levels is not None),
     ):
         if is_given and not has_effect:
             inside = f" of {images}" if is_container and name in ("--quality", "--png-level") else ""
-            raise typer.BadParameter(f"{name} has no effect on {format.value}{inside}; leave it out")
+            raise typer.BadParameter(f"{name} has no effect on {format}{inside}; leave it out")
     encoding = Encoding(
-        cast(ImageFormat, images),
+        images,
         Encoding.quality if quality is None else quality,
         Encoding.png_level if png_level is None else png_level,
     )
     return OutputOptions(
-        format=cast("Format", format.value),
+        format=format,
         image_encoding=encoding,
         pairs=pairs,
         original_size=output_size is SizeOption.original,
         masks_per_file=OutputOptions.masks_per_file if masks_per_file is None else masks_per_file,
+        contact_sheet=contact_sheet,
     )
 
 

@@ -1,4 +1,4 @@
-"""Masks and images to one labelled picture, mask | lesion."""
+"""Draw masks and images side by side into one labeled picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.types import Image, Mask
 
 MAX_PAIRS: Final = 60
-"""Pairs on a sheet; what comes after them is counted in the title and left out."""
+"""Most pairs on a sheet. Later ones are left out and counted in the title."""
 
 _TILE: Final = 176
 _GAP: Final = 4
@@ -29,7 +29,7 @@ _EDGE: Final = (200, 200, 196)
 
 
 class ContactSheet:
-    """Collects pairs as they come and draws the first `MAX_PAIRS` of them."""
+    """Collect pairs as they come and draw the first `MAX_PAIRS` of them."""
 
     def __init__(self, title: str, footnote: str) -> None:
         self._title, self._footnote = title, footnote
@@ -44,7 +44,7 @@ class ContactSheet:
             self._pairs.append((label, _tile(mask), _tile(image)))
 
     def draw(self) -> PillowImage.Image:
-        """The sheet as an RGB picture."""
+        """Draw the sheet as an RGB picture."""
         columns = max(1, min(4, math.ceil(math.sqrt(len(self._pairs)))))
         rows = max(1, math.ceil(len(self._pairs) / columns))
         cell_width, cell_height = 2 * _TILE + _GAP + _MARGIN, _TILE + _LABEL_HEIGHT + _MARGIN // 2
@@ -78,7 +78,7 @@ def _tile(array: Mask | Image) -> PillowImage.Image:
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """`text`, in letters the font has, cut in the middle until it is at most `width` pixels wide."""
+    """Cut `text`, in letters the font has, in the middle until it is at most `width` pixels wide."""
     plain = unicodedata.normalize("NFKD", printable(text))  # accents apart from their letters
     text = "".join(c if c.isascii() else "?" for c in plain if not unicodedata.combining(c))
     head, tail = len(text) // 2, len(text) - len(text) // 2
