@@ -71,7 +71,8 @@ class Encoding:
         """Everything that the bytes depend on beside the pixels, for the log."""
         if self.format == "png" and self.png_level == 1:
             return f"png mean filter, zlib {zlib.ZLIB_RUNTIME_VERSION}"
-        entry, words = FORMATS[self.format], [self.format]
+        entry = FORMATS[self.format]
+        words: list[str] = [self.format]
         if entry.levels is not None:
             words.append(f"level {self.png_level}")
         if entry.quality is not None:

@@ -1,7 +1,7 @@
 """Register the output formats: everything that is known of each without importing what writes it.
 
 To add an image format, write its encoder in :mod:`m2l_runtime.output.encoding`. To add a container, write its module in
-:mod:`m2l_runtime.output.writers`. Then add an entry to `FORMATS`, and its name to `Format` (and to `ImageFormat`).
+:mod:`m2l_runtime.output.writers`. Then add an entry to `FORMATS`, and its name to one of the types before it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-Format = Literal["png", "jpeg", "webp", "npz", "webdataset", "parquet"]
+PlainImageFormat = Literal["png", "jpeg", "webp"]
+"""Formats of an image alone, beside which or beside whose file the mask may lie."""
 
-ImageFormat = Literal["png", "jpeg", "webp", "npz"]
+ImageFormat = Literal[PlainImageFormat, "npz"]
+"""Formats of one image."""
+
+Format = Literal[ImageFormat, "webdataset", "parquet"]
+
+FormatOption = Literal[Format, "jpg"]
+"""Names that the command line takes: formats and their aliases."""
 
 _FILES: Final = "m2l_runtime.output.writers.files:FileWriter"
 _ENCODING: Final = "m2l_runtime.output.encoding"
