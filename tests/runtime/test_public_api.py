@@ -31,6 +31,7 @@ EXPORTED = {
         "Masks",
         "OutputOptions",
         "Result",
+        "RunCallbacks",
         "Shapes",
         "Summary",
         "Synthesizer",
@@ -50,7 +51,7 @@ EXPORTED = {
         "choose_backend",
         "load_backend",
     ],
-    "m2l_runtime.bench": ["BenchConfig", "BenchReport", "Round", "Row", "Statistic", "bench"],
+    "m2l_runtime.bench": ["BenchConfig", "BenchOptions", "BenchReport", "Round", "Row", "Statistic", "bench"],
     "m2l_runtime.bundle": [
         "AppearanceTable",
         "Bundle",
