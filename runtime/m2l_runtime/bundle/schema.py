@@ -229,7 +229,7 @@ class AppearanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     names: tuple[str, ...]
     """Names of the columns: :data:`m2l_runtime.types.NAMES`."""
     min_contrast: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
-    """Delta E*ab by which lesion and skin differ at least, in their mean colours; rows of less were left out."""
+    """Delta E*ab by which lesion and skin differ at least, in their mean colors; rows of less were left out."""
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

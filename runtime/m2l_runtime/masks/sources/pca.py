@@ -56,7 +56,7 @@ class ShapeModel:
     """Hold the mean of a set of shapes, and how they differ."""
 
     mean: npt.NDArray[np.float32]
-    """(G, G) signed distances in radii, on a square that reaches `box_radii` radii from the centre."""
+    """(G, G) signed distances in radii, on a square that reaches `box_radii` radii from the center."""
     components: npt.NDArray[np.float32]
     """(K, G, G), of length 1, most variance first."""
     deviations: npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ class ShapeModel:
     explained: npt.NDArray[np.float64]
     """(K,) share of the total variance."""
     poses: npt.NDArray[np.float64]
-    """(mask_count, 4) centre y and x, radius (as fractions of the frame's side) and angle in radians, of the masks
+    """(mask_count, 4) center y and x, radius (as fractions of the frame's side) and angle in radians, of the masks
     learned from."""
     box_radii: float
     mask_count: int
