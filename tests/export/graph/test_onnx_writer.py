@@ -329,7 +329,7 @@ def of_running_statistics(graph: ByteGraph) -> None:
             r"^unet\.downs\.2\.layer is of class torch\..*\.AvgPool2d, .* functions for .*SubPixelConv2d",
         ),
         (of_another_norm, r"^unet\.downs\.2\.norm is of class torch\..*\.GroupNorm, which is not written as ONNX"),
-        (of_a_subclass, r"^unet\.modulation\.hidden\.1 is of class .*test_onnxwriter\.Squared, which is not"),
+        (of_a_subclass, r"^unet\.modulation\.hidden\.1 is of class .*test_onnx_writer\.Squared, which is not"),
         (of_another_network, r"^unet is of class torch\..*\.Sequential, which is not written"),
         (of_other_padding, r"^unet\.downs\.0\.layer is padded by \(1, 1\), .* in mode reflect; only numbers of zeros"),
         (of_padding_in_words, r"^unet\.downs\.0\.layer is padded by same, .*; only numbers of zeros"),

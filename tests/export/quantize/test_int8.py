@@ -563,7 +563,7 @@ def test_the_trained_reference_within_the_default_limits(tmp_path: Path) -> None
 
 
 def test_the_options_are_explained() -> None:
-    text = (ROOT / "docs" / "quantisation.md").read_text()
+    text = (ROOT / "docs" / "quantization.md").read_text()
     for option in ("--precision", "--engines", "--calibrate", "--max-mean-difference", "--max-color-shift"):
         assert f"| `{option}` |" in text
     for option, limit in (("--min-psnr", ParityLimits().psnr_db), ("--min-worst-psnr", ParityLimits().worst_psnr_db)):
