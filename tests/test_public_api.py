@@ -19,7 +19,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 EXPORTED = {
-    "m2l_export": ["ExportReport", "ParityLimits", "export_checkpoint"],
+    "m2l_export": ["ExportOptions", "ExportReport", "ParityLimits", "PlanOptions", "export_checkpoint"],
     "m2l_train": [
         "PRESETS",
         "PrepareOptions",
