@@ -61,12 +61,12 @@ def _could_run_plans(device: str) -> tuple[bool, str]:
     """Look for a GPU and a TensorRT library. No plan is built, as that takes minutes."""
     try:
         backend_module("tensorrt")
-        here = detect_environment(read_device(device)[1])
+        environment = detect_environment(read_device(device)[1])
     except M2LError as error:
         return False, str(error)
-    if here.builder is None:
-        return False, f"nothing here builds plans for {here}"
-    return True, f"{here}; builds a plan when it is first used"
+    if environment.builder is None:
+        return False, f"nothing here builds plans for {environment}"
+    return True, f"{environment}; builds a plan when it is first used"
 
 
 def machine_facts() -> dict[str, str]:

@@ -273,7 +273,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     upsample: Literal["deconv", "resize"] = "deconv"
     """resize is an addition of m2l: pixels repeated, then a 3x3 convolution."""
     appearance: bool = False
-    """Whether it takes an appearance (:mod:`m2l_runtime.conditioning.appearance`) ; an addition of m2l."""
+    """Whether it takes an appearance (:mod:`m2l_runtime.conditioning.appearance`); an addition of m2l."""
     dropout: Literal["off", "input"] = "off"
     """input: an input says which features are dropped."""
 

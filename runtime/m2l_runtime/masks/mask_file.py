@@ -138,9 +138,9 @@ def to_gray(picture: PillowImage.Image) -> tuple[Mask, str | None]:
         )
     if int(gray.max()) < BLACK_BELOW:
         if picture.format not in LOSSY_FORMATS:
-            found = ", ".join(str(value) for value in np.unique(gray)[:6])
+            values = ", ".join(str(value) for value in np.unique(gray)[:6])
             raise MaskFileError(
-                f"holds the values {found}, as class labels would; expected 0 (background) and 255 (lesion)"
+                f"holds the values {values}, as class labels would; expected 0 (background) and 255 (lesion)"
             )
         return _constant(is_first, 0), "empty"
     return gray, "full" if int(gray.min()) >= WHITE_FROM else _looks_inverted(gray)

@@ -74,8 +74,8 @@ class ShapeModel:
         """Compute the signed distances (G, G) of the shape with up to K coefficients, in standard deviations."""
         count = len(coefficients)
         weights = coefficients * self.deviations[:count]
-        found: npt.NDArray[np.float64] = self.mean + np.einsum("k,kij->ij", weights, self.components[:count])
-        return found
+        distances: npt.NDArray[np.float64] = self.mean + np.einsum("k,kij->ij", weights, self.components[:count])
+        return distances
 
     def check_component(self, component: int) -> None:
         """Check that there is a component of this number, from 1.
@@ -99,8 +99,8 @@ def fit_shape_model(lesions: Lesions) -> ShapeModel:
     Raises:
         InputError: too few masks, or all of one shape.
     """
-    chosen = [lesion for lesion in lesions.lesions if not lesion.touches_frame]
-    count, cut = len(chosen), len(lesions.lesions) - len(chosen)
+    inside = [lesion for lesion in lesions.lesions if not lesion.touches_frame]
+    count, cut = len(inside), len(lesions.lesions) - len(inside)
     if count < MIN_MASKS:
         raise InputError(
             f"principal components need at least {MIN_MASKS} masks whose lesion lies inside the frame, got {count}"
@@ -108,8 +108,8 @@ def fit_shape_model(lesions: Lesions) -> ShapeModel:
         )
     # Threads of the linear algebra that wait for one another cost more than they give.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(usable_cpus(), "m2l-worker") as pool:
-        found = list(pool.map(_aligned, chosen))
-        maps = np.stack([one for one, _ in found]).reshape(count, -1)
+        aligned = list(pool.map(_aligned, inside))
+        maps = np.stack([one for one, _ in aligned]).reshape(count, -1)
         mean = maps.mean(0, dtype=np.float64)
         centered = maps - mean.astype(np.float32)
         gram = (centered @ centered.T).astype(np.float64)
@@ -128,7 +128,7 @@ def fit_shape_model(lesions: Lesions) -> ShapeModel:
         components=components.astype(np.float32).reshape(kept, _SIDE, _SIDE),
         deviations=np.sqrt(squares[:kept] / (count - 1)),
         explained=squares[:kept] / total,
-        poses=np.array([place for _, place in found]),
+        poses=np.array([place for _, place in aligned]),
         box_radii=_BOX_RADII,
         mask_count=count,
     )
@@ -315,14 +315,14 @@ def load(path: str | os.PathLike[str]) -> ShapeModel:
 def _checked(arrays: dict[str, npt.NDArray[Any]], name: str) -> ShapeModel:
     mean, components = arrays["mean"], arrays["components"]
     count = len(components) if components.ndim == 3 else 0
-    wanted = {
+    expected = {
         "mean": ("float32", (len(mean),) * 2),
         "components": ("float32", (count, len(mean), len(mean))),
         "deviations": ("float64", (count,)),
         "explained": ("float64", (count,)),
         "poses": ("float64", (len(arrays["poses"]) if arrays["poses"].ndim else 0, 4)),
     }
-    for field, (kind, shape) in wanted.items():
+    for field, (kind, shape) in expected.items():
         array = arrays[field]
         if array.dtype != kind or array.shape != shape or not array.size or not np.isfinite(array).all():
             raise InputError(f"{name} is a damaged shape model: {field} is {array.shape} {array.dtype}")
@@ -340,4 +340,4 @@ def _checked(arrays: dict[str, npt.NDArray[Any]], name: str) -> ShapeModel:
     )
     if not is_sound:
         raise InputError(f"{name} is a damaged shape model: its figures are out of range; learn it again")
-    return ShapeModel(**{f: arrays[f] for f in wanted}, box_radii=float(box_radii), mask_count=int(mask_count))
+    return ShapeModel(**{f: arrays[f] for f in expected}, box_radii=float(box_radii), mask_count=int(mask_count))

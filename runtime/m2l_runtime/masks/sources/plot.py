@@ -41,19 +41,17 @@ def plot(one: SetStatistics, name: str, other: SetStatistics | None = None, othe
             both = values if others is None else np.concatenate([values, others])
             low, high = (0.0, 1.0) if not len(both) else (min(0.0, float(both.min())), max(1.0, float(both.max())))
             bins = np.linspace(low, high, 41)
-        for found, which, style in ((others, other_name, "stepfilled"), (values, name, "step")):
-            if found is None or not len(found):
+        for numbers, which, style in ((others, other_name, "stepfilled"), (values, name, "step")):
+            if numbers is None or not len(numbers):
                 continue
-            shown = np.minimum(found, _MAX_COUNTED) if is_count else found
+            shown = np.minimum(numbers, _MAX_COUNTED) if is_count else numbers
             share = np.full(len(shown), 1 / len(shown))
             color = "#c9ccd1" if style == "stepfilled" else "#b3312c"
             axes.hist(shown, bins, weights=share, histtype=style, color=color, linewidth=1.6, label=which)
         axes.set_xlabel(f"{label}; {_MAX_COUNTED} stands for more" if is_count else label)
         axes.set_ylabel("share of the masks")
-        if other is not None and (found_difference := compare(one.metrics[figure_name], other.metrics[figure_name])):
-            axes.set_title(
-                f"KS {found_difference.ks_statistic:.2f}, Wasserstein {found_difference.wasserstein:.3g}", fontsize=10
-            )
+        if other is not None and (difference := compare(one.metrics[figure_name], other.metrics[figure_name])):
+            axes.set_title(f"KS {difference.ks_statistic:.2f}, Wasserstein {difference.wasserstein:.3g}", fontsize=10)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     figure.axes[0].legend(frameon=False)

@@ -52,8 +52,8 @@ class Variation:
 
     def sample(self, coefficients: npt.NDArray[np.float64]) -> Field:
         """Compute the displacement (2, n, n) in radii, for coefficients (K,) in standard deviations."""
-        found: Field = np.einsum("k,kaij->aij", coefficients * self.deviations, self.modes)
-        return found
+        displacement: Field = np.einsum("k,kaij->aij", coefficients * self.deviations, self.modes)
+        return displacement
 
 
 def fit_variation(lesions: Lesions, modes: int) -> Variation:

@@ -15,20 +15,20 @@ def as_table(one: SetStatistics, other: SetStatistics | None) -> str:
     heading = ("", "mean", *(f"{quantile * 100:g} %" for quantile in QUANTILES))
     rows: list[tuple[str, ...]] = [(*heading, "" if other is None else "difference")]
     for name in METRICS:
-        found = one.metrics[name]
-        difference = None if other is None else compare(found, other.metrics[name])
-        told = (
+        distribution = one.metrics[name]
+        difference = None if other is None else compare(distribution, other.metrics[name])
+        text = (
             "" if difference is None else f"KS {difference.ks_statistic:.2f}, Wasserstein {difference.wasserstein:.3g}"
         )
-        rows.append((name.replace("_", " "), *_cells(found), told))
+        rows.append((name.replace("_", " "), *_cells(distribution), text))
         if other is not None:
             rows.append(("  reference", *_cells(other.metrics[name]), ""))
     counted = plural(one.count, "mask") + ("" if other is None else f", reference {plural(other.count, 'mask')}")
     return f"{counted}\n{table(rows)}"
 
 
-def _cells(found: Distribution) -> tuple[str, ...]:
-    return tuple("-" if math.isnan(value) else f"{value:.3g}" for value in (found.mean, *found.quantiles))
+def _cells(distribution: Distribution) -> tuple[str, ...]:
+    return tuple("-" if math.isnan(value) else f"{value:.3g}" for value in (distribution.mean, *distribution.quantiles))
 
 
 def as_json(one: SetStatistics, other: SetStatistics | None) -> dict[str, Any]:
@@ -37,7 +37,9 @@ def as_json(one: SetStatistics, other: SetStatistics | None) -> dict[str, Any]:
     return {
         "masks": _set(one),
         "reference": None if other is None else _set(other),
-        "differences": {name: dataclasses.asdict(found) for name, found in comparisons.items() if found is not None},
+        "differences": {
+            name: dataclasses.asdict(comparison) for name, comparison in comparisons.items() if comparison is not None
+        },
     }
 
 
