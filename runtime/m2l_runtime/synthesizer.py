@@ -94,7 +94,7 @@ class Synthesizer:
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(embedded.BUNDLE if bundle is None else bundle)
         if trust_plans not in (True, False):
-            raise EngineError(f"trust_engines is True or False, got {trust_plans!r}")
+            raise EngineError(f"trust_plans is True or False, got {trust_plans!r}")
         cache = None if cache_dir is None else Path(cache_dir)
         options = BackendOptions(
             device, precision, batch_size, threads, streams, dict(provider_options or {}), cache, trust_plans, on_step

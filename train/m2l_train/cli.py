@@ -6,8 +6,6 @@ Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import typing
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -15,6 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from m2l_runtime._utils.text import print_stderr
+from m2l_runtime.cli._options import GivenOptions, expand_options
 from m2l_train.config import PRESETS, TrainConfig
 
 SOME_PAIRS_BAD: Final = 3
@@ -139,32 +138,10 @@ def _shares(text: str) -> dict[str, float]:
     return shares
 
 
-def _with_settings(command: Any) -> Any:
-    """`command` with an option for each field of TrainConfig, in place of its ``**settings``."""
-    signature = inspect.signature(command, eval_str=True)
-    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    types = typing.get_type_hints(TrainConfig)
-    for field in dataclasses.fields(TrainConfig):
-        kind: Any = types[field.name]
-        if typing.get_origin(kind) is typing.Literal:
-            kind = type(typing.get_args(kind)[0])
-        doc = field.metadata["doc"]
-        if field.default is not None:
-            default = field.default
-            doc += f"  [default: {('yes' if default else 'no') if isinstance(default, bool) else default}]"
-        option: Any = Annotated[kind | None, typer.Option(help=doc, show_default=False)]
-        parameters.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-        )
-    command.__signature__ = signature.replace(parameters=parameters)
-    command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
-    return command
-
-
 PresetOption = StrEnum("PresetOption", {name: name for name in PRESETS})  # type: ignore[misc]
 
 
-@_with_settings
+@expand_options
 def train(
     data: Annotated[
         Path, typer.Argument(help="Folder of pairs: of m2l prepare, images and masks, or combined.", show_default=False)
@@ -191,7 +168,8 @@ def train(
         bool, typer.Option("--skip-bad", help="Leave out and count pairs that cannot be read, instead of stopping.")
     ] = False,
     tensorboard: Annotated[bool, typer.Option(help="Write events for TensorBoard too.")] = True,
-    **settings: Any,
+    *,
+    settings: Annotated[dict[str, Any], GivenOptions(TrainConfig)],
 ) -> None:
     """Train pix2pix to paint photographs into masks; stop it whenever you like, and go on with --resume.
 
@@ -205,10 +183,9 @@ def train(
     from m2l_train.report import describe_training
     from m2l_train.training.run_folder import RunFolder
 
-    given = {name: value for name, value in settings.items() if value is not None}
     folder = RunFolder(run)
     base = folder.read_config() if resume and folder.is_run() else PRESETS[preset.value]
-    config = dataclasses.replace(base, **given)
+    config = dataclasses.replace(base, **settings)
     with Reporter("training") as reporter, StopSignals() as stop:
 
         def on_step(result: StepResult) -> None:

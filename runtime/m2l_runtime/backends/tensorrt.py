@@ -85,7 +85,7 @@ def _plan(
     search = find_plan(source.plans, environment, source.precision, batch_size, options.trust_plans)
     if search.plan_ref is not None:
         entry = search.plan_ref.entry
-        name = f"{entry.file.path} (without --trust-engines one is built here)"
+        name = f"{entry.file.path} (without --trust-plans one is built here)"
         return _SelectedPlan(search.plan_ref.read(), entry.flavour, name, (f"{BUNDLE_PLAN_NOTE} {entry.file.path}",))
     notes = tuple(f"the bundle's plan is not used: {reason}" for reason in search.reasons)
     flavour = environment.builder

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typer
 
+from m2l_runtime.cli._options import RENAMED_OPTIONS, accept_old_options
 from m2l_runtime.cli.inspect import doctor, inspect, verify
 from m2l_runtime.cli.synth import synth
 
@@ -16,7 +17,8 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add synth, inspect, verify and doctor to `app`."""
-    app.command()(synth)
+    accepts_old = accept_old_options(RENAMED_OPTIONS)
+    app.command(cls=accepts_old)(synth)
     app.command()(inspect)
-    app.command()(verify)
+    app.command(cls=accepts_old)(verify)
     app.command()(doctor)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
 from m2l_runtime.cli._options import BundleArgument, Json, echo_json
 
 
 def inspect(bundle: BundleArgument = None, json: Json = False) -> None:
-    """Tell what a bundle is, check its files, name the engines for it."""
+    """Describe a bundle, check its files, and list the engines that run it here."""
     from m2l_runtime.backends.trt.plans import check_plans
     from m2l_runtime.bundle import embedded
     from m2l_runtime.bundle.io import open_bundle
@@ -51,12 +49,13 @@ def verify(
     trust_plans: Annotated[
         bool,
         typer.Option(
-            "--trust-engines", help="Replay the bundle's TensorRT plans. They are code: only from who you trust."
+            "--trust-plans",
+            help="Replay the bundle's TensorRT plans. Plans are code: load only those of a maker you trust.",
         ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Replay a bundle's golden images on every engine here.
+    """Replay a bundle's golden images on every engine here and compare.
 
     Exit status 1 if any differs.
     """
@@ -91,7 +90,7 @@ def verify(
 
 
 def doctor(json: Json = False) -> None:
-    """Tell which engines work here, and why others do not.
+    """List the engines that work on this machine, and why others do not.
 
     Exit status 1 if none does.
     """

@@ -1,60 +1,111 @@
-"""Run `m2l synth`."""
+"""Run `m2l synth`.
+
+A new option is one field of `EngineFlags`, `OutputFlags`, `SamplingFlags` or `RunFlags`, and its use.
+"""
 
 from __future__ import annotations
 
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, cast
+from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
 import typer
+
+from m2l_runtime.cli._options import ALL_CPUS, echo_json, expand_options, option_field
 
 if TYPE_CHECKING:
     from m2l_runtime.cli.progress import Reporter
     from m2l_runtime.conditioning.conditions import AppearanceChoice
     from m2l_runtime.output.formats import Format, OutputOptions
+    from m2l_runtime.runs.folder import Summary
+    from m2l_runtime.runs.pipeline import Result
     from m2l_runtime.synthesizer import Synthesizer
-from m2l_runtime.cli._options import echo_json
 
 SOME_MASKS_BAD: Final = 3
 """Exit status of `m2l synth` when some masks were skipped and the others done."""
 
 
-class FormatOption(StrEnum):
-    """Choices of --format."""
+@dataclass(frozen=True, kw_only=True)
+class EngineFlags:
+    """Hold the options of the bundle and the engine that runs it."""
 
-    png = "png"
-    jpeg = "jpeg"
-    jpg = "jpg"
-    webp = "webp"
-    npz = "npz"
-    webdataset = "webdataset"
-    parquet = "parquet"
-
-
-class ImageFormatOption(StrEnum):
-    """Choices of --image-format."""
-
-    png = "png"
-    jpeg = "jpeg"
-    webp = "webp"
-
-
-class PrecisionOption(StrEnum):
-    """Choices of --precision."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    bf16 = "bf16"
-    int8 = "int8"
+    bundle: Path | None = option_field(None, "Bundle to use.", default="the model inside the package")
+    backend: str = option_field("auto", "auto, openvino, onnxruntime, tensorrt, or fake (runs no model).")
+    device: str = option_field("auto", "auto, cpu, cuda or cuda:N.")
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = option_field(
+        "fp32", "Precision of the convolutions. m2l inspect lists what a bundle has for which backend."
+    )
+    batch_size: int | None = option_field(None, "Masks per engine call.", default="1 on CPU, 16 on CUDA")
+    threads: int | None = option_field(None, "CPU threads of the engine in all.", default=ALL_CPUS)
+    streams: int | None = option_field(
+        None,
+        "Engine calls at once; the threads are divided among them.",
+        default="as many as threads, at most 16, on CPU; 2 on CUDA",
+    )
+    cache_dir: Path | None = option_field(
+        None,
+        "Folder where openvino and tensorrt keep compiled models for the next time.",
+        default="none for openvino; the user's cache for tensorrt",
+    )
+    trust_plans: bool = option_field(
+        False, "Load the bundle's TensorRT plans. Plans are code: load only those of a maker you trust."
+    )
 
 
-class SizeOption(StrEnum):
-    """Choices of --output-size."""
+@dataclass(frozen=True, kw_only=True)
+class OutputFlags:
+    """Hold the options of what is written."""
 
-    model = "model"
-    original = "original"
+    format: Literal["png", "jpeg", "jpg", "webp", "npz", "webdataset", "parquet"] | None = option_field(
+        None,
+        "Output format: a file for each image, or tar or Parquet files of many.",
+        default="png, or what OUT ends in",
+    )
+    image_format: Literal["png", "jpeg", "webp"] | None = option_field(
+        None, "Format of the images inside tar and Parquet files.", default="png"
+    )
+    quality: int | None = option_field(None, "JPEG and WebP quality, 1 to 100.", default="95")
+    png_level: int | None = option_field(
+        None,
+        "PNG compression: 0 stores, 1 is fast, 2 to 9 are zlib's levels, slower and hardly smaller.",
+        default="1",
+    )
+    pairs: bool = option_field(False, "Also write the masks: images/, masks/ and pairs.csv.")
+    output_size: Literal["model", "original"] = option_field(
+        "model", "Size of what is written: the model's, or that of the mask file."
+    )
+    masks_per_file: int | None = option_field(None, "Masks per tar or Parquet file.", default="1000")
+    contact_sheet: Path | None = option_field(None, "Also draw mask | lesion pairs into this PNG file.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class SamplingFlags:
+    """Hold the options of what is left to chance."""
+
+    seed: int = option_field(0, "Seed of the images, where the bundle varies. Each image depends on its mask's name.")
+    samples: int = option_field(1, "Images of each mask, where the bundle varies: NAME_sample1, NAME_sample2, ...")
+    appearance: str | None = option_field(
+        None,
+        "A photograph to look like, or numbers by name: lesion_L=35,skin_a=12.",
+        default="sampled from the training images'",
+    )
+    appearance_mask: Path | None = option_field(
+        None, "Mask file of that photograph.", default="looked for beside the photograph"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """Hold the options of the run as a whole."""
+
+    workers: int | None = option_field(None, "Threads that read masks and encode images.", default=ALL_CPUS)
+    shard: str = option_field("1/1", "I/N: synthesize the I-th of N shares. Any split gives the same files.")
+    resume: bool = option_field(False, "Go on with an earlier run: synthesize what is missing, altered or outdated.")
+    overwrite: bool = option_field(False, "Replace what is there already.")
+    json: bool = option_field(False, "Print a summary as JSON.")
+
+
+@expand_options
 def synth(
     masks: Annotated[
         str,
@@ -70,114 +121,10 @@ def synth(
             show_default=False,
         ),
     ],
-    bundle: Annotated[
-        Path | None, typer.Option(help="Bundle to use.  [default: the model inside the package]", show_default=False)
-    ] = None,
-    backend: Annotated[
-        str, typer.Option(help="auto, openvino, onnxruntime, tensorrt, or fake (runs no model).")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[
-        PrecisionOption,
-        typer.Option(help="What convolutions compute with; m2l inspect lists what a bundle has for which backend."),
-    ] = PrecisionOption.fp32,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Masks per engine call.  [default: 1 on CPU, 16 on CUDA]", show_default=False)
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="CPU threads of the engine in all.  [default: the CPUs this process may use]", show_default=False
-        ),
-    ] = None,
-    streams: Annotated[
-        int | None,
-        typer.Option(
-            help="Engine calls at once, the threads divided among them.  "
-            "[default: as many as threads, at most 16, on CPU; 2 on CUDA]",
-            show_default=False,
-        ),
-    ] = None,
-    cache_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder where openvino and tensorrt keep compiled models for the next time.  "
-            "[default: none of openvino's, tensorrt's plans in the user's cache]",
-            show_default=False,
-        ),
-    ] = None,
-    trust_plans: Annotated[
-        bool,
-        typer.Option(
-            "--trust-engines", help="Load the bundle's TensorRT plans. They are code: only from who you trust."
-        ),
-    ] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads that read masks and encode images.  [default: the CPUs this process may use]",
-            show_default=False,
-        ),
-    ] = None,
-    format: Annotated[  # noqa: A002 - the option's name
-        FormatOption | None,
-        typer.Option(
-            help="What to write: a file for each image, or tars or parquet files of many.  "
-            "[default: png, or what OUT ends in]",
-            show_default=False,
-        ),
-    ] = None,
-    image_format: Annotated[
-        ImageFormatOption | None,
-        typer.Option(help="Of the images in tars and parquet files.  [default: png]", show_default=False),
-    ] = None,
-    quality: Annotated[
-        int | None, typer.Option(help="Of jpeg and webp, 1..100.  [default: 95]", show_default=False)
-    ] = None,
-    png_level: Annotated[
-        int | None,
-        typer.Option(
-            help="Of png: 0 stored, 1 without a search, 2..9 zlib's, slower and hardly smaller.  [default: 1]",
-            show_default=False,
-        ),
-    ] = None,
-    pairs: Annotated[
-        bool, typer.Option("--pairs", help="Also write the masks: images/, masks/ and pairs.csv.")
-    ] = False,
-    output_size: Annotated[
-        SizeOption, typer.Option(help="Size of what is written: the model's, or that of the mask's file.")
-    ] = SizeOption.model,
-    masks_per_file: Annotated[
-        int | None,
-        typer.Option(help="Masks dealt to each tar or parquet file.  [default: 1000]", show_default=False),
-    ] = None,
-    shard: Annotated[str, typer.Option(help="I/N: do the I-th of N shares; any split gives the same files.")] = "1/1",
-    seed: Annotated[
-        int, typer.Option(help="Images are drawn with it, each by its mask's name, where the bundle varies.")
-    ] = 0,
-    samples: Annotated[
-        int, typer.Option(help="Images of each mask, where the bundle varies: NAME_sample1, NAME_sample2, ...")
-    ] = 1,
-    appearance: Annotated[
-        str | None,
-        typer.Option(
-            help="A photograph to look like, or numbers by name: lesion_L=35,skin_a=12.  "
-            "[default: drawn from what the network was trained with]",
-            show_default=False,
-        ),
-    ] = None,
-    appearance_mask: Annotated[
-        Path | None,
-        typer.Option(help="The mask's file of that photograph.  [default: looked for beside it]", show_default=False),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an earlier run: make what is missing, altered or outdated.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")] = False,
-    contact_sheet: Annotated[
-        Path | None, typer.Option(help="Also draw mask | lesion pairs into this PNG file.", show_default=False)
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+    engine: EngineFlags,
+    output: OutputFlags,
+    sampling: SamplingFlags,
+    run: RunFlags,
 ) -> None:
     """Synthesize a lesion image for each mask.
 
@@ -188,89 +135,97 @@ def synth(
     2 wrong usage, 130 or 143 stopped by a signal (go on with --resume).
     """
     from m2l_runtime._utils.signals import StopSignals
-    from m2l_runtime._utils.text import print_stderr, printable
     from m2l_runtime.cli.progress import Reporter
-    from m2l_runtime.cli.report import describe_run, describe_summary
     from m2l_runtime.masks.sources.spec import is_spec, open_source
-    from m2l_runtime.output.formats import PAIRED
     from m2l_runtime.runs.folder import synthesize_folder
-    from m2l_runtime.runs.pipeline import Result
-    from m2l_runtime.synthesizer import Synthesizer
 
-    if appearance_mask is not None and appearance is None:
+    if sampling.appearance_mask is not None and sampling.appearance is None:
         raise typer.BadParameter("--appearance-mask goes with --appearance FILE; leave it out")
     is_drawn = is_spec(masks)
-    chosen = _format(format, Path(masks), out)
-    pairs = pairs or (is_drawn and chosen.value in PAIRED)
-    options = _output_options(chosen, image_format, quality, png_level, pairs, output_size, masks_per_file)
-    with (
-        Synthesizer.open(
-            bundle,
-            backend=backend,
-            device=device,
-            precision=precision.value,
-            batch_size=batch_size,
-            threads=threads,
-            streams=streams,
-            cache_dir=cache_dir,
-            trust_plans=trust_plans,
-            on_step=print_stderr,
-        ) as synthesizer,
-        Reporter() as reporter,
-        StopSignals() as stop,
-    ):
-        choice = None
-        if appearance is not None:
-            choice = _choose_appearance(synthesizer, appearance, appearance_mask, reporter)
-
-        if trust_plans and synthesizer.settings.backend != "tensorrt":
-            reporter.message(
-                f"note: --trust-engines has no effect on {synthesizer.settings.backend}: --backend tensorrt"
-            )
+    options = _output_options(output, _format(output.format, Path(masks), out), is_drawn)
+    with _open(engine) as synthesizer, Reporter() as reporter, StopSignals() as stop:
+        choice = _choose_appearance(synthesizer, sampling, reporter)
+        if engine.trust_plans and synthesizer.settings.backend != "tensorrt":
+            reporter.message(f"note: --trust-plans has no effect on {synthesizer.settings.backend}: --backend tensorrt")
 
         def on_start(count: int) -> None:
             for note in _engine_notes(synthesizer):
                 reporter.message(f"note: {note}")
             reporter.start(count)
 
-        def on_result(result: Result) -> None:
-            if result.problem is not None:
-                reporter.note(f"skipped {result.problem}")
-            elif result.note is not None and not result.is_kept:
-                reporter.note(f"note: {printable(result.name)} is {_NOTES[result.note]}")
-            reporter.advance()
-
         summary = synthesize_folder(
             open_source(masks, min(synthesizer.image_size)) if is_drawn else masks,
             out,
             synthesizer,
             options,
-            shard=_shard(shard),
-            workers=workers,
-            resume=resume,
-            overwrite=overwrite,
-            seed=seed,
-            samples=samples,
+            shard=_shard(run.shard),
+            workers=run.workers,
+            resume=run.resume,
+            overwrite=run.overwrite,
+            seed=sampling.seed,
+            samples=sampling.samples,
             appearance=choice,
-            contact_sheet=contact_sheet,
+            contact_sheet=output.contact_sheet,
             on_start=on_start,
-            on_result=on_result,
+            on_result=lambda result: _report_result(result, reporter),
             on_note=lambda note: reporter.message(f"note: {note}"),
             should_stop=stop.is_set,
         )
-    if json:
+    _print_summary(summary, synthesizer, out, None if run.json else output.contact_sheet, as_json=run.json)
+    _leave(summary, stop.exit_status)
+
+
+def _open(engine: EngineFlags) -> Synthesizer:
+    from m2l_runtime._utils.text import print_stderr
+    from m2l_runtime.synthesizer import Synthesizer
+
+    return Synthesizer.open(
+        engine.bundle,
+        backend=engine.backend,
+        device=engine.device,
+        precision=engine.precision,
+        batch_size=engine.batch_size,
+        threads=engine.threads,
+        streams=engine.streams,
+        cache_dir=engine.cache_dir,
+        trust_plans=engine.trust_plans,
+        on_step=print_stderr,
+    )
+
+
+def _report_result(result: Result, reporter: Reporter) -> None:
+    from m2l_runtime._utils.text import printable
+
+    if result.problem is not None:
+        reporter.note(f"skipped {result.problem}")
+    elif result.note is not None and not result.is_kept:
+        reporter.note(f"note: {printable(result.name)} is {_NOTES[result.note]}")
+    reporter.advance()
+
+
+def _print_summary(
+    summary: Summary, synthesizer: Synthesizer, out: Path, contact_sheet: Path | None, *, as_json: bool
+) -> None:
+    from m2l_runtime._utils.text import printable
+    from m2l_runtime.cli.report import describe_run, describe_summary
+
+    if as_json:
         echo_json(describe_run(summary, synthesizer.settings, printable(out)))
-    else:
-        typer.echo(describe_summary(summary, synthesizer.settings, printable(out)))
-        if contact_sheet is not None:
-            drawn = printable(contact_sheet) if summary.image_count else "none; it shows images made now, and none was"
-            typer.echo(f"contact sheet: {drawn}")
+        return
+    typer.echo(describe_summary(summary, synthesizer.settings, printable(out)))
+    if contact_sheet is not None:
+        drawn = printable(contact_sheet) if summary.image_count else "none; it shows images made now, and none was"
+        typer.echo(f"contact sheet: {drawn}")
+
+
+def _leave(summary: Summary, status_if_stopped: int) -> None:
+    """Exit with the status that tells what became of the run."""
+    from m2l_runtime._utils.text import plural, print_stderr
+
     if summary.was_stopped:
         print_stderr("stopped; the same command with --resume goes on")
-        raise typer.Exit(stop.exit_status)
+        raise typer.Exit(status_if_stopped)
     if summary.bad_count:
-        from m2l_runtime._utils.text import plural
-
         print_stderr(f"skipped {plural(summary.bad_count, 'bad mask')}, named above and in the log")
         raise typer.Exit(SOME_MASKS_BAD if summary.image_count + summary.kept_count else 1)
 
@@ -283,14 +238,18 @@ _NOTES: Final = {
 
 
 def _engine_notes(synthesizer: Synthesizer) -> list[str]:
-    """Which backend was chosen where there was a choice, and what will not pay."""
+    """Tell which backend was chosen where there was a choice, and what does not pay."""
     choice = synthesizer.choice
     others = ", ".join(f"--backend {name}" for name in choice.candidates if name != choice.name)
     return ([f"runs on {choice.name}, {choice.reason}; others: {others}"] if others else []) + list(synthesizer.notes)
 
 
-def _choose_appearance(synthesizer: Synthesizer, text: str, mask: Path | None, reporter: Reporter) -> AppearanceChoice:
-    """What --appearance says, with notes on it to the person."""
+def _choose_appearance(
+    synthesizer: Synthesizer, sampling: SamplingFlags, reporter: Reporter
+) -> AppearanceChoice | None:
+    """Read --appearance, and print notes on it."""
+    if sampling.appearance is None:
+        return None
     from m2l_runtime.conditioning.conditions import TAKES_NO_APPEARANCE, AppearanceSampler
     from m2l_runtime.errors import InputError
     from m2l_runtime.masks.appearance_query import resolve_appearance_query
@@ -298,61 +257,54 @@ def _choose_appearance(synthesizer: Synthesizer, text: str, mask: Path | None, r
     table = synthesizer.extra.table
     if table is None:
         raise InputError(TAKES_NO_APPEARANCE)
-    choice, notes = resolve_appearance_query(text, synthesizer.image_size, mask)
+    choice, notes = resolve_appearance_query(sampling.appearance, synthesizer.image_size, sampling.appearance_mask)
     for note in notes + AppearanceSampler(table, choice).warnings:
         reporter.note(f"note: {note}")
     return choice
 
 
-def _format(given: FormatOption | None, masks: Path, out: Path) -> FormatOption:
-    """What was asked for; if nothing was, what the name of the one image says."""
+def _format(given: str | None, masks: Path, out: Path) -> Format:
+    """Choose the format: the one asked for, or what the name of the one image says."""
     if given is not None:
-        return FormatOption.jpeg if given is FormatOption.jpg else given
+        return cast("Format", "jpeg" if given == "jpg" else given)
     from m2l_runtime.runs.checks import FILE_ENDINGS
 
     named = FILE_ENDINGS.get(out.suffix.lower())
-    return FormatOption(named) if named is not None and masks.is_file() and not out.is_dir() else FormatOption.png
+    return cast("Format", named) if named is not None and masks.is_file() and not out.is_dir() else "png"
 
 
-def _output_options(
-    format: FormatOption,  # noqa: A002
-    image_format: ImageFormatOption | None,
-    quality: int | None,
-    png_level: int | None,
-    pairs: bool,
-    output_size: SizeOption,
-    masks_per_file: int | None,
-) -> OutputOptions:
-    """Options of the library; one that has no effect on what is written is refused rather than ignored."""
+def _output_options(output: OutputFlags, format: Format, is_drawn: bool) -> OutputOptions:  # noqa: A002
+    """Make options of the library. An option that has no effect on what is written is refused, not ignored."""
     from m2l_runtime.output.encoding import Encoding, ImageFormat
-    from m2l_runtime.output.formats import CONTAINERS, OutputOptions
+    from m2l_runtime.output.formats import CONTAINERS, PAIRED, OutputOptions
 
-    is_container = format.value in CONTAINERS
-    images = (image_format or ImageFormatOption.png).value if is_container else format.value
-    for name, is_given, has_effect in (
-        ("--image-format", image_format is not None, is_container),
-        ("--masks-per-file", masks_per_file is not None, is_container),
-        ("--quality", quality is not None, images in ("jpeg", "webp")),
-        ("--png-level", png_level is not None, images == "png"),
+    is_container = format in CONTAINERS
+    images = (output.image_format or "png") if is_container else format
+    for name, value, has_effect in (
+        ("--image-format", output.image_format, is_container),
+        ("--masks-per-file", output.masks_per_file, is_container),
+        ("--quality", output.quality, images in ("jpeg", "webp")),
+        ("--png-level", output.png_level, images == "png"),
     ):
-        if is_given and not has_effect:
+        if value is not None and not has_effect:
             inside = f" of {images}" if is_container and name in ("--quality", "--png-level") else ""
-            raise typer.BadParameter(f"{name} has no effect on {format.value}{inside}; leave it out")
+            raise typer.BadParameter(f"{name} has no effect on {format}{inside}; leave it out")
     encoding = Encoding(
         cast(ImageFormat, images),
-        Encoding.quality if quality is None else quality,
-        Encoding.png_level if png_level is None else png_level,
+        Encoding.quality if output.quality is None else output.quality,
+        Encoding.png_level if output.png_level is None else output.png_level,
     )
     return OutputOptions(
-        format=cast("Format", format.value),
+        format=format,
         image_encoding=encoding,
-        pairs=pairs,
-        original_size=output_size is SizeOption.original,
-        masks_per_file=OutputOptions.masks_per_file if masks_per_file is None else masks_per_file,
+        pairs=output.pairs or (is_drawn and format in PAIRED),
+        original_size=output.output_size == "original",
+        masks_per_file=OutputOptions.masks_per_file if output.masks_per_file is None else output.masks_per_file,
     )
 
 
 def _shard(text: str) -> tuple[int, int]:
+    """Read I/N."""
     number, slash, count = text.partition("/")
     is_plain = slash and all(n.isascii() and n.isdecimal() and len(n) <= 9 for n in (number, count))
     if not (is_plain and 1 <= int(number) <= int(count)):

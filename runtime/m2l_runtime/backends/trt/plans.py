@@ -18,7 +18,7 @@ from m2l_runtime.bundle.schema import Manifest, PlanFile, Precision, TensorRtVar
 from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled
 
 TRUST_ADVICE: Final = (
-    "plans are code, and a bundle's are loaded only where its maker is trusted: --trust-engines (trust_engines=True)"
+    "plans are code, and a bundle's are loaded only where its maker is trusted: --trust-plans (trust_plans=True)"
 )
 
 CACHE_VERSION: Final = "1"
@@ -104,7 +104,7 @@ def check_plans(manifest: Manifest, index: int = 0) -> list[PlanCompatibility]:
         why = mismatch(plan, environment)
         results.append(
             PlanCompatibility(
-                plan.file.path, why is None, f"with --trust-engines, on {environment}" if why is None else why
+                plan.file.path, why is None, f"with --trust-plans, on {environment}" if why is None else why
             )
         )
     return results

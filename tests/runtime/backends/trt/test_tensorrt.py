@@ -316,7 +316,7 @@ def test_a_plan_of_the_bundle_is_taken_only_where_it_is_trusted(library: FakeLib
     bundle = with_plans(bundle_copy, {}, content=GOOD + b" of the bundle")
     with Synthesizer.open(bundle, backend="tensorrt") as synth:
         assert any("0.plan: it fits, but plans are code" in note for note in synth.notes)
-        assert any("--trust-engines" in note for note in synth.notes)
+        assert any("--trust-plans" in note for note in synth.notes)
     assert len(library.builds) == 1
     with Synthesizer.open(bundle, backend="tensorrt", trust_plans=True) as synth:
         np.testing.assert_array_equal(synth(MASKS), expected(MASKS))
@@ -516,7 +516,7 @@ def test_inspect_tells_which_plans_load_here(
     assert "16 in fp32, as read in the network that was built, as no card was there" in head
     assert "not measured" in head
     lines = tail.splitlines()
-    assert lines[0].startswith("0.plan  loads  with --trust-engines, on TensorRT for RTX 1.7.1 on Fake 4090")
+    assert lines[0].startswith("0.plan  loads  with --trust-plans, on TensorRT for RTX 1.7.1 on Fake 4090")
     assert lines[1] == "1.plan  no     it is for compute capability 9.0, here is 8.9 (Fake 4090)"
     document = json.loads(m2l("inspect", bundle_copy, "--json").out)
     assert [one["loads"] for one in document["plans"]] == [True, False]
@@ -538,7 +538,7 @@ def test_without_a_card_it_is_told_and_the_process_lives(m2l: CommandLine, bundl
     command = [sys.executable, "-m", "m2l_runtime.cli.main"]
     code = "import sys; from m2l_runtime.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "synth", str(TINY_BUNDLE / "golden.npz"), str(tmp_path / "out")]
-    command += ["--bundle", str(bundle_copy), "--backend", "tensorrt", "--trust-engines"]
+    command += ["--bundle", str(bundle_copy), "--backend", "tensorrt", "--trust-plans"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "no NVIDIA card can be used" in done.stderr
@@ -553,7 +553,7 @@ def test_verify_replays_the_bundles_plan_where_it_is_trusted(
 ) -> None:
     """The fake's images differ from the golden ones, which is told; whose plan it was as well."""
     with_plans(bundle_copy, {"batch_sizes": (1, 4, 8)})
-    for words, whose in ((("--trust-engines",), "the bundle's plan"), ((), "a plan built here")):
+    for words, whose in ((("--trust-plans",), "the bundle's plan"), ((), "a plan built here")):
         outcome = m2l("verify", bundle_copy, *words)
         assert outcome.code == 1
         (line,) = [line for line in outcome.out.splitlines() if line.startswith("tensorrt")]
@@ -579,7 +579,7 @@ def test_a_cache_that_cannot_be_is_no_reason_not_to_run(
 
 
 def test_trust_is_a_truth_value(bundle_copy: Path) -> None:
-    with pytest.raises(EngineError, match="trust_engines is True or False, got 'no'"):
+    with pytest.raises(EngineError, match="trust_plans is True or False, got 'no'"):
         Synthesizer.open(bundle_copy, trust_plans="no")  # type: ignore[arg-type]
 
 
