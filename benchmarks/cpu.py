@@ -33,6 +33,7 @@ import typer
 from harness import draw_masks, environment, interleave, line_of, print_progress
 
 from m2l_runtime._utils.text import plural
+from m2l_runtime.backends.engines import BACKENDS
 from m2l_runtime.bench.report import Statistic, summarize_ratio
 from m2l_runtime.bundle.io import Bundle, open_bundle
 from m2l_runtime.bundle.schema import Precision
@@ -56,7 +57,6 @@ ENGINE_CONFIGS: Final[tuple[tuple[str, Precision], ...]] = (
 GROWING: Final = (ENGINE_CONFIGS[0], *ENGINE_CONFIGS[2:])
 FLOATS: Final = (ENGINE_CONFIGS[0], *ENGINE_CONFIGS[2:4])
 """Ways that share one file, whose form is the question."""
-ENGINES: Final = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO"}
 DECONVOLUTION: Final = "deconvolution"
 SUB_PIXEL: Final = "sub-pixel"
 
@@ -567,7 +567,7 @@ def page(
 
 def label(backend: str, precision: str) -> str:
     """A way's name on a page."""
-    return f"{ENGINES[backend]} {precision}"
+    return f"{BACKENDS[backend].title} {precision}"
 
 
 def _numbers(words: str | None) -> tuple[int, ...]:

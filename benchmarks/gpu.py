@@ -27,6 +27,7 @@ from gputable import BASELINE, BENCHMARK, as_markdown
 from harness import ask, environment, interleave, line_of, print_progress
 
 from m2l_runtime._utils.text import plural
+from m2l_runtime.backends.engines import BACKENDS
 from m2l_runtime.bench.process import ProcessResult
 
 HERE: Final = Path(__file__)
@@ -40,7 +41,6 @@ ENGINES: Final = (
     *(("tensorrt", "fp32"), ("tensorrt", "fp16"), ("tensorrt", "int8")),
 )
 TO_FILES: Final = (("onnxruntime", "fp16"), ("tensorrt", "fp16"))
-TITLES: Final = {"onnxruntime": "onnxruntime", "tensorrt": "TensorRT"}
 EXPECTED: Final = "the network as trained in PyTorch on the CPU, fp32, one mask at a time"
 Side = tuple[Sequence[str], Sequence[object]]
 """The files without which it cannot run, and the arguments of gpusides.py."""
@@ -148,7 +148,7 @@ def _sides(folder: Path, kept: Path, device: str, sizes: Sequence[int], seconds:
     for command, candidates in (("engine", ENGINES), ("end-to-end", _to_files(device))):
         for backend, precision in candidates:
             for size in sizes if command == "engine" else (sizes[len(sizes) // 2],):
-                name = f"{TITLES[backend]} {precision}, batch {size}"
+                name = f"{BACKENDS[backend].title} {precision}, batch {size}"
                 more: tuple[object, ...] = ()
                 if backend == "tensorrt":
                     more = ("--cache", kept / str(len(sides_by_name)))  # each its own: what building takes is a figure

@@ -32,7 +32,7 @@ from m2l_export.precisions import (
 )
 from m2l_export.quantize.calibration import read_calibration
 from m2l_export.run_provenance import find_run_provenance
-from m2l_export.targets import ENGINES, OPENVINO, TENSORRT, _require_plans, _targets, is_installed
+from m2l_export.targets import ENGINES, OPENVINO, REFERENCE_ENGINE, TENSORRT, _require_plans, _targets, is_installed
 from m2l_export.tensorrt import (
     BuiltPlan,
     GateImages,
@@ -73,7 +73,7 @@ from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 Weights = Literal["fp32", "fp16"]
 
-ENGINE: Final = "onnxruntime"
+ENGINE: Final = REFERENCE_ENGINE
 
 MAX_SIDE: Final = 4096
 

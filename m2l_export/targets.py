@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, cast, get_args
 
 from m2l_export.quantize.quantizer import Target
 from m2l_runtime._utils.text import printable
-from m2l_runtime.backends.registry import BACKENDS, backend_module
+from m2l_runtime.backends.engines import BACKENDS, REFERENCE, engines_for
+from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.bundle.schema import (
     Precision,
 )
@@ -64,7 +65,7 @@ def _require_plans(precisions: Sequence[Precision], targets: Mapping[Precision, 
         )
 
 
-REFERENCE_ENGINE: Final = "onnxruntime"
+REFERENCE_ENGINE: Final = REFERENCE
 
 
 OPENVINO: Final = "openvino"
@@ -74,17 +75,14 @@ TENSORRT: Final = "tensorrt"
 
 
 ENGINES: Final[Mapping[Precision, tuple[Target, ...]]] = {
-    "fp32": (REFERENCE_ENGINE, OPENVINO, TENSORRT),
-    "fp16": (REFERENCE_ENGINE, TENSORRT),
-    "bf16": (OPENVINO,),
-    "int8": (REFERENCE_ENGINE, OPENVINO, TENSORRT),
+    precision: cast(tuple[Target, ...], engines_for(precision)) for precision in get_args(Precision)
 }
 """Engines that compute a precision: fp16 and all of TensorRT's on cards, the others on CPUs."""
 
 
 def proxy_engine(engine: str) -> str:
     """What computes an engine's files where the gate runs: itself, or for one that takes a card onnxruntime's CPU."""
-    return REFERENCE_ENGINE if engine == TENSORRT else engine
+    return BACKENDS[engine].proxy or engine
 
 
 def is_installed(engine: str) -> bool:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from m2l_runtime.masks.sources.shapes import Shapes
     from m2l_runtime.masks.sources.spec import open_source
     from m2l_runtime.output.encoding import Encoding
-    from m2l_runtime.output.formats import OutputOptions
-    from m2l_runtime.runs.folder import Summary, synthesize_folder
+    from m2l_runtime.output.options import OutputOptions
+    from m2l_runtime.runs.folder import RunCallbacks, Summary, synthesize_folder
     from m2l_runtime.runs.pipeline import Result, iterate_folder
     from m2l_runtime.synthesizer import Synthesizer
     from m2l_runtime.types import Images, Masks
@@ -40,8 +40,9 @@ _HOMES = {
     "MaskFile": "masks.mask_file",
     "MaskSource": "masks.sources.mask_source",
     "Masks": "types",
-    "OutputOptions": "output.formats",
+    "OutputOptions": "output.options",
     "Result": "runs.pipeline",
+    "RunCallbacks": "runs.folder",
     "Shapes": "masks.sources.shapes",
     "Summary": "runs.folder",
     "Synthesizer": "synthesizer",
@@ -64,6 +65,7 @@ __all__ = [
     "Masks",
     "OutputOptions",
     "Result",
+    "RunCallbacks",
     "Shapes",
     "Summary",
     "Synthesizer",

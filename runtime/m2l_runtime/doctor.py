@@ -46,8 +46,8 @@ def engine_reports(bundle: Bundle) -> list[EngineReport]:
 
 def _try(bundle: Bundle, name: str, device: str, precision: Precision) -> tuple[bool, str]:
     """(whether it loads, engine and what is to be known of it, or why it does not)."""
-    if name == "tensorrt":
-        return _could_run_plans(device)
+    if BACKENDS[name].runs_plans:
+        return _could_run_plans(name, device)
     try:
         backend = load_backend(bundle, name, BackendOptions(device=device, precision=precision))
     except M2LError as error:
@@ -57,10 +57,10 @@ def _try(bundle: Bundle, name: str, device: str, precision: Precision) -> tuple[
     return True, backend.settings.engine + "".join(f" ({note})" for note in notes)
 
 
-def _could_run_plans(device: str) -> tuple[bool, str]:
+def _could_run_plans(name: str, device: str) -> tuple[bool, str]:
     """The same of TensorRT: card and library are looked at, and no plan is built, which takes minutes."""
     try:
-        backend_module("tensorrt")
+        backend_module(name)
         here = detect_environment(read_device(device)[1])
     except M2LError as error:
         return False, str(error)

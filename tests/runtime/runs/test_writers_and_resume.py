@@ -29,8 +29,8 @@ from support import TINY_BUNDLE, disc, edit, save
 from m2l_runtime import Synthesizer, open_bundle, read_mask
 from m2l_runtime.errors import EngineNotInstalled, InputError, OutputError
 from m2l_runtime.output.encoding import Encoding
-from m2l_runtime.output.formats import OutputOptions
-from m2l_runtime.runs.folder import Summary, synthesize_folder
+from m2l_runtime.output.options import OutputOptions
+from m2l_runtime.runs.folder import RunCallbacks, Summary, synthesize_folder
 from m2l_runtime.runs.log import LogIndex
 
 COUNT = 23
@@ -219,10 +219,20 @@ def test_resuming_redoes_what_is_missing_altered_or_outdated(
     save(masks / "m07bad.png", disc(120, 20))
     assert resume().bad_count == 0
     notes: list[str] = []
-    assert synthesize_folder(masks, out, fake, options, resume=True, on_note=notes.append).image_count == 0
+    assert (
+        synthesize_folder(
+            masks, out, fake, options, resume=True, callbacks=RunCallbacks(on_note=notes.append)
+        ).image_count
+        == 0
+    )
     assert notes == []
     with Synthesizer.open(TINY_BUNDLE, backend="fake", batch_size=3) as other:
-        assert synthesize_folder(masks, out, other, options, resume=True, on_note=notes.append).kept_count == 0
+        assert (
+            synthesize_folder(
+                masks, out, other, options, resume=True, callbacks=RunCallbacks(on_note=notes.append)
+            ).kept_count
+            == 0
+        )
     before = fake.settings.batch_size
     assert notes == [f"images made earlier are made again, as they were made with batch size {before}, now 3"]
 
@@ -255,7 +265,10 @@ def test_one_run_at_a_time(masks: Path, tmp_path: Path, fake: Synthesizer) -> No
 def test_stopping_finishes_what_is_in_flight(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
     seen: list[str] = []
     summary = synthesize_folder(
-        masks, tmp_path / "out", fake, on_result=lambda r: seen.append(r.name), should_stop=lambda: len(seen) >= 3
+        masks,
+        tmp_path / "out",
+        fake,
+        callbacks=RunCallbacks(on_result=lambda r: seen.append(r.name), should_stop=lambda: len(seen) >= 3),
     )
     assert summary.was_stopped
     assert 3 <= summary.image_count < COUNT
@@ -270,7 +283,7 @@ def test_an_output_folder_that_is_removed_is_an_error(masks: Path, tmp_path: Pat
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
     with pytest.raises(OutputError, match="cannot write"):
-        synthesize_folder(masks, tmp_path / "out", fake, workers=1, on_result=remove)
+        synthesize_folder(masks, tmp_path / "out", fake, workers=1, callbacks=RunCallbacks(on_result=remove))
 
 
 def test_wrong_options(masks: Path, tmp_path: Path, fake: Synthesizer, m2l: CommandLine) -> None:
@@ -439,7 +452,11 @@ def test_without_standard_error_a_run_goes_on_and_signals_work(tmp_path: Path, s
 def test_a_signal_amid_a_tar_leaves_no_traceback(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
     seen: list[str] = []
     synthesize_folder(
-        masks, tmp_path / "out", fake, TARS, on_result=lambda r: seen.append(r.name), should_stop=lambda: len(seen) >= 3
+        masks,
+        tmp_path / "out",
+        fake,
+        TARS,
+        callbacks=RunCallbacks(on_result=lambda r: seen.append(r.name), should_stop=lambda: len(seen) >= 3),
     )
     gc.collect()  # what a tar that was let go writes at its end would be an unraisable error, which fails this test
 
