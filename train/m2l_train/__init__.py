@@ -37,6 +37,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above
         _HOMES,
         needs=("torch", "tensorboard"),
         hint="training needs {}, which is not installed: pip install '.[train]' in a checkout of m2l",
+        renamed={"Report": "PrepareReport"},
     )
 
 announce_moved_modules(__name__, MOVED)

@@ -51,4 +51,5 @@ if not TYPE_CHECKING:  # a type checker reads the imports above
         _HOMES,
         needs=("torch", "scipy", "skimage"),
         hint="evaluating needs {}, which is not installed: pip install '.[evaluate]' in a checkout of m2l",
+        renamed={"Figure": "Metric", "Options": "EvaluationOptions"},
     )
