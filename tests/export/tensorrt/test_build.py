@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from m2l_export.graph.deploy import Form, deploy
+from m2l_export.graph.deploy import Upsampling, deploy
 from m2l_export.graph.fp16_weights import store_weights_as_fp16
 from m2l_export.graph.half_precision import to_half_precision
 from m2l_export.graph.onnx_builder import Builder, Value
@@ -39,12 +39,12 @@ MASK = TensorSpec(name="mask", role="mask", dtype="uint8", shape=("batch", SIDE,
 
 @functools.cache
 def exported(
-    precision: LayerType, form: Form = "sub-pixel", norm: Norm = "instance", *, is_steered: bool = False
+    precision: LayerType, upsampling: Upsampling = "pixel-shuffle", norm: Norm = "instance", *, is_steered: bool = False
 ) -> tuple[bytes, tuple[TensorSpec, ...]]:
     """ONNX of a network of five levels, and its inputs."""
     torch.manual_seed(0)
     spec = UnetSpec(6, 4, 3, 3, norm, appearance_rows=4 if is_steered else 0)
-    graph = deploy(UnetGenerator(spec), "instance", form, is_steered).graph
+    graph = deploy(UnetGenerator(spec), "instance", upsampling, is_steered).graph
     specs = input_specs(spec, (64, 64), is_steered)
     return to_onnx(to_half_precision(graph) if precision == "fp16" else graph, specs), specs
 
@@ -64,16 +64,18 @@ def test_builds_for_cards_that_are_not_here(precision: LayerType, capability: st
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(
-    ("form", "norm", "is_steered"),
+    ("upsampling", "norm", "is_steered"),
     [
-        ("sub-pixel", "instance", True),
-        ("deconvolution", "instance", True),
-        ("deconvolution", "instance", False),
-        ("sub-pixel", "batch", False),
+        ("pixel-shuffle", "instance", True),
+        ("transposed", "instance", True),
+        ("transposed", "instance", False),
+        ("pixel-shuffle", "batch", False),
     ],
 )
-def test_builds_whatever_a_graph_is_like(form: Form, norm: Norm, is_steered: bool, precision: LayerType) -> None:
-    content, specs = exported(precision, form, norm, is_steered=is_steered)
+def test_builds_whatever_a_graph_is_like(
+    upsampling: Upsampling, norm: Norm, is_steered: bool, precision: LayerType
+) -> None:
+    content, specs = exported(precision, upsampling, norm, is_steered=is_steered)
     for capability in ("8.0", "8.6", "8.9", "12.0"):
         plan = build_plan(content, specs, precision, replace(OPTIONS, compute_capability=capability))
         assert [one.type for one in plan.convolutions] == [precision] * 12
@@ -92,7 +94,7 @@ def test_single_precision_is_not_tf32_unless_it_is_asked_for(tf32: bool) -> None
 def test_half_precision_throughout_builds_as_well() -> None:
     torch.manual_seed(0)
     spec = UnetSpec(6, 4, 3, 3, "instance")
-    graph = to_half_precision(deploy(UnetGenerator(spec), "instance", "sub-pixel").graph, fp32_norms=False)
+    graph = to_half_precision(deploy(UnetGenerator(spec), "instance", "pixel-shuffle").graph, fp32_norms=False)
     specs = input_specs(spec, (64, 64))
     assert build_plan(to_onnx(graph, specs), specs, "fp16", OPTIONS).counts == {"fp16": 12}
 
@@ -328,9 +330,11 @@ def test_types_of_the_engine_count_where_it_tells_of_all(monkeypatch: pytest.Mon
     assert "info: the inspector tells of 3 of 12 convolutions" in plan.log
 
 
-@pytest.mark.parametrize(("is_steered", "form"), [(False, "sub-pixel"), (True, "sub-pixel"), (False, "deconvolution")])
-def test_int8_builds(is_steered: bool, form: Form) -> None:
-    content, specs = exported("fp32", form, is_steered=is_steered)
+@pytest.mark.parametrize(
+    ("is_steered", "upsampling"), [(False, "pixel-shuffle"), (True, "pixel-shuffle"), (False, "transposed")]
+)
+def test_int8_builds(is_steered: bool, upsampling: Upsampling) -> None:
+    content, specs = exported("fp32", upsampling, is_steered=is_steered)
     rng = np.random.default_rng(0)
     inputs: dict[str, Any] = {}
     for spec in specs:
