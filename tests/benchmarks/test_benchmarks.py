@@ -17,6 +17,8 @@ import pytest
 from PIL import Image
 from support import ROOT
 
+pytestmark = pytest.mark.slow
+
 Line = dict[str, Any]
 
 

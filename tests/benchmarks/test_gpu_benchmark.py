@@ -24,6 +24,8 @@ from m2l_runtime.errors import EngineError
 
 pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = ROOT / "benchmarks"
 BASELINE = "PyTorch eager fp32, batch 1"
 Line = dict[str, Any]

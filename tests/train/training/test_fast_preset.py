@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from command_line import CommandLine
-from support import TINY
+from support import TINY, slow
 from synthetic_data import data_folder
 from torch import Tensor
 
@@ -394,7 +394,7 @@ def test_a_run_of_two_processes_is_a_run(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("--no-decode-once",), "give --decode-once"),
-        (("--batch-size", 3), "cannot be dealt out evenly to 2 processes"),
+        slow(("--batch-size", 3), "cannot be dealt out evenly to 2 processes"),
     ],
 )
 def test_what_several_processes_cannot_do(tmp_path: Path, options: tuple[object, ...], message: str) -> None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 from command_line import CommandLine
 from PIL import Image
-from support import TINY
+from support import TINY, slow
 from synthetic_data import data_folder
 
 from m2l_runtime.errors import DeviceUnavailable, Diverged, InputError, OutOfMemory, OutputError
@@ -138,8 +138,17 @@ def test_tensorboard_reads_the_events(data: Path, tmp_path: Path) -> None:
     assert [(step, pytest.approx(value, rel=1e-5)) for step, value in found] == expected
 
 
-@pytest.mark.parametrize("stops", [[4], [5], [1, 2, 9, 10, 14]])
-@pytest.mark.parametrize("changes", [{}, {"batch_size": 2, "norm": "batch"}], ids=["paper", "batch"])
+@pytest.mark.parametrize(
+    ("stops", "changes"),
+    [
+        ([1, 2, 9, 10, 14], {}),
+        ([4], {"batch_size": 2, "norm": "batch"}),
+        slow([4], {}),
+        slow([5], {}),
+        slow([5], {"batch_size": 2, "norm": "batch"}),
+        slow([1, 2, 9, 10, 14], {"batch_size": 2, "norm": "batch"}),
+    ],
+)
 def test_stopping_and_going_on_gives_the_same_bits(
     data: Path, tmp_path: Path, stops: list[int], changes: dict[str, Any]
 ) -> None:
@@ -190,11 +199,12 @@ def wait_until(ready: Callable[[], bool]) -> None:
     raise AssertionError("nothing came of it in a minute")
 
 
-def test_kills_never_lose_the_state_before(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pauses", [(0.02,), slow((0.0, 0.02, 0.05))])
+def test_kills_never_lose_the_state_before(data: Path, tmp_path: Path, pauses: tuple[float, ...]) -> None:
     run = tmp_path / "run"
     go(data, tmp_path / "whole")
     reached = 0
-    for pause in (0.0, 0.02, 0.05):
+    for pause in pauses:
         process = start(data, run, "--save-minutes", 0, *(["--resume"] if reached else []))
         wait_until(lambda before=reached: (run / "progress.json").exists() and state(run)["step"] > before)  # type: ignore[misc]
         time.sleep(pause)  # somewhere in the next step or save
@@ -208,7 +218,7 @@ def test_kills_never_lose_the_state_before(data: Path, tmp_path: Path) -> None:
     assert not list(run.glob("*.partial"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
 def test_signals_save(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     run = tmp_path / "run"
     process = start(data, run, "--n-epochs", 300)
