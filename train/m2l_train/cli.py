@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from m2l_runtime._utils.text import print_stderr
+from m2l_runtime.cli._options import accept_old_options
 from m2l_train.config import PRESETS, TrainConfig
 
 SOME_PAIRS_BAD: Final = 3
@@ -30,7 +31,20 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 def register(app: typer.Typer) -> None:
     """Add the verbs of training to `app`."""
     app.command()(prepare)
-    app.command()(train)
+    app.command(cls=accept_old_options(_old_options()))(train)
+
+
+def _old_options() -> dict[str, str]:
+    """Return the new option by the former one, which was the name of the field."""
+    old: dict[str, str] = {}
+    for field in dataclasses.fields(TrainConfig):
+        flag = field.metadata["flag"]
+        if flag is not None:
+            name = field.name.replace("_", "-")
+            old[f"--{name}"] = f"--{flag}"
+            if isinstance(field.default, bool):
+                old[f"--no-{name}"] = f"--no-{flag}"
+    return old
 
 
 def prepare(
@@ -148,11 +162,12 @@ def _with_settings(command: Any) -> Any:
         kind: Any = types[field.name]
         if typing.get_origin(kind) is typing.Literal:
             kind = type(typing.get_args(kind)[0])
-        doc = field.metadata["doc"]
+        doc, flag = field.metadata["doc"], field.metadata["flag"]
         if field.default is not None:
             default = field.default
             doc += f"  [default: {('yes' if default else 'no') if isinstance(default, bool) else default}]"
-        option: Any = Annotated[kind | None, typer.Option(help=doc, show_default=False)]
+        names = () if flag is None else (f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}",)
+        option: Any = Annotated[kind | None, typer.Option(*names, help=doc, show_default=False)]
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
         )
