@@ -28,7 +28,8 @@ from m2l_runtime.backends.trt.inspect import ConvolutionType, LayerType
 from m2l_runtime.backends.trt.library import logger
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import EngineNotInstalled
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
+from m2l_runtime.literals import Norm
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 

@@ -291,11 +291,11 @@ import sys, numpy as np, torch
 from dataclasses import replace
 from m2l_train.config import TrainConfig
 from m2l_train.models.pix2pix import Pix2Pix
-from m2l_train.training.distributed import joined
+from m2l_train.training.distributed import process_group
 torch.set_num_threads(1)
 data = np.load(sys.argv[1])
 config = TrainConfig(image_size=256, ngf=2, ndf=2, dropout=False, batch_size=len(data["mask"]))
-with joined(torch.device("cpu")) as processes:
+with process_group(torch.device("cpu")) as processes:
     torch.manual_seed(processes.rank)  # other weights in each, until they take the first one's
     networks = Pix2Pix(config, average=None if processes.world_size == 1 else processes.average)
     processes.broadcast(networks.tensors())

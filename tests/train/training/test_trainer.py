@@ -467,3 +467,21 @@ def test_the_learning_rate_falls_in_a_straight_line_and_never_to_zero() -> None:
 def test_other_settings_train(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     report = go(data, tmp_path / "run", replace(CONFIG, **changes), max_steps=2)
     assert report.step == 2
+
+
+def test_train_command__accepts_former_options(tmp_path: Path, data: Path, m2l: CommandLine) -> None:
+    old = ("--turn", "--mirror", 8, "--l1-cell=4", "--discriminators", 2)
+    outcome = m2l("train", data, tmp_path / "run", *OPTIONS, *old, "--max-steps", 1, "--no-tensorboard")
+    assert outcome.code == 0
+    for former, new in (
+        ("--turn", "--rotate90"),
+        ("--mirror", "--reflect-pad"),
+        ("--l1-cell", "--l1-pool"),
+        ("--discriminators", "--num-discriminators"),
+    ):
+        assert f"note: {former} is now {new}\n" in outcome.err
+    config = from_json((tmp_path / "run" / "config.json").read_bytes(), "config.json")
+    assert (config.turn, config.mirror, config.l1_cell, config.discriminators) == (True, 8, 4, 2)
+    help_text = m2l("train", "--help").out
+    assert "--rotate90" in help_text
+    assert "--turn" not in help_text
