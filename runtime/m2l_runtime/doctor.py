@@ -46,8 +46,8 @@ def engine_reports(bundle: Bundle) -> list[EngineReport]:
 
 def _try(bundle: Bundle, name: str, device: str, precision: Precision) -> tuple[bool, str]:
     """Try a backend: return whether it loads, and the engine with its notes or why it does not load."""
-    if name == "tensorrt":
-        return _could_run_plans(device)
+    if BACKENDS[name].runs_plans:
+        return _could_run_plans(name, device)
     try:
         backend = load_backend(bundle, name, BackendOptions(device=device, precision=precision))
     except M2LError as error:
@@ -57,10 +57,10 @@ def _try(bundle: Bundle, name: str, device: str, precision: Precision) -> tuple[
     return True, backend.settings.engine + "".join(f" ({note})" for note in notes)
 
 
-def _could_run_plans(device: str) -> tuple[bool, str]:
+def _could_run_plans(name: str, device: str) -> tuple[bool, str]:
     """Look for a GPU and a TensorRT library. No plan is built, as that takes minutes."""
     try:
-        backend_module("tensorrt")
+        backend_module(name)
         environment = detect_environment(read_device(device)[1])
     except M2LError as error:
         return False, str(error)

@@ -79,7 +79,7 @@ def replay_golden(bundle: Bundle, *, trust_plans: bool = False) -> list[Replay]:
                 trust_plans=trust_plans,
             ) as synth:
                 images, engine = synth.run_inputs(inputs), synth.settings.engine
-                if name == "tensorrt":
+                if BACKENDS[name].runs_plans:
                     is_bundles = any(note.startswith(BUNDLE_PLAN_NOTE) for note in synth.notes)
                     engine += ", the bundle's plan" if is_bundles else ", a plan built here"
         except (EngineNotInstalled, DeviceUnavailable) as error:
@@ -104,7 +104,7 @@ def replay_golden(bundle: Bundle, *, trust_plans: bool = False) -> list[Replay]:
 def _batch_size(bundle: Bundle, name: str, model: ModelFile) -> int | None:
     """Return a batch size that the bundle's plans of this file take; None: the backend's default."""
     plans = [plan for plan in bundle.manifest.plans if plan.onnx_sha256 == model.file.sha256]
-    return plans[0].batch_sizes[1] if name == "tensorrt" and plans else None
+    return plans[0].batch_sizes[1] if BACKENDS[name].runs_plans and plans else None
 
 
 def replay_targets(bundle: Bundle) -> list[tuple[str, str, ModelFile]]:

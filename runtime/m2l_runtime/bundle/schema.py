@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from m2l_runtime.literals import Norm, Upsample
+
 SCHEMA: Final = "m2l-bundle"
 
 SCHEMA_VERSION: Final = 1
@@ -266,11 +268,11 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     ngf: Count
     input_nc: Count
     output_nc: Count
-    norm: Literal["instance", "batch", "none"]
+    norm: Norm
     norm_statistics: Literal["instance", "running", "none"]
     """Whether images are normalized by their own statistics or by those collected in training."""
     parameter_count: Count
-    upsample: Literal["deconv", "resize"] = "deconv"
+    upsample: Upsample = "deconv"
     """resize is an addition of m2l: pixels repeated, then a 3x3 convolution."""
     appearance: bool = False
     """Whether it takes an appearance (:mod:`m2l_runtime.conditioning.appearance`); an addition of m2l."""

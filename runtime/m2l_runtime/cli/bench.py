@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from m2l_runtime.backends.engines import BACKENDS
 from m2l_runtime.cli._options import (
     ALL_CPUS,
     RENAMED_OPTIONS,
@@ -34,7 +35,7 @@ class BenchFlags:
 
     backend: str | None = option_field(
         None,
-        "Backends with commas between: onnxruntime, openvino, tensorrt, fake.",
+        f"Backends with commas between: {', '.join(BACKENDS)}.",
         default="all that are installed and that the bundle has a file for, but fake",
     )
     device: str | None = option_field(

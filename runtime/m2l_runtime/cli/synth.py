@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
 import typer
 
+from m2l_runtime.backends.engines import BACKENDS
 from m2l_runtime.cli._options import ALL_CPUS, echo_json, expand_options, option_field
 from m2l_runtime.output.formats import (
     FORMATS,
@@ -38,7 +39,9 @@ class EngineFlags:
     """Hold the options of the bundle and the engine that runs it."""
 
     bundle: Path | None = option_field(None, "Bundle to use.", default="the model inside the package")
-    backend: str = option_field("auto", "auto, openvino, onnxruntime, tensorrt, or fake (runs no model).")
+    backend: str = option_field(
+        "auto", f"auto, {', '.join(name for name in BACKENDS if name != 'fake')}, or fake (runs no model)."
+    )
     device: str = option_field("auto", "auto, cpu, cuda or cuda:N.")
     precision: Literal["fp32", "fp16", "bf16", "int8"] = option_field(
         "fp32", "Precision of the convolutions. m2l inspect lists what a bundle has for which backend."
@@ -153,7 +156,7 @@ def synth(
     options = _output_options(output, _format(output.format, Path(masks), out), is_drawn)
     with _open(engine) as synthesizer, Reporter() as reporter, StopSignals() as stop:
         choice = _choose_appearance(synthesizer, sampling, reporter)
-        if engine.trust_plans and synthesizer.settings.backend != "tensorrt":
+        if engine.trust_plans and not BACKENDS[synthesizer.settings.backend].runs_plans:
             reporter.message(f"note: --trust-plans has no effect on {synthesizer.settings.backend}: --backend tensorrt")
 
         def on_start(count: int) -> None:

@@ -19,7 +19,8 @@ from m2l_runtime.backends.base import ModelSource
 from m2l_runtime.bundle.roles import ROLES
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import InputError, MaskFileError, ParityError
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
+from m2l_runtime.literals import Norm
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 
 def network(norm: Norm = "instance", output_nc: int = 3) -> UnetGenerator:
