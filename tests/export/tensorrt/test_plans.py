@@ -141,7 +141,7 @@ def test_fp16_alone_is_for_both_engines_and_needs_no_builder(
     size = {model["precision"]: model["file"]["size_bytes"] for model in document["models"]}
     assert size["fp16"] < 0.6 * size["fp32"]
     outcome = m2l("synth", "shapes:1", tmp_path / "out", "--bundle", tmp_path / "b", "--precision", "fp16")
-    assert (outcome.code, "no NVIDIA card can be used" in outcome.err) == (1, True)
+    assert (outcome.code, "no NVIDIA GPU can be used" in outcome.err) == (1, True)
     words = ("--precision", "fp16", "--backend", "onnxruntime", "--device", "cpu")
     outcome = m2l("synth", "shapes:1", tmp_path / "out", "--bundle", tmp_path / "b", *words)
     assert (outcome.code, "fp16 is for CUDA: on CPUs" in outcome.err) == (1, True)

@@ -347,7 +347,7 @@ def test_a_card_left_unusable_is_an_error_for_all_and_nobody_waits(make: Maker, 
         errors = [call.exception(10) for call in calls]
     assert all(error is None or isinstance(error, EngineError) for error in errors)
     assert any("an illegal memory access was encountered" in str(error) for error in errors)
-    with pytest.raises(EngineError, match=r"left the card unusable to this process: CUDA .*IllegalAddress\); start"):
+    with pytest.raises(EngineError, match=r"left the GPU unusable to this process: CUDA .*IllegalAddress\); start"):
         bench.executor.run(inputs(1))
     bench.executor.close()
     with pytest.raises(EngineError, match="closed"):
