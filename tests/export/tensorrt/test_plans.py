@@ -183,7 +183,7 @@ def test_wrong_usage(m2l: CommandLine, tmp_path: Path, words: tuple[str, ...], s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), r"there is no card here to build for; name a compute capability \(--compute-capability\): 7.5, "),
+        ((), r"there is no GPU here to build for; name a compute capability \(--compute-capability\): 7.5, "),
         (("--compute-capability", "9.0"), "builds for compute capability 7.5, 8.0, 8.6, 8.9, 12.0, 12.1; got 9.0"),
         (("--compute-capability", "8.9", "--batch", "8,4,1"), "from 1 and in order; got 8, 4, 1"),
         (("--compute-capability", "8.9", "--optimisation-level", "9"), "the optimisation level is 0 to 5; got 9"),

@@ -117,7 +117,7 @@ def test_two_cards() -> None:
     assert card(1) == cards[1]
     for index in (2, -1):
         words = (
-            f"there is no cuda:{index}, only 2 NVIDIA cards; choose among cuda:0 (NVIDIA RTX 4070), cuda:1 (NVIDIA H"
+            f"there is no cuda:{index}, only 2 NVIDIA GPUs; choose among cuda:0 (NVIDIA RTX 4070), cuda:1 (NVIDIA H"
         )
         with pytest.raises(DeviceUnavailable, match=re.escape(words)):
             card(index)
@@ -127,7 +127,7 @@ def test_no_driver(runtime: FakeRuntime) -> None:
     runtime.fails["cudaGetDeviceCount"] = Code.cudaErrorInsufficientDriver
     runtime.gives["cudaDriverGetVersion"] = (0,)
     words = (
-        "there is no NVIDIA driver (cudaErrorInsufficientDriver); install it, start the container with the cards, or"
+        "there is no NVIDIA driver (cudaErrorInsufficientDriver); install it, start the container with the GPUs, or"
     )
     with pytest.raises(DeviceUnavailable, match=re.escape(words)):
         find_gpus()

@@ -574,7 +574,7 @@ def test_a_fork_is_told_to_open_its_own() -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=20)
     error, kept = done.stdout.splitlines()
-    assert error.startswith("EngineError: the card was opened in process ")
+    assert error.startswith("EngineError: the GPU was opened in process ")
     assert error.endswith("; open the bundle in the child, or have children spawned")
     assert kept == "4"
 

@@ -609,7 +609,7 @@ def test_where_plans_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 def test_what_runs_plans_is_asked_only_once_a_card_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: int) -> Gpu:
-        raise DeviceUnavailable("no card")
+        raise DeviceUnavailable("no GPU")
 
     def touched(_: TensorRtVariant) -> Any:
         raise AssertionError("the library was touched")
