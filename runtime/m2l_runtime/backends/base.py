@@ -18,58 +18,85 @@ Inputs = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """What a caller may ask of a backend; None leaves the choice to it."""
+    """Choose how a backend computes; None leaves the choice to it.
+
+    Example:
+        >>> BackendOptions(device="cpu", batch_size=8).precision
+        'fp32'
+    """
 
     device: str = "auto"
     """auto | cpu | cuda | cuda:N. `auto` is resolved once, when the backend is loaded."""
     precision: Precision = "fp32"
-    """What convolutions compute with; the bundle says which are possible on which engine."""
+    """Precision of the convolutions; the bundle says which are possible on which engine."""
     batch_size: int | None = None
     """Images per call of the engine, at least 1."""
     threads: int | None = None
     """CPU threads the engine may use in all, at least 1."""
     streams: int | None = 1
-    """Engine calls that may run at once, the threads divided among them; None: as many as give the most images/s."""
+    """Engine calls that may run at once; the threads are divided among them. None: what gives the most images/s."""
     provider_options: Mapping[str, str] = field(default_factory=dict)
     """Options of the engine's device layer, by the engine's own names."""
     cache_dir: Path | None = None
-    """Where compiled models are kept for the next time; None: nowhere, but plans in the user's own cache."""
+    """Folder where compiled models are kept for the next time; None: nowhere, but plans in the user's own cache."""
     trust_plans: bool = False
     """Whether plans of the bundle may be loaded: they are code."""
     on_step: Callable[[str], None] = lambda _: None
-    """Called with a line of text where loading begins with what may take minutes."""
+    """Called with a line of text before a step of loading that may take minutes."""
 
 
 @dataclass(frozen=True)
 class PlanRef:
-    """A plan that a bundle has."""
+    """Refer to a plan of a bundle."""
 
     entry: PlanFile
     read: Callable[[], bytes]
-    """Its bytes, once their hash was checked."""
+    """Reads its bytes and checks their hash."""
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What a backend is made of: the content of one file of a bundle, and what the manifest says of it."""
+    """Hold what a backend is made of: the content of one file of a bundle, and what the manifest says of it.
+
+    Example:
+        >>> from m2l_runtime.bundle import embedded
+        >>> from m2l_runtime.bundle.io import open_bundle
+        >>> bundle = open_bundle(embedded.BUNDLE)
+        >>> model = bundle.manifest.models[0]
+        >>> source = ModelSource(
+        ...     name=model.file.path,
+        ...     content=bundle.read_model(model),
+        ...     precision=model.precision,
+        ...     inputs=bundle.manifest.inputs,
+        ...     outputs=bundle.manifest.outputs,
+        ... )
+        >>> source.inputs[0].name
+        'mask'
+    """
 
     name: str
     content: bytes
     precision: Precision
-    """What convolutions are to compute with."""
+    """Precision that convolutions are to compute with."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     sha256: str | None = None
-    """Of the content, where it was computed already."""
+    """SHA-256 of the content, where it was computed already."""
     plans: tuple[PlanRef, ...] = ()
-    """TensorRT's, that the bundle has of this file."""
+    """TensorRT plans that the bundle has of this file."""
     float_layer_count: int = 0
-    """Of int8: convolutions that stay in float."""
+    """Number of convolutions of an int8 file that stay in float."""
 
 
 @dataclass(frozen=True)
 class BackendSettings:
-    """How a backend computes, all choices made: the same settings, bundle and machine give the same bytes."""
+    """Hold how a backend computes, all choices made. The same settings, bundle and machine give the same bytes.
+
+    Example:
+        >>> settings = BackendSettings("openvino", "OpenVINO 2025.0", "cpu", "fp32", batch_size=1, threads=4)
+        >>> settings.streams
+        1
+    """
 
     backend: str
     engine: str
@@ -86,7 +113,19 @@ class BackendSettings:
 
 
 class Backend(Protocol):
-    """Computes one batch at a time. Safe to call from several threads."""
+    """Compute one batch at a time. Safe to call from several threads.
+
+    Example:
+        >>> from m2l_runtime.backends import load_backend
+        >>> from m2l_runtime.bundle import embedded
+        >>> from m2l_runtime.bundle.io import open_bundle
+        >>> bundle = open_bundle(embedded.BUNDLE)
+        >>> backend: Backend = load_backend(bundle, "fake", BackendOptions(batch_size=2))
+        >>> inputs = {i.name: np.zeros((2, *i.shape[1:]), i.dtype) for i in bundle.manifest.inputs}
+        >>> backend.run(inputs).shape
+        (2, 256, 256, 3)
+        >>> backend.close()
+    """
 
     @property
     def settings(self) -> BackendSettings:
@@ -95,11 +134,11 @@ class Backend(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of how it runs here: what was asked for and will not pay."""
+        """What a person should know of how it runs here: options that were asked for and do not pay."""
         ...
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
-        """One full batch: each input has `settings.batch_size` items of the manifest's shape and type.
+        """Compute one full batch: each input has `settings.batch_size` items of the manifest's shape and type.
 
         Returns:
             uint8 (batch_size, H, W, 3), owned by the caller.
@@ -110,31 +149,41 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what the engine holds; `run` must not be called afterwards."""
+        """Release what the engine holds; `run` must not be called afterwards."""
         ...
 
 
 @runtime_checkable
 class ReportsBuildTime(Protocol):
-    """A backend that may have to build something when it is loaded."""
+    """Report the time of a build; for a backend that may have to build something when it is loaded."""
 
     @property
     def build_s(self) -> float | None:
-        """Seconds that it took; None: it was there already."""
+        """Seconds that the build took; None: it was there already."""
         ...
 
 
 class BackendModule(Protocol):
-    """What a module of this package provides."""
+    """Load a backend: what each module of this package provides.
+
+    Example:
+        >>> from m2l_runtime.backends.registry import backend_module
+        >>> module: BackendModule = backend_module("fake")
+        >>> callable(module.load)
+        True
+    """
 
     def load(self, source: ModelSource, options: BackendOptions) -> Backend:
-        """A backend for one model.
+        """Load a backend for one model.
 
         Raises:
-            EngineNotInstalled, DeviceUnavailable, EngineError, BundleDamaged
+            EngineNotInstalled: a library that the engine needs is missing.
+            DeviceUnavailable: the device is not here.
+            EngineError: the engine does not take the options or the model.
+            BundleDamaged: the model is not what the manifest says.
         """
         ...
 
 
 BUNDLE_PLAN_NOTE: Final = "runs the bundle's plan"
-"""What a backend notes that does."""
+"""Note of a backend that runs a plan of the bundle."""

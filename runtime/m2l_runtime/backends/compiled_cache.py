@@ -1,4 +1,4 @@
-"""Compiled models on disk, by what they were compiled from and for; never trusted without their hash."""
+"""Keep compiled models on disk, by what they were compiled from and for. They are never trusted without their hash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HASH_SIZE: Final = hashlib.sha256().digest_size
 
 
 class CompiledCache:
-    """A folder of files, each the SHA-256 of what follows, then what an engine gave to be kept.
+    """Keep files in a folder: in each the SHA-256 of what follows, then what an engine gave to be kept.
 
     It belongs to the user alone: an engine that is given altered bytes may do anything. The hash finds damage, which
     OpenVINO does not; it does not keep out who may write there. Processes may share it: files appear whole.
@@ -60,7 +60,7 @@ class CompiledCache:
             return False
 
     def write(self, key: Mapping[str, str], content: bytes) -> None:
-        """Keep it, in place of what was kept under the same words.
+        """Keep data, in place of what was kept under the same words.
 
         Raises:
             OutputError: it cannot be written.
@@ -69,7 +69,7 @@ class CompiledCache:
 
     @contextmanager
     def locked(self, key: Mapping[str, str], on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Of all processes that ask for what is kept under the same words, one at a time is in the block.
+        """Let one process at a time into the block, of all that ask for what is kept under the same words.
 
         Args:
             key: as it is written.

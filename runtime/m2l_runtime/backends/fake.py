@@ -1,4 +1,4 @@
-"""A fake: paints a lesion-coloured patch where the mask is. No model is run.
+"""Paint a lesion-colored patch where the mask is. No model is run.
 
 For tests, and to time everything around an engine. Whatever it makes is marked as a fake's work. What comes in beside
 the mask shifts the colour, by a checksum (CRC-32): so any change of it shows.
@@ -20,14 +20,14 @@ SKIN: Final = np.array([216, 178, 160], np.int16)
 LESION: Final = np.array([120, 72, 60], np.int16)
 
 SHIFT: Final = 16
-"""Levels below which each other input shifts a colour channel."""
+"""Levels below which each other input shifts a color channel."""
 
 # (256, 3): the colour of each mask level, from skin at 0 to lesion at 255.
 _PALETTE: Final = (SKIN + (LESION - SKIN) * np.arange(256)[:, None] / 255).round().astype(np.uint8)
 
 
 def load(source: ModelSource, options: BackendOptions) -> FakeBackend:
-    """A fake backend; of the model it only uses the names of the inputs, the mask's first.
+    """Load a fake backend. Of the model it only uses the names of the inputs, the mask's first.
 
     Raises:
         DeviceUnavailable: any device but the CPU was asked for.
@@ -49,7 +49,7 @@ def load(source: ModelSource, options: BackendOptions) -> FakeBackend:
 
 
 class FakeBackend:
-    """Maps each level of a mask to a colour between skin and lesion, shifted by the other inputs of its item."""
+    """Map each level of a mask to a color between skin and lesion, shifted by the other inputs of its item."""
 
     def __init__(self, settings: BackendSettings, names: list[str]) -> None:
         self.settings = settings
@@ -65,10 +65,10 @@ class FakeBackend:
         return images
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
 
 def shift(row: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """(3,) levels from 0 to `SHIFT` - 1: the three lower half-bytes of the CRC-32 of an item's input."""
+    """Return (3,) levels from 0 to `SHIFT` - 1: the three lower half-bytes of the CRC-32 of an item's input."""
     checksum = zlib.crc32(np.ascontiguousarray(row).tobytes())
     return np.array([checksum >> place & SHIFT - 1 for place in (0, 4, 8)], np.uint8)

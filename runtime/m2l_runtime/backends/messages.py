@@ -1,4 +1,4 @@
-"""What was asked of an engine, and how it failed, to words for a person; the same for all engines."""
+"""Word notes on options and failures of engines, the same for all engines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OUT_OF_MEMORY: Final = (
 
 
 def notes_on_cpu(options: BackendOptions, precision: str) -> tuple[str, ...]:
-    """Of what was asked for, what does not pay on this machine's CPUs: threads, streams, int8."""
+    """Note what was asked for and does not pay on this machine's CPUs: threads, streams, int8."""
     cpus, notes = usable_cpus(), []
     asked = (("thread", options.threads), ("stream", options.streams))
     excess = [plural(count, what) for what, count in asked if count is not None and count > cpus]
@@ -32,19 +32,19 @@ def notes_on_cpu(options: BackendOptions, precision: str) -> tuple[str, ...]:
 
 
 def failure(settings: BackendSettings, error: Exception, message: str) -> EngineError:
-    """The error for a batch that failed with `error`, in short `message`; too little memory is told apart."""
+    """Make the error for a batch that failed with `error`, in short `message`; too little memory is told apart."""
     if is_out_of_memory(error):
         return EngineError(out_of_memory_advice(settings.batch_size, settings.streams))
     return EngineError(f"{settings.backend} failed on {settings.device}: {message}")
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an engine failed for want of memory, which each says in its own words."""
+    """Tell whether an engine failed for want of memory, which each says in its own words."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def out_of_memory_advice(batch_size: int, streams: int) -> str:
-    """What to tell who asked for more than memory holds."""
+    """Advise a person who asked for more than memory holds."""
     return (
         f"there is too little memory for {plural(batch_size, 'image')} a call and {plural(streams, 'call')} at once; "
         "choose a smaller batch size or fewer streams"

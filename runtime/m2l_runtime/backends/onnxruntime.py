@@ -1,4 +1,4 @@
-"""ONNX files on onnxruntime: CPU, or CUDA with an error where CUDA does not really load."""
+"""Run ONNX files on onnxruntime: on the CPU, or on CUDA with an error where CUDA does not really load."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _ERRORS_ONLY: Final = 3
 _FATAL_ONLY: Final = 4
 
 _BATCH_SIZE: Final = 1
-"""On a CPU larger batches were not faster and made the last, padded batch dearer (docs/architecture.md)."""
+"""Larger batches were not faster on a CPU, and made the last, padded batch cost more (docs/architecture.md)."""
 
 
 def load(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend | CudaBackend:
-    """A session for one ONNX file; see BackendModule."""
+    """Open a session for one ONNX file; see BackendModule."""
     kind, index = read_device(options.device)
     why_not = None
     if kind == "cuda" or (kind == "auto" and CUDA in onnxruntime.get_available_providers()):
@@ -50,7 +50,7 @@ def load(source: ModelSource, options: BackendOptions) -> OnnxRuntimeBackend | C
 
 
 def _load_on_cpu(source: ModelSource, options: BackendOptions, why_not_cuda: str | None) -> OnnxRuntimeBackend:
-    """Args: why_not_cuda: what kept a CUDA build from its card, where the device was left open."""
+    """Open a session on the CPU; `why_not_cuda` says what kept a CUDA build from the GPU on device auto."""
     because = "" if why_not_cuda is None else f" ({why_not_cuda})"
     if source.precision == "fp16":
         raise DeviceUnavailable(
@@ -81,7 +81,7 @@ def _load_on_cuda(source: ModelSource, options: BackendOptions, index: int) -> C
     from m2l_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
     _require_cuda_build()
-    card(index)  # ahead of the library's own CUDA, whose words for a card that is not there are hard to read
+    card(index)  # ahead of the library's own CUDA, whose words for a GPU that is not there are hard to read
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
     streams = STREAMS if options.streams is None else options.streams
@@ -123,7 +123,7 @@ def _no_cache(options: BackendOptions) -> tuple[str, ...]:
 
 
 class OnnxRuntimeBackend:
-    """An onnxruntime session. Its `run` may be called from several threads at once."""
+    """Run an onnxruntime session. `run` may be called from several threads at once."""
 
     def __init__(self, session: Any, settings: BackendSettings, output_name: str, notes: tuple[str, ...]) -> None:
         self.settings = settings
@@ -145,7 +145,7 @@ class OnnxRuntimeBackend:
         return images
 
     def close(self) -> None:
-        """Give the session back."""
+        """Release the session."""
         self._session = None
 
 
@@ -176,7 +176,7 @@ def _start_session(content: bytes, session_options: Any) -> Any:
 
 
 def _is_file_error(error: Exception) -> EngineError | BundleDamaged | None:
-    """The error for a file that is damaged, or whose operators the library is too old for; None if it is neither."""
+    """Make the error for a file that is damaged or needs a newer library; None if it is neither."""
     opset = _OPSET.search(str(error))
     if opset is None:
         return _cannot_load(error) if _DAMAGED.search(str(error)) else None
@@ -191,7 +191,7 @@ def _cannot_load(error: Exception) -> BundleDamaged:
 
 
 def _check_signature(session: Any, source: ModelSource) -> None:
-    """The file's inputs and outputs are those the manifest declares."""
+    """Check that the file's inputs and outputs are those the manifest declares."""
     types = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
     def found(nodes: Any) -> dict[str, tuple[str, list[Any]]]:
@@ -209,6 +209,6 @@ def _check_signature(session: Any, source: ModelSource) -> None:
 
 
 def _short(error: Exception) -> str:
-    """The engine's message on one line, without its own source locations."""
+    """Put the engine's message on one line, without its own source locations."""
     text = " ".join(str(error).split())
     return text if len(text) <= 400 else text[:400] + " ..."

@@ -1,4 +1,4 @@
-"""onnxruntime's CUDA provider to what a ring drives: bound to the ring's memory, on its stream, as CUDA graphs."""
+"""Run onnxruntime's CUDA provider as an executor's engine: bound to its memory, on its stream, as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PROVIDER: Final = "CUDAExecutionProvider"
 BATCH: Final = "batch"
 """The open axis of the graph, as the exporter names it."""
 DEFAULTS: Final = {
-    "use_tf32": "0",  # or convolutions in fp32 multiply with 10 bits of 23, on cards that can, without a word
+    "use_tf32": "0",  # or convolutions in fp32 multiply with 10 bits of 23, on GPUs that can, without a word
     "enable_cuda_graph": "1",
 }
 RESERVED_OPTIONS: Final = {
     "user_compute_stream": "m2l brings a stream of its own",
-    "device_id": "name the card by the device, cuda:N",
+    "device_id": "name the GPU by the device, cuda:N",
 }
 """Provider options that are not for users, and why."""
 _GRAPH_ID: Final = "gpu_graph_id"
@@ -31,7 +31,7 @@ _FLAGS: Final = {"1": "1", "true": "1", "True": "1", "0": "0", "false": "0", "Fa
 
 
 class OnnxRuntimeCudaEngine:
-    """Implements :class:`m2l_runtime.backends.cuda.engine.Engine`.
+    """Compute on onnxruntime's CUDA provider; see :class:`m2l_runtime.backends.cuda.engine.Engine`.
 
     There is a session for each batch size, with the batch fixed: what computes shapes, on the CPU, is folded away, so
     that a node which is left to the CPU is a mistake, and refused.
@@ -54,7 +54,7 @@ class OnnxRuntimeCudaEngine:
         Args:
             library: the module onnxruntime.
             content: of the ONNX file.
-            device: number of the card.
+            device: number of the GPU.
             session_options: makes options, which each session changes.
             provider_options: of the CUDA provider; `DEFAULTS` where they leave it open.
             inputs: of the graph.
@@ -112,11 +112,11 @@ class OnnxRuntimeCudaEngine:
         def call() -> None:
             self._caller.submit(session.run_with_iobinding, binding, options).result()
 
-        # Without graphs of its own the ring captures, which records what the capturing thread does, and no other.
+        # Without graphs of its own the executor captures, which records what the capturing thread does, and no other.
         return call if self.captures_itself else lambda: session.run_with_iobinding(binding, options)
 
     def close(self) -> None:
-        """Give the sessions back."""
+        """Release the sessions."""
         self._caller.submit(self._sessions.clear).result()
         self._caller.shutdown()
 
@@ -133,7 +133,7 @@ class OnnxRuntimeCudaEngine:
             if _ON_CPU in text:
                 raise self._cpu_fallback_error(batch_size, stream, text) from error
             if is_out_of_memory(error):
-                raise EngineError(f"the card has too little memory for the model: {text}") from error
+                raise EngineError(f"the GPU has too little memory for the model: {text}") from error
             raise DeviceUnavailable(f"CUDA does not start: {text}") from error
         self._require_cuda(session)
         self._check(session)
@@ -151,7 +151,7 @@ class OnnxRuntimeCudaEngine:
         )
 
     def _cpu_fallback_error(self, batch_size: int, stream: int, text: str) -> EngineError:
-        """Which of the two it is: CUDA did not start, so that all is left to the CPU; or a part of the graph is."""
+        """Tell which of two it is: CUDA did not start, so that all is left to the CPU; or a part of the graph is."""
         try:
             self._require_cuda(self._session(batch_size, stream, is_cpu_forbidden=False))
         except DeviceUnavailable as error:

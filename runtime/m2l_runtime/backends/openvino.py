@@ -1,4 +1,4 @@
-"""ONNX files on OpenVINO: CPUs, in fp32, bf16 or int8, as many calls at once as there are streams."""
+"""Run ONNX files on OpenVINO: on CPUs, in fp32, bf16 or int8, as many calls at once as there are streams."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _UNKNOWN_OPERATORS: Final = re.compile(r"No conversion rule found for operations
 
 
 def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
-    """A compiled model for one ONNX file; see BackendModule."""
+    """Compile the model of one ONNX file; see BackendModule."""
     if read_device(options.device)[0] == "cuda":
         raise DeviceUnavailable(
             f"the backend 'openvino' runs on CPUs, not on '{options.device}'; "
@@ -105,7 +105,7 @@ def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
 
 
 class OpenVinoBackend:
-    """Requests of one compiled model, one for each stream. Its `run` may be called from several threads at once."""
+    """Run requests of one compiled model, one for each stream. `run` may be called from several threads at once."""
 
     def __init__(self, requests: Sequence[Any], settings: BackendSettings, notes: tuple[str, ...]) -> None:
         self.settings = settings
@@ -136,14 +136,14 @@ class OpenVinoBackend:
         return images
 
     def close(self) -> None:
-        """Give the compiled model back."""
+        """Release the compiled model."""
         self._idle = None
 
 
 def _compile(
     source: ModelSource, batch_size: int, config: Mapping[str, Any], cache_dir: Path | None, notes: list[str]
 ) -> Any:
-    """The compiled model, from the cache if it is there; that it could not be kept is added to `notes`."""
+    """Compile a model, or take it from the cache if it is there. If it cannot be kept, `notes` gets a note."""
     if cache_dir is None:
         return CORE.compile_model(_read(source, batch_size), "CPU", config)
     cache = CompiledCache(cache_dir)
@@ -178,7 +178,7 @@ def _compile(
 
 
 def _read(source: ModelSource, batch_size: int) -> Any:
-    """The file as OpenVINO's model of one fixed batch, which is faster than one that may vary.
+    """Read the file as OpenVINO's model of one fixed batch, which is faster than one that may vary.
 
     Raises:
         BundleDamaged: it cannot be read, or its inputs and outputs are not those the manifest declares.
@@ -205,7 +205,7 @@ def _check_signature(source: ModelSource, ports: Iterable[Any], specs: Sequence[
 
 
 def _type_and_sides(port: Any) -> tuple[str, list[str]]:
-    """Type, and sides without the batch; '?' where a side is open."""
+    """Return type, and sides without the batch; '?' where a side is open."""
     kind, shape = port.element_type.get_type_name(), port.partial_shape
     sides = ["?"] if shape.rank.is_dynamic else [str(side) for side in shape][1:]
     return _TYPES.get(kind, kind), sides
@@ -216,7 +216,7 @@ def _cannot_load(error: Exception) -> BundleDamaged:
 
 
 def _short(error: Exception) -> str:
-    """The engine's message on one line, without its own source locations."""
+    """Put the engine's message on one line, without its own source locations."""
     unknown = _UNKNOWN_OPERATORS.search(str(error))
     text = " ".join((unknown[0] if unknown else _PLACES.sub("", str(error))).split()) or type(error).__name__
     return text if len(text) <= 400 else text[:400] + " ..."

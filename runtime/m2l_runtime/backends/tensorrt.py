@@ -1,4 +1,4 @@
-"""Plans on TensorRT or TensorRT for RTX, on NVIDIA cards: a bundle's if it is trusted, else one built here and kept."""
+"""Run plans on TensorRT or TensorRT for RTX: a bundle's plan if it is trusted, else one built here and kept."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from m2l_runtime.errors import DeviceUnavailable, EngineError, OutputError
 
 
 def load(source: ModelSource, options: BackendOptions) -> CudaBackend:
-    """A plan for one ONNX file on the card asked for; see BackendModule. The card is looked for ahead of all else."""
+    """Load a plan for one ONNX file on the GPU asked for; see BackendModule. The GPU is looked for before all else."""
     kind, index = read_device(options.device)
     if kind == "cpu":
         raise DeviceUnavailable(
-            f"the backend 'tensorrt' runs on NVIDIA cards; choose device cuda, or another backend or precision than "
+            f"the backend 'tensorrt' runs on NVIDIA GPUs; choose device cuda, or another backend or precision than "
             f"{source.precision} (m2l inspect lists them)"
         )
     if options.provider_options:
@@ -36,7 +36,7 @@ def load(source: ModelSource, options: BackendOptions) -> CudaBackend:
     batch_size = options.batch_size or BATCH_SIZE
     streams = STREAMS if options.streams is None else options.streams
     cuda_runtime = BindingsRuntime(index)
-    cuda_runtime.make_current()  # what TensorRT makes, it makes on the card that is current
+    cuda_runtime.make_current()  # what TensorRT makes, it makes on the GPU that is current
     cache, notes = _cache(options)
     force_rebuild = False
     while True:
@@ -65,10 +65,10 @@ class _SelectedPlan:
     content: bytes
     flavour: TensorRtVariant
     name: str
-    """For messages."""
+    """Name for messages."""
     notes: tuple[str, ...] = ()
     build_s: float | None = None
-    """None: it was there already."""
+    """Seconds that the build took; None: it was there already."""
     is_cached: bool = False
     """Whether it comes from the cache."""
 
@@ -81,7 +81,7 @@ def _plan(
     cache: CompiledCache | None,
     force_rebuild: bool,
 ) -> _SelectedPlan:
-    """A plan of the bundle that fits, else of the cache unless it is to be made anew, else built and kept there."""
+    """Find a plan of the bundle that fits, else of the cache unless it is to be made anew; else build and keep one."""
     search = find_plan(source.plans, environment, source.precision, batch_size, options.trust_plans)
     if search.plan_ref is not None:
         entry = search.plan_ref.entry
@@ -119,7 +119,7 @@ def _plan(
 
 
 def _cache(options: BackendOptions) -> tuple[CompiledCache | None, tuple[str, ...]]:
-    """(where plans are kept, what to say of it); nowhere, if it was not asked for and cannot be."""
+    """Return (where plans are kept, what to say of it); nowhere, if it was not asked for and cannot be."""
     if options.cache_dir is not None:
         return CompiledCache(options.cache_dir), ()
     try:
@@ -137,7 +137,7 @@ def _start_executor(
     streams: int,
     cache: CompiledCache | None,
 ) -> Executor:
-    """A ring that drives the plan, warmed up; kernels that were compiled on the way are kept for the next time."""
+    """Make an executor of the plan, warmed up; kernels that were compiled on the way are kept for the next time."""
     plan_sha256 = hashlib.sha256(selected.content).hexdigest()
     cache_key = plan_cache_key(environment, selected.flavour, source.precision, batch_size, plan_sha256) | {
         "part": "kernels"
@@ -153,7 +153,7 @@ def _start_executor(
 
 
 def _read(cache: CompiledCache | None, cache_key: Mapping[str, str]) -> bytes | None:
-    """What was kept; None if nothing was, or if it is damaged."""
+    """Read what was kept; None if nothing was, or if it is damaged."""
     if cache is None:
         return None
     cached = bytearray()
@@ -168,7 +168,7 @@ def _read(cache: CompiledCache | None, cache_key: Mapping[str, str]) -> bytes | 
 def _store_in_cache(
     cache: CompiledCache | None, cache_key: Mapping[str, str], content: bytes, what: str
 ) -> tuple[str, ...]:
-    """Keep it; a note where that fails, which is no reason not to go on."""
+    """Keep it; return a note where that fails, which is no reason not to go on."""
     if cache is None:
         return ()
     try:
@@ -179,11 +179,11 @@ def _store_in_cache(
 
 
 def _no_builder_message(environment: Environment, reasons: tuple[str, ...]) -> str:
-    """Both sides: what the bundle's plans are for, and what is here."""
+    """Name both sides: what the bundle's plans are for, and what is here."""
     capability = environment.card.compute_capability
     if "tensorrt_rtx" in environment.versions and capability not in COMPUTE_CAPABILITIES:
         available = (
-            f"TensorRT for RTX builds for compute capability {', '.join(COMPUTE_CAPABILITIES)}; for this card: "
+            f"TensorRT for RTX builds for compute capability {', '.join(COMPUTE_CAPABILITIES)}; for this GPU: "
             f"{libraries.INSTALL['tensorrt']}"
         )
     else:

@@ -1,4 +1,4 @@
-"""Mask files to images, in order: reading, the engine and encoding at once, on threads, in bounded memory.
+"""Run reading, the engine and encoding at once, on threads, with results in order and memory bounded.
 
 Threads: a pool of workers reads masks and encodes images; as many engine threads as the synthesizer has streams each
 run one call of the engine at a time; the caller's thread deals out and collects. Queues between them are bounded, so
@@ -38,7 +38,7 @@ _K = TypeVar("_K")
 _E = TypeVar("_E")
 
 _MAX_WAITING: Final = 64
-"""Batches' worth of masks that may wait for one batch to fill, when most of them are bad or kept."""
+"""Batches' worth of masks that may wait for one batch to fill when most masks are bad or kept."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Result:
     """
 
     name: str
-    """Of the mask file, relative to its folder; of several samples with the sample's number."""
+    """Name of the mask file, relative to its folder; with the sample's number where there are several."""
     mask: Mask | None = None
     """uint8 (H, W), 0 background, 255 lesion, owned by the caller; None if kept or bad."""
     image: Image | None = None
@@ -68,7 +68,7 @@ class Result:
     is_kept: bool = False
     """Whether an earlier run made the image, and it was found as it was."""
     seed: int | None = None
-    """What the image was drawn with, as a synthesizer takes it; None where the generator takes the mask alone."""
+    """Seed of the image, as a synthesizer takes it; None where the generator takes the mask alone."""
     appearance: Appearance | None = None
     """float32 (12,) that the generator was given; None where it takes none."""
 
@@ -83,7 +83,7 @@ def iterate_folder(
     samples: int = 1,
     appearance: AppearanceChoice | None = None,
 ) -> Iterator[Result]:
-    """Synthesize every mask in a folder and yield the images one by one. Nothing is written to disk.
+    """Synthesize every mask in a folder, or one mask file, and yield the images one by one. Nothing is written to disk.
 
     Results come in the order of names without their endings. A mask that cannot be used is a result with `problem`;
     the others go on. Work runs a few batches ahead of the caller; leaving the loop ends it.
@@ -142,14 +142,14 @@ def _results(made: Iterator[Output[Result, tuple[Mask, Image]]]) -> Iterator[Res
 
 
 def condition_of(conditions: Conditions, masks: MaskSet, name: str) -> Condition | None:
-    """What the image of one of `masks` depends on beside it; None if the generator takes the mask alone."""
+    """Return what the image of a mask depends on beside it; None if the generator takes the mask alone."""
     source, sample = source_mask(masks, name)
     return conditions.for_item(stem(source), sample)
 
 
 @dataclass(frozen=True)
 class Input(Generic[_K]):
-    """A mask that was read, or an item that needs no engine."""
+    """Hold a mask that was read, or an item that needs no engine."""
 
     key: _K
     """What the caller wants to know of the item later."""
@@ -160,7 +160,7 @@ class Input(Generic[_K]):
 
 @dataclass(frozen=True)
 class Output(Generic[_K, _E]):
-    """What became of a reading."""
+    """Hold what became of an input."""
 
     key: _K
     mask_file: MaskFile | None = None
@@ -171,7 +171,7 @@ class Output(Generic[_K, _E]):
 
 
 class Clock:
-    """How long the engine was at work, in seconds: at least one call of it under way."""
+    """Measure for how many seconds the engine was at work: at least one call of it under way."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -180,14 +180,14 @@ class Clock:
         self._since = 0.0
 
     def __enter__(self) -> None:
-        """A call begins, on any thread."""
+        """Begin a call, on any thread."""
         with self._lock:
             if not self._running:
                 self._since = time.perf_counter()
             self._running += 1
 
     def __exit__(self, *_: object) -> None:
-        """It ends."""
+        """End a call."""
         with self._lock:
             self._running -= 1
             now = time.perf_counter()
@@ -204,7 +204,7 @@ def overlap(
     workers: int | None = None,
     clock: Clock | None = None,
 ) -> Generator[Output[_K, _E], None, None]:
-    """`read` each item, run the engine on the masks found, `encode` the images; all at once, results in order.
+    """Call `read` on each item, the engine on the masks and `encode` on the images: all at once, results in order.
 
     Args:
         items: taken one by one, a bounded number ahead of the results.
@@ -246,7 +246,7 @@ def overlap(
 
 
 class _Job(Generic[_K, _E]):
-    """An item on its way through the engine and the encoder."""
+    """Follow an item through the engine and the encoder."""
 
     def __init__(self, input_item: Input[_K]) -> None:
         self.input_item: Final = input_item
@@ -256,7 +256,7 @@ class _Job(Generic[_K, _E]):
         self.encoded: Future[_E] | None = None
 
     def has_started(self) -> bool:
-        """Whether it needs no more masks to fill its batch."""
+        """Tell whether it needs no more masks to fill its batch."""
         return self.input_item.mask_file is None or self.engine_call is not None
 
     def is_ready(self) -> bool:
@@ -284,7 +284,7 @@ def _run(
     worker_pool: ThreadPoolExecutor,
     clock: Clock,
 ) -> None:
-    """One call of the engine; its images go to the pool for encoding."""
+    """Make one call of the engine; its images go to the pool for encoding."""
     mask_file = [job.input_item.mask_file for job in batch if job.input_item.mask_file is not None]
     conditions = stack_conditions([job.input_item.condition for job in batch])
     with clock:
@@ -297,7 +297,7 @@ def _run(
 def _prefetch(
     items: Iterable[_I], read: Callable[[_I], Input[_K]], pool: ThreadPoolExecutor, max_count: int
 ) -> Iterator[Input[_K]]:
-    """Readings in the order of items, at most `max_count` of them under way."""
+    """Yield inputs in the order of items, at most `max_count` of them being read."""
     pending: deque[Future[Input[_K]]] = deque()
     for item in items:
         pending.append(pool.submit(read, item))
@@ -309,7 +309,7 @@ def _prefetch(
 
 @contextlib.contextmanager
 def _pool(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that drop what they have not begun when the block ends."""
+    """Open a pool of threads that drops what it has not begun when the block ends."""
     pool = ThreadPoolExecutor(count, name)
     try:
         yield pool
@@ -318,7 +318,7 @@ def _pool(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
 
 
 def at_output_size(mask_file: MaskFile, image: Image) -> tuple[Mask, Image]:
-    """Mask and image at the size of the mask's file if its original was kept, else as they are.
+    """Bring mask and image to the size of the mask's file if its original was kept; else return them as they are.
 
     The image is brought there bicubic with antialiasing, which undoes the squash.
     """

@@ -238,17 +238,17 @@ def test_what_the_parser_does_not_take_is_named() -> None:
         (BuildOptions(compute_capability="8.9\x1b"), r"; got 8\.9"),
         (
             BuildOptions(),
-            r"there is no card here to build for; name a compute capability \(--compute-capability\): 7.5, ",
+            r"there is no GPU here to build for; name a compute capability \(--compute-capability\): 7.5, ",
         ),
         (BuildOptions(card=GPU), r"builds for compute capability 7.5, .*; got 9.0"),
-        (BuildOptions(flavour="tensorrt"), "TensorRT builds on the card that the plan is for, and there is none here"),
+        (BuildOptions(flavour="tensorrt"), "TensorRT builds on the GPU that the plan is for, and there is none here"),
         (
             BuildOptions(flavour="tensorrt", compute_capability="8.9"),
-            "builds on the card that the plan is for, and the",
+            "builds on the GPU that the plan is for, and the",
         ),
         (
             BuildOptions(flavour="tensorrt", compute_capability="8.9", card=GPU),
-            "builds for the card that is there, of compute capability 9.0; got 8.9: leave it out, or build with ten",
+            "builds for the GPU that is there, of compute capability 9.0; got 8.9: leave it out, or build with ten",
         ),
         (BuildOptions(compute_capability="8.9", optimization_level=6), "the optimisation level is 0 to 5; got 6"),
         (BuildOptions(batch_sizes=(4, 2, 8)), "from 1 and in order; got 4, 2, 8"),

@@ -150,7 +150,7 @@ def test_fp16_alone_is_for_both_engines_and_needs_no_builder(
     size = {model["precision"]: model["file"]["size_bytes"] for model in document["models"]}
     assert size["fp16"] < 0.6 * size["fp32"]
     outcome = m2l("synth", "shapes:1", tmp_path / "out", "--bundle", tmp_path / "b", "--precision", "fp16")
-    assert (outcome.code, "no NVIDIA card can be used" in outcome.err) == (1, True)
+    assert (outcome.code, "no NVIDIA GPU can be used" in outcome.err) == (1, True)
     words = ("--precision", "fp16", "--backend", "onnxruntime", "--device", "cpu")
     outcome = m2l("synth", "shapes:1", tmp_path / "out", "--bundle", tmp_path / "b", *words)
     assert (outcome.code, "fp16 is for CUDA: on CPUs" in outcome.err) == (1, True)
@@ -192,7 +192,7 @@ def test_wrong_usage(m2l: CommandLine, tmp_path: Path, words: tuple[str, ...], s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), r"there is no card here to build for; name a compute capability \(--compute-capability\): 7.5, "),
+        ((), r"there is no GPU here to build for; name a compute capability \(--compute-capability\): 7.5, "),
         (("--compute-capability", "9.0"), "builds for compute capability 7.5, 8.0, 8.6, 8.9, 12.0, 12.1; got 9.0"),
         (("--compute-capability", "8.9", "--batch", "8,4,1"), "from 1 and in order; got 8, 4, 1"),
         (("--compute-capability", "8.9", "--optimization-level", "9"), "the optimisation level is 0 to 5; got 9"),

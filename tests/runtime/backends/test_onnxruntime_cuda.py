@@ -205,7 +205,7 @@ def test_without_graphs(library: FakeLibrary) -> None:
             {"user_compute_stream": "1"},
             "the provider option user_compute_stream is not for users: m2l brings a stream of",
         ),
-        ({"device_id": "1"}, "the provider option device_id is not for users: name the card by the device, cuda:N"),
+        ({"device_id": "1"}, "the provider option device_id is not for users: name the GPU by the device, cuda:N"),
         ({"use_tf32": "yes"}, "the provider option use_tf32 is 1 or 0, got 'yes'"),
     ],
 )

@@ -1,1 +1,1 @@
-"""NVIDIA cards: what there is, and how calls of an engine follow one another on one of them. Knows no engine."""
+"""Drive NVIDIA GPUs: list them, and run calls of an engine on one of them. This package knows no engine."""

@@ -1,4 +1,4 @@
-"""An engine on a card to a backend: a ring drives it, warmed up before anybody waits for it."""
+"""Make a backend of an engine on a GPU: an executor drives it, warmed up before anybody waits for it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import M2LError
 
 BATCH_SIZE: Final = 16
-"""Masks per call where it is left open."""
+"""Masks per call where none is asked for."""
 STREAMS: Final = 2
-"""Calls at once where it is left open: while one computes, the other's masks come in or its images go out."""
+"""Calls at once where none is asked for: while one computes, the other's masks come in or its images go out."""
 
 
 def open_executor(
@@ -30,7 +30,7 @@ def open_executor(
     batch_size: int,
     streams: int,
 ) -> Executor:
-    """A ring of one batch size in which every slot has made a call; the engine is closed where that fails.
+    """Make an executor of one batch size whose slots have all made a call; the engine is closed where that fails.
 
     Raises:
         EngineError: the engine does not run, or memory does not hold what it needs.
@@ -49,7 +49,7 @@ def open_executor(
 
 
 class CudaBackend:
-    """Implements :class:`m2l_runtime.backends.base.Backend`. Its `run` may be called from several threads at once."""
+    """Compute on a GPU; see :class:`m2l_runtime.backends.base.Backend`. `run` is safe on several threads."""
 
     def __init__(
         self, executor: Executor, settings: BackendSettings, notes: tuple[str, ...] = (), build_s: float | None = None
@@ -61,7 +61,7 @@ class CudaBackend:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know; what the ring found out while it ran is among it."""
+        """What a person should know, with what the executor found out while it ran."""
         return self._notes + self._executor.notes
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
@@ -74,5 +74,5 @@ class CudaBackend:
             raise failure(self.settings, error, " ".join(str(error).split())[:400]) from error
 
     def close(self) -> None:
-        """Give back what is held on the card."""
+        """Release what is held on the GPU."""
         self._executor.close()

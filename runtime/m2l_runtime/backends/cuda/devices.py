@@ -1,6 +1,6 @@
-"""What NVIDIA cards there are, or why none can be used.
+"""List NVIDIA GPUs, or say why none can be used.
 
-Ask here ahead of whatever loads an engine's own CUDA library: some of these end the process where there is no card.
+Ask here ahead of whatever loads an engine's own CUDA library: some of these end the process where there is no GPU.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ _PACKAGES: Final = ("cuda", "cuda.bindings", "cuda.bindings.runtime")
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card that CUDA lets this process use."""
+    """Describe a GPU that CUDA lets this process use."""
 
     index: int
-    """N of cuda:N: among the cards that CUDA_VISIBLE_DEVICES leaves visible, from 0."""
+    """N of cuda:N, from 0, among the GPUs that CUDA_VISIBLE_DEVICES leaves visible."""
     name: str
     compute_capability: str
     """Major and minor number: "8.9"."""
     memory_bytes: int
-    """All of the card's memory, whoever uses it."""
+    """Bytes of all of the GPU's memory, whoever uses it."""
     driver_version: str
     """The newest CUDA that the driver supports: "13.0"."""
 
 
 def find_gpus() -> tuple[Gpu, ...]:
-    """All cards, at least one, by index. Takes none of their memory.
+    """List all GPUs, at least one, by index. Takes none of their memory.
 
     Raises:
         EngineNotInstalled: CUDA's Python package is missing; with the command that installs it.
-        DeviceUnavailable: no driver, one too old, or no card; with CUDA's own words for it and what to do.
+        DeviceUnavailable: no driver, one too old, or no GPU; with CUDA's own words for it and what to do.
     """
     runtime = load_runtime()
     code, count = runtime.cudaGetDeviceCount()
@@ -69,33 +69,33 @@ def find_gpus() -> tuple[Gpu, ...]:
 
 
 def card(index: int) -> Gpu:
-    """The card of an index.
+    """Find the GPU of an index.
 
     Raises:
-        EngineNotInstalled, DeviceUnavailable: as :func:`find_gpus`; or there is no card of that index.
+        EngineNotInstalled, DeviceUnavailable: as :func:`find_gpus`; or there is no GPU of that index.
     """
     cards = find_gpus()
     if 0 <= index < len(cards):
         return cards[index]
     there = ", ".join(f"cuda:{found.index} ({found.name})" for found in cards)
-    raise DeviceUnavailable(f"there is no cuda:{index}, only {plural(len(cards), 'NVIDIA card')}; choose among {there}")
+    raise DeviceUnavailable(f"there is no cuda:{index}, only {plural(len(cards), 'NVIDIA GPU')}; choose among {there}")
 
 
 def memory_in_use_bytes(index: int) -> int | None:
-    """Memory of a card that is in use, by all processes together; None where it cannot be told.
+    """Return the bytes of a GPU's memory in use, by all processes together; None where it cannot be told.
 
-    Asking starts CUDA on the card, and what CUDA itself takes there for this process is part of the answer.
+    Asking starts CUDA on the GPU, and what CUDA itself takes there for this process is part of the answer.
     """
     try:
         runtime = load_runtime()
     except EngineNotInstalled:
         return None
-    with ThreadPoolExecutor(1) as own:  # which card is current is a thread's own: this one's is left alone
+    with ThreadPoolExecutor(1) as own:  # which GPU is current is a thread's own: this one's is left alone
         return own.submit(_memory_in_use_bytes, runtime, index).result()
 
 
 def load_runtime() -> Any:
-    """The module `cuda.bindings.runtime`.
+    """Import the module `cuda.bindings.runtime`.
 
     Raises:
         EngineNotInstalled: it is missing or does not load; with the command that installs it.
@@ -108,7 +108,7 @@ def load_runtime() -> Any:
         raise_interrupt(error)
         if isinstance(error, ModuleNotFoundError) and error.name in _PACKAGES:
             raise EngineNotInstalled(
-                f"NVIDIA cards are reached through cuda-bindings, which is not installed: {INSTALL}"
+                f"NVIDIA GPUs are reached through cuda-bindings, which is not installed: {INSTALL}"
             ) from None
         raise EngineNotInstalled(
             f"cuda-bindings is installed but does not load ({type(error).__name__}: {error}); reinstall it: {INSTALL}"
@@ -116,20 +116,20 @@ def load_runtime() -> Any:
 
 
 def unavailable(runtime: Any, code: Any) -> DeviceUnavailable:
-    """The error for a code (cudaError_t) that means that no card, or not this one, can be used."""
+    """Make the error for a code (cudaError_t) that means that no GPU, or not this one, can be used."""
     if code.name == "cudaErrorInsufficientDriver" and runtime.cudaDriverGetVersion()[1] == 0:
         return DeviceUnavailable(  # CUDA's words would be that it is too old
-            "no NVIDIA card can be used: there is no NVIDIA driver (cudaErrorInsufficientDriver); install it, start "
-            "the container with the cards, or choose device cpu"
+            "no NVIDIA GPU can be used: there is no NVIDIA driver (cudaErrorInsufficientDriver); install it, start "
+            "the container with the GPUs, or choose device cpu"
         )
-    advice = _ADVICE.get(code.name, lambda _: "see what nvidia-smi says of the card and its driver")
+    advice = _ADVICE.get(code.name, lambda _: "see what nvidia-smi says of the GPU and its driver")
     return DeviceUnavailable(
-        f"no NVIDIA card can be used: {words(runtime, code)}; {advice(runtime)}, or choose device cpu"
+        f"no NVIDIA GPU can be used: {words(runtime, code)}; {advice(runtime)}, or choose device cpu"
     )
 
 
 def words(runtime: Any, code: Any) -> str:
-    """CUDA's words for a code (cudaError_t), and its name."""
+    """Return CUDA's words for a code (cudaError_t), and its name."""
     _, text = runtime.cudaGetErrorString(code)
     return f"{text.decode()} ({code.name})"
 
@@ -151,15 +151,15 @@ def _driver_advice(runtime: Any) -> str:
 def _visibility_advice(_: Any) -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return "see whether nvidia-smi lists a card"
-    return f"CUDA_VISIBLE_DEVICES is {visible!r}, which may hide the cards: unset it"
+        return "see whether nvidia-smi lists a GPU"
+    return f"CUDA_VISIBLE_DEVICES is {visible!r}, which may hide the GPUs: unset it"
 
 
 _ADVICE: Final[Mapping[str, Callable[[Any], str]]] = {
     "cudaErrorInsufficientDriver": _driver_advice,
     "cudaErrorNoDevice": _visibility_advice,
-    "cudaErrorInvalidDevice": lambda _: "choose one of the cards that nvidia-smi lists",
-    "cudaErrorDevicesUnavailable": lambda _: "another process may hold the card for itself: wait for its end",
+    "cudaErrorInvalidDevice": lambda _: "choose one of the GPUs that nvidia-smi lists",
+    "cudaErrorDevicesUnavailable": lambda _: "another process may hold the GPU for itself: wait for its end",
     "cudaErrorInitializationError": lambda _: (
         "where a process has used CUDA, its forks cannot: have child processes spawned"
     ),
@@ -168,5 +168,5 @@ _ADVICE: Final[Mapping[str, Callable[[Any], str]]] = {
 
 
 def _version(number: int) -> str:
-    """13020 to "13.2"."""
+    """Format a version: 13020 becomes "13.2"."""
     return f"{number // 1000}.{number % 1000 // 10}"

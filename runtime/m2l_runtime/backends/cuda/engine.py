@@ -1,4 +1,4 @@
-"""What a ring drives: an engine that computes on device memory it is told of."""
+"""Define an engine that an executor drives: it computes on device memory that it is given."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Engine(Protocol):
-    """Computes batches on one card, in memory that is not its own."""
+    """Compute batches on one GPU, in memory that is not its own."""
 
     @property
     def captures_itself(self) -> bool:
@@ -15,7 +15,7 @@ class Engine(Protocol):
         ...
 
     def prepare(self, addresses: Mapping[str, int], batch_size: int, stream: int) -> Callable[[], None]:
-        """What puts one call on a stream each time it is called, without waiting for it.
+        """Return a function that puts one call on a stream each time it is called, without waiting for it.
 
         Two that were prepared may be called one after the other without a wait in between, as the stream orders them.
         Calls come from any thread, but only one at a time.
@@ -27,10 +27,10 @@ class Engine(Protocol):
             stream: the address of a CUDA stream (cudaStream_t).
 
         Raises:
-            EngineError: the engine does not take this batch size, or the card's memory does not hold what it needs.
+            EngineError: the engine does not take this batch size, or the GPU's memory does not hold what it needs.
         """
         ...
 
     def close(self) -> None:
-        """Give back what the engine holds on the card. What was prepared must not be called afterwards."""
+        """Release what the engine holds on the GPU. What was prepared must not be called afterwards."""
         ...

@@ -1,6 +1,6 @@
-"""Calls of an engine on one card, several under way at once: one is copied in while another is computed.
+"""Run calls of an engine on one GPU, several at once: one is copied in while another is computed.
 
-Every call has a slot: memory that the card copies to and from, memory on the card, and events. All slots share three
+Every call has a slot: memory that the GPU copies to and from, memory on the GPU, and events. All slots share three
 streams, for copies in, the engine, and copies out, which events keep in order.
 """
 
@@ -30,12 +30,12 @@ from m2l_runtime.errors import EngineError
 
 
 class Executor:
-    """An engine and the slots that its calls take. Its `run` may be called from several threads at once.
+    """Drive an engine with a slot for each call under way. `run` may be called from several threads at once.
 
     Closing it closes the engine; where the constructor raises, the engine is left to the caller.
 
     Args:
-        driver: the card.
+        driver: the GPU.
         engine: what computes there.
         inputs: all inputs of the engine.
         outputs: all outputs of the engine; the first are the images, uint8 (batch, H, W, 3), the others stay there.
@@ -44,7 +44,7 @@ class Executor:
         use_graphs: whether calls become CUDA graphs, where the engine does not make its own.
 
     Raises:
-        EngineError: batch sizes or slots below 1, no images among the outputs, or the memory of card or machine does
+        EngineError: batch sizes or slots below 1, no images among the outputs, or the memory of GPU or machine does
             not hold that much.
     """
 
@@ -83,7 +83,7 @@ class Executor:
             self._slots = [
                 Slot.create(cuda_runtime, resources, inputs, outputs, self._batch_sizes[-1]) for _ in range(slots)
             ]
-            for slot in self._slots:  # so that a first call computes on zeros, not on whatever the card holds
+            for slot in self._slots:  # so that a first call computes on zeros, not on whatever the GPU holds
                 for tensor in slot.inputs.values():
                     tensor.memory[:] = 0
                     cuda_runtime.copy_in(tensor.address, tensor.memory, self._streams.copy_in)
@@ -100,7 +100,7 @@ class Executor:
         return tuple(self._notes)
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
-        """The images of some items; waits for a slot to be free.
+        """Compute the images of some items; waits for a slot to be free.
 
         Args:
             inputs: every input by name, of the shape and type that was declared; the same 1 to max(batch_sizes) items
@@ -110,8 +110,8 @@ class Executor:
             uint8 (items, H, W, 3), a new array.
 
         Raises:
-            EngineError: the inputs are not such, the engine or the card failed, or the ring is closed. After a failure
-                other calls go on, unless the card is left unusable; they then raise as well, and say so.
+            EngineError: the inputs are not such, the engine or the GPU failed, or the executor is closed. Other calls
+                go on after a failure, unless the GPU is left unusable; they then raise as well, and say so.
         """
         self._check_process()
         count = self._count(inputs)
@@ -135,7 +135,7 @@ class Executor:
                     self._compute(slot, batch_size)
 
     def close(self) -> None:
-        """Wait for the calls under way, close the engine and give all memory back; calls that wait for a slot raise.
+        """Wait for the calls under way, close the engine and release all memory; calls that wait for a slot raise.
 
         Closing again does nothing; nor does closing in a fork, which does not own the memory.
         """
@@ -145,7 +145,7 @@ class Executor:
             self._is_closed = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: len(self._idle) == self._slot_count)
-        # Of a card that is unusable nothing can be given back until the process ends.
+        # Of a GPU that is unusable nothing can be given back until the process ends.
         ignored: AbstractContextManager[Any]
         ignored = contextlib.nullcontext() if self._failure is None else contextlib.suppress(EngineError)
         with self._submitting, ignored:
@@ -157,12 +157,12 @@ class Executor:
     def _check_process(self) -> None:
         if os.getpid() != self._process:  # CUDA does not work in a fork, and its locks may be held for ever
             raise EngineError(
-                f"the card was opened in process {self._process} and cannot be used in its fork {os.getpid()}; "
+                f"the GPU was opened in process {self._process} and cannot be used in its fork {os.getpid()}; "
                 "open the bundle in the child, or have children spawned"
             )
 
     def _count(self, inputs: Inputs) -> int:
-        """How many items these are, if they are what :meth:`run` takes."""
+        """Count the items, if they are what :meth:`run` takes."""
         names = [spec.name for spec in self._inputs]
         if set(inputs) != set(names):
             raise EngineError(f"got the inputs {_listed(inputs)}; expected {_listed(names)}")
@@ -184,7 +184,7 @@ class Executor:
 
     @contextlib.contextmanager
     def _reserve_slot(self, wanted: Collection[Slot]) -> Iterator[Slot]:
-        """One of the slots wanted, when it is idle; it is idle again after the block, however that ends."""
+        """Take a slot when one is idle; it is idle again after the block, however that ends."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._is_closed or self._failure is not None or any(slot in wanted for slot in self._idle)
@@ -193,7 +193,7 @@ class Executor:
                 raise EngineError("the backend is closed")
             if self._failure is not None:
                 raise EngineError(
-                    f"an earlier call left the card unusable to this process: {self._failure}; start the process anew"
+                    f"an earlier call left the GPU unusable to this process: {self._failure}; start the process anew"
                 )
             # The one used last, so that a single caller has one slot warmed up rather than all.
             slot = next(slot for slot in reversed(self._idle) if slot in wanted)
@@ -206,7 +206,7 @@ class Executor:
                 self._changed.notify_all()
 
     def _compute(self, slot: Slot, batch_size: int) -> None:
-        """The slot's inputs to its images. Nothing touches its memory any more when this returns or raises."""
+        """Compute a slot's images. Nothing touches its memory any more when this returns or raises."""
         with self._explaining_out_of_memory():
             try:
                 with self._submitting:
@@ -231,7 +231,7 @@ class Executor:
         cuda_runtime.record(slot.copied_out, streams.copy_out)
 
     def _prepare(self, slot: Slot, batch_size: int) -> Callable[[], None]:
-        """What puts a call of this batch size on the stream, as a graph where it can be one."""
+        """Return a function that puts a call of this batch size on the stream, as a graph where it can be one."""
         cuda_runtime, stream = self._cuda_runtime, self._streams.compute
         if batch_size not in slot.prepared:
             slot.prepared[batch_size] = self._engine.prepare(slot.addresses, batch_size, stream)

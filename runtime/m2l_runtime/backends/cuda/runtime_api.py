@@ -1,4 +1,4 @@
-"""The little of CUDA that a ring needs: memory, streams, events, copies and graphs, every call checked."""
+"""Call the CUDA runtime API that an executor needs: memory, streams, events, copies and graphs, every call checked."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class CudaRuntime(Protocol):
-    """One card. Streams, events, graphs and addresses on the card are CUDA's handles as numbers.
+    """Use one GPU. Streams, events, graphs and addresses on the GPU are CUDA's handles as numbers.
 
     All methods may be called from several threads, and raise EngineError where CUDA does not do what is asked;
-    some of these errors leave the card unusable to the process, and every later call then raises the same.
+    some of these errors leave the GPU unusable to the process, and every later call then raises the same.
     """
 
     def make_current(self) -> None:
-        """Make the card the calling thread's current one, for whoever calls CUDA next in this thread."""
+        """Make the GPU the calling thread's current one, for whoever calls CUDA next in this thread."""
         ...
 
     def allocate_pinned(self, size: int) -> Bytes:
-        """`size` bytes of the host's memory, which copies to and from the card need; their content is arbitrary.
+        """Allocate `size` bytes of the host's memory as copies to and from the GPU need it; their content is arbitrary.
 
         They are not freed with the array, and the array must not be touched after :meth:`free_pinned`.
         """
         ...
 
     def free_pinned(self, memory: Bytes) -> None:
-        """Give back what :meth:`allocate_pinned` gave."""
+        """Free what :meth:`allocate_pinned` gave."""
         ...
 
     def allocate(self, size: int) -> int:
-        """The address of `size` bytes of the card's memory; their content is arbitrary."""
+        """Allocate `size` bytes of the GPU's memory and return their address; their content is arbitrary."""
         ...
 
     def free(self, address: int) -> None:
-        """Give back what :meth:`allocate` gave."""
+        """Free what :meth:`allocate` gave."""
         ...
 
     def create_stream(self) -> int:
-        """A stream that does not wait for the legacy default stream, nor makes it wait."""
+        """Make a stream that does not wait for the legacy default stream, nor makes it wait."""
         ...
 
     def destroy_stream(self, stream: int) -> None:
-        """Give a stream back."""
+        """Destroy a stream."""
         ...
 
     def create_event(self) -> int:
-        """An event; until it is recorded it counts as reached."""
+        """Make an event; until it is recorded it counts as reached."""
         ...
 
     def destroy_event(self, event: int) -> None:
-        """Give an event back."""
+        """Destroy an event."""
         ...
 
     def record(self, event: int, stream: int) -> None:
@@ -75,11 +75,11 @@ class CudaRuntime(Protocol):
         ...
 
     def copy_in(self, address: int, memory: Bytes, stream: int) -> None:
-        """Put on the stream a copy of pinned memory, all of it, to the card. Does not wait for it."""
+        """Put on the stream a copy of pinned memory, all of it, to the GPU. Does not wait for it."""
         ...
 
     def copy_out(self, memory: Bytes, address: int, stream: int) -> None:
-        """Put on the stream a copy from the card to pinned memory, all of it. Does not wait for it."""
+        """Put on the stream a copy from the GPU to pinned memory, all of it. Does not wait for it."""
         ...
 
     def synchronize_stream(self, stream: int) -> None:
@@ -87,7 +87,7 @@ class CudaRuntime(Protocol):
         ...
 
     def capture(self, stream: int, call: Callable[[], None]) -> int:
-        """A graph, ready to be launched, of what `call` puts on the stream; none of it runs.
+        """Capture what `call` puts on the stream as a graph, ready to be launched; none of it runs.
 
         What `call` raises is raised on; the stream can be used again either way. Nobody else may put anything on the
         stream meanwhile.
@@ -99,11 +99,11 @@ class CudaRuntime(Protocol):
         ...
 
     def destroy_graph(self, graph: int) -> None:
-        """Give a graph back."""
+        """Destroy a graph."""
         ...
 
 
-# What a call gives back where the card is not there for this process, rather than the call wrong.
+# What a call gives back where the GPU is not there for this process, rather than the call wrong.
 _UNAVAILABLE: Final = frozenset(
     {
         "cudaErrorInitializationError",
@@ -119,9 +119,9 @@ _UNAVAILABLE: Final = frozenset(
 
 
 class BindingsRuntime:
-    """The card cuda:`index` by CUDA's runtime; see :class:`CudaRuntime`.
+    """Use the GPU cuda:`index` by CUDA's runtime; see :class:`CudaRuntime`.
 
-    The current card is a thread's own and anyone may change it, so every call here sets it first.
+    The current GPU is a thread's own and anyone may change it, so every call here sets it first.
 
     Raises:
         EngineNotInstalled, DeviceUnavailable: see :func:`m2l_runtime.backends.cuda.devices.find_gpus`.
@@ -229,7 +229,7 @@ class BindingsRuntime:
         self._call("cudaGraphExecDestroy", graph)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """What a function of CUDA gives back, if anything, with the card current."""
+        """Call a function of CUDA with the GPU current, and return what it gives, if anything."""
         self.make_current()
         return self._result(name, getattr(self._runtime, name)(*arguments), *arguments)
 

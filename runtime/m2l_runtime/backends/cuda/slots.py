@@ -1,4 +1,4 @@
-"""What the calls of a ring need on a card: streams, and for each call memory and events."""
+"""Hold what an executor's calls need on a GPU: streams, and for each call memory and events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from m2l_runtime.bundle.schema import TensorSpec
 
 @dataclass(frozen=True)
 class Streams:
-    """Of all slots: for copies to the card, the engine, and copies back."""
+    """Hold the streams of all slots: for copies to the GPU, the engine, and copies back."""
 
     copy_in: int
     compute: int
@@ -26,7 +26,7 @@ class Streams:
 
     @classmethod
     def create(cls, cuda_runtime: CudaRuntime, resources: contextlib.ExitStack) -> Streams:
-        """Three streams; `resources` gives them back."""
+        """Make three streams; `resources` destroys them."""
 
         def stream() -> int:
             return _owned(resources, cuda_runtime.create_stream(), cuda_runtime.destroy_stream)
@@ -35,49 +35,49 @@ class Streams:
 
     @property
     def all(self) -> tuple[int, int, int]:
-        """In the order in which a call passes them."""
+        """The streams in the order in which a call passes them."""
         return self.copy_in, self.compute, self.copy_out
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Room for as many items of an input or output as a call may have, here and on the card."""
+    """Hold memory for the items of an input or output of one call, on the host and on the GPU."""
 
     memory: Bytes
-    """Pinned."""
+    """Pinned memory of the host."""
     items: npt.NDArray[Any]
     """The same memory by items, (items, *sides)."""
     address: int
-    """On the card."""
+    """Address on the GPU."""
 
     @classmethod
     def create(cls, cuda_runtime: CudaRuntime, resources: contextlib.ExitStack, spec: TensorSpec, count: int) -> Tensor:
-        """Room for `count` items; `resources` gives it back."""
+        """Allocate memory for `count` items; `resources` frees it."""
         byte_count = _size(spec, count)
         memory = _owned(resources, cuda_runtime.allocate_pinned(byte_count), cuda_runtime.free_pinned)
         address = _owned(resources, cuda_runtime.allocate(byte_count), cuda_runtime.free)
         return cls(memory, memory.view(spec.dtype).reshape(count, *sides_of(spec)), address)
 
     def first(self, count: int) -> Bytes:
-        """The memory of the first items."""
+        """View the memory of the first items."""
         return self.memory[: count * self.items[0].nbytes]
 
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """What one call needs while it is under way; only who has taken it touches it."""
+    """Hold what one call needs while it is under way. Only the thread that has taken it touches it."""
 
     inputs: dict[str, Tensor]
     images: Tensor
     addresses: dict[str, int]
-    """Of all inputs and outputs."""
+    """Memory of all inputs and outputs."""
     copied_in: int
     computed: int
     copied_out: int
     prepared: dict[int, Callable[[], None]] = field(default_factory=dict)
-    """What the engine gave, by batch size."""
+    """Functions that the engine prepared, by batch size."""
     calls: dict[int, Callable[[], None]] = field(default_factory=dict)
-    """What puts a call on the stream, by batch size; there once it has been warmed up."""
+    """Functions that put a call on the stream, by batch size; there once it has been warmed up."""
 
     @classmethod
     def create(
@@ -88,7 +88,7 @@ class Slot:
         outputs: Sequence[TensorSpec],
         count: int,
     ) -> Slot:
-        """A slot for calls of up to `count` items; `resources` gives back what it holds."""
+        """Make a slot for calls of up to `count` items; `resources` releases what it holds."""
 
         def event() -> int:
             return _owned(resources, cuda_runtime.create_event(), cuda_runtime.destroy_event)
@@ -101,7 +101,7 @@ class Slot:
         return cls(tensors, images, addresses, copied_in=event(), computed=event(), copied_out=event())
 
     def fill(self, inputs: Inputs, count: int, batch_size: int) -> None:
-        """Items of a call, and zeros up to the batch size."""
+        """Fill in the items of a call, and zeros up to the batch size."""
         for name, tensor in self.inputs.items():
             if count > 0:
                 tensor.items[:count] = inputs[name]
@@ -122,10 +122,10 @@ def _owned(resources: contextlib.ExitStack, resource: _Resource, release: Callab
 
 
 def sides_of(spec: TensorSpec) -> tuple[int, ...]:
-    """A tensor's shape without the batch."""
+    """Return a tensor's shape without the batch."""
     return tuple(side for side in spec.shape if side != "batch")
 
 
 def _size(spec: TensorSpec, count: int) -> int:
-    """Bytes of so many items."""
+    """Count the bytes of so many items."""
     return count * math.prod(sides_of(spec)) * np.dtype(spec.dtype).itemsize

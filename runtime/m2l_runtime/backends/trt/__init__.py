@@ -1,1 +1,1 @@
-"""TensorRT and TensorRT for RTX: ONNX files to plans, and plans to engines on a card."""
+"""Build plans from ONNX files with TensorRT or TensorRT for RTX, and run them on a GPU."""

@@ -1,8 +1,8 @@
-"""An ONNX file to a TensorRT plan, and what its convolutions compute in, read back from what was built.
+"""Build a TensorRT plan of an ONNX file, and read back what its convolutions compute in.
 
-Both flavours are strongly typed: precision comes from the graph's own types, and a graph in single precision gives a
+Both variants are strongly typed: precision comes from the graph's own types, and a graph in single precision gives a
 plan in single precision, whatever it is called. So types are read back and compared: in the network as it was parsed,
-from whose types the builder may not depart, and where the card is there in the finished engine.
+from whose types the builder may not depart, and where the GPU is there in the finished engine.
 """
 
 from __future__ import annotations
@@ -24,61 +24,61 @@ from m2l_runtime.bundle.schema import TensorRtVariant, TensorSpec
 from m2l_runtime.errors import EngineError
 
 COMPUTE_CAPABILITIES: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""That TensorRT for RTX builds for; Hopper, 9.0, is not among them."""
+"""Compute capabilities that TensorRT for RTX builds for; Hopper, 9.0, is not among them."""
 MAX_MASKS: Final = 4096
-"""Of a call, as a manifest has it."""
+"""Largest batch size, as a manifest has it."""
 MIN_PRECISION_SHARE: Final = 0.95
-"""Of the convolutions, that have to compute in the precision asked for."""
+"""Share of the convolutions that have to compute in the precision asked for."""
 
 
 class PlanError(EngineError):
-    """A plan could not be built, is not what was asked for, or cannot be used here."""
+    """Report that a plan could not be built, is not what was asked for, or cannot be used here."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a plan is built for."""
+    """Choose what a plan is built for."""
 
     flavour: TensorRtVariant = "tensorrt_rtx"
     batch_sizes: tuple[int, int, int] = (1, 16, 64)
-    """Least, most likely and largest number of masks of a call."""
+    """Smallest, most likely and largest number of masks of a call."""
     compute_capability: str | None = None
-    """Such as 8.9; None: that of `card`. Only TensorRT for RTX builds for another than the card's."""
+    """Compute capability, such as 8.9; None: that of `card`. Only TensorRT for RTX builds for other GPUs."""
     card: Gpu | None = None
-    """The card that is there; None where there is none."""
+    """The GPU that is here; None where there is none."""
     optimization_level: int | None = None
-    """0 to 5; None: the library's own."""
+    """Optimization level, 0 to 5; None: the library's own."""
     memory_limit_bytes: int | None = None
-    """Of scratch memory on the card; None: all of it."""
+    """Bytes of scratch memory on the GPU; None: all of it."""
     tf32: bool = False
-    """Whether convolutions in fp32 may multiply with 10 bits of 23, as the library does unless it is told otherwise."""
+    """Whether fp32 convolutions may multiply with 10 bits of 23 (TF32), as the library does unless told otherwise."""
     timing_cache: bytes = b""
-    """Of an earlier build with the same library on the same card; TensorRT for RTX has none."""
+    """Timings of an earlier build with the same library on the same GPU; TensorRT for RTX has none."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan and what it was built for."""
+    """Hold a plan and what it was built for."""
 
     content: bytes = field(repr=False)
     flavour: TensorRtVariant
     version: str
-    """Of the library: plans run in no other."""
+    """Version of the library: plans run in no other."""
     compute_capability: str
     card: str | None
-    """The card's name where it runs on its likes alone."""
+    """Name of the GPU where the plan runs on its kind alone."""
     batch_sizes: tuple[int, int, int]
     onnx_sha256: str
     convolutions: tuple[ConvolutionType, ...]
     types_read_from: Literal["network", "engine"]
     timing_cache: bytes = field(repr=False)
     log: tuple[str, ...] = field(repr=False)
-    """What the builder said, but for its most talkative level."""
+    """Messages of the builder, but for its most talkative level."""
     seconds: float
 
     @property
     def counts(self) -> Mapping[LayerType, int]:
-        """How many convolutions compute in what."""
+        """Number of convolutions by the type they compute in."""
         types = [one.type for one in self.convolutions]
         return {one: types.count(one) for one in dict.fromkeys(types)}
 
@@ -92,7 +92,7 @@ def build_plan(
     *,
     float_count: int = 0,
 ) -> Plan:
-    """Build it, and refuse it if fewer than `MIN_PRECISION_SHARE` of the convolutions compute in `precision`.
+    """Build a plan, and refuse it if fewer than `MIN_PRECISION_SHARE` of the convolutions compute in `precision`.
 
     Args:
         content: ONNX of `inputs`, all with an open batch axis.
@@ -158,10 +158,10 @@ def build_plan(
 
 
 def require_target(options: BuildOptions) -> str:
-    """The compute capability to build for.
+    """Choose the compute capability to build for.
 
     Raises:
-        PlanError: batch sizes or level out of range, or a card that is not built for, or is not here.
+        PlanError: batch sizes or level out of range, or a GPU that is not built for, or is not here.
     """
     least, likely, most = options.batch_sizes
     if not 1 <= least <= likely <= most:
@@ -178,22 +178,22 @@ def require_target(options: BuildOptions) -> str:
     if options.flavour == "tensorrt":
         if there is None:
             raise PlanError(
-                f"{title} builds on the card that the plan is for, and there is none here; build there, or with "
+                f"{title} builds on the GPU that the plan is for, and there is none here; build there, or with "
                 "TensorRT for RTX (tensorrt_rtx), which builds for a compute capability"
             )
         if capability != there:
             raise PlanError(
-                f"{title} builds for the card that is there, of compute capability {there}; got "
+                f"{title} builds for the GPU that is there, of compute capability {there}; got "
                 f"{printable(capability or '')}: leave it out, or build with tensorrt_rtx"
             )
         return there
     if capability is None:
         raise PlanError(
-            "there is no card here to build for; name a compute capability (--compute-capability): "
+            "there is no GPU here to build for; name a compute capability (--compute-capability): "
             f"{', '.join(COMPUTE_CAPABILITIES)}"
         )
     if capability not in COMPUTE_CAPABILITIES:
-        hopper = f"; for Hopper build with {TITLES['tensorrt']}, on the card" if capability == "9.0" else ""
+        hopper = f"; for Hopper build with {TITLES['tensorrt']}, on the GPU" if capability == "9.0" else ""
         raise PlanError(
             f"{title} builds for compute capability {', '.join(COMPUTE_CAPABILITIES)}; got "
             f"{printable(capability[:20])}{hopper}"
@@ -219,7 +219,7 @@ def _configured(library: Any, builder: Any, options: BuildOptions, capability: s
 
 
 def _timing_cache(config: Any, options: BuildOptions, lines: list[str]) -> Any:
-    """The cache that the builder fills; None of TensorRT for RTX, which compiles where a plan runs, and times nothing.
+    """Make the cache that the builder fills; None for TensorRT for RTX, which compiles where a plan runs.
 
     Timings that the library does not take are left aside.
     """
@@ -227,7 +227,7 @@ def _timing_cache(config: Any, options: BuildOptions, lines: list[str]) -> Any:
         return None
     cache = config.create_timing_cache(options.timing_cache)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        lines.append("warning: the timings of an earlier build are damaged, or of another card or version: begun anew")
+        lines.append("warning: the timings of an earlier build are damaged, or of another GPU or version: begun anew")
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
@@ -244,7 +244,7 @@ def _parse(library: Any, network: Any, content: bytes) -> None:
 
 
 def _profile(builder: Any, network: Any, inputs: Sequence[TensorSpec], batch_sizes: tuple[int, int, int]) -> Any:
-    """Shapes of every input; one that is left out would be told of by the builder in words of its own."""
+    """Set the shapes of every input; the builder would complain of one that is left out in words of its own."""
     names = {network.get_input(place).name for place in range(network.num_inputs)}
     if names != {spec.name for spec in inputs}:
         raise PlanError(
@@ -258,7 +258,7 @@ def _profile(builder: Any, network: Any, inputs: Sequence[TensorSpec], batch_siz
 
 
 def _convolutions(library: Any, network: Any) -> tuple[ConvolutionType, ...]:
-    """Of a parsed network, which is strongly typed: a convolution of dequantised values is one of integers."""
+    """List the convolutions of a parsed network, strongly typed: one of dequantized values is one of integers."""
     kinds = (library.LayerType.CONVOLUTION, library.LayerType.DECONVOLUTION)
     layers = [network.get_layer(place) for place in range(network.num_layers)]
     makers = {layer.get_output(n).name: layer for layer in layers for n in range(layer.num_outputs)}
@@ -292,7 +292,7 @@ def _monitor(library: Any) -> Any:
             self._on_progress, self._steps = on_progress, dict[str, int]()
             self.was_stopped = False
             self.error: BaseException | None = None
-            """What was raised in a step: the bindings would print it and go on."""
+            """Keep what was raised in a step: the bindings would print it and go on."""
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             self._steps[name] = steps

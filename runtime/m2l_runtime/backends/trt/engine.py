@@ -1,4 +1,4 @@
-"""A plan to an engine on the card that is there: the one file that makes a TensorRT context what a ring drives."""
+"""Make an engine of a plan: the one file that makes a TensorRT context what an executor drives."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _TYPES: Final = {"UINT8": "uint8", "FLOAT": "float32"}
 
 
 class TensorRtEngine:
-    """Implements :class:`m2l_runtime.backends.cuda.engine.Engine`.
+    """Compute with a TensorRT plan; see :class:`m2l_runtime.backends.cuda.engine.Engine`.
 
     Each prepared call has an execution context of its own: a CUDA graph is not valid any more once the context that it
     was captured from is told of another shape.
 
-    TensorRT for RTX compiles kernels on the card that runs them. By default it does so while calls go on, with others
+    TensorRT for RTX compiles kernels on the GPU that runs them. By default it does so while calls go on, with others
     until then: a graph would keep those, and images could change from call to call. So it is told to compile first.
     """
 
@@ -35,19 +35,19 @@ class TensorRtEngine:
         name: str,
         kernels: bytes = b"",
     ) -> None:
-        """Make an engine of `plan`, on the card that is current; one has to be there, or the process ends.
+        """Make an engine of `plan`, on the GPU that is current; one has to be there, or the process ends.
 
         Args:
-            library: the flavour's module.
+            library: the variant's module.
             plan: trusted bytes; TensorRT does not check them, and they may do anything.
             inputs: the graph's.
             outputs: the graph's.
             name: of the plan, for messages.
-            kernels: what :attr:`kernels` was for the same plan, library and card.
+            kernels: what :attr:`kernels` was for the same plan, library and GPU.
 
         Raises:
             PlanError: the plan is damaged, of another version, or of other inputs and outputs.
-            EngineError: the card's memory does not hold it.
+            EngineError: the GPU's memory does not hold it.
         """
         self._library = library
         self._name = name
@@ -63,7 +63,7 @@ class TensorRtEngine:
         self._check([*inputs, *outputs])
 
     def _runtime_config(self, kernels: bytes) -> tuple[Any, Any]:
-        """(how TensorRT for RTX is to run, where it keeps kernels); neither is TensorRT's."""
+        """Return (how TensorRT for RTX is to run, where it keeps kernels); TensorRT has neither."""
         strategies = getattr(self._library, "DynamicShapesKernelSpecializationStrategy", None)
         if strategies is None:
             return None, None
@@ -77,7 +77,7 @@ class TensorRtEngine:
 
     @property
     def kernels(self) -> bytes:
-        """What TensorRT for RTX compiled for this card, to be kept for the next time; empty of TensorRT."""
+        """Return the kernels that TensorRT for RTX compiled for this GPU, to be kept; empty for TensorRT."""
         return b"" if self._kernels is None else bytes(self._kernels.serialize())
 
     def prepare(self, addresses: Mapping[str, int], batch_size: int, stream: int) -> Callable[[], None]:
@@ -108,7 +108,7 @@ class TensorRtEngine:
         return call
 
     def close(self) -> None:
-        """Give contexts and engine back."""
+        """Release contexts and engine."""
         self._contexts.clear()
         self._config = self._kernels = None
         self._engine = None
@@ -128,7 +128,7 @@ class TensorRtEngine:
         told = reason(lines)
         if any(is_out_of_memory(EngineError(line)) for line in lines):
             return EngineError(
-                f"the plan {self._name} {what}: the card has too little memory for it ({told}); choose a smaller batch "
+                f"the plan {self._name} {what}: the GPU has too little memory for it ({told}); choose a smaller batch "
                 "size or fewer streams"
             )
         return PlanError(

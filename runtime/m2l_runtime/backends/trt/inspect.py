@@ -1,6 +1,6 @@
-"""A finished engine to what its convolutions compute in, as TensorRT's inspector tells it.
+"""Read what the convolutions of a finished engine compute in, as TensorRT's inspector tells it.
 
-That takes a card: without one, making an engine of a plan ends the process.
+That takes a GPU: without one, making an engine of a plan ends the process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FORMATS: Final[tuple[tuple[str, LayerType], ...]] = (
 
 
 def convolutions(library: Any, plan: bytes) -> tuple[ConvolutionType, ...]:
-    """Of a plan for the card that is there; empty where the inspector tells of none."""
+    """Read the types of a plan for the GPU that is here; empty where the inspector tells of none."""
     engine = library.Runtime(logger(library)).deserialize_cuda_engine(plan)
     if engine is None:
         return ()
@@ -34,7 +34,7 @@ def convolutions(library: Any, plan: bytes) -> tuple[ConvolutionType, ...]:
 
 
 def read(text: str) -> tuple[ConvolutionType, ...]:
-    """Convolutions of the inspector's JSON by the type of their first input; others and unknown types are left out."""
+    """Find convolutions in the inspector's JSON by the type of their first input; unknown types are left out."""
     try:
         layers = json.loads(text)["Layers"]
     except (ValueError, KeyError, TypeError):
@@ -59,7 +59,7 @@ TYPES: Final[dict[str, LayerType]] = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "
 
 @dataclass(frozen=True)
 class ConvolutionType:
-    """A convolution, and what it computes in."""
+    """Hold a convolution, and what it computes in."""
 
     name: str
     type: LayerType

@@ -1,4 +1,4 @@
-"""A flavour's name to its library, where it is installed, and to what the library says while it works."""
+"""Load the library of a TensorRT variant, and collect what it says while it works."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _MAX_LINES: Final = 2000
 
 
 def installed() -> tuple[TensorRtVariant, ...]:
-    """Flavours that are here, as far as can be told without importing them."""
+    """List the variants that are installed, as far as can be told without importing them."""
     return tuple(flavour for flavour in TENSORRT_VARIANTS if importlib.util.find_spec(flavour) is not None)
 
 
 def load(flavour: TensorRtVariant) -> Any:
-    """The library's module. Loading it needs no card; making an engine of a plan does, and ends the process without.
+    """Import the library. Loading it needs no GPU; making an engine of a plan does, and ends the process without.
 
     Raises:
         EngineNotInstalled: with the command that installs it.
@@ -44,7 +44,7 @@ def load(flavour: TensorRtVariant) -> Any:
 
 @functools.cache
 def logger(library: Any) -> Any:
-    """One for the process: the library keeps the first that it is given."""
+    """Make the one logger of the process: the library keeps the first that it is given."""
 
     class Logger(library.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -60,7 +60,7 @@ def logger(library: Any) -> Any:
 
 @contextmanager
 def log(library: Any) -> Iterator[list[str]]:
-    """What the library says while the block runs, a line each, with its severity ahead of it."""
+    """Collect what the library says while the block runs, a line each, with its severity ahead of it."""
     one = logger(library)
     before, one.lines = one.lines, list[str]()
     try:
@@ -70,11 +70,11 @@ def log(library: Any) -> Iterator[list[str]]:
 
 
 def reason(lines: list[str]) -> str:
-    """The last error that the library told of."""
+    """Return the last error that the library told of."""
     errors = [line.partition(": ")[2] for line in lines if line.startswith(("error", "internal_error"))]
     return errors[-1] if errors else "no reason given"
 
 
 def first_line(text: str) -> str:
-    """A message on one line, not too long."""
+    """Cut a message to one line that is not too long."""
     return " ".join(text.split())[:300]

@@ -1,4 +1,4 @@
-"""Plans of a bundle, or the cache's, to the one that runs on the card that is there; or why none does."""
+"""Find the plan, of a bundle or the cache, that runs on the GPU that is here; or say why none does."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ TRUST_ADVICE: Final = (
 )
 
 CACHE_VERSION: Final = "1"
-"""Of how plans are built: raised when that changes, so that older ones are not taken."""
+"""Version of how plans are built: raised when that changes, so that older ones are not taken."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What is here to run plans."""
+    """Describe what is here to run plans."""
 
     card: Gpu
     versions: dict[TensorRtVariant, str]
-    """Of the flavours that load."""
+    """Versions of the variants that load."""
 
     @property
     def builder(self) -> TensorRtVariant | None:
-        """The flavour that builds for this card: TensorRT, which times what it builds, ahead of TensorRT for RTX."""
+        """The variant that builds for this GPU: TensorRT, which times what it builds, before TensorRT for RTX."""
         if "tensorrt" in self.versions:
             return "tensorrt"
         can = self.card.compute_capability in COMPUTE_CAPABILITIES
         return "tensorrt_rtx" if "tensorrt_rtx" in self.versions and can else None
 
     def __str__(self) -> str:
-        """The card and the libraries, for a message."""
+        """Name the GPU and the libraries, for a message."""
         names = [f"{libraries.TITLES[flavour]} {version}" for flavour, version in self.versions.items()]
         there = " and ".join(names) or "neither TensorRT nor TensorRT for RTX"
         return f"{there} on {printable(self.card.name)} (compute capability {self.card.compute_capability})"
 
 
 def detect_environment(index: int = 0) -> Environment:
-    """The card `index`, then the libraries: these are asked nothing before a card is known to be there.
+    """Detect GPU `index`, then the libraries: these are asked nothing before a GPU is known to be there.
 
     Raises:
-        DeviceUnavailable: there is no such card.
-        EngineNotInstalled: what finds cards is not installed.
+        DeviceUnavailable: there is no such GPU.
+        EngineNotInstalled: what finds GPUs is not installed.
     """
     gpu = card(index)
     versions: dict[TensorRtVariant, str] = {}
@@ -66,7 +66,7 @@ def detect_environment(index: int = 0) -> Environment:
 
 
 def mismatch(plan: PlanFile, environment: Environment) -> str | None:
-    """Why a plan does not run here, both sides named; None if it does."""
+    """Say why a plan does not run here, both sides named; None if it does."""
     title, version = libraries.TITLES[plan.flavour], environment.versions.get(plan.flavour)
     if version is None:
         return f"it is for {title}, which is not installed here: {libraries.INSTALL[plan.flavour]}"
@@ -84,7 +84,7 @@ def mismatch(plan: PlanFile, environment: Environment) -> str | None:
 
 @dataclass(frozen=True)
 class PlanCompatibility:
-    """Whether a bundle's plan loads here."""
+    """Hold whether a bundle's plan loads here."""
 
     path: str
     loads: bool
@@ -92,7 +92,7 @@ class PlanCompatibility:
 
 
 def check_plans(manifest: Manifest, index: int = 0) -> list[PlanCompatibility]:
-    """Of every plan of a bundle. No engine is made, so that nothing of an untrusted plan runs."""
+    """Check every plan of a bundle. No engine is made, so that nothing of an untrusted plan runs."""
     if not manifest.plans:
         return []
     try:
@@ -112,7 +112,7 @@ def check_plans(manifest: Manifest, index: int = 0) -> list[PlanCompatibility]:
 
 @dataclass(frozen=True)
 class PlanSearch:
-    """The plan to take, if there is one, and what there was to say of the others."""
+    """Hold the plan to take, if there is one, and what there was to say of the others."""
 
     plan_ref: PlanRef | None
     reasons: tuple[str, ...]
@@ -121,7 +121,7 @@ class PlanSearch:
 def find_plan(
     plan_refs: Sequence[PlanRef], environment: Environment, precision: Precision, batch_size: int, is_trusted: bool
 ) -> PlanSearch:
-    """The first plan of a bundle that runs a batch of this size here, if plans are trusted."""
+    """Find the first plan of a bundle that runs a batch of this size here, if plans are trusted."""
     reasons: list[str] = []
     for plan_ref in plan_refs:
         plan = plan_ref.entry
@@ -140,7 +140,7 @@ def find_plan(
 
 
 def cache_folder() -> Path:
-    """Where the user's own plans are kept: m2l/plans in the system's folder for what can be made again.
+    """Return where the user's own plans are kept: m2l/plans in the system's cache folder.
 
     Raises:
         RuntimeError: the user has no home.
@@ -155,7 +155,7 @@ def cache_folder() -> Path:
 def plan_cache_key(
     environment: Environment, flavour: TensorRtVariant, precision: Precision, batch_size: int, onnx_sha256: str
 ) -> dict[str, Any]:
-    """What a plan is kept under: all that it depends on."""
+    """Return the words that a plan is kept under: all that it depends on."""
     return {
         "recipe": CACHE_VERSION,
         "model": onnx_sha256,

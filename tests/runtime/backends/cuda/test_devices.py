@@ -116,9 +116,7 @@ def test_two_cards() -> None:
     )
     assert card(1) == cards[1]
     for index in (2, -1):
-        words = (
-            f"there is no cuda:{index}, only 2 NVIDIA cards; choose among cuda:0 (NVIDIA RTX 4070), cuda:1 (NVIDIA H"
-        )
+        words = f"there is no cuda:{index}, only 2 NVIDIA GPUs; choose among cuda:0 (NVIDIA RTX 4070), cuda:1 (NVIDIA H"
         with pytest.raises(DeviceUnavailable, match=re.escape(words)):
             card(index)
 
@@ -126,9 +124,7 @@ def test_two_cards() -> None:
 def test_no_driver(runtime: FakeRuntime) -> None:
     runtime.fails["cudaGetDeviceCount"] = Code.cudaErrorInsufficientDriver
     runtime.gives["cudaDriverGetVersion"] = (0,)
-    words = (
-        "there is no NVIDIA driver (cudaErrorInsufficientDriver); install it, start the container with the cards, or"
-    )
+    words = "there is no NVIDIA driver (cudaErrorInsufficientDriver); install it, start the container with the GPUs, or"
     with pytest.raises(DeviceUnavailable, match=re.escape(words)):
         find_gpus()
     with pytest.raises(DeviceUnavailable, match=re.escape(words)):
@@ -155,7 +151,7 @@ def test_no_card(runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, is_zero:
     ):
         find_gpus()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    with pytest.raises(DeviceUnavailable, match="; CUDA_VISIBLE_DEVICES is '7', which may hide the cards: unset it"):
+    with pytest.raises(DeviceUnavailable, match="; CUDA_VISIBLE_DEVICES is '7', which may hide the GPUs: unset it"):
         find_gpus()
 
 
@@ -304,7 +300,7 @@ def test_a_capture_that_comes_to_nothing_leaves_nothing(
         ),
         ("cudaMalloc", 700, EngineError, r"^CUDA failed on cuda:1 in cudaMalloc: some words \(cudaErrorIllegalAddress"),
         ("cudaSetDevice", 700, EngineError, r"CUDA failed on cuda:1 in cudaSetDevice"),
-        ("cudaSetDevice", 100, DeviceUnavailable, "no NVIDIA card can be used: no CUDA-capable device"),
+        ("cudaSetDevice", 100, DeviceUnavailable, "no NVIDIA GPU can be used: no CUDA-capable device"),
     ],
 )
 def test_what_the_driver_says_of_codes(
@@ -335,7 +331,7 @@ def test_the_real_library_where_it_has_no_card(visible: str | None) -> None:
         "if runtime.cudaGetDeviceCount()[0] == 0: sys.exit('there is a card')\n"
         "def expect(call):\n"
         "    try: call()\n"
-        "    except DeviceUnavailable as error: assert 'no NVIDIA card can be used: ' in str(error), error\n"
+        "    except DeviceUnavailable as error: assert 'no NVIDIA GPU can be used: ' in str(error), error\n"
         "    else: raise AssertionError(call)\n"
         "for call in (find_gpus, lambda: card(0), lambda: BindingsRuntime(0)): expect(call)\n"
         "assert memory_in_use_bytes(0) is None\n"

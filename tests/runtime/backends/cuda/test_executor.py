@@ -347,7 +347,7 @@ def test_a_card_left_unusable_is_an_error_for_all_and_nobody_waits(make: Maker, 
         errors = [call.exception(10) for call in calls]
     assert all(error is None or isinstance(error, EngineError) for error in errors)
     assert any("an illegal memory access was encountered" in str(error) for error in errors)
-    with pytest.raises(EngineError, match=r"left the card unusable to this process: CUDA .*IllegalAddress\); start"):
+    with pytest.raises(EngineError, match=r"left the GPU unusable to this process: CUDA .*IllegalAddress\); start"):
         bench.executor.run(inputs(1))
     bench.executor.close()
     with pytest.raises(EngineError, match="closed"):
@@ -574,7 +574,7 @@ def test_a_fork_is_told_to_open_its_own() -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=20)
     error, kept = done.stdout.splitlines()
-    assert error.startswith("EngineError: the card was opened in process ")
+    assert error.startswith("EngineError: the GPU was opened in process ")
     assert error.endswith("; open the bundle in the child, or have children spawned")
     assert kept == "4"
 

@@ -160,4 +160,4 @@ def test_a_card_left_unusable_is_an_error_for_every_later_call(card: Gpu) -> Non
     assert first.startswith("EngineError: CUDA failed on cuda:0 in "), done
     assert last == "closed", done
     assert len(later) == 2
-    assert all("an earlier call left the card unusable to this process: CUDA failed" in line for line in later), done
+    assert all("an earlier call left the GPU unusable to this process: CUDA failed" in line for line in later), done

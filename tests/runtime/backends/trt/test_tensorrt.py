@@ -381,7 +381,7 @@ def test_a_card_that_rtx_does_not_build_for(
     monkeypatch.setattr(backend, "detect_environment", lambda _: hopper)
     with pytest.raises(
         EngineError,
-        match=r"on Fake H100 \(compute capability 9.0\): the bundle has none; and .* for this card: pip inst",
+        match=r"on Fake H100 \(compute capability 9.0\): the bundle has none; and .* for this GPU: pip inst",
     ):
         Synthesizer.open(with_plans(bundle_copy), backend="tensorrt")
 
@@ -430,7 +430,7 @@ def test_a_call_that_does_not_run(library: FakeLibrary, bundle_copy: Path) -> No
 
 def test_options_that_are_not_for_it(library: FakeLibrary, bundle_copy: Path) -> None:
     bundle = with_plans(bundle_copy)
-    with pytest.raises(DeviceUnavailable, match="runs on NVIDIA cards; choose device cuda"):
+    with pytest.raises(DeviceUnavailable, match="runs on NVIDIA GPUs; choose device cuda"):
         Synthesizer.open(bundle, backend="tensorrt", device="cpu")
     with pytest.raises(EngineError, match="provider options are for onnxruntime on CUDA"):
         Synthesizer.open(bundle, backend="tensorrt", provider_options={"use_tf32": "0"})
@@ -541,11 +541,11 @@ def test_without_a_card_it_is_told_and_the_process_lives(m2l: CommandLine, bundl
     command += ["--bundle", str(bundle_copy), "--backend", "tensorrt", "--trust-plans"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "no NVIDIA card can be used" in done.stderr
+    assert "no NVIDIA GPU can be used" in done.stderr
     assert "Traceback" not in done.stderr
     outcome = m2l("inspect", bundle_copy)
     assert outcome.code == 0
-    assert "0.plan  no  no NVIDIA card can be used" in outcome.out
+    assert "0.plan  no  no NVIDIA GPU can be used" in outcome.out
 
 
 def test_verify_replays_the_bundles_plan_where_it_is_trusted(
@@ -609,14 +609,14 @@ def test_where_plans_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 def test_what_runs_plans_is_asked_only_once_a_card_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: int) -> Gpu:
-        raise DeviceUnavailable("no card")
+        raise DeviceUnavailable("no GPU")
 
     def touched(_: TensorRtVariant) -> Any:
         raise AssertionError("the library was touched")
 
     monkeypatch.setattr(plans, "card", absent)
     monkeypatch.setattr(library_module, "load", touched)
-    with pytest.raises(DeviceUnavailable, match="no card"):
+    with pytest.raises(DeviceUnavailable, match="no GPU"):
         plans.detect_environment()
 
 
