@@ -23,7 +23,7 @@ EXPORTED = {
     "m2l_train": [
         "PRESETS",
         "PrepareOptions",
-        "Report",
+        "PrepareReport",
         "StepResult",
         "TrainConfig",
         "TrainReport",
@@ -32,8 +32,8 @@ EXPORTED = {
     ],
     "m2l_train.evaluate": [
         "Evaluation",
+        "EvaluationOptions",
         "Metric",
-        "Options",
         "Segmenter",
         "SegmenterReport",
         "evaluate_bundle",
@@ -50,7 +50,12 @@ MOVED = [
     for old, new in importlib.import_module(f"{package}._moved").MOVED.items()
 ]
 
-RENAMED = [("m2l_export", "Limits", "ParityLimits"), ("m2l_train.evaluate", "Figure", "Metric")]
+RENAMED = [
+    ("m2l_export", "Limits", "ParityLimits"),
+    ("m2l_train", "Report", "PrepareReport"),
+    ("m2l_train.evaluate", "Figure", "Metric"),
+    ("m2l_train.evaluate", "Options", "EvaluationOptions"),
+]
 
 
 @pytest.mark.parametrize("package", EXPORTED)
