@@ -94,7 +94,7 @@ def make_files(folder: Path, network: UnetGenerator, side: int, names: Collectio
     Returns:
         Why there is no file, by the name of the file.
     """
-    from m2l_export import export_checkpoint
+    from m2l_export import ExportOptions, export_checkpoint
     from m2l_export.graph.deploy import deploy
     from m2l_export.graph.half_precision import to_half_precision
     from m2l_export.graph.onnx_writer import input_specs, to_onnx
@@ -112,7 +112,7 @@ def make_files(folder: Path, network: UnetGenerator, side: int, names: Collectio
             reasons[name] = one_line(error)
 
     def bundle() -> None:
-        export_checkpoint(folder / CHECKPOINT, folder / BUNDLE, name="random", image_size=side)
+        export_checkpoint(folder / CHECKPOINT, folder / BUNDLE, ExportOptions(name="random", image_size=side))
 
     @functools.cache
     def fp32() -> bytes:

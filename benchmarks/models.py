@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torchways import unet_256
+from torch_backend import unet_256
 
-from m2l_export import ParityLimits, export_checkpoint
+from m2l_export import ExportOptions, ParityLimits, export_checkpoint
 from m2l_export.graph.deploy import DeployUnet, Stage, SubPixelConv2d, deploy
 from m2l_export.graph.onnx_writer import OPSET, input_specs, to_onnx
 from m2l_runtime.bundle.schema import Precision
@@ -59,7 +59,7 @@ def random_bundle(root: Path, ngf: int, *, rows: int = 0, **options: Any) -> tup
     """
     root.mkdir(exist_ok=True, parents=True)
     checkpoint = save_checkpoint(random_network(unet_256(ngf, appearance_rows=rows)), root / "latest_net_G.pth")
-    export_checkpoint(checkpoint, root / "bundle", **options)
+    export_checkpoint(checkpoint, root / "bundle", ExportOptions(**options))
     return checkpoint, root / "bundle"
 
 
@@ -117,7 +117,7 @@ def plain_export(network: UnetGenerator, path: Path) -> Path:
 
 def mixed_export(network: UnetGenerator, deconvolutions: Collection[int], path: Path) -> Path:
     """The deploy graph with transposed convolutions at these levels (0 is the outermost), sub-pixel form elsewhere."""
-    graph = deploy(network, form="deconvolution").graph
+    graph = deploy(network, upsampling="transposed").graph
     unet = graph.unet
     assert isinstance(unet, DeployUnet)  # noqa: S101 - deploy made it
     for level, stage in enumerate(unet.ups):

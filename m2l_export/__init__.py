@@ -1,7 +1,8 @@
-"""Export a trained generator to a bundle, validated against PyTorch before it is written.
+"""Export a trained generator as a bundle, validated against PyTorch before it is written.
 
->>> from m2l_export import export_checkpoint
->>> export_checkpoint("latest_net_G.pth", "my-bundle")
+from m2l_export import export_checkpoint
+
+export_checkpoint("latest_net_G.pth", "my-bundle")
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from m2l_runtime._utils.imports import announce_moved_modules, lazy_attributes
 
 if TYPE_CHECKING:
     from m2l_export.export import ExportReport, export_checkpoint
+    from m2l_export.options import ExportOptions
     from m2l_export.parity.metrics import ParityLimits
+    from m2l_export.tensorrt import PlanOptions
 
 _HOMES = {
+    "ExportOptions": "options",
     "ExportReport": "export",
     "ParityLimits": "parity.metrics",
+    "PlanOptions": "tensorrt",
     "export_checkpoint": "export",
 }
 
-__all__ = ["ExportReport", "ParityLimits", "export_checkpoint"]
+__all__ = ["ExportOptions", "ExportReport", "ParityLimits", "PlanOptions", "export_checkpoint"]
 
 if not TYPE_CHECKING:  # a type checker reads the imports above
     __getattr__ = lazy_attributes(
@@ -29,7 +34,8 @@ if not TYPE_CHECKING:  # a type checker reads the imports above
         _HOMES,
         needs=("torch", "onnx"),
         hint="export needs {}, which is not installed: pip install '.[export,cpu]' in a checkout of m2l "
-        "(or '.[export,gpu]' for NVIDIA cards)",
+        "(or '.[export,gpu]' for NVIDIA GPUs)",
+        renamed={"Limits": "ParityLimits"},
     )
 
 announce_moved_modules(__name__, MOVED)

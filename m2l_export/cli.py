@@ -1,57 +1,144 @@
-"""The command line of export to a call of its function."""
+"""Define the command line of export. Nothing heavy is imported before the command runs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 import typer
 
+from m2l_runtime.cli._options import OldOption, accept_old_options, echo_json, expand_options, option_field
+
 if TYPE_CHECKING:
-    from m2l_export.tensorrt import PlanOptions
+    from m2l_export import ExportOptions, ExportReport, PlanOptions
+    from m2l_export.precisions import ModelVariant
+    from m2l_export.tensorrt import BuiltPlan
     from m2l_runtime.bundle.schema import Precision
 
-
-class NormStatisticsOption(StrEnum):
-    """Choices of --norm-statistics."""
-
-    instance = "instance"
-    running = "running"
-
-
-class FormOption(StrEnum):
-    """Choices of --form."""
-
-    sub_pixel = "sub-pixel"
-    deconvolution = "deconvolution"
-    resize = "resize"
-
-
-class WeightsOption(StrEnum):
-    """Choices of --weights."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-
-
-class TensorRtVariantOption(StrEnum):
-    """Choices of --flavour."""
-
-    tensorrt = "tensorrt"
-    tensorrt_rtx = "tensorrt_rtx"
-
+RENAMED_OPTIONS: Final[Mapping[str, str | OldOption]] = {
+    "--form": OldOption("--upsampling", {"sub-pixel": "pixel-shuffle", "deconvolution": "transposed"}),
+    "--max-colour-shift": "--max-color-shift",
+    "--flavour": "--tensorrt-variant",
+    "--optimisation-level": "--optimization-level",
+}
+"""Options that were renamed, with their renamed values."""
 
 _PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 _MEBIBYTE = 1 << 20
 
 
+@dataclass(frozen=True)
+class GraphFlags:
+    """Hold the options about the network and the bundle."""
+
+    name: str | None = option_field(None, "Name of the bundle.", default="the folder's")
+    image_size: int | None = option_field(
+        None, "Side in pixels, if the network was trained on larger images than its depth asks for."
+    )
+    norm_statistics: Literal["instance", "running"] = option_field(
+        "instance",
+        "What batch norms normalize by: the image's own statistics, as the original's test, or those collected in "
+        "training, as the original's test --eval.",
+    )
+    upsampling: Literal["pixel-shuffle", "transposed", "resize"] = option_field(
+        "pixel-shuffle",
+        "How layers that double the side are written; the images are the same, speed is not. "
+        "resize is for networks trained with --upsample resize alone.",
+    )
+    stochastic: bool = option_field(
+        False, "Keep dropout on. Its bits are an input beside each mask: other bits, another image."
+    )
+    weights: Literal["fp32", "fp16"] = option_field(
+        "fp32", "How weights are stored. fp16 halves the file; arithmetic is fp32 either way."
+    )
+    masks: Path | None = option_field(None, "Folder of more masks for the gate, which compares images with PyTorch's.")
+    max_level_difference: int | None = option_field(
+        None,
+        "Largest difference that the gate accepts, in levels of 0..255.",
+        default="1; 2 for fp16, weights or precision",
+    )
+
+
+@dataclass(frozen=True)
+class PrecisionFlags:
+    """Hold the options about precisions below fp32."""
+
+    precision: str = option_field(
+        "fp32",
+        "What convolutions compute in, some of fp32, fp16, bf16 and int8 with commas between, on each installed engine "
+        "that can. fp16 is for NVIDIA GPUs only. fp32 is always made.",
+    )
+    engines: str | None = option_field(
+        None,
+        "Engines that fp16, bf16 and int8 are made for, with commas between.",
+        default="all installed that can, and tensorrt with --tensorrt",
+    )
+    calibrate: str | None = option_field(
+        None,
+        "Masks that int8 is calibrated on, and that bf16 and int8 are evaluated on: a folder, or shapes:300.",
+        default="generated shapes",
+    )
+    min_psnr: float | None = option_field(
+        None, "Lowest mean PSNR against fp32 that bf16 and int8 may have, in dB.", default="40"
+    )
+    min_worst_psnr: float | None = option_field(None, "Lowest PSNR of the worst mask, in dB.", default="36")
+    max_mean_difference: float | None = option_field(None, "Largest mean difference, in levels.", default="2")
+    max_color_shift: float | None = option_field(
+        None, "Largest mean shift of red, green or blue, in levels.", default="1"
+    )
+
+
+@dataclass(frozen=True)
+class PlanFlags:
+    """Hold the options about TensorRT plans."""
+
+    tensorrt: bool = option_field(
+        False, "Also build TensorRT plans, in each of the given --precision that TensorRT computes."
+    )
+    batch: str | None = option_field(
+        None, "Smallest, most likely and largest number of masks per call of a plan.", default="1,16,64"
+    )
+    compute_capability: str | None = option_field(
+        None,
+        "GPUs that plans are for, such as 8.6,8.9. None of them has to be in this machine.",
+        default="the GPU here",
+    )
+    tensorrt_variant: Literal["tensorrt", "tensorrt_rtx"] | None = option_field(
+        None,
+        "Library that builds: TensorRT builds for the GPU here, TensorRT for RTX for all but Hopper.",
+        default="tensorrt if it is installed and the GPU is here",
+    )
+    optimization_level: int | None = option_field(
+        None, "How long the builder searches, 0 to 5.", default="the library's own"
+    )
+    memory_limit: int | None = option_field(None, "Scratch memory of a plan in MiB.", default="all of the GPU's memory")
+    timing_cache: Path | None = option_field(
+        None, "File that keeps TensorRT's timings for later builds.", default="BUNDLE.timings"
+    )
+
+
+@dataclass(frozen=True)
+class BundleFlags:
+    """Hold the options about what the bundle says, and where it is written."""
+
+    min_contrast: float = option_field(
+        0.0,
+        "Leave out appearances whose lesion differs from its skin by less, in Delta E*ab of mean colours: nobody sees "
+        "there where the mask is.",
+    )
+    origin: str = option_field("", "A paragraph for the model card: data, licence, training.", default="none")
+    overwrite: bool = option_field(False, "Replace a bundle that is there already.")
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs of export to `app`."""
-    app.command()(export)
+    app.command(cls=accept_old_options(RENAMED_OPTIONS))(export)
 
 
+@expand_options
 def export(
     checkpoint: Annotated[
         Path,
@@ -61,248 +148,138 @@ def export(
         ),
     ],
     bundle: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
-    name: Annotated[
-        str | None, typer.Option(help="Name of the bundle.  [default: the folder's]", show_default=False)
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Side in pixels, if the network was trained on larger images than its depth asks for.",
-            show_default=False,
-        ),
-    ] = None,
-    norm_statistics: Annotated[
-        NormStatisticsOption,
-        typer.Option(
-            help="For batch norm: each image's own statistics, as the original's test, "
-            "or the running ones, as its test with --eval."
-        ),
-    ] = NormStatisticsOption.instance,
-    form: Annotated[
-        FormOption,
-        typer.Option(
-            help="How layers that double the side are written; the images are the same, speed is not. "
-            "resize is for networks trained with --upsample resize alone.",
-        ),
-    ] = FormOption.sub_pixel,
-    stochastic: Annotated[
-        bool,
-        typer.Option(
-            "--stochastic", help="Dropout stays on, by bits that come in with each mask: other bits, another image."
-        ),
-    ] = False,
-    weights: Annotated[
-        WeightsOption,
-        typer.Option(help="How weights are stored. fp16 halves the file; what computes is fp32 either way."),
-    ] = WeightsOption.fp32,
-    masks: Annotated[
-        Path | None, typer.Option(help="More masks for the gate, from this folder.", show_default=False)
-    ] = None,
-    max_level_difference: Annotated[
-        int | None,
-        typer.Option(
-            help="What the gate accepts, in levels of 0..255.  [default: 1; 2 for fp16, weights or precision]",
-            show_default=False,
-        ),
-    ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="What convolutions compute with, of fp32, fp16, bf16 and int8, with commas between, on each engine "
-            "installed that can; fp16 is for NVIDIA cards alone. fp32 is always among them."
-        ),
-    ] = "fp32",
-    engines: Annotated[
-        str | None,
-        typer.Option(
-            help="Engines that fp16, bf16 and int8 are made for, with commas between.  "
-            "[default: all installed that can, and tensorrt with --tensorrt]",
-            show_default=False,
-        ),
-    ] = None,
-    calibrate: Annotated[
-        str | None,
-        typer.Option(
-            help="Masks that int8 is tuned on, and that bf16 and int8 are judged on: a folder, or shapes:300.  "
-            "[default: drawn shapes]",
-            show_default=False,
-        ),
-    ] = None,
-    min_psnr: Annotated[
-        float | None,
-        typer.Option(
-            help="Lowest PSNR against fp32, mean over masks, that bf16 and int8 may have, in dB.  [default: 40]",
-            show_default=False,
-        ),
-    ] = None,
-    min_worst_psnr: Annotated[
-        float | None, typer.Option(help="Likewise of the worst mask.  [default: 36]", show_default=False)
-    ] = None,
-    max_mean_difference: Annotated[
-        float | None,
-        typer.Option(help="Likewise the largest mean difference, in levels.  [default: 2]", show_default=False),
-    ] = None,
-    max_colour_shift: Annotated[
-        float | None,
-        typer.Option(
-            help="Likewise the largest mean shift of red, green or blue, in levels.  [default: 1]", show_default=False
-        ),
-    ] = None,
-    min_contrast: Annotated[
-        float,
-        typer.Option(
-            help="Draw no appearances whose lesion differs less from its skin, in Delta E*ab of mean colours: there "
-            "nobody sees where the mask is."
-        ),
-    ] = 0.0,
-    tensorrt: Annotated[
-        bool,
-        typer.Option("--tensorrt", help="Also build TensorRT plans, in each --precision given that TensorRT computes."),
-    ] = False,
-    batch: Annotated[
-        str | None,
-        typer.Option(
-            help="Of plans: least, most likely and largest number of masks of a call.  [default: 1,16,64]",
-            show_default=False,
-        ),
-    ] = None,
-    compute_capability: Annotated[
-        str | None,
-        typer.Option(
-            help="Of the cards that plans are for, with commas between, such as 8.6,8.9; none of them has to be here.  "
-            "[default: that of the card here]",
-            show_default=False,
-        ),
-    ] = None,
-    flavour: Annotated[
-        TensorRtVariantOption | None,
-        typer.Option(
-            help="TensorRT builds for the card that is here, TensorRT for RTX for all but Hopper.  "
-            "[default: tensorrt if it is installed and the card here]",
-            show_default=False,
-        ),
-    ] = None,
-    optimization_level: Annotated[
-        int | None,
-        typer.Option(help="Of the builder, 0 to 5.  [default: the library's own]", show_default=False),
-    ] = None,
-    memory_limit: Annotated[
-        int | None,
-        typer.Option(help="Scratch memory of a plan, MiB.  [default: all of the card's]", show_default=False),
-    ] = None,
-    timing_cache: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where TensorRT's timings are kept for later builds.  [default: BUNDLE.timings]", show_default=False
-        ),
-    ] = None,
-    origin: Annotated[
-        str, typer.Option(help="A paragraph for the model card: data, licence, training.", show_default=False)
-    ] = "",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there already.")] = False,
+    graph: GraphFlags,
+    lower: PrecisionFlags,
+    plan: PlanFlags,
+    rest: BundleFlags,
+    *,
     json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
 ) -> None:
-    """Turn a trained generator into a bundle, proven against PyTorch before it is written.
+    """Export a trained generator as a bundle, validated against PyTorch before it is written.
 
     Exit status: 0 the bundle is written, 1 it is not (the gate did not pass, or something cannot be read or written),
     2 wrong usage, 130 interrupted, 143 terminated. Unless it is 0, nothing is left behind.
     """
-    from m2l_export import ParityLimits, export_checkpoint
     from m2l_runtime._utils.signals import exit_on_sigterm
     from m2l_runtime._utils.text import print_stderr, printable
     from m2l_runtime.backends.cuda.backend import BATCH_SIZE as CUDA_BATCH_SIZE
     from m2l_runtime.cli.progress import BuildProgress
-    from m2l_runtime.cli.report import describe_parity
 
-    precisions = _precisions(precision)
-    given = {
-        "psnr_db": min_psnr,
-        "worst_psnr_db": min_worst_psnr,
-        "mean_levels": max_mean_difference,
-        "colour_shift_levels": max_colour_shift,
-    }
-    options = {"--calibrate": calibrate, "--engines": engines} | dict(
-        zip(
-            ("--min-psnr", "--min-worst-psnr", "--max-mean-difference", "--max-colour-shift"),
-            given.values(),
-            strict=True,
-        )
-    )
-    for name_given, value in options.items():
-        without_effect = {"fp32"} if name_given == "--engines" else {"fp32", "fp16"}
-        if value is not None and set(precisions) <= without_effect:
-            asked = " and ".join(dict.fromkeys(precisions))
-            raise typer.BadParameter(f"{name_given} has no effect on {asked}; leave it out, or give --precision int8")
-    if calibrate is not None and not calibrate.strip():
-        raise typer.BadParameter("--calibrate takes a folder of masks, or words such as shapes:300; got nothing")
-    plans = _plan_options(tensorrt, batch, compute_capability, flavour, optimization_level, memory_limit, timing_cache)
+    options = _export_options(graph, lower, plan, rest)
     with exit_on_sigterm(), closing(BuildProgress()) as progress:
-        report = export_checkpoint(
-            checkpoint,
-            bundle,
-            name=name,
-            image_size=image_size,
-            norm_statistics=norm_statistics.value,
-            form=form.value,
-            stochastic=stochastic,
-            weights=weights.value,
-            masks=masks,
-            max_level_difference=max_level_difference,
-            precisions=precisions,
-            engines=None if engines is None else _words("--engines", engines),
-            calibrate=calibrate,
-            min_contrast=min_contrast,
-            limits=ParityLimits(**{name: value for name, value in given.items() if value is not None}),
-            overwrite=overwrite,
-            origin=origin,
-            plans=plans,
-            on_step=progress.message,
-            on_progress=progress.step,
-        )
+        from m2l_export import export_checkpoint
+
+        report = export_checkpoint(checkpoint, bundle, options, on_step=progress.message, on_progress=progress.step)
+    plans = options.plans
     if plans is not None and not plans.batch_sizes[0] <= CUDA_BATCH_SIZE <= plans.batch_sizes[2]:
         print_stderr(
-            f"note: m2l synth takes {CUDA_BATCH_SIZE} masks a call on a card unless told otherwise, which these plans "
+            f"note: m2l synth takes {CUDA_BATCH_SIZE} masks a call on a GPU unless told otherwise, which these plans "
             f"do not; give it --batch-size {plans.batch_sizes[1]}"
         )
     for warning in report.warnings:
         print_stderr(f"warning: {printable(warning)}")
     if json:
-        import msgspec
+        echo_json(_as_json(report, bundle))
+    else:
+        typer.echo("\n".join(_describe(report, bundle)))
 
-        made = {
-            "path": printable(bundle),
-            "sha256": report.bundle.sha256,
-            "inputs": report.bundle.manifest.inputs,
-            "models": report.bundle.manifest.models,
-            "plans": report.bundle.manifest.plans,
-            "sensitivity": {
-                variant.model.file.path: variant.sensitivity
-                for variant in report.variants
-                if variant.sensitivity is not None
-            },
-            "warnings": report.warnings,
-        }
-        typer.echo(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
-        return
-    typer.echo(f"{printable(bundle)} is ready: {describe_parity(report.parity)}")
-    for variant in report.variants:
-        typer.echo(
-            f"{variant.model.precision} on {', '.join(variant.model.engines)}: PSNR "
-            f"{variant.fidelity.mean_psnr_db:.1f} dB against "
-            f"fp32, worst {variant.fidelity.worst_psnr_db:.1f}, over {variant.model.parity.mask_count} masks"
-            + (" (emulated)" if variant.model.parity.kind == "emulated" else "")
-        )
-    for built in report.plans:
-        entry = built.entry
-        counts = ", ".join(f"{count} convolutions in {kind}" for kind, count in entry.convolutions.items())
-        typer.echo(
-            f"{entry.file.path}: {counts}, built in {built.plan.seconds:.1f} s; "
-            + (entry.parity if isinstance(entry.parity, str) else describe_parity(entry.parity))
-        )
+
+def _export_options(graph: GraphFlags, lower: PrecisionFlags, plan: PlanFlags, rest: BundleFlags) -> ExportOptions:
+    """Make the options of the Python call, and refuse what has no effect."""
+    from m2l_export import ExportOptions, ParityLimits
+
+    precisions = _precisions(lower.precision)
+    limits = {
+        "psnr_db": lower.min_psnr,
+        "worst_psnr_db": lower.min_worst_psnr,
+        "mean_levels": lower.max_mean_difference,
+        "colour_shift_levels": lower.max_color_shift,
+    }
+    _refuse_without_effect(lower, precisions)
+    if lower.calibrate is not None and not lower.calibrate.strip():
+        raise typer.BadParameter("--calibrate takes a folder of masks, or words such as shapes:300; got nothing")
+    plans = _plan_options(plan)
+    return ExportOptions(
+        name=graph.name,
+        image_size=graph.image_size,
+        norm_statistics=graph.norm_statistics,
+        upsampling=graph.upsampling,
+        stochastic=graph.stochastic,
+        weights=graph.weights,
+        masks=graph.masks,
+        max_level_difference=graph.max_level_difference,
+        precisions=precisions,
+        engines=None if lower.engines is None else _words("--engines", lower.engines),
+        calibrate=lower.calibrate,
+        limits=ParityLimits(**{name: value for name, value in limits.items() if value is not None}),
+        min_contrast=rest.min_contrast,
+        overwrite=rest.overwrite,
+        origin=rest.origin,
+        plans=plans,
+    )
+
+
+def _refuse_without_effect(lower: PrecisionFlags, precisions: tuple[Precision, ...]) -> None:
+    values = {
+        "--calibrate": lower.calibrate,
+        "--engines": lower.engines,
+        "--min-psnr": lower.min_psnr,
+        "--min-worst-psnr": lower.min_worst_psnr,
+        "--max-mean-difference": lower.max_mean_difference,
+        "--max-color-shift": lower.max_color_shift,
+    }
+    for option, value in values.items():
+        without_effect = {"fp32"} if option == "--engines" else {"fp32", "fp16"}
+        if value is not None and set(precisions) <= without_effect:
+            asked = " and ".join(dict.fromkeys(precisions))
+            raise typer.BadParameter(f"{option} has no effect on {asked}; leave it out, or give --precision int8")
+
+
+def _as_json(report: ExportReport, bundle: Path) -> dict[str, Any]:
+    from m2l_runtime._utils.text import printable
+
+    manifest = report.bundle.manifest
+    variants = report.variants
+    return {
+        "path": printable(bundle),
+        "sha256": report.bundle.sha256,
+        "inputs": manifest.inputs,
+        "models": manifest.models,
+        "plans": manifest.plans,
+        "sensitivity": {one.model.file.path: one.sensitivity for one in variants if one.sensitivity is not None},
+        "warnings": report.warnings,
+    }
+
+
+def _describe(report: ExportReport, bundle: Path) -> list[str]:
+    """Describe what was made, a line for each file."""
+    from m2l_runtime._utils.text import printable
+    from m2l_runtime.cli.report import describe_parity
+
+    ready = f"{printable(bundle)} is ready: {describe_parity(report.parity)}"
+    return [ready, *map(_describe_variant, report.variants), *map(_describe_plan, report.plans)]
+
+
+def _describe_variant(variant: ModelVariant) -> str:
+    model, fidelity = variant.model, variant.fidelity
+    return (
+        f"{model.precision} on {', '.join(model.engines)}: PSNR {fidelity.mean_psnr_db:.1f} dB against fp32, worst "
+        f"{fidelity.worst_psnr_db:.1f}, over {model.parity.mask_count} masks"
+        + (" (emulated)" if model.parity.kind == "emulated" else "")
+    )
+
+
+def _describe_plan(built: BuiltPlan) -> str:
+    from m2l_runtime.cli.report import describe_parity
+
+    entry = built.entry
+    counts = ", ".join(f"{count} convolutions in {kind}" for kind, count in entry.convolutions.items())
+    parity = entry.parity if isinstance(entry.parity, str) else describe_parity(entry.parity)
+    return f"{entry.file.path}: {counts}, built in {built.plan.seconds:.1f} s; {parity}"
 
 
 def _words(option: str, text: str) -> tuple[str, ...]:
-    """What an option names, with commas between."""
+    """Split the value of an option at commas."""
     words = tuple(word.strip() for word in text.split(","))
     if not all(words):
         raise typer.BadParameter(f"{option} takes names with commas between, got {text[:40]!r}")
@@ -310,7 +287,6 @@ def _words(option: str, text: str) -> tuple[str, ...]:
 
 
 def _precisions(text: str) -> tuple[Precision, ...]:
-    """The words of --precision."""
     words = _words("--precision", text)
     for word in words:
         if word not in _PRECISIONS:
@@ -318,47 +294,42 @@ def _precisions(text: str) -> tuple[Precision, ...]:
     return cast("tuple[Precision, ...]", words)
 
 
-def _plan_options(
-    is_asked: bool,
-    batch: str | None,
-    compute_capability: str | None,
-    flavour: TensorRtVariantOption | None,
-    optimization_level: int | None,
-    memory_limit: int | None,
-    timing_cache: Path | None,
-) -> PlanOptions | None:
-    """What --tensorrt and the options beside it say; these have no effect without it, and are refused."""
-    from m2l_export.tensorrt import PlanOptions
+def _plan_options(flags: PlanFlags) -> PlanOptions | None:
+    """Make the options of plans. Without --tensorrt the others have no effect, and are refused."""
+    from m2l_export import PlanOptions
 
-    options = {
-        "--batch": batch,
-        "--compute-capability": compute_capability,
-        "--flavour": flavour,
-        "--optimisation-level": optimization_level,
-        "--memory-limit": memory_limit,
-        "--timing-cache": timing_cache,
-    }
-    if not is_asked:
-        for name, value in options.items():
+    if not flags.tensorrt:
+        values = {
+            "--batch": flags.batch,
+            "--compute-capability": flags.compute_capability,
+            "--tensorrt-variant": flags.tensorrt_variant,
+            "--optimization-level": flags.optimization_level,
+            "--memory-limit": flags.memory_limit,
+            "--timing-cache": flags.timing_cache,
+        }
+        for name, value in values.items():
             if value is not None:
                 raise typer.BadParameter(f"{name} is of TensorRT plans; give --tensorrt, or leave it out")
         return None
-    sizes = PlanOptions.batch_sizes
-    if batch is not None:
-        words = _words("--batch", batch)
-        if len(words) != len(sizes) or not all(word.isascii() and word.isdecimal() and len(word) < 6 for word in words):
-            raise typer.BadParameter(
-                f"--batch is three numbers with commas between, least, most likely and largest; got {batch[:40]!r}"
-            )
-        least, likely, most = map(int, words)
-        sizes = (least, likely, most)
-    if memory_limit is not None and not 1 <= memory_limit <= _MEBIBYTE:
-        raise typer.BadParameter(f"--memory-limit is 1 to {_MEBIBYTE:,} MiB, got {memory_limit}")
+    limit, capability = flags.memory_limit, flags.compute_capability
+    sizes = PlanOptions.batch_sizes if flags.batch is None else _batch_sizes(flags.batch)
+    if limit is not None and not 1 <= limit <= _MEBIBYTE:
+        raise typer.BadParameter(f"--memory-limit is 1 to {_MEBIBYTE:,} MiB, got {limit}")
     return PlanOptions(
-        compute_capabilities=() if compute_capability is None else _words("--compute-capability", compute_capability),
-        flavour=None if flavour is None else flavour.value,
+        compute_capabilities=() if capability is None else _words("--compute-capability", capability),
+        tensorrt_variant=flags.tensorrt_variant,
         batch_sizes=sizes,
-        optimization_level=optimization_level,
-        memory_limit_bytes=None if memory_limit is None else memory_limit * _MEBIBYTE,
-        timing_cache=timing_cache,
+        optimization_level=flags.optimization_level,
+        memory_limit_bytes=None if limit is None else limit * _MEBIBYTE,
+        timing_cache=flags.timing_cache,
     )
+
+
+def _batch_sizes(text: str) -> tuple[int, int, int]:
+    words = _words("--batch", text)
+    if len(words) != 3 or not all(word.isascii() and word.isdecimal() and len(word) < 6 for word in words):
+        raise typer.BadParameter(
+            f"--batch is three numbers with commas between, least, most likely and largest; got {text[:40]!r}"
+        )
+    smallest, likely, largest = map(int, words)
+    return smallest, likely, largest

@@ -1,43 +1,53 @@
-"""A checkpoint to a bundle, proven before it is written."""
+"""Export a checkpoint as a bundle, validated before it is written."""
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from m2l_export.checkpoint import load_checkpoint
-from m2l_export.graph.deploy import Form, NormStatistics, deploy, require_dropout
+from m2l_export.checkpoint import Checkpoint, load_checkpoint
+from m2l_export.graph.deploy import STORED_FORMS, Deployed, deploy, require_dropout
 from m2l_export.graph.fp16_weights import store_weights_as_fp16
-from m2l_export.graph.onnx_writer import APPEARANCE, BATCH, DROPOUT_BITS, IMAGE, OPSET, input_specs, to_onnx
-from m2l_export.model_card import model_card
+from m2l_export.graph.onnx_writer import BATCH, IMAGE, OPSET, input_specs, to_onnx
+from m2l_export.manifest import (
+    BundleContents,
+    GoldenImages,
+    assemble_manifest,
+    describe_network,
+    describe_provenance,
+    to_npz,
+)
+from m2l_export.options import ACCEPTED_LEVELS, DEFAULT_CALIBRATION, ExportOptions
 from m2l_export.parity import gate
-from m2l_export.parity.metrics import ParityLimits
 from m2l_export.precisions import (
-    MAX_FP16_LEVELS,
     ModelVariant,
     Reference,
     build_fp16_variant,
     build_int8_variant,
     evaluate,
-    validate,
+    validate_variant,
 )
-from m2l_export.quantize.calibration import read_calibration
-from m2l_export.run_provenance import find_run_provenance
-from m2l_export.targets import ENGINES, OPENVINO, REFERENCE_ENGINE, TENSORRT, _require_plans, _targets, is_installed
+from m2l_export.quantize.calibration import Calibration, read_calibration
+from m2l_export.quantize.quantizer import Target
+from m2l_export.run_provenance import RunProvenance, find_run_provenance
+from m2l_export.targets import (
+    ENGINES,
+    OPENVINO,
+    REFERENCE_ENGINE,
+    TENSORRT,
+    choose_targets,
+    is_installed,
+    require_plan_targets,
+)
 from m2l_export.tensorrt import (
     BuiltPlan,
     GateImages,
-    PlanOptions,
-    build,
+    build_plans,
     read_timings,
     resolve,
     timings_file,
@@ -45,344 +55,453 @@ from m2l_export.tensorrt import (
 )
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import printable
-from m2l_runtime._version import __version__
-from m2l_runtime.backends.base import BackendModule, BackendOptions, ModelSource
+from m2l_runtime.backends.base import BackendOptions, ModelSource
 from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.backends.trt.build import BuildOptions
 from m2l_runtime.bundle.io import Bundle, require_bundle, write_bundle
-from m2l_runtime.bundle.schema import (
-    APPEARANCES_ARRAY,
-    APPEARANCES_NAME,
-    AppearanceTable,
-    FileEntry,
-    Golden,
-    Manifest,
-    ModelFile,
-    Network,
-    Parity,
-    Precision,
-    Provenance,
-    Resampling,
-    TensorSpec,
-)
+from m2l_runtime.bundle.schema import FileEntry, Manifest, ModelFile, Parity, Precision, TensorSpec
 from m2l_runtime.conditioning import appearance
+from m2l_runtime.conditioning.conditions import Appearances
 from m2l_runtime.errors import CheckpointError, InputError, OutputError
 from m2l_runtime.synthesizer import run_in_batches
-from m2l_runtime.types import NAMES, Images
+from m2l_runtime.types import Images
 from m2l_train.models.networks import UnetGenerator, UnetSpec
-
-Weights = Literal["fp32", "fp16"]
-
-ENGINE: Final = REFERENCE_ENGINE
 
 MAX_SIDE: Final = 4096
 
 MAX_CONTRAST: Final = 100.0
 
-DEFAULT_CALIBRATION: Final = "shapes:200,seed=1"
-
-ACCEPTED_LEVELS: Final[Mapping[Weights, int]] = {"fp32": 1, "fp16": 2}
-"""What the gate accepts, in levels of 0..255, by how weights are stored."""
+OnStep = Callable[[str], None]
+OnProgress = Callable[[str, int, int], bool]
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export made."""
+    """Hold what an export made.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from m2l_export import export_checkpoint
+        >>> from m2l_train.models.networks import UnetGenerator, UnetSpec
+        >>> network = UnetGenerator(UnetSpec(levels=5, ngf=2, input_nc=3, output_nc=3, norm="instance"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(network.state_dict(), f"{folder}/latest_net_G.pth")
+        ...     report = export_checkpoint(f"{folder}/latest_net_G.pth", f"{folder}/my-bundle")
+        >>> report.parity.max_level_difference <= 1
+        True
+        >>> [model.precision for model in report.bundle.manifest.models if "onnxruntime" in model.engines]
+        ['fp32']
+    """
 
     bundle: Bundle
     parity: Parity
-    """Of the fp32 file on onnxruntime."""
+    """Metrics of the fp32 file on onnxruntime."""
     warnings: tuple[str, ...]
     variants: tuple[ModelVariant, ...] = ()
-    """Precisions below fp32, with their figures."""
+    """Files in precisions below fp32, with their metrics."""
     plans: tuple[BuiltPlan, ...] = ()
-    """TensorRT's."""
+    """TensorRT plans."""
 
 
 def export_checkpoint(
     checkpoint: str | os.PathLike[str],
     bundle: str | os.PathLike[str],
+    options: ExportOptions | None = None,
     *,
-    name: str | None = None,
-    image_size: int | None = None,
-    norm_statistics: NormStatistics = "instance",
-    form: Form = "sub-pixel",
-    stochastic: bool = False,
-    weights: Weights = "fp32",
-    masks: str | os.PathLike[str] | None = None,
-    max_level_difference: int | None = None,
-    precisions: Sequence[Precision] = ("fp32",),
-    engines: Sequence[str] | None = None,
-    calibrate: str | os.PathLike[str] | None = None,
-    limits: ParityLimits | None = None,
-    min_contrast: float = 0.0,
-    overwrite: bool = False,
-    origin: str = "",
-    plans: PlanOptions | None = None,
-    on_step: Callable[[str], None] = lambda _: None,
-    on_progress: Callable[[str, int, int], bool] = lambda *_: True,
+    on_step: OnStep = lambda _: None,
+    on_progress: OnProgress = lambda *_: True,
 ) -> ExportReport:
-    """Turn a ``*_net_G.pth`` of pytorch-CycleGAN-and-pix2pix, or a run of `m2l train`, into a bundle.
+    """Export a checkpoint of pytorch-CycleGAN-and-pix2pix, or a run of `m2l train`, as a bundle.
 
-    Nothing is written before the gate has passed: the ONNX file's images on onnxruntime against the network's in
-    PyTorch, over the example masks, black, white, a dot, noise and a disc, at batch sizes 1, 3 and 8; likewise on
-    OpenVINO where that is installed. Precisions below fp32 are proven against fp32, over at least 100 masks that they
-    were not tuned on.
+    Nothing is written before the gate has passed. The gate compares the images of the ONNX file on onnxruntime with
+    those of the network in PyTorch, over the example masks, black, white, a dot, noise and a disc, at batch sizes 1, 3
+    and 8. It does the same on OpenVINO where that is installed. Precisions below fp32 are compared with fp32, over at
+    least 100 masks that they were not calibrated on.
 
     Args:
-        checkpoint: the file; depth, width, channels and norm are inferred from it. Or the folder of a run of
-            `m2l train`: its latest_net_G.pth. What the run says of itself goes into the bundle's provenance, also of a
-            file that the run has kept.
-        bundle: folder to make. Built aside and renamed into place.
-        name: of the bundle; None: the folder's.
-        image_size: side in pixels of masks and images; None: 2 to the power of the network's levels. A network
-            trained on larger pictures needs it said; it is a multiple of that.
-        norm_statistics: for batch norm: ``instance`` is what the original's test does, ``running`` what it does
-            with ``--eval``.
-        form: how layers that double the side are written: as transposed convolutions, as convolutions and
-            depth-to-space, which onnxruntime runs faster on CPUs where the network is wide, or, of a network trained so
-            alone, as repeated pixels and a convolution, which takes nearly twice the time. The images are the same.
-        stochastic: dropout is an input: the same mask gives other images with other bits. Otherwise it is off.
-        weights: how they are stored. ``fp16`` halves the file; what computes is fp32 as before, from rounded weights.
-        masks: a folder of masks for the gate, beside its own.
-        max_level_difference: what the gate accepts, 0..255; recorded in the manifest. None: see `ACCEPTED_LEVELS`.
-        precisions: what convolutions are to compute with, for each engine that can: `bf16` on OpenVINO, `int8` on
-            onnxruntime, OpenVINO and TensorRT, a file each, `fp16` on onnxruntime and TensorRT, on cards alone. fp32 is
-            always made.
-        engines: that lower precisions are made for; None: all that are installed and can, and TensorRT where `plans`
-            are asked for.
-        calibrate: masks that int8 is tuned on and lower precisions are judged on: a folder of at least 16 that differ,
-            or words as of `m2l synth`; None: drawn shapes.
-        limits: what lower precisions may be off; None: the defaults of :class:`m2l_export.parity.metrics.ParityLimits`.
-        min_contrast: appearances are left out of the bundle's table, hence never drawn, whose lesion and skin differ by
-            less than this, in Delta E*ab of their mean colours: there nobody sees where the mask is.
-        overwrite: replace a bundle that is at `bundle`.
-        origin: a paragraph for the model card: data, licence, training.
-        plans: TensorRT plans to build, in each of `precisions` that TensorRT computes; None: none.
+        checkpoint: a ``*_net_G.pth`` file; depth, width, channels and norm are inferred from it. Or the folder of a run
+            of `m2l train`, for its latest_net_G.pth. What the run says about itself goes into the bundle's provenance,
+            also for another file that the run has kept.
+        bundle: folder to make. It is built beside its place and renamed.
+        options: how to export; None: the defaults of `ExportOptions`.
         on_step: called with a line of text as each step begins.
         on_progress: called as a plan is built, with a phase and how many of how many steps are done; False stops.
 
     Raises:
-        CheckpointError: the file is not a U-Net generator, cannot run at `image_size`, has no dropout or not the form
-            asked for, or has weights that fp16 cannot hold.
-        InputError: an argument is out of range, or a mask cannot be read.
+        CheckpointError: the file is not a U-Net generator, cannot run at the image size, has no dropout or not the
+            upsampling asked for, or has weights that fp16 cannot hold.
+        InputError: an option is out of range, or a mask cannot be read.
         ParityError: the gate did not pass.
         EngineNotInstalled: onnxruntime is missing, or no engine is installed that computes a precision asked for.
         PlanError: a plan cannot be built, or is not what was asked for.
         OutputError: `bundle` exists and may not be replaced, or cannot be written.
-    """
-    target = Path(bundle)
-    _check_target(target, overwrite)
-    accepted = ACCEPTED_LEVELS[weights] if max_level_difference is None else max_level_difference
-    if not 0 <= accepted <= 255:
-        raise InputError(f"--max-level-difference must be between 0 and 255, got {accepted}")
-    runner = backend_module(ENGINE)  # ahead of the long steps: without it there is no gate
-    lower = [precision for precision in dict.fromkeys(precisions) if precision != "fp32"]
-    targets = _targets(lower, engines, plans is not None, on_step)
-    build_options: Sequence[BuildOptions] = ()
-    timings_at: Path | None = None
-    timings = b""
-    if plans is not None:
-        build_options = resolve(plans)
-        timings_at = timings_file(plans, build_options, target)
-        timings = b"" if timings_at is None else read_timings(timings_at)
-        _require_plans(precisions, targets)
 
-    run_provenance = find_run_provenance(Path(checkpoint))
-    on_step(f"reading {printable(run_provenance.file)}")
-    loaded = load_checkpoint(run_provenance.file)
-    spec = loaded.network.spec
-    run_provenance = run_provenance.for_network(spec)
-    config = run_provenance.config
+    Example:
+        >>> import tempfile, torch
+        >>> from m2l_export import ExportOptions, export_checkpoint
+        >>> from m2l_train.models.networks import UnetGenerator, UnetSpec
+        >>> network = UnetGenerator(UnetSpec(levels=5, ngf=2, input_nc=3, output_nc=3, norm="instance"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(network.state_dict(), f"{folder}/latest_net_G.pth")
+        ...     options = ExportOptions(name="tiny", weights="fp16")
+        ...     report = export_checkpoint(f"{folder}/latest_net_G.pth", f"{folder}/my-bundle", options)
+        >>> report.bundle.manifest.name, report.bundle.manifest.image_size
+        ('tiny', (32, 32))
+    """
+    task = Task(Path(bundle), options or ExportOptions(), on_step, on_progress)
+    targets = plan_targets(task)
+    loaded = load(task, checkpoint)
+    data = collect_inputs(task, targets, loaded)
+    graph = build_graph(task, loaded, data)
+    validated = validate(task, loaded, data, graph)
+    variants = add_precisions(task, targets, loaded, data, graph, validated)
+    models, plans, timings = add_plans(task, targets, data, graph, validated, variants)
+    contents = BundleContents(
+        title=printable(task.options.name or task.bundle.resolve().name)[:200],
+        image_size=loaded.image_size,
+        source=graph.source,
+        models=models,
+        plans=tuple(one.entry for one in plans),
+        golden=validated.golden,
+        network=describe_network(loaded.checkpoint, graph.deployed, graph.source),
+        provenance=describe_provenance(loaded.checkpoint, loaded.run),
+        warnings=_warnings(task.options, validated, variants),
+        table=data.table,
+        sensitivities={one.model.engines[0]: one.sensitivity for one in variants if one.sensitivity is not None},
+    )
+    manifest, files = assemble_manifest(contents, task.options)
+    for plan in plans:
+        files |= plan.files
+    written = write(task, targets, manifest, _model_files(graph, variants) | files, timings)
+    return ExportReport(written, validated.base.parity, contents.warnings, variants, plans)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Hold what a call of `export_checkpoint` is told, beside the checkpoint."""
+
+    bundle: Path
+    options: ExportOptions
+    on_step: OnStep
+    on_progress: OnProgress
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Hold what an export is to make, settled before the long steps."""
+
+    engines: Mapping[Precision, tuple[Target, ...]]
+    """Engines by precision below fp32."""
+    builds: Sequence[BuildOptions] = ()
+    """TensorRT plans to build in each precision."""
+    timings_path: Path | None = None
+    timings: bytes = b""
+    """TensorRT's timings of earlier builds."""
+
+
+def plan_targets(task: Task) -> Targets:
+    """Check the options that can be checked before the long steps, and settle what is to be made.
+
+    Raises:
+        InputError, OutputError, EngineNotInstalled, PlanError: see `export_checkpoint`.
+    """
+    options = task.options
+    _check_bundle_path(task.bundle, options.overwrite)
+    if not 0 <= options.accepted_levels <= 255:
+        raise InputError(f"--max-level-difference must be between 0 and 255, got {options.accepted_levels}")
+    backend_module(REFERENCE_ENGINE)  # without it there is no gate
+    engines = choose_targets(options.lower_precisions, options.engines, options.plans is not None, task.on_step)
+    if options.plans is None:
+        return Targets(engines)
+    builds = resolve(options.plans)
+    timings_path = timings_file(options.plans, builds, task.bundle)
+    timings = b"" if timings_path is None else read_timings(timings_path)
+    require_plan_targets(options.precisions, engines)
+    return Targets(engines, builds, timings_path, timings)
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """Hold a network as trained, and what is known of it."""
+
+    name: str
+    """Its path as given, fit to print."""
+    checkpoint: Checkpoint
+    run: RunProvenance
+    image_size: tuple[int, int]
+    """(height, width) of masks and images."""
+
+    @property
+    def network(self) -> UnetGenerator:
+        """On the CPU, in fp32 and evaluation mode."""
+        return self.checkpoint.network
+
+
+def load(task: Task, path: str | os.PathLike[str]) -> LoadedNetwork:
+    """Read the checkpoint, and check that the options suit its network.
+
+    Raises:
+        CheckpointError: see `export_checkpoint`.
+    """
+    options, name = task.options, printable(path)
+    run = find_run_provenance(Path(path))
+    task.on_step(f"reading {printable(run.file)}")
+    checkpoint = load_checkpoint(run.file)
+    spec = checkpoint.network.spec
+    run = run.for_network(spec)
+    config = run.config
+    image_size = options.image_size
     if image_size is None and config is not None:
         image_size = config.image_size
-    size = _image_size(spec, image_size, printable(checkpoint))
-    if stochastic and config is not None and not config.dropout:
-        raise CheckpointError(f"{printable(checkpoint)}: was trained without dropout; leave out --stochastic")
-    if stochastic:
+    size = _image_size(spec, image_size, name)
+    if options.stochastic and config is not None and not config.dropout:
+        raise CheckpointError(f"{name}: was trained without dropout; leave out --stochastic")
+    if options.stochastic:
         try:
-            require_dropout(loaded.network)
+            require_dropout(checkpoint.network)
         except CheckpointError as error:
-            raise CheckpointError(f"{printable(checkpoint)}: {error}") from None
-    on_step(
+            raise CheckpointError(f"{name}: {error}") from None
+    task.on_step(
         f"found a U-Net generator: {spec.levels} levels, ngf {spec.ngf}, {spec.input_nc} to {spec.output_nc} "
         f"channels, norm {spec.norm}; masks and images of {size[1]}x{size[0]}"
     )
-    gate_masks = gate.gate_masks(size, masks)
-    inputs = input_specs(spec, size, stochastic)
-    table = _appearances(loaded.network, min_contrast, printable(checkpoint))
-    gate_inputs = gate.gate_inputs(gate_masks, inputs, table)
-    golden_rows = gate.golden_rows(gate_inputs, len(gate_masks))
-    golden_inputs = {name: array[golden_rows] for name, array in gate_inputs.items()}
+    return LoadedNetwork(name, checkpoint, run, size)
+
+
+@dataclass(frozen=True)
+class ExportInputs:
+    """Hold what files are run on to validate them."""
+
+    specs: tuple[TensorSpec, ...]
+    """The inputs that files take, the mask first."""
+    table: Appearances | None
+    """Appearances of the bundle: float32 (count, 12)."""
+    gate_inputs: gate.Inputs
+    mask_count: int
+    """Masks of the gate, of which `gate_inputs` may hold several rounds."""
+    golden_inputs: gate.Inputs
+    """Inputs of the golden images, which the bundle keeps."""
+    calibration: Calibration | None
+    """None where no precision asked for needs it."""
+
+    @property
+    def count(self) -> int:
+        """Images of the gate."""
+        return len(next(iter(self.gate_inputs.values())))
+
+
+def collect_inputs(task: Task, targets: Targets, loaded: LoadedNetwork) -> ExportInputs:
+    """Read the masks, and choose appearances and dropout bits to go with them.
+
+    Raises:
+        InputError: a mask cannot be read, there are too few, or no appearance has the contrast asked for.
+    """
+    options = task.options
+    masks = gate.gate_masks(loaded.image_size, options.masks)
+    specs = input_specs(loaded.network.spec, loaded.image_size, options.stochastic)
+    table = _appearances(loaded.network, options.min_contrast, loaded.name)
+    inputs = gate.gate_inputs(masks, specs, table)
+    rows = gate.golden_rows(inputs, len(masks))
+    golden = {name: array[rows] for name, array in inputs.items()}
     calibration = None
-    if set(lower) - {"fp16"}:
-        on_step("reading the masks to calibrate on")
-        source_of_masks = DEFAULT_CALIBRATION if calibrate is None else os.fspath(calibrate)
-        calibration = read_calibration(source_of_masks, inputs, table, golden_inputs)
-    on_step("writing ONNX")
+    if targets.engines.keys() - {"fp16"}:
+        task.on_step("reading the masks to calibrate on")
+        masks_to_read = DEFAULT_CALIBRATION if options.calibrate is None else os.fspath(options.calibrate)
+        calibration = read_calibration(masks_to_read, specs, table, golden)
+    return ExportInputs(specs, table, inputs, len(masks), golden, calibration)
+
+
+@dataclass(frozen=True)
+class BuiltGraph:
+    """Hold the graph to ship, and the fp32 file made of it."""
+
+    deployed: Deployed
+    source: ModelSource
+
+
+def build_graph(task: Task, loaded: LoadedNetwork, data: ExportInputs) -> BuiltGraph:
+    """Make the deploy graph and write it as ONNX.
+
+    Raises:
+        CheckpointError: the network is not of the kind that the options ask for, or has weights that fp16 cannot hold.
+    """
+    options = task.options
+    task.on_step("writing ONNX")
+    is_fp32 = options.weights == "fp32"
     try:
-        deployed = deploy(loaded.network, norm_statistics, form, stochastic)
-        content = to_onnx(deployed.graph, inputs)
-        content = store_weights_as_fp16(content) if weights == "fp16" else content
+        deployed = deploy(loaded.network, options.norm_statistics, options.upsampling, options.stochastic)
+        content = to_onnx(deployed.graph, data.specs)
+        content = content if is_fp32 else store_weights_as_fp16(content)
     except CheckpointError as error:
-        raise CheckpointError(f"{printable(checkpoint)}: {error}") from None
+        raise CheckpointError(f"{loaded.name}: {error}") from None
+    image = TensorSpec(name=IMAGE, role="image", dtype="uint8", shape=(BATCH, *loaded.image_size, 3))
     source = ModelSource(
-        name="generator.fp32.onnx" if weights == "fp32" else "generator.fp16-weights.onnx",
+        name="generator.fp32.onnx" if is_fp32 else "generator.fp16-weights.onnx",
         content=content,
         precision="fp32",
-        inputs=inputs,
-        outputs=(TensorSpec(name=IMAGE, role="image", dtype="uint8", shape=(BATCH, *size, 3)),),
+        inputs=data.specs,
+        outputs=(image,),
     )
+    return BuiltGraph(deployed, source)
 
-    on_step(f"the gate: {len(next(iter(gate_inputs.values())))} images through PyTorch and through {ENGINE}")
-    reference = gate.reference_images(loaded.network, gate_inputs, norm_statistics)
-    parity = gate.measure(reference, gate_inputs, len(gate_masks), source, ENGINE, accepted)
-    golden, golden_engine = _golden(runner, source, golden_inputs)
 
-    network = Network(
-        architecture="unet",
-        levels=spec.levels,
-        ngf=spec.ngf,
-        input_nc=spec.input_nc,
-        output_nc=spec.output_nc,
-        norm=spec.norm,
-        norm_statistics=deployed.norm_statistics,
-        parameter_count=sum(p.numel() for p in loaded.network.parameters()),
-        upsample=spec.upsample,
-        appearance=APPEARANCE in gate_inputs,
-        dropout="input" if DROPOUT_BITS in gate_inputs else "off",
-    )
-    provenance = Provenance(
-        checkpoint=printable(loaded.file_name),
-        checkpoint_sha256=loaded.sha256,
-        versions={"m2l": __version__} | {p: _version(p) for p in ("torch", "onnx", "numpy")},
-        training=run_provenance.training(loaded),
-    )
+@dataclass(frozen=True)
+class ValidatedGraph:
+    """Hold the fp32 file's entries in the manifest, and the images it was compared with."""
+
+    reference: Images
+    """Images of the gate by the network as trained, in PyTorch."""
+    models: tuple[ModelFile, ...]
+    """One for each engine that the file was run on, onnxruntime first."""
+    golden: GoldenImages
+
+    @property
+    def base(self) -> ModelFile:
+        """The entry for onnxruntime."""
+        return self.models[0]
+
+
+def validate(task: Task, loaded: LoadedNetwork, data: ExportInputs, graph: BuiltGraph) -> ValidatedGraph:
+    """Compare the fp32 file with the network on each engine installed.
+
+    Raises:
+        ParityError: the images differ by more than is accepted.
+    """
+    options, source = task.options, graph.source
+    task.on_step(f"the gate: {data.count} images through PyTorch and through {REFERENCE_ENGINE}")
+    reference = gate.reference_images(loaded.network, data.gate_inputs, options.norm_statistics)
+    accepted = options.accepted_levels
+    parity = gate.measure(reference, data.gate_inputs, data.mask_count, source, REFERENCE_ENGINE, accepted)
+    golden = _golden_images(source, data.golden_inputs)
     base = ModelFile(
-        file=FileEntry.from_content(source.name, content),
+        file=FileEntry.from_content(source.name, source.content),
         format="onnx",
         opset=OPSET,
         precision="fp32",
-        form=deployed.form,
-        engines=(ENGINE,),
+        form=STORED_FORMS[graph.deployed.upsampling],
+        engines=(REFERENCE_ENGINE,),
         parity=parity,
-        weights=weights,
+        weights=options.weights,
     )
     models = [base]
-    files = {source.name: content, "golden.npz": golden}
     if is_installed(OPENVINO):
-        on_step(f"the gate: the same through {OPENVINO}")
-        found = gate.measure(reference, gate_inputs, len(gate_masks), source, OPENVINO, accepted)
-        models.append(msgspec.structs.replace(base, engines=(OPENVINO,), parity=found))
-    variants: list[ModelVariant] = []
-    if "fp16" in lower:
+        task.on_step(f"the gate: the same through {OPENVINO}")
+        parity = gate.measure(reference, data.gate_inputs, data.mask_count, source, OPENVINO, accepted)
+        models.append(msgspec.structs.replace(base, engines=(OPENVINO,), parity=parity))
+    return ValidatedGraph(reference, tuple(models), golden)
+
+
+def add_precisions(
+    task: Task,
+    targets: Targets,
+    loaded: LoadedNetwork,
+    data: ExportInputs,
+    graph: BuiltGraph,
+    validated: ValidatedGraph,
+) -> tuple[ModelVariant, ...]:
+    """Make and validate the files in precisions below fp32, fp16 first.
+
+    Raises:
+        CheckpointError: a weight is beyond half precision's range.
+        ParityError: a file is too far from fp32.
+        EngineError: an engine computes in another precision here.
+    """
+    options, base, source, variants = task.options, validated.base, graph.source, list[ModelVariant]()
+    if "fp16" in targets.engines:
+        engines = ENGINES["fp16"] if options.engines is None else targets.engines["fp16"]
+        accepted, images = options.accepted_fp16_levels, validated.reference
+        fp32_graph = graph.deployed.graph
         variants.append(
-            build_fp16_variant(
-                deployed.graph,
-                base,
-                source,
-                reference,
-                gate_inputs,
-                max(MAX_FP16_LEVELS, accepted),
-                ENGINES["fp16"] if engines is None else targets["fp16"],
-                on_step,
-            )
+            build_fp16_variant(fp32_graph, base, source, images, data.gate_inputs, accepted, engines, task.on_step)
         )
-    if calibration is not None:
-        compared, limits = Reference(source, calibration), limits or ParityLimits()
-        for precision, engine in ((p, engine) for p in lower if p != "fp16" for engine in targets[p]):
-            if precision == "int8":
-                transposed = deploy(loaded.network, norm_statistics, "deconvolution", stochastic).graph
-                variant = build_int8_variant(transposed, base, source, engine, compared, limits, on_step)
-            else:
-                validation = evaluate(source, engine, precision, compared, on_step)
-                variant = validate(base, source, engine, precision, compared, limits, validation)
-            variants.append(variant)
-    files |= {variant.model.file.path: variant.content for variant in variants}
-    models += [variant.model for variant in variants]
-    built: list[BuiltPlan] = []
-    if plans is not None:
-        models.append(
-            msgspec.structs.replace(base, engines=(TENSORRT,), parity=msgspec.structs.replace(parity, kind="emulated"))
-        )
-        built, timings = build(
-            models,
-            files,
-            source,
-            tuple(dict.fromkeys(precisions)),
-            build_options,
-            GateImages(
-                gate_inputs,
-                reference,
-                len(gate_masks),
-                parity.reference,
-                max(MAX_FP16_LEVELS, accepted),
-                limits or ParityLimits(),
-            ),
-            timings,
-            on_step,
-            on_progress,
-        )
-        for one in built:
-            files |= one.files
-    warnings = _warnings(reference, parity, ACCEPTED_LEVELS[weights], variants)
-    if table is not None:
-        files[APPEARANCES_NAME] = _npz({APPEARANCES_ARRAY: table})
-    title = printable(name or target.resolve().name)[:200]
-    card = model_card(
-        title,
-        size,
-        network,
-        provenance,
-        tuple(models),
-        warnings,
-        origin,
-        0 if table is None else len(table),
-        min_contrast,
-        {variant.model.engines[0]: variant.sensitivity for variant in variants if variant.sensitivity is not None},
-        tuple(one.entry for one in built),
-    ).encode()
-    manifest = Manifest(
-        name=title,
-        image_size=size,
-        resampling=Resampling(filter="bicubic", fit="squash"),
-        inputs=source.inputs,
-        outputs=source.outputs,
-        models=tuple(models),
-        golden=Golden(file=FileEntry.from_content("golden.npz", golden), count=len(golden_rows), engine=golden_engine),
-        model_card=FileEntry.from_content("MODEL_CARD.md", card),
-        network=network,
-        provenance=provenance,
-        warnings=warnings,
-        appearance=None
-        if table is None
-        else AppearanceTable(
-            file=FileEntry.from_content(APPEARANCES_NAME, files[APPEARANCES_NAME]),
-            count=len(table),
-            names=NAMES,
-            min_contrast=min_contrast,
-        ),
-        plans=tuple(one.entry for one in built),
+    if data.calibration is None:
+        return tuple(variants)
+    reference, limits = Reference(source, data.calibration), options.limits
+    for precision, engine in ((p, engine) for p in targets.engines if p != "fp16" for engine in targets.engines[p]):
+        if precision == "int8":
+            transposed = deploy(loaded.network, options.norm_statistics, "transposed", options.stochastic).graph
+            variant = build_int8_variant(transposed, base, source, engine, reference, limits, task.on_step)
+        else:
+            evaluation = evaluate(source, engine, precision, reference, task.on_step)
+            variant = validate_variant(base, source, engine, precision, reference, limits, evaluation)
+        variants.append(variant)
+    return tuple(variants)
+
+
+def add_plans(
+    task: Task,
+    targets: Targets,
+    data: ExportInputs,
+    graph: BuiltGraph,
+    validated: ValidatedGraph,
+    variants: Sequence[ModelVariant],
+) -> tuple[tuple[ModelFile, ...], tuple[BuiltPlan, ...], bytes]:
+    """Build TensorRT plans if the options ask for them.
+
+    Returns:
+        The manifest's entries of all ONNX files, the plans, and TensorRT's timings.
+
+    Raises:
+        PlanError: a plan cannot be built, or is not what was asked for.
+        ParityError: a plan that runs here gives other images.
+    """
+    options, base = task.options, validated.base
+    models = (*validated.models, *(variant.model for variant in variants))
+    if options.plans is None:
+        return models, (), targets.timings
+    parity = msgspec.structs.replace(base.parity, kind="emulated")
+    models = (*models, msgspec.structs.replace(base, engines=(TENSORRT,), parity=parity))
+    images = GateImages(
+        data.gate_inputs,
+        validated.reference,
+        data.mask_count,
+        base.parity.reference,
+        options.accepted_fp16_levels,
+        options.limits,
     )
-    files["MODEL_CARD.md"] = card
-    on_step(f"writing {printable(target)}")
-    written_bundle = write_bundle(target, manifest, files, overwrite=overwrite)
-    if timings_at is not None:
-        write_timings(timings_at, timings)
-    return ExportReport(written_bundle, parity, warnings, tuple(variants), tuple(built))
+    plans, timings = build_plans(
+        models,
+        _model_files(graph, variants),
+        graph.source,
+        tuple(dict.fromkeys(options.precisions)),
+        targets.builds,
+        images,
+        targets.timings,
+        task.on_step,
+        task.on_progress,
+    )
+    return models, tuple(plans), timings
 
 
-def _appearances(network: UnetGenerator, min_contrast: float, checkpoint: str) -> npt.NDArray[np.float32] | None:
-    """The table (count, 12) that a network trained with appearances keeps, without those of less contrast."""
+def write(task: Task, targets: Targets, manifest: Manifest, files: Mapping[str, bytes], timings: bytes) -> Bundle:
+    """Write the bundle, and TensorRT's timings for later builds.
+
+    Raises:
+        OutputError: one of them cannot be written.
+    """
+    task.on_step(f"writing {printable(task.bundle)}")
+    bundle = write_bundle(task.bundle, manifest, files, overwrite=task.options.overwrite)
+    if targets.timings_path is not None:
+        write_timings(targets.timings_path, timings)
+    return bundle
+
+
+def _model_files(graph: BuiltGraph, variants: Sequence[ModelVariant]) -> dict[str, bytes]:
+    """Collect the bytes of all ONNX files by path."""
+    return {graph.source.name: graph.source.content} | {one.model.file.path: one.content for one in variants}
+
+
+def _appearances(network: UnetGenerator, min_contrast: float, checkpoint: str) -> Appearances | None:
+    """Find the table (count, 12) that a network trained with appearances keeps, without those of less contrast."""
     if not 0 <= min_contrast <= MAX_CONTRAST:
         raise InputError(f"--min-contrast must be between 0 and {MAX_CONTRAST:g} Delta E, got {min_contrast:g}")
     if network.appearance is None:
         if min_contrast:
             raise InputError(f"{checkpoint}: was trained without appearances; leave out --min-contrast")
         return None
-    table: npt.NDArray[np.float32] = network.appearance.table.float().numpy()
+    table: Appearances = network.appearance.table.float().numpy()
     contrast = appearance.contrast(table)
-    kept: npt.NDArray[np.float32] = table[contrast >= min_contrast]
+    kept: Appearances = table[contrast >= min_contrast]
     if not len(kept):
         raise InputError(
             f"{checkpoint}: no appearance has a contrast of {min_contrast:g} Delta E, the largest is "
@@ -391,13 +510,13 @@ def _appearances(network: UnetGenerator, min_contrast: float, checkpoint: str) -
     return kept
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
-    """Refuse what write_bundle would refuse in the end, ahead of the work."""
-    if os.path.lexists(target):
+def _check_bundle_path(path: Path, overwrite: bool) -> None:
+    """Refuse what write_bundle would refuse in the end, before the work."""
+    if os.path.lexists(path):
         if not overwrite:
-            raise OutputError(f"{printable(target)} exists already; choose another name or give --overwrite")
-        require_bundle(target)
-    atomic.check_new_folder(target)
+            raise OutputError(f"{printable(path)} exists already; choose another name or give --overwrite")
+        require_bundle(path)
+    atomic.check_new_folder(path)
 
 
 def _image_size(spec: UnetSpec, image_size: int | None, checkpoint: str) -> tuple[int, int]:
@@ -412,34 +531,20 @@ def _image_size(spec: UnetSpec, image_size: int | None, checkpoint: str) -> tupl
     return image_size, image_size
 
 
-def _golden(runner: BackendModule, source: ModelSource, inputs: gate.Inputs) -> tuple[bytes, str]:
-    """(an .npz of inputs and the images they give now, the engine that made them)."""
-    backend = runner.load(source, BackendOptions(device="cpu"))
+def _golden_images(source: ModelSource, inputs: gate.Inputs) -> GoldenImages:
+    backend = backend_module(REFERENCE_ENGINE).load(source, BackendOptions(device="cpu"))
     images = run_in_batches(backend, inputs)
     engine = backend.settings.engine
     backend.close()
-    return _npz({**inputs, IMAGE: images}), engine
+    return GoldenImages(to_npz({**inputs, IMAGE: images}), len(images), engine)
 
 
-def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
-
-
-def _warnings(reference: Images, parity: Parity, expected: int, variants: Sequence[ModelVariant]) -> tuple[str, ...]:
-    known_miss = None
-    if parity.max_level_difference > expected:
+def _warnings(options: ExportOptions, validated: ValidatedGraph, variants: Sequence[ModelVariant]) -> tuple[str, ...]:
+    parity, known_miss = validated.base.parity, None
+    if parity.max_level_difference > ACCEPTED_LEVELS[options.weights]:
         known_miss = (
             f"the gate was told to accept differences of up to {parity.accepted_max_level_difference} levels and "
             f"found {parity.max_level_difference}"
         )
-    found = (gate.mask_blindness(reference), known_miss, *(variant.warning for variant in variants))
-    return tuple(warning for warning in found if warning is not None)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
+    warnings = (gate.mask_blindness(validated.reference), known_miss, *(variant.warning for variant in variants))
+    return tuple(warning for warning in warnings if warning is not None)

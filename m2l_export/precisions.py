@@ -1,4 +1,4 @@
-"""A proven fp32 file to further ways to run the generator: other engines, bf16, int8; each proven before it counts."""
+"""Make and validate files in precisions below fp32: fp16, bf16 and int8."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.types import Images
 
 MAX_FP16_LEVELS: Final = 2
-"""By which images in fp16 may be off."""
+"""Largest difference of images in fp16 that is accepted by default, in levels of 0..255."""
 
 FLOAT_SHARE_WARNING: Final = 0.5
-"""Share of the multiplications in float from which on an int8 file is warned about."""
+"""Share of the multiplications in float above which an int8 file gets a warning."""
 
 MARGIN_DB: Final = 0.5
-"""What layers are chosen for beyond the limits, as the gate judges by other images."""
+"""How much better than the limits layers are chosen for, because the gate evaluates other images."""
 
-ATTEMPTS: Final = 4
-"""Choices of what stays in float that the gate looks at."""
+MAX_ATTEMPTS: Final = 4
+"""Choices of layers in float that the gate evaluates at most."""
 
 _FAILURE_ADVICE: Final = (
     "nothing was written. Calibrate on masks like those it is for (--calibrate FOLDER), leave that precision out, or "
-    "accept more (--min-psnr, --min-worst-psnr, --max-mean-difference, --max-colour-shift)"
+    "accept more (--min-psnr, --min-worst-psnr, --max-mean-difference, --max-color-shift)"
 )
 
 Inputs = Mapping[str, npt.NDArray[Any]]
@@ -52,17 +52,17 @@ Inputs = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class ModelVariant:
-    """A way to run the generator, and how far from fp32 it is."""
+    """Hold a file in a lower precision, and how far from fp32 its images are."""
 
     model: ModelFile
     content: bytes = field(repr=False)
     fidelity: Fidelity
     sensitivity: Sensitivity | None = None
-    """Of int8."""
+    """What int8 costs layer by layer. None for other precisions."""
 
     @property
     def warning(self) -> str | None:
-        """What whoever uses it should know."""
+        """A warning for users of the file, if any."""
         if self.sensitivity is None or self.sensitivity.float_share <= FLOAT_SHARE_WARNING:
             return None
         return (
@@ -73,17 +73,17 @@ class ModelVariant:
 
 @dataclass(frozen=True)
 class FileRun:
-    """Images of a file, and what made them."""
+    """Hold images of a file, and what made them."""
 
     images: Images
     engine: str
-    """Name and version."""
+    """Name and version of the engine."""
     notes: tuple[str, ...]
-    """What does not pay on this machine."""
+    """Notes of the backend about this machine."""
 
 
 def run_file(source: ModelSource, engine: str, inputs: Inputs) -> FileRun:
-    """Run a file, an image at a time.
+    """Run a file on its engine or the proxy engine, one image at a time.
 
     Raises:
         EngineError: the engine does not run it, or computes in another precision here.
@@ -96,7 +96,7 @@ def run_file(source: ModelSource, engine: str, inputs: Inputs) -> FileRun:
         if settings.precision != source.precision:
             raise EngineError(
                 f"{settings.engine} computes in {settings.precision} on this CPU where {source.precision} is asked "
-                f"for, so {source.precision} cannot be proven here; leave it out, or export on a CPU that has it"
+                f"for, so {source.precision} cannot be validated here; leave it out, or export on a CPU that has it"
             )
         return FileRun(run_in_batches(backend, inputs), settings.engine, backend.notes)
     finally:
@@ -104,23 +104,26 @@ def run_file(source: ModelSource, engine: str, inputs: Inputs) -> FileRun:
 
 
 class Reference:
-    """The fp32 file's images of what lower precisions are judged on, made once."""
+    """Hold the fp32 file's images, which lower precisions are compared with.
+
+    Each set is made once, when it is first asked for.
+    """
 
     def __init__(self, source: ModelSource, calibration: Calibration) -> None:
         self._source, self.calibration = source, calibration
 
     @cached_property
     def evaluated(self) -> FileRun:
-        """Of what a file is judged on."""
+        """Images of the masks that files are evaluated on."""
         return run_file(self._source, REFERENCE_ENGINE, self.calibration.evaluation_inputs)
 
     @cached_property
     def selection_inputs(self) -> FileRun:
-        """Of the few images that layers are judged by."""
+        """Images of the few masks that layers are chosen by."""
         return run_file(self._source, REFERENCE_ENGINE, self.calibration.selection_inputs)
 
     def label(self, *, is_calibrated: bool) -> str:
-        """What the manifest says of it."""
+        """Describe the reference for the manifest."""
         others = [words for name, words in _INPUT_WORDS.items() if name in self.calibration.evaluation_inputs]
         beside = f", the same {' and '.join(others)}" if others else ""
         return (
@@ -133,8 +136,8 @@ _INPUT_WORDS: Final = {APPEARANCE: "appearances", DROPOUT_BITS: "dropout bits"}
 
 
 @dataclass(frozen=True)
-class Validation:
-    """What the gate saw of a file."""
+class Evaluation:
+    """Hold a file's images and how far from fp32 they are."""
 
     run: FileRun
     fidelity: Fidelity
@@ -142,35 +145,35 @@ class Validation:
 
 def evaluate(
     source: ModelSource, engine: str, precision: Precision, reference: Reference, on_step: Callable[[str], None]
-) -> Validation:
+) -> Evaluation:
     """Compare a file's images with those of the fp32 file.
 
     Raises:
-        EngineNotInstalled, EngineError: the engine does not run it in that precision.
+        EngineNotInstalled, EngineError: the engine does not run the file in that precision.
     """
     on_step(f"the gate of {precision} on {engine}: {describe_calibration(reference.calibration, is_calibrated=False)}")
     run = run_file(replace(source, precision=precision), engine, reference.calibration.evaluation_inputs)
     for note in run.notes if proxy_engine(engine) == engine else ():
         on_step(f"note: {note}")
-    return Validation(run, fidelity(reference.evaluated.images, run.images))
+    return Evaluation(run, fidelity(reference.evaluated.images, run.images))
 
 
-def validate(
+def validate_variant(
     base: ModelFile,
     source: ModelSource,
     engine: str,
     precision: Precision,
     reference: Reference,
     limits: ParityLimits,
-    validation: Validation,
+    evaluation: Evaluation,
     sensitivity: Sensitivity | None = None,
 ) -> ModelVariant:
-    """The way that a file is, if it was judged to be near enough.
+    """Make the manifest's entry of a file, if it is within the limits.
 
     Raises:
-        ParityError: it is not within `limits`; the message has all figures.
+        ParityError: it is not within `limits`; the message has all metrics.
     """
-    run, fidelity = validation.run, validation.fidelity
+    run, fidelity = evaluation.run, evaluation.fidelity
     missed = fidelity.misses(limits)
     if missed:
         what = f"{precision} on {run.engine}"
@@ -219,21 +222,23 @@ def build_fp16_variant(
     engines: tuple[Target, ...],
     on_step: Callable[[str], None],
 ) -> ModelVariant:
-    """The graph in half precision, judged without a card: emulated in PyTorch, and the file in onnxruntime.
+    """Write the graph in half precision and validate it without a GPU.
+
+    It is emulated in PyTorch, with rounding after every operator, and the file runs on onnxruntime's CPU.
 
     Args:
-        graph: in single precision. It is left as it was.
+        graph: deploy graph in single precision. It is left as it was.
         base: the manifest's entry of `fp32`.
         fp32: the same network's file.
         reference: images of `inputs` by the network as trained, in fp32.
-        inputs: of the gate.
-        accepted: levels that a byte may be off.
-        engines: that the file is for.
-        on_step: is called with what is done.
+        inputs: inputs of the gate.
+        accepted: largest difference of a byte that is accepted, in levels.
+        engines: engines that the file is for.
+        on_step: called with a line of text as each step begins.
 
     Raises:
         CheckpointError: a weight is beyond half precision's range.
-        ParityError: a byte is farther off.
+        ParityError: a byte differs by more than `accepted`.
     """
     half = to_half_precision(graph)
     name = "generator.fp16.onnx"
@@ -241,7 +246,7 @@ def build_fp16_variant(
     count = len(reference)
     on_step(f"the gate of fp16: {plural(count, 'image')}, rounded after every operator in PyTorch")
     by_torch = _run_in_torch(emulate_half_precision(half), inputs)
-    # Told to be in fp32, onnxruntime's CPU takes it: it computes in fp32 between roundings.
+    # Loaded as fp32, onnxruntime's CPU takes the file. It computes in fp32 between roundings.
     on_step(f"the gate of fp16: the file through {REFERENCE_ENGINE} on the CPU")
     by_file = run_file(replace(fp32, name=name, content=content), REFERENCE_ENGINE, inputs)
     checked = []
@@ -250,10 +255,9 @@ def build_fp16_variant(
         if measured.max_levels > accepted:
             raise ParityError(
                 f"fp16, {engine}, differs from fp32 by up to {measured.max_levels} levels (mean "
-                f"{measured.mean_levels:.4f}, "
-                f"{plural(count, 'image')}, worst at image {measured.worst_index}); at most {accepted} accepted; "
-                "nothing "
-                f"was written. If that is known and fine: --max-level-difference {measured.max_levels}"
+                f"{measured.mean_levels:.4f}, {plural(count, 'image')}, worst at image {measured.worst_index}); "
+                f"at most {accepted} accepted; nothing was written. If that is known and fine: "
+                f"--max-level-difference {measured.max_levels}"
             )
         checked.append(measured)
     worst = max(checked, key=lambda one: one.max_levels)
@@ -279,7 +283,7 @@ def build_fp16_variant(
 
 
 def _run_in_torch(graph: ByteGraph, inputs: Inputs) -> Images:
-    """Images of a graph in PyTorch, one at a time.
+    """Run a graph in PyTorch, one image at a time.
 
     Raises:
         ParityError: it gives NaN or infinite pixels.
@@ -294,20 +298,46 @@ def _run_in_torch(graph: ByteGraph, inputs: Inputs) -> Images:
 
 @contextlib.contextmanager
 def _raising_on_nonfinite(graph: ByteGraph) -> Iterator[None]:
-    """Within, pixels that are not finite are an error: as bytes they could not be told from others."""
+    """Raise within the context on pixels that are not finite, which bytes do not show."""
 
-    def look(_: Any, __: Any, pixels: torch.Tensor) -> None:
+    def check(_: Any, __: Any, pixels: torch.Tensor) -> None:
         if not torch.isfinite(pixels).all():
             raise ParityError(
                 "in fp16 the network gives NaN or infinite pixels: its values are beyond half precision's range "
                 "(65,504); nothing was written. Leave fp16 out"
             )
 
-    hook = graph.unet.register_forward_hook(look)
+    hook = graph.unet.register_forward_hook(check)
     try:
         yield
     finally:
         hook.remove()
+
+
+@dataclass(frozen=True)
+class _Int8Candidates:
+    """Make int8 files with different layers left in float, and run them on the images that layers are chosen by."""
+
+    quantizer: Quantizer
+    fp32: ModelSource
+    engine: Target
+    reference: Reference
+
+    def source(self, float_layers: Collection[str]) -> ModelSource:
+        return ModelSource(
+            name=f"generator.int8.{self.engine}.onnx",
+            content=self.quantizer.quantize(float_layers),
+            precision="int8",
+            inputs=self.fp32.inputs,
+            outputs=self.fp32.outputs,
+        )
+
+    def images(self, float_layers: Collection[str]) -> Images:
+        inputs = self.reference.calibration.selection_inputs
+        return run_file(self.source(float_layers), self.engine, inputs).images
+
+    def fidelity(self, float_layers: Collection[str]) -> Fidelity:
+        return fidelity(self.reference.selection_inputs.images, self.images(float_layers))
 
 
 def build_int8_variant(
@@ -319,77 +349,72 @@ def build_int8_variant(
     limits: ParityLimits,
     on_step: Callable[[str], None],
 ) -> ModelVariant:
-    """Equalise, calibrate, choose what stays in float, quantise, prove; for one engine.
+    """Equalize, calibrate, choose the layers that stay in float, quantize and validate; for one engine.
 
-    The choice is made on a few images. Where the gate sees too much of an error on the others, the choice is made
-    again, for as much less of it, up to `ATTEMPTS` times in all.
+    The choice is made on a few images. Where the gate measures too large an error on the others, the choice is made
+    again for a smaller one, up to `MAX_ATTEMPTS` times in all.
 
     Args:
-        graph: of the form deconvolution. It is left as it was.
+        graph: deploy graph with transposed convolutions. It is left as it was.
         base: the manifest's entry of `fp32`.
         fp32: the same network's file.
-        engine: what the file is for. TensorRT's is of the form of `base`, unless that resizes; the others have integer
-            kernels for sub-pixel convolutions alone.
+        engine: what the file is for. TensorRT's file has the upsampling of `base`, unless that resizes; the other
+            engines have integer kernels for pixel shuffle only.
         reference: images of `fp32`, and masks.
-        limits: to be within.
-        on_step: is called with what is done, and found.
+        limits: how far from fp32 the file may be.
+        on_step: called with a line of text for each step and what it found.
 
     Raises:
-        ParityError: what comes of it is not within `limits`, or only with all layers in float.
+        ParityError: the file is not within `limits`, or only with all layers in float.
         EngineNotInstalled, EngineError: the engine does not run it.
     """
-    calibration_inputs = reference.calibration.calibration_inputs
-    with torch.inference_mode():
-        peaks = channel_peaks(graph, calibration_inputs)
-        graph = equalize(graph, peaks)
-        if engine == REFERENCE_ENGINE:
-            graph = equalize_results(graph, peaks)
-        form: Form = "deconvolution" if engine == TENSORRT and base.form == "deconvolution" else "sub-pixel"
-        if form == "sub-pixel":
-            unet = graph.unet
-            assert isinstance(unet, DeployUnet)  # noqa: S101 - deploy made it
-            graph.unet = use_sub_pixel(unet)
-    quantizer = Quantizer(to_onnx(graph.eval(), fp32.inputs), calibration_inputs, engine)
-    name = f"generator.int8.{engine}.onnx"
-
-    def source_of(content: bytes) -> ModelSource:
-        return ModelSource(name=name, content=content, precision="int8", inputs=fp32.inputs, outputs=fp32.outputs)
-
-    def images(float_layers: Collection[str]) -> Images:
-        source = source_of(quantizer.quantize(float_layers))
-        return run_file(source, engine, reference.calibration.selection_inputs).images
-
-    def evaluated(float_layers: Collection[str]) -> Fidelity:
-        return fidelity(reference.selection_inputs.images, images(float_layers))
-
-    count = plural(len(reference.selection_inputs.images), "image")
+    form: Form = "deconvolution" if engine == TENSORRT and base.form == "deconvolution" else "sub-pixel"
+    graph = _equalize_for(engine, graph, reference.calibration.calibration_inputs, form)
+    quantizer = Quantizer(to_onnx(graph.eval(), fp32.inputs), reference.calibration.calibration_inputs, engine)
+    candidates = _Int8Candidates(quantizer, fp32, engine, reference)
+    images = reference.selection_inputs.images
+    count = plural(len(images), "image")
     on_step(f"int8 for {engine}: each of {len(quantizer.layers)} layers alone, on {count}")
-    errors = measure_layers(quantizer.layers, images, reference.selection_inputs.images)
+    errors = measure_layers(quantizer.layers, candidates.images, images)
     for line in describe_layers(errors):
         on_step(line)
     aim = limits.stricter(MARGIN_DB)
     missed = f"{'; '.join(errors.all_int8.misses(aim))} with all of them, on the {count} that layers are chosen by"
-    for attempt in range(1, ATTEMPTS + 1):
-        chosen = choose_float_layers(errors, evaluated, aim)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        chosen = choose_float_layers(errors, candidates.fidelity, aim)
         on_step(describe_choice(chosen, aim))
         if len(chosen.float_layers) == len(chosen.layers):
             raise ParityError(
                 f"int8 on {engine} is too far from fp32 whichever layers are left in it: {missed}; {_FAILURE_ADVICE}"
             )
-        source = source_of(quantizer.quantize(chosen.float_layers))
-        validation = evaluate(source, engine, "int8", reference, on_step)
-        found = validation.fidelity.misses(limits)
-        if not found or attempt == ATTEMPTS:
+        source = candidates.source(chosen.float_layers)
+        evaluation = evaluate(source, engine, "int8", reference, on_step)
+        misses = evaluation.fidelity.misses(limits)
+        if not misses or attempt == MAX_ATTEMPTS:
             break
-        missed = f"{'; '.join(found)}, over {len(validation.run.images)} masks"
+        missed = f"{'; '.join(misses)}, over {len(evaluation.run.images)} masks"
         on_step(f"not near enough: {missed}; once more with less in int8")
-        aim = tighten_limits(aim, chosen.chosen, validation.fidelity.shortfall_db(limits))
-    of_form = msgspec.structs.replace(base, form=form)
-    return validate(of_form, source, engine, "int8", reference, limits, validation, chosen)
+        aim = tighten_limits(aim, chosen.chosen, evaluation.fidelity.shortfall_db(limits))
+    entry = msgspec.structs.replace(base, form=form)
+    return validate_variant(entry, source, engine, "int8", reference, limits, evaluation, chosen)
+
+
+@torch.inference_mode()
+def _equalize_for(engine: Target, graph: ByteGraph, inputs: Inputs, form: Form) -> ByteGraph:
+    """Make channels alike in range as the engine's integer kernels need, and write upsampling in `form`."""
+    peaks = channel_peaks(graph, inputs)
+    graph = equalize(graph, peaks)
+    if engine == REFERENCE_ENGINE:
+        graph = equalize_results(graph, peaks)
+    if form == "sub-pixel":
+        unet = graph.unet
+        assert isinstance(unet, DeployUnet)  # noqa: S101 - deploy made it
+        graph.unet = use_sub_pixel(unet)
+    return graph
 
 
 def tighten_limits(aim: ParityLimits, reached: Fidelity, short: Shortfall) -> ParityLimits:
-    """What to aim at where images that reach `reached` go with others that fall short of the limits."""
+    """Find what to aim at next, where images that reach `reached` go with others that fall `short` of the limits."""
     most = aim.stricter(1000)
     return replace(
         aim,
@@ -401,7 +426,7 @@ def tighten_limits(aim: ParityLimits, reached: Fidelity, short: Shortfall) -> Pa
 
 
 def describe_layers(errors: LayerErrors) -> Sequence[str]:
-    """What each layer costs, for a person."""
+    """Describe what each layer costs, a line each."""
     total = sum(layer.multiplications for layer in errors.layers)
     return [
         f"  {layer.name:8} {layer.multiplications / total * 100:5.1f} % of the multiplications, PSNR with it alone in "
@@ -411,7 +436,7 @@ def describe_layers(errors: LayerErrors) -> Sequence[str]:
 
 
 def describe_choice(sensitivity: Sensitivity, aim: ParityLimits) -> str:
-    """What was chosen, for a person."""
+    """Describe which layers stay in float, and what that gives."""
     everything = sensitivity.all_int8
     text = f"  all convolutions in int8: PSNR {everything.mean_psnr_db:.1f} dB, worst {everything.worst_psnr_db:.1f}"
     if sensitivity.float_layers:

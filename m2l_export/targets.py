@@ -9,21 +9,36 @@ from m2l_export.quantize.quantizer import Target
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.engines import BACKENDS, REFERENCE, engines_for
 from m2l_runtime.backends.registry import backend_module
-from m2l_runtime.bundle.schema import (
-    Precision,
-)
+from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import EngineNotInstalled, InputError
 
+REFERENCE_ENGINE: Final = REFERENCE
+OPENVINO: Final = "openvino"
+TENSORRT: Final = "tensorrt"
 
-def _targets(
+ENGINES: Final[Mapping[Precision, tuple[Target, ...]]] = {
+    precision: cast(tuple[Target, ...], engines_for(precision)) for precision in get_args(Precision)
+}
+"""Engines that compute a precision: on GPUs in fp16 and for TensorRT, else on CPUs."""
+
+
+def choose_targets(
     lower: Sequence[Precision], engines: Sequence[str] | None, has_plans: bool, on_step: Callable[[str], None]
 ) -> Mapping[Precision, tuple[Target, ...]]:
-    """Of each precision asked for, the engines asked for that compute it, or those installed.
+    """Choose the engines that files in lower precisions are made for.
 
-    TensorRT, whose files need no TensorRT to be made, is among the latter where plans are to be built.
+    Args:
+        lower: precisions below fp32.
+        engines: engines asked for. None: all that are installed and can compute a precision.
+        has_plans: whether TensorRT plans are to be built; TensorRT is among the engines by default only then. Its
+            files can be made without TensorRT.
+        on_step: called with a note for each engine that is missing.
+
+    Returns:
+        For each of `lower`, at least one engine.
 
     Raises:
-        EngineNotInstalled: there is none.
+        EngineNotInstalled: no engine is installed that computes a precision.
         InputError: there is no such precision, or an engine computes none of them.
     """
     for precision in lower:
@@ -56,37 +71,26 @@ def _targets(
     return targets
 
 
-def _require_plans(precisions: Sequence[Precision], targets: Mapping[Precision, tuple[Target, ...]]) -> None:
-    """Some precision asked for has a file for TensorRT."""
-    if "fp32" not in precisions and not any(TENSORRT in found for found in targets.values()):
+def require_plan_targets(precisions: Sequence[Precision], targets: Mapping[Precision, tuple[Target, ...]]) -> None:
+    """Check that some precision asked for has a file for TensorRT.
+
+    Raises:
+        InputError: none has.
+    """
+    if "fp32" not in precisions and not any(TENSORRT in names for names in targets.values()):
         raise InputError(
             f"--tensorrt: of --precision {','.join(precisions)} nothing is made for tensorrt here; add fp32, "
             "fp16 or int8, and name tensorrt among --engines where engines are named"
         )
 
 
-REFERENCE_ENGINE: Final = REFERENCE
-
-
-OPENVINO: Final = "openvino"
-
-
-TENSORRT: Final = "tensorrt"
-
-
-ENGINES: Final[Mapping[Precision, tuple[Target, ...]]] = {
-    precision: cast(tuple[Target, ...], engines_for(precision)) for precision in get_args(Precision)
-}
-"""Engines that compute a precision: fp16 and all of TensorRT's on cards, the others on CPUs."""
-
-
 def proxy_engine(engine: str) -> str:
-    """What computes an engine's files where the gate runs: itself, or for one that takes a card onnxruntime's CPU."""
+    """Find the engine that runs an engine's files in validation: itself, or onnxruntime on the CPU for TensorRT."""
     return BACKENDS[engine].proxy or engine
 
 
 def is_installed(engine: str) -> bool:
-    """Whether an engine, or what stands in for it, loads here."""
+    """Check whether an engine, or its proxy engine, loads here."""
     engine = proxy_engine(engine)
     try:
         backend_module(engine)

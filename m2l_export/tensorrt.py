@@ -1,4 +1,4 @@
-"""ONNX files of a bundle to TensorRT plans beside them, for cards that are here or not."""
+"""Build TensorRT plans of a bundle's ONNX files, for the GPU of this machine or for other GPUs (cross-build)."""
 
 from __future__ import annotations
 
@@ -34,25 +34,32 @@ TIMINGS_HEAD: Final = b"m2l: timings of TensorRT, version 1\n"
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What plans are asked for."""
+    """Describe the TensorRT plans to build.
+
+    Example:
+        >>> from m2l_export import PlanOptions
+        >>> options = PlanOptions(compute_capabilities=("8.6", "8.9"), tensorrt_variant="tensorrt_rtx")
+        >>> options.batch_sizes
+        (1, 16, 64)
+    """
 
     compute_capabilities: tuple[str, ...] = ()
-    """Such as 8.9, a plan for each; empty: that of the card which is here."""
-    flavour: TensorRtVariant | None = None
-    """None: TensorRT where it is installed and the card is here, else TensorRT for RTX."""
+    """GPUs to build for, such as 8.9; one plan for each. Empty: the GPU of this machine."""
+    tensorrt_variant: TensorRtVariant | None = None
+    """Library that builds. None: TensorRT if it is installed and the GPU is in this machine, else TensorRT for RTX."""
     batch_sizes: tuple[int, int, int] = (1, 16, 64)
-    """Least, most likely and largest number of masks of a call."""
+    """Smallest, most likely and largest number of masks per call."""
     optimization_level: int | None = None
-    """0 to 5; None: the library's own."""
+    """How long the builder searches, 0 to 5. None: the library's default."""
     memory_limit_bytes: int | None = None
-    """Of scratch memory on the card; None: all of it."""
+    """Scratch memory of a plan. None: all of the GPU's memory."""
     timing_cache: Path | None = None
-    """A file with TensorRT's timings, read if it is there and written anew; None: the bundle's name and .timings."""
+    """File of TensorRT's timings. It is read if it exists, and replaced. None: the bundle's path with .timings."""
 
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """A plan for a bundle."""
+    """Hold a plan, and its entry in the manifest."""
 
     entry: PlanFile
     plan: Plan
@@ -60,33 +67,36 @@ class BuiltPlan:
 
     @property
     def files(self) -> Mapping[str, bytes]:
-        """What the bundle gets, by path."""
+        """Files to add to the bundle, by path."""
         return {self.entry.file.path: self.plan.content, self.entry.log.path: self.log}
 
 
-def resolve(options_for_plans: PlanOptions) -> tuple[BuildOptions, ...]:
-    """What to build for, a plan each; told ahead of the long steps.
+def resolve(plan_options: PlanOptions) -> tuple[BuildOptions, ...]:
+    """Settle the library and the GPUs, and check that it builds for them. It costs little, so it comes first.
+
+    Returns:
+        The builder's options for each compute capability.
 
     Raises:
-        PlanError: what is asked for is not built, or not here.
-        EngineNotInstalled: the flavour is not there; with the command that installs it.
+        PlanError: the library does not build for a GPU that is asked for, or none is named and none is here.
+        EngineNotInstalled: the library is not installed; the message has the command that installs it.
     """
     try:
         gpu: Gpu | None = card(0)
     except (DeviceUnavailable, EngineNotInstalled):
         gpu = None
-    flavour = options_for_plans.flavour or _default_variant(options_for_plans.compute_capabilities, gpu)
-    library.load(flavour)
+    variant = plan_options.tensorrt_variant or _default_variant(plan_options.compute_capabilities, gpu)
+    library.load(variant)
     options = tuple(
         BuildOptions(
-            flavour=flavour,
-            batch_sizes=options_for_plans.batch_sizes,
+            flavour=variant,
+            batch_sizes=plan_options.batch_sizes,
             compute_capability=capability,
             card=gpu,
-            optimization_level=options_for_plans.optimization_level,
-            memory_limit_bytes=options_for_plans.memory_limit_bytes,
+            optimization_level=plan_options.optimization_level,
+            memory_limit_bytes=plan_options.memory_limit_bytes,
         )
-        for capability in dict.fromkeys(options_for_plans.compute_capabilities or (None,))
+        for capability in dict.fromkeys(plan_options.compute_capabilities or (None,))
     )
     for one in options:
         require_target(one)
@@ -100,20 +110,20 @@ def _default_variant(capabilities: Sequence[str], gpu: Gpu | None) -> TensorRtVa
 
 @dataclass(frozen=True)
 class GateImages:
-    """What a plan's images are compared with where its card is here."""
+    """Hold what a plan's images are compared with if its GPU is in this machine."""
 
     inputs: gate.Inputs
     reference: Images
     mask_count: int
     label: str
-    """What made the reference."""
+    """Words for what made the reference."""
     accepted_levels: int
-    """By which plans in fp32 and fp16 may be off."""
+    """Largest difference that is accepted of plans in fp32 and fp16, in levels."""
     limits: ParityLimits
-    """What plans in int8 may be off."""
+    """How far from the reference plans in int8 may be."""
 
 
-def build(
+def build_plans(
     models: Sequence[ModelFile],
     contents: Mapping[str, bytes],
     source: ModelSource,
@@ -124,21 +134,24 @@ def build(
     on_step: Callable[[str], None],
     on_progress: Callable[[str, int, int], bool],
 ) -> tuple[list[BuiltPlan], bytes]:
-    """(a plan of each model for tensorrt, in each of `precisions`, for each of `options`; timings).
+    """Build a plan of each model for TensorRT, in each of `precisions`, for each of `options`.
 
     Args:
-        models: of the bundle.
-        contents: their files, by path.
-        source: inputs and outputs are taken from it.
-        precisions: to build plans in.
-        options: of :func:`resolve`.
-        images: to compare with those of plans that run here.
-        timings: TensorRT's, of earlier builds.
-        on_step: is called with what is done, and found.
+        models: ONNX files of the bundle.
+        contents: their bytes, by path.
+        source: the fp32 file, for its inputs and outputs.
+        precisions: precisions to build plans in.
+        options: the result of :func:`resolve`.
+        images: what the images of plans that run here are compared with.
+        timings: TensorRT's timings of earlier builds.
+        on_step: called with a line of text for each step and what it found.
         on_progress: see :func:`m2l_runtime.backends.trt.build.build_plan`.
 
+    Returns:
+        The plans, and TensorRT's timings with those of these builds.
+
     Raises:
-        PlanError: a plan was not built, or is not what was asked for.
+        PlanError: a plan cannot be built, or is not what was asked for.
         ParityError: a plan that runs here gives other images.
     """
     built_plans = []
@@ -147,7 +160,7 @@ def build(
         content = contents[model.file.path]
         for one in options:
             title = library.TITLES[one.flavour]
-            target = one.compute_capability or f"{one.card.compute_capability if one.card else '?'}, the card here"
+            target = one.compute_capability or f"{one.card.compute_capability if one.card else '?'}, the GPU here"
             on_step(f"building a plan in {model.precision} with {title} for compute capability {target}")
             plan = build_plan(
                 content,
@@ -170,7 +183,7 @@ def build(
 
 
 def describe_types(plan: Plan) -> list[str]:
-    """What each convolution computes in, for a person."""
+    """Describe what each convolution computes in, a line each."""
     where = "the finished engine" if plan.types_read_from == "engine" else "the network that was built"
     counts = ", ".join(f"{count} in {kind}" for kind, count in plan.counts.items())
     lines = [f"  {counts}, as read in {where}; built in {plan.seconds:.1f} s, {len(plan.content):,} bytes"]
@@ -211,7 +224,7 @@ def _measure(
     source: ModelSource,
     images: GateImages,
 ) -> Parity:
-    """Run the plan, and compare; it was made here, so that it can be trusted."""
+    """Run the plan and compare its images. The plan was made here, so it can be trusted."""
     runnable = dataclasses.replace(
         source,
         name=model.file.path,
@@ -257,25 +270,25 @@ def _measure(
     )
 
 
-def timings_file(options_for_plans: PlanOptions, options: Sequence[BuildOptions], bundle: Path) -> Path | None:
-    """Where TensorRT's timings are kept; None of TensorRT for RTX, which has none.
+def timings_file(plan_options: PlanOptions, options: Sequence[BuildOptions], bundle: Path) -> Path | None:
+    """Find the file that TensorRT's timings are kept in. None for TensorRT for RTX, which has no timings.
 
     Raises:
-        InputError: one is named for TensorRT for RTX.
-        OutputError: it cannot be written.
+        InputError: a file is named for TensorRT for RTX.
+        OutputError: the file cannot be written.
     """
     if all(one.flavour == "tensorrt_rtx" for one in options):
-        if options_for_plans.timing_cache is not None:
+        if plan_options.timing_cache is not None:
             raise InputError("TensorRT for RTX keeps no timings; leave out --timing-cache")
         return None
-    place = Path(os.path.abspath(bundle))  # noqa: PTH100 - which takes no link for its target
-    path = options_for_plans.timing_cache or place.with_name(f"{place.name}.timings")
+    place = Path(os.path.abspath(bundle))  # noqa: PTH100 - resolve() would follow a link
+    path = plan_options.timing_cache or place.with_name(f"{place.name}.timings")
     atomic.check_new_file(path, overwrite=True)
     return path
 
 
 def read_timings(path: Path) -> bytes:
-    """TensorRT's timings of an earlier build; none if there is no file.
+    """Read TensorRT's timings of earlier builds; empty if there is no file.
 
     Raises:
         InputError: the file cannot be read, or is something else.
@@ -296,7 +309,7 @@ def read_timings(path: Path) -> bytes:
 
 
 def write_timings(path: Path, timings: bytes) -> None:
-    """Keep them for later builds.
+    """Write TensorRT's timings for later builds.
 
     Raises:
         OutputError: the file cannot be written.

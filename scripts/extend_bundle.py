@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from m2l_export.parity.metrics import ParityLimits, fidelity
-from m2l_export.precisions import Reference, evaluate, run_file, validate
+from m2l_export.precisions import Reference, evaluate, run_file, validate_variant
 from m2l_export.quantize.calibration import read_calibration
 from m2l_export.targets import OPENVINO, REFERENCE_ENGINE
 from m2l_runtime.backends.base import ModelSource
@@ -63,7 +63,7 @@ def main(
     )
     fp32 = msgspec.structs.replace(base, engines=(OPENVINO,), parity=parity)
     evaluated = evaluate(source("fp32"), OPENVINO, "bf16", compared, lambda _: None)
-    bf16 = validate(base, source("bf16"), OPENVINO, "bf16", compared, ParityLimits(), evaluated).model
+    bf16 = validate_variant(base, source("bf16"), OPENVINO, "bf16", compared, ParityLimits(), evaluated).model
     models = (base, fp32, bf16)
 
     buffer = io.BytesIO()

@@ -96,7 +96,7 @@ def graph_of(bundle: Bundle, content: bytes) -> ByteGraph:
     for initializer in onnx.load_from_string(content).graph.initializer:
         array = np.array(onnx.numpy_helper.to_array(initializer))
         state[initializer.name.removesuffix(".fp16")] = torch.from_numpy(array).to(torch.float32)
-    graph = deploy(unet, "instance", "sub-pixel", any(s.role == "dropout_bits" for s in manifest.inputs)).graph
+    graph = deploy(unet, "instance", "pixel-shuffle", any(s.role == "dropout_bits" for s in manifest.inputs)).graph
     wanted = graph.state_dict()
     graph.load_state_dict({name: state[name].reshape(wanted[name].shape) for name in wanted})
     for stage in cast(DeployUnet, graph.unet).ups:

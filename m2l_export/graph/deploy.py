@@ -1,15 +1,16 @@
-"""A trained generator to the graph that is shipped: bytes in, bytes out, and nothing in between that is not needed.
+"""Turn a trained generator into the graph that is shipped: bytes in, bytes out.
 
-The two compute the same images; each step is exact in real arithmetic and proven alone in float64 by a test:
+Both compute the same images. Each step is exact in real arithmetic, and a test checks it alone in float64:
 
-1. `flatten`: the nested blocks become two lists of stages, outermost first; what an appearance does stands beside them.
-2. `sum_mask_channels`: the mask is grey, so its equal channels are one channel through summed weights.
-3. `use_instance_statistics` or `fold_running_statistics`: what a batch norm becomes.
-4. `drop_dead_biases`: a bias ahead of an instance norm is taken away again with the mean.
-5. `use_resizing`, or `use_deconvolution` and perhaps `use_sub_pixel`: how a layer that doubles the side is written. A
-   transposed convolution is a 2x2 convolution to four times the channels and depth-to-space.
-6. `ByteGraph`: scaling, channel layout and rounding stand in the graph, so that no runtime can drift from training. So
-   does the way from bits to what dropout keeps.
+1. `flatten`: the nested blocks become two lists of stages, outermost first. The modulation by appearances is beside
+   them.
+2. `sum_mask_channels`: the mask is grey, so its equal channels become one channel through summed weights.
+3. `use_instance_statistics` or `fold_running_statistics`: a batch norm becomes an instance norm, or part of the layer.
+4. `drop_dead_biases`: a bias before an instance norm is dropped, because the norm subtracts it with the mean.
+5. `use_resizing`, or `use_transposed_convolution` and perhaps `use_sub_pixel`: layers that double the side are written
+   as asked for. A transposed convolution is a 2x2 convolution to four times the channels, and a pixel shuffle.
+6. `ByteGraph`: scaling, channel layout, rounding and the unpacking of dropout bits become part of the graph, so that no
+   runtime can differ from training.
 
 Another way to write an upsampling layer is another module in `Stage.layer`.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
@@ -30,11 +32,20 @@ from m2l_train.models import networks
 from m2l_train.models.networks import Appearance, ResizeConv2d, UnetBlock, UnetGenerator, UnetSpec
 
 NormStatistics = Literal["instance", "running"]
+Upsampling = Literal["pixel-shuffle", "transposed", "resize"]
+"""How layers that double the side are written."""
 Form = Literal["deconvolution", "sub-pixel", "resize"]
+
+STORED_FORMS: Final[Mapping[Upsampling, Form]] = {
+    "pixel-shuffle": "sub-pixel",
+    "transposed": "deconvolution",
+    "resize": "resize",
+}
+"""The manifest's word for each way of upsampling."""
 
 
 class Stage(nn.Module):
-    """A layer that halves or doubles the side, and the norm that follows it, if any."""
+    """Apply a layer that halves or doubles the side, and the norm that follows it, if any."""
 
     def __init__(self, layer: nn.Module, norm: nn.Module | None, drops: bool = False) -> None:
         super().__init__()
@@ -44,15 +55,16 @@ class Stage(nn.Module):
         """Whether dropout follows."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H/2, W/2) or (B, C', 2H, 2W)."""
+        """Map (B, C, H, W) to (B, C', H/2, W/2) or (B, C', 2H, 2W)."""
         x = self.layer(x)
         return x if self.norm is None else self.norm(x)
 
 
 class Modulation(nn.Module):
-    """Appearances (B, 12) to (scale, shift), each (B, C, 1, 1), for each upsampling stage from the second on.
+    """Compute scales and shifts from appearances, for each upsampling stage from the second on.
 
-    As :class:`m2l_train.models.networks.Appearance` without its table. The bias holds the 1 added to each scale.
+    Maps (B, 12) to pairs (scale, shift), each (B, C, 1, 1). It is
+    :class:`m2l_train.models.networks.Appearance` without its table. The bias holds the 1 added to each scale.
     """
 
     def __init__(self, source: Appearance, channels: tuple[int, ...]) -> None:
@@ -69,7 +81,7 @@ class Modulation(nn.Module):
 
     @torch.no_grad()
     def divide(self, level: int, by: Tensor) -> None:
-        """Give the stage on the way up of `level`, from 1, scales and shifts over `by` (C,)."""
+        """Divide the scales and shifts of the upsampling stage `level`, from 1, by `by` (C,)."""
         begin = sum(self.sizes[: 2 * (level - 1)])
         rows = slice(begin, begin + 2 * len(by))
         self.out.weight[rows] /= by.repeat(2)[:, None]
@@ -77,13 +89,13 @@ class Modulation(nn.Module):
 
     def forward(self, appearance: Tensor) -> list[tuple[Tensor, Tensor]]:
         """See the class."""
-        found = self.out(self.hidden((appearance - self.mean) / self.std))[:, :, None, None]
-        parts = found.split(self.sizes, 1)
+        factors = self.out(self.hidden((appearance - self.mean) / self.std))[:, :, None, None]
+        parts = factors.split(self.sizes, 1)
         return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 class DeployUnet(nn.Module):
-    """The generator as two lists: (B, C, H, W) in [-1, 1] to (B, C', H, W) in [-1, 1]."""
+    """Run the generator as two lists of stages: (B, C, H, W) in [-1, 1] to (B, C', H, W) in [-1, 1]."""
 
     def __init__(self, downs: list[Stage], ups: list[Stage], modulation: Modulation | None = None) -> None:
         super().__init__()
@@ -97,8 +109,8 @@ class DeployUnet(nn.Module):
         Args:
             x: masks.
             appearance: (B, 12), where the network was trained with them.
-            factors: (B, n): 0 or 2 for each value that dropout acts on, stage by stage from the bottleneck outwards, of
-                each in C order; None: dropout is off.
+            factors: (B, n): 0 or 2 for each value that dropout acts on, stage by stage from the bottleneck outwards,
+                each in C order. None: dropout is off.
         """
         by_stage = [] if self.modulation is None else [None, *self.modulation(appearance)]
         skips: list[Tensor] = []
@@ -112,7 +124,7 @@ class DeployUnet(nn.Module):
             x = up(F.relu(x))
             if by_stage and level:
                 scale, shift = by_stage[level]
-                x = x * scale.to(x.dtype) + shift.to(x.dtype)  # which are in single precision whatever the layers are
+                x = x * scale.to(x.dtype) + shift.to(x.dtype)  # the modulation is always in single precision
             if factors is not None and cast(Stage, up).drops:
                 begin, used = used, used + x.shape[1] * x.shape[2] * x.shape[3]
                 x = x * factors[:, begin:used].reshape(-1, *x.shape[1:])
@@ -122,14 +134,14 @@ class DeployUnet(nn.Module):
 
 
 class ByteGraph(nn.Module):
-    """uint8 masks (N, H, W), and what else the network takes, to uint8 images (N, H, W, 3)."""
+    """Map uint8 masks (N, H, W), and what else the network takes, to uint8 images (N, H, W, 3)."""
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
 
     def forward(self, mask: Tensor, appearance: Tensor | None = None, dropout_bits: Tensor | None = None) -> Tensor:
-        """Cast ahead of all else (TensorRT neither reshapes nor subtracts uint8), then back to bytes.
+        """Cast before all else, because TensorRT neither reshapes nor subtracts uint8, and back to bytes in the end.
 
         Args:
             mask: uint8 (N, H, W).
@@ -149,9 +161,9 @@ class ByteGraph(nn.Module):
 
 
 def dropout_factors(packed: Tensor) -> Tensor:
-    """Bytes as floats (B, n) to (B, 8n): 2 where a bit is one, 0 where it is none, each byte's lowest bit first.
+    """Unpack bytes as floats (B, n) to (B, 8n): 2 for a bit that is one, else 0, each byte's lowest bit first.
 
-    Bit k of b is ``floor(b / 2**k) - 2 floor(b / 2**(k + 1))``: TensorRT knows no operators on bits.
+    Bit k of b is ``floor(b / 2**k) - 2 floor(b / 2**(k + 1))``, because TensorRT has no operators on bits.
     """
     scales = packed.new_tensor([2.0**-k for k in range(9)])
     shifted = torch.floor(packed.unsqueeze(2) * scales)
@@ -159,14 +171,19 @@ def dropout_factors(packed: Tensor) -> Tensor:
 
 
 def dropout_shapes(spec: UnetSpec, image_size: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
-    """(channels, rows, columns) of what dropout acts on in an image of (height, width), the bottleneck's side first."""
+    """List the (channels, rows, columns) that dropout acts on, the bottleneck's side first.
+
+    Args:
+        spec: the network.
+        image_size: (height, width).
+    """
     height, width = image_size
     levels = [level for level in reversed(range(spec.levels - 1)) if level >= 4] if spec.dropout else []
     return tuple((spec.widths[level - 1], height >> level, width >> level) for level in levels)
 
 
 def dropout_byte_count(spec: UnetSpec, image_size: tuple[int, int]) -> int:
-    """Bytes of an image's dropout bits: a bit a value, and no stage's bits end within a byte."""
+    """Count the bytes of an image's dropout bits: one bit for each value. No stage's bits end within a byte."""
     return sum(channels * rows * columns for channels, rows, columns in dropout_shapes(spec, image_size)) // 8
 
 
@@ -176,34 +193,33 @@ def _float_type(module: nn.Module) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Deployed:
-    """The graph to ship, and the words for its manifest."""
+    """Hold the graph to ship, and how it is written."""
 
     graph: ByteGraph
     norm_statistics: Literal["instance", "running", "none"]
-    form: Form
-    """How upsampling is written."""
+    upsampling: Upsampling
 
 
 def deploy(
     network: UnetGenerator,
     norm_statistics: NormStatistics = "instance",
-    form: Form = "sub-pixel",
+    upsampling: Upsampling = "pixel-shuffle",
     stochastic: bool = False,
 ) -> Deployed:
-    """All steps in order. The network is left as it was.
+    """Make the graph to ship, by all steps in order. The network is left as it was.
 
     Args:
         network: as trained.
-        norm_statistics: what a batch norm normalises by: each image's own statistics, as the original's test
-            does unless it is told ``--eval``, or those collected in training. Networks without batch norm have
-            only the former.
-        form: how layers that double the side are written: as transposed convolutions, as convolutions and
-            depth-to-space, or, of a network that was trained so, as repeated pixels and a convolution. The images are
+        norm_statistics: what a batch norm normalizes by: each image's own statistics, as the original's test
+            does unless it gets ``--eval``, or those collected in training. Networks without batch norm have only the
+            former.
+        upsampling: how layers that double the side are written: as convolutions and a pixel shuffle, as transposed
+            convolutions, or, for a network that was trained so, as repeated pixels and a convolution. The images are
             the same.
-        stochastic: let in from outside what dropout keeps; otherwise it is off.
+        stochastic: make an input of what dropout keeps; otherwise dropout is off.
 
     Raises:
-        CheckpointError: running statistics, dropout or a form asked of a network that has none.
+        CheckpointError: the network has no running statistics, no dropout, or cannot be written as asked for.
     """
     if norm_statistics == "running" and network.spec.norm != "batch":
         raise CheckpointError(
@@ -211,21 +227,23 @@ def deploy(
         )
     if stochastic:
         require_dropout(network)
-    if form == "resize" and network.spec.upsample != "resize":
+    if upsampling == "resize" and network.spec.upsample != "resize":
         raise CheckpointError(
             "has transposed convolutions, which cannot be written as repeated pixels; "
-            "choose --form sub-pixel or --form deconvolution"
+            "choose --upsampling pixel-shuffle or --upsampling transposed"
         )
     unet = sum_mask_channels(flatten(network, stochastic))
     unet = fold_running_statistics(unet) if norm_statistics == "running" else use_instance_statistics(unet)
     statistics: Final = "none" if network.spec.norm == "none" else norm_statistics
     unet = drop_dead_biases(unet)
-    unet = use_resizing(unet) if form == "resize" else use_deconvolution(unet)
-    return Deployed(ByteGraph(use_sub_pixel(unet) if form == "sub-pixel" else unet).eval(), statistics, form)
+    unet = use_resizing(unet) if upsampling == "resize" else use_transposed_convolution(unet)
+    return Deployed(
+        ByteGraph(use_sub_pixel(unet) if upsampling == "pixel-shuffle" else unet).eval(), statistics, upsampling
+    )
 
 
 def require_dropout(network: UnetGenerator) -> None:
-    """Refuse to let in what a network does not have.
+    """Check that a network has dropout.
 
     Raises:
         CheckpointError: it has no dropout.
@@ -240,9 +258,9 @@ def require_dropout(network: UnetGenerator) -> None:
 
 
 def flatten(network: UnetGenerator, stochastic: bool = False) -> DeployUnet:
-    """The same layers, copied, without the nesting.
+    """Copy the layers without the nesting.
 
-    Dropout is left out, as in evaluation; if `stochastic`, it is where it was, with factors from outside.
+    Dropout is left out, as in evaluation mode. If `stochastic`, it stays, and its factors are an input.
     """
     copied = copy.deepcopy(network).eval()
     blocks = copied.blocks()
@@ -262,7 +280,7 @@ def _keep(norm: nn.Module | None) -> nn.Module | None:
 
 
 def sum_mask_channels(unet: DeployUnet) -> DeployUnet:
-    """For an input of one channel instead of several equal ones: the first weights summed over them."""
+    """Take one channel in place of several equal ones, by summing the first weights over them."""
     unet = copy.deepcopy(unet)
     first = unet.downs[0].layer
     assert isinstance(first, nn.Conv2d)  # noqa: S101 - flatten put it there
@@ -272,7 +290,7 @@ def sum_mask_channels(unet: DeployUnet) -> DeployUnet:
 
 
 def use_instance_statistics(unet: DeployUnet) -> DeployUnet:
-    """Batch norms normalising by a batch of one are instance norms with the same scale and shift."""
+    """Replace batch norms, which normalize by a batch of one, by instance norms with the same scale and shift."""
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
         norm = stage.norm
@@ -284,7 +302,7 @@ def use_instance_statistics(unet: DeployUnet) -> DeployUnet:
 
 
 def fold_running_statistics(unet: DeployUnet) -> DeployUnet:
-    """Batch norms normalising by running statistics are a scale and a shift, which the layer ahead takes in."""
+    """Fold batch norms that normalize by running statistics into the layer before: they scale and shift."""
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
         norm, layer = stage.norm, stage.layer
@@ -301,7 +319,7 @@ def fold_running_statistics(unet: DeployUnet) -> DeployUnet:
 
 
 def drop_dead_biases(unet: DeployUnet) -> DeployUnet:
-    """Layers ahead of an instance norm without their bias: it would be subtracted again with the mean."""
+    """Drop biases before an instance norm, which subtracts them with the mean."""
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
         if isinstance(stage.norm, nn.InstanceNorm2d):
@@ -310,7 +328,7 @@ def drop_dead_biases(unet: DeployUnet) -> DeployUnet:
 
 
 class RepeatedConv2d(nn.Conv2d):
-    """The side doubled by repeating pixels, then a 3x3 convolution: (B, C, H, W) to (B, C', 2H, 2W)."""
+    """Double the side by repeating pixels, then apply a 3x3 convolution: (B, C, H, W) to (B, C', 2H, 2W)."""
 
     def __init__(self, layer: ResizeConv2d) -> None:
         super().__init__(layer.in_channels, layer.out_channels, 3, 1, 1, bias=layer.bias is not None)
@@ -322,7 +340,7 @@ class RepeatedConv2d(nn.Conv2d):
 
 
 def use_resizing(unet: DeployUnet) -> DeployUnet:
-    """Layers trained as repeated pixels and a convolution, written so."""
+    """Write layers trained as repeated pixels and a convolution that way."""
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
         if isinstance(stage.layer, ResizeConv2d):
@@ -330,8 +348,8 @@ def use_resizing(unet: DeployUnet) -> DeployUnet:
     return unet
 
 
-def use_deconvolution(unet: DeployUnet) -> DeployUnet:
-    """Layers trained as repeated pixels and a convolution, written as the transposed convolutions that they equal."""
+def use_transposed_convolution(unet: DeployUnet) -> DeployUnet:
+    """Write layers trained as repeated pixels and a convolution as the transposed convolutions that they equal."""
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
         layer = stage.layer
@@ -343,10 +361,12 @@ def use_deconvolution(unet: DeployUnet) -> DeployUnet:
 
 
 class SubPixelConv2d(nn.Module):
-    """A transposed convolution (kernel 4, stride 2, padding 1) without one: (B, C, H, W) to (B, C', 2H, 2W).
+    """Compute a transposed convolution (kernel 4, stride 2, padding 1) by a convolution and a pixel shuffle.
+
+    Maps (B, C, H, W) to (B, C', 2H, 2W).
 
     An output pixel 2p + s - 1 (s 0 or 1) is made by the inputs p - 1 and p through the taps s + 2 and s. So one
-    2x2 convolution over the input padded by 1 makes all four kinds of output pixels as channels, depth-to-space puts
+    2x2 convolution over the input padded by 1 makes all four kinds of output pixels as channels, a pixel shuffle puts
     them in place, and the frame of 1 is cut off. From Shi et al., "Is the deconvolution layer the same as a
     convolutional layer?", 2016 (arXiv:1609.07009). It takes (H + 1)(W + 1) / HW times the multiplications.
     """
@@ -370,10 +390,10 @@ class SubPixelConv2d(nn.Module):
 
 
 def use_sub_pixel(unet: DeployUnet) -> DeployUnet:
-    """Transposed convolutions as convolutions and depth-to-space: engines have better kernels for those.
+    """Write transposed convolutions as convolutions and a pixel shuffle, for which engines have better kernels.
 
     Measured layer by layer and in whole networks (docs/benchmarks.md): at ngf 64 in bf16 3 times the images/s, in fp32
-    4 to 6 % more, in int8 the only form that engines have integer kernels for. Where a layer alone is faster
+    4 to 6 % more, in int8 the only way that engines have integer kernels for. Where a layer alone is faster
     transposed, a network with it so is no faster, so all are written alike.
     """
     unet = copy.deepcopy(unet)

@@ -41,7 +41,7 @@ class ParityLimits:
                 raise InputError(f"{name} must be between 0 and {_IDENTICAL_DB:g} dB, got {value:g}")
         for name, value in (
             ("--max-mean-difference", self.mean_levels),
-            ("--max-colour-shift", self.colour_shift_levels),
+            ("--max-color-shift", self.colour_shift_levels),
         ):
             if not 0 <= value <= 255:
                 raise InputError(f"{name} must be between 0 and 255 levels, got {value:g}")

@@ -6,7 +6,7 @@ which the VNNI and AMX instructions want, with one scale a tensor, from the leas
 - `onnxruntime` has an integer kernel only for a convolution whose result is quantised, too.
 - `openvino` gives convolutions' results as floats at no cost, and so keeps what an 8-bit result loses: at ngf 24, 9 dB.
   Its weights have 7 bits, -64 to 64: on CPUs without VNNI it adds products in pairs at 16 bits, which 8 bits would
-  overflow, at 12 dB (docs/quantisation.md). onnxruntime's backend is told not to add them so.
+  overflow, at 12 dB (docs/quantization.md). onnxruntime's backend is told not to add them so.
 - `tensorrt` takes signed activations with a zero point of 0, and biases as floats; transposed convolutions as well.
 """
 

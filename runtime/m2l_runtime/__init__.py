@@ -1,10 +1,18 @@
 """Synthesize dermoscopic lesion images from segmentation masks, without PyTorch.
 
->>> from m2l_runtime import Synthesizer
->>> with Synthesizer.open() as synth:           # the model inside the package
-...     images = synth(masks)                   # (N, 256, 256) uint8 -> (N, 256, 256, 3) uint8
-...     synthesize_folder("masks", "lesions", synth)              # files to files
-...     for result in iterate_folder("masks", synth): ...         # files to arrays
+Example:
+    >>> import numpy as np
+    >>> from m2l_runtime import DrawnMasks, Shapes, Synthesizer, iterate_folder
+    >>> synth = Synthesizer.open(backend="fake")  # leave out the backend to run the model inside the package
+    >>> synth(np.zeros((2, 256, 256), np.uint8)).shape
+    (2, 256, 256, 3)
+    >>> for result in iterate_folder(DrawnMasks(Shapes(), 2), synth):  # or a folder of masks
+    ...     print(result.name, result.image.shape)
+    000000-circle.png (256, 256, 3)
+    000001-ellipse.png (256, 256, 3)
+    >>> synth.close()
+
+`synthesize_folder` writes the images of a folder of masks to files.
 """
 
 from __future__ import annotations

@@ -20,13 +20,14 @@ from command_line import CommandLine
 from functional_unet import original_generator
 from support import REFERENCE, TINY, TINY_BUNDLE, assert_equals_original, disc, oracle, save
 
-from m2l_export import export, export_checkpoint
+from m2l_export import ExportOptions, export, export_checkpoint
 from m2l_export.graph.deploy import ByteGraph, DeployUnet, Stage, SubPixelConv2d
 from m2l_export.graph.onnx_writer import to_onnx
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import CheckpointError, InputError, OutputError, ParityError
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
+from m2l_runtime.literals import Norm
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 CHECKPOINT = TINY / "tiny_net_G.pth"
 
@@ -47,7 +48,7 @@ def checkpoint(path: Path, spec: UnetSpec, seed: int = 0) -> Path:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "bundle"
-    export_checkpoint(CHECKPOINT, path, name="tiny")
+    export_checkpoint(CHECKPOINT, path, ExportOptions(name="tiny"))
     return path
 
 
@@ -68,7 +69,7 @@ def test_the_bundle_of_the_runtimes_tests_is_what_export_makes_today(exported: P
 
 
 def test_exporting_twice_gives_the_same_bundle(exported: Path, tmp_path: Path) -> None:
-    again = export_checkpoint(CHECKPOINT, tmp_path / "again", name="tiny").bundle
+    again = export_checkpoint(CHECKPOINT, tmp_path / "again", ExportOptions(name="tiny")).bundle
     assert again.sha256 == open_bundle(exported).sha256
 
 
@@ -94,7 +95,7 @@ def test_what_a_bundle_holds(exported: Path) -> None:
 @pytest.mark.parametrize(("input_nc", "output_nc"), [(3, 3), (1, 1)])
 def test_batch_norm_both_ways(tmp_path: Path, statistics: str, input_nc: int, output_nc: int) -> None:
     path = checkpoint(tmp_path / "latest_net_G.pth", UnetSpec(6, 4, input_nc, output_nc, "batch"))
-    made = export_checkpoint(path, tmp_path / "b", norm_statistics=statistics).bundle  # type: ignore[arg-type]
+    made = export_checkpoint(path, tmp_path / "b", ExportOptions(norm_statistics=statistics)).bundle  # type: ignore[arg-type]
     assert made.manifest.network.norm_statistics == statistics
     mask = disc(64, 20, 30, 34)
     x = torch.from_numpy(mask).double().expand(1, input_nc, 64, 64) / 127.5 - 1
@@ -112,7 +113,7 @@ def test_batch_norm_both_ways(tmp_path: Path, statistics: str, input_nc: int, ou
 )
 def test_depths_and_sizes(tmp_path: Path, levels: int, image_size: int | None, norm: Norm) -> None:
     path = checkpoint(tmp_path / "100_net_G.pth", UnetSpec(levels, 2, 3, 3, norm))
-    made = export_checkpoint(path, tmp_path / "b", image_size=image_size).bundle
+    made = export_checkpoint(path, tmp_path / "b", ExportOptions(image_size=image_size)).bundle
     side = image_size or 1 << levels
     assert made.manifest.image_size == (side, side)
     with Synthesizer.open(made) as synth:
@@ -122,14 +123,14 @@ def test_depths_and_sizes(tmp_path: Path, levels: int, image_size: int | None, n
 def test_sizes_that_the_network_cannot_do(tmp_path: Path) -> None:
     for size in (128, 384, 0, -256, 8192):
         with pytest.raises(CheckpointError, match=f"multiples of 256 pixels .* got --image-size {size}"):
-            export_checkpoint(CHECKPOINT, tmp_path / "b", image_size=size)
+            export_checkpoint(CHECKPOINT, tmp_path / "b", ExportOptions(image_size=size))
 
 
 def test_own_masks_take_part_in_the_gate(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     for index in range(3):
         save(tmp_path / "masks" / f"{index}.png", disc(100, 30 + index, 50, 50))
-    report = export_checkpoint(CHECKPOINT, tmp_path / "b", masks=tmp_path / "masks")
+    report = export_checkpoint(CHECKPOINT, tmp_path / "b", ExportOptions(masks=tmp_path / "masks"))
     assert report.parity.mask_count == 20
 
 
@@ -144,7 +145,7 @@ def test_a_gate_that_fails_writes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ParityError, match="nothing was written"):
         export_checkpoint(CHECKPOINT, tmp_path / "b")
     assert os.listdir(tmp_path) == []
-    report = export_checkpoint(CHECKPOINT, tmp_path / "b", max_level_difference=255)
+    report = export_checkpoint(CHECKPOINT, tmp_path / "b", ExportOptions(max_level_difference=255))
     assert report.parity.max_level_difference > 1
     assert any("was told to accept differences of up to 255 levels" in w for w in report.warnings)
     assert "Warnings of the export" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
@@ -192,7 +193,7 @@ def test_the_command_line(tmp_path: Path, m2l: CommandLine) -> None:
 
 
 def test_what_was_made_as_json(tmp_path: Path, m2l: CommandLine) -> None:
-    outcome = m2l("export", CHECKPOINT, tmp_path / "b", "--json", "--form", "deconvolution")
+    outcome = m2l("export", CHECKPOINT, tmp_path / "b", "--json", "--upsampling", "transposed")
     made = json.loads(outcome.out)
     opened = open_bundle(tmp_path / "b")
     assert (made["path"], made["sha256"]) == (str(tmp_path / "b"), opened.sha256)
@@ -220,7 +221,7 @@ def test_help_tells_what_the_exit_status_says(m2l: CommandLine) -> None:
         ((CHECKPOINT, "{tmp}/b", "--norm-statistics", "running"), 1, "tiny_net_G.pth: has no running statistics"),
         ((CHECKPOINT, "{tmp}/b", "--norm-statistics", "other"), 2, "other"),
         ((CHECKPOINT, "{tmp}/b", "--image-size", "100"), 1, "multiples of 256"),
-        ((CHECKPOINT, "{tmp}/b", "--form", "resize"), 1, "tiny_net_G.pth: has transposed convolutions"),
+        ((CHECKPOINT, "{tmp}/b", "--upsampling", "resize"), 1, "tiny_net_G.pth: has transposed convolutions"),
         ((CHECKPOINT, "{tmp}/b", "--weights", "int8"), 2, "int8"),
     ],
 )
@@ -236,7 +237,7 @@ def test_bad_input(tmp_path: Path, m2l: CommandLine, arguments: tuple[object, ..
 
 def test_python_errors_are_the_builtin_ones_too(tmp_path: Path) -> None:
     with pytest.raises(InputError):
-        export_checkpoint(CHECKPOINT, tmp_path / "b", max_level_difference=-1)
+        export_checkpoint(CHECKPOINT, tmp_path / "b", ExportOptions(max_level_difference=-1))
     (tmp_path / "b").mkdir()
     with pytest.raises(OutputError) as error:
         export_checkpoint(CHECKPOINT, tmp_path / "b")
@@ -255,14 +256,14 @@ def test_a_kill_in_mid_export_leaves_the_old_bundle(exported: Path, tmp_path: Pa
         process.send_signal(signal.SIGKILL)
         process.wait()
         open_bundle(there).check()
-    export_checkpoint(CHECKPOINT, there, name="tiny", overwrite=True)
+    export_checkpoint(CHECKPOINT, there, ExportOptions(name="tiny", overwrite=True))
     assert open_bundle(there).sha256 == before
     assert os.listdir(tmp_path) == ["b"]
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference checkpoint is not here")
 def test_the_trained_reference_end_to_end(tmp_path: Path) -> None:
-    report = export_checkpoint(REFERENCE / "latest_net_G.pth", tmp_path / "b", masks=REFERENCE / "masks")
+    report = export_checkpoint(REFERENCE / "latest_net_G.pth", tmp_path / "b", ExportOptions(masks=REFERENCE / "masks"))
     assert report.parity.mask_count == 41
     assert report.warnings == ()
     with Synthesizer.open(report.bundle) as synth:

@@ -16,19 +16,20 @@ from command_line import CommandLine
 from support import disc, save
 from torch import Tensor
 
-from m2l_export import export_checkpoint
+from m2l_export import ExportOptions, export_checkpoint
 from m2l_export.checkpoint import infer_spec, load_checkpoint, to_network
 from m2l_export.graph import deploy as d
 from m2l_export.graph import onnx_writer
-from m2l_export.graph.deploy import Form
+from m2l_export.graph.deploy import Upsampling
 from m2l_export.graph.fp16_weights import store_weights_as_fp16
 from m2l_export.graph.onnx_builder import Builder, Value
 from m2l_export.graph.onnx_writer import input_specs, to_onnx
 from m2l_export.parity import gate
 from m2l_runtime import Synthesizer
 from m2l_runtime.errors import CheckpointError, ParityError
+from m2l_runtime.literals import Norm, Upsample
 from m2l_runtime.types import NAMES
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 ROWS = 40
 
@@ -103,18 +104,18 @@ def test_a_table_without_rows_is_none() -> None:
     [("instance", "instance"), ("batch", "instance"), ("batch", "running"), ("none", "instance")],
 )
 @pytest.mark.parametrize(
-    ("upsample", "form"),
-    [("deconv", "sub-pixel"), ("deconv", "deconvolution"), ("resize", "sub-pixel"), ("resize", "resize")],
+    ("upsample", "upsampling"),
+    [("deconv", "pixel-shuffle"), ("deconv", "transposed"), ("resize", "pixel-shuffle"), ("resize", "resize")],
 )
 @pytest.mark.parametrize("levels", [5, 7])
 def test_the_graph_equals_the_network_in_float64(
-    norm: Norm, statistics: d.NormStatistics, upsample: Upsample, form: Form, levels: int
+    norm: Norm, statistics: d.NormStatistics, upsample: Upsample, upsampling: Upsampling, levels: int
 ) -> None:
     made = network(spec_of(levels, norm, upsample)).double()
     x = (torch.rand(3, 1, 128, 128, dtype=torch.float64) * 2 - 1).expand(3, 3, 128, 128)
     rows = table()[[1, 7, 30]].double()
     with torch.inference_mode():
-        found = d.deploy(made, statistics, form).graph.unet(x[:, :1], rows)
+        found = d.deploy(made, statistics, upsampling).graph.unet(x[:, :1], rows)
         if norm == "batch" and statistics == "instance":
             made.train()
             for module in made.modules():
@@ -151,13 +152,13 @@ def test_each_number_and_each_stage_takes_part() -> None:
 @pytest.mark.parametrize("batch", [1, 2, 5])
 @pytest.mark.parametrize("fp16", [False, True])
 @pytest.mark.parametrize(
-    ("upsample", "form"),
-    [("deconv", "sub-pixel"), ("deconv", "deconvolution"), ("resize", "sub-pixel"), ("resize", "resize")],
+    ("upsample", "upsampling"),
+    [("deconv", "pixel-shuffle"), ("deconv", "transposed"), ("resize", "pixel-shuffle"), ("resize", "resize")],
 )
-def test_onnxruntime_with_all_that_comes_in(batch: int, fp16: bool, upsample: Upsample, form: Form) -> None:
+def test_onnxruntime_with_all_that_comes_in(batch: int, fp16: bool, upsample: Upsample, upsampling: Upsampling) -> None:
     made = network(spec_of(6, "instance", upsample))
     specs = input_specs(made.spec, (64, 64), stochastic=True)
-    content = to_onnx(d.deploy(made, form=form, stochastic=True).graph, specs)
+    content = to_onnx(d.deploy(made, upsampling=upsampling, stochastic=True).graph, specs)
     session = onnxruntime.InferenceSession(store_weights_as_fp16(content) if fp16 else content)
     assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
         ("mask", "tensor(uint8)", ["batch", 64, 64]),
@@ -235,7 +236,8 @@ def test_the_bundle(checkpoint: Path, tmp_path: Path, m2l: CommandLine, more: tu
 
 def test_exporting_twice_gives_the_same_bundle(checkpoint: Path, tmp_path: Path) -> None:
     one, other = (
-        export_checkpoint(checkpoint, tmp_path / name, name="n", stochastic=True, weights="fp16") for name in "ab"
+        export_checkpoint(checkpoint, tmp_path / name, ExportOptions(name="n", stochastic=True, weights="fp16"))
+        for name in "ab"
     )
     assert one.bundle.sha256 == other.bundle.sha256
 
@@ -277,7 +279,7 @@ def test_appearances_of_little_contrast_are_left_out(checkpoint: Path, tmp_path:
     rows = table().numpy()
     apart = np.array([sum((float(row[i]) - float(row[6 + i])) ** 2 for i in range(3)) ** 0.5 for row in rows])
     floor = float(np.sort(apart)[10]) - 1e-3
-    export_checkpoint(checkpoint, tmp_path / "b", min_contrast=floor)
+    export_checkpoint(checkpoint, tmp_path / "b", ExportOptions(min_contrast=floor))
     with Synthesizer.open(tmp_path / "b", backend="onnxruntime") as synth:
         assert synth.extra.table is not None
         np.testing.assert_array_equal(synth.extra.table, rows[apart >= floor])

@@ -14,17 +14,18 @@ from command_line import CommandLine
 from support import disc
 from synthetic_data import data_folder
 
-from m2l_export import ExportReport, export_checkpoint
-from m2l_export.graph.deploy import Form, NormStatistics, deploy, flatten
+from m2l_export import ExportOptions, ExportReport, export_checkpoint
+from m2l_export.graph.deploy import NormStatistics, Upsampling, deploy, flatten
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime.bundle.schema import Training
 from m2l_runtime.errors import CheckpointError
+from m2l_runtime.literals import Norm
 from m2l_train import TrainConfig, train
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 CONFIG = TrainConfig(image_size=128, ngf=2, ndf=2, n_epochs=1, n_epochs_decay=0)
 
-FORMS: tuple[Form, ...] = ("sub-pixel", "deconvolution", "resize")
+FORMS: tuple[Upsampling, ...] = ("pixel-shuffle", "transposed", "resize")
 
 
 def trained(tmp_path: Path, config: TrainConfig = CONFIG) -> Path:
@@ -120,7 +121,7 @@ def test_a_run_without_dropout_has_none_to_let_in(tmp_path: Path, m2l: CommandLi
 
 def test_a_run_with_appearances_becomes_a_bundle_that_takes_them(tmp_path: Path) -> None:
     run = trained(tmp_path, dataclasses.replace(CONFIG, appearance=True, upsample="resize", ema=0.9))
-    report = export_checkpoint(run, tmp_path / "bundle", stochastic=True, weights="fp16")
+    report = export_checkpoint(run, tmp_path / "bundle", ExportOptions(stochastic=True, weights="fp16"))
     assert report.parity.max_level_difference <= 1
     state = torch.load(run / "latest_net_G.pth", weights_only=True)
     with Synthesizer.open(report.bundle) as synth:
@@ -162,9 +163,9 @@ def test_the_deploy_graph_of_a_generator_that_resizes(norm: Norm, statistics: No
                 module.eval()
     with torch.no_grad():
         expected = network(x)
-        for form in FORMS:
-            deployed = deploy(network, statistics, form)
-            assert deployed.form == form
+        for upsampling in FORMS:
+            deployed = deploy(network, statistics, upsampling)
+            assert deployed.upsampling == upsampling
             torch.testing.assert_close(deployed.graph.unet(x[:, :1]), expected, atol=1e-9, rtol=0)
         if statistics == "running" or norm != "batch":
             torch.testing.assert_close(flatten(network)(x), expected, atol=1e-9, rtol=0)

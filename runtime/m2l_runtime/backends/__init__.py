@@ -38,4 +38,12 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a type checker reads the imports above
-    __getattr__ = lazy_attributes(__name__, _HOMES)
+    __getattr__ = lazy_attributes(
+        __name__,
+        _HOMES,
+        renamed={
+            "Builds": "base.ReportsBuildTime",
+            "Choice": "registry.BackendChoice",
+            "Settings": "BackendSettings",
+        },
+    )

@@ -32,4 +32,4 @@ _HOMES = {
 __all__ = ["BenchConfig", "BenchOptions", "BenchReport", "Round", "Row", "Statistic", "bench"]
 
 if not TYPE_CHECKING:  # a type checker reads the imports above
-    __getattr__ = lazy_attributes(__name__, _HOMES)
+    __getattr__ = lazy_attributes(__name__, _HOMES, renamed={"Way": "BenchConfig", "Figure": "Statistic"})

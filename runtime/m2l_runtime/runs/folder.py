@@ -78,7 +78,16 @@ class RunCallbacks:
 
 @dataclass
 class Summary:
-    """Report what a run did."""
+    """Report what a run did.
+
+    Example:
+        >>> import tempfile
+        >>> from m2l_runtime import DrawnMasks, Shapes, Synthesizer
+        >>> with tempfile.TemporaryDirectory() as folder, Synthesizer.open(backend="fake") as synth:
+        ...     summary = synthesize_folder(DrawnMasks(Shapes(), 2), folder, synth)
+        >>> summary.image_count, summary.bad_count, summary.was_stopped
+        (2, 0, False)
+    """
 
     image_count: int = 0
     """Images made."""
@@ -137,6 +146,15 @@ def synthesize_folder(
 
     The output folder gets the images, and a log with a line for each (:mod:`m2l_runtime.runs.log`). Every file
     appears under its final name whole or not at all, so a run may be killed at any moment and resumed.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from m2l_runtime import Synthesizer, open_source
+        >>> with tempfile.TemporaryDirectory() as folder, Synthesizer.open(backend="fake") as synth:
+        ...     summary = synthesize_folder(open_source("shapes:2"), folder, synth)  # or a folder of masks
+        ...     sorted(path.name for path in Path(folder).glob("*.png"))
+        ['000000-circle.png', '000001-ellipse.png']
 
     Args:
         masks: mask file, folder searched to its depth, or masks that are drawn (:mod:`m2l_runtime.masks.sources`).

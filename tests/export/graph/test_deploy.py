@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from m2l_export.checkpoint import load_checkpoint
 from m2l_export.graph import deploy as d
 from m2l_runtime.errors import CheckpointError
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
+from m2l_runtime.literals import Norm
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 EXACT = 1e-11
 
@@ -177,8 +178,8 @@ def test_sub_pixels_are_a_transposed_convolution_to_the_last_border(
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 def test_both_forms_are_one_function(norm: Norm) -> None:
-    one, other = (d.deploy(network(norm), form=form) for form in ("deconvolution", "sub-pixel"))
-    assert (one.form, other.form) == ("deconvolution", "sub-pixel")
+    one, other = (d.deploy(network(norm), upsampling=upsampling) for upsampling in ("transposed", "pixel-shuffle"))
+    assert (one.upsampling, other.upsampling) == ("transposed", "pixel-shuffle")
     x = gray()[:, :1]
     assert_same(run(one.graph.unet, x), run(other.graph.unet, x))
     assert not any(isinstance(m, nn.ConvTranspose2d) for m in other.graph.modules())

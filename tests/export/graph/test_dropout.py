@@ -16,19 +16,20 @@ from command_line import CommandLine
 from support import REFERENCE, TINY, Array, disc
 from torch import Tensor, nn
 
-from m2l_export import export_checkpoint
+from m2l_export import ExportOptions, export_checkpoint
 from m2l_export.checkpoint import load_checkpoint
 from m2l_export.graph import deploy as d
 from m2l_export.graph import onnx_writer
-from m2l_export.graph.deploy import Form
+from m2l_export.graph.deploy import Upsampling
 from m2l_export.graph.onnx_builder import Builder, Value
 from m2l_export.graph.onnx_writer import input_specs, to_onnx
 from m2l_export.parity import gate
 from m2l_runtime import Synthesizer
 from m2l_runtime.conditioning.conditions import dropout_bits, item_seed
 from m2l_runtime.errors import CheckpointError, ParityError
+from m2l_runtime.literals import Norm, Upsample
 from m2l_runtime.masks.mask_file import read_mask
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 CHECKPOINTS = [
     pytest.param(TINY / "tiny_net_G.pth", id="tiny"),
@@ -93,15 +94,15 @@ def run_graph(deployed: d.Deployed, x: Tensor, bits: Tensor, appearance: Tensor 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 @pytest.mark.parametrize(
-    ("upsample", "form"),
-    [("deconv", "sub-pixel"), ("deconv", "deconvolution"), ("resize", "sub-pixel"), ("resize", "resize")],
+    ("upsample", "upsampling"),
+    [("deconv", "pixel-shuffle"), ("deconv", "transposed"), ("resize", "pixel-shuffle"), ("resize", "resize")],
 )
 @pytest.mark.parametrize(("levels", "height", "width"), [(6, 64, 64), (7, 128, 256), (8, 256, 256)])
 def test_the_graph_with_bits_is_the_network_with_dropout(
-    norm: Norm, upsample: Upsample, form: Form, levels: int, height: int, width: int
+    norm: Norm, upsample: Upsample, upsampling: Upsampling, levels: int, height: int, width: int
 ) -> None:
     made = network(UnetSpec(levels, 2, 3, 3, norm, upsample=upsample))
-    deployed = d.deploy(made, "running" if norm == "batch" else "instance", form, stochastic=True)
+    deployed = d.deploy(made, "running" if norm == "batch" else "instance", upsampling, stochastic=True)
     x = (torch.rand(3, 1, height, width, dtype=torch.float64) * 2 - 1).expand(3, 3, height, width)
     expected, bits = [], []
     with torch.inference_mode():
@@ -268,7 +269,7 @@ def test_what_the_gate_runs() -> None:
 @pytest.fixture(scope="module")
 def stochastic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stochastic") / "bundle"
-    export_checkpoint(TINY / "tiny_net_G.pth", path, stochastic=True)
+    export_checkpoint(TINY / "tiny_net_G.pth", path, ExportOptions(stochastic=True))
     return path
 
 
@@ -314,7 +315,7 @@ def test_a_graph_that_drops_elsewhere_does_not_pass_the_gate(
     factors = onnx_writer._dropout_factors
     monkeypatch.setattr(onnx_writer, "_dropout_factors", lambda to, packed: wrong(to, factors(to, packed)))
     with pytest.raises(ParityError, match="nothing was written"):
-        export_checkpoint(TINY / "tiny_net_G.pth", tmp_path / "b", stochastic=True)
+        export_checkpoint(TINY / "tiny_net_G.pth", tmp_path / "b", ExportOptions(stochastic=True))
 
 
 def test_the_command_line(tmp_path: Path, m2l: CommandLine) -> None:

@@ -17,15 +17,16 @@ from onnx import TensorProto, numpy_helper
 from support import REFERENCE, TINY, disc
 from torch import nn
 
-from m2l_export import export_checkpoint
+from m2l_export import ExportOptions, export_checkpoint
 from m2l_export.checkpoint import load_checkpoint
-from m2l_export.graph.deploy import Form, deploy
+from m2l_export.graph.deploy import Upsampling, deploy
 from m2l_export.graph.fp16_weights import store_weights_as_fp16
 from m2l_export.graph.onnx_writer import input_specs, to_onnx
 from m2l_export.parity import gate
 from m2l_runtime import Synthesizer
 from m2l_runtime.errors import CheckpointError
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_runtime.literals import Norm, Upsample
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 SPEC = UnetSpec(6, 16, 3, 3, "instance")
 
@@ -39,9 +40,11 @@ def network(spec: UnetSpec = SPEC) -> UnetGenerator:
     return made
 
 
-def onnx_of(made: UnetGenerator, form: Form = "sub-pixel", stochastic: bool = False, side: int = 64) -> bytes:
+def onnx_of(
+    made: UnetGenerator, upsampling: Upsampling = "pixel-shuffle", stochastic: bool = False, side: int = 64
+) -> bytes:
     specs = input_specs(made.spec, (side, side), stochastic)
-    return to_onnx(deploy(made, form=form, stochastic=stochastic).graph, specs)
+    return to_onnx(deploy(made, upsampling=upsampling, stochastic=stochastic).graph, specs)
 
 
 def initializers(content: bytes) -> dict[str, TensorProto]:
@@ -102,18 +105,18 @@ def rounded_network(made: UnetGenerator) -> UnetGenerator:
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
-@pytest.mark.parametrize("form", ["sub-pixel", "deconvolution"])
-def test_images_are_those_of_a_network_of_rounded_weights(norm: Norm, form: Form) -> None:
+@pytest.mark.parametrize("upsampling", ["pixel-shuffle", "transposed"])
+def test_images_are_those_of_a_network_of_rounded_weights(norm: Norm, upsampling: Upsampling) -> None:
     made = network(UnetSpec(6, 4, 3, 3, norm))
     masks = np.stack([disc(64, 5 + 9 * i, 30, 20 + 5 * i) for i in range(3)])
-    session = onnxruntime.InferenceSession(store_weights_as_fp16(onnx_of(made, form)))
+    session = onnxruntime.InferenceSession(store_weights_as_fp16(onnx_of(made, upsampling)))
     found = session.run(None, {"mask": masks})[0].astype(np.float64)
     state = {k: v.double() for k, v in rounded_network(made).state_dict().items()}
     for mask, image in zip(masks, found, strict=True):
         x = torch.from_numpy(mask).double().expand(1, 3, 64, 64) / 127.5 - 1
         y = original_generator(state, x, 6, batch_norm="batch")[0]
         assert np.abs(image - ((y + 1) * 127.5).numpy().transpose(1, 2, 0)).max() < 0.51
-    exact = onnxruntime.InferenceSession(onnx_of(made, form)).run(None, {"mask": masks})[0]
+    exact = onnxruntime.InferenceSession(onnx_of(made, upsampling)).run(None, {"mask": masks})[0]
     assert (exact != found).mean() > 1e-4, "rounding is seen"
 
 
@@ -149,7 +152,7 @@ def test_weights_that_half_precision_cannot_hold(tmp_path: Path, value: float, m
     last[:] = value
     with pytest.raises(CheckpointError, match=r"^.*g\.pth: has " + message):
         torch.save(state, tmp_path / "g.pth")
-        export_checkpoint(tmp_path / "g.pth", tmp_path / "b", weights="fp16")
+        export_checkpoint(tmp_path / "g.pth", tmp_path / "b", ExportOptions(weights="fp16"))
     assert not (tmp_path / "b").exists()
     export_checkpoint(tmp_path / "g.pth", tmp_path / "b")
 
@@ -180,7 +183,7 @@ def test_the_trained_reference_moves_by_a_level_at_most(tmp_path: Path) -> None:
     made = load_checkpoint(REFERENCE / "latest_net_G.pth").network
     inputs = {"mask": gate.gate_masks((256, 256), REFERENCE / "masks")}
     report = export_checkpoint(
-        REFERENCE / "latest_net_G.pth", tmp_path / "b", weights="fp16", masks=REFERENCE / "masks"
+        REFERENCE / "latest_net_G.pth", tmp_path / "b", ExportOptions(weights="fp16", masks=REFERENCE / "masks")
     )
     assert report.parity.max_level_difference <= 1
     assert report.parity.mean_level_difference < 0.004

@@ -38,10 +38,10 @@ def masks(side: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([*shapes, dot]))
 
 
-@pytest.mark.parametrize("form", ["sub-pixel", "deconvolution"])
-def test_images_of_a_trained_network_are_within_two_levels(form: Any) -> None:
+@pytest.mark.parametrize("upsampling", ["pixel-shuffle", "transposed"])
+def test_images_of_a_trained_network_are_within_two_levels(upsampling: Any) -> None:
     """Computed by PyTorch in half precision, which rounds after every operator; black, white and a dot among them."""
-    graph = deploy(load_checkpoint(TINY / "tiny_net_G.pth").network, "instance", form).graph
+    graph = deploy(load_checkpoint(TINY / "tiny_net_G.pth").network, "instance", upsampling).graph
     with torch.inference_mode():
         exact = graph(masks(256)).int()
         images = to_half_precision(graph)(masks(256)).int()
@@ -50,10 +50,10 @@ def test_images_of_a_trained_network_are_within_two_levels(form: Any) -> None:
     assert not torch.equal(images, exact)
 
 
-@pytest.mark.parametrize("form", ["sub-pixel", "deconvolution"])
-def test_the_emulation_rounds_as_half_precision_does(form: Any) -> None:
+@pytest.mark.parametrize("upsampling", ["pixel-shuffle", "transposed"])
+def test_the_emulation_rounds_as_half_precision_does(upsampling: Any) -> None:
     """Against PyTorch's own convolutions of halves, which are slow on most CPUs."""
-    half = to_half_precision(deploy(load_checkpoint(TINY / "tiny_net_G.pth").network, "instance", form).graph)
+    half = to_half_precision(deploy(load_checkpoint(TINY / "tiny_net_G.pth").network, "instance", upsampling).graph)
     quick = emulate_half_precision(half)
     assert sum(isinstance(module, EmulatedHalf) for module in quick.modules()) == 16
     with torch.inference_mode():
@@ -74,7 +74,7 @@ def test_the_emulation_rounds_every_result() -> None:
 
 
 def test_what_an_appearance_does_is_computed_in_single_precision() -> None:
-    graph = deploy(steered(), "instance", "sub-pixel", stochastic=True).graph
+    graph = deploy(steered(), "instance", "pixel-shuffle", stochastic=True).graph
     half = to_half_precision(graph)
     kinds = {name: parameter.dtype for name, parameter in half.named_parameters()}
     assert {kind for name, kind in kinds.items() if ".modulation." in name} == {torch.float32}
@@ -92,7 +92,7 @@ def test_what_an_appearance_does_is_computed_in_single_precision() -> None:
 
 @pytest.mark.parametrize("in_single", [True, False])
 def test_norms(in_single: bool) -> None:
-    graph = to_half_precision(deploy(steered(), "instance", "sub-pixel").graph, fp32_norms=in_single)
+    graph = to_half_precision(deploy(steered(), "instance", "pixel-shuffle").graph, fp32_norms=in_single)
     assert any(isinstance(module, Fp32Norm) for module in graph.modules()) is in_single
 
 
@@ -116,10 +116,10 @@ def test_weights_beyond_half_precision() -> None:
     made = steered()
     assert made.appearance is not None
     made.appearance.out.bias.data.fill_(1e6)  # which stays in single precision
-    to_half_precision(deploy(made, "instance", "sub-pixel").graph)
+    to_half_precision(deploy(made, "instance", "pixel-shuffle").graph)
     next(made.parameters()).data.fill_(1e6)
     with pytest.raises(CheckpointError, match="weights of up to .* which half precision cannot hold"):
-        to_half_precision(deploy(made, "instance", "sub-pixel").graph)
+        to_half_precision(deploy(made, "instance", "pixel-shuffle").graph)
 
 
 def types_of(graph: ByteGraph, spec: UnetSpec) -> dict[str, set[int]]:
@@ -136,5 +136,5 @@ def types_of(graph: ByteGraph, spec: UnetSpec) -> dict[str, set[int]]:
 
 def test_the_file_says_so() -> None:
     made = steered()
-    half = types_of(to_half_precision(deploy(made, "instance", "sub-pixel").graph), made.spec)
+    half = types_of(to_half_precision(deploy(made, "instance", "pixel-shuffle").graph), made.spec)
     assert half == {"Conv": {onnx.TensorProto.FLOAT16}, "InstanceNormalization": {onnx.TensorProto.FLOAT}}

@@ -19,7 +19,7 @@ from support import Array, disc
 from torch import nn
 from torch_exporter import exported
 
-from m2l_export.graph.deploy import ByteGraph, DeployUnet, Form, NormStatistics, Stage, deploy
+from m2l_export.graph.deploy import ByteGraph, DeployUnet, NormStatistics, Stage, Upsampling, deploy
 from m2l_export.graph.half_precision import emulate_half_precision, to_half_precision
 from m2l_export.graph.onnx_writer import APPEARANCE, DROPOUT_BITS, MASK, OPSET, input_specs, to_onnx
 from m2l_export.quantize.equalize import channel_peaks, equalize, equalize_results
@@ -55,7 +55,7 @@ class Kind:
     """A kind of deploy graph, with random weights."""
 
     spec: UnetSpec = PLAIN
-    form: Form = "sub-pixel"
+    upsampling: Upsampling = "pixel-shuffle"
     statistics: NormStatistics = "instance"
     stochastic: bool = False
     size: tuple[int, int] = (64, 64)
@@ -94,7 +94,7 @@ class Kind:
         if network.appearance is not None:
             network.appearance.set_table(torch.rand(self.spec.appearance_rows, 12) * 50)
         with torch.inference_mode():
-            made = deploy(network, self.statistics, self.form, self.stochastic).graph
+            made = deploy(network, self.statistics, self.upsampling, self.stochastic).graph
             return self.change(made, self.inputs()).eval()
 
 
@@ -103,10 +103,10 @@ KINDS: dict[str, Kind] = {
     "no norm": Kind(replace(PLAIN, norm="none")),
     "batch norm": Kind(BATCH_NORM),
     "running statistics": Kind(BATCH_NORM, statistics="running"),
-    "deconvolution": Kind(form="deconvolution"),
-    "deconvolution, batch norm": Kind(BATCH_NORM, form="deconvolution"),
-    "resize": Kind(RESIZE, form="resize"),
-    "resize, running statistics": Kind(replace(RESIZE, norm="batch"), form="resize", statistics="running"),
+    "transposed": Kind(upsampling="transposed"),
+    "deconvolution, batch norm": Kind(BATCH_NORM, upsampling="transposed"),
+    "resize": Kind(RESIZE, upsampling="resize"),
+    "resize, running statistics": Kind(replace(RESIZE, norm="batch"), upsampling="resize", statistics="running"),
     "resize as sub-pixel": Kind(RESIZE),
     "one channel": Kind(replace(PLAIN, input_nc=1, output_nc=1)),
     "wide": Kind(size=(64, 128)),
@@ -115,18 +115,18 @@ KINDS: dict[str, Kind] = {
     "seven levels": Kind(replace(PLAIN, levels=7, ngf=2), size=(128, 128)),
     "nine levels": Kind(replace(PLAIN, levels=9, ngf=2), size=(512, 512)),
     "appearance": Kind(FILM),
-    "appearance, no norm": Kind(replace(FILM, norm="none"), form="deconvolution"),
+    "appearance, no norm": Kind(replace(FILM, norm="none"), upsampling="transposed"),
     "dropout": Kind(stochastic=True),
     "dropout of three stages": Kind(replace(PLAIN, levels=8, ngf=2), stochastic=True, size=(256, 256)),
     "appearance and dropout": Kind(replace(FILM, levels=7), stochastic=True, size=(128, 128)),
     "appearance and dropout, resize": Kind(
-        replace(RESIZE, appearance_rows=5, levels=7), form="resize", stochastic=True, size=(128, 128)
+        replace(RESIZE, appearance_rows=5, levels=7), upsampling="resize", stochastic=True, size=(128, 128)
     ),
-    "equalized": Kind(form="deconvolution", change=equalised),
-    "equalized, appearance and dropout": Kind(FILM, form="deconvolution", stochastic=True, change=equalised),
+    "equalized": Kind(upsampling="transposed", change=equalised),
+    "equalized, appearance and dropout": Kind(FILM, upsampling="transposed", stochastic=True, change=equalised),
     "half": Kind(change=half),
-    "half, deconvolution": Kind(form="deconvolution", change=half),
-    "half, resize": Kind(RESIZE, form="resize", change=half),
+    "half, deconvolution": Kind(upsampling="transposed", change=half),
+    "half, resize": Kind(RESIZE, upsampling="resize", change=half),
     "half, batch norm": Kind(BATCH_NORM, change=half),
     "half, appearance and dropout": Kind(replace(FILM, levels=7), stochastic=True, size=(128, 128), change=half),
     "half throughout": Kind(change=whole_half),
@@ -254,9 +254,9 @@ def test_the_norm_stays_one_operator_and_dropout_is_gone() -> None:
     assert sum(len(n.input) == 3 for n in model.graph.node if n.op_type in ("Conv", "ConvTranspose")) == 3
 
 
-@pytest.mark.parametrize("form", ["sub-pixel", "deconvolution"])
-def test_convolutions_are_called_by_their_place(form: Form) -> None:
-    model = onnx.load_from_string(written(Kind(form=form)))
+@pytest.mark.parametrize("upsampling", ["pixel-shuffle", "transposed"])
+def test_convolutions_are_called_by_their_place(upsampling: Upsampling) -> None:
+    model = onnx.load_from_string(written(Kind(upsampling=upsampling)))
     names = [node.name for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
     assert names == [*(f"downs.{level}" for level in range(6)), *(f"ups.{level}" for level in reversed(range(6)))]
 
@@ -329,7 +329,7 @@ def of_running_statistics(graph: ByteGraph) -> None:
             r"^unet\.downs\.2\.layer is of class torch\..*\.AvgPool2d, .* functions for .*SubPixelConv2d",
         ),
         (of_another_norm, r"^unet\.downs\.2\.norm is of class torch\..*\.GroupNorm, which is not written as ONNX"),
-        (of_a_subclass, r"^unet\.modulation\.hidden\.1 is of class .*test_onnxwriter\.Squared, which is not"),
+        (of_a_subclass, r"^unet\.modulation\.hidden\.1 is of class .*test_onnx_writer\.Squared, which is not"),
         (of_another_network, r"^unet is of class torch\..*\.Sequential, which is not written"),
         (of_other_padding, r"^unet\.downs\.0\.layer is padded by \(1, 1\), .* in mode reflect; only numbers of zeros"),
         (of_padding_in_words, r"^unet\.downs\.0\.layer is padded by same, .*; only numbers of zeros"),

@@ -139,7 +139,7 @@ def test_the_error_of_each_image() -> None:
         ({"psnr_db": math.nan}, "--min-psnr must be between 0 and 99 dB, got nan"),
         ({"worst_psnr_db": 99.5}, "--min-worst-psnr must be between 0 and 99 dB, got 99.5"),
         ({"mean_levels": -0.1}, "--max-mean-difference must be between 0 and 255 levels, got -0.1"),
-        ({"colour_shift_levels": math.inf}, "--max-colour-shift must be between 0 and 255 levels, got inf"),
+        ({"colour_shift_levels": math.inf}, "--max-color-shift must be between 0 and 255 levels, got inf"),
     ],
 )
 def test_limits_out_of_range(given: dict[str, float], said: str) -> None:

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from support import disc
 from torch import Tensor, nn
 
-from m2l_export.graph.deploy import ByteGraph, DeployUnet, Form, NormStatistics, Stage, deploy, dropout_byte_count
+from m2l_export.graph.deploy import ByteGraph, DeployUnet, NormStatistics, Stage, Upsampling, deploy, dropout_byte_count
 from m2l_export.graph.deploy import dropout_factors as factors_of
 from m2l_export.quantize.equalize import MAX_AMPLIFICATION, Peaks, channel_peaks, equalize, equalize_results
 from m2l_runtime.conditioning.conditions import dropout_bits
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_runtime.literals import Norm, Upsample
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 SIDE = 64
 EXACT = 1e-9
@@ -64,7 +65,7 @@ def inputs_of(made: UnetGenerator, stochastic: bool, count: int = 3) -> dict[str
 
 
 def graph_of(made: UnetGenerator, statistics: NormStatistics = "instance", stochastic: bool = False) -> ByteGraph:
-    return deploy(made, statistics, "deconvolution", stochastic).graph
+    return deploy(made, statistics, "transposed", stochastic).graph
 
 
 def real_images(graph: ByteGraph, inputs: dict[str, npt.NDArray[Any]]) -> Tensor:
@@ -282,12 +283,12 @@ def test_peaks_by_hand() -> None:
             torch.testing.assert_close(peak, torch.stack(values).amax(0), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", ["sub-pixel", "resize"])
-def test_peaks_do_not_depend_on_the_form(form: Form) -> None:
+@pytest.mark.parametrize("upsampling", ["pixel-shuffle", "resize"])
+def test_peaks_do_not_depend_on_the_form(upsampling: Upsampling) -> None:
     made = network("instance", "resize")
     inputs = inputs_of(made, stochastic=False)
-    one = channel_peaks(deploy(made, form=form).graph, inputs)
-    other = channel_peaks(deploy(made, form="deconvolution").graph, inputs)
+    one = channel_peaks(deploy(made, upsampling=upsampling).graph, inputs)
+    other = channel_peaks(deploy(made, upsampling="transposed").graph, inputs)
     for field in ("downs", "ups", "down_results", "up_results"):
         for peak, wanted in zip(getattr(one, field), getattr(other, field), strict=True):
             torch.testing.assert_close(peak, wanted, rtol=1e-9, atol=1e-12)

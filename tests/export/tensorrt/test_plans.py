@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import CommandLine
-from support import TINY
+from support import TINY, slow
 
 from m2l_export import precisions, tensorrt
 from m2l_export.graph.deploy import deploy
@@ -62,8 +62,17 @@ def test_a_bundle_with_plans(m2l: CommandLine, small: Path, tmp_path: Path) -> N
         "--batch",
         "1,4,8",
     )
-    words += ("--min-psnr", "20", "--min-worst-psnr", "15", "--max-mean-difference", "20", "--max-colour-shift", "20")
-    words += ("--form", "deconvolution", "--engines", "tensorrt", "--memory-limit", "512", "--optimisation-level", "3")
+    words += ("--min-psnr", "20", "--min-worst-psnr", "15", "--max-mean-difference", "20", "--max-color-shift", "20")
+    words += (
+        "--upsampling",
+        "transposed",
+        "--engines",
+        "tensorrt",
+        "--memory-limit",
+        "512",
+        "--optimization-level",
+        "3",
+    )
     outcome = m2l("export", small, tmp_path / "b", *words)
     assert outcome.code == 0, outcome.err
     opened = open_bundle(tmp_path / "b")
@@ -109,7 +118,7 @@ def test_a_bundle_with_plans(m2l: CommandLine, small: Path, tmp_path: Path) -> N
         assert f"{plan.file.path}: " in outcome.out
     assert "  fp16  downs.3" in outcome.err
     assert (
-        "note: m2l synth takes 16 masks a call on a card unless told otherwise, which these plans do not" in outcome.err
+        "note: m2l synth takes 16 masks a call on a GPU unless told otherwise, which these plans do not" in outcome.err
     )
     card = (tmp_path / "b" / "MODEL_CARD.md").read_text()
     assert "generator.fp16.onnx | fp16 | PyTorch" in card
@@ -148,7 +157,7 @@ def test_fp16_alone_is_for_both_engines_and_needs_no_builder(
 
 
 def test_progress_and_stopping(small: Path, tmp_path: Path) -> None:
-    from m2l_export import export_checkpoint
+    from m2l_export import ExportOptions, export_checkpoint
 
     seen: list[tuple[str, int, int]] = []
 
@@ -157,7 +166,7 @@ def test_progress_and_stopping(small: Path, tmp_path: Path) -> None:
         return False
 
     with pytest.raises(PlanError, match="the build was stopped"):
-        export_checkpoint(small, tmp_path / "b", plans=PlanOptions(("8.9",)), on_progress=stop)
+        export_checkpoint(small, tmp_path / "b", ExportOptions(plans=PlanOptions(("8.9",))), on_progress=stop)
     assert seen
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
@@ -171,7 +180,7 @@ def test_progress_and_stopping(small: Path, tmp_path: Path) -> None:
         (("--tensorrt", "--batch", "1,2,x"), "got '1,2,x'"),
         (("--tensorrt", "--batch", "1,,2"), "--batch takes names with commas between"),
         (("--tensorrt", "--memory-limit", "0"), "--memory-limit is 1 to 1,048,576 MiB, got 0"),
-        (("--tensorrt", "--flavour", "trt"), "'trt' is not one of 'tensorrt', 'tensorrt_rtx'"),
+        (("--tensorrt", "--tensorrt-variant", "trt"), "'trt' is not one of 'tensorrt', 'tensorrt_rtx'"),
     ],
 )
 def test_wrong_usage(m2l: CommandLine, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
@@ -186,8 +195,8 @@ def test_wrong_usage(m2l: CommandLine, tmp_path: Path, words: tuple[str, ...], s
         ((), r"there is no GPU here to build for; name a compute capability \(--compute-capability\): 7.5, "),
         (("--compute-capability", "9.0"), "builds for compute capability 7.5, 8.0, 8.6, 8.9, 12.0, 12.1; got 9.0"),
         (("--compute-capability", "8.9", "--batch", "8,4,1"), "from 1 and in order; got 8, 4, 1"),
-        (("--compute-capability", "8.9", "--optimisation-level", "9"), "the optimisation level is 0 to 5; got 9"),
-        (("--flavour", "tensorrt"), r"TensorRT \(tensorrt\) does not load .*: pip install tensorrt-cu13"),
+        (("--compute-capability", "8.9", "--optimization-level", "9"), "the optimisation level is 0 to 5; got 9"),
+        (("--tensorrt-variant", "tensorrt"), r"TensorRT \(tensorrt\) does not load .*: pip install tensorrt-cu13"),
     ],
 )
 def test_what_cannot_be_built_is_told_ahead_of_the_work(
@@ -211,7 +220,7 @@ def test_the_flavour_follows_card_and_libraries(monkeypatch: pytest.MonkeyPatch)
         assert tensorrt._default_variant(asked, card) == flavour
     monkeypatch.setattr(tensorrt, "card", lambda _: GPU)
     monkeypatch.setattr(library, "load", lambda _: None)
-    (options,) = resolve(PlanOptions(flavour="tensorrt"))
+    (options,) = resolve(PlanOptions(tensorrt_variant="tensorrt"))
     assert (options.card, options.compute_capability) == (GPU, None)
 
 
@@ -237,7 +246,7 @@ def test_a_network_beyond_half_precision_is_refused(m2l: CommandLine, tmp_path: 
 def test_half_precision_that_differs_is_refused(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    from m2l_export import export_checkpoint
+    from m2l_export import ExportOptions, export_checkpoint
 
     def mirrored(images: Any) -> Any:
         return images[:, :, ::-1]
@@ -256,7 +265,7 @@ def test_half_precision_that_differs_is_refused(
     with pytest.raises(
         ParityError, match=r"fp16, .*, differs from fp32 by up to \d+ levels .*; at most 2 accepted; noth"
     ):
-        export_checkpoint(small, tmp_path / "b", precisions=("fp16",))
+        export_checkpoint(small, tmp_path / "b", ExportOptions(precisions=("fp16",)))
     assert not (tmp_path / "b").exists()
 
 
@@ -282,7 +291,7 @@ def test_a_plan_whose_card_is_here_is_measured(
 ) -> None:
     """With a fake of the builder and of the card; the images are the reference's, or somewhat off."""
     loaded: list[tuple[ModelSource, Any]] = []
-    real_build = tensorrt.build
+    real_build = tensorrt.build_plans
     reference: list[GateImages] = []
 
     def build(*given: Any) -> Any:
@@ -307,7 +316,7 @@ def test_a_plan_whose_card_is_here_is_measured(
 
     import m2l_export.export
 
-    monkeypatch.setattr(m2l_export.export, "build", build)
+    monkeypatch.setattr(m2l_export.export, "build_plans", build)
     monkeypatch.setattr(tensorrt, "card", lambda _: GPU)
     monkeypatch.setattr(library, "load", lambda _: None)
     monkeypatch.setattr(library, "installed", lambda: ("tensorrt",))
@@ -361,14 +370,23 @@ def test_precisions_without_a_file_for_tensorrt_are_told_of(m2l: CommandLine, tm
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_a_plan_is_built_ends_it(tmp_path: Path, number: signal.Signals, status: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "delays"),
+    [
+        (signal.SIGTERM, 143, (1.37,)),
+        slow(signal.SIGTERM, 143, (1.0, 1.61)),
+        slow(signal.SIGINT, 130, (1.0, 1.37, 1.61)),
+    ],
+)
+def test_a_signal_while_a_plan_is_built_ends_it(
+    tmp_path: Path, number: signal.Signals, status: int, delays: tuple[float, ...]
+) -> None:
     """The bindings swallow what a handler raises in their callbacks: by far most of the time of a build."""
     onnx_file = tmp_path / "x.onnx"
     torch.manual_seed(0)
     spec = UnetSpec(6, 4, 3, 3, "instance")
     onnx_file.write_bytes(
-        to_onnx(deploy(UnetGenerator(spec), "instance", "sub-pixel").graph, input_specs(spec, (64, 64)))
+        to_onnx(deploy(UnetGenerator(spec), "instance", "pixel-shuffle").graph, input_specs(spec, (64, 64)))
     )
     code = (
         "import os, signal, sys, threading, time\n"
@@ -388,7 +406,7 @@ def test_a_signal_while_a_plan_is_built_ends_it(tmp_path: Path, number: signal.S
         "except KeyboardInterrupt:\n"
         "    sys.exit(130)\n"
     )
-    for delay in (1.0, 1.37, 1.61):
+    for delay in delays:
         done = subprocess.run([sys.executable, "-c", code, onnx_file, str(delay)], capture_output=True, text=True)
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr

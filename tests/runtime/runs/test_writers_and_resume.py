@@ -24,7 +24,7 @@ import pytest
 from command_line import CommandLine
 from filelock import FileLock
 from PIL import Image
-from support import TINY_BUNDLE, disc, edit, save
+from support import TINY_BUNDLE, disc, edit, save, slow
 
 from m2l_runtime import Synthesizer, open_bundle, read_mask
 from m2l_runtime.errors import EngineNotInstalled, InputError, OutputError
@@ -433,7 +433,7 @@ def test_shards_that_begin_together_do_not_refuse_one_another(tmp_path: Path) ->
     assert [(p.communicate()[1], p.returncode) for p in processes] == [(b"", 0)] * 3
 
 
-@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("stderr", ["2>&-", slow("2>/dev/full")])
 def test_without_standard_error_a_run_goes_on_and_signals_work(tmp_path: Path, stderr: str) -> None:
     masks, out = tmp_path / "masks", tmp_path / "out"
     masks.mkdir()
@@ -516,7 +516,7 @@ def wait_for(out: Path, count: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
 def test_signals_leave_a_run_that_can_be_resumed(tmp_path: Path, number: signal.Signals, m2l: CommandLine) -> None:
     masks, out = tmp_path / "masks", tmp_path / "out"
     masks.mkdir()
@@ -625,15 +625,16 @@ def kill_after_outputs(masks: Path, out: Path, arguments: list[object], waits: l
     assert start(masks, out, *arguments, "--resume").wait() == 0
 
 
+@pytest.mark.parametrize("waits", [[3], slow([3, 1, 2])])
 @pytest.mark.parametrize("form", [[], ["--format", "webdataset", "--masks-per-file", 20]], ids=["png", "tars"])
-def test_kills_change_nothing(tmp_path: Path, form: list[object]) -> None:
+def test_kills_change_nothing(tmp_path: Path, form: list[object], waits: list[int]) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
     for index in range(300):
         save(masks / f"{index:03}.png", disc(64, 3 + index % 25, 30, 30))
     arguments = ["--bundle", TINY_BUNDLE, *form]
     assert start(masks, tmp_path / "whole", *arguments).wait() == 0
-    kill_after_outputs(masks, tmp_path / "out", arguments, [3, 1, 2])
+    kill_after_outputs(masks, tmp_path / "out", arguments, waits)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert not list((tmp_path / "out").rglob("*.partial"))
 

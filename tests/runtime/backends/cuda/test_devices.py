@@ -116,9 +116,7 @@ def test_two_cards() -> None:
     )
     assert card(1) == cards[1]
     for index in (2, -1):
-        words = (
-            f"there is no cuda:{index}, only 2 NVIDIA GPUs; choose among cuda:0 (NVIDIA RTX 4070), cuda:1 (NVIDIA H"
-        )
+        words = f"there is no cuda:{index}, only 2 NVIDIA GPUs; choose among cuda:0 (NVIDIA RTX 4070), cuda:1 (NVIDIA H"
         with pytest.raises(DeviceUnavailable, match=re.escape(words)):
             card(index)
 
@@ -126,9 +124,7 @@ def test_two_cards() -> None:
 def test_no_driver(runtime: FakeRuntime) -> None:
     runtime.fails["cudaGetDeviceCount"] = Code.cudaErrorInsufficientDriver
     runtime.gives["cudaDriverGetVersion"] = (0,)
-    words = (
-        "there is no NVIDIA driver (cudaErrorInsufficientDriver); install it, start the container with the GPUs, or"
-    )
+    words = "there is no NVIDIA driver (cudaErrorInsufficientDriver); install it, start the container with the GPUs, or"
     with pytest.raises(DeviceUnavailable, match=re.escape(words)):
         find_gpus()
     with pytest.raises(DeviceUnavailable, match=re.escape(words)):
@@ -346,7 +342,7 @@ def test_the_real_library_where_it_has_no_card(visible: str | None) -> None:
         "    for name, *arguments in [\n"
         "        ('allocate_pinned', 4), ('free_pinned', memory), ('allocate', 4), ('free', 64), ('create_stream',),\n"
         "        ('destroy_stream', 64), ('create_event',), ('destroy_event', 64), ('record', 64, 64),\n"
-        "        ('wait', 64, 64), ('synchronise_event', 64), ('copy_in', 64, memory, 64),\n"
+        "        ('wait', 64, 64), ('synchronize_event', 64), ('copy_in', 64, memory, 64),\n"
         "        ('copy_out', memory, 64, 64), ('synchronise_stream', 64), ('capture', 64, list), ('launch', 64, 64),\n"
         "        ('destroy_graph', 64)\n"
         "    ]: expect(lambda: getattr(driver, name)(*arguments))\n"
