@@ -343,7 +343,7 @@ def test_the_real_library_where_it_has_no_card(visible: str | None) -> None:
         "        ('allocate_pinned', 4), ('free_pinned', memory), ('allocate', 4), ('free', 64), ('create_stream',),\n"
         "        ('destroy_stream', 64), ('create_event',), ('destroy_event', 64), ('record', 64, 64),\n"
         "        ('wait', 64, 64), ('synchronize_event', 64), ('copy_in', 64, memory, 64),\n"
-        "        ('copy_out', memory, 64, 64), ('synchronise_stream', 64), ('capture', 64, list), ('launch', 64, 64),\n"
+        "        ('copy_out', memory, 64, 64), ('synchronize_stream', 64), ('capture', 64, list), ('launch', 64, 64),\n"
         "        ('destroy_graph', 64)\n"
         "    ]: expect(lambda: getattr(driver, name)(*arguments))\n"
         "print('went on')\n"
