@@ -3,6 +3,9 @@ PYTHON ?= python3
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt $(shell find runtime train m2l_export -type f -not -path '*/__pycache__/*')
 DEMO_OUT ?= demo
+# Tests run in as many processes as there are workers, each on a core of its own.
+WORKERS ?= 2
+PYTEST_WORKERS = --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: help demo test test-runtime test-slow lint types example-masks embedded-model clean
 
@@ -10,7 +13,7 @@ help:
 	@echo "make demo           lesions from the example masks, and a contact sheet, in $(DEMO_OUT)/"
 	@echo "make test           all tests but the slow ones, in an environment of their own (.venv)"
 	@echo "make test-runtime   the runtime's tests where neither PyTorch nor onnx is installed (.venv-runtime)"
-	@echo "make test-slow      the slow tests"
+	@echo "make test-slow      the slow tests, which make test leaves out (docs/testing.md)"
 	@echo "make lint types     ruff and import-linter; mypy --strict"
 	@echo "make embedded-model RUN=run   export a run of m2l train as the model inside the package"
 
@@ -23,13 +26,13 @@ test: .venv/installed
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	.venv/bin/lint-imports
 	.venv/bin/mypy
-	.venv/bin/pytest -m "not slow"
+	.venv/bin/pytest $(PYTEST_WORKERS) -m "not slow"
 
 test-slow: .venv/installed
-	.venv/bin/pytest -m slow
+	.venv/bin/pytest $(PYTEST_WORKERS) -m slow
 
 test-runtime: .venv-runtime/installed
-	M2L_WITHOUT_TORCH=1 .venv-runtime/bin/pytest -m "not slow" tests/runtime
+	M2L_WITHOUT_TORCH=1 .venv-runtime/bin/pytest $(PYTEST_WORKERS) -m "not slow" tests/runtime
 
 lint: .venv/installed
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Final
 import typer
 from harness import draw_masks, in_own_process, interleave, rates, report
 
-from m2l_runtime import OutputOptions, Result, Synthesizer, synthesize_folder
+from m2l_runtime import OutputOptions, Result, RunCallbacks, Synthesizer, synthesize_folder
 from m2l_runtime.bundle import embedded
 
 HERE = Path(__file__)
@@ -155,9 +155,9 @@ def watched(masks: Path, out: Path, backend: str, resume: bool = False) -> None:
         if done % max(1, total // 10) == 0:
             seen.append(round(int(Path("/proc/self/statm").read_text().split()[1]) * page / 1e6, 1))
 
-    options = OutputOptions(pairs=True)
+    options, callbacks = OutputOptions(pairs=True), RunCallbacks(on_start=start, on_result=look)
     with Synthesizer.open(embedded.BUNDLE, backend=backend, streams=None) as synthesizer:
-        summary = synthesize_folder(masks, out, synthesizer, options, resume=resume, on_start=start, on_result=look)
+        summary = synthesize_folder(masks, out, synthesizer, options, resume=resume, callbacks=callbacks)
     count = summary.kept_count if resume else summary.image_count
     assert count == total  # noqa: S101 - a run that made less has nothing to say about memory
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -18,23 +18,22 @@ part, rehearses it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
-from harness import draw_masks, interleave, line_of
+from harness import draw_masks, environment, interleave, line_of, print_progress
 
 from m2l_runtime._utils.text import plural
+from m2l_runtime.backends.engines import BACKENDS
 from m2l_runtime.bench.report import Statistic, summarize_ratio
 from m2l_runtime.bundle.io import Bundle, open_bundle
 from m2l_runtime.bundle.schema import Precision
@@ -58,7 +57,6 @@ ENGINE_CONFIGS: Final[tuple[tuple[str, Precision], ...]] = (
 GROWING: Final = (ENGINE_CONFIGS[0], *ENGINE_CONFIGS[2:])
 FLOATS: Final = (ENGINE_CONFIGS[0], *ENGINE_CONFIGS[2:4])
 """Ways that share one file, whose form is the question."""
-ENGINES: Final = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO"}
 DECONVOLUTION: Final = "deconvolution"
 SUB_PIXEL: Final = "sub-pixel"
 
@@ -148,12 +146,12 @@ def engines(context: typer.Context, ngf: Ngf = None) -> None:
 
 def _engines(run: Run, ngf: int) -> None:
     from models import cached_bundle, plain_export, random_network
-    from torchways import unet_256
+    from torch_backend import unet_256
 
-    _print_progress(f"engines, ngf {ngf}: making its bundle, unless it is kept from before")
+    print_progress(f"engines, ngf {ngf}: making its bundle, unless it is kept from before")
     checkpoint, bundle = cached_bundle(ngf)
     seconds = ("--seconds", run.effort.seconds)
-    with tempfile.TemporaryDirectory() as folder, _environment(TORCHINDUCTOR_CACHE_DIR=str(Path(folder, "inductor"))):
+    with tempfile.TemporaryDirectory() as folder, environment("TORCHINDUCTOR_CACHE_DIR", str(Path(folder, "inductor"))):
         plain = plain_export(random_network(unet_256(ngf)), Path(folder, "plain.onnx"))
         torch_side = ("pytorch", checkpoint, ngf)
         sides: dict[str, Sequence[object]] = {
@@ -306,7 +304,7 @@ def growth(context: typer.Context) -> None:
     run: Run = context.obj
     effort = run.effort
     for ngf in {effort.ngf, effort.count_ngf, *effort.widths}:
-        _print_progress(f"growth: the bundle of ngf {ngf}, unless it is kept from before")
+        print_progress(f"growth: the bundle of ngf {ngf}, unless it is kept from before")
         cached_bundle(ngf)
     seconds = ("--seconds", effort.quick_seconds)
     _, bundle = cached_bundle(effort.ngf)
@@ -364,7 +362,7 @@ def forms(context: typer.Context) -> None:
     """Transposed convolutions against their sub-pixel form: each upsampling layer alone, and whole networks."""
     from layers import upsampling_file, upsampling_layers
     from models import mixed_export, random_network
-    from torchways import unet_256
+    from torch_backend import unet_256
 
     run: Run = context.obj
     effort = run.effort
@@ -387,7 +385,7 @@ def forms(context: typer.Context) -> None:
         }
         named = {f"{candidate}: {form}": arguments for (candidate, form), arguments in of_layers.items()}
         rounds, reasons, load = _rounds("forms, by layer", run, named, effort.repeats)
-        _print_progress("forms: exporting whole networks")
+        print_progress("forms: exporting whole networks")
         network = random_network(spec)
         variants = _variants([(layer.level, layer.side) for layer in upsampling])
         files = {
@@ -460,9 +458,9 @@ def encoders(context: typer.Context, codecs: Codecs = None) -> None:
         with Synthesizer.open(embedded.BUNDLE, device="cpu") as synthesizer:
             pictures = synthesizer(example_masks(synthesizer.image_size))
         np.save(Path(folder, "pictures.npy"), pictures)
-        _print_progress(f"encoders: {plural(run.effort.coder_rounds, 'round')}")
+        print_progress(f"encoders: {plural(run.effort.coder_rounds, 'round')}")
         command = [codecs or sys.executable, CODERS, Path(folder, "pictures.npy"), "--rounds"]
-        with _environment(PYTHONPATH=str(RUNTIME)):  # m2l's own way, in an environment without m2l
+        with environment("PYTHONPATH", str(RUNTIME)):  # m2l's own way, in an environment without m2l
             ending = run_for_json([*map(str, command), str(run.effort.coder_rounds)], timeout_s=TIMEOUT_S)
     if ending.reason is not None:
         sys.exit(f"{CODERS.name}: {ending.reason}")
@@ -475,7 +473,7 @@ def encoders(context: typer.Context, codecs: Codecs = None) -> None:
         image_side=pictures.shape[1],
         repeats=run.effort.coder_rounds,
         versions=document["versions"],
-        candidates={
+        ways={
             name: candidate
             | {"cpu_ms": [_short(ms) for ms in candidate["cpu_ms"]], "over_the_first": _faster(document, name)}
             for name, candidate in document["ways"].items()
@@ -537,7 +535,7 @@ def profile(context: typer.Context) -> None:
         ngf=effort.ngf,
         repeats=effort.quick_repeats,
         giga_multiplications=round(sum(multiplications(opened.read_model(fp32)).values()) / 1e9, 4),
-        candidates=candidates,
+        ways=candidates,
         reasons=reasons,
     )
 
@@ -569,7 +567,7 @@ def page(
 
 def label(backend: str, precision: str) -> str:
     """A way's name on a page."""
-    return f"{ENGINES[backend]} {precision}"
+    return f"{BACKENDS[backend].title} {precision}"
 
 
 def _numbers(words: str | None) -> tuple[int, ...]:
@@ -583,11 +581,11 @@ def _rounds(
     load, reasons = os.getloadavg()[0], dict[str, str]()
 
     def tell(number: int, name: str) -> None:
-        _print_progress(f"{part}, round {number + 1} of {repeats}: {name}")
+        print_progress(f"{part}, round {number + 1} of {repeats}: {name}")
 
     rounds = interleave(sides, SIDES, repeats, reasons, TIMEOUT_S, tell)
     for name, reason in reasons.items():
-        _print_progress(f"{part}: {name}: {reason}")
+        print_progress(f"{part}: {name}: {reason}")
     return rounds, reasons, load
 
 
@@ -630,28 +628,6 @@ def _record(run: Run, part: str, load: float, **facts: Any) -> None:
     with run.results.open("a") as file:
         file.write(line + "\n")
     print(line, flush=True)
-
-
-_BEGAN: Final = time.monotonic()
-
-
-def _print_progress(text: str) -> None:
-    print(f"{time.monotonic() - _BEGAN:7.1f} s  {text}", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Environment variables while the block runs."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 if __name__ == "__main__":

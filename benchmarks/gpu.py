@@ -12,13 +12,11 @@ every speed stands how far the images are from those that PyTorch computes in fp
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -26,9 +24,10 @@ from typing import Annotated, Any, Final
 import gpufiles
 import typer
 from gputable import BASELINE, BENCHMARK, as_markdown
-from harness import ask, interleave, line_of
+from harness import ask, environment, interleave, line_of, print_progress
 
 from m2l_runtime._utils.text import plural
+from m2l_runtime.backends.engines import BACKENDS
 from m2l_runtime.bench.process import ProcessResult
 
 HERE: Final = Path(__file__)
@@ -42,7 +41,6 @@ ENGINES: Final = (
     *(("tensorrt", "fp32"), ("tensorrt", "fp16"), ("tensorrt", "int8")),
 )
 TO_FILES: Final = (("onnxruntime", "fp16"), ("tensorrt", "fp16"))
-TITLES: Final = {"onnxruntime": "onnxruntime", "tensorrt": "TensorRT"}
 EXPECTED: Final = "the network as trained in PyTorch on the CPU, fp32, one mask at a time"
 Side = tuple[Sequence[str], Sequence[object]]
 """The files without which it cannot run, and the arguments of gpusides.py."""
@@ -77,12 +75,12 @@ def everything(
     cuda = _ask("looking for a card", "probe", timeout_s=timeout)
     if device == "cuda" and cuda["name"] is None:
         sys.exit(f"{cuda['reason']} (a rehearsal without a card: --device cpu)")
-    with tempfile.TemporaryDirectory() as made, _environment("TORCHINDUCTOR_CACHE_DIR", str(Path(made, "inductor"))):
+    with tempfile.TemporaryDirectory() as made, environment("TORCHINDUCTOR_CACHE_DIR", str(Path(made, "inductor"))):
         folder = Path(made, "files")
         folder.mkdir()
         sides = _chosen(_sides(folder, Path(made, "kept"), device, sizes, seconds), only)
         names = ",".join(sorted({name for needs, _ in sides.values() for name in needs}))
-        _print_progress(f"making the network and {names or 'no files'}")
+        print_progress(f"making the network and {names or 'no files'}")
         reasons = _ask("making the network", "make", folder, ngf, size, names, timeout_s=timeout)
         facts = {
             "run": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -118,10 +116,10 @@ def _measure(
             lines.write(line + "\n")
             lines.flush()
             if reason is not None:
-                _print_progress(f"{name}: {reason}")
+                print_progress(f"{name}: {reason}")
 
         def on_round(number: int, name: str) -> None:
-            _print_progress(f"round {number + 1} of {facts['repeats']}: {name}")
+            print_progress(f"round {number + 1} of {facts['repeats']}: {name}")
 
         def on_answer(number: int, name: str, ending: ProcessResult) -> None:
             reason = None if ending.reason is None else ending.reason.removeprefix(_FAILED)
@@ -133,24 +131,24 @@ def _measure(
                 record(0, name, None, "; ".join(reasons))
             else:
                 ready[name] = arguments
-        _print_progress(f"{plural(len(ready), 'side')} in {plural(facts['repeats'], 'round')}")
+        print_progress(f"{plural(len(ready), 'side')} in {plural(facts['repeats'], 'round')}")
         interleave(ready, SIDES, facts["repeats"], {}, timeout_s, on_round, on_answer)
 
 
 def _sides(folder: Path, kept: Path, device: str, sizes: Sequence[int], seconds: float) -> dict[str, Side]:
     """By name, the baseline first."""
-    from torchcard import MODES
+    from torch_backend import GPU_MODES
 
     sides_by_name: dict[str, Side] = {}
     of_all = ("--seconds", seconds)
     for candidate in PYTORCH:
         for size in sorted({1, *sizes}) if candidate == "fp32" else sizes:
             arguments = ("pytorch", folder, candidate, device, "--batch-size", size, *of_all)
-            sides_by_name[f"{MODES[candidate].title}, batch {size}"] = ((), arguments)
+            sides_by_name[f"{GPU_MODES[candidate].title}, batch {size}"] = ((), arguments)
     for command, candidates in (("engine", ENGINES), ("end-to-end", _to_files(device))):
         for backend, precision in candidates:
             for size in sizes if command == "engine" else (sizes[len(sizes) // 2],):
-                name = f"{TITLES[backend]} {precision}, batch {size}"
+                name = f"{BACKENDS[backend].title} {precision}, batch {size}"
                 more: tuple[object, ...] = ()
                 if backend == "tensorrt":
                     more = ("--cache", kept / str(len(sides_by_name)))  # each its own: what building takes is a figure
@@ -208,27 +206,6 @@ def _ask(what: str, *arguments: object, timeout_s: float) -> dict[str, Any]:
         sys.exit(f"{what}: {ending.reason.removeprefix(_FAILED)}")
     found: dict[str, Any] = ending.document
     return found
-
-
-_BEGAN: Final = time.monotonic()
-
-
-def _print_progress(text: str) -> None:
-    print(f"{time.monotonic() - _BEGAN:7.1f} s  {text}", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """An environment variable while the block runs."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 if __name__ == "__main__":

@@ -86,13 +86,12 @@ def make(folder: Path, ngf: int, side: int, names: str) -> None:
 @app.command()
 def pytorch(folder: Path, mode: str, device: Device, batch_size: BatchSize = 1, seconds: Seconds = 2.0) -> None:
     """The network as trained in PyTorch."""
-    from torchcard import MODES, TorchGpu
-    from torchways import load_network
+    from torch_backend import GPU_MODES, TorchBackend, load_network
 
     network = load_network(folder / gpufiles.CHECKPOINT, gpufiles.read_spec(folder))
     masks, _ = gpufiles.read_expected(folder)
     began = time.perf_counter()
-    backend = TorchGpu(network, MODES[mode], device, batch_size)
+    backend = TorchBackend(network, GPU_MODES[mode], device, batch_size)
     inputs = _batches(masks, batch_size)
     backend.run(inputs[0])
     figures: dict[str, Any] = {"load_s": time.perf_counter() - began}

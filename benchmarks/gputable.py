@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from harness import format_median, markdown_table
+
 from m2l_runtime._utils.text import plural
 from m2l_runtime.bench.report import Statistic, summarize, summarize_ratio
 from m2l_runtime.bench.table import number
@@ -106,16 +108,16 @@ def _alone(found: Mapping[str, Side]) -> str:
                 _format_median(side, "latency_p50_ms"),
                 _format_median(side, "latency_p95_ms"),
                 _format_median(side, "images_per_s"),
-                format_median(ratio(side, baseline, "images_per_s")),
+                format_median(ratio(side, baseline, "images_per_s"), is_short=True),
                 _format_median(side, "images_per_s_two_at_once"),
-                format_median(ratio(side, baseline, "images_per_s_two_at_once")),
+                format_median(ratio(side, baseline, "images_per_s_two_at_once"), is_short=True),
                 number(loads[0]) + _built(side),
-                format_median(summarize(loads[1:]) if loads[1:] else None),
+                format_median(summarize(loads[1:]) if loads[1:] else None, is_short=True),
                 _format_median(side, "card_memory_megabytes"),
                 *_parity(side),
             )
         )
-    return _table(headings, rows) if rows else ""
+    return markdown_table(headings, rows) if rows else ""
 
 
 def _built(side: Side) -> str:
@@ -148,11 +150,11 @@ def _end_to_end(found: Mapping[str, Side]) -> str:
                 name,
                 _format_median(side, "images_per_s"),
                 _format_median(side, "engine_images_per_s"),
-                format_median(share),
+                format_median(share, is_short=True),
                 *rest,
             )
         )
-    return _table(headings, rows) if rows else ""
+    return markdown_table(headings, rows) if rows else ""
 
 
 def _reasons(sides_by_name: Mapping[str, Side]) -> str:
@@ -194,20 +196,6 @@ def _max_rounds(found: Mapping[str, Side]) -> int:
     return max((len(side.rounds) for side in found.values()), default=0)
 
 
-def format_median(figure: Statistic | None) -> str:
-    """Median (lowest..highest), the median alone where they are the same; a dash where nothing was measured."""
-    if figure is None:
-        return "-"
-    if figure.lowest == figure.highest:
-        return number(figure.median)
-    return f"{number(figure.median)} ({number(figure.lowest)}..{number(figure.highest)})"
-
-
 def _format_median(side: Side, name: str) -> str:
     values = list(side.values(name).values())
-    return format_median(summarize(values) if values else None)
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return format_median(summarize(values) if values else None, is_short=True)

@@ -1,7 +1,8 @@
-"""What benchmarks share: drawn masks, a process of its own for each side, repeats by turns, a line of JSON a run."""
+"""Share among benchmarks: masks, a process of its own for each side, rounds, lines of JSON, Markdown tables."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -11,10 +12,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
@@ -22,6 +23,8 @@ from PIL import Image
 from m2l_runtime._utils.cpu import cpu_model, instructions, usable_cpus
 from m2l_runtime.bench.benchmark import shuffled_rounds
 from m2l_runtime.bench.process import ProcessResult, run_for_json
+from m2l_runtime.bench.report import Statistic
+from m2l_runtime.bench.table import number as short
 
 PACKAGES = (
     *("m2l", "numpy", "pillow", "onnxruntime", "openvino", "torch"),
@@ -156,3 +159,40 @@ def report(benchmark: str, **facts: Any) -> None:
 def line_of(benchmark: str, **facts: Any) -> str:
     """A line of JSON with the conditions that it holds for."""
     return json.dumps({"benchmark": benchmark, **facts, "conditions": conditions()})
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def format_median(figure: Statistic | None, *, is_short: bool = False) -> str:
+    """Write a median (lowest..highest), a dash for None; the median alone where `is_short` and all are the same."""
+    if figure is None:
+        return "-"
+    if is_short and figure.lowest == figure.highest:
+        return short(figure.median)
+    return f"{short(figure.median)} ({short(figure.lowest)}..{short(figure.highest)})"
+
+
+_BEGAN: Final = time.monotonic()
+
+
+def print_progress(text: str) -> None:
+    """Print a line with the seconds since the start to standard error."""
+    print(f"{time.monotonic() - _BEGAN:7.1f} s  {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable while the block runs."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torchways import unet_256
+from torch_backend import unet_256
 
 from m2l_export import ExportOptions, ParityLimits, export_checkpoint
 from m2l_export.graph.deploy import DeployUnet, Stage, SubPixelConv2d, deploy

@@ -1,4 +1,4 @@
-"""Lines of JSON of benchmarks/cpu.py to docs/benchmarks.md and its plots: the latest line of each part."""
+"""Write docs/benchmarks.md and its plots from lines of JSON of benchmarks/cpu.py: the latest line of each part."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import plots
+from harness import format_median, markdown_table
 
 from m2l_runtime._utils.text import plural
 from m2l_runtime.bench.report import Statistic, summarize, summarize_ratio
@@ -72,7 +73,7 @@ def write_page(results: Path, docs: Path) -> list[Path]:
 
 
 def latest(lines: Iterable[str]) -> dict[str, list[Line]]:
-    """The last line of each part; of `engines` the last of each width, the widest first."""
+    """Return the last line of each part; of `engines` the last of each width, the widest first."""
     found: dict[str, dict[int, Line]] = {}
     for text in lines:
         line = json.loads(text)
@@ -84,7 +85,7 @@ def latest(lines: Iterable[str]) -> dict[str, list[Line]]:
 
 
 def conditions(line: Line, *more: str) -> str:
-    """A paragraph: what the figures of a line hold for."""
+    """Write the paragraph of what the values of a line hold for."""
     given = line["conditions"]
     words = ", ".join(name.replace("_", " ").upper() for name in given["instructions"])
     versions = ", ".join(f"{name} {given[name]}" for name in _VERSIONS if given.get(name))
@@ -100,150 +101,108 @@ def conditions(line: Line, *more: str) -> str:
     return f"{rehearsal}Conditions: {facts}."
 
 
-def format_median(figure: Statistic) -> str:
-    """Median (lowest..highest)."""
-    return f"{number(figure.median)} ({number(figure.lowest)}..{number(figure.highest)})"
+def _section(line: Line, title: str, picture: tuple[str, str], *parts: str, note: str = "", more: Sequence[str]) -> str:
+    """Put a section together: its parts, what was not measured, a note, the conditions, the picture (name, title)."""
+    reasons = "\n".join(f"- not measured: {name}: {reason}" for name, reason in line["reasons"].items())
+    parts = (f"\n## {title}", *parts, reasons, note, conditions(line, *more), f"![{picture[1]}]({picture[0]})")
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _section(title: str, *parts: str) -> str:
-    return "\n\n".join([f"\n## {title}", *(part for part in parts if part)]) + "\n"
-
-
-def _picture(name: str, title: str) -> str:
-    return f"![{title}]({name})"
-
-
-def _reasons(line: Line) -> str:
-    return "\n".join(f"- not measured: {name}: {reason}" for name, reason in line["reasons"].items())
-
-
-def _cell(side: Mapping[str, Any], name: str) -> str:
-    """A figure of a side; a dash where it was not measured."""
-    values = side.get(name)
-    return format_median(summarize(values)) if values and None not in values else "-"
+def _values(values: Sequence[float] | None) -> str:
+    """Write the median of what rounds gave; a dash where they gave nothing."""
+    return format_median(summarize(values) if values and None not in values else None)
 
 
 def _ratio(line: Line, side: str) -> str:
-    median, lowest, highest = line["over_the_first"][side]
-    return format_median(Statistic(median, lowest, highest))
+    return format_median(Statistic(*line["over_the_first"][side]))
 
 
-def _first(sides: Mapping[str, Any]) -> str:
-    return next(iter(sides), "nothing")
+def _ratio_of(ours: Sequence[float] | None, theirs: Sequence[float] | None) -> str:
+    return format_median(summarize_ratio(ours, theirs) if ours and theirs else None)
+
+
+def _rounds(line: Line) -> str:
+    return plural(line["repeats"], "round")
 
 
 def _engines(line: Line, picture: str) -> str:
     sides = line["sides"]
+    headings = ("way", "images/s", f"times {next(iter(sides))}", "one image, p50, ms", "load, s", "peak memory, MB")
+    columns = ("latency_p50_ms", "load_s", "peak_memory_megabytes")
     rows = [
         (
-            name,
-            _cell(side, "images_per_s"),
-            _ratio(line, name),
-            _cell(side, "latency_p50_ms"),
-            _cell(side, "load_s"),
-            _cell(side, "peak_memory_megabytes"),
+            *(name, _values(side["images_per_s"]), _ratio(line, name), *(_values(side.get(key)) for key in columns)),
             f"{side['streams']} x {side['threads']}",
         )
         for name, side in sides.items()
     ]
-    headings = (
-        "way",
-        "images/s",
-        f"times {_first(sides)}",
-        "one image, p50, ms",
-        "load, s",
-        "peak memory, MB",
-        "calls x threads",
-    )
     psnr = ", ".join(f"{name} {value:.1f} dB" for name, value in line["psnr_db"].items())
     return _section(
+        line,
         f"The engine alone, ngf {line['ngf']}",
+        (picture, "Images/s of each way"),
         "Masks in memory to images in memory, bytes to bytes, `benchmarks/cpu.py engines`. The first row is the "
-        "network of today's "
-        "loop. Plain exports are what PyTorch's exporter writes, transposed convolutions and all, one call at a time; "
-        "m2l's ways make as many calls at once as `m2l synth` does. A single image is timed with one call at a time "
-        "and all "
-        "threads. Loading goes from the file to the first result, imports not counted, compilation counted.",
-        _table(headings, rows),
-        _reasons(line),
-        f"Fidelity to fp32 of these files: {psnr}." if psnr else "",
-        conditions(line, f"{plural(line['repeats'], 'round')}, about {line['seconds']:g} s a measurement"),
-        _picture(picture, "Images/s of each way"),
+        "network of today's loop. Plain exports are what PyTorch's exporter writes, transposed convolutions and all, "
+        "one call at a time; m2l's ways make as many calls at once as `m2l synth` does. A single image is timed with "
+        "one call at a time and all threads. Loading goes from the file to the first result, imports not counted, "
+        "compilation counted.",
+        markdown_table((*headings, "calls x threads"), rows),
+        note=f"Fidelity to fp32 of these files: {psnr}." if psnr else "",
+        more=(f"{_rounds(line)}, about {line['seconds']:g} s a measurement",),
     )
 
 
 def _end_to_end(line: Line, picture: str) -> str:
     sides = line["sides"]
-    rows = []
-    for name, side in sides.items():
-        alone = side.get("engine_images_per_s")
-        share = format_median(summarize_ratio(side["images_per_s"], alone)) if alone else "-"
-        cells = (_cell(side, key) for key in ("images_per_s", "engine_images_per_s", "file_kilobytes"))
-        rate, engine, size = cells
-        rows.append((name, rate, _ratio(line, name), engine, share, size))
-    headings = (
-        "way",
-        "images/s",
-        f"times {_first(sides)}",
-        "its engine alone, images/s",
-        "engine's share of the time",
-        "kB a file",
-    )
+    rows = [
+        (
+            *(name, _values(side["images_per_s"]), _ratio(line, name), _values(side.get("engine_images_per_s"))),
+            *(_ratio_of(side["images_per_s"], side.get("engine_images_per_s")), _values(side.get("file_kilobytes"))),
+        )
+        for name, side in sides.items()
+    ]
+    headings = ("way", "images/s", f"times {next(iter(sides))}", "its engine alone, images/s")
+    masks = f"{_rounds(line)} of {line['masks']} masks, {line['masks_of_todays_loop']} in today's loop"
     return _section(
+        line,
         f"Mask files to image files, ngf {line['ngf']}",
+        (picture, "Images/s from files to files"),
         f"Drawn masks of {line['mask_side']}x{line['mask_side']} to lossless files of 256x256, `benchmarks/cpu.py "
-        "end-to-end`; "
-        f"`m2l synth` writes {line['encoding']} unless the row says otherwise. Loading is not counted. The engine "
-        "alone is "
-        "measured in the same process, on the same masks in memory; its share is its time over that of all.",
-        _table(headings, rows),
-        _reasons(line),
-        conditions(
-            line,
-            f"{plural(line['repeats'], 'round')} of {line['masks']} masks, {line['masks_of_todays_loop']} in today's "
-            "loop",
-        ),
-        _picture(picture, "Images/s from files to files"),
+        f"end-to-end`; `m2l synth` writes {line['encoding']} unless the row says otherwise. Loading is not counted. "
+        "The engine alone is measured in the same process, on the same masks in memory; its share is its time over "
+        "that of all.",
+        markdown_table((*headings, "engine's share of the time", "kB a file"), rows),
+        more=(masks,),
     )
 
 
 def _first_image(line: Line, picture: str) -> str:
     sides = line["sides"]
-    rows = [(name, _cell(side, "seconds"), _ratio(line, name), side["engine"]) for name, side in sides.items()]
+    rows = [(name, _values(side["seconds"]), _ratio(line, name), side["engine"]) for name, side in sides.items()]
     return _section(
+        line,
         "From a cold process to the first image",
+        (picture, "Seconds to the first image"),
         f"From the start of Python to the bytes of one PNG, with the model inside the package (ngf {line['ngf']}) "
-        "and, for PyTorch, a "
-        "checkpoint of the same network, `benchmarks/cpu.py first-image`. Files are in the system's memory. "
-        "`compiled model "
-        "kept` is OpenVINO with a folder that it keeps compiled models in (CACHE_DIR), which m2l does not use.",
-        _table(("way", "s", f"times as soon as {_first(sides)}", "engine"), rows),
-        _reasons(line),
-        conditions(line, plural(line["repeats"], "round")),
-        _picture(picture, "Seconds to the first image"),
+        "and, for PyTorch, a checkpoint of the same network, `benchmarks/cpu.py first-image`. Files are in the "
+        "system's memory. `compiled model kept` is OpenVINO with a folder that it keeps compiled models in "
+        "(CACHE_DIR), which m2l does not use.",
+        markdown_table(("way", "s", f"times as soon as {next(iter(sides))}", "engine"), rows),
+        more=(_rounds(line),),
     )
 
 
 def _growth(line: Line, picture: str) -> str:
     def series(name: str, heading: str) -> str:
         found = line[name]
-        places = sorted({int(place) for candidate in found.values() for place in candidate})
-        rows = [
-            (
-                candidate,
-                *(format_median(summarize(values[str(place)])) if str(place) in values else "-" for place in places),
-            )
-            for candidate, values in found.items()
-        ]
-        return _table((heading, *map(str, places)), rows)
+        places = sorted({int(place) for values in found.values() for place in values})
+        rows = [(side, *(_values(values.get(str(place))) for place in places)) for side, values in found.items()]
+        return markdown_table((heading, *map(str, places)), rows)
 
     return _section(
+        line,
         "How cost grows",
+        (picture, "Growth by batch size, width and number of images"),
         "`benchmarks/cpu.py growth`; few rounds, so read trends.",
         f"Images/s of the engine alone by batch size, ngf {line['ngf']}:",
         series("images_per_s_by_batch_size", "batch size"),
@@ -251,133 +210,95 @@ def _growth(line: Line, picture: str) -> str:
         series("images_per_s_by_ngf", "ngf"),
         f"Seconds from the start of a process until so many mask files are image files, ngf {line['ngf_of_counts']}:",
         series("seconds_by_image_count", "images"),
-        _reasons(line),
-        conditions(line, plural(line["repeats"], "round")),
-        _picture(picture, "Growth by batch size, width and number of images"),
+        more=(_rounds(line),),
     )
 
 
 def _forms(line: Line, picture: str) -> str:
-    candidates = list(line["layers"][0]["ms"])
-    headings = ["layer"]
-    for candidate in candidates:
-        headings += [f"{candidate}: deconvolution, ms", "sub-pixel, ms", "deconvolution / sub-pixel"]
-    rows = []
+    headings, rows = ["layer"], []
+    for name in line["layers"][0]["ms"]:
+        headings += [f"{name}: deconvolution, ms", "sub-pixel, ms", "deconvolution / sub-pixel"]
     for layer in line["layers"]:
-        cells = [layer["layer"]]
-        for candidate in candidates:
-            given = layer["ms"][candidate]
+        rows.append([layer["layer"]])
+        for given in layer["ms"].values():
             both = [given.get(form) for form in ("deconvolution", "sub-pixel")]
-            cells += [number(summarize(ms).median) if ms else "-" for ms in both]
-            cells.append(format_median(summarize_ratio(both[0], both[1])) if both[0] and both[1] else "-")
-        rows.append(cells)
+            rows[-1] += [number(summarize(ms).median) if ms else "-" for ms in both] + [_ratio_of(*both)]
     whole = line["networks"]
-    variants = list(dict.fromkeys(name for candidate in whole.values() for name in candidate))
+    variants = list(dict.fromkeys(name for given in whole.values() for name in given))
     base = variants[0] if variants else ""
-    networks = []
-    for variant in variants:
-        cells = [variant]
+    networks = [[name] for name in variants]
+    for row in networks:
         for given in whole.values():
-            has_both = variant in given and base in given
-            cells += [
-                format_median(summarize(given[variant])) if variant in given else "-",
-                format_median(summarize_ratio(given[variant], given[base])) if has_both else "-",
-            ]
-        networks.append(cells)
+            row += [_values(given.get(row[0])), _ratio_of(given.get(row[0]), given.get(base))]
+    columns = ["form", *(text for name in whole for text in (f"{name}, images/s", "times"))]
     return _section(
+        line,
         f"Transposed convolutions or their sub-pixel form, ngf {line['ngf']}",
+        (picture, "Deconvolution against sub-pixel form, by layer and in whole networks"),
         "The same layer in two forms (m2l_export/deploy.py), `benchmarks/cpu.py forms`. Each upsampling layer alone, "
-        "with the ReLU before and "
-        "the norm after it; milliseconds an image, as many calls at once as `m2l synth` makes. Above 1, the "
-        "sub-pixel form "
-        "is faster. int8 has no choice: engines have no integer kernel for transposed convolutions.",
-        _table(headings, rows),
+        "with the ReLU before and the norm after it; milliseconds an image, as many calls at once as `m2l synth` "
+        "makes. Above 1, the sub-pixel form is faster. int8 has no choice: engines have no integer kernel for "
+        "transposed convolutions.",
+        markdown_table(headings, rows),
         f"Whole networks, images/s, and times those of `{base}`:",
-        _table(["form", *(text for candidate in whole for text in (f"{candidate}, images/s", "times"))], networks),
-        _reasons(line),
-        conditions(line, plural(line["repeats"], "round")),
-        _picture(picture, "Deconvolution against sub-pixel form, by layer and in whole networks"),
+        markdown_table(columns, networks),
+        more=(_rounds(line),),
     )
 
 
 def _encoders(line: Line, picture: str) -> str:
     words = {True: "yes", False: "no", None: "another reader's"}
+    ways = line["ways"]
     rows = [
         (
-            name,
-            format_median(summarize(candidate["cpu_ms"])),
-            format_median(Statistic(*candidate["over_the_first"])),
-            f"{candidate['bytes'] / 1e3:.1f}",
-            words[candidate["is_lossless"]],
+            *(name, _values(one["cpu_ms"]), format_median(Statistic(*one["over_the_first"]))),
+            *(f"{one['bytes'] / 1e3:.1f}", words[one["is_lossless"]]),
         )
-        for name, candidate in line["ways"].items()
+        for name, one in ways.items()
     ]
-    versions = ", ".join(f"{name} {version}" for name, version in line["versions"].items())
     return _section(
+        line,
         "Encoders",
+        (picture, "CPU time of lossless encoders"),
         f"CPU time of one thread an image of {line['image_side']}x{line['image_side']}, {line['images']} images of "
         "the model inside the package, `benchmarks/cpu.py encoders`. Libraries that m2l does not need are measured "
         "with `--codecs PYTHON`, the Python of an environment of their own: `pip install numpy pillow msgspec "
-        "imagecodecs opencv-python-headless fpng simplejpeg`. "
-        "`runs alone` and `Huffman alone` are zlib's Z_RLE and Z_HUFFMAN_ONLY; `NumPy and zlib` filters all rows "
-        "alike, by the pixel above or "
-        "by the mean of it and the one on the left.",
-        _table(("way", "CPU ms", f"times as fast as {_first(line['ways'])}", "kB", "lossless"), rows),
-        _reasons(line),
-        conditions(line, plural(line["repeats"], "round"), versions),
-        _picture(picture, "CPU time of lossless encoders"),
+        "imagecodecs opencv-python-headless fpng simplejpeg`. `runs alone` and `Huffman alone` are zlib's Z_RLE and "
+        "Z_HUFFMAN_ONLY; `NumPy and zlib` filters all rows alike, by the pixel above or by the mean of it and the one "
+        "on the left.",
+        markdown_table(("way", "CPU ms", f"times as fast as {next(iter(ways))}", "kB", "lossless"), rows),
+        more=(_rounds(line), ", ".join(f"{name} {version}" for name, version in line["versions"].items())),
     )
 
 
 def _profile(line: Line, picture: str) -> str:
     giga = line["giga_multiplications"]
     summary, kinds = [], []
-    for candidate, found in line["ways"].items():
+    for name, found in line["ways"].items():
         medians = {kind: summarize(ms).median for kind, ms in found["ms_by_kind"].items()}
-        convolution_ms = sum(ms for kind, ms in medians.items() if plots.group_of(kind) == plots.CONVOLUTIONS)
-        latency = summarize(found["latency_p50_ms"])
-        peak = summarize(found["peak_giga_multiplications_per_s"])
-        rate = giga / convolution_ms * 1e3 if convolution_ms else 0.0
-        summary.append(
-            (
-                candidate,
-                format_median(latency),
-                number(convolution_ms),
-                number(rate),
-                format_median(peak),
-                f"{rate / peak.median:.0%}",
-                f"{giga / latency.median * 1e3 / peak.median:.0%}",
-            )
-        )
         total = sum(medians.values())
-        kinds += [
-            (candidate, kind, number(ms), f"{ms / total:.0%}")
-            for kind, ms in medians.items()
-            if ms >= _SHOWN_SHARE * total
-        ]
+        convolution_ms = sum(ms for kind, ms in medians.items() if plots.group_of(kind) == plots.CONVOLUTIONS)
+        rate = giga / convolution_ms * 1e3 if convolution_ms else 0.0
+        whole = giga / summarize(found["latency_p50_ms"]).median * 1e3
+        peak = summarize(found["peak_giga_multiplications_per_s"])
+        shares = (f"{rate / peak.median:.0%}", f"{whole / peak.median:.0%}")
+        cells = (number(convolution_ms), number(rate), format_median(peak), *shares)
+        summary.append((name, _values(found["latency_p50_ms"]), *cells))
+        shown = {kind: ms for kind, ms in medians.items() if ms >= _SHOWN_SHARE * total}
+        kinds += [(name, kind, number(ms), f"{ms / total:.0%}") for kind, ms in shown.items()]
+    headings = ("way", "one image, p50, ms", "convolutions, ms", "10^9 multiplications/s in them", "measured peak")
     threads = next(iter(line["ways"].values()))["threads"] if line["ways"] else 0
     return _section(
+        line,
         f"Where the time goes, ngf {line['ngf']}",
+        (picture, "Milliseconds by kind of operator"),
         f"One image and one call at a time on {plural(threads, 'thread')}, `benchmarks/cpu.py profile`: what the "
         "engines' own profilers say of the quickest of some calls, and the peak that the same engine reaches in the "
         "same precision with large 1x1 convolutions, which are matrix products and nothing else. An image takes "
         f"{giga:.2f} x 10^9 multiplications in its fp32 file.",
-        _table(
-            (
-                "way",
-                "one image, p50, ms",
-                "convolutions, ms",
-                "10^9 multiplications/s in them",
-                "measured peak",
-                "convolutions reach",
-                "the whole call reaches",
-            ),
-            summary,
-        ),
-        _table(("way", "kind of operator", "ms", "share"), kinds),
-        _reasons(line),
-        conditions(line, plural(line["repeats"], "round")),
-        _picture(picture, "Milliseconds by kind of operator"),
+        markdown_table((*headings, "convolutions reach", "the whole call reaches"), summary),
+        markdown_table(("way", "kind of operator", "ms", "share"), kinds),
+        more=(_rounds(line),),
     )
 
 

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,6 @@ from m2l_runtime.bundle.io import open_bundle
 from m2l_runtime.bundle.schema import Precision, TensorSpec
 from m2l_runtime.conditioning.conditions import ExtraInputs
 from m2l_runtime.output.encoding import Encoding, encode_png, self_description
-
-if TYPE_CHECKING:
-    from torchways import TorchMode
 
 SIDE: Final = 256
 MASK: Final = TensorSpec(name="mask", role="mask", dtype="uint8", shape=("batch", SIDE, SIDE))
@@ -64,10 +61,10 @@ def started_at_s() -> float:
 @app.command()
 def pytorch(checkpoint: Path, ngf: int, mode: str, batch_size: BatchSize = 1, seconds: Seconds = 2.0) -> None:
     """A checkpoint in PyTorch."""
-    from torchways import TorchBackend, load_network, unet_256
+    from torch_backend import CPU_MODES, TorchBackend, load_network, unet_256
 
     def load(_: int | None) -> Backend:
-        return TorchBackend(load_network(checkpoint, unet_256(ngf)), cast("TorchMode", mode), batch_size)
+        return TorchBackend(load_network(checkpoint, unet_256(ngf)), CPU_MODES[mode], "cpu", batch_size)
 
     _measure(load, _mask_batches(batch_size), batch_size, seconds, streams=1)
 
@@ -201,7 +198,7 @@ def _float_source(
 def todays_loop(checkpoint: Path, ngf: int, masks: Path) -> None:
     """What the original's test.py does for each mask: read, squash, PyTorch eager, batch 1, PNG at Pillow's default."""
     import torch
-    from torchways import load_network, unet_256
+    from torch_backend import load_network, unet_256
 
     network = load_network(checkpoint, unet_256(ngf))
 
@@ -292,7 +289,7 @@ def first_image_pytorch(checkpoint: Path, spec: Annotated[str, typer.Argument(he
     """A checkpoint to the PNG bytes of one image, with PyTorch."""
     asked_s = started_at_s()
     import torch
-    from torchways import load_network
+    from torch_backend import load_network
 
     from m2l_train.models.networks import UnetSpec
 

@@ -35,6 +35,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above
         needs=("torch", "onnx"),
         hint="export needs {}, which is not installed: pip install '.[export,cpu]' in a checkout of m2l "
         "(or '.[export,gpu]' for NVIDIA GPUs)",
+        renamed={"Limits": "ParityLimits"},
     )
 
 announce_moved_modules(__name__, MOVED)

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import CheckpointError
-from m2l_train.models.networks import MIN_DEPTH, Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_runtime.literals import Norm, Upsample
+from m2l_train.models.networks import MIN_DEPTH, UnetGenerator, UnetSpec
 
 EXPECTED: Final = "expected the generator of pix2pix with --netG unet_128 or unet_256, as in latest_net_G.pth"
 MAX_BYTES: Final = 1 << 32

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, cast, get_args
 
 from m2l_export.quantize.quantizer import Target
 from m2l_runtime._utils.text import printable
-from m2l_runtime.backends.registry import BACKENDS, backend_module
+from m2l_runtime.backends.engines import BACKENDS, REFERENCE, engines_for
+from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import EngineNotInstalled, InputError
 
-REFERENCE_ENGINE: Final = "onnxruntime"
+REFERENCE_ENGINE: Final = REFERENCE
 OPENVINO: Final = "openvino"
 TENSORRT: Final = "tensorrt"
 
 ENGINES: Final[Mapping[Precision, tuple[Target, ...]]] = {
-    "fp32": (REFERENCE_ENGINE, OPENVINO, TENSORRT),
-    "fp16": (REFERENCE_ENGINE, TENSORRT),
-    "bf16": (OPENVINO,),
-    "int8": (REFERENCE_ENGINE, OPENVINO, TENSORRT),
+    precision: cast(tuple[Target, ...], engines_for(precision)) for precision in get_args(Precision)
 }
 """Engines that compute a precision: on GPUs in fp16 and for TensorRT, else on CPUs."""
 
@@ -87,8 +85,8 @@ def require_plan_targets(precisions: Sequence[Precision], targets: Mapping[Preci
 
 
 def proxy_engine(engine: str) -> str:
-    """Find the engine that runs an engine's files in the gate: itself, or onnxruntime on the CPU for TensorRT."""
-    return REFERENCE_ENGINE if engine == TENSORRT else engine
+    """Find the engine that runs an engine's files in validation: itself, or onnxruntime on the CPU for TensorRT."""
+    return BACKENDS[engine].proxy or engine
 
 
 def is_installed(engine: str) -> bool:

@@ -18,7 +18,7 @@ from m2l_runtime.bundle import embedded
 from m2l_runtime.conditioning.conditions import item_seed
 from m2l_runtime.masks.mask_folder import find_masks
 from m2l_runtime.masks.sources.shapes import KINDS, Shapes
-from m2l_runtime.masks.sources.sheet import Cell, Row, draw_rows
+from m2l_runtime.output.contact_sheet import Cell, Row, draw_rows
 from m2l_runtime.types import Masks
 
 COLUMNS = 8
@@ -40,7 +40,7 @@ def main(
         images = [(title, synth(given, seeds)) for title, synth in (("before", first), ("now", second))]
     for begin in range(0, len(given), COLUMNS):
         places = range(begin, min(begin + COLUMNS, len(given)))
-        rows += [Row(title, [Cell(given[p], "", made[p]) for p in places]) for title, made in images]
+        rows += [Row(title, [Cell([given[p], made[p]]) for p in places]) for title, made in images]
     footnote = "Synthetic images: they show no patient and are not for diagnosis."
     draw_rows(rows, footnote).save(out, quality=88)
 

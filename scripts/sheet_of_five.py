@@ -23,7 +23,7 @@ from m2l_runtime.masks.sources.lesions import read_lesions
 from m2l_runtime.masks.sources.mask_source import MaskSource
 from m2l_runtime.masks.sources.pca import MAX_MASKS, READ_SIDE, AlongComponent, fit_shape_model
 from m2l_runtime.masks.sources.shapes import Shapes
-from m2l_runtime.masks.sources.sheet import Cell, Row, draw_rows
+from m2l_runtime.output.contact_sheet import Cell, Row, draw_rows
 from m2l_runtime.types import Masks
 
 COLUMNS = 7
@@ -66,7 +66,7 @@ def main(
             title = f"principal component {component} ({model.explained[component - 1] * 100:.0f} % of the variance)"
             parts.append((title, drawn(along, in_order), [_name(along.sigma(number)) for number in in_order]))
         rows = [
-            Row(title, [Cell(m, label, i) for m, label, i in zip(these, labels, synth(these), strict=True)])
+            Row(title, [Cell([m, i], label) for m, label, i in zip(these, labels, synth(these), strict=True)])
             for title, these, labels in parts
         ]
         footnote = f"{synth.bundle.manifest.name}. Synthetic images: they show no patient and are not for diagnosis."

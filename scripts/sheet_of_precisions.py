@@ -18,7 +18,7 @@ from m2l_runtime._utils.text import stem
 from m2l_runtime.bundle import embedded
 from m2l_runtime.errors import InputError, M2LError
 from m2l_runtime.masks.mask_folder import find_masks
-from m2l_runtime.masks.sources.sheet import Cell, Row, draw_rows
+from m2l_runtime.output.contact_sheet import Cell, Row, draw_rows
 from m2l_runtime.types import Images, Masks
 
 COLUMNS = 8
@@ -44,7 +44,7 @@ def main(
     rows = [
         Row(
             "masks, and below each its image in fp32 on onnxruntime",
-            [Cell(m, label, i) for m, label, i in zip(drawn, labels, exact, strict=True)],
+            [Cell([m, i], label) for m, label, i in zip(drawn, labels, exact, strict=True)],
         ),
     ]
     for model in manifest.models:
@@ -58,7 +58,7 @@ def main(
             f"each, {AMPLIFIED} times its difference from fp32, grey where there is none"
         )
         pairs = zip(images, _amplified(images, exact), strict=True)
-        rows.append(Row(title, [Cell(image, "", difference) for image, difference in pairs]))
+        rows.append(Row(title, [Cell([image, difference]) for image, difference in pairs]))
     draw_rows(rows, f"{manifest.name}. Synthetic images: they show no patient and are not for diagnosis.").save(out)
 
 

@@ -19,7 +19,7 @@ from m2l_runtime.conditioning.appearance import measure
 from m2l_runtime.conditioning.conditions import AppearanceSampler, item_seed
 from m2l_runtime.masks.mask_folder import find_masks
 from m2l_runtime.masks.sources.shapes import Shapes
-from m2l_runtime.masks.sources.sheet import Cell, Row, draw_rows
+from m2l_runtime.output.contact_sheet import Cell, Row, draw_rows
 from m2l_runtime.types import NAMES, Appearance, Masks
 
 COLUMNS = 8
@@ -61,7 +61,7 @@ def sheet(
 
 def _row(title: str, synth: Synthesizer, masks: Masks, asked: Appearance, seeds: list[int], labels: list[str]) -> Row:
     images = synth(masks, seeds=seeds[: len(masks)], appearances=asked)
-    return Row(title, [Cell(m, t, i) for m, t, i in zip(masks, labels, images, strict=False)])
+    return Row(title, [Cell([m, i], t) for m, t, i in zip(masks, labels, images, strict=False)])
 
 
 @app.command()

@@ -1,17 +1,62 @@
-"""Fixtures: the command line in this process, a bundle that may be damaged, an opened synthesizer."""
+"""Share fixtures, give each worker one core, and tell how many slow tests were left out."""
 
 from __future__ import annotations
 
+import os
+
+# One thread each for PyTorch and NumPy, also in programs that tests start: two workers share two cores, and threads
+# that wait for a core cost more than they bring. The libraries read this when they load, so it precedes the imports.
+for _library in ("OMP", "MKL", "OPENBLAS"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+
+# ruff: noqa: E402
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import CommandLine, Outcome
 from support import TINY_BUNDLE
 
 from m2l_runtime import Synthesizer
+
+_left_out = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep each worker of pytest-xdist to a core of its own, where the system can."""
+    config.stash[_left_out] = 0
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker.startswith("gw") and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker[2:]) % len(cores)]})
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count the slow tests that are left out."""
+    for item in items:
+        item.config.stash[_left_out] += item.get_closest_marker("slow") is not None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the number of a worker over to the process that reports."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash[_left_out]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the number over from a worker: each of them leaves out the same tests."""
+    if (left_out := getattr(node, "workeroutput", {}).get("left_out")) is not None:
+        node.config.stash[_left_out] = left_out
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Tell what was left out, and how to run it."""
+    if left_out := config.stash[_left_out]:
+        terminalreporter.write_line(f"{left_out} slow tests were left out: make test-slow runs them (docs/testing.md)")
 
 
 @pytest.fixture

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -125,20 +127,62 @@ def gate_inputs(masks: Masks, specs: Sequence[TensorSpec], table: Appearances | 
     if not more:
         return {MASK: masks}
     inputs: dict[str, npt.NDArray[Any]] = {MASK: np.concatenate([masks] * ROUNDS)}
-    if table is not None:
-        columns = np.arange(count) % table.shape[1]
-        drawn = random_below(len(table), random_uint64(count, 0, "gate", "appearance"))
-        mean = np.broadcast_to(table.mean(0, np.float64).astype(np.float32), (count, table.shape[1]))
-        rows = [mean, table[drawn], table[table.argmin(0)[columns]], table[table.argmax(0)[columns]]]
-        inputs[APPEARANCE] = np.concatenate(rows)
     for spec in more:
-        if spec.name == DROPOUT_BITS:
-            size = next(side for side in spec.shape if side != BATCH)
-            seeds = [item_seed(0, "gate", sample) for sample in range(1, ROUNDS * count + 1)]
-            bits = np.stack([dropout_bits(seed, size) for seed in seeds]).reshape(ROUNDS, count, size)
-            bits[-2, ::2], bits[-1, ::2] = 255, 0
-            inputs[DROPOUT_BITS] = bits.reshape(-1, size)
+        rows = ROLE_ROWS[spec.role]
+        random = functools.partial(rows.random, spec, table)
+        inputs[spec.name] = rows.gate(random, count, table)
     return inputs
+
+
+def _random_appearances(
+    spec: TensorSpec, table: Appearances | None, count: int, words: Sequence[str]
+) -> npt.NDArray[Any]:
+    assert table is not None  # noqa: S101 - a network that takes appearances has their table
+    rows: npt.NDArray[Any] = table[random_below(len(table), random_uint64(count, 0, *words))]
+    return rows
+
+
+def _random_dropout_bits(
+    spec: TensorSpec, table: Appearances | None, count: int, words: Sequence[str]
+) -> npt.NDArray[Any]:
+    size = next(side for side in spec.shape if side != BATCH)
+    seeds = [item_seed(0, " ".join(words), sample) for sample in range(1, count + 1)]
+    return np.stack([dropout_bits(seed, size) for seed in seeds])
+
+
+def _gate_appearances(random: RandomRows, count: int, table: Appearances | None) -> npt.NDArray[Any]:
+    assert table is not None  # noqa: S101 - as above
+    columns = np.arange(count) % table.shape[1]
+    mean = np.broadcast_to(table.mean(0, np.float64).astype(np.float32), (count, table.shape[1]))
+    sampled = random(count, ("gate", "appearance"))
+    return np.concatenate([mean, sampled, table[table.argmin(0)[columns]], table[table.argmax(0)[columns]]])
+
+
+def _gate_dropout_bits(random: RandomRows, count: int, table: Appearances | None) -> npt.NDArray[Any]:
+    bits = random(ROUNDS * count, ("gate",)).reshape(ROUNDS, count, -1)
+    bits[-2, ::2], bits[-1, ::2] = 255, 0
+    return bits.reshape(ROUNDS * count, -1)
+
+
+RandomRows = Callable[[int, Sequence[str]], npt.NDArray[Any]]
+"""Sample a number of rows; the words say for what."""
+
+
+@dataclass(frozen=True)
+class RoleRows:
+    """Say which values of an input the gate and the calibration run."""
+
+    random: Callable[[TensorSpec, Appearances | None, int, Sequence[str]], npt.NDArray[Any]]
+    """Sample rows for a tensor: (tensor, table of appearances, number of rows, words that say for what)."""
+    gate: Callable[[RandomRows, int, Appearances | None], npt.NDArray[Any]]
+    """Make the rows of all `ROUNDS` rounds: (random rows, number of masks, table of appearances)."""
+
+
+ROLE_ROWS: Final[Mapping[str, RoleRows]] = {
+    "appearance": RoleRows(_random_appearances, _gate_appearances),
+    "dropout_bits": RoleRows(_random_dropout_bits, _gate_dropout_bits),
+}
+"""By role of the input, see :data:`m2l_runtime.bundle.roles.ROLES`; the mask is not among them."""
 
 
 def golden_rows(inputs: Inputs, mask_count: int) -> list[int]:

@@ -10,12 +10,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from m2l_export.graph.onnx_writer import APPEARANCE, BATCH, DROPOUT_BITS, MASK
-from m2l_export.parity.gate import PROBES, Inputs
+from m2l_export.graph.onnx_writer import MASK
+from m2l_export.parity.gate import PROBES, ROLE_ROWS, Inputs
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.bundle.schema import TensorSpec
-from m2l_runtime.conditioning.conditions import Appearances, dropout_bits, item_seed
-from m2l_runtime.conditioning.random import random_below, random_uint64
+from m2l_runtime.conditioning.conditions import Appearances
 from m2l_runtime.errors import InputError
 from m2l_runtime.masks.mask_folder import find_masks
 from m2l_runtime.masks.sources.spec import is_spec, open_source
@@ -131,12 +130,7 @@ def _spread(count: int, wanted: int) -> list[int]:
 def _inputs(masks: Masks, specs: Sequence[TensorSpec], table: Appearances | None, purpose: str) -> Inputs:
     inputs: dict[str, npt.NDArray[Any]] = {MASK: masks}
     for spec in specs[1:]:
-        if spec.name == APPEARANCE and table is not None:
-            inputs[APPEARANCE] = table[random_below(len(table), random_uint64(len(masks), 0, "calibration", purpose))]
-        if spec.name == DROPOUT_BITS:
-            size = next(side for side in spec.shape if side != BATCH)
-            seeds = [item_seed(0, "calibration " + purpose, sample) for sample in range(1, len(masks) + 1)]
-            inputs[DROPOUT_BITS] = np.stack([dropout_bits(seed, size) for seed in seeds])
+        inputs[spec.name] = ROLE_ROWS[spec.role].random(spec, table, len(masks), ("calibration", purpose))
     return inputs
 
 

@@ -1,10 +1,18 @@
 """Synthesize dermoscopic lesion images from segmentation masks, without PyTorch.
 
->>> from m2l_runtime import Synthesizer
->>> with Synthesizer.open() as synth:           # the model inside the package
-...     images = synth(masks)                   # (N, 256, 256) uint8 -> (N, 256, 256, 3) uint8
-...     synthesize_folder("masks", "lesions", synth)              # files to files
-...     for result in iterate_folder("masks", synth): ...         # files to arrays
+Example:
+    >>> import numpy as np
+    >>> from m2l_runtime import DrawnMasks, Shapes, Synthesizer, iterate_folder
+    >>> synth = Synthesizer.open(backend="fake")  # leave out the backend to run the model inside the package
+    >>> synth(np.zeros((2, 256, 256), np.uint8)).shape
+    (2, 256, 256, 3)
+    >>> for result in iterate_folder(DrawnMasks(Shapes(), 2), synth):  # or a folder of masks
+    ...     print(result.name, result.image.shape)
+    000000-circle.png (256, 256, 3)
+    000001-ellipse.png (256, 256, 3)
+    >>> synth.close()
+
+`synthesize_folder` writes the images of a folder of masks to files.
 """
 
 from __future__ import annotations
@@ -24,8 +32,8 @@ if TYPE_CHECKING:
     from m2l_runtime.masks.sources.shapes import Shapes
     from m2l_runtime.masks.sources.spec import open_source
     from m2l_runtime.output.encoding import Encoding
-    from m2l_runtime.output.formats import OutputOptions
-    from m2l_runtime.runs.folder import Summary, synthesize_folder
+    from m2l_runtime.output.options import OutputOptions
+    from m2l_runtime.runs.folder import RunCallbacks, Summary, synthesize_folder
     from m2l_runtime.runs.pipeline import Result, iterate_folder
     from m2l_runtime.synthesizer import Synthesizer
     from m2l_runtime.types import Images, Masks
@@ -40,8 +48,9 @@ _HOMES = {
     "MaskFile": "masks.mask_file",
     "MaskSource": "masks.sources.mask_source",
     "Masks": "types",
-    "OutputOptions": "output.formats",
+    "OutputOptions": "output.options",
     "Result": "runs.pipeline",
+    "RunCallbacks": "runs.folder",
     "Shapes": "masks.sources.shapes",
     "Summary": "runs.folder",
     "Synthesizer": "synthesizer",
@@ -64,6 +73,7 @@ __all__ = [
     "Masks",
     "OutputOptions",
     "Result",
+    "RunCallbacks",
     "Shapes",
     "Summary",
     "Synthesizer",

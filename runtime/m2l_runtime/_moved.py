@@ -45,7 +45,7 @@ MOVED: Final = {
     "masksource.pca": "masks.sources.pca",
     "masksource.plot": "masks.sources.plot",
     "masksource.shapes": "masks.sources.shapes",
-    "masksource.sheet": "masks.sources.sheet",
+    "masksource.sheet": "output.contact_sheet",
     "masksource.signed": "masks.sources.signed_distance",
     "masksource.spec": "masks.sources.spec",
     "masksource.statistics": "masks.sources.statistics",

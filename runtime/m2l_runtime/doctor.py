@@ -1,4 +1,4 @@
-"""A machine to a report of what works on it and why the rest does not."""
+"""Report which backends work on this machine, and why the others do not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from m2l_runtime.errors import EngineNotInstalled, M2LError
 
 @dataclass(frozen=True)
 class EngineReport:
-    """Whether a backend runs a bundle on a device here, in one precision."""
+    """Hold whether a backend runs a bundle on a device here, in one precision."""
 
     backend: str
     device: str
@@ -45,9 +45,9 @@ def engine_reports(bundle: Bundle) -> list[EngineReport]:
 
 
 def _try(bundle: Bundle, name: str, device: str, precision: Precision) -> tuple[bool, str]:
-    """(whether it loads, engine and what is to be known of it, or why it does not)."""
-    if name == "tensorrt":
-        return _could_run_plans(device)
+    """Try a backend: return whether it loads, and the engine with its notes or why it does not load."""
+    if BACKENDS[name].runs_plans:
+        return _could_run_plans(name, device)
     try:
         backend = load_backend(bundle, name, BackendOptions(device=device, precision=precision))
     except M2LError as error:
@@ -57,10 +57,10 @@ def _try(bundle: Bundle, name: str, device: str, precision: Precision) -> tuple[
     return True, backend.settings.engine + "".join(f" ({note})" for note in notes)
 
 
-def _could_run_plans(device: str) -> tuple[bool, str]:
-    """The same of TensorRT: card and library are looked at, and no plan is built, which takes minutes."""
+def _could_run_plans(name: str, device: str) -> tuple[bool, str]:
+    """Look for a GPU and a TensorRT library. No plan is built, as that takes minutes."""
     try:
-        backend_module("tensorrt")
+        backend_module(name)
         here = detect_environment(read_device(device)[1])
     except M2LError as error:
         return False, str(error)
@@ -70,7 +70,7 @@ def _could_run_plans(device: str) -> tuple[bool, str]:
 
 
 def machine_facts() -> dict[str, str]:
-    """Versions and sizes that a bug report needs, by name."""
+    """Collect the versions and sizes that a bug report needs, by name."""
     facts = {
         "m2l": __version__,
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
@@ -87,7 +87,7 @@ def machine_facts() -> dict[str, str]:
 
 
 def _plans() -> str:
-    """What builds plans here, card or none."""
+    """Say what builds plans here, with or without a GPU."""
     reports = []
     for flavour in library.installed():
         try:
@@ -95,9 +95,9 @@ def _plans() -> str:
         except EngineNotInstalled as error:
             reports.append(str(error))
             continue
-        which = "the card that is here"
+        which = "the GPU that is here"
         if flavour == "tensorrt_rtx":
-            which = f"compute capability {', '.join(COMPUTE_CAPABILITIES)}, whatever card is here"
+            which = f"compute capability {', '.join(COMPUTE_CAPABILITIES)}, whatever GPU is here"
         reports.append(f"{library.TITLES[flavour]} {version_here} builds them for {which}")
     missing = "; or ".join(f"{library.TITLES[name]}: {how}" for name, how in library.INSTALL.items())
     return (

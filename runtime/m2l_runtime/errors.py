@@ -1,9 +1,9 @@
-"""What can go wrong, as one tree, each error also the builtin one that callers already catch.
+"""Define the errors of m2l, as one tree. Each is also the builtin error that callers already catch.
 
 ::
 
     M2LError
-    ├── InputError          (ValueError)       something handed in is not what was expected
+    ├── InputError          (ValueError)       an argument is not what was expected
     │   ├── ArrayError      (TypeError too)    an array of the wrong shape, type or range
     │   ├── PictureFileError                   a file that is not a usable picture
     │   │   └── MaskFileError                  a file that is not a usable mask
@@ -21,78 +21,87 @@
     ├── ParityError         (ArithmeticError)  two computations that should agree do not
     └── OutputError         (OSError)          results cannot be written, or would overwrite something
 
-A message says what was got, what was expected and what to do. File names in messages pass through
-:func:`m2l_runtime._utils.text.printable`, so that a hostile name cannot steer a terminal.
+A message says what was given, what was expected and what to do. File names in messages pass through
+:func:`m2l_runtime._utils.text.printable`, so that a hostile name cannot control a terminal.
 """
 
 
 class M2LError(Exception):
-    """Root of everything that m2l raises on purpose."""
+    """Signal any error that m2l raises on purpose: the root of the tree.
+
+    Example:
+        >>> from m2l_runtime import open_bundle
+        >>> try:
+        ...     open_bundle("no-such-folder")
+        ... except M2LError as error:
+        ...     print(error)
+        no-such-folder does not exist; a bundle is the folder that `m2l export CHECKPOINT BUNDLE` writes
+    """
 
 
 class InputError(M2LError, ValueError):
-    """Something handed in is not what was expected."""
+    """Signal that an argument is not what was expected."""
 
 
 class ArrayError(InputError, TypeError):
-    """An array has the wrong shape, type or range."""
+    """Signal that an array has the wrong shape, type or range."""
 
 
 class PictureFileError(InputError):
-    """A file is not a usable picture."""
+    """Signal that a file is not a usable picture."""
 
 
 class MaskFileError(PictureFileError):
-    """A file is not a usable mask."""
+    """Signal that a file is not a usable mask."""
 
 
 class CheckpointError(InputError):
-    """A checkpoint is not what can be exported."""
+    """Signal that a checkpoint cannot be exported."""
 
 
 class BundleError(M2LError, ValueError):
-    """A bundle cannot be used as it is."""
+    """Signal that a bundle cannot be used as it is."""
 
 
 class BundleNotFound(BundleError, FileNotFoundError):
-    """There is no bundle at the path given."""
+    """Signal that there is no bundle at the path given."""
 
 
 class BundleTooNew(BundleError):
-    """A bundle needs a newer m2l: another schema, or inputs with a role unknown here."""
+    """Signal that a bundle needs a newer m2l: another schema, or inputs with a role unknown here."""
 
 
 class BundleDamaged(BundleError):
-    """A file of a bundle is missing, altered, of absurd size, or outside the folder."""
+    """Signal that a file of a bundle is missing, altered, of absurd size, or outside the folder."""
 
 
 class EngineError(M2LError, RuntimeError):
-    """An inference engine failed."""
+    """Signal that an inference engine failed."""
 
 
 class EngineNotInstalled(EngineError, ImportError):
-    """An inference engine is not installed; the message is the command that installs it."""
+    """Signal that an inference engine is not installed; the message is the command that installs it."""
 
 
 class DeviceUnavailable(EngineError):
-    """An engine is installed but cannot use the device asked for."""
+    """Signal that an engine is installed but cannot use the device asked for."""
 
 
 class TrainingError(M2LError, RuntimeError):
-    """A training cannot go on; its last state is kept."""
+    """Signal that a training cannot go on; its last state is saved."""
 
 
 class Diverged(TrainingError, ArithmeticError):
-    """A loss is not a finite number."""
+    """Signal that a loss is not a finite number."""
 
 
 class OutOfMemory(TrainingError, MemoryError):
-    """The device has too little memory for a step of training."""
+    """Signal that the device has too little memory for a step of training."""
 
 
 class ParityError(M2LError, ArithmeticError):
-    """Two computations that should agree do not."""
+    """Signal that two computations that should agree do not."""
 
 
 class OutputError(M2LError, OSError):
-    """Results cannot be written, or would overwrite something."""
+    """Signal that results cannot be written, or would overwrite something."""

@@ -1,4 +1,4 @@
-"""A bundle and a backend to a callable: any number of masks to as many images."""
+"""Synthesize images from masks with a bundle on a backend."""
 
 from __future__ import annotations
 
@@ -24,17 +24,23 @@ from m2l_runtime.types import Images, Masks, check_masks
 
 
 class Synthesizer:
-    """Masks to images, in batches of one fixed size whose tail is padded.
+    """Synthesize images from masks, in batches of one fixed size whose tail is padded.
 
-    The fixed size keeps results independent of how many masks come at once: a mask gives the same bytes alone
-    or among others. A synthesizer may be called from several threads.
+    The fixed size makes results independent of how many masks come at once: a mask gives the same bytes alone or
+    among others. A synthesizer may be called from several threads.
 
-    Generators may take more than the mask: an appearance (:mod:`m2l_runtime.conditioning.appearance`), and which
-    features are dropped. Both are drawn with a seed for each mask, and appearances may be given.
+    A generator may take more than the mask: an appearance (:mod:`m2l_runtime.conditioning.appearance`), and which
+    features are dropped. Both are sampled with a seed for each mask. Appearances may be given instead.
 
-    >>> with Synthesizer.open() as synth:
-    ...     images = synth(masks)
-    ...     others = synth(masks, seeds=range(len(masks)))      # where the bundle varies
+    Example:
+        >>> import numpy as np
+        >>> masks = np.zeros((2, 256, 256), np.uint8)
+        >>> masks[:, 96:160, 96:160] = 255
+        >>> with Synthesizer.open(backend="fake") as synth:  # leave out the backend to run the model
+        ...     images = synth(masks)
+        ...     others = synth(masks, seeds=range(len(masks)))
+        >>> images.shape, images.dtype
+        ((2, 256, 256, 3), dtype('uint8'))
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, choice: BackendChoice | None = None) -> None:
@@ -43,11 +49,11 @@ class Synthesizer:
         self.settings: Final[BackendSettings] = backend.settings
         name = backend.settings.backend
         self.choice: Final = choice or BackendChoice(name, "it was handed in", (name,))
-        """Which backend it is, and why."""
+        """Which backend runs, and why."""
         self.notes: Final = backend.notes
-        """What a person should know of how it runs here: what was asked for and will not pay."""
+        """What a user should know about how it runs here, such as an option that does not pay."""
         self.extra: Final = ExtraInputs(bundle)
-        """What the generator takes beside the mask."""
+        """What the generator takes beside the mask. `extra.is_random` tells whether seeds change the image."""
 
     @classmethod
     def open(
@@ -68,23 +74,23 @@ class Synthesizer:
         """Open a bundle on a backend.
 
         Args:
-            bundle: folder of a bundle, or a bundle already opened; None is the model inside the package.
-            backend: auto | openvino | onnxruntime | tensorrt | fake (which runs no model). `auto` is the fastest one
-                installed that the bundle was made for; `choice` says which, and why.
-            device: auto | cpu | cuda | cuda:N. `auto` is CUDA where onnxruntime is the backend and starts it, else
-                the CPU; `cuda` is an error where it does not start. `settings.device` says which it is.
-            precision: what convolutions compute with: fp32, or fp16, bf16 or int8 where the bundle has that for the
+            bundle: folder of a bundle, or an opened bundle; None is the model inside the package.
+            backend: auto | openvino | onnxruntime | tensorrt | fake (which runs no model). `auto` is the fastest
+                installed one that the bundle was exported for; `choice` says which, and why.
+            device: auto | cpu | cuda | cuda:N. `auto` is CUDA where the backend is onnxruntime and CUDA starts, else
+                the CPU. `cuda` is an error where CUDA does not start. `settings.device` says which it is.
+            precision: what convolutions compute with: fp32, or fp16, bf16 or int8 where the bundle has it for the
                 backend.
-            batch_size: masks per call of the engine; None: 1 on a CPU, 16 on CUDA.
+            batch_size: masks per call of the engine; None: 1 on a CPU, 16 on CUDA. For the lowest latency: 1.
             threads: CPU threads of the engine in all; None: as many CPUs as this process may use.
-            streams: engine calls at once, the threads divided among them; None: as many as give the most images/s.
-                1 answers a single mask soonest; more pay where many masks come at once.
+            streams: engine calls at once; they share the threads. None: as many as give the most images/s. 1 gives the
+                lowest latency of a single mask; more pay for many masks.
             provider_options: options of onnxruntime's CUDA provider, by its own names.
-            cache_dir: a folder of the user's own where compiled models are kept for the next time; it is made if need
-                be. None: openvino keeps nothing, and tensorrt its plans in the user's cache.
-            trust_plans: whether plans of the bundle may be loaded by tensorrt. They are code: only from somebody
+            cache_dir: a private folder where compiled models are cached; created if needed. None: openvino caches
+                nothing, and tensorrt caches its plans in the user's cache folder.
+            trust_plans: whether tensorrt may load the bundle's plans. Plans are code: trust them only from somebody
                 whose programs you would run. Otherwise tensorrt builds its own from the bundle's ONNX file.
-            on_step: called with a line of text where something begins that may take minutes.
+            on_step: called with a line of text before a step that may take minutes.
 
         Raises:
             BundleNotFound, BundleTooNew, BundleDamaged: the bundle cannot be used.
@@ -104,7 +110,7 @@ class Synthesizer:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height, width in pixels of masks and images."""
+        """Height and width of masks and images, in pixels."""
         return self.bundle.manifest.image_size
 
     def __call__(
@@ -113,15 +119,15 @@ class Synthesizer:
         seeds: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
         appearances: Appearances | None = None,
     ) -> Images:
-        """Images of masks.
+        """Synthesize an image for each mask.
 
         Args:
             masks: uint8 (N, H, W), 0 background, 255 lesion, of `image_size`; N may be 0. They are only read.
-            seeds: (N,) integers, 0..2^64-1, that what is left to chance is drawn with; the image of a mask depends on
-                its own. None: they follow from the masks' bytes, so a mask always gives the same image. A generator
-                that takes the mask alone (`extra.vary` is False) gives the same image whatever the seed.
+            seeds: (N,) integers, 0..2^64-1, one for each mask. None: they follow from the masks' bytes, so a mask
+                always gives the same image. A generator that takes the mask alone (`extra.is_random` is False)
+                ignores them.
             appearances: float32 (N, 12), or (12,) for all, in the order of :data:`m2l_runtime.types.NAMES`. None:
-                drawn from what the network was trained with.
+                sampled from the training images.
 
         Returns:
             uint8 (N, H, W, 3) RGB, a new array owned by the caller.
@@ -140,15 +146,15 @@ class Synthesizer:
     def synthesize_checked(
         self, masks: Masks, seeds: Sequence[int] | None = None, appearances: Appearances | None = None
     ) -> Images:
-        """As calling, for what is known to be in range: :func:`m2l_runtime.read_mask` makes such masks.
+        """Synthesize as a call does, without its checks, for masks of :func:`m2l_runtime.read_mask`.
 
-        The one thing a call refuses and this does not is a maximum of 1, which a lesion far smaller than a
-        pixel leaves behind when a file is brought to the model's size.
+        A call refuses masks with a maximum of 1; this does not. A lesion far smaller than a pixel gives such a mask
+        when its file is resized.
         """
         return self.run_inputs(self.extra.arrays(masks, seeds, appearances))
 
     def run_inputs(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Images:
-        """Images of inputs by name as the manifest has them, the mask first; nothing is checked.
+        """Run inputs by their names in the manifest, the mask first. Nothing is checked.
 
         Raises:
             EngineError: the engine failed, or the synthesizer is closed.
@@ -159,7 +165,7 @@ class Synthesizer:
         return run_in_batches(backend, inputs)
 
     def close(self) -> None:
-        """Give back what the engine holds. Closing twice is fine; a call after it is an error."""
+        """Free what the engine holds. Closing twice is fine; a later call is an error."""
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.close()
@@ -181,13 +187,13 @@ class Synthesizer:
 
 
 def run_in_batches(backend: Backend, inputs: Mapping[str, npt.NDArray[Any]]) -> Images:
-    """Any number of items through `backend` in batches of its fixed size, the last one padded with zeros.
+    """Run any number of items in batches of the backend's fixed size; zeros pad the last one.
 
     As many batches run at once as the backend has streams.
 
     Args:
-        backend: what computes them.
-        inputs: by name, the mask (N, H, W) first; N is the first side of all.
+        backend: computes the images.
+        inputs: by name, the mask (N, H, W) first. All have N rows.
 
     Returns:
         uint8 (N, H, W, 3), owned by the caller.
@@ -218,7 +224,7 @@ def run_in_batches(backend: Backend, inputs: Mapping[str, npt.NDArray[Any]]) -> 
 
 
 def _padded(rows: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """`rows` in one piece, zeros behind them up to `size`."""
+    """Make `rows` contiguous, and pad them with zeros to `size`."""
     rows = np.ascontiguousarray(rows)
     if len(rows) == size:
         return rows

@@ -1,4 +1,4 @@
-"""Masks and images: the two array types that cross every boundary, and their checks."""
+"""Define and check masks and images: the two array types that cross every boundary."""
 
 from __future__ import annotations
 
@@ -10,31 +10,46 @@ import numpy.typing as npt
 from m2l_runtime.errors import ArrayError
 
 Masks: TypeAlias = npt.NDArray[np.uint8]
-"""uint8 (N, H, W): 0 background, 255 lesion; greys between are legal, resampling makes them on edges."""
+"""uint8 (N, H, W): 0 background, 255 lesion. Greys between are legal: resampling makes them on edges.
+
+Example:
+    >>> masks: Masks = np.zeros((2, 256, 256), np.uint8)
+    >>> masks[:, 96:160, 96:160] = 255  # a square lesion in each
+    >>> check_masks(masks, (256, 256)).shape
+    (2, 256, 256)
+"""
 
 Mask: TypeAlias = npt.NDArray[np.uint8]
-"""uint8 (H, W): one of Masks."""
+"""uint8 (H, W): one mask."""
 
 Images: TypeAlias = npt.NDArray[np.uint8]
-"""uint8 (N, H, W, 3): RGB, 0..255."""
+"""uint8 (N, H, W, 3): RGB, 0..255.
+
+Example:
+    >>> from m2l_runtime import Synthesizer
+    >>> with Synthesizer.open(backend="fake") as synth:
+    ...     images: Images = synth(np.zeros((2, 256, 256), np.uint8))
+    >>> images.shape, images.dtype
+    ((2, 256, 256, 3), dtype('uint8'))
+"""
 
 Image: TypeAlias = npt.NDArray[np.uint8]
-"""uint8 (H, W, 3): one of Images."""
+"""uint8 (H, W, 3): one image."""
 
 
 def describe(value: object) -> str:
-    """'(1, 5, 6) float32' for an array, the type's name for anything else."""
+    """Describe a value for a message: '(1, 5, 6) float32' for an array, else its type's name."""
     if isinstance(value, np.ndarray):
         return f"{value.shape} {value.dtype}"
     return f"a {type(value).__name__}"
 
 
 def check_masks(masks: Any, image_size: tuple[int, int]) -> Masks:
-    """The same array, once it is sure to be Masks of `image_size` (height, width).
+    """Check that an array is `Masks` of `image_size` (height, width), and return it.
 
     Raises:
-        ArrayError: not an array, wrong shape or type, boolean, or a maximum of 1 (a mask of 0 and 1 would
-            be read as black; whoever calls knows whether 1 meant lesion).
+        ArrayError: not an array, wrong shape or type, boolean, or a maximum of 1. A mask of 0 and 1 would be read as
+            black; only the caller knows whether 1 means lesion.
     """
     height, width = image_size
     expected = f"masks must be (N, {height}, {width}) uint8"
@@ -52,7 +67,7 @@ def check_masks(masks: Any, image_size: tuple[int, int]) -> Masks:
 
 
 Appearance = npt.NDArray[np.float32]
-"""float32 (`len(NAMES)`,), in the order of `NAMES`."""
+"""float32 (12,): the numbers named by `NAMES`, in that order."""
 
 
 NAMES: Final = (
@@ -61,4 +76,4 @@ NAMES: Final = (
     *(f"skin_{channel}" for channel in "Lab"),
     *(f"skin_spread_{channel}" for channel in "Lab"),
 )
-"""Of each region: the mean of CIE L*, a*, b* (D65) over its pixels, then their standard deviation."""
+"""Numbers of an appearance. For each region: mean of CIE L*, a*, b* (D65) over its pixels, then their deviations."""

@@ -1,4 +1,4 @@
-"""A bundle to proof that it gives here the images it gave where it was made."""
+"""Replay a bundle's golden images on this machine and compare."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from m2l_runtime.synthesizer import Synthesizer
 from m2l_runtime.types import Images
 
 TOLERANCE: Final = 1
-"""Levels by which another engine or version may round differently in fp32."""
+"""Levels by which fp32 may differ on another engine or version, as it rounds differently."""
 
 MARGIN_DB: Final = 3.0
-"""How far below the recorded PSNR one in bf16 or int8 may be.
+"""How far the PSNR in a lower precision may be below the recorded one.
 
-Another version or number of threads adds up in another order, and what then rounds to another bf16 or int8 number adds
-an error of its own. As large as the recorded one and independent of it, it doubles the mean square: 3 dB.
+Another version or number of threads adds up in another order. What then rounds to another bf16 or int8 number adds an
+error. If that error is as large as the recorded one and independent of it, it doubles the mean square: 3 dB.
 """
 
 
 @dataclass(frozen=True)
 class Replay:
-    """The golden pairs on one backend and device, in one precision."""
+    """Hold how the golden images compare on one backend and device, in one precision."""
 
     backend: str
     device: str
@@ -37,16 +37,16 @@ class Replay:
     detail: str
     """Engine and version, or why it was not run."""
     max_level_difference: int | None
-    """None: not run, the backend does not load here."""
+    """In 8-bit levels. None: not run, as the backend does not load here."""
     mean_level_difference: float | None
     worst_psnr_db: float | None
-    """PSNR of the image that is farthest off; None where every byte is equal, or it was not run."""
+    """Lowest PSNR of an image; None where every byte is equal, or it was not run."""
     least_psnr_db: float | None
-    """The lowest that is accepted: what the bundle records less `MARGIN_DB`; None: levels decide, as in fp32."""
+    """Lowest PSNR accepted: what the bundle records less `MARGIN_DB`; None: levels decide, as in fp32."""
 
     @property
     def agrees(self) -> bool:
-        """Whether it ran, and is within `TOLERANCE`, or where that decides no less than `least_psnr_db`."""
+        """Whether it ran and is within `TOLERANCE`, or reaches `least_psnr_db` where PSNR decides."""
         if self.max_level_difference is None:
             return False
         if self.least_psnr_db is None:
@@ -55,9 +55,10 @@ class Replay:
 
 
 def replay_golden(bundle: Bundle, *, trust_plans: bool = False) -> list[Replay]:
-    """Hash every file, then replay the golden pairs in every way the bundle has that loads here (no fakes).
+    """Hash every file, then replay the golden pairs on each backend, device and precision that loads here.
 
-    TensorRT plans of the bundle are replayed where they are trusted; otherwise plans are built here and replayed.
+    Fake backends are left out. TensorRT plans of the bundle are replayed if they are trusted; otherwise plans are built
+    here and replayed.
 
     Raises:
         BundleDamaged: a file is missing or altered.
@@ -78,7 +79,7 @@ def replay_golden(bundle: Bundle, *, trust_plans: bool = False) -> list[Replay]:
                 trust_plans=trust_plans,
             ) as synth:
                 images, engine = synth.run_inputs(inputs), synth.settings.engine
-                if name == "tensorrt":
+                if BACKENDS[name].runs_plans:
                     is_bundles = any(note.startswith(BUNDLE_PLAN_NOTE) for note in synth.notes)
                     engine += ", the bundle's plan" if is_bundles else ", a plan built here"
         except (EngineNotInstalled, DeviceUnavailable) as error:
@@ -101,13 +102,13 @@ def replay_golden(bundle: Bundle, *, trust_plans: bool = False) -> list[Replay]:
 
 
 def _batch_size(bundle: Bundle, name: str, model: ModelFile) -> int | None:
-    """One that the bundle's plans of this file take, where it has some; None: the backend's own."""
+    """Return a batch size that the bundle's plans of this file take; None: the backend's default."""
     plans = [plan for plan in bundle.manifest.plans if plan.onnx_sha256 == model.file.sha256]
-    return plans[0].batch_sizes[1] if name == "tensorrt" and plans else None
+    return plans[0].batch_sizes[1] if BACKENDS[name].runs_plans and plans else None
 
 
 def replay_targets(bundle: Bundle) -> list[tuple[str, str, ModelFile]]:
-    """(backend, device, file and precision) for all that the bundle was made for and that is known here; no fakes."""
+    """List (backend, device, model) for all that the bundle was exported for and this version knows, without fakes."""
     return [
         (name, device, model)
         for name, entry in BACKENDS.items()
@@ -119,13 +120,13 @@ def replay_targets(bundle: Bundle) -> list[tuple[str, str, ModelFile]]:
 
 
 def least_psnr_db(model: ModelFile) -> float | None:
-    """The lowest PSNR of a golden image that is accepted; None: levels decide."""
+    """Return the lowest PSNR of a golden image that is accepted; None: levels decide."""
     recorded = model.parity.psnr_db if model.parity.worst_psnr_db is None else model.parity.worst_psnr_db
     return None if model.precision == "fp32" or recorded is None else recorded - MARGIN_DB
 
 
 def _worst_psnr_db(images: Images, expected: Images) -> float | None:
-    """Lowest of the images' peak signal-to-noise ratios, 10 log10(255^2 / mean square); None: every byte is equal."""
+    """Compute the images' lowest peak signal-to-noise ratio, 10 log10(255^2 / mean square); None: all bytes equal."""
     difference = images.astype(np.float64) - expected
     worst = float(np.square(difference).mean(axis=(1, 2, 3)).max())
     return 10 * math.log10(255**2 / worst) if worst else None

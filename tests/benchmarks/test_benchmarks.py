@@ -17,6 +17,8 @@ import pytest
 from PIL import Image
 from support import ROOT
 
+pytestmark = pytest.mark.slow
+
 Line = dict[str, Any]
 
 
@@ -90,7 +92,7 @@ def all_parts() -> list[Line]:
             images=2,
             image_side=256,
             versions={"Pillow's zlib": "1.2.13"},
-            candidates={
+            ways={
                 "PNG": {"cpu_ms": [20.0], "bytes": 80_000, "is_lossless": True, "over_the_first": [1.0, 1.0, 1.0]},
                 "JPEG": {"cpu_ms": [0.5], "bytes": 20_000, "is_lossless": False, "over_the_first": [40.0, 40.0, 40.0]},
             },
@@ -98,7 +100,7 @@ def all_parts() -> list[Line]:
         synthetic_results(
             "profile",
             giga_multiplications=6.0,
-            candidates={
+            ways={
                 "OpenVINO int8": {
                     "latency_p50_ms": [20.0, 20.0, 20.0],
                     "ms_by_kind": {"Convolution, amx_I8": [12.0, 12.0, 12.0], "MVN, jit": [8.0, 8.0, 8.0]},
@@ -178,8 +180,8 @@ def test_both_forms_of_a_layer_give_the_same_and_count_their_multiplications(
     benchmark: Callable[[str], Any], tmp_path: Path
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    layers, torchways = benchmark("layers"), benchmark("torchways")
-    found = layers.upsampling_layers(torchways.unet_256(2))
+    layers, torch_backend = benchmark("layers"), benchmark("torch_backend")
+    found = layers.upsampling_layers(torch_backend.unet_256(2))
     assert [layer.side for layer in found] == [1, 2, 4, 8, 16, 32, 64, 128]
     assert [(layer.inputs, layer.outputs) for layer in found] == [
         *((16, 16), (32, 16), (32, 16), (32, 16)),

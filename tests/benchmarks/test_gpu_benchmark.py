@@ -24,6 +24,8 @@ from m2l_runtime.errors import EngineError
 
 pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = ROOT / "benchmarks"
 BASELINE = "PyTorch eager fp32, batch 1"
 Line = dict[str, Any]
@@ -151,10 +153,10 @@ def test_half_precision_on_a_cpu_is_not_measured(benchmark: Import, tmp_path: Pa
 def test_pixels_that_are_not_finite_are_told(benchmark: Import, tmp_path: Path) -> None:
     import torch
 
-    torchcard, torchways = benchmark("torchcard"), benchmark("torchways")
-    spec = torchways.UnetSpec(levels=5, ngf=2, input_nc=3, output_nc=3, norm="instance")
-    network = torchways.UnetGenerator(spec)
-    backend = torchcard.TorchGpu(network, torchcard.MODES["fp32"], "cpu", 1)
+    torch_backend = benchmark("torch_backend")
+    spec = torch_backend.UnetSpec(levels=5, ngf=2, input_nc=3, output_nc=3, norm="instance")
+    network = torch_backend.UnetGenerator(spec)
+    backend = torch_backend.TorchBackend(network, torch_backend.GPU_MODES["fp32"], "cpu", 1)
     mask = {"mask": np.zeros((1, 32, 32), np.uint8)}
     backend.run_checked(mask)
     assert backend.is_finite

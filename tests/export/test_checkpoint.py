@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from m2l_export.checkpoint import infer_spec, load_checkpoint, load_state, to_network
 from m2l_runtime.errors import CheckpointError
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
+from m2l_runtime.literals import Norm
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 State = dict[str, Tensor]
 

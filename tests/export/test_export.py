@@ -26,7 +26,8 @@ from m2l_export.graph.onnx_writer import to_onnx
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import CheckpointError, InputError, OutputError, ParityError
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
+from m2l_runtime.literals import Norm
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 CHECKPOINT = TINY / "tiny_net_G.pth"
 

@@ -27,8 +27,9 @@ from m2l_export.graph.onnx_writer import input_specs, to_onnx
 from m2l_export.parity import gate
 from m2l_runtime import Synthesizer
 from m2l_runtime.errors import CheckpointError, ParityError
+from m2l_runtime.literals import Norm, Upsample
 from m2l_runtime.types import NAMES
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 ROWS = 40
 

@@ -19,8 +19,9 @@ from m2l_export.graph.deploy import NormStatistics, Upsampling, deploy, flatten
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime.bundle.schema import Training
 from m2l_runtime.errors import CheckpointError
+from m2l_runtime.literals import Norm
 from m2l_train import TrainConfig, train
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 CONFIG = TrainConfig(image_size=128, ngf=2, ndf=2, n_epochs=1, n_epochs_decay=0)
 

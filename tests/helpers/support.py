@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from PIL import Image
 
 from m2l_runtime.masks.mask_file import read_mask
@@ -24,6 +26,9 @@ REFERENCE = ROOT.parent / "shared" / "reference"
 Array = npt.NDArray[np.uint8]
 _WORD = (1 << 64) - 1
 Change = Callable[[dict[str, Any]], None]
+
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+"""A case of a parametrized test that only `make test-slow` runs; docs/testing.md says why."""
 
 
 def disc(side: int = 256, radius: float = 60.0, y: float = 120.0, x: float = 130.0) -> Array:

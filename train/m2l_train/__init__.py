@@ -15,13 +15,13 @@ from m2l_train._moved import MOVED
 if TYPE_CHECKING:
     from m2l_train.config import PRESETS, TrainConfig
     from m2l_train.data.prepare import prepare
-    from m2l_train.data.prepare_options import PrepareOptions, Report
+    from m2l_train.data.prepare_options import PrepareOptions, PrepareReport
     from m2l_train.training.trainer import StepResult, TrainReport, train
 
 _HOMES = {
     "PRESETS": "config",
     "PrepareOptions": "data.prepare_options",
-    "Report": "data.prepare_options",
+    "PrepareReport": "data.prepare_options",
     "StepResult": "training.trainer",
     "TrainConfig": "config",
     "TrainReport": "training.trainer",
@@ -29,7 +29,7 @@ _HOMES = {
     "train": "training.trainer",
 }
 
-__all__ = ["PRESETS", "PrepareOptions", "Report", "StepResult", "TrainConfig", "TrainReport", "prepare", "train"]
+__all__ = ["PRESETS", "PrepareOptions", "PrepareReport", "StepResult", "TrainConfig", "TrainReport", "prepare", "train"]
 
 if not TYPE_CHECKING:  # a type checker reads the imports above
     __getattr__ = lazy_attributes(
@@ -37,6 +37,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above
         _HOMES,
         needs=("torch", "tensorboard"),
         hint="training needs {}, which is not installed: pip install '.[train]' in a checkout of m2l",
+        renamed={"Report": "PrepareReport"},
     )
 
 announce_moved_modules(__name__, MOVED)

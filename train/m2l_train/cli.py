@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from m2l_runtime._utils.text import print_stderr
-from m2l_runtime.cli._options import GivenOptions, expand_options
+from m2l_runtime.cli._options import GivenOptions, accept_old_options, expand_options
 from m2l_train.config import PRESETS, TrainConfig
 
 SOME_PAIRS_BAD: Final = 3
@@ -29,7 +29,20 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 def register(app: typer.Typer) -> None:
     """Add the verbs of training to `app`."""
     app.command()(prepare)
-    app.command()(train)
+    app.command(cls=accept_old_options(_old_options()))(train)
+
+
+def _old_options() -> dict[str, str]:
+    """Return the new option by the former one, which was the name of the field."""
+    old: dict[str, str] = {}
+    for field in dataclasses.fields(TrainConfig):
+        flag = field.metadata["flag"]
+        if flag is not None:
+            name = field.name.replace("_", "-")
+            old[f"--{name}"] = f"--{flag}"
+            if isinstance(field.default, bool):
+                old[f"--no-{name}"] = f"--no-{flag}"
+    return old
 
 
 def prepare(

@@ -1,4 +1,4 @@
-"""All that a training run is told: one frozen record, and its presets."""
+"""Configure a training run: one frozen record of settings, and its presets."""
 
 from __future__ import annotations
 
@@ -6,154 +6,16 @@ import dataclasses
 import math
 import numbers
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from m2l_runtime.errors import InputError
+from m2l_runtime.literals import Norm, Upsample
 
 Direction = Literal["AtoB", "BtoA"]
 GanMode = Literal["vanilla", "lsgan"]
-NormChoice = Literal["instance", "batch", "none"]
-UpsampleChoice = Literal["deconv", "resize"]
 Side = Literal[128, 256, 512]
-
-
-def _field(default: Any, doc: str) -> Any:
-    """A field whose line of documentation the command line shows too."""
-    return field(default=default, metadata={"doc": doc})
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Settings of a training run, by the original's names where it has one. The defaults are the preset `paper`.
-
-    Raises:
-        InputError: a value is out of range, or of another type; whole numbers of any kind (NumPy's too) become int,
-            real ones float.
-    """
-
-    image_size: Side = _field(256, "Side in pixels of masks and images: 128, 256 or 512.")
-    load_size: int | None = _field(
-        None,
-        "Side that pictures are resized to before a random crop of image_size.  [default: 286/256 of the image size]",
-    )
-    mirror: int = _field(
-        0, "Pixels added on each side of the resized pictures by mirroring, so that crops move without resampling."
-    )
-    flip: bool = _field(True, "Flip a pair, mask and image alike, left to right, with probability one half.")
-    turn: bool = _field(False, "Turn a pair by no, one, two or three quarters, each as likely.")
-    direction: Direction = _field("AtoB", "Of combined A|B files: AtoB has the mask left, BtoA right.")
-    ngf: int = _field(64, "Channels of the generator's first layer.")
-    ndf: int = _field(64, "Channels of the discriminator's first layer.")
-    discriminators: int = _field(1, "Discriminators, each of which sees the image at half the side of the one before.")
-    detail: bool = _field(
-        False, "Show discriminators the finest detail of an image beside it, amplified, grey apart from colour."
-    )
-    norm: NormChoice = _field("instance", "Norm of both networks: instance, batch or none.")
-    upsample: UpsampleChoice = _field(
-        "deconv", "deconv as the original; resize (repeat pixels, then convolve) draws no checkerboards."
-    )
-    dropout: bool = _field(True, "Dropout 0.5 in the generator's inner blocks.")
-    appearance: bool = _field(
-        False, "Colours of lesion and skin, and their spread, as a second input; measured of each image trained on."
-    )
-    gan_mode: GanMode = _field("vanilla", "vanilla: cross-entropy from logits; lsgan: squared error.")
-    lambda_l1: float = _field(100.0, "Weight of the L1 loss beside the GAN's.")
-    l1_cell: int = _field(
-        1, "Side in pixels of the squares whose means the L1 loss compares. Within them the GAN is alone. 1: pixels."
-    )
-    lr: float = _field(2e-4, "Learning rate of Adam.")
-    beta1: float = _field(0.5, "First momentum of Adam; the second is 0.999.")
-    batch_size: int = _field(1, "Pairs per step, of all processes together.")
-    n_epochs: int = _field(100, "Epochs at the full learning rate.")
-    n_epochs_decay: int = _field(100, "Epochs that follow, the learning rate falling in a straight line towards zero.")
-    ema: float = _field(
-        0.0,
-        "What a running average of the generator keeps of itself at each step; it is what is judged and exported. "
-        "0: none.",
-    )
-    bf16: bool = _field(False, "Convolutions in bfloat16 where the device is fast at it; norms and losses in fp32.")
-    channels_last: bool = _field(False, "Channels innermost in memory.")
-    fused: bool = _field(False, "Adam in one pass over memory.")
-    compile: bool = _field(False, "Compile both networks (torch.compile): a minute or so at each start.")
-    decode_once: bool = _field(False, "Decode all pairs once, to a memory-mapped file; crop and flip on the device.")
-    seed: int = _field(0, "Of weights, order, crops, flips and dropout.")
-
-    def __post_init__(self) -> None:
-        for name, low in _MINIMA.items():
-            object.__setattr__(self, name, check_integer(name, getattr(self, name), low, MAX_INTEGER))
-        for name in ("image_size", *(() if self.load_size is None else ("load_size",))):
-            object.__setattr__(self, name, check_integer(name, getattr(self, name), -MAX_INTEGER, MAX_INTEGER))
-        for name in ("lambda_l1", "lr", "beta1", "ema"):
-            object.__setattr__(self, name, check_float(name, getattr(self, name)))
-        for name in _SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        for name in ("direction", "norm", "upsample", "gan_mode"):
-            if not isinstance(getattr(self, name), str):
-                raise InputError(f"{name} must be a text, got {getattr(self, name)!r}")
-            object.__setattr__(self, name, str.__str__(getattr(self, name)))  # of an enumeration: its plain text
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                options = ", ".join(map(str, choices))
-                raise InputError(f"{name} must be one of {options}, got {getattr(self, name)!r}")
-        if self.n_epochs + self.n_epochs_decay < 1:
-            raise InputError("n_epochs and n_epochs_decay are both 0; there is nothing to train")
-        if not (0 < self.lr <= 1 and 0 <= self.beta1 < 1 and 0 <= self.lambda_l1 <= 1e6):
-            raise InputError(
-                f"lr must be in (0, 1], beta1 in [0, 1) and lambda_l1 in [0, 1e6]; "
-                f"got {self.lr}, {self.beta1} and {self.lambda_l1}"
-            )
-        if not 0 <= self.ema < 1:
-            raise InputError(f"ema must be in [0, 1), got {self.ema}")
-        if self.appearance and self.norm == "none":
-            raise InputError("appearance modulates what norms give, and norm is none; choose norm instance or batch")
-        if self.image_size >> self.discriminators - 1 < MIN_DISCRIMINATOR_SIDE:
-            raise InputError(
-                f"discriminators must be at most {(self.image_size // MIN_DISCRIMINATOR_SIDE).bit_length()} for "
-                "images of "
-                f"{self.image_size} pixels (the last one sees at least {MIN_DISCRIMINATOR_SIDE}), got "
-                f"{self.discriminators}"
-            )
-        if self.image_size % self.l1_cell:
-            raise InputError(f"l1_cell must divide image_size ({self.image_size}), got {self.l1_cell}")
-        if not self.mirror < self.resize_to:
-            raise InputError(
-                f"mirror must be less than the side that pictures are resized to ({self.resize_to}), got {self.mirror}"
-            )
-        if not self.image_size <= self.resize_to <= 4 * self.image_size:
-            raise InputError(
-                f"load_size must be between image_size ({self.image_size}) and four times that, got {self.load_size}"
-            )
-
-    @property
-    def resize_to(self) -> int:
-        """Side in pixels that pictures are resized to: 286 for 256, 143 for 128, 572 for 512."""
-        return self.image_size * 286 // 256 if self.load_size is None else self.load_size
-
-    @property
-    def crop_from(self) -> int:
-        """Side in pixels that pictures have before the crop, mirrored margins and all."""
-        return self.resize_to + 2 * self.mirror
-
-    @property
-    def levels(self) -> int:
-        """Stride-2 convolutions of the generator, down to a bottleneck of 1x1."""
-        return self.image_size.bit_length() - 1
-
-    @property
-    def epoch_count(self) -> int:
-        """Epochs in all."""
-        return self.n_epochs + self.n_epochs_decay
-
-    def learning_rate(self, epoch: int) -> float:
-        """Of epoch `epoch`, counted from 1: full, then ``1 - (e - n_epochs) / (n_epochs_decay + 1)`` of it.
-
-        So the last epoch runs at 1 / (n_epochs_decay + 1) of it, never at zero, as in the original.
-        """
-        return self.lr * (1.0 - max(0, epoch - self.n_epochs) / (self.n_epochs_decay + 1))
-
 
 MIN_DISCRIMINATOR_SIDE: Final = 32
 """Side in pixels below which a discriminator's last layers have nothing left to norm."""
@@ -161,27 +23,12 @@ MIN_DISCRIMINATOR_SIDE: Final = 32
 MAX_INTEGER: Final = 1 << 31
 """No setting that is a whole number is larger."""
 
-_MINIMA: Final[Mapping[str, int]] = {
-    **dict.fromkeys(("ngf", "ndf", "discriminators", "l1_cell", "batch_size"), 1),
-    **dict.fromkeys(("n_epochs", "n_epochs_decay", "seed", "mirror"), 0),
-}
-
-_SWITCHES: Final = (
-    *("flip", "turn", "dropout", "appearance", "detail"),
-    *("bf16", "channels_last", "fused", "compile", "decode_once"),
-)
-
-_CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
-    "image_size": (128, 256, 512),
-    "direction": ("AtoB", "BtoA"),
-    "norm": ("instance", "batch", "none"),
-    "upsample": ("deconv", "resize"),
-    "gan_mode": ("vanilla", "lsgan"),
-}
+Check = Callable[[str, Any], Any]
+"""Takes the name and the value of a setting, and returns the value as it is kept. Raises InputError if it is wrong."""
 
 
 def check_integer(name: str, value: Any, low: int, high: int) -> int:
-    """`value` as an int.
+    """Return `value` as an int.
 
     Raises:
         InputError: it is no whole number (a bool is none either), or not in low..high.
@@ -198,7 +45,7 @@ def check_integer(name: str, value: Any, low: int, high: int) -> int:
 
 
 def check_float(name: str, value: Any) -> float:
-    """`value` as a float.
+    """Return `value` as a float.
 
     Raises:
         InputError: it is no finite number; a bool is none either.
@@ -214,8 +61,242 @@ def check_float(name: str, value: Any) -> float:
     return number
 
 
+def _whole(low: int) -> Check:
+    return lambda name, value: check_integer(name, value, low, MAX_INTEGER)
+
+
+def _whole_or_none(name: str, value: Any) -> int | None:
+    return None if value is None else check_integer(name, value, -MAX_INTEGER, MAX_INTEGER)
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def _one_of(literal: Any) -> Check:
+    choices = get_args(literal)
+
+    def check(name: str, value: Any) -> Any:
+        if isinstance(choices[0], int):
+            value = check_integer(name, value, -MAX_INTEGER, MAX_INTEGER)
+        elif isinstance(value, str):
+            value = str.__str__(value)  # of an enumeration: its plain text
+        else:
+            raise InputError(f"{name} must be a text, got {value!r}")
+        if value not in choices:
+            raise InputError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+        return value
+
+    return check
+
+
+def _field(default: Any, doc: str, check: Check, *, flag: str | None = None) -> Any:
+    """Make a field with the check of its value, and what the command line needs.
+
+    Args:
+        default: its default.
+        doc: one line of documentation, which the command line shows as help.
+        check: called with each value.
+        flag: the option without its dashes where it is not the field's name. Fields are keys of config.json and keep
+            their names.
+    """
+    return field(default=default, metadata={"doc": doc, "check": check, "flag": flag, "option": flag and f"--{flag}"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Hold the settings of a training run, by the original's names where it has one.
+
+    The defaults are the preset `paper`. Whole numbers of any kind (NumPy's too) become int, real ones float.
+
+    Example:
+        >>> config = TrainConfig(image_size=128, ngf=32, n_epochs=10, n_epochs_decay=10)
+        >>> config.epoch_count, config.resize_to
+        (20, 143)
+        >>> f"{config.learning_rate(20):.2g}"
+        '1.8e-05'
+        >>> TrainConfig(norm="group")
+        Traceback (most recent call last):
+        ...
+        m2l_runtime.errors.InputError: norm must be one of instance, batch, none, got 'group'
+
+    Raises:
+        InputError: a value is out of range, or of another type.
+    """
+
+    image_size: Side = _field(256, "Side of masks and images in pixels: 128, 256 or 512.", _one_of(Side))
+    load_size: int | None = _field(
+        None,
+        "Side in pixels to which pictures are resized before a random crop of image_size.  [default: "
+        "286/256 of the image size]",
+        _whole_or_none,
+    )
+    mirror: int = _field(
+        0,
+        "Pixels to add on each side of the resized pictures by reflection. Crops then move without resampling.",
+        _whole(0),
+        flag="reflect-pad",
+    )
+    flip: bool = _field(True, "Flip mask and image left to right with probability 0.5.", _switch)
+    turn: bool = _field(False, "Rotate a pair by 0, 90, 180 or 270 degrees, each as likely.", _switch, flag="rotate90")
+    direction: Direction = _field(
+        "AtoB",
+        "Layout of combined A|B files: AtoB has the mask on the left, BtoA on the right.",
+        _one_of(Direction),
+    )
+    ngf: int = _field(64, "Channels of the generator's first layer.", _whole(1))
+    ndf: int = _field(64, "Channels of the discriminator's first layer.", _whole(1))
+    discriminators: int = _field(
+        1,
+        "Number of discriminators. Each sees the image at half the side of the one before.",
+        _whole(1),
+        flag="num-discriminators",
+    )
+    detail: bool = _field(
+        False,
+        "Show discriminators the image's finest detail as well, amplified, grey apart from colour.",
+        _switch,
+    )
+    norm: Norm = _field("instance", "Norm of both networks: instance, batch or none.", _one_of(Norm))
+    upsample: Upsample = _field(
+        "deconv",
+        "How the generator doubles the side: deconv as the original, or resize (repeat pixels, then "
+        "convolve), which leaves no checkerboard artefacts.",
+        _one_of(Upsample),
+    )
+    dropout: bool = _field(True, "Use dropout 0.5 in the generator's inner blocks.", _switch)
+    appearance: bool = _field(
+        False,
+        "Give the generator an appearance as a second input: colours of lesion and skin, and their "
+        "spread. It is measured from each training image.",
+        _switch,
+    )
+    gan_mode: GanMode = _field(
+        "vanilla",
+        "GAN loss: vanilla (cross-entropy from logits) or lsgan (squared error).",
+        _one_of(GanMode),
+    )
+    lambda_l1: float = _field(100.0, "Weight of the L1 loss beside the GAN loss.", check_float)
+    l1_cell: int = _field(
+        1,
+        "Side in pixels of the squares whose means the L1 loss compares. Only the GAN loss sees what is "
+        "within them. 1: compare pixels.",
+        _whole(1),
+        flag="l1-pool",
+    )
+    lr: float = _field(2e-4, "Learning rate of Adam.", check_float)
+    beta1: float = _field(0.5, "First momentum of Adam; the second is 0.999.", check_float)
+    batch_size: int = _field(1, "Pairs per step, over all processes.", _whole(1))
+    n_epochs: int = _field(100, "Epochs at the full learning rate.", _whole(0))
+    n_epochs_decay: int = _field(
+        100,
+        "Epochs that follow, with a learning rate that falls linearly towards zero.",
+        _whole(0),
+    )
+    ema: float = _field(
+        0.0,
+        "Decay of the exponential moving average of the generator's weights. The average is what is "
+        "validated and exported. 0: no average.",
+        check_float,
+    )
+    bf16: bool = _field(
+        False,
+        "Compute convolutions in bfloat16 where the device is fast at it, norms and losses in fp32.",
+        _switch,
+    )
+    channels_last: bool = _field(False, "Store channels innermost in memory.", _switch)
+    fused: bool = _field(False, "Update all weights in one fused Adam kernel.", _switch)
+    compile: bool = _field(
+        False,
+        "Compile both networks with torch.compile, which takes about a minute at each start.",
+        _switch,
+    )
+    decode_once: bool = _field(
+        False,
+        "Decode all pairs once to a memory-mapped file; crop and flip on the device.",
+        _switch,
+    )
+    seed: int = _field(0, "Seed of weights, order, crops, flips and dropout.", _whole(0))
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            object.__setattr__(self, each.name, each.metadata["check"](each.name, getattr(self, each.name)))
+        for is_met, message in _RULES:
+            if not is_met(self):
+                raise InputError(message(self))
+
+    @property
+    def resize_to(self) -> int:
+        """Side in pixels that pictures are resized to: by default 286 for 256, 143 for 128, 572 for 512."""
+        return self.image_size * 286 // 256 if self.load_size is None else self.load_size
+
+    @property
+    def crop_from(self) -> int:
+        """Side in pixels that pictures have before the crop, reflected margins included."""
+        return self.resize_to + 2 * self.mirror
+
+    @property
+    def levels(self) -> int:
+        """Depth of the generator: its stride-2 convolutions, down to a bottleneck of 1x1."""
+        return self.image_size.bit_length() - 1
+
+    @property
+    def epoch_count(self) -> int:
+        """Epochs in all."""
+        return self.n_epochs + self.n_epochs_decay
+
+    def learning_rate(self, epoch: int) -> float:
+        """Return the learning rate of `epoch`, counted from 1.
+
+        It is full at first, then ``1 - (epoch - n_epochs) / (n_epochs_decay + 1)`` of that. So the last epoch runs at
+        1 / (n_epochs_decay + 1) of it, never at zero, as in the original.
+        """
+        return self.lr * (1.0 - max(0, epoch - self.n_epochs) / (self.n_epochs_decay + 1))
+
+
+_RULES: Final[tuple[tuple[Callable[[TrainConfig], bool], Callable[[TrainConfig], str]], ...]] = (
+    (
+        lambda c: c.n_epochs + c.n_epochs_decay >= 1,
+        lambda c: "n_epochs and n_epochs_decay are both 0; there is nothing to train",
+    ),
+    (
+        lambda c: 0 < c.lr <= 1 and 0 <= c.beta1 < 1 and 0 <= c.lambda_l1 <= 1e6,
+        lambda c: (
+            f"lr must be in (0, 1], beta1 in [0, 1) and lambda_l1 in [0, 1e6]; got {c.lr}, {c.beta1} and {c.lambda_l1}"
+        ),
+    ),
+    (lambda c: 0 <= c.ema < 1, lambda c: f"ema must be in [0, 1), got {c.ema}"),
+    (
+        lambda c: not (c.appearance and c.norm == "none"),
+        lambda c: "appearance modulates what norms give, and norm is none; choose norm instance or batch",
+    ),
+    (
+        lambda c: c.image_size >> c.discriminators - 1 >= MIN_DISCRIMINATOR_SIDE,
+        lambda c: (
+            f"discriminators must be at most {(c.image_size // MIN_DISCRIMINATOR_SIDE).bit_length()} for images of "
+            f"{c.image_size} pixels (the last one sees at least {MIN_DISCRIMINATOR_SIDE}), got {c.discriminators}"
+        ),
+    ),
+    (
+        lambda c: c.image_size % c.l1_cell == 0,
+        lambda c: f"l1_cell must divide image_size ({c.image_size}), got {c.l1_cell}",
+    ),
+    (
+        lambda c: c.mirror < c.resize_to,
+        lambda c: f"mirror must be less than the side that pictures are resized to ({c.resize_to}), got {c.mirror}",
+    ),
+    (
+        lambda c: c.image_size <= c.resize_to <= 4 * c.image_size,
+        lambda c: f"load_size must be between image_size ({c.image_size}) and four times that, got {c.load_size}",
+    ),
+)
+"""What must hold between settings, and the message if it does not. The first one that is not met is told."""
+
+
 def differences(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Fields that differ, with both values."""
+    """Return the settings that differ, by name, with both values."""
     names = (f.name for f in dataclasses.fields(TrainConfig))
     return {n: (getattr(one, n), getattr(other, n)) for n in names if getattr(one, n) != getattr(other, n)}
 
@@ -240,7 +321,4 @@ PRESETS: Final[Mapping[str, TrainConfig]] = {
     ),
 }
 """Named settings. `paper` is Mask2Lesion as published: the original's defaults with `--norm instance`. `fast` is m2l's
-own: more images a second, an appearance that can be steered, no checkerboards (docs/training.md)."""
-
-
-FORMAT: Final = 1
+own: more images a second, an appearance that can be steered, no checkerboard artefacts (docs/training.md)."""

@@ -10,13 +10,13 @@ from m2l_runtime._utils.text import plural, printable
 from m2l_train.data.near_duplicates import THRESHOLD
 
 if TYPE_CHECKING:
-    from m2l_train.data.prepare_options import Report
+    from m2l_train.data.prepare_options import PrepareReport
     from m2l_train.training.trainer import TrainReport
 
 _SHOWN: Final = 5
 
 
-def describe_report(report: Report, out: Path) -> str:
+def describe_report(report: PrepareReport, out: Path) -> str:
     """What `m2l prepare` found and made, in lines."""
     made = ", ".join(f"{count} {printable(split)}" for split, count in report.splits.items())
     lines = [f"{plural(report.prepared, 'pair')} in {printable(out)}: {made}"]

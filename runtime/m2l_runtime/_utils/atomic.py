@@ -1,4 +1,4 @@
-"""Bytes and folders onto disk, each whole under its final name or not there at all."""
+"""Write files and folders that appear whole under their final name, or not at all."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make_folder(path: Path) -> None:
 
 
 def check_new_file(path: Path, *, overwrite: bool) -> None:
-    """A file can be written there: to be asked ahead of the work that its content takes.
+    """Check that a file can be written at `path`, before the work that its content takes.
 
     Raises:
         OutputError: it is a folder, exists and may not be replaced, or its folder is not there or cannot be written.
@@ -63,7 +63,7 @@ def check_new_file(path: Path, *, overwrite: bool) -> None:
 
 
 def check_new_folder(path: Path) -> None:
-    """A folder can be made or replaced there, with the parents that are missing: to be asked ahead of the work.
+    """Check that a folder can be created or replaced at `path`, with missing parents, before the work.
 
     Raises:
         OutputError: a parent is a file, or cannot be written.
@@ -106,9 +106,9 @@ def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "")
 
 
 class HashedFile:
-    """A file written piece by piece under a temporary name; it appears as `path` when it is committed.
+    """Write a file piece by piece under a temporary name; `commit` renames it to `path`.
 
-    What is written is hashed as it goes, so only forward writing is possible.
+    The content is hashed while it is written, so it can only be written forwards.
     """
 
     def __init__(self, path: Path, *, tag: str = "") -> None:
@@ -122,36 +122,36 @@ class HashedFile:
         self.closed = False
 
     def write(self, data: bytes) -> int:
-        """Append `data`."""
+        """Append `data`; return its length in bytes."""
         self._hash.update(data)
         self._at += memoryview(data).nbytes
         return self._file.write(data)
 
     def tell(self) -> int:
-        """Bytes written so far."""
+        """Return the number of bytes written so far."""
         return self._at
 
     def flush(self) -> None:
-        """Hand what is written to the operating system."""
+        """Pass what is written to the operating system."""
         self._file.flush()
 
     def writable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def readable(self) -> bool:
-        """No."""
+        """Return False."""
         return False
 
     def seekable(self) -> bool:
-        """No."""
+        """Return False."""
         return False
 
     def close(self) -> None:
-        """Nothing: writers close what they write to, but only `commit` and `discard` end this file."""
+        """Do nothing. Writers close what they write to, but only `commit` and `discard` end this file."""
 
     def commit(self) -> str:
-        """Wait until the bytes are on the disk and rename; the SHA-256 of the content."""
+        """Wait until the bytes are on the disk, rename, and return the SHA-256 of the content."""
         with output_errors(self.path):
             try:
                 self._file.flush()
@@ -173,7 +173,7 @@ class HashedFile:
 
 
 def remove_inside(folder: Path, name: str) -> None:
-    """Remove file `name`, relative to `folder`, unless that is somewhere else; if it is not there, that is fine.
+    """Remove the file `name` below `folder`, if it is there and lies inside.
 
     Raises:
         OutputError: it cannot be removed.
@@ -185,9 +185,9 @@ def remove_inside(folder: Path, name: str) -> None:
 
 
 def remove_leftovers(folder: Path, tag: str) -> int:
-    """Remove the temporary files of `tag` that a killed run has left in `folder` and below; how many there were.
+    """Remove the temporary files of `tag` that a killed run has left in `folder` and below; return how many.
 
-    Only for the one who alone may write with this tag.
+    Call it only while nobody else may write with this tag.
     """
     count = 0
     for path in folder.rglob(f"{PREFIX}{tag}*{SUFFIX}"):
@@ -199,15 +199,15 @@ def remove_leftovers(folder: Path, tag: str) -> int:
 
 @contextlib.contextmanager
 def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = None) -> Iterator[Path]:
-    """An empty folder beside `path` to build in; it becomes `path` when the block ends without an error.
+    """Build a folder beside `path`; it becomes `path` when the block ends without an error.
 
-    What an earlier build that was killed has left beside `path` is swept away first. An existing `path` is
-    moved aside, the new one moved in, the old one removed: whatever moment the machine dies at, the old or
-    the new folder is there whole (the old one perhaps under a hidden name, which the next call puts back).
+    What a killed build has left beside `path` is removed first. An existing `path` is moved aside, the new folder moved
+    in, and the old one removed. If the machine dies at any moment, the old or the new folder is there whole. The old
+    one may then have a hidden name; the next call restores it.
 
     Args:
-        path: where the folder shall be in the end.
-        may_replace: called with `path` if it exists; raises if it must not be replaced. None: it must not.
+        path: the final place of the folder.
+        may_replace: called with `path` if it exists; raises if it may not be replaced. None: it may not.
 
     Raises:
         OutputError: `path` exists and may not be replaced, or its parent cannot be written.
@@ -261,7 +261,7 @@ def _literal(name: str) -> str:
 
 
 def _lock_folder(folder: Path) -> int | None:
-    """A descriptor that marks `folder` as in use for as long as this process lives; None if it is in use."""
+    """Mark `folder` as in use while this process lives: return a descriptor, or None if it is in use."""
     if sys.platform == "win32":  # nothing there tells a living build from a dead one, so none is swept away
         return None
     descriptor = None
@@ -292,14 +292,14 @@ def _remove(path: Path) -> None:
 
 
 def _apply_umask(path: str | Path, mode: int) -> None:
-    """What open() and mkdir() would have given: tempfile makes everything private."""
+    """Set the permissions that open() and mkdir() would have set; tempfile makes everything private."""
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(path, mode & ~umask)  # noqa: PTH101
 
 
 def file_sha256(path: Path) -> str | None:
-    """SHA-256 of a plain file; None if it is none, or cannot be read."""
+    """Hash a plain file (SHA-256); None if it is not one, or cannot be read."""
     try:
         if not path.is_file():  # a pipe would wait for somebody to write to it
             return None

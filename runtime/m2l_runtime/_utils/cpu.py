@@ -1,4 +1,4 @@
-"""The machine to its processor, the CPUs this process may really use, and the memory it has used."""
+"""Find the processor, the CPUs that this process may use, and the memory it has used."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from m2l_runtime.errors import InputError
 _CGROUP = Path("/sys/fs/cgroup")
 
 MAX_STREAMS = 16
-"""Engine calls at once unless more are asked for: each holds the network's activations."""
+"""Most engine calls at once unless more are asked for; each holds the network's activations."""
 
 
 def usable_cpus(cgroup: Path = _CGROUP) -> int:
-    """CPUs in this process's affinity mask, or fewer where a container's CPU quota is lower; at least 1."""
+    """Count the CPUs in this process's affinity mask, or fewer where a container's quota is lower; at least 1."""
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
@@ -27,7 +27,7 @@ def usable_cpus(cgroup: Path = _CGROUP) -> int:
 
 
 def _quota(cgroup: Path) -> float | None:
-    """CPUs that the control group allows (cpu.max of version 2, cpu.cfs_* of version 1); None: no limit."""
+    """Read how many CPUs the control group allows (cpu.max in version 2, cpu.cfs_* in version 1); None: no limit."""
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
             words = " ".join((cgroup / name).read_text() for name in files).split()
@@ -40,10 +40,17 @@ def _quota(cgroup: Path) -> float | None:
 
 
 def share_threads(threads: int | None, streams: int | None) -> tuple[int, int]:
-    """(threads of each engine call, calls at once) for as many threads and calls as are asked for.
+    """Divide threads among engine calls that run at once.
 
-    None: as many threads as CPUs; as many calls as threads, at most `MAX_STREAMS`. Calls of one thread never wait for
-    one another: on two cores, two of them at once gave more images/s than one call of two threads (docs/bulk.md).
+    Calls of one thread never wait for one another. On two cores, two of them at once gave more images/s than one call
+    of two threads (docs/bulk.md).
+
+    Args:
+        threads: in all; None: as many as CPUs.
+        streams: calls at once; None: as many as threads, at most `MAX_STREAMS`.
+
+    Returns:
+        (threads of each call, calls at once).
     """
     total = threads or usable_cpus()
     streams = min(total, MAX_STREAMS) if streams is None else streams
@@ -54,7 +61,7 @@ _INT8_PRODUCTS: Final = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "
 
 
 def instructions() -> frozenset[str]:
-    """The processor's instruction sets by Linux's names, such as avx512_vnni; empty where they are unknown."""
+    """List the processor's instruction sets by Linux's names, such as avx512_vnni; empty where unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -64,13 +71,13 @@ def instructions() -> frozenset[str]:
 
 
 def lacks_int8_products() -> bool:
-    """Whether the processor is known to have no instructions that add up products of int8 (VNNI, AMX, Arm's dot)."""
+    """Tell whether the processor is known to lack int8 dot products (VNNI, AMX, Arm's dot)."""
     known = instructions()
     return bool(known) and not known & _INT8_PRODUCTS
 
 
 def cpu_model() -> str:
-    """The processor's name, as the system tells it."""
+    """Return the processor's name, as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -79,7 +86,7 @@ def cpu_model() -> str:
 
 
 def peak_memory_megabytes() -> float | None:
-    """Most memory this process has held so far, in 10^6 bytes; None where the system does not tell."""
+    """Return the most memory this process has held so far, in 10^6 bytes; None where unknown."""
     try:  # getrusage would on Linux also count what the process that started this one held at that moment
         lines = Path("/proc/self/status").read_text().splitlines()
         return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6, 1)
@@ -94,10 +101,10 @@ def peak_memory_megabytes() -> float | None:
 
 
 def check_workers(workers: int | None) -> None:
-    """A number of threads that can be, or None.
+    """Check that a number of threads is in range, or None.
 
     Raises:
-        InputError
+        InputError: it is below 1 or above 1024.
     """
     if workers is not None and not 1 <= workers <= 1024:
         raise InputError(f"the number of workers must be between 1 and 1024, got {workers}")

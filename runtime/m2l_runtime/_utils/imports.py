@@ -11,7 +11,12 @@ from m2l_runtime.errors import EngineNotInstalled
 
 
 def lazy_attributes(
-    package: str, homes: Mapping[str, str], *, needs: Sequence[str] = (), hint: str = ""
+    package: str,
+    homes: Mapping[str, str],
+    *,
+    needs: Sequence[str] = (),
+    hint: str = "",
+    renamed: Mapping[str, str] | None = None,
 ) -> Callable[[str], Any]:
     """Make the ``__getattr__`` of a package whose public names are imported when they are first used.
 
@@ -21,19 +26,28 @@ def lazy_attributes(
         >>> getattribute = lazy_attributes("m2l_runtime", {"M2LError": "errors"})
         >>> getattribute("M2LError").__name__
         'M2LError'
+        >>> getattribute = lazy_attributes("m2l_runtime", {}, renamed={"Way": "BenchConfig"})
+        >>> getattribute("Way")
+        Traceback (most recent call last):
+        ImportError: m2l_runtime.Way is now m2l_runtime.BenchConfig
 
     Args:
         package: full name of the package.
         homes: the module of each public name, relative to the package.
         needs: third-party packages that an extra installs.
         hint: what the error says where one of `needs` is missing; ``{}`` stands for its name.
+        renamed: new name by old name, of public names that have vanished.
 
     Returns:
-        A function from a name to its value. It raises `AttributeError` for unknown names and `EngineNotInstalled` where
-        one of `needs` is missing.
+        A function from a name to its value. It raises `AttributeError` for unknown names, `EngineNotInstalled` where
+        one of `needs` is missing, and `ImportError` for a name that has vanished. (``from package import name`` would
+        replace the words of an `AttributeError` by its own.)
     """
+    vanished = renamed or {}
 
     def getattribute(name: str) -> Any:
+        if name in vanished and name not in homes:
+            raise ImportError(f"{package}.{name} is now {package}.{vanished[name]}", name=name)
         if name not in homes:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
         try:
@@ -55,16 +69,24 @@ class _MovedModules:
         self.moved = moved
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """See importlib.abc.MetaPathFinder; last in line, hence asked only for what nobody else has."""
+        """Refuse a moved module; see importlib.abc.MetaPathFinder. It is the last finder, so it is asked only then."""
         if name in self.moved:
             self.refuse(name)
 
     def refuse(self, name: str) -> NoReturn:
-        raise ModuleNotFoundError(f"{name} is now {self.moved[name]}; import it from there", name=name)
+        new = self.moved[name]
+        # An import of a module in a package asks for the package first, so its message speaks of both.
+        inside = [
+            f"{old.rpartition('.')[2]} is now {place}"
+            for old, place in self.moved.items()
+            if old.rpartition(".")[0] == name and place != f"{new}.{old.rpartition('.')[2]}"
+        ]
+        more = f" (of its modules, {', '.join(inside)})" if inside else ""
+        raise ModuleNotFoundError(f"{name} is now {new}; import it from there{more}", name=name)
 
 
 def announce_moved_modules(package: str, moved: Mapping[str, str]) -> None:
-    """Let imports of old module names fail with the new name.
+    """Make imports of old module names fail with an error that gives the new name.
 
     Args:
         package: full name of the package that both names are relative to.

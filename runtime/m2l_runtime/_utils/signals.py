@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM to a wish to stop, so that what is in flight can be finished first."""
+"""Handle SIGINT and SIGTERM so that work in progress can finish first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Self
 
 
 class StopSignals:
-    """While the block runs, the first signal only sets a flag; a second one interrupts as usual."""
+    """Set a flag at the first signal within a block; a second one interrupts as usual."""
 
     def __init__(self, ending: str = "finishing what is in flight") -> None:
         self._ending = ending
@@ -21,12 +21,12 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def is_set(self) -> bool:
-        """Whether a signal has come."""
+        """Tell whether a signal has come."""
         return self._signal is not None
 
     @property
     def exit_status(self) -> int:
-        """128 plus the signal's number, as a shell would say it."""
+        """128 plus the signal's number, as shells report it."""
         return 128 + (self._signal or 0)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -54,9 +54,9 @@ class StopSignals:
 
 
 def raise_interrupt(error: BaseException) -> None:
-    """Raise the KeyboardInterrupt or SystemExit that `error` came of, if it came of one.
+    """Raise the KeyboardInterrupt or SystemExit that caused `error`, if one did.
 
-    Libraries that catch everything turn a signal into an error of their own.
+    Libraries that catch everything turn a signal into their own error.
     """
     seen: set[int] = set()
     cause: BaseException | None = error
@@ -69,7 +69,7 @@ def raise_interrupt(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """SIGTERM leaves the block as SystemExit(143), so that temporary files go; by itself it ends a process at once."""
+    """Turn SIGTERM within the block into SystemExit(143), so that temporary files are removed."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -83,9 +83,9 @@ def exit_on_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM wait for the end of the block, then do what they do; within, the callable says if one came.
+    """Delay SIGINT and SIGTERM until the end of the block; the callable tells whether one has come.
 
-    For libraries whose native code calls back into Python: what a handler raises there they print, and go on.
+    For libraries whose native code calls back into Python: they print what a handler raises there, and go on.
     """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # where signals are not handled

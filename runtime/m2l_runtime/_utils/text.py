@@ -1,4 +1,4 @@
-"""Names and counts to text that is safe and readable on a terminal."""
+"""Write names and counts so that they are safe and readable on a terminal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterable
 
 
 def print_stderr(text: str) -> None:
-    """A line on standard error; if nobody can hear it, that is no reason to fail."""
+    """Write a line to standard error, if it is open."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 
 def printable(name: str | os.PathLike[str]) -> str:
-    r"""`name` with all that could steer a terminal escaped: control characters, surrogates, bidi marks.
+    r"""Escape what could control a terminal: control characters, surrogates, bidirectional marks.
 
     >>> printable("a\nb\x1b[31m")
     'a\\nb\\x1b[31m'
@@ -26,7 +26,7 @@ def printable(name: str | os.PathLike[str]) -> str:
 
 
 def utf8(name: str) -> str:
-    r"""A file name that JSON and CSV can hold: bytes of it that are not UTF-8 become escapes.
+    r"""Make a file name fit for JSON and CSV: bytes that are not UTF-8 become escapes.
 
     >>> utf8("caf\udce9")
     'caf\\udce9'
@@ -35,7 +35,7 @@ def utf8(name: str) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """'1 mask', '2 masks'.
+    """Count things in words.
 
     >>> plural(1, "mask"), plural(1200, "mask")
     ('1 mask', '1,200 masks')
@@ -44,7 +44,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:
-    """Rows of cells as columns two spaces apart, the last column left ragged."""
+    """Align rows of cells in columns, two spaces apart."""
     cells = [tuple(row) for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]) - 1)] if cells else []
     return "\n".join(
@@ -54,5 +54,5 @@ def table(rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def stem(name: str) -> str:
-    """A name without the ending of its file: what images are named after."""
+    """Remove the suffix of a file name. Images are named after the rest."""
     return os.path.splitext(name)[0]  # noqa: PTH122

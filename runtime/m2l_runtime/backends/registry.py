@@ -1,7 +1,6 @@
-"""A bundle and the name of an engine to a backend, the one thing that computes images.
+"""Choose a backend for a bundle and load it.
 
-Each backend is one module here, imported only when it is asked for. To add one, write the module (a
-``load`` function, see :class:`BackendModule`) and list it in `BACKENDS`.
+Each backend is one module here, imported only when it is asked for; :mod:`m2l_runtime.backends.engines` lists them.
 """
 
 from __future__ import annotations
@@ -9,71 +8,58 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
-import importlib.util
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, cast, get_args
 
 from m2l_runtime._utils.signals import raise_interrupt
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.base import Backend, BackendModule, BackendOptions, ModelSource, PlanRef
+from m2l_runtime.backends.engines import BACKENDS, BackendEntry, is_installed
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import ModelFile, Precision
 from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled
 
-
-@dataclass(frozen=True)
-class BackendEntry:
-    """What is known of a backend without importing it."""
-
-    module: str
-    packages: tuple[str, ...]
-    """Python packages of which it needs one; empty if it needs none."""
-    devices: tuple[str, ...]
-    install: str
-    """The command that installs what it needs."""
-    is_fake: bool = False
-
-
-BACKENDS: Final[Mapping[str, BackendEntry]] = {
-    "openvino": BackendEntry(
-        module="m2l_runtime.backends.openvino",
-        packages=("openvino",),
-        devices=("cpu",),
-        install="pip install '.[openvino]' in a checkout of m2l",
-    ),
-    "onnxruntime": BackendEntry(
-        module="m2l_runtime.backends.onnxruntime",
-        packages=("onnxruntime",),
-        devices=("cpu", "cuda"),
-        install="pip install '.[cpu]' in a checkout of m2l (or '.[gpu]' for NVIDIA cards; never both)",
-    ),
-    "tensorrt": BackendEntry(
-        module="m2l_runtime.backends.tensorrt",
-        packages=("tensorrt", "tensorrt_rtx"),
-        devices=("cuda",),
-        install="pip install '.[gpu,tensorrt-rtx]' in a checkout of m2l (for data-centre cards '.[gpu]' tensorrt-cu13)",
-    ),
-    "fake": BackendEntry(module="m2l_runtime.backends.fake", packages=(), devices=("cpu",), install="", is_fake=True),
-}
-"""Backends by name, the fastest on CPUs first (docs/engines.md). A fake one is never chosen by `auto`."""
+__all__ = [
+    "BACKENDS",
+    "GPU_DISTRIBUTION",
+    "BackendChoice",
+    "BackendEntry",
+    "backend_module",
+    "choose_backend",
+    "is_installed",
+    "load_backend",
+    "read_device",
+]
 
 GPU_DISTRIBUTION: Final = "onnxruntime-gpu"
-"""Provides the same Python package as onnxruntime; who has it wants CUDA."""
+"""The build of onnxruntime for GPUs, with the same Python package; if it is installed, CUDA is wanted."""
 
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """A backend, and why that one."""
+    """Hold the name of a backend, and why it was chosen.
+
+    Example:
+        >>> BackendChoice("fake", "it was asked for", ("fake",)).name
+        'fake'
+    """
 
     name: str
     reason: str
     candidates: tuple[str, ...]
-    """Those that could have been taken; several where `auto` had a choice."""
+    """Backends that could have been taken; several where `auto` had a choice."""
 
 
 def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
-    """The backend `name`, or what :func:`choose_backend` takes for "auto".
+    """Load the backend `name`, or the one that :func:`choose_backend` takes for "auto".
+
+    Example:
+        >>> from m2l_runtime.bundle import embedded
+        >>> from m2l_runtime.bundle.io import open_bundle
+        >>> backend = load_backend(open_bundle(embedded.BUNDLE), "fake", BackendOptions(batch_size=4))
+        >>> backend.settings.device
+        'cpu'
+        >>> backend.close()
 
     Raises:
         EngineNotInstalled: with the command that installs it.
@@ -100,7 +86,7 @@ def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
         plans=tuple(
             PlanRef(plan, functools.partial(bundle.read, plan.file))
             for plan in bundle.manifest.plans
-            if name == "tensorrt" and plan.onnx_sha256 == model.file.sha256
+            if entry.runs_plans and plan.onnx_sha256 == model.file.sha256
         ),
         float_layer_count=len(model.float_layers),
     )
@@ -108,7 +94,7 @@ def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
 
 
 def backend_module(name: str) -> BackendModule:
-    """The module of a backend in `BACKENDS`; imports it, hence its engine.
+    """Import the module of a backend in `BACKENDS`, and with it its engine.
 
     Raises:
         EngineNotInstalled: with the command that installs it.
@@ -126,16 +112,17 @@ def backend_module(name: str) -> BackendModule:
         ) from error
 
 
-def is_installed(entry: BackendEntry) -> bool:
-    """Whether the packages are there that a backend needs; whether they load is another question."""
-    return not entry.packages or any(importlib.util.find_spec(name) is not None for name in entry.packages)
-
-
 def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> BackendChoice:
-    """`name` itself; for "auto" the fastest backend installed that the bundle was made for in the precision asked for.
+    """Choose `name` itself, or for "auto" the fastest installed backend that has a file in the precision asked for.
 
     That is onnxruntime where CUDA is asked for, or where the device is left open and onnxruntime-gpu is installed; else
     the first of `BACKENDS`.
+
+    Example:
+        >>> from m2l_runtime.bundle import embedded
+        >>> from m2l_runtime.bundle.io import open_bundle
+        >>> choose_backend(open_bundle(embedded.BUNDLE), "fake", BackendOptions()).reason
+        'it was asked for'
 
     Raises:
         EngineNotInstalled: none is installed; with the commands that install one.
@@ -181,7 +168,11 @@ def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backen
 
 
 def read_device(device: str) -> tuple[str, int]:
-    """(auto | cpu | cuda, number of the device, 0 unless it is given).
+    """Split a device into (auto | cpu | cuda, its number, 0 unless it is given).
+
+    Example:
+        >>> read_device("cuda:1")
+        ('cuda', 1)
 
     Raises:
         DeviceUnavailable: no device is called so.
@@ -201,7 +192,7 @@ def _is_distribution(name: str) -> bool:
 
 
 def _models(bundle: Bundle, name: str, precision: Precision) -> list[ModelFile]:
-    """What the bundle has for a backend and a precision: one or none."""
+    """Return the files of a bundle for a backend and a precision: one or none."""
     return [m for m in bundle.manifest.models if name in m.engines and m.precision == precision]
 
 

@@ -2,10 +2,9 @@
 
 Each row is measured in processes of its own, by turns with the others, and comes with its spread.
 
->>> from m2l_runtime.bench import bench
->>> report = bench("my-bundle", batch_sizes=(1, 8, 16), repeats=5)
->>> for row in report.rows:
-...     print(row.label, row.reason or row.figures["images_per_s"].median)
+    report = bench("my-bundle", BenchOptions(batch_sizes=(1, 8, 16), repeats=5))
+    for row in report.rows:
+        print(row.label, row.reason or row.metrics["images_per_s"].median)
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ if TYPE_CHECKING:
     from m2l_runtime.bench.benchmark import bench
     from m2l_runtime.bench.messages import BenchConfig, Round
     from m2l_runtime.bench.report import BenchReport, Row, Statistic
+    from m2l_runtime.bench.rows import BenchOptions
 
 _HOMES = {
+    "BenchOptions": "rows",
     "BenchReport": "report",
     "Statistic": "report",
     "Round": "messages",
@@ -28,7 +29,7 @@ _HOMES = {
     "bench": "benchmark",
 }
 
-__all__ = ["BenchConfig", "BenchReport", "Round", "Row", "Statistic", "bench"]
+__all__ = ["BenchConfig", "BenchOptions", "BenchReport", "Round", "Row", "Statistic", "bench"]
 
 if not TYPE_CHECKING:  # a type checker reads the imports above
-    __getattr__ = lazy_attributes(__name__, _HOMES)
+    __getattr__ = lazy_attributes(__name__, _HOMES, renamed={"Way": "BenchConfig", "Figure": "Statistic"})

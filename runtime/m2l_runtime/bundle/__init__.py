@@ -72,4 +72,8 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a type checker reads the imports above
-    __getattr__ = lazy_attributes(__name__, _HOMES)
+    __getattr__ = lazy_attributes(
+        __name__,
+        _HOMES,
+        renamed={"Flavour": "schema.TensorRtVariant", "KNOWN_ROLES": "roles.ROLES"},
+    )

@@ -1,4 +1,4 @@
-"""Where the model and the example masks inside the package lie."""
+"""Locate the model and the example masks inside the package."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ BUNDLE: Final = _DATA / "bundle"
 """The bundle that is used when none is given."""
 
 EXAMPLE_MASKS: Final = _DATA / "masks"
-"""A dozen drawn masks, 1-bit PNG, made by scripts/draw_example_masks.py."""
+"""A dozen drawn masks, 1-bit PNG, written by scripts/draw_example_masks.py."""

@@ -1,10 +1,4 @@
-"""A bundle: a folder that says what is in it. One definition, which export writes and the runtime reads.
-
-``manifest.json`` describes the generator (image size, how masks are resampled, inputs with roles, outputs)
-and lists every other file with its size and SHA-256. The SHA-256 of ``manifest.json`` itself therefore stands
-for the whole bundle. Hashes tell whether files are as they were written; they do not tell who wrote them.
-The format is described for readers in other languages in docs/bundle.md.
-"""
+"""Open, check and write bundles."""
 
 from __future__ import annotations
 
@@ -34,25 +28,38 @@ from m2l_runtime.bundle.schema import (
     DType,
     FileEntry,
     Manifest,
+    ManifestHead,
     ModelFile,
     TensorSpec,
-    _Head,
 )
-from m2l_runtime.bundle.validate import _check_path, parse_manifest
+from m2l_runtime.bundle.validate import check_path, parse_manifest
 from m2l_runtime.errors import BundleDamaged, BundleError, BundleNotFound, OutputError
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: the manifest has been read and checked; files are read, and hashed, when asked for."""
+    """Read the files of an opened bundle.
+
+    The manifest has been read and checked. Other files are read, and hashed, when they are asked for. Safe to use from
+    several threads.
+
+    Example:
+        >>> from m2l_runtime import Synthesizer
+        >>> bundle = Synthesizer.open(backend="fake").bundle  # the model inside the package
+        >>> bundle.read(bundle.manifest.model_card)[:1]
+        b'#'
+        >>> bundle.read_appearances().shape
+        (1374, 12)
+    """
 
     path: Path
+    """The bundle's folder."""
     manifest: Manifest
     sha256: str
-    """SHA-256 of manifest.json, which names the whole bundle."""
+    """SHA-256 of manifest.json. It stands for the whole bundle."""
 
     def read(self, entry: FileEntry) -> bytes:
-        """The content of a file, read once; what is returned is what was hashed.
+        """Read a file once and check its hash: the bytes returned are the bytes that were hashed.
 
         Raises:
             BundleDamaged: missing, altered, not a plain file, or reached through a link.
@@ -66,7 +73,7 @@ class Bundle:
         return content
 
     def read_model(self, model: ModelFile) -> bytes:
-        """The bytes of an ONNX file that needs no other file.
+        """Read an ONNX file, and check that it needs no other file.
 
         Raises:
             BundleDamaged: as :meth:`read`, or not ONNX, or with weights outside the file.
@@ -84,7 +91,10 @@ class Bundle:
         return content
 
     def read_golden(self) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.uint8]]:
-        """(inputs by name, images) recorded when the bundle was made.
+        """Read the golden pairs, recorded when the bundle was exported.
+
+        Returns:
+            The inputs by name, and the images uint8 (count, H, W, 3).
 
         Raises:
             BundleDamaged: as :meth:`read`, or arrays of other names, shapes or types than the manifest says.
@@ -96,7 +106,7 @@ class Bundle:
         return {s.name: arrays[s.name] for s in self.manifest.inputs}, arrays[self.manifest.outputs[0].name]
 
     def read_appearances(self) -> npt.NDArray[np.float32]:
-        """float32 (count, 12): what was measured of the training's images, columns as in the manifest.
+        """Read the table of appearances: float32 (count, 12), a row for each training image.
 
         Raises:
             BundleDamaged: as :meth:`read`, or not such an array, or not finite.
@@ -128,12 +138,12 @@ class Bundle:
 
 
 def _sides(spec: TensorSpec) -> tuple[int, ...]:
-    """A tensor's shape without the batch."""
+    """Return a tensor's shape without the batch."""
     return tuple(side for side in spec.shape if side != "batch")
 
 
 def _arrays(content: bytes, where: str) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of an .npz, by name."""
+    """Read the arrays of an .npz, by name."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             size = sum(member.file_size for member in archive.infolist())
@@ -159,7 +169,21 @@ def _check_array(
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Read and check a bundle's manifest, and that its files are there with the right sizes.
+    """Open a bundle: read and check its manifest, and check that its files are there with the right sizes.
+
+    The files are hashed later, when they are read (:meth:`Bundle.check` reads them all).
+
+    Example:
+        >>> from m2l_runtime import Synthesizer
+        >>> folder = Synthesizer.open(backend="fake").bundle.path  # the model inside the package
+        >>> open_bundle(folder).manifest.name
+        'm2l embedded model'
+        >>> open_bundle("no-such-folder")
+        Traceback (most recent call last):
+        m2l_runtime.errors.BundleNotFound: no-such-folder does not exist; ...
+
+    Args:
+        path: the bundle's folder.
 
     Raises:
         BundleNotFound: no folder there, or none with a manifest.
@@ -195,7 +219,7 @@ def _name(folder: Path, path: str) -> str:
 
 
 def _open_plain_file(folder: Path, path: str, size: int | None) -> os.stat_result:
-    """Lstat of a file reached through no link, of the size the manifest says."""
+    """Return the lstat of a plain file, reached through no link, of the size that the manifest says."""
     where, at = _name(folder, path), folder
     try:
         for part in path.split("/"):
@@ -237,11 +261,24 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle beside `path`, read it back, and rename it into place.
 
+    Example:
+        >>> import tempfile
+        >>> from m2l_runtime import Synthesizer
+        >>> bundle = Synthesizer.open(backend="fake").bundle
+        >>> contents = {entry.path: bundle.read(entry) for entry in bundle.manifest.files}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     copy = write_bundle(f"{folder}/copy", bundle.manifest, contents)
+        >>> copy.manifest == bundle.manifest
+        True
+
     Args:
-        path: the folder to make.
-        manifest: what to write as manifest.json.
+        path: the folder to write.
+        manifest: the content of manifest.json.
         contents: the content of each file the manifest lists, by its path.
         overwrite: replace a bundle that is at `path`. Anything else there is never replaced.
+
+    Returns:
+        The bundle, opened.
 
     Raises:
         OutputError: `path` exists and may not be replaced, or cannot be written.
@@ -253,7 +290,7 @@ def write_bundle(
         raise BundleError(f"the manifest lists other files than {sorted(contents)}")
     with atomic.staged_folder(target, may_replace=require_bundle if overwrite else None) as staging:
         for name, content in contents.items():
-            _check_path(name, MANIFEST_NAME)
+            check_path(name, MANIFEST_NAME)
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).write_bytes(content)
         (staging / MANIFEST_NAME).write_bytes(text)
@@ -262,14 +299,14 @@ def write_bundle(
 
 
 def require_bundle(path: Path) -> None:
-    """Let a bundle be replaced, and nothing else.
+    """Refuse to replace anything but a bundle.
 
     Raises:
         OutputError: `path` is not a folder with a manifest of this schema in it.
     """
     try:
         content = _read_plain_file(path, MANIFEST_NAME, None)
-        is_bundle = path.is_dir() and msgspec.json.decode(content, type=_Head).schema == SCHEMA
+        is_bundle = path.is_dir() and msgspec.json.decode(content, type=ManifestHead).schema == SCHEMA
     except (BundleError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         is_bundle = False
     if not is_bundle:

@@ -1,16 +1,16 @@
-"""ONNX bytes to what must be known before an engine sees them, without the onnx package.
+"""Find the tensors of an ONNX model that are stored in other files, without the onnx package.
 
-A model may name other files to read its weights from ("external data"). An engine that is handed bytes looks
-for those files in the current directory, so such a model is refused. Finding out takes the protocol buffer
-wire format and a few field numbers of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto):
-every place where a TensorProto can stand is visited.
+A model may read its weights from other files ("external data"). An engine that is given bytes looks for those files in
+the current directory, so such a model is refused. This module reads the protocol buffer wire format, with a few field
+numbers of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). It visits every place where a
+TensorProto can stand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-# message -> {field number: message}; a message that holds no tensor, however deep, is not listed.
+# message -> {field number: message}. A message that holds no tensor at any depth is not listed.
 _HOLDS: dict[str, dict[int, str]] = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
     "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
@@ -32,7 +32,7 @@ _MAX_NESTING = 64
 
 
 def external_tensors(model: bytes) -> list[str]:
-    """Names of the tensors whose data lies outside `model`.
+    """List the names of the tensors whose data lies outside `model`.
 
     Raises:
         ValueError: `model` is not a protocol buffer of the shape that onnx.proto describes.
@@ -61,7 +61,7 @@ def _external(message: memoryview, kind: str, depth: int) -> Iterator[str]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(field number, value): int for numbers, memoryview for strings, bytes and messages."""
+    """Yield (field number, value): int for numbers, memoryview for strings, bytes and messages."""
     at, end = 0, len(message)
     while at < end:
         key, at = _varint(message, at)

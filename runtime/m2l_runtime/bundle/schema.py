@@ -1,4 +1,7 @@
-"""Describe a bundle's manifest: one struct for each part of manifest.json."""
+"""Describe a bundle's manifest: one struct for each part of manifest.json.
+
+docs/bundle.md describes the format for readers in other languages.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,22 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from m2l_runtime.literals import Norm, Upsample
+
 SCHEMA: Final = "m2l-bundle"
 
 SCHEMA_VERSION: Final = 1
 
 MANIFEST_NAME: Final = "manifest.json"
 
-KNOWN_ROLES: Final = ("mask", "appearance", "dropout_bits")
-"""Roles of inputs that this version can supply; a bundle with any other role is refused."""
-
 APPEARANCES_NAME: Final = "appearances.npz"
 
 APPEARANCES_ARRAY: Final = "appearance"
 
-# No honest bundle comes near these; they bound what a damaged or hostile one can make us allocate.
+# No honest bundle comes near these limits. They bound what a damaged or hostile one can make this process allocate.
 MAX_MANIFEST_BYTES: Final = 1 << 20
 
-MAX_FILE_BYTES: Final = (1 << 31) - 1  # a protocol buffer ends here as well
+MAX_FILE_BYTES: Final = (1 << 31) - 1  # also the limit of a protocol buffer
 
 MAX_SIDE: Final = 8192
 
@@ -44,86 +46,131 @@ BatchSize = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 DType = Literal["uint8", "float32"]
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+"""What convolutions compute with.
+
+Example:
+    >>> from typing import get_args
+    >>> get_args(Precision)
+    ('fp32', 'fp16', 'bf16', 'int8')
+"""
 
 TensorRtVariant = Literal["tensorrt", "tensorrt_rtx"]
-"""Of plans: TensorRT, or TensorRT for RTX."""
+"""Which TensorRT builds and runs a plan: TensorRT, or TensorRT for RTX."""
 
 ConvolutionArithmetic = Literal["fp32", "fp16", "bf16", "int8", "fp8", "other"]
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A file of the bundle, by its path relative to the folder, with ``/`` between parts."""
+    """Name a file of the bundle, with its size and hash.
+
+    Example:
+        >>> FileEntry.from_content("MODEL_CARD.md", b"# A model").size_bytes
+        9
+    """
 
     path: str
+    """Relative to the bundle's folder, with ``/`` between parts."""
     size_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
     sha256: Sha256
 
     @classmethod
     def from_content(cls, path: str, content: bytes) -> FileEntry:
-        """The entry of a file with this content."""
+        """Make the entry of a file with this content."""
         return cls(path=path, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An input or output of the generator."""
+    """Describe an input or output of the generator.
+
+    Example:
+        >>> spec = TensorSpec(name="mask", role="mask", dtype="uint8", shape=("batch", 256, 256))
+        >>> spec.shape[1:]
+        (256, 256)
+    """
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
     role: str
-    """Of an input mask | appearance | dropout_bits, of an output image; later versions add others."""
+    """Of an input, a key of :data:`m2l_runtime.bundle.roles.ROLES`; of an output, "image"."""
     dtype: DType
     shape: tuple[Literal["batch"] | Length, ...]
     """The first entry is "batch"."""
 
 
 class Resampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a mask of another size came to `image_size` in training, hence how the runtime does it."""
+    """Say how training resized masks to `image_size`. The runtime does the same.
+
+    Example:
+        >>> Resampling(filter="bicubic", fit="squash").filter
+        'bicubic'
+    """
 
     filter: Literal["bicubic"]
-    """Pillow's filter of that name, which antialiases when it shrinks."""
+    """Pillow's filter of that name. It antialiases when it shrinks."""
     fit: Literal["squash"]
-    """The whole frame to the whole frame; the aspect ratio is not kept."""
+    """The whole frame fills the whole frame; the aspect ratio is not kept."""
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """How far a file's images are from others of the same network, over `mask_count` masks."""
+    """Record how far a file's images are from reference images of the same network, over `mask_count` masks.
+
+    Example:
+        >>> parity = Parity(
+        ...     reference="PyTorch 2.11, fp32",
+        ...     engine="onnxruntime 1.22, CPU",
+        ...     mask_count=17,
+        ...     batch_sizes=(1, 3, 8),
+        ...     max_level_difference=1,
+        ...     mean_level_difference=0.009,
+        ...     psnr_db=68.6,
+        ... )
+        >>> parity.kind
+        'measured'
+    """
 
     reference: str
-    """What computed the images compared with: PyTorch, or the fp32 file where the precision is a lower one."""
+    """What computed the reference: PyTorch, or the fp32 file where the precision is lower."""
     engine: str
     """What computed the file's images."""
     mask_count: Count
     batch_sizes: tuple[int, ...]
     """Batch sizes at which all masks were compared."""
     max_level_difference: Count
-    """Largest difference of a byte, 0..255."""
+    """Largest difference of a byte, in 8-bit levels 0..255."""
     mean_level_difference: float
+    """Mean absolute difference of a byte, in the same levels."""
     psnr_db: float | None
     """Peak signal-to-noise ratio over all bytes; null where every byte is equal."""
     accepted_max_level_difference: Count | None = None
-    """What the export was told to accept: in fp32 1 unless a known miss was accepted; null where PSNR decides."""
+    """The limit that the export used: in fp32 1, unless a known miss was accepted; null where PSNR decides."""
     mean_psnr_db: float | None = None
-    """Mean over images of the PSNR of each; where that decides."""
+    """Mean of the images' PSNR, where PSNR decides."""
     worst_psnr_db: float | None = None
-    """PSNR of the image that is farthest off; where that decides."""
+    """Lowest PSNR of an image, where PSNR decides."""
     colour_shift_levels: tuple[float, float, float] | None = None
-    """Mean signed difference of red, green and blue over all images; where PSNR decides."""
+    """Mean signed difference of red, green and blue over all images, where PSNR decides."""
     accepted_psnr_db: tuple[float, float] | None = None
-    """Lowest mean and lowest worst PSNR that the export was told to accept."""
+    """Lowest mean and lowest worst PSNR that the export accepted."""
     kind: Literal["measured", "emulated"] = "measured"
-    """emulated: `engine` is not what the file is for, but computed the same graph, as nearly alike as it can."""
+    """emulated: `engine` is a proxy that computed the same graph, as close as it can to the engine the file is for."""
 
 
 class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """A way to run the generator: a file, the engines it is meant for, and the precision that they compute with.
+    """Describe one way to run the generator: a file, its engines, and the precision that they compute with.
 
     Several may share a file.
+
+    Example:
+        >>> from m2l_runtime import Synthesizer
+        >>> model = Synthesizer.open(backend="fake").bundle.manifest.models[0]
+        >>> model.format, model.precision, model.engines
+        ('onnx', 'fp32', ('onnxruntime',))
     """
 
     file: FileEntry
     format: Literal["onnx"]
     opset: Count
     precision: Precision
-    """What convolutions are computed with."""
+    """What convolutions compute with."""
     form: Literal["deconvolution", "sub-pixel", "resize"]
     """How the decoder's upsampling layers are written; the images are the same."""
     engines: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
@@ -132,49 +179,73 @@ class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     weights: Literal["fp32", "fp16", "int8"] = "fp32"
     """How weights are stored."""
     float_layers: tuple[str, ...] = ()
-    """Of int8: convolutions that stay in float."""
+    """Convolutions of an int8 file that stay in float."""
 
 
 class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One of the ONNX files, compiled by TensorRT for one of its versions and one kind of card."""
+    """Describe a TensorRT plan: one of the ONNX files, compiled for one TensorRT version and one kind of GPU.
+
+    Example:
+        >>> from m2l_runtime import Synthesizer
+        >>> plans = Synthesizer.open(backend="fake").bundle.manifest.plans
+        >>> [plan.compute_capability for plan in plans]  # the embedded model has none
+        []
+    """
 
     file: FileEntry
     log: FileEntry
-    """What the builder said."""
+    """What TensorRT's builder reported."""
     flavour: TensorRtVariant
     version: str
-    """Of the library; a plan runs in no other."""
+    """Of the TensorRT library; a plan runs in no other version."""
     compute_capability: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,2}\.[0-9]\Z")]
-    """Of the cards that it runs on."""
+    """Of the GPUs that it runs on."""
     card: str | None
-    """The card that it was built on, whose likes alone it runs on; null where it was built for a compute capability."""
+    """The GPU that it was built on; it runs on this model alone. Null where it was built for a compute capability."""
     precision: Precision
     batch_sizes: tuple[BatchSize, BatchSize, BatchSize]
-    """Least, most likely and largest number of masks of a call."""
+    """Smallest, most likely and largest number of masks in a call."""
     onnx_sha256: Sha256
-    """Of the file that it was built from, which is one of the bundle's."""
+    """Of the ONNX file that it was built from, one of the bundle's."""
     convolutions: Annotated[dict[ConvolutionArithmetic, Count], msgspec.Meta(min_length=1)]
-    """How many compute in what."""
+    """Number of convolutions by what they compute in."""
     types_read_from: Literal["network", "engine"]
-    """Where that was read: in the network as TensorRT parsed it, or in the finished engine, which takes a card."""
+    """Where `convolutions` was read: in the network as TensorRT parsed it, or in the finished engine."""
     parity: Parity | Literal["not measured"]
-    """Of the plan's images; not measured where it was built for a card that was not there."""
+    """Of the plan's images; "not measured" where no GPU that runs it was there."""
 
 
 class AppearanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What was measured of the training's images, which appearances are drawn from: an .npz with one float32 array."""
+    """Describe the table that appearances are sampled from: an .npz with one float32 array, a row for a training image.
+
+    Example:
+        >>> from m2l_runtime import Synthesizer
+        >>> table = Synthesizer.open(backend="fake").bundle.manifest.appearance
+        >>> table.count, table.names[0]
+        (1374, 'lesion_L')
+    """
 
     file: FileEntry
     count: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
     """Rows."""
     names: tuple[str, ...]
-    """Of the columns: those of :mod:`m2l_runtime.conditioning.appearance`."""
+    """Names of the columns: :data:`m2l_runtime.types.NAMES`."""
     min_contrast: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
-    """Delta E*ab by which the mean colours of lesion and skin differ in every row; rows of less were left out."""
+    """Delta E*ab by which lesion and skin differ at least, in their mean colors; rows of less were left out."""
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Inputs and the images they gave when the bundle was made: an .npz with an array per tensor name."""
+    """Describe the golden pairs: inputs, and the images they gave when the bundle was exported.
+
+    The file is an .npz with an array for each tensor, by name.
+
+    Example:
+        >>> from m2l_runtime import Synthesizer
+        >>> bundle = Synthesizer.open(backend="fake").bundle
+        >>> inputs, images = bundle.read_golden()
+        >>> bundle.manifest.golden.count, images.shape
+        (3, (3, 256, 256, 3))
+    """
 
     file: FileEntry
     count: Annotated[int, msgspec.Meta(ge=1, le=64)]
@@ -182,56 +253,84 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """The trained network that the files were made of, in the terms of pytorch-CycleGAN-and-pix2pix."""
+    """Describe the trained network, in the terms of pytorch-CycleGAN-and-pix2pix.
+
+    Example:
+        >>> from m2l_runtime import Synthesizer
+        >>> network = Synthesizer.open(backend="fake").bundle.manifest.network
+        >>> network.levels, network.ngf
+        (8, 24)
+    """
 
     architecture: Literal["unet"]
     levels: Count
+    """Depth of the U-Net."""
     ngf: Count
     input_nc: Count
     output_nc: Count
-    norm: Literal["instance", "batch", "none"]
+    norm: Norm
     norm_statistics: Literal["instance", "running", "none"]
-    """Whether images are normalised by their own statistics or by those collected in training."""
+    """Whether images are normalized by their own statistics or by those collected in training."""
     parameter_count: Count
-    upsample: Literal["deconv", "resize"] = "deconv"
-    """resize is m2l's own: pixels repeated, then a 3x3 convolution."""
+    upsample: Upsample = "deconv"
+    """resize is an addition of m2l: pixels repeated, then a 3x3 convolution."""
     appearance: bool = False
-    """Whether it takes an appearance (:mod:`m2l_runtime.conditioning.appearance`) beside the mask; m2l's own."""
+    """Whether it takes an appearance (:mod:`m2l_runtime.conditioning.appearance`); an addition of m2l."""
     dropout: Literal["off", "input"] = "off"
-    """input: what is dropped comes in as an input."""
+    """input: an input says which features are dropped."""
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How `m2l train` came to the weights."""
+    """Describe the run of `m2l train` that made the weights.
+
+    Example:
+        >>> from m2l_runtime import Synthesizer
+        >>> training = Synthesizer.open(backend="fake").bundle.manifest.provenance.training
+        >>> training.epoch, training.config["batch_size"]
+        (17, 4)
+    """
 
     config: dict[str, int | float | bool | str | None]
-    """All settings of the run, by name."""
+    """All options of the run, by name."""
     pair_count: Count
-    """Pairs trained on."""
+    """Training pairs."""
     epoch: Count | None
-    """From 1; null where the run was interrupted between writing the weights and writing how far they are."""
+    """From 1; null where the run ended after writing the weights and before writing its progress."""
     step: Count | None
     hours: float | None
     val_l1_levels: float | None
-    """Mean absolute difference from the validation split's images, in levels of 0..255; null if not measured."""
+    """Mean absolute difference from the validation split's images, in 8-bit levels; null if not measured."""
     device: str | None
     versions: dict[str, str]
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """Where the weights came from and what made the bundle."""
+    """Record where the weights came from and which software made the bundle.
+
+    Example:
+        >>> from m2l_runtime import Synthesizer
+        >>> Synthesizer.open(backend="fake").bundle.manifest.provenance.checkpoint
+        'latest_net_G.pth'
+    """
 
     checkpoint: str
     """File name, without its folder."""
     checkpoint_sha256: Sha256
     versions: dict[str, str]
-    """Version of each package that took part."""
+    """Version of each package used."""
     training: Training | None = None
-    """Where the weights are of a run of `m2l train`."""
+    """Set where a run of `m2l train` made the weights."""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What manifest.json holds."""
+    """Hold the content of manifest.json.
+
+    Example:
+        >>> from m2l_runtime import Synthesizer
+        >>> manifest = Synthesizer.open(backend="fake").bundle.manifest
+        >>> manifest.image_size, [spec.role for spec in manifest.inputs]
+        ((256, 256), ['mask', 'appearance', 'dropout_bits'])
+    """
 
     schema: Literal["m2l-bundle"] = SCHEMA
     schema_version: int = SCHEMA_VERSION
@@ -247,22 +346,22 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     network: Network
     provenance: Provenance
     warnings: tuple[str, ...] = ()
-    """What the export warned about."""
+    """Warnings of the export."""
     appearance: AppearanceTable | None = None
-    """Where there is an input of that role, and only there."""
+    """Set where there is an input of that role, and only there."""
     plans: Annotated[tuple[PlanFile, ...], msgspec.Meta(max_length=256)] = ()
     """Left out where there are none."""
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
-        """Every file but the manifest."""
+        """Every file of the bundle but the manifest."""
         table = () if self.appearance is None else (self.appearance.file,)
         models = dict.fromkeys(model.file for model in self.models)
         plans = (entry for plan in self.plans for entry in (plan.file, plan.log))
         return (*models, self.golden.file, self.model_card, *table, *plans)
 
     def fields(self) -> dict[str, Any]:
-        """What stands in manifest.json."""
+        """Return what manifest.json holds, as plain dicts and lists."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         if self.appearance is None:
             del fields["appearance"]
@@ -271,10 +370,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return fields
 
     def input(self, role: str) -> TensorSpec | None:
-        """The input of a role, if there is one."""
+        """Find the input of a role; None if there is none."""
         return next((spec for spec in self.inputs if spec.role == role), None)
 
 
-class _Head(msgspec.Struct, frozen=True):
+class ManifestHead(msgspec.Struct, frozen=True):
+    """Hold what every version of a manifest has: its schema's name and version."""
+
     schema: str
     schema_version: int

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import PurePosixPath
+from typing import Final
 
 import msgspec
 
 from m2l_runtime._utils.text import printable
-from m2l_runtime.bundle.schema import KNOWN_ROLES, MANIFEST_NAME, SCHEMA, SCHEMA_VERSION, Manifest, TensorSpec, _Head
+from m2l_runtime.bundle.roles import ROLES
+from m2l_runtime.bundle.schema import MANIFEST_NAME, SCHEMA, SCHEMA_VERSION, Manifest, ManifestHead
 from m2l_runtime.errors import BundleDamaged, BundleTooNew
 from m2l_runtime.types import NAMES
 
 
 def parse_manifest(content: bytes, where: str = MANIFEST_NAME) -> Manifest:
-    """Manifest from JSON, checked.
+    """Parse and check the content of a manifest.json.
+
+    Example:
+        >>> import msgspec
+        >>> from m2l_runtime import Synthesizer
+        >>> manifest = Synthesizer.open(backend="fake").bundle.manifest
+        >>> parse_manifest(msgspec.json.encode(manifest.fields())) == manifest
+        True
+        >>> parse_manifest(b'{"schema": "m2l-bundle", "schema_version": 2}')
+        Traceback (most recent call last):
+        m2l_runtime.errors.BundleTooNew: manifest.json has schema version 2, this m2l reads version 1; ...
+
+    Args:
+        content: JSON.
+        where: the file's name, for messages.
 
     Raises:
-        BundleTooNew, BundleDamaged: see :func:`open_bundle`.
+        BundleTooNew: another schema version, or an input with a role that is unknown here.
+        BundleDamaged: it is not JSON, or breaks a rule of its schema.
     """
     try:
-        head = msgspec.json.decode(content, type=_Head)
+        head = msgspec.json.decode(content, type=ManifestHead)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleDamaged(f"{where} is not a bundle's manifest: {error}") from None
     if head.schema != SCHEMA:
@@ -36,89 +54,17 @@ def parse_manifest(content: bytes, where: str = MANIFEST_NAME) -> Manifest:
         manifest = msgspec.json.decode(content, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleDamaged(f"{where} does not follow its schema: {printable(str(error))}") from None
-    _check_manifest(manifest, where)
+    for check in _RULES:
+        check(manifest, where)
     return manifest
 
 
-def _check_manifest(manifest: Manifest, where: str) -> None:
-    """What the types alone cannot say."""
-    for spec in manifest.inputs:
-        if spec.role not in KNOWN_ROLES:
-            raise BundleTooNew(
-                f"{where}: input '{printable(spec.name)}' has the role '{printable(spec.role)}'; this m2l can "
-                f"supply {', '.join(KNOWN_ROLES)}; install a newer m2l"
-            )
-    size = manifest.image_size
-    mask, image = ("batch", *size), ("batch", *size, 3)
-    inputs, outputs = manifest.inputs, manifest.outputs
-    roles, names = [spec.role for spec in inputs], [spec.name for spec in (*inputs, *outputs)]
-    is_right = (
-        roles[:1] == ["mask"]
-        and len(set(roles)) == len(roles)
-        and len(set(names)) == len(names)
-        and all(_has_its_shape(spec, size) for spec in inputs)
-        and [(s.role, s.dtype, s.shape) for s in outputs] == [("image", "uint8", image)]
-    )
-    if not is_right:
-        got = "; ".join(f"{s.role} '{printable(s.name)}' {s.dtype} {s.shape}" for s in (*inputs, *outputs))
-        raise BundleDamaged(
-            f"{where}: a bundle of image size {size} takes one uint8 mask {mask}, then perhaps one float32 appearance "
-            f"('batch', {len(NAMES)}) and one uint8 dropout_bits ('batch', N), each of a name of its own, "
-            f"and gives one uint8 image {image}; got {got or 'nothing'}"
-        )
-    table = manifest.appearance
-    if (table is not None) != (manifest.input("appearance") is not None):
-        raise BundleDamaged(
-            f"{where}: an input of the role 'appearance' and a table of appearances go together; got "
-            + ("the input alone" if table is None else "the table alone")
-        )
-    if table is not None and table.names != NAMES:
-        raise BundleTooNew(
-            f"{where}: appearances are {printable(', '.join(table.names))}; this m2l measures "
-            f"{', '.join(NAMES)}; install a newer m2l"
-        )
-    paths = [entry.path for entry in manifest.files]
-    for path in paths:
-        _check_path(path, where)
-    if len(set(paths)) != len(paths):
-        raise BundleDamaged(f"{where} lists a file twice")
-    sides = [(engine, model.precision) for model in manifest.models for engine in model.engines]
-    if len(set(sides)) != len(sides):
-        raise BundleDamaged(f"{where} has two models for the same engine and precision")
-    for model in manifest.models:
-        if (model.precision == "int8") != (model.weights == "int8"):
-            raise BundleDamaged(
-                f"{where}: {printable(model.file.path)} has weights in {model.weights} for the precision "
-                f"{model.precision}; int8 weights and the precision int8 go together"
-            )
-        if model.float_layers and model.precision != "int8":
-            raise BundleDamaged(
-                f"{where}: {printable(model.file.path)} lists layers left in float, which only int8 has; its precision "
-                f"is {model.precision}"
-            )
-    made_of = {(model.file.sha256, model.precision) for model in manifest.models if "tensorrt" in model.engines}
-    for plan in manifest.plans:
-        where_plan = f"{where}: {printable(plan.file.path)}"
-        if (plan.onnx_sha256, plan.precision) not in made_of:
-            raise BundleDamaged(
-                f"{where_plan} is said to be made in {plan.precision} of a file with SHA-256 "
-                f"{plan.onnx_sha256[:12]}..., and no model for tensorrt in that precision is that file"
-            )
-        least, likely, most = plan.batch_sizes
-        if not least <= likely <= most:
-            raise BundleDamaged(f"{where_plan} has batch sizes out of order: {least}, {likely}, {most}")
+def check_path(path: str, where: str) -> None:
+    """Check that a path of a manifest stays inside the bundle's folder.
 
-
-def _has_its_shape(spec: TensorSpec, size: tuple[int, int]) -> bool:
-    """Whether an input has the type and shape of its role."""
-    if spec.role == "mask":
-        return (spec.dtype, spec.shape) == ("uint8", ("batch", *size))
-    if spec.role == "appearance":
-        return (spec.dtype, spec.shape) == ("float32", ("batch", len(NAMES)))
-    return spec.dtype == "uint8" and len(spec.shape) == 2 and spec.shape[0] == "batch" and spec.shape[1] != "batch"
-
-
-def _check_path(path: str, where: str) -> None:
+    Raises:
+        BundleDamaged: it does not, or is not written in the one way that is allowed.
+    """
     pure = PurePosixPath(path)
     bad = (
         not path
@@ -131,3 +77,109 @@ def _check_path(path: str, where: str) -> None:
     )
     if bad:
         raise BundleDamaged(f"{where} names the file '{printable(path)}'; a path inside the folder is expected")
+
+
+def _check_roles_are_known(manifest: Manifest, where: str) -> None:
+    for spec in manifest.inputs:
+        if spec.role not in ROLES:
+            raise BundleTooNew(
+                f"{where}: input '{printable(spec.name)}' has the role '{printable(spec.role)}'; this m2l can "
+                f"supply {', '.join(ROLES)}; install a newer m2l"
+            )
+
+
+def _check_tensors(manifest: Manifest, where: str) -> None:
+    """Check the inputs' roles, types and shapes, and that one image comes out."""
+    size, inputs, outputs = manifest.image_size, manifest.inputs, manifest.outputs
+    image = ("batch", *size, 3)
+    roles, names = [spec.role for spec in inputs], [spec.name for spec in (*inputs, *outputs)]
+    is_right = (
+        roles[:1] == ["mask"]
+        and len(set(roles)) == len(roles)
+        and len(set(names)) == len(names)
+        and all(ROLES[spec.role].fits(spec, size) for spec in inputs)
+        and [(s.role, s.dtype, s.shape) for s in outputs] == [("image", "uint8", image)]
+    )
+    if is_right:
+        return
+    required, optional = (
+        " and ".join(
+            f"one {role.dtype} {name} {role.shape(size)}"
+            for name, role in ROLES.items()
+            if role.is_required == is_required
+        )
+        for is_required in (True, False)
+    )
+    got = "; ".join(f"{s.role} '{printable(s.name)}' {s.dtype} {s.shape}" for s in (*inputs, *outputs))
+    raise BundleDamaged(
+        f"{where}: a bundle of image size {size} takes {required}, then perhaps {optional}, each of a name of its own, "
+        f"and gives one uint8 image {image}; got {got or 'nothing'}"
+    )
+
+
+def _check_appearance_table(manifest: Manifest, where: str) -> None:
+    table = manifest.appearance
+    if (table is not None) != (manifest.input("appearance") is not None):
+        raise BundleDamaged(
+            f"{where}: an input of the role 'appearance' and a table of appearances go together; got "
+            + ("the input alone" if table is None else "the table alone")
+        )
+    if table is not None and table.names != NAMES:
+        raise BundleTooNew(
+            f"{where}: appearances are {printable(', '.join(table.names))}; this m2l measures "
+            f"{', '.join(NAMES)}; install a newer m2l"
+        )
+
+
+def _check_paths(manifest: Manifest, where: str) -> None:
+    paths = [entry.path for entry in manifest.files]
+    for path in paths:
+        check_path(path, where)
+    if len(set(paths)) != len(paths):
+        raise BundleDamaged(f"{where} lists a file twice")
+
+
+def _check_one_model_per_engine(manifest: Manifest, where: str) -> None:
+    pairs = [(engine, model.precision) for model in manifest.models for engine in model.engines]
+    if len(set(pairs)) != len(pairs):
+        raise BundleDamaged(f"{where} has two models for the same engine and precision")
+
+
+def _check_int8(manifest: Manifest, where: str) -> None:
+    for model in manifest.models:
+        if (model.precision == "int8") != (model.weights == "int8"):
+            raise BundleDamaged(
+                f"{where}: {printable(model.file.path)} has weights in {model.weights} for the precision "
+                f"{model.precision}; int8 weights and the precision int8 go together"
+            )
+        if model.float_layers and model.precision != "int8":
+            raise BundleDamaged(
+                f"{where}: {printable(model.file.path)} lists layers left in float, which only int8 has; its precision "
+                f"is {model.precision}"
+            )
+
+
+def _check_plans(manifest: Manifest, where: str) -> None:
+    sources = {(model.file.sha256, model.precision) for model in manifest.models if "tensorrt" in model.engines}
+    for plan in manifest.plans:
+        where_plan = f"{where}: {printable(plan.file.path)}"
+        if (plan.onnx_sha256, plan.precision) not in sources:
+            raise BundleDamaged(
+                f"{where_plan} is said to be made in {plan.precision} of a file with SHA-256 "
+                f"{plan.onnx_sha256[:12]}..., and no model for tensorrt in that precision is that file"
+            )
+        least, likely, most = plan.batch_sizes
+        if not least <= likely <= most:
+            raise BundleDamaged(f"{where_plan} has batch sizes out of order: {least}, {likely}, {most}")
+
+
+_RULES: Final[tuple[Callable[[Manifest, str], None], ...]] = (
+    _check_roles_are_known,
+    _check_tensors,
+    _check_appearance_table,
+    _check_paths,
+    _check_one_model_per_engine,
+    _check_int8,
+    _check_plans,
+)
+"""What the types alone cannot say, in the order in which it is checked; each raises for the first breach it finds."""

@@ -1,83 +1,98 @@
-"""The command line of `m2l bench` to a call of its function.
+"""Run `m2l bench`.
 
-Nothing heavy is imported before the command runs.
+A new option is one field of `BenchFlags`, and its use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+
+from m2l_runtime.backends.engines import BACKENDS
+from m2l_runtime.cli._options import (
+    ALL_CPUS,
+    RENAMED_OPTIONS,
+    BundleArgument,
+    accept_old_options,
+    echo_json,
+    expand_options,
+    option_field,
+)
 
 if TYPE_CHECKING:
     from m2l_runtime.bench.messages import BenchConfig
     from m2l_runtime.bench.report import BenchReport, Row
+    from m2l_runtime.bench.rows import BenchOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchFlags:
+    """Hold the options of `m2l bench`."""
+
+    backend: str | None = option_field(
+        None,
+        f"Backends with commas between: {', '.join(BACKENDS)}.",
+        default="all that are installed and that the bundle has a file for, but fake",
+    )
+    device: str | None = option_field(
+        None, "Devices with commas between: cpu, cuda, cuda:N.", default="cpu, and cuda where there is a driver"
+    )
+    precision: str | None = option_field(
+        None,
+        "Precisions with commas between: fp32, fp16, bf16, int8.",
+        default="all that the bundle has for a backend",
+    )
+    batch_size: str = option_field("1,8", "Masks per engine call: 1,8,16.")
+    threads: int | None = option_field(None, "CPU threads of the engine in all.", default=ALL_CPUS)
+    streams: str | None = option_field(
+        None, "Engine calls at once where images/s are measured: 1,2.", default="as m2l synth chooses"
+    )
+    repeats: int = option_field(3, "Rounds. In each, every row is measured in a new process.")
+    seconds: float = option_field(2.0, "Seconds of each of a row's three measurements in a round, about.")
+    timeout: float = option_field(900.0, "Seconds after which a row's process is ended.")
+    trust_plans: bool = option_field(
+        False, "Load the bundle's TensorRT plans. Plans are code: load only those of a maker you trust."
+    )
+    plot: Path | None = option_field(None, "Also draw images/s and latencies into this PNG file.")
+    overwrite: bool = option_field(False, "Replace a plot that is there already.")
+    json: bool = option_field(False, "Print JSON, with the measurements of each round.")
+
+    def to_options(self) -> BenchOptions:
+        """Make options of the library.
+
+        Raises:
+            typer.BadParameter: a list is none.
+        """
+        from m2l_runtime.bench.rows import BenchOptions
+
+        return BenchOptions(
+            backends=_names("--backend", self.backend),
+            devices=_names("--device", self.device),
+            precisions=_names("--precision", self.precision),
+            batch_sizes=_numbers("--batch-size", self.batch_size) or (),
+            threads=self.threads,
+            streams=_numbers("--streams", self.streams) or (None,),
+            repeats=self.repeats,
+            seconds=self.seconds,
+            timeout_s=self.timeout,
+            trust_plans=self.trust_plans,
+        )
 
 
 def register(app: typer.Typer) -> None:
     """Add `bench` to `app`."""
-    app.command()(bench)
+    app.command(cls=accept_old_options(RENAMED_OPTIONS))(bench)
 
 
-def bench(
-    bundle: Annotated[
-        Path | None,
-        typer.Argument(help="Folder of a bundle; left out: the model inside the package.", show_default=False),
-    ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            help="Some of onnxruntime, openvino, tensorrt, fake, with commas between.  "
-            "[default: all that are installed and that the bundle has a file for, but fake]",
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Some of cpu, cuda, cuda:N.  [default: cpu, and cuda where there is a driver]", show_default=False
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="Some of fp32, fp16, bf16, int8.  [default: all that the bundle has for a backend]", show_default=False
-        ),
-    ] = None,
-    batch_size: Annotated[str, typer.Option(help="Masks per engine call: 1,8,16.")] = "1,8",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="CPU threads of the engine in all.  [default: the CPUs this process may use]", show_default=False
-        ),
-    ] = None,
-    streams: Annotated[
-        str | None,
-        typer.Option(
-            help="Engine calls at once where images/s are measured: 1,2.  [default: as m2l synth chooses]",
-            show_default=False,
-        ),
-    ] = None,
-    repeats: Annotated[int, typer.Option(help="Rounds; in each, every row is measured in a new process.")] = 3,
-    seconds: Annotated[float, typer.Option(help="Of each of a row's three measurements in a round, about.")] = 2.0,
-    timeout: Annotated[float, typer.Option(help="Seconds after which a row's process is ended.")] = 900.0,
-    trust_plans: Annotated[
-        bool,
-        typer.Option(
-            "--trust-engines", help="Load the bundle's TensorRT plans. They are code: only from who you trust."
-        ),
-    ] = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="Also draw images/s and latencies into this PNG file.", show_default=False)
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plot that is there already.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, with the figures of each round.")] = False,
-) -> None:
+@expand_options
+def bench(bundle: BundleArgument = None, *, flags: BenchFlags) -> None:
     """Measure how fast a bundle runs here: latency, images/s alone and from files to files, memory, start.
 
-    Every row runs in processes of its own, in several rounds of another order each; figures are medians with their
+    Every row runs in processes of its own, in several rounds of another order each. Values are medians with their
     spread. Exit status: 0 measured, with the reason where a row could not be, 1 no row could be or the run failed,
     2 wrong usage, 130 or 143 stopped by a signal.
     """
@@ -89,54 +104,37 @@ def bench(
     from m2l_runtime.cli.progress import Reporter
     from m2l_runtime.errors import EngineError, InputError
 
-    draw = None if plot is None else _drawing(plot, overwrite)
+    draw = None if flags.plot is None else _drawing(flags.plot, flags.overwrite)
     with Reporter() as reporter, StopSignals("ending the process that measures") as stop:
 
         def on_start(configs: Sequence[BenchConfig]) -> None:
-            rows, least_s = plural(len(configs), "row"), len(configs) * repeats * (3 * 1.2 * seconds + 1)
-            reporter.message(f"measuring {rows} in {plural(repeats, 'round')}: at least {_duration(least_s)}")
+            rows, least_s = plural(len(configs), "row"), len(configs) * flags.repeats * (3 * 1.2 * flags.seconds + 1)
+            reporter.message(f"measuring {rows} in {plural(flags.repeats, 'round')}: at least {_duration(least_s)}")
 
         def on_round(number: int, row: Row) -> None:
-            reporter.message(f"round {number + 1} of {repeats}: {row.label}: {_format_row(row)}")
+            reporter.message(f"round {number + 1} of {flags.repeats}: {row.label}: {_format_row(row)}")
 
         try:
-            report = measure(
-                bundle,
-                backends=_names("--backend", backend),
-                devices=_names("--device", device),
-                precisions=_names("--precision", precision),
-                batch_sizes=_numbers("--batch-size", batch_size) or (),
-                threads=threads,
-                streams=_numbers("--streams", streams) or (None,),
-                repeats=repeats,
-                seconds=seconds,
-                timeout_s=timeout,
-                trust_plans=trust_plans,
-                on_start=on_start,
-                on_round=on_round,
-                should_stop=stop.is_set,
-            )
+            report = measure(bundle, flags.to_options(), on_start=on_start, on_round=on_round, should_stop=stop.is_set)
         except InputError as error:
             raise typer.BadParameter(str(error)) from error
-    if json:
-        import msgspec
-
-        typer.echo(msgspec.json.format(msgspec.json.encode(as_json(report)), indent=2).decode())
+    if flags.json:
+        echo_json(as_json(report))
     elif report.measured or not report.was_stopped:
         typer.echo(as_table(report))
-    if plot is not None and draw is not None and report.measured:
+    if flags.plot is not None and draw is not None and report.measured:
         from m2l_runtime._utils import atomic
 
-        atomic.write_file(plot, draw(report))
+        atomic.write_file(flags.plot, draw(report))
     if report.was_stopped:
-        print_stderr(f"stopped; {plural(report.round_count, 'round')} of {repeats} finished")
+        print_stderr(f"stopped; {plural(report.round_count, 'round')} of {flags.repeats} finished")
         raise typer.Exit(stop.exit_status)
     if not report.measured:
         raise EngineError(f"no row could be measured; the first one: {report.rows[0].reason}")
 
 
 def _names(option: str, text: str | None) -> tuple[str, ...] | None:
-    """What stands between commas; None if the option is not given."""
+    """Split a list at its commas; None if the option is not given."""
     if text is None:
         return None
     names = tuple(name.strip() for name in text.split(","))
@@ -155,7 +153,7 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
 
 
 def _drawing(path: Path, overwrite: bool) -> Callable[[BenchReport], bytes]:
-    """What draws a report, once it is sure that it can be drawn and written there."""
+    """Return what draws a report, once it is sure that it can be drawn and written there."""
     from m2l_runtime._utils import atomic
     from m2l_runtime._utils.text import printable
     from m2l_runtime.errors import OutputError
@@ -176,7 +174,7 @@ def _duration(seconds: float) -> str:
 
 
 def _format_row(row: Row) -> str:
-    """One round of a row, in half a line."""
+    """Describe one round of a row in half a line."""
     if row.reason is not None:
         return row.reason
     (measured,) = row.rounds

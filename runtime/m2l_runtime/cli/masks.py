@@ -336,11 +336,11 @@ def _draw_sheet(masks: DrawnMasks, path: Path, title: str) -> None:
 
     from m2l_runtime._utils import atomic
     from m2l_runtime._utils.text import stem
-    from m2l_runtime.masks.sources.sheet import Cell, Row, draw_rows
+    from m2l_runtime.output.contact_sheet import Cell, Row, draw_rows
 
     names = masks.names[:_SHEET_MASKS]
     cells = [
-        Cell(masks.mask(name), stem(name).partition("-")[2].replace("_plus_", " +").replace("_minus_", " -"))
+        Cell([masks.mask(name)], stem(name).partition("-")[2].replace("_plus_", " +").replace("_minus_", " -"))
         for name in names
     ]
     rows = [Row(title if i == 0 else "", cells[i : i + _COLUMNS]) for i in range(0, len(cells), _COLUMNS)]

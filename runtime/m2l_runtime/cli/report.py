@@ -11,6 +11,7 @@ from m2l_runtime._utils.text import plural, printable, table
 from m2l_runtime.backends.base import BackendSettings
 from m2l_runtime.backends.trt.library import TITLES
 from m2l_runtime.bundle.io import Bundle
+from m2l_runtime.bundle.roles import ROLES
 from m2l_runtime.bundle.schema import Parity, TensorSpec
 from m2l_runtime.runs.folder import Summary
 from m2l_runtime.types import NAMES
@@ -98,16 +99,10 @@ def appearance_counts(bundle: Bundle) -> dict[str, dict[str, float]] | None:
 
 def _describe_input(spec: TensorSpec) -> str:
     shape = " x ".join(map(str, spec.shape[1:]))
-    return f"{printable(spec.name)}: {spec.dtype}, {shape} ({_INPUTS[spec.role]})"
+    return f"{printable(spec.name)}: {spec.dtype}, {shape} ({ROLES[spec.role].meaning})"
 
 
 _READ_FROM: Final = {"network": "network that was built, as no card was there", "engine": "finished engine"}
-
-_INPUTS: Final = {
-    "mask": "0 background, 255 lesion",
-    "appearance": "colours of lesion and skin: drawn with --seed, or chosen with --appearance",
-    "dropout_bits": "which features are kept, eight a byte: drawn with --seed",
-}
 
 
 def describe_parity(parity: Parity) -> str:

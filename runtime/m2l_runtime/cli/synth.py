@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
 import typer
 
+from m2l_runtime.backends.engines import BACKENDS
 from m2l_runtime.cli._options import ALL_CPUS, echo_json, expand_options, option_field
+from m2l_runtime.output.formats import (
+    FORMATS,
+    Format,
+    FormatOption,
+    ImageFormat,
+    PlainImageFormat,
+    format_of_suffix,
+)
 
 if TYPE_CHECKING:
     from m2l_runtime.cli.progress import Reporter
     from m2l_runtime.conditioning.conditions import AppearanceChoice
-    from m2l_runtime.output.formats import Format, OutputOptions
+    from m2l_runtime.output.options import OutputOptions
     from m2l_runtime.runs.folder import Summary
     from m2l_runtime.runs.pipeline import Result
     from m2l_runtime.synthesizer import Synthesizer
@@ -30,7 +39,9 @@ class EngineFlags:
     """Hold the options of the bundle and the engine that runs it."""
 
     bundle: Path | None = option_field(None, "Bundle to use.", default="the model inside the package")
-    backend: str = option_field("auto", "auto, openvino, onnxruntime, tensorrt, or fake (runs no model).")
+    backend: str = option_field(
+        "auto", f"auto, {', '.join(name for name in BACKENDS if name != 'fake')}, or fake (runs no model)."
+    )
     device: str = option_field("auto", "auto, cpu, cuda or cuda:N.")
     precision: Literal["fp32", "fp16", "bf16", "int8"] = option_field(
         "fp32", "Precision of the convolutions. m2l inspect lists what a bundle has for which backend."
@@ -56,12 +67,12 @@ class EngineFlags:
 class OutputFlags:
     """Hold the options of what is written."""
 
-    format: Literal["png", "jpeg", "jpg", "webp", "npz", "webdataset", "parquet"] | None = option_field(
+    format: FormatOption | None = option_field(
         None,
         "Output format: a file for each image, or tar or Parquet files of many.",
         default="png, or what OUT ends in",
     )
-    image_format: Literal["png", "jpeg", "webp"] | None = option_field(
+    image_format: PlainImageFormat | None = option_field(
         None, "Format of the images inside tar and Parquet files.", default="png"
     )
     quality: int | None = option_field(None, "JPEG and WebP quality, 1 to 100.", default="95")
@@ -137,7 +148,7 @@ def synth(
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter
     from m2l_runtime.masks.sources.spec import is_spec, open_source
-    from m2l_runtime.runs.folder import synthesize_folder
+    from m2l_runtime.runs.folder import RunCallbacks, synthesize_folder
 
     if sampling.appearance_mask is not None and sampling.appearance is None:
         raise typer.BadParameter("--appearance-mask goes with --appearance FILE; leave it out")
@@ -145,7 +156,7 @@ def synth(
     options = _output_options(output, _format(output.format, Path(masks), out), is_drawn)
     with _open(engine) as synthesizer, Reporter() as reporter, StopSignals() as stop:
         choice = _choose_appearance(synthesizer, sampling, reporter)
-        if engine.trust_plans and synthesizer.settings.backend != "tensorrt":
+        if engine.trust_plans and not BACKENDS[synthesizer.settings.backend].runs_plans:
             reporter.message(f"note: --trust-plans has no effect on {synthesizer.settings.backend}: --backend tensorrt")
 
         def on_start(count: int) -> None:
@@ -165,11 +176,12 @@ def synth(
             seed=sampling.seed,
             samples=sampling.samples,
             appearance=choice,
-            contact_sheet=output.contact_sheet,
-            on_start=on_start,
-            on_result=lambda result: _report_result(result, reporter),
-            on_note=lambda note: reporter.message(f"note: {note}"),
-            should_stop=stop.is_set,
+            callbacks=RunCallbacks(
+                on_start=on_start,
+                on_result=lambda result: _report_result(result, reporter),
+                on_note=lambda note: reporter.message(f"note: {note}"),
+                should_stop=stop.is_set,
+            ),
         )
     _print_summary(summary, synthesizer, out, None if run.json else output.contact_sheet, as_json=run.json)
     _leave(summary, stop.exit_status)
@@ -266,40 +278,39 @@ def _choose_appearance(
 def _format(given: str | None, masks: Path, out: Path) -> Format:
     """Choose the format: the one asked for, or what the name of the one image says."""
     if given is not None:
-        return cast("Format", "jpeg" if given == "jpg" else given)
-    from m2l_runtime.runs.checks import FILE_ENDINGS
-
-    named = FILE_ENDINGS.get(out.suffix.lower())
-    return cast("Format", named) if named is not None and masks.is_file() and not out.is_dir() else "png"
+        return next(name for name, entry in FORMATS.items() if given in (name, *entry.aliases))
+    named = format_of_suffix(out.suffix)
+    return named if named is not None and masks.is_file() and not out.is_dir() else "png"
 
 
 def _output_options(output: OutputFlags, format: Format, is_drawn: bool) -> OutputOptions:  # noqa: A002
     """Make options of the library. An option that has no effect on what is written is refused, not ignored."""
-    from m2l_runtime.output.encoding import Encoding, ImageFormat
-    from m2l_runtime.output.formats import CONTAINERS, PAIRED, OutputOptions
+    from m2l_runtime.output.encoding import Encoding
+    from m2l_runtime.output.options import OutputOptions
 
-    is_container = format in CONTAINERS
-    images = (output.image_format or "png") if is_container else format
+    is_container = FORMATS[format].is_container
+    images = (output.image_format or "png") if is_container else cast(ImageFormat, format)
     for name, value, has_effect in (
         ("--image-format", output.image_format, is_container),
         ("--masks-per-file", output.masks_per_file, is_container),
-        ("--quality", output.quality, images in ("jpeg", "webp")),
-        ("--png-level", output.png_level, images == "png"),
+        ("--quality", output.quality, FORMATS[images].quality is not None),
+        ("--png-level", output.png_level, FORMATS[images].levels is not None),
     ):
         if value is not None and not has_effect:
             inside = f" of {images}" if is_container and name in ("--quality", "--png-level") else ""
             raise typer.BadParameter(f"{name} has no effect on {format}{inside}; leave it out")
     encoding = Encoding(
-        cast(ImageFormat, images),
+        images,
         Encoding.quality if output.quality is None else output.quality,
         Encoding.png_level if output.png_level is None else output.png_level,
     )
     return OutputOptions(
         format=format,
         image_encoding=encoding,
-        pairs=output.pairs or (is_drawn and format in PAIRED),
+        pairs=output.pairs or (is_drawn and not FORMATS[format].holds_mask),
         original_size=output.output_size == "original",
         masks_per_file=OutputOptions.masks_per_file if output.masks_per_file is None else output.masks_per_file,
+        contact_sheet=output.contact_sheet,
     )
 
 

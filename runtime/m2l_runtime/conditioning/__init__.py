@@ -1,1 +1,1 @@
-"""What a generator takes beside the mask: appearances, random bits, and how both are chosen."""
+"""Choose what a generator takes beside the mask: appearances and dropout bits, given or sampled."""

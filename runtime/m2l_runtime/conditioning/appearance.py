@@ -1,4 +1,4 @@
-"""A photograph and its mask to a few numbers that say how it looks: colours of lesion and skin, and their spread."""
+"""Measure the colors of lesion and skin in a photograph, and their spread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from m2l_runtime.types import Appearance, Image, Mask
 _MEANS: Final = (slice(0, 3), slice(6, 9))
 
 LESION_FROM: Final = 128
-"""Levels of a mask's pixels that count as lesion; the others are skin."""
+"""Levels of a mask from here on are lesion; the others are skin."""
 
 _WHITE: Final = np.array([0.95047, 1.0, 1.08883])
 
@@ -20,16 +20,16 @@ TO_XYZ: Final = (
     np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
     / _WHITE[:, None]
 ).astype(np.float32)
-"""Linear sRGB (IEC 61966-2-1) to CIE XYZ, each row over the D65 white (CIE 1931, 2 degrees)."""
+"""Matrix from linear sRGB (IEC 61966-2-1) to CIE XYZ, each row divided by the D65 white (CIE 1931, 2 degrees)."""
 
 _LEVELS: Final = np.arange(256) / 255.0
 
 LINEAR: Final = np.where(_LEVELS > 0.04045, ((_LEVELS + 0.055) / 1.055) ** 2.4, _LEVELS / 12.92).astype(np.float32)
-"""Levels 0..255 of sRGB to linear light 0..1."""
+"""Linear light 0..1 of the sRGB levels 0..255."""
 
 
 def lab(image: Image) -> npt.NDArray[np.float32]:
-    """CIE 1976 L*a*b* under D65 of sRGB: uint8 (..., 3) to float32 (..., 3), L* in 0..100.
+    """Convert sRGB, uint8 (..., 3), to CIE 1976 L*a*b* under D65, float32 (..., 3), L* in 0..100.
 
     Source: CIE 15:2004, section 8.2.1, after IEC 61966-2-1.
     """
@@ -41,12 +41,14 @@ def lab(image: Image) -> npt.NDArray[np.float32]:
 
 
 def measure(image: Image, mask: Mask) -> Appearance:
-    """The numbers of one photograph.
+    """Measure the appearance of one photograph.
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        mask: uint8 (H, W); lesion from `LESION_FROM` on. Where it leaves one of the regions without a pixel, that
-            one has the numbers of the other.
+        mask: uint8 (H, W); lesion from `LESION_FROM` on. A region without a pixel gets the numbers of the other.
+
+    Returns:
+        float32 (12,), in the order of :data:`m2l_runtime.types.NAMES`.
 
     Raises:
         ValueError: the sizes differ.
@@ -61,7 +63,7 @@ def measure(image: Image, mask: Mask) -> Appearance:
 
 
 def contrast(appearances: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """How far mean colours of lesion and skin are apart, in Delta E*ab (CIE 1976): (N, 12) to (N,)."""
+    """Compute the distance of the mean colors of lesion and skin, in Delta E*ab (CIE 1976): (N, 12) to (N,)."""
     lesion, skin = (appearances[:, channels].astype(np.float64) for channels in _MEANS)
     distance: npt.NDArray[np.float64] = np.linalg.norm(lesion - skin, axis=1)
     return distance

@@ -1,7 +1,8 @@
-"""Seeds and wishes to what a generator takes beside the mask: an appearance, and which features are dropped.
+"""Sample what a generator takes beside the mask: an appearance, and which features are dropped.
 
-What goes in is exact for each item and follows from the run's seed, the item's name and the number of its sample
-alone: whatever else is made, wherever, in whatever order. Numbers come from :mod:`m2l_runtime.conditioning.random`.
+The values of an item follow from the run's seed, the item's name and the number of its sample, and from nothing else.
+So they are the same in any order, on any machine, alone or among others. Random numbers come from
+:mod:`m2l_runtime.conditioning.random`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.io import Bundle
+from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.conditioning.random import check_seed, random_below, random_uint64
 from m2l_runtime.errors import ArrayError, InputError
 from m2l_runtime.types import NAMES, Appearance, Mask, Masks, describe
@@ -26,10 +28,10 @@ Appearances = npt.NDArray[np.float32]
 """float32 (N, 12): one :data:`m2l_runtime.types.Appearance` a row."""
 
 NEAREST_FRACTION: Final = 1 / 20
-"""Of the training's appearances, from which one is drawn where some numbers are given: those nearest in them."""
+"""Where some numbers are given, one of the nearest training images is sampled: this fraction of them."""
 
 FAR_DEVIATIONS: Final = 3.0
-"""Standard deviations beyond all that the training has seen, from which on a number is worth a warning."""
+"""Standard deviations beyond the range of the training images, from where on a number gets a warning."""
 
 MAX_SAMPLES: Final = 1_000_000
 
@@ -37,42 +39,54 @@ _MAX_SEED: Final = (1 << 64) - 1
 
 
 def item_seed(seed: int, name: str, sample: int = 1) -> int:
-    """The number, 0..2^64-1, that all that is drawn for an item follows from.
+    """Derive the seed of an item, 0..2^64-1, from which all its random values follow.
 
     Args:
-        seed: of the run, 0..2^64-1.
-        name: of the mask, relative to its folder, ``/`` between parts, without its file's ending: what the image is
-            named after, so that masks kept in another format give the same images.
+        seed: the run's seed, 0..2^64-1.
+        name: the mask's name relative to its folder, ``/`` between parts, without its file's ending. So the same masks
+            in another file format give the same images.
         sample: number of the image among those of the same mask, from 1.
     """
     return int(random_uint64(1, seed, "item", name, sample)[0])
 
 
 def mask_seed(mask: Mask) -> int:
-    """The seed of a mask that none is given for: BLAKE2b of its bytes, so that a mask always gives the same image."""
+    """Derive a seed from a mask's bytes (BLAKE2b): without a seed, a mask always gives the same image."""
     return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(mask).tobytes(), digest_size=8).digest(), "little")
 
 
 def dropout_bits(seed: int, size_bytes: int) -> npt.NDArray[np.uint8]:
-    """uint8 (size_bytes,): which features are kept, each with probability one half; the raw stream, little-endian.
+    """Sample which features are kept, each with probability one half.
 
     Args:
-        seed: of the item, see :func:`item_seed`.
-        size_bytes: eight features a byte.
+        seed: the item's seed, see :func:`item_seed`.
+        size_bytes: number of bytes, eight features each.
+
+    Returns:
+        uint8 (size_bytes,): the raw random stream, little-endian.
     """
     return random_uint64(-(-size_bytes // 8), seed, "dropout_bits").astype("<u8").view(np.uint8)[:size_bytes]
 
 
 @dataclass(frozen=True)
 class AppearanceChoice:
-    """What appearances are to be: the numbers given; those that are not are drawn from what the training has seen.
+    """Choose appearances by some of their numbers. The others are sampled from the training images.
+
+    An appearance is 12 numbers that describe the colors of lesion and skin: CIE L*, a* and b*, mean and standard
+    deviation.
+
+    Example:
+        >>> AppearanceChoice.from_values({"lesion_L": 35, "skin_a": 12}).label
+        'lesion_L=35.0,skin_a=12.0'
+        >>> AppearanceChoice().label  # all sampled
+        'drawn'
 
     Raises:
         InputError: an unknown name, one given twice, or a number that is not finite or that no image can have.
     """
 
     values: tuple[tuple[str, float], ...] = ()
-    """(name of :data:`m2l_runtime.types.NAMES`, number); none: appearances are drawn, all: it is fixed."""
+    """(name, number), in the order of :data:`m2l_runtime.types.NAMES`. Empty: all sampled. All 12: one appearance."""
 
     def __post_init__(self) -> None:
         for name, number in self.values:
@@ -85,21 +99,21 @@ class AppearanceChoice:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"{twice} is given twice")
-        object.__setattr__(self, "given", tuple(sorted(self.values, key=lambda one: NAMES.index(one[0]))))
+        object.__setattr__(self, "values", tuple(sorted(self.values, key=lambda one: NAMES.index(one[0]))))
 
     @classmethod
     def from_values(cls, numbers: Mapping[str, float]) -> AppearanceChoice:
-        """The choice of some numbers by name."""
+        """Choose some numbers by name."""
         return cls(tuple(numbers.items()))
 
     @classmethod
     def fixed(cls, appearance: Appearance) -> AppearanceChoice:
-        """The choice of one appearance (12,), such as :func:`m2l_runtime.conditioning.appearance.measure` gives."""
+        """Choose one appearance, float32 (12,), such as :func:`m2l_runtime.conditioning.appearance.measure` returns."""
         return cls(tuple(zip(NAMES, map(float, appearance), strict=True)))
 
     @property
     def label(self) -> str:
-        """One line that is the same for the same choice, for the log."""
+        """The choice in one line, for the log; equal choices have equal labels."""
         if not self.values:
             return "drawn"
         numbers = np.array([number for _, number in self.values], "<f4")
@@ -112,17 +126,17 @@ RANDOM_APPEARANCE: Final = AppearanceChoice()
 
 
 def value_range(name: str) -> tuple[float, float]:
-    """Least and largest that a number of an appearance can be."""
+    """Return the smallest and largest possible value of a number of an appearance."""
     if "spread" in name:
         return 0.0, 128.0
     return (0.0, 100.0) if name.endswith("_L") else (-128.0, 127.0)
 
 
 class AppearanceSampler:
-    """A bundle's table of appearances and a choice to the appearance of each item.
+    """Sample appearances from a bundle's table, as a choice asks for.
 
-    Where some numbers are given, one of the training's appearances nearest in them is drawn, and they replace its own:
-    so the others go with them as they do in real images.
+    Where some numbers are given, one of the training images nearest in them is sampled, and the given numbers replace
+    its own. So the other numbers go with them as in real images.
     """
 
     def __init__(self, table: Appearances, choice: AppearanceChoice = RANDOM_APPEARANCE) -> None:
@@ -137,7 +151,7 @@ class AppearanceSampler:
             self._candidates = table[nearest[: max(1, int(len(table) * NEAREST_FRACTION))]]
 
     def sample(self, seed: int) -> Appearance:
-        """The appearance of an item, owned by the caller: float32 (12,)."""
+        """Sample the appearance of an item: float32 (12,), owned by the caller."""
         row: Appearance = self._candidates[
             random_below(len(self._candidates), random_uint64(1, seed, "appearance"))[0]
         ].copy()
@@ -146,7 +160,7 @@ class AppearanceSampler:
 
     @property
     def warnings(self) -> list[str]:
-        """A line for each number given that is far from all that the network was trained with."""
+        """A line for each given number that is far from all that the network was trained with."""
         lines = []
         for column, number in zip(self._columns, self._numbers, strict=True):
             low, high = float(self._table[:, column].min()), float(self._table[:, column].max())
@@ -161,16 +175,16 @@ class AppearanceSampler:
 
 @dataclass(frozen=True)
 class Condition:
-    """What an item's image depends on beside its mask."""
+    """Hold what an item's image depends on beside its mask."""
 
     seed: int
     """See :func:`item_seed`."""
     appearance: Appearance | None
-    """float32 (12,), only read; None if the generator takes none."""
+    """float32 (12,), not to be written to; None if the generator takes none."""
 
     @property
     def text_fields(self) -> dict[str, str]:
-        """What the image says about itself, by PNG text keyword."""
+        """What the image's header says, by PNG text keyword."""
         fields = {"m2l-seed": str(self.seed)}
         if self.appearance is not None:
             fields["m2l-appearance"] = ",".join(
@@ -180,19 +194,19 @@ class Condition:
 
 
 def rounded(appearance: Appearance) -> tuple[float, ...]:
-    """An appearance for people and logs: three decimals."""
+    """Round an appearance to three decimals, for people and logs."""
     return tuple(round(float(number), 3) for number in appearance)
 
 
 def stack_conditions(conditions: Sequence[Condition | None]) -> tuple[list[int] | None, Appearances | None]:
-    """(seeds, appearances) of several items, as a synthesizer takes them; None where the generator takes none."""
+    """Stack the conditions of several items to (seeds, appearances) for a synthesizer; None where it takes none."""
     seeds = [one.seed for one in conditions if one is not None]
     appearances = [one.appearance for one in conditions if one is not None and one.appearance is not None]
     return seeds or None, np.stack(appearances) if appearances else None
 
 
 class ExtraInputs:
-    """The inputs that a bundle's generator takes beside the mask, made of seeds and appearances.
+    """Make the inputs that a bundle's generator takes beside the mask, from seeds and appearances.
 
     Raises:
         BundleDamaged: the table of appearances is not what the manifest says.
@@ -200,48 +214,41 @@ class ExtraInputs:
 
     def __init__(self, bundle: Bundle) -> None:
         manifest = bundle.manifest
-        appearance, bits = manifest.input("appearance"), manifest.input("dropout_bits")
-        self._mask_name = manifest.inputs[0].name
-        self._appearance_name = None if appearance is None else appearance.name
-        self._bits = None if bits is None else (bits.name, _length(bits.shape))
-        self.table: Final = None if appearance is None else bundle.read_appearances()
-        """float32 (count, 12) of the training's images, only read; None if the generator takes no appearance."""
-        self._sampler = None if self.table is None else AppearanceSampler(self.table)
+        self._mask, *self._others = manifest.inputs
+        self.table: Final = None if manifest.input("appearance") is None else bundle.read_appearances()
+        """float32 (count, 12) of the training images, not to be written to; None if the generator takes none."""
+        self.sampler: Final = None if self.table is None else AppearanceSampler(self.table)
+        """Samples appearances where none are given."""
 
     @property
     def is_random(self) -> bool:
-        """Whether a mask gives other images with other seeds."""
-        return self._bits is not None or self.table is not None
+        """Whether other seeds give other images of a mask."""
+        return bool(self._others)
 
     def arrays(
         self, masks: Masks, seeds: Sequence[int] | None = None, appearances: Appearances | None = None
     ) -> dict[str, npt.NDArray[Any]]:
-        """All inputs of the generator by name, the mask first.
+        """Make all inputs of the generator, by name, the mask first.
 
         Args:
             masks: uint8 (N, H, W).
             seeds: N of them, 0..2^64-1; None: :func:`mask_seed` of each mask.
-            appearances: float32 (N, 12); None: drawn with the seeds.
+            appearances: float32 (N, 12); None: sampled with the seeds.
 
         Raises:
             ArrayError: appearances are given and the generator takes none.
         """
-        arrays: dict[str, npt.NDArray[Any]] = {self._mask_name: masks}
-        if appearances is not None and self._sampler is None:
+        arrays: dict[str, npt.NDArray[Any]] = {self._mask.name: masks}
+        if appearances is not None and self.sampler is None:
             raise ArrayError(TAKES_NO_APPEARANCE)
         if not self.is_random:
             return arrays
         seeds = [mask_seed(mask) for mask in masks] if seeds is None else seeds
-        if self._appearance_name is not None and self._sampler is not None:
-            if appearances is None:
-                drawn = [self._sampler.sample(seed) for seed in seeds]
-                appearances = np.stack(drawn) if drawn else np.empty((0, len(NAMES)), np.float32)
-            arrays[self._appearance_name] = appearances
-        if self._bits is not None:
-            name, size = self._bits
-            arrays[name] = np.empty((len(masks), size), np.uint8)
-            for row, seed in zip(arrays[name], seeds, strict=True):
-                row[:] = dropout_bits(seed, size)
+        for spec in self._others:
+            if spec.role == "appearance" and appearances is not None:
+                arrays[spec.name] = appearances
+            else:
+                arrays[spec.name] = SAMPLERS[spec.role](self, spec, seeds)
         return arrays
 
 
@@ -251,20 +258,44 @@ TAKES_NO_APPEARANCE: Final = (
 )
 
 
-def _length(shape: tuple[str | int, ...]) -> int:
-    return next(side for side in shape if isinstance(side, int))
+def _sample_appearances(extra: ExtraInputs, spec: TensorSpec, seeds: Sequence[int]) -> npt.NDArray[Any]:
+    assert extra.sampler is not None  # noqa: S101 - a manifest with this role has the table
+    rows = [extra.sampler.sample(seed) for seed in seeds]
+    return np.stack(rows) if rows else np.empty((0, len(NAMES)), np.float32)
+
+
+def _sample_dropout_bits(extra: ExtraInputs, spec: TensorSpec, seeds: Sequence[int]) -> npt.NDArray[Any]:
+    size = next(side for side in spec.shape if isinstance(side, int))
+    bits = np.empty((len(seeds), size), np.uint8)
+    for row, seed in zip(bits, seeds, strict=True):
+        row[:] = dropout_bits(seed, size)
+    return bits
+
+
+SAMPLERS: Final[Mapping[str, Callable[[ExtraInputs, TensorSpec, Sequence[int]], npt.NDArray[Any]]]] = {
+    "appearance": _sample_appearances,
+    "dropout_bits": _sample_dropout_bits,
+}
+"""How the values of each role of :data:`m2l_runtime.bundle.roles.ROLES` are sampled: a row for each seed."""
 
 
 class Conditions:
-    """What a run is told beside its masks to the condition of each item."""
+    """Sample the condition of each item of a run."""
 
     def __init__(
         self, extra: ExtraInputs, seed: int = 0, choice: AppearanceChoice | None = None, samples: int = 1
     ) -> None:
-        """Check what is told.
+        """Check the options.
+
+        Args:
+            extra: what the generator takes beside the mask.
+            seed: the run's seed, 0..2^64-1.
+            choice: which appearances to sample; None: all of the training images'.
+            samples: images of each mask.
 
         Raises:
-            InputError: the seed or the number of samples is out of range, or the generator cannot do what is asked for.
+            InputError: the seed or the number of samples is out of range, or the generator cannot do
+                what is asked for.
         """
         check_seed(seed)
         if not 1 <= samples <= MAX_SAMPLES:
@@ -280,13 +311,13 @@ class Conditions:
             raise InputError(TAKES_NO_APPEARANCE)
         self.samples: Final = samples
         self.seed: Final = seed if extra.is_random else None
-        """None if no image depends on it."""
+        """The run's seed; None if no image depends on it."""
         self.label: Final = None if extra.table is None else choice.label
-        """What was chosen of appearances; None if the generator takes none."""
+        """The choice of appearances in one line; None if the generator takes none."""
         self._sampler = None if extra.table is None else AppearanceSampler(extra.table, choice)
 
     def for_item(self, name: str, sample: int = 1) -> Condition | None:
-        """The condition of an item; None if the generator takes the mask alone. Arguments as of :func:`item_seed`."""
+        """Sample the condition of an item; None if the generator takes the mask alone. See :func:`item_seed`."""
         if self.seed is None:
             return None
         seed = item_seed(self.seed, name, sample)
@@ -294,7 +325,7 @@ class Conditions:
 
 
 def check_seeds(seeds: Any, count: int) -> list[int]:
-    """Seeds of `count` masks as integers.
+    """Check the seeds of `count` masks, and return them as integers.
 
     Raises:
         ArrayError: not a sequence of that many integers, or one out of 0..2^64-1.
@@ -321,7 +352,10 @@ def check_seeds(seeds: Any, count: int) -> list[int]:
 
 
 def check_appearances(appearances: Any, count: int) -> Appearances:
-    """Appearances of `count` masks: float32 (count, 12), only to be read; a single one (12,) is for all of them.
+    """Check the appearances of `count` masks; a single one (12,) is for all of them.
+
+    Returns:
+        float32 (count, 12), not to be written to.
 
     Raises:
         ArrayError: wrong shape or type, or numbers that are not finite.

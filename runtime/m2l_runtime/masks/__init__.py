@@ -1,1 +1,1 @@
-"""Read and find masks."""
+"""Read and find masks, and draw them."""

@@ -1,9 +1,10 @@
-"""What somebody asks of appearances, in words or by a photograph, to a choice.
+"""Parse an appearance query, either numbers (`lesion_L=35,skin_a=12`) or a reference photograph.
 
-Words are numbers by name: ``lesion_L=35,skin_a=12``. A photograph is squashed to the model's size as training does and
-measured, lesion and skin apart: its mask is given, or looked for beside it by the names that ISIC, PH2 and others use
-(NAME_segmentation, NAME_lesion, NAME_mask, in the same folder or one named ``masks``; there NAME itself too).
-Where there is none, Otsu's threshold of L* stands in for it: N. Otsu, "A threshold selection method from gray-level
+A photograph is squashed to the model's size, as in training, and measured, lesion and skin apart. Its mask is given, or
+found beside it by the names that ISIC, PH2 and others use: NAME_segmentation, NAME_lesion or NAME_mask, in the same
+folder or one named ``masks`` (there NAME itself too).
+
+Without a mask, Otsu's threshold of L* divides lesion and skin: N. Otsu, "A threshold selection method from gray-level
 histograms", IEEE Transactions on Systems, Man, and Cybernetics 9(1), 1979.
 """
 
@@ -26,11 +27,11 @@ from m2l_runtime.masks.mask_folder import SUFFIXES
 from m2l_runtime.types import Image, Mask
 
 MASK_SUFFIXES: Final = ("_segmentation", "_lesion", "_mask")
-"""What a mask's name may have beside its photograph's, in any letter case."""
+"""What a mask's name may add to its photograph's, in any letter case."""
 
 MASK_FOLDER: Final = "masks"
 MAX_ASPECT_DIFFERENCE: Final = 0.01
-"""Relative difference of the aspects of a mask and its photograph, above which they cannot belong together."""
+"""Largest relative difference of the aspect ratios of a mask and its photograph."""
 
 _LEVELS: Final = 256
 
@@ -38,15 +39,15 @@ _LEVELS: Final = 256
 def resolve_appearance_query(
     text: str, image_size: tuple[int, int], mask: str | os.PathLike[str] | None = None
 ) -> tuple[AppearanceChoice, list[str]]:
-    """A choice, and notes about how it was come to.
+    """Turn an appearance query into a choice, and notes that explain it.
 
     Args:
         text: a photograph's file, or numbers by name.
-        image_size: height, width in pixels of the model, at which photographs are measured.
-        mask: the mask's file of the photograph; None: look for one.
+        image_size: height and width of the model in pixels. Photographs are measured at this size.
+        mask: the photograph's mask file; None: look for one.
 
     Raises:
-        InputError: words that are no numbers by name, a name that is unknown, or a number that cannot be.
+        InputError: not numbers by name, an unknown name, or a number out of range.
         PictureFileError, MaskFileError: the photograph or its mask cannot be used; the message begins with its name.
     """
     if not os.path.lexists(text) and "=" in text:
@@ -57,10 +58,10 @@ def resolve_appearance_query(
 
 
 def parse_appearance_numbers(text: str) -> AppearanceChoice:
-    """Numbers by name, as in ``lesion_L=35,skin_a=12``.
+    """Parse numbers by name, as in ``lesion_L=35,skin_a=12``.
 
     Raises:
-        InputError: it is no such text, or as of :class:`m2l_runtime.conditioning.conditions.AppearanceChoice`.
+        InputError: it is not such a text, or see :class:`m2l_runtime.conditioning.conditions.AppearanceChoice`.
     """
     numbers = []
     for word in text.split(","):
@@ -76,7 +77,7 @@ def parse_appearance_numbers(text: str) -> AppearanceChoice:
 def measure_photograph(
     path: Path, image_size: tuple[int, int], mask: Path | None = None
 ) -> tuple[AppearanceChoice, list[str]]:
-    """The appearance of a photograph, and notes; arguments and errors as of :func:`resolve_appearance_query`."""
+    """Measure the appearance of a photograph; see :func:`resolve_appearance_query`."""
     image, size = _read(path, image_size)
     source = _find_mask(path) if mask is None else mask
     if source is None:
@@ -99,15 +100,15 @@ def measure_photograph(
 
 
 def split_by_lightness(image: Image) -> Mask:
-    """uint8 (H, W): 255 where L* is on the darker side of Otsu's threshold; 0 everywhere if the image is of one L*."""
+    """Split an image by Otsu's threshold of L*: uint8 (H, W), 255 where darker; all 0 if L* is constant."""
     lightness = lab(image)[..., 0]
     bins = np.clip(lightness * (_LEVELS / 100), 0, _LEVELS - 1).astype(np.int64)
     counts = np.bincount(bins.ravel(), minlength=_LEVELS).astype(np.float64)
-    random_below = counts.cumsum()[:-1]
-    above = counts.sum() - random_below
+    below = counts.cumsum()[:-1]
+    above = counts.sum() - below
     sums = (counts * np.arange(_LEVELS)).cumsum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        between = random_below * above * (sums[:-1] / random_below - (sums[-1] - sums[:-1]) / above) ** 2
+        between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
     between = np.nan_to_num(between, nan=0.0, posinf=0.0)
     if not between.any():
         return np.zeros(lightness.shape, np.uint8)
@@ -115,7 +116,7 @@ def split_by_lightness(image: Image) -> Mask:
 
 
 def _read(path: Path, image_size: tuple[int, int]) -> tuple[Image, tuple[int, int]]:
-    """(RGB at the model's size, bicubic with antialiasing and the frame squashed; the file's height, width)."""
+    """Read a photograph: RGB at the model's size (bicubic, antialiased, squashed), and the file's height and width."""
     try:
         picture = decode(read_bytes(path))
         if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
@@ -130,7 +131,7 @@ def _read(path: Path, image_size: tuple[int, int]) -> tuple[Image, tuple[int, in
 
 
 def _find_mask(path: Path) -> Path | None:
-    """The mask's file of a photograph; None if there is none where it would be.
+    """Find the mask file of a photograph; None if there is none.
 
     Raises:
         InputError: there are several.

@@ -1,4 +1,4 @@
-"""A picture's file, whoever made it, to the picture in it: five decoders, limits, and an error for everything else."""
+"""Decode image files: five formats, with limits, and one kind of error for everything else."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 """Decoders that may run. Pillow has more, and some of them start other programs (EPS)."""
 
 MAX_PIXELS: Final = 89_478_485
-"""Pillow's own limit for decompression bombs; the largest ISIC picture has a third of it."""
+"""Pillow's limit for decompression bombs; the largest ISIC image has a third of it."""
 
 MAX_FILE_BYTES: Final = 1 << 29
 
 
 def read_bytes(path: Path) -> bytes:
-    """A plain file's content.
+    """Read a plain file.
 
     Raises:
-        PictureFileError: it cannot be read, is no plain file, or has more than `MAX_FILE_BYTES`.
+        PictureFileError: it cannot be read, is not a plain file, or has more than `MAX_FILE_BYTES`.
     """
     try:
         status = path.stat()
@@ -42,7 +42,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(content: bytes, *, apply_exif: bool = True) -> PillowImage.Image:
-    """The picture in `content`, decoded and, unless `apply_exif` is off, turned as its EXIF orientation says.
+    """Decode the image in `content`, and turn it as its EXIF orientation says unless `apply_exif` is off.
 
     Raises:
         PictureFileError: of an unknown format, truncated, with several frames, or too large.

@@ -1,13 +1,13 @@
-"""A mask file, as people have them, to one mask at the model's size. Training reads masks through it too.
+"""Read mask files and resize them to the model's size. Training reads masks with it too.
 
-The rule, on the 8-bit grey picture that a file decodes to:
+The rule, on the 8-bit image that a file decodes to:
 
-- exactly two colours: the darker is 0 and the brighter 255, whatever they were (0/1, 0/255, palette);
-- one colour: black is an empty mask, anything else a full one (legal, with a note);
-- more: kept as greys if the colour channels agree within `MAX_CHANNEL_DIFFERENCE` levels and at most
-  `MAX_GRAY_FRACTION` of the pixels lie in 16..239, as after resampling or JPEG; otherwise it is no mask.
+- exactly two colors: the darker becomes 0 and the brighter 255, whatever they were (0/1, 0/255, palette);
+- one color: black is an empty mask, anything else a full one (legal, with a note);
+- more: kept as greys if the color channels agree within `MAX_CHANNEL_DIFFERENCE` levels and at most
+  `MAX_GRAY_FRACTION` of the pixels lie in 16..239, as after resampling or JPEG; otherwise it is not a mask.
 
-Then it is brought to the model's size with Pillow's antialiased bicubic filter, as training did.
+Then it is resized with Pillow's antialiased bicubic filter, as in training.
 """
 
 from __future__ import annotations
@@ -37,27 +37,48 @@ LOSSY_FORMATS: Final = ("JPEG", "WEBP")
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask read from a file."""
+    """Hold a mask read from a file.
+
+    Example:
+        >>> from m2l_runtime import DrawnMasks, Shapes
+        >>> file = DrawnMasks(Shapes(kinds=("circle",)), 1).read("000000-circle.png", (64, 64))
+        >>> file.mask.shape, file.original_size, file.note
+        ((64, 64), (256, 256), None)
+    """
 
     mask: Mask
     """uint8 (H, W) at the size asked for, owned by the caller."""
     sha256: str
     """SHA-256 of the file's bytes."""
     original_size: tuple[int, int]
-    """Height, width of the picture in the file, turned as its EXIF orientation says."""
+    """Height and width of the image in the file, turned as its EXIF orientation says."""
     original: Mask | None
-    """uint8 of `original_size`, if it was asked for: the mask before it was resized."""
+    """uint8 (H, W) of `original_size`, the mask before it was resized; None unless it was asked for."""
     note: str | None
     """What is unusual about a legal mask: 'empty', 'full', or 'inverted?' (lesion all along the frame, background
     inside); None otherwise."""
 
 
 def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
-    """Read a mask file and bring it to `image_size` (height, width).
+    """Read a mask file and resize it to `image_size`.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (100, 80), 255).save(f"{folder}/mask.png")
+        ...     file = read_mask(f"{folder}/mask.png", (64, 64))
+        >>> file.mask.shape, file.original_size, file.note
+        ((64, 64), (80, 100), 'full')
+
+    Args:
+        path: PNG, JPEG, BMP, TIFF or WebP file.
+        image_size: height and width in pixels.
+        keep_original: also return the mask before it was resized.
 
     Raises:
-        MaskFileError: it cannot be read, is no picture of a known format, is too large, or is no mask; the
-            message begins with the file's name and says what was found and what was expected.
+        MaskFileError: it cannot be read, is not an image of a known format, is too large, or is not a mask. The message
+            begins with the file's name and says what was found and what was expected.
     """
     try:
         return parse_mask(read_bytes(Path(path)), image_size, keep_original=keep_original)
@@ -68,10 +89,10 @@ def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int], *, keep
 
 
 def parse_mask(content: bytes, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
-    """As :func:`read_mask`, of the bytes of a file.
+    """Read a mask from the bytes of a file; see :func:`read_mask`.
 
     Raises:
-        PictureFileError, MaskFileError: as there, but for the file's name.
+        PictureFileError, MaskFileError: as there, without the file's name.
     """
     gray, note = to_gray(decode(content))
     return MaskFile(
@@ -84,21 +105,21 @@ def parse_mask(content: bytes, image_size: tuple[int, int], *, keep_original: bo
 
 
 def to_gray(picture: PillowImage.Image) -> tuple[Mask, str | None]:
-    """(mask of the picture's own size, note): see the rule at the top of this module.
+    """Turn an image into a mask of its size, and a note; see the rule at the top of this module.
 
     Raises:
-        MaskFileError: more colours or greys than a mask has.
+        MaskFileError: more colors or greys than a mask has.
     """
     channels = _channels(picture)
     first = channels[0, 0]
-    is_main_process = _equal(channels, first)
-    if is_main_process.all():
-        return (_constant(is_main_process, 255), "full") if first.any() else (_constant(is_main_process, 0), "empty")
-    row, column = np.unravel_index(int(np.argmin(is_main_process)), is_main_process.shape)
+    is_first = _equal(channels, first)
+    if is_first.all():
+        return (_constant(is_first, 255), "full") if first.any() else (_constant(is_first, 0), "empty")
+    row, column = np.unravel_index(int(np.argmin(is_first)), is_first.shape)
     second = channels[row, column]
-    if (is_main_process | _equal(channels, second)).all():
+    if (is_first | _equal(channels, second)).all():
         first_is_lesion = _brightness(first) > _brightness(second)
-        mask = np.where(is_main_process == first_is_lesion, np.uint8(255), np.uint8(0))
+        mask = np.where(is_first == first_is_lesion, np.uint8(255), np.uint8(0))
         return mask, _looks_inverted(mask)
     unit = 257 if channels.dtype == np.uint16 and int(channels.max()) > 255 else 1  # samples per 8-bit level
     gray = np.round(channels.astype(np.float32).mean(axis=2) / unit).astype(np.uint8)
@@ -121,7 +142,7 @@ def to_gray(picture: PillowImage.Image) -> tuple[Mask, str | None]:
             raise MaskFileError(
                 f"holds the values {found}, as class labels would; expected 0 (background) and 255 (lesion)"
             )
-        return _constant(is_main_process, 0), "empty"
+        return _constant(is_first, 0), "empty"
     return gray, "full" if int(gray.min()) >= WHITE_FROM else _looks_inverted(gray)
 
 
@@ -131,7 +152,7 @@ def _looks_inverted(mask: Mask) -> str | None:
 
 
 def resize(gray: Mask, image_size: tuple[int, int]) -> Mask:
-    """`gray` at `image_size` (height, width): bicubic with antialiasing, the frame squashed to fit."""
+    """Resize a mask to `image_size` (height, width): bicubic with antialiasing, the frame squashed to fit."""
     height, width = image_size
     if gray.shape == (height, width):
         return gray
@@ -143,14 +164,13 @@ _Channels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
 def _channels(picture: PillowImage.Image) -> _Channels:
-    """(H, W, 1 or 3) uint8 or uint16; what is transparent becomes black."""
+    """Return the channels, (H, W, 1 or 3) uint8 or uint16; what is transparent becomes black."""
     mode = picture.mode
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (mode == "P" and "transparency" in picture.info):
         rgba = np.asarray(picture.convert("RGBA")).astype(np.uint16)
         opaque = ((rgba[:, :, :3] * rgba[:, :, 3:] + 127) // 255).astype(np.uint8)
-        if (
-            not opaque.any() and rgba[:, :, 3].min() < rgba[:, :, 3].max()
-        ):  # drawn in black on nothing: the shape is in the opacity
+        if not opaque.any() and rgba[:, :, 3].min() < rgba[:, :, 3].max():
+            # Drawn in black on a transparent background: the shape is in the opacity.
             return rgba[:, :, 3:].astype(np.uint8)
         return opaque
     if mode in ("1", "L"):
@@ -165,7 +185,7 @@ def _channels(picture: PillowImage.Image) -> _Channels:
 
 
 def _from_wide(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """32-bit samples to uint16, keeping which are equal; fractions of 1 are stretched."""
+    """Convert 32-bit samples to uint16, so that equal ones stay equal; fractions of 1 are stretched."""
     if not np.isfinite(values).all():
         raise MaskFileError("holds infinite or undefined values; expected 0 (background) and 255 (lesion)")
     low, high = float(values.min()), float(values.max())
@@ -186,6 +206,6 @@ def _constant(like: npt.NDArray[np.bool_], value: int) -> Mask:
 
 
 def _brightness(color: npt.NDArray[np.generic]) -> float:
-    """ITU-R BT.601 luma, as Pillow's conversion to grey."""
+    """Compute the ITU-R BT.601 luma, as Pillow's conversion to grey does."""
     weights = (0.299, 0.587, 0.114) if len(color) == 3 else (1.0,)
     return sum(float(c) * w for c, w in zip(color, weights, strict=True))

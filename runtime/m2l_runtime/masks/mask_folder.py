@@ -1,4 +1,4 @@
-"""A folder, or a single file, to the mask files in it."""
+"""Find the mask files in a folder."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from m2l_runtime.masks.mask_file import MaskFile, read_mask
 from m2l_runtime.masks.mask_set import MaskSet
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-"""File name endings, in lower case, by which masks are found in a folder."""
+"""File name suffixes, in lower case, by which masks are found in a folder."""
 
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Mask files by name: a :class:`m2l_runtime.masks.mask_set.MaskSet`."""
+    """Read mask files by name: a :class:`m2l_runtime.masks.mask_set.MaskSet`."""
 
     base: Path
     """The folder that names are relative to."""
@@ -29,7 +29,7 @@ class MaskFolder:
     seed: int | None = None
 
     def path(self, name: str) -> Path:
-        """The file of a name."""
+        """Return the path of a name."""
         return self.base / name
 
     @property
@@ -38,24 +38,24 @@ class MaskFolder:
         return [self.path(name) for name in self.names]
 
     def read(self, name: str, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
-        """See MaskSet."""
+        """See :class:`m2l_runtime.masks.mask_set.MaskSet`."""
         return read_mask(self.path(name), image_size, keep_original=keep_original)
 
     def sha256(self, name: str) -> str | None:
-        """See MaskSet."""
+        """See :class:`m2l_runtime.masks.mask_set.MaskSet`."""
         return file_sha256(self.path(name))
 
 
 def mask_set(masks: str | os.PathLike[str] | MaskSet) -> MaskSet:
-    """`masks` itself if it is a set of masks already, else :func:`find_masks`."""
+    """Return `masks` if it is a set of masks already, else :func:`find_masks` of it."""
     return find_masks(masks) if isinstance(masks, str | os.PathLike) else masks
 
 
 def find_masks(masks: str | os.PathLike[str]) -> MaskFolder:
-    """Every mask file: `masks` itself, or all below it.
+    """Find mask files: `masks` itself, or all below that folder.
 
-    Files count by their ending (`SUFFIXES`); names that begin with a dot are passed over. Links to folders are
-    followed, each folder once.
+    Files count by their suffix (`SUFFIXES`). Names that begin with a dot are skipped. Links to folders are followed,
+    each folder once.
 
     Raises:
         InputError: `masks` does not exist or cannot be listed.
@@ -83,16 +83,16 @@ def _walk(root: Path) -> list[str]:
     seen: set[tuple[int, int]] = set()
     waiting = [""]
     while waiting:
-        random_below = waiting.pop()
-        status = (root / random_below).stat()
+        below = waiting.pop()
+        status = (root / below).stat()
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        with os.scandir(root / random_below) as entries:
+        with os.scandir(root / below) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                name = f"{random_below}{entry.name}"
+                name = f"{below}{entry.name}"
                 if _is_folder(entry):
                     waiting.append(f"{name}/")
                 elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122
@@ -101,7 +101,7 @@ def _walk(root: Path) -> list[str]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is one; what cannot be told, as a link to itself, is left to whoever reads it."""
+    """Tell whether it is a folder. What cannot be told, such as a link to itself, counts as a file."""
     try:
         return entry.is_dir()
     except OSError:

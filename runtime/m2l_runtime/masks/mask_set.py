@@ -1,4 +1,4 @@
-"""Masks by name, whether they lie in a folder or are drawn when they are asked for."""
+"""Define a set of masks by name, from a folder or drawn on demand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from m2l_runtime.masks.mask_file import MaskFile
 
 
 class MaskSet(Protocol):
-    """What a run over masks needs of them. Names are all that is kept of each, so that a million fit in memory."""
+    """Offer masks by name to a run. Only names are held in memory, so that a million masks fit."""
 
     @property
     def names(self) -> list[str]:
@@ -23,22 +23,22 @@ class MaskSet(Protocol):
 
     @property
     def is_single_file(self) -> bool:
-        """Whether it is one mask, given by its file's name."""
+        """Whether it is one mask, given as a file."""
         ...
 
     @property
     def seed(self) -> int | None:
-        """What the masks are drawn with; None if nothing is drawn."""
+        """The seed that the masks are drawn with; None if they are not drawn."""
         ...
 
     def read(self, name: str, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
-        """A mask at `image_size` (height, width). Safe to call from several threads.
+        """Read a mask at `image_size` (height, width). Safe to call from several threads.
 
         Raises:
-            MaskFileError: it cannot be read, or is no mask; the message begins with its name.
+            MaskFileError: it cannot be read, or is not a mask; the message begins with its name.
         """
         ...
 
     def sha256(self, name: str) -> str | None:
-        """What :attr:`MaskFile.sha256` would be; None if it cannot be read."""
+        """Return what :attr:`MaskFile.sha256` would be; None if it cannot be read."""
         ...

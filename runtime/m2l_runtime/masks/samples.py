@@ -1,4 +1,4 @@
-"""Masks to the same masks several times over, each time by a name of its own: several images of each."""
+"""Repeat the masks of a set, each time under its own name, for several images of each."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ class SampledMasks:
         self.seed: Final = masks.seed
 
     def source_mask(self, name: str) -> tuple[str, int]:
-        """(name of the mask that a name stands for, number of the sample from 1)."""
+        """Return the mask that a name stands for, and the number of the sample, from 1."""
         before, ending = _split(name)
         source, _, sample = before.rpartition(_SUFFIX)
         return source + ending, int(sample)
 
     def read(self, name: str, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
-        """See MaskSet."""
+        """See :class:`m2l_runtime.masks.mask_set.MaskSet`."""
         return self._masks.read(self.source_mask(name)[0], image_size, keep_original=keep_original)
 
     def sha256(self, name: str) -> str | None:
-        """See MaskSet."""
+        """See :class:`m2l_runtime.masks.mask_set.MaskSet`."""
         return self._masks.sha256(self.source_mask(name)[0])
 
 
 def sampled(masks: MaskSet, count: int) -> MaskSet:
-    """`masks` themselves for one sample of each, else all of them `count` times."""
+    """Repeat each mask `count` times; one sample of each is `masks` themselves."""
     return masks if count == 1 else SampledMasks(masks, count)
 
 
 def source_mask(masks: MaskSet, name: str) -> tuple[str, int]:
-    """(name of the mask that a name of `masks` stands for, number of the sample from 1)."""
+    """Return the mask that a name of `masks` stands for, and the number of the sample, from 1."""
     return masks.source_mask(name) if isinstance(masks, SampledMasks) else (name, 1)
 
 

@@ -1,1 +1,1 @@
-"""Encode images and write them."""
+"""Encode images and masks, and write them to files."""

@@ -1,4 +1,4 @@
-"""What a run of the pipeline is told, and whether it may begin: everything that can be refused ahead of the work."""
+"""Check whether a run may begin: refuse ahead of the work what can be refused."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from m2l_runtime.errors import InputError, OutputError
 from m2l_runtime.masks.mask_folder import SUFFIXES
 from m2l_runtime.masks.mask_set import MaskSet
 from m2l_runtime.masks.samples import source_mask
-from m2l_runtime.output.formats import CONTAINERS, OutputOptions
-from m2l_runtime.output.writers.base import Sink
+from m2l_runtime.output.formats import FORMATS, IMAGE_FORMATS, format_of_suffix
+from m2l_runtime.output.options import OutputOptions
+from m2l_runtime.output.writers.base import Writer
 from m2l_runtime.runs.jsonl import read_lines
 from m2l_runtime.runs.log import LOG_PATTERN, LogIndex, Record, RunSettings, log_path
 from m2l_runtime.synthesizer import Synthesizer
@@ -26,17 +27,17 @@ from m2l_runtime.synthesizer import Synthesizer
 
 @dataclass(frozen=True)
 class Run:
-    """All that a run is told, checked."""
+    """Describe a run: what it reads, and what it writes where."""
 
     masks: MaskSet
     out: Path
     options: OutputOptions
     shard: tuple[int, int]
-    """Number from 1, of how many."""
+    """(number from 1, of how many)."""
     settings: RunSettings
 
     def groups(self) -> Iterator[tuple[int, list[tuple[int, str]]]]:
-        """(group, [(index, name), ...]) of this shard: every N-th group."""
+        """Yield (group, [(index, name), ...]) of this shard: every N-th group."""
         size, names = self.options.group_size, self.masks.names
         for group in range(self.shard[0] - 1, -(-len(names) // size), self.shard[1]):
             yield group, [(i, names[i]) for i in range(group * size, min((group + 1) * size, len(names)))]
@@ -45,10 +46,10 @@ class Run:
 def run_settings(
     synthesizer: Synthesizer, masks: MaskSet, options: OutputOptions, conditions: Conditions
 ) -> RunSettings:
-    """What the bytes of outputs depend on, for the log."""
+    """Collect what the bytes of outputs depend on, for the log."""
     used = synthesizer.settings
-    # In a tar, places of masks follow from the samples; files of their own are kept when more samples are asked for.
-    in_containers = conditions.samples > 1 and options.format in CONTAINERS
+    # Places of masks in a tar follow from the samples; files of their own are kept when more samples are asked for.
+    in_containers = conditions.samples > 1 and options.is_container
     return RunSettings(
         bundle_sha256=synthesizer.bundle.sha256,
         backend=used.backend,
@@ -65,34 +66,25 @@ def run_settings(
     )
 
 
-FILE_ENDINGS: Final = {
-    ".png": "png",
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".webp": "webp",
-    ".npz": "npz",
-    ".tar": "webdataset",
-    ".parquet": "parquet",
-}
-"""Formats by the ending of a file's name."""
 _OTHER_ENDINGS: Final = (".bmp", ".gif", ".jp2", ".tif", ".tiff")
 
 
 def is_file_name(out: Path, masks: MaskSet, options: OutputOptions) -> bool:
-    """Whether `out` is meant as the name of the one image.
+    """Tell whether `out` is meant as the name of the one image.
 
     Raises:
         OutputError: it is a file's name where a folder is needed, or of another format.
     """
-    named = FILE_ENDINGS.get(out.suffix.lower())
+    named = format_of_suffix(out.suffix)
     if named is None and out.suffix.lower() in _OTHER_ENDINGS and masks.is_single_file and not out.is_dir():
+        *endings, last = (FORMATS[name].suffixes[0] for name in IMAGE_FORMATS)
         raise OutputError(
-            f"{printable(out)} ends as a picture of another format; choose .png, .jpg, .webp or .npz, or a folder"
+            f"{printable(out)} ends as a picture of another format; choose {', '.join(endings)} or {last}, or a folder"
         )
     if named is None or out.is_dir():
         return False
     is_many = not masks.is_single_file or len(masks.names) > 1
-    if is_many or options.pairs or options.format in CONTAINERS:
+    if is_many or options.pairs or options.is_container:
         why = (
             "many masks"
             if not masks.is_single_file
@@ -109,10 +101,11 @@ def is_file_name(out: Path, masks: MaskSet, options: OutputOptions) -> bool:
 
 
 def check_masks_and_output(run: Run) -> None:
-    """There are masks, and the output folder is none of theirs.
+    """Check that there are masks, and that the output folder is none of theirs.
 
     Raises:
-        InputError, OutputError
+        InputError: there are no masks.
+        OutputError: the output is a file, or lies among the masks.
     """
     base = run.masks.base
     if not run.masks.names:
@@ -132,8 +125,12 @@ def check_masks_and_output(run: Run) -> None:
 
 
 def check_collisions(run: Run) -> None:
-    """No two masks may have one image name. Names are sorted by stem, so those would be neighbours."""
-    if run.options.format in CONTAINERS:
+    """Check that no two masks have one image name. Names are sorted by stem, so those would be neighbors.
+
+    Raises:
+        InputError: two have.
+    """
+    if run.options.is_container:
         return
     base = run.masks.base or Path()
     for one, other in itertools.pairwise(run.masks.names):
@@ -145,11 +142,11 @@ def check_collisions(run: Run) -> None:
             )
 
 
-def check_empty(run: Run, sink: Sink) -> None:
-    """No log and no image of an earlier run lies where this one would write.
+def check_empty(run: Run, writer: Writer) -> None:
+    """Check that no log and no image of an earlier run lies where this one would write.
 
     Raises:
-        OutputError
+        OutputError: one does.
     """
     advice = "--resume goes on with it, --overwrite begins anew"
     log = log_path(run.out, run.shard)
@@ -157,16 +154,16 @@ def check_empty(run: Run, sink: Sink) -> None:
         raise OutputError(f"{printable(run.out)} holds an earlier run ({log.name}); {advice}")
     for _, items in run.groups():
         for place, name in items:
-            for target in sink.targets(name, place):
+            for target in writer.targets(name, place):
                 if os.path.lexists(run.out / target):
                     raise OutputError(f"{printable(run.out / target)} exists already; {advice}")
 
 
 def check_log(run: Run, index: LogIndex) -> None:
-    """The log of the run to go on with is of this bundle: images of two models are not to be mixed unawares.
+    """Check that the run to resume is of this bundle: images of two models are not to be mixed unawares.
 
     Raises:
-        OutputError
+        OutputError: it is of another one.
     """
     ours = run.settings.bundle_sha256
     for _, items in run.groups():
@@ -180,7 +177,7 @@ def check_log(run: Run, index: LogIndex) -> None:
 
 
 def why_remade(run: Run, index: LogIndex) -> str | None:
-    """Why images of the run to go on with are made again, as its first image's line in the log tells; None: kept."""
+    """Say why images of the run to resume are made again, as its first image's line in the log tells; None: kept."""
     for _, items in run.groups():
         for place, _ in items:
             record = index.get(place)
@@ -198,10 +195,10 @@ def why_remade(run: Run, index: LogIndex) -> str | None:
 
 
 def check_other_shards(run: Run) -> None:
-    """What other shards have left in the folder is of the same layout: files of two would overlap.
+    """Check that other shards in the folder were given the same layout: files of two would overlap.
 
     Raises:
-        OutputError
+        OutputError: one was given another layout.
     """
     if run.shard[1] == 1:
         return
@@ -218,7 +215,7 @@ def check_other_shards(run: Run) -> None:
 
 
 def remove_previous_run(run: Run) -> None:
-    """Remove this run's log and what it names: a whole run's removes those of shards too."""
+    """Remove this run's log and the files it names. A whole run removes those of shards too."""
     logs = run.out.glob(LOG_PATTERN) if run.shard[1] == 1 else [log_path(run.out, run.shard)]
     for log in logs:
         if log.is_file():
@@ -230,10 +227,10 @@ def remove_previous_run(run: Run) -> None:
 
 
 def check_sheet_name(path: Path) -> None:
-    """A contact sheet is a PNG file.
+    """Check that a contact sheet is a PNG file.
 
     Raises:
-        OutputError
+        OutputError: its name ends otherwise, or is a folder's.
     """
     if path.suffix.lower() != ".png":
         raise OutputError(f"the contact sheet is a PNG; {printable(path)} should end in .png")
@@ -241,12 +238,36 @@ def check_sheet_name(path: Path) -> None:
         raise OutputError(f"{printable(path)} is a folder; expected a file name for the contact sheet")
 
 
-def check_sheet_path(path: Path, run: Run, sink: Sink) -> Path:
-    """The same path, once it is sure to hit no mask and no output.
+def check_single_file(run: Run, target: Path, overwrite: bool) -> Path | None:
+    """Check the one image's name, and return the path of the contact sheet if one is asked for.
 
     Raises:
-        OutputError
+        OutputError: the image or the sheet would overwrite what is there, or each other.
     """
+    source = (run.masks.base or Path()) / run.masks.names[0]
+    if os.path.lexists(target):
+        if target.resolve() == source.resolve():
+            raise OutputError(f"{printable(target)} is the mask itself; choose another output")
+        if not overwrite:
+            raise OutputError(f"{printable(target)} exists already; choose another name or give --overwrite")
+    if run.options.contact_sheet is None:
+        return None
+    sheet = Path(run.options.contact_sheet)
+    check_sheet_name(sheet)
+    if sheet.resolve() in (source.resolve(), target.resolve()):
+        raise OutputError(f"the contact sheet would overwrite {printable(sheet)}; choose another name")
+    return sheet
+
+
+def check_sheet_path(run: Run, writer: Writer) -> Path | None:
+    """Return the path of the contact sheet if one is asked for, once it is sure to hit no mask and no output.
+
+    Raises:
+        OutputError: it would, or is no PNG file.
+    """
+    if run.options.contact_sheet is None:
+        return None
+    path = Path(run.options.contact_sheet)
     check_sheet_name(path)
     resolved = path.resolve()
     base = None if run.masks.base is None else run.masks.base.resolve()
@@ -259,6 +280,6 @@ def check_sheet_path(path: Path, run: Run, sink: Sink) -> Path:
     in_out = resolved.relative_to(out).as_posix() if resolved.is_relative_to(out) else None
     in_base = resolved.relative_to(base).as_posix() if base is not None and resolved.is_relative_to(base) else None
     for place, name in enumerate(run.masks.names):
-        if in_base == source_mask(run.masks, name)[0] or (in_out is not None and in_out in sink.targets(name, place)):
+        if in_base == source_mask(run.masks, name)[0] or (in_out is not None and in_out in writer.targets(name, place)):
             raise OutputError(f"the contact sheet would overwrite {printable(path)}; choose another name")
     return path

@@ -1,4 +1,4 @@
-"""Records to a file with a JSON line each, to which lines are only added; a last line that was cut off is dropped."""
+"""Append records to a file, a JSON line each, and read them. A last line that was cut off is dropped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ _T = TypeVar("_T")
 
 
 class LineWriter:
-    """Appends records to a file."""
+    """Append records to a file.
+
+    Raises:
+        OutputError: the file cannot be opened.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -48,7 +52,7 @@ class LineWriter:
 
 
 def read_lines(path: Path, kind: type[_T]) -> Iterator[_T]:
-    """Records of a file; lines that are no such record are passed over.
+    """Yield the records of a file; lines that are no such record are passed over.
 
     Raises:
         InputError: the file cannot be read.

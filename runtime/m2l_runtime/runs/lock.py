@@ -1,4 +1,4 @@
-"""An output folder to one run at a time, or to the shards of one run."""
+"""Lock an output folder for one run at a time, or for the shards of one run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from m2l_runtime.errors import OutputError
 
 _WHOLE: Final = ".m2l-lock"
 _PATIENCE_S: Final = 1.0
-"""Another one that begins at the same time holds a lock for a moment, to see whether it is free."""
+"""Seconds to wait for a lock: a run that begins at the same time holds one for a moment, to see if it is free."""
 
 
 @contextlib.contextmanager
 def locked(out: Path, shard: tuple[int, int]) -> Iterator[None]:
     """Hold `out` for shard `shard` (number from 1, of how many) while the block runs.
 
-    Shards of a run work side by side; the same shard twice, or a shard beside a whole run, is an error. The
-    operating system lets go of a lock when its process dies.
+    Shards of a run work side by side. The same shard twice, or a shard beside a whole run, is an error. The
+    operating system releases a lock when its process dies.
 
     Raises:
         OutputError: another run holds the folder, or a lock cannot be made there.
@@ -45,4 +45,4 @@ def locked(out: Path, shard: tuple[int, int]) -> Iterator[None]:
                     f"another m2l run is writing to {printable(out)} (it holds {name}); wait for it, stop it, or "
                     "choose another folder"
                 ) from None
-        yield  # outside: an error of the block is none of the lock's file
+        yield  # outside: an error of the block has nothing to do with the lock's file

@@ -1,8 +1,8 @@
-"""What was made, one JSON line an image, and what of it can be kept when a run is resumed.
+"""Log what was made, one JSON line per image, and index the log for a run that is resumed.
 
-A log lies in the output folder. Lines are only ever added, each after the file it tells of is there under its final
-name; so a line may be missing for a file, but never a file for a line (unless somebody removed it, which its hash
-shows). Of two lines for one name the later one counts. A last line that was cut off is dropped.
+A log lies in the output folder. Lines are only ever added, each once its file is there under its final name. So a line
+may be missing for a file, but never a file for a line (unless somebody removed it, which its hash shows). Of two lines
+for one name the later one counts. A last line that was cut off is dropped.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from m2l_runtime.errors import InputError
 LOG_NAME: Final = "m2l-log{shard}.jsonl"
 LOG_PATTERN: Final = "m2l-log*.jsonl"
 
-_LOW: Final = (1 << 14) - 1
-"""Bits of a place in a log: 36 of offset, 14 of which bundle, 14 of which log, from 1."""
-_MAX_BUNDLES: Final = _LOW
+_NO_LINE: Final = -1
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything beside the mask that the bytes of an output depend on."""
+    """Hold everything beside the mask that the bytes of an output depend on.
+
+    Fields are those of a line of the log, hence flat. Of a backend's settings these are the ones that bytes depend on.
+    """
 
     bundle_sha256: Sha256
     backend: str
@@ -44,28 +45,28 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     layout: str
     """What is written for each mask and where: format, pairs, size, masks per tar."""
     image_seed: int | None = None
-    """What images are drawn with; None where the generator takes the mask alone."""
+    """Seed of the images; None where the generator takes the mask alone."""
     appearance_choice: str | None = None
     """What was asked of appearances; None where the generator takes none."""
 
 
 class Record(RunSettings, frozen=True, kw_only=True, omit_defaults=True):
-    """A line of the log: a mask, what was made of it and how, or why nothing was."""
+    """Hold a line of the log: a mask, what was made of it and how, or why nothing was."""
 
     name: str
-    """Of the mask, relative to its folder; bytes that are not UTF-8 escaped."""
+    """Name of the mask file, relative to its folder; bytes that are not UTF-8 escaped."""
     mask_sha256: Sha256 | None = None
     output: str | None = None
     """File with the image, relative to the output folder."""
     output_sha256: Sha256 | None = None
-    """Of that file."""
+    """SHA-256 of that file."""
     mask_output: str | None = None
     mask_output_sha256: Sha256 | None = None
     note: str | None = None
     problem: str | None = None
     """Why there is no image; such a mask is tried again."""
     appearance: tuple[float, ...] | None = None
-    """What the generator was given, three decimals of each number of :data:`m2l_runtime.types.NAMES`."""
+    """Appearance that the generator was given, three decimals of each number of :data:`m2l_runtime.types.NAMES`."""
 
     @property
     def sha256s(self) -> tuple[str, ...]:
@@ -78,28 +79,35 @@ class Record(RunSettings, frozen=True, kw_only=True, omit_defaults=True):
         return [name for name in (self.output, self.mask_output) if name is not None]
 
     def matches(self, settings: RunSettings) -> bool:
-        """Whether there is an image, and all settings are these."""
+        """Tell whether there is an image, and all settings are these."""
         fields = RunSettings.__struct_fields__
         return self.problem is None and all(getattr(self, f) == getattr(settings, f) for f in fields)
 
 
 def log_path(out: Path, shard: tuple[int, int]) -> Path:
-    """The log of one shard (number from 1, of how many) in an output folder."""
+    """Return the path of the log of one shard (number from 1, of how many) in an output folder."""
     return out / LOG_NAME.format(shard="" if shard[1] == 1 else f"-{shard[0]}-of-{shard[1]}")
 
 
 class LogIndex:
-    """Where in the logs of an output folder the last line about each mask stands: eight bytes a mask.
+    """Find the last line about each mask in the logs of an output folder. It takes 16 bytes a mask.
 
-    Masks are told by their place in `names`, which are sorted by stem.
+    Masks are known by their place in `names`, which are sorted by stem. Lookups are safe on several threads.
+
+    Raises:
+        InputError: a log cannot be read.
     """
 
     def __init__(self, out: Path, names: Sequence[str]) -> None:
         self._names = names
         self._odd = {utf8(name): place for place, name in enumerate(names) if not name.isascii()}
         self._files: list[IO[bytes]] = []
-        self._at = array("q", bytes(8 * len(names)))
-        self._bundles: dict[str, int] = {}
+        self._offsets = array("q", [_NO_LINE]) * len(names)
+        self._logs = array("i", [0]) * len(names)
+        """Number of the log among `_files`."""
+        self._bundles = array("i", [0]) * len(names)
+        """Number of the bundle in `_bundle_numbers`."""
+        self._bundle_numbers: dict[str, int] = {}
         self._lock = threading.Lock()
         for path in sorted(out.glob(LOG_PATTERN)):
             self._read(path)
@@ -112,7 +120,7 @@ class LogIndex:
         except OSError as error:
             raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
         self._files.append(file)
-        number, offset, expected = len(self._files), 0, 0
+        number, offset, expected = len(self._files) - 1, 0, 0
         for line in file:
             try:
                 record = msgspec.json.decode(line, type=Record)
@@ -121,13 +129,15 @@ class LogIndex:
             else:
                 place = self.place(record.name, expected)
                 if place is not None:
-                    bundle = self._bundles.setdefault(record.bundle_sha256, len(self._bundles))
-                    self._at[place] = offset << 28 | min(bundle, _MAX_BUNDLES) << 14 | number
+                    self._offsets[place], self._logs[place] = offset, number
+                    self._bundles[place] = self._bundle_numbers.setdefault(
+                        record.bundle_sha256, len(self._bundle_numbers)
+                    )
                     expected = place + 1
             offset += len(line)
 
     def place(self, name: str, expected: int = 0) -> int | None:
-        """Place of a name in a log; None if it is no mask of now. Lines mostly come in order: try `expected` first."""
+        """Return the place of a name; None if it is no mask of now. Lines mostly come in order: try `expected`."""
         names = self._names
         if expected < len(names) and names[expected] == name:
             return expected
@@ -142,27 +152,26 @@ class LogIndex:
         return None
 
     def __len__(self) -> int:
-        """Masks that there is a line about."""
-        return sum(where != 0 for where in self._at)
+        """Count the masks that there is a line about."""
+        return sum(offset != _NO_LINE for offset in self._offsets)
 
     def get(self, place: int) -> Record | None:
-        """The last line about a mask; None if there is none. Safe to call from several threads."""
-        where = self._at[place]
-        if not where:
+        """Read the last line about a mask; None if there is none. Safe to call from several threads."""
+        offset = self._offsets[place]
+        if offset == _NO_LINE:
             return None
         with self._lock:
-            file = self._files[(where & _LOW) - 1]
-            file.seek(where >> 28)
+            file = self._files[self._logs[place]]
+            file.seek(offset)
             line = file.readline()
         return msgspec.json.decode(line, type=Record)
 
     def other_bundle(self, place: int, bundle_sha256: str) -> str | None:
-        """SHA-256 of the bundle in the last line about a mask, if it is not the one given."""
-        where = self._at[place]
-        if not where or where >> 14 & _LOW == self._bundles.get(bundle_sha256):
+        """Return the SHA-256 of the bundle in the last line about a mask, if it is not the one given."""
+        if self._offsets[place] == _NO_LINE or self._bundles[place] == self._bundle_numbers.get(bundle_sha256):
             return None
         record = self.get(place)
-        return None if record is None or record.bundle_sha256 == bundle_sha256 else record.bundle_sha256
+        return None if record is None else record.bundle_sha256
 
     def close(self) -> None:
         """Close the logs."""

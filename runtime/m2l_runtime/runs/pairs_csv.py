@@ -1,4 +1,4 @@
-"""The logs of an output folder to pairs.csv, the table that segmentation trainers read."""
+"""Write pairs.csv, the table that segmentation trainers read, from the logs of an output folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from filelock import FileLock
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import utf8
 from m2l_runtime.masks.samples import source_mask
-from m2l_runtime.output.writers.base import Sink
+from m2l_runtime.output.writers.base import Writer
 from m2l_runtime.runs.checks import Run
 from m2l_runtime.runs.log import LogIndex
 
@@ -19,21 +19,25 @@ PAIRS: Final = "pairs.csv"
 _LOCK: Final = ".m2l-pairs-lock"
 
 
-def write_pairs(run: Run, sink: Sink, tag: str) -> None:
-    """pairs.csv from the logs of all shards, in input order; the shard that ends last makes it complete."""
+def write_pairs(run: Run, writer: Writer, tag: str) -> None:
+    """Write pairs.csv from the logs of all shards, in input order. The shard that ends last makes it complete.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     with atomic.output_errors(run.out / PAIRS), FileLock(run.out / _LOCK):
         index = LogIndex(run.out, run.masks.names)
         file = atomic.HashedFile(run.out / PAIRS, tag=tag)
         try:
             buffer = io.StringIO(newline="")
-            writer = csv.writer(buffer, lineterminator="\n")
-            writer.writerow(("image", "mask", "source", "seed"))
+            table = csv.writer(buffer, lineterminator="\n")
+            table.writerow(("image", "mask", "source", "seed"))
             for place, name in enumerate(run.masks.names):
                 record = index.get(place)
-                targets = [utf8(target) for target in sink.targets(name, place)]
+                targets = [utf8(target) for target in writer.targets(name, place)]
                 if record is not None and record.problem is None and record.outputs == targets:
                     source, seed = utf8(source_mask(run.masks, name)[0]), "" if record.seed is None else record.seed
-                    writer.writerow((*targets, source, seed))
+                    table.writerow((*targets, source, seed))
                 if buffer.tell() > 1 << 16:
                     file.write(buffer.getvalue().encode())
                     buffer.seek(0)

@@ -43,7 +43,15 @@ _MAX_WAITING: Final = 64
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a mask: an image, one kept from an earlier run, or the reason why there is none."""
+    """Hold what became of a mask: an image, one kept from an earlier run, or the reason why there is none.
+
+    Example:
+        >>> from m2l_runtime import DrawnMasks, Shapes, Synthesizer
+        >>> with Synthesizer.open(backend="fake") as synth:
+        ...     result = next(iterate_folder(DrawnMasks(Shapes(), 1), synth))
+        >>> result.name, result.image.shape, result.problem
+        ('000000-circle.png', (256, 256, 3), None)
+    """
 
     name: str
     """Of the mask file, relative to its folder; of several samples with the sample's number."""
@@ -75,14 +83,19 @@ def iterate_folder(
     samples: int = 1,
     appearance: AppearanceChoice | None = None,
 ) -> Iterator[Result]:
-    """Images of every mask in a folder, or of one mask file, as they are made; nothing is written.
+    """Synthesize every mask in a folder and yield the images one by one. Nothing is written to disk.
 
     Results come in the order of names without their endings. A mask that cannot be used is a result with `problem`;
     the others go on. Work runs a few batches ahead of the caller; leaving the loop ends it.
 
-    >>> for result in iterate_folder("masks", synth):
-    ...     if result.image is not None:
-    ...         train_on(result.image, result.mask)
+    Example:
+        >>> from m2l_runtime import Synthesizer, open_source
+        >>> with Synthesizer.open(backend="fake") as synth:
+        ...     for result in iterate_folder(open_source("shapes:2"), synth):  # or a folder of masks
+        ...         if result.problem is None:
+        ...             print(result.name, result.image.shape)
+        000000-circle.png (256, 256, 3)
+        000001-ellipse.png (256, 256, 3)
 
     Args:
         masks: mask file, folder searched to its depth, or masks that are drawn (:mod:`m2l_runtime.masks.sources`).

@@ -1,4 +1,4 @@
-"""Log and files of an earlier run to what of it can be kept."""
+"""Resume a run: find what of an earlier run can be kept, and remove what is out of date."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import threading
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.atomic import file_sha256
 from m2l_runtime._utils.text import utf8
-from m2l_runtime.output.writers.base import Sink
+from m2l_runtime.output.writers.base import Writer
 from m2l_runtime.runs.checks import Run
 from m2l_runtime.runs.jsonl import read_lines
 from m2l_runtime.runs.log import LOG_PATTERN, LogIndex, Record
 
 
 class PreviousGroup:
-    """Whether an earlier run's files of a group are as they should be; found out once, by whoever asks first."""
+    """Find whether an earlier run's files of a group are as they should be; done once, for whoever asks first."""
 
-    def __init__(self, run: Run, sink: Sink, index: LogIndex | None, items: list[tuple[int, str]]) -> None:
-        self._run, self._sink, self._index, self._items = run, sink, index, items
+    def __init__(self, run: Run, writer: Writer, index: LogIndex | None, items: list[tuple[int, str]]) -> None:
+        self._run, self._writer, self._index, self._items = run, writer, index, items
         self._lock = threading.Lock()
         self._kept: dict[str, Record] | None = None
 
     def kept(self) -> dict[str, Record]:
-        """Records of the whole group by name; empty if any of it must be made again. Safe on several threads."""
+        """Return records of the whole group by name; none if any of it must be made again. Safe on several threads."""
         with self._lock:
             if self._kept is None:
                 self._kept = {} if self._index is None else self._find(self._index)
@@ -42,7 +42,7 @@ class PreviousGroup:
             if record.mask_sha256 != self._run.masks.sha256(name):
                 return {}
             if record.problem is None:
-                targets = self._sink.targets(name, place)
+                targets = self._writer.targets(name, place)
                 if [utf8(target) for target in targets] != record.outputs or len(targets) != len(record.sha256s):
                     return {}
                 for target, expected in zip(targets, record.sha256s, strict=True):
@@ -54,7 +54,7 @@ class PreviousGroup:
         return records
 
 
-def remove_stale(run: Run, sink: Sink) -> None:
+def remove_stale(run: Run, writer: Writer) -> None:
     """Remove what the logs say earlier runs wrote and what this one, on its masks of now, does not hold.
 
     Those are images of masks that are gone or have turned bad, tars or parquet files that hold none any more, and
@@ -68,18 +68,18 @@ def remove_stale(run: Run, sink: Sink) -> None:
         for path in sorted(run.out.glob(LOG_PATTERN)):
             for record in read_lines(path, Record):
                 for output in record.outputs:
-                    if not _is_held(output, record.name, run, sink, index):
+                    if not _is_held(output, record.name, run, writer, index):
                         atomic.remove_inside(run.out, output)
     finally:
         index.close()
 
 
-def _is_held(output: str, name: str, run: Run, sink: Sink, index: LogIndex) -> bool:
-    """Whether a file that was once written for mask `name` is what this run has written for a mask of now."""
+def _is_held(output: str, name: str, run: Run, writer: Writer, index: LogIndex) -> bool:
+    """Tell whether a file once written for mask `name` is what this run has written for a mask of now."""
     own = index.place(name)
     if own is None and not output.isascii():
         return True  # names may be escaped in the log; rather keep one file too many
-    for place in (*(() if own is None else (own,)), *sink.places(output, run.masks.names)):
+    for place in (*(() if own is None else (own,)), *writer.places(output, run.masks.names)):
         record = index.get(place)
         if record is not None and record.problem is None and output in record.outputs:
             return True

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from m2l_export.checkpoint import load_checkpoint
 from m2l_export.graph import deploy as d
 from m2l_runtime.errors import CheckpointError
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
+from m2l_runtime.literals import Norm
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 EXACT = 1e-11
 

@@ -27,8 +27,9 @@ from m2l_export.parity import gate
 from m2l_runtime import Synthesizer
 from m2l_runtime.conditioning.conditions import dropout_bits, item_seed
 from m2l_runtime.errors import CheckpointError, ParityError
+from m2l_runtime.literals import Norm, Upsample
 from m2l_runtime.masks.mask_file import read_mask
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 CHECKPOINTS = [
     pytest.param(TINY / "tiny_net_G.pth", id="tiny"),

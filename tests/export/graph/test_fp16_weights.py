@@ -25,7 +25,8 @@ from m2l_export.graph.onnx_writer import input_specs, to_onnx
 from m2l_export.parity import gate
 from m2l_runtime import Synthesizer
 from m2l_runtime.errors import CheckpointError
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_runtime.literals import Norm, Upsample
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 SPEC = UnetSpec(6, 16, 3, 3, "instance")
 

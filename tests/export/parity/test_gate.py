@@ -14,10 +14,13 @@ from support import disc, save
 from m2l_export.graph.deploy import deploy
 from m2l_export.graph.onnx_writer import input_specs, to_onnx
 from m2l_export.parity import gate
+from m2l_export.parity.gate import ROLE_ROWS
 from m2l_runtime.backends.base import ModelSource
+from m2l_runtime.bundle.roles import ROLES
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import InputError, MaskFileError, ParityError
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec
+from m2l_runtime.literals import Norm
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 
 def network(norm: Norm = "instance", output_nc: int = 3) -> UnetGenerator:
@@ -126,3 +129,7 @@ def test_a_network_that_does_not_look_at_the_mask_is_warned_about() -> None:
     assert "trained the other way round" in (gate.mask_blindness(same) or "")
     seeing = np.where(masks[..., None] == 255, np.uint8(90), np.uint8(190)) * np.ones(3, np.uint8)
     assert gate.mask_blindness(seeing) is None
+
+
+def test_role_rows__have_every_role_but_the_mask() -> None:
+    assert set(ROLE_ROWS) == {name for name, role in ROLES.items() if not role.is_required}

@@ -16,7 +16,8 @@ from m2l_export.graph.deploy import ByteGraph, DeployUnet, NormStatistics, Stage
 from m2l_export.graph.deploy import dropout_factors as factors_of
 from m2l_export.quantize.equalize import MAX_AMPLIFICATION, Peaks, channel_peaks, equalize, equalize_results
 from m2l_runtime.conditioning.conditions import dropout_bits
-from m2l_train.models.networks import Norm, UnetGenerator, UnetSpec, Upsample
+from m2l_runtime.literals import Norm, Upsample
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 SIDE = 64
 EXACT = 1e-9

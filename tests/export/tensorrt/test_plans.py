@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import CommandLine
-from support import TINY
+from support import TINY, slow
 
 from m2l_export import precisions, tensorrt
 from m2l_export.graph.deploy import deploy
@@ -370,8 +370,17 @@ def test_precisions_without_a_file_for_tensorrt_are_told_of(m2l: CommandLine, tm
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_a_plan_is_built_ends_it(tmp_path: Path, number: signal.Signals, status: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "delays"),
+    [
+        (signal.SIGTERM, 143, (1.37,)),
+        slow(signal.SIGTERM, 143, (1.0, 1.61)),
+        slow(signal.SIGINT, 130, (1.0, 1.37, 1.61)),
+    ],
+)
+def test_a_signal_while_a_plan_is_built_ends_it(
+    tmp_path: Path, number: signal.Signals, status: int, delays: tuple[float, ...]
+) -> None:
     """The bindings swallow what a handler raises in their callbacks: by far most of the time of a build."""
     onnx_file = tmp_path / "x.onnx"
     torch.manual_seed(0)
@@ -397,7 +406,7 @@ def test_a_signal_while_a_plan_is_built_ends_it(tmp_path: Path, number: signal.S
         "except KeyboardInterrupt:\n"
         "    sys.exit(130)\n"
     )
-    for delay in (1.0, 1.37, 1.61):
+    for delay in delays:
         done = subprocess.run([sys.executable, "-c", code, onnx_file, str(delay)], capture_output=True, text=True)
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr

@@ -28,7 +28,7 @@ from m2l_runtime.bench import BenchConfig, Round, Row, Statistic, bench, benchma
 from m2l_runtime.bench.benchmark import shuffled_rounds
 from m2l_runtime.bench.messages import WorkerRequest, WorkerResponse, decode, encode
 from m2l_runtime.bench.report import METRICS, as_json, summarize, summarize_ratio
-from m2l_runtime.bench.rows import check_effort, plan
+from m2l_runtime.bench.rows import BenchOptions, check_effort, plan_rows
 from m2l_runtime.bench.table import as_table, number
 from m2l_runtime.bundle import embedded
 from m2l_runtime.conditioning.conditions import ExtraInputs
@@ -41,7 +41,7 @@ import os, signal, sys, time
 from m2l_runtime.bench import worker
 real = worker.measure
 def twisted(question):
-    if question.way.batch_size == 2:
+    if question.config.batch_size == 2:
         {twist}
     return real(question)
 worker.measure = twisted
@@ -147,7 +147,7 @@ def test_rows_by_default_are_what_the_bundle_has_for_what_is_installed(
     bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows, "_NVIDIA", ())
-    configs, notes = plan(open_bundle(bundle_copy))
+    configs, notes = plan_rows(open_bundle(bundle_copy))
     assert configs == (BenchConfig("onnxruntime", "cpu", "fp32", 1), BenchConfig("onnxruntime", "cpu", "fp32", 8))
     assert not notes
 
@@ -159,7 +159,7 @@ def test_rows_by_default_are_what_the_bundle_has_for_what_is_installed(
 
     edit(bundle_copy, more)
     monkeypatch.setattr(rows, "is_installed", lambda entry: "openvino" not in entry.packages)
-    configs, notes = plan(open_bundle(bundle_copy), batch_sizes=(4,))
+    configs, notes = plan_rows(open_bundle(bundle_copy), BenchOptions(batch_sizes=(4,)))
     assert [(config.backend, config.precision) for config in configs] == [
         ("onnxruntime", "fp32"),
         ("onnxruntime", "int8"),
@@ -167,7 +167,7 @@ def test_rows_by_default_are_what_the_bundle_has_for_what_is_installed(
     assert len(notes) == 1
     assert notes[0].startswith("openvino is not measured, as openvino is not installed: pip install")
     monkeypatch.setattr(rows, "is_installed", lambda _: True)
-    configs, _ = plan(open_bundle(bundle_copy), batch_sizes=(4,))
+    configs, _ = plan_rows(open_bundle(bundle_copy), BenchOptions(batch_sizes=(4,)))
     assert sorted((config.backend, config.precision) for config in configs) == [
         ("onnxruntime", "fp32"),
         ("onnxruntime", "int8"),
@@ -175,26 +175,28 @@ def test_rows_by_default_are_what_the_bundle_has_for_what_is_installed(
     ]
     monkeypatch.setattr(rows, "is_installed", lambda _: False)
     with pytest.raises(EngineNotInstalled, match="for onnxruntime: pip install"):
-        plan(open_bundle(bundle_copy))
+        plan_rows(open_bundle(bundle_copy))
 
 
 def test_cuda_is_measured_where_there_is_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "_NVIDIA", (tmp_path / "absent", tmp_path))
-    configs, _ = plan(open_bundle(TINY_BUNDLE), batch_sizes=(1,))
+    configs, _ = plan_rows(open_bundle(TINY_BUNDLE), BenchOptions(batch_sizes=(1,)))
     assert [config.device for config in configs] == ["cpu", "cuda"]
-    configs, _ = plan(open_bundle(TINY_BUNDLE), batch_sizes=(1,), devices=("cuda:1",))
+    configs, _ = plan_rows(open_bundle(TINY_BUNDLE), BenchOptions(batch_sizes=(1,), devices=("cuda:1",)))
     assert [config.device for config in configs] == ["cuda:1"]
 
 
 def test_rows_that_are_asked_for() -> None:
-    configs, notes = plan(
+    configs, notes = plan_rows(
         open_bundle(TINY_BUNDLE),
-        backends=("fake", "openvino", "fake"),
-        devices=("cpu",),
-        precisions=("int8",),
-        batch_sizes=(16, 1, 16),
-        threads=3,
-        streams=(1, 2),
+        BenchOptions(
+            backends=("fake", "openvino", "fake"),
+            devices=("cpu",),
+            precisions=("int8",),
+            batch_sizes=(16, 1, 16),
+            threads=3,
+            streams=(1, 2),
+        ),
     )
     assert configs[:4] == tuple(
         BenchConfig("fake", "cpu", "int8", size, 3, streams) for size in (16, 1) for streams in (1, 2)
@@ -220,7 +222,7 @@ def test_rows_that_are_asked_for() -> None:
 )
 def test_rows_that_cannot_be(wishes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        plan(open_bundle(TINY_BUNDLE), **({"backends": ("fake",)} | wishes))
+        plan_rows(open_bundle(TINY_BUNDLE), BenchOptions(**({"backends": ("fake",)} | wishes)))
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_rows_that_cannot_be(wishes: dict[str, Any], message: str) -> None:
 )
 def test_efforts_that_cannot_be(effort: tuple[int, float, float]) -> None:
     with pytest.raises(InputError, match=r"must be (between|more than)"):
-        check_effort(*effort)
+        check_effort(BenchOptions(repeats=effort[0], seconds=effort[1], timeout_s=effort[2]))
     with pytest.raises(InputError):
         bench(TINY_BUNDLE, backends=["fake"], repeats=effort[0], seconds=effort[1], timeout_s=effort[2])
 
@@ -517,7 +519,7 @@ def test_an_unsteady_machine_is_noted() -> None:
     steady, unsteady = make_row(1, 100.0, 101.0, 110.0), make_row(2, 100.0, 101.0, 130.0)
     assert not benchmark._unsteady([steady, make_row(4, 1.0, 2.0, reason="failed")])
     (note,) = benchmark._unsteady([steady, unsteady])
-    assert "2 figures of images/s differed by more than 20% between rounds" in note
+    assert "2 values of images/s differed by more than 20% between rounds" in note
 
 
 def test_what_programs_are_given() -> None:
@@ -567,6 +569,8 @@ def test_a_row_process_imports_what_a_first_image_needs_and_no_more() -> None:
 
 
 def test_names_of_the_package() -> None:
-    assert set(m2l_runtime.bench.__all__) == {"BenchReport", "Statistic", "Round", "Row", "BenchConfig", "bench"}
+    assert set(m2l_runtime.bench.__all__) == {
+        *("BenchConfig", "BenchOptions", "BenchReport", "Round", "Row", "Statistic", "bench")
+    }
     with pytest.raises(AttributeError, match="no attribute 'benches'"):
         m2l_runtime.bench.benches  # type: ignore[attr-defined]  # noqa: B018

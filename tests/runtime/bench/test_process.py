@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import TINY_BUNDLE
+from support import TINY_BUNDLE, slow
 
 from m2l_runtime.bench.process import ProcessResult, run_for_json
 
@@ -134,7 +134,7 @@ def start_bench(tmp_path: Path) -> subprocess.Popen[str]:
 
 
 @needs_proc
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [slow(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_neither_processes_nor_files(number: signal.Signals, status: int, tmp_path: Path) -> None:
     process = start_bench(tmp_path)
     (child,) = children(process.pid)

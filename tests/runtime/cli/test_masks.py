@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from command_line import CommandLine
 from PIL import Image
-from support import TINY_BUNDLE, disc, save
+from support import TINY_BUNDLE, disc, save, slow
 
 from m2l_runtime import Synthesizer, iterate_folder
 from m2l_runtime.errors import InputError
@@ -93,7 +93,7 @@ def staging_folders(folder: Path) -> bool:
     return any(True for staging in folder.glob(".*.partial") for _ in staging.glob("*.png"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_ended_leaves_nothing_under_its_name(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(drawing(tmp_path / "out", 100_000), stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60

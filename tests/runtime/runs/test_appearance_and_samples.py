@@ -25,7 +25,7 @@ from m2l_runtime.backends import fake as fake_backend
 from m2l_runtime.conditioning.appearance import measure
 from m2l_runtime.conditioning.conditions import item_seed, mask_seed
 from m2l_runtime.errors import ArrayError, BundleDamaged, BundleError, BundleTooNew, InputError, OutputError
-from m2l_runtime.output.formats import OutputOptions
+from m2l_runtime.output.options import OutputOptions
 from m2l_runtime.runs.folder import synthesize_folder
 from m2l_runtime.types import NAMES
 
@@ -266,7 +266,12 @@ def test_one_mask_to_a_file_name(bundle: Bundle, masks: Path, tmp_path: Path) ->
             synthesize_folder(masks, tmp_path / "none", synth, seed=-1)
         with pytest.raises(OutputError, match="sheet would overwrite"):
             synthesize_folder(
-                masks / "z.png", tmp_path / "o", synth, samples=2, contact_sheet=masks / "z.png", overwrite=True
+                masks / "z.png",
+                tmp_path / "o",
+                synth,
+                OutputOptions(contact_sheet=masks / "z.png"),
+                samples=2,
+                overwrite=True,
             )
 
 

@@ -13,7 +13,8 @@ from support import TINY_BUNDLE, disc, save
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime.errors import InputError, OutputError
 from m2l_runtime.masks.mask_folder import find_masks
-from m2l_runtime.runs.folder import synthesize_folder
+from m2l_runtime.output.options import OutputOptions
+from m2l_runtime.runs.folder import RunCallbacks, synthesize_folder
 
 
 @pytest.fixture
@@ -78,7 +79,9 @@ def test_bad_masks_are_named_and_the_others_done(masks: Path, tmp_path: Path, ti
     save(masks / "black.png", np.zeros((9, 9), np.uint8))
     save(masks / "white.png", np.full((9, 9), 255, np.uint8))
     seen = []
-    summary = synthesize_folder(masks, tmp_path / "out", tiny_synth, on_result=lambda r: seen.append(r.name))
+    summary = synthesize_folder(
+        masks, tmp_path / "out", tiny_synth, callbacks=RunCallbacks(on_result=lambda r: seen.append(r.name))
+    )
     assert [m.split(":")[0].rsplit("/", 1)[1] for m in summary.bad_masks] == ["bad.png", "photo.jpg"]
     assert (summary.image_count, summary.empty_count, summary.full_count) == (6, 1, 1)
     assert seen == [
@@ -171,7 +174,7 @@ def test_links_are_followed_and_loops_are_not(masks: Path, tmp_path: Path) -> No
 
 def test_the_contact_sheet_shows_each_pair_side_by_side(masks: Path, tmp_path: Path) -> None:
     with Synthesizer.open(TINY_BUNDLE, backend="fake") as fake:
-        synthesize_folder(masks, tmp_path / "out", fake, contact_sheet=tmp_path / "sheets" / "sheet.png")
+        synthesize_folder(masks, tmp_path / "out", fake, OutputOptions(contact_sheet=tmp_path / "sheets" / "sheet.png"))
     with Image.open(tmp_path / "sheets" / "sheet.png") as picture:
         sheet = np.array(picture.convert("RGB")).astype(int)
         assert "No model was run" in picture.info["Description"]
@@ -185,7 +188,7 @@ def test_the_contact_sheet_shows_each_pair_side_by_side(masks: Path, tmp_path: P
 def test_a_contact_sheet_may_not_hit_an_image_or_a_mask(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
     for sheet, message in ((tmp_path / "out" / "one.png", "would overwrite"), (masks / "new.png", "for a mask")):
         with pytest.raises(OutputError, match=message):
-            synthesize_folder(masks, tmp_path / "out", tiny_synth, contact_sheet=sheet)
+            synthesize_folder(masks, tmp_path / "out", tiny_synth, OutputOptions(contact_sheet=sheet))
     with pytest.raises(OutputError, match=r"should end in \.png"):
-        synthesize_folder(masks, tmp_path / "out", tiny_synth, contact_sheet=tmp_path / "sheet.jpg")
+        synthesize_folder(masks, tmp_path / "out", tiny_synth, OutputOptions(contact_sheet=tmp_path / "sheet.jpg"))
     assert not (tmp_path / "out").exists()

@@ -24,13 +24,13 @@ import pytest
 from command_line import CommandLine
 from filelock import FileLock
 from PIL import Image
-from support import TINY_BUNDLE, disc, edit, save
+from support import TINY_BUNDLE, disc, edit, save, slow
 
 from m2l_runtime import Synthesizer, open_bundle, read_mask
 from m2l_runtime.errors import EngineNotInstalled, InputError, OutputError
 from m2l_runtime.output.encoding import Encoding
-from m2l_runtime.output.formats import OutputOptions
-from m2l_runtime.runs.folder import Summary, synthesize_folder
+from m2l_runtime.output.options import OutputOptions
+from m2l_runtime.runs.folder import RunCallbacks, Summary, synthesize_folder
 from m2l_runtime.runs.log import LogIndex
 
 COUNT = 23
@@ -219,10 +219,20 @@ def test_resuming_redoes_what_is_missing_altered_or_outdated(
     save(masks / "m07bad.png", disc(120, 20))
     assert resume().bad_count == 0
     notes: list[str] = []
-    assert synthesize_folder(masks, out, fake, options, resume=True, on_note=notes.append).image_count == 0
+    assert (
+        synthesize_folder(
+            masks, out, fake, options, resume=True, callbacks=RunCallbacks(on_note=notes.append)
+        ).image_count
+        == 0
+    )
     assert notes == []
     with Synthesizer.open(TINY_BUNDLE, backend="fake", batch_size=3) as other:
-        assert synthesize_folder(masks, out, other, options, resume=True, on_note=notes.append).kept_count == 0
+        assert (
+            synthesize_folder(
+                masks, out, other, options, resume=True, callbacks=RunCallbacks(on_note=notes.append)
+            ).kept_count
+            == 0
+        )
     before = fake.settings.batch_size
     assert notes == [f"images made earlier are made again, as they were made with batch size {before}, now 3"]
 
@@ -255,7 +265,10 @@ def test_one_run_at_a_time(masks: Path, tmp_path: Path, fake: Synthesizer) -> No
 def test_stopping_finishes_what_is_in_flight(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
     seen: list[str] = []
     summary = synthesize_folder(
-        masks, tmp_path / "out", fake, on_result=lambda r: seen.append(r.name), should_stop=lambda: len(seen) >= 3
+        masks,
+        tmp_path / "out",
+        fake,
+        callbacks=RunCallbacks(on_result=lambda r: seen.append(r.name), should_stop=lambda: len(seen) >= 3),
     )
     assert summary.was_stopped
     assert 3 <= summary.image_count < COUNT
@@ -270,7 +283,7 @@ def test_an_output_folder_that_is_removed_is_an_error(masks: Path, tmp_path: Pat
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
     with pytest.raises(OutputError, match="cannot write"):
-        synthesize_folder(masks, tmp_path / "out", fake, workers=1, on_result=remove)
+        synthesize_folder(masks, tmp_path / "out", fake, workers=1, callbacks=RunCallbacks(on_result=remove))
 
 
 def test_wrong_options(masks: Path, tmp_path: Path, fake: Synthesizer, m2l: CommandLine) -> None:
@@ -420,7 +433,7 @@ def test_shards_that_begin_together_do_not_refuse_one_another(tmp_path: Path) ->
     assert [(p.communicate()[1], p.returncode) for p in processes] == [(b"", 0)] * 3
 
 
-@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("stderr", ["2>&-", slow("2>/dev/full")])
 def test_without_standard_error_a_run_goes_on_and_signals_work(tmp_path: Path, stderr: str) -> None:
     masks, out = tmp_path / "masks", tmp_path / "out"
     masks.mkdir()
@@ -439,7 +452,11 @@ def test_without_standard_error_a_run_goes_on_and_signals_work(tmp_path: Path, s
 def test_a_signal_amid_a_tar_leaves_no_traceback(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
     seen: list[str] = []
     synthesize_folder(
-        masks, tmp_path / "out", fake, TARS, on_result=lambda r: seen.append(r.name), should_stop=lambda: len(seen) >= 3
+        masks,
+        tmp_path / "out",
+        fake,
+        TARS,
+        callbacks=RunCallbacks(on_result=lambda r: seen.append(r.name), should_stop=lambda: len(seen) >= 3),
     )
     gc.collect()  # what a tar that was let go writes at its end would be an unraisable error, which fails this test
 
@@ -499,7 +516,7 @@ def wait_for(out: Path, count: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
 def test_signals_leave_a_run_that_can_be_resumed(tmp_path: Path, number: signal.Signals, m2l: CommandLine) -> None:
     masks, out = tmp_path / "masks", tmp_path / "out"
     masks.mkdir()
@@ -608,15 +625,16 @@ def kill_after_outputs(masks: Path, out: Path, arguments: list[object], waits: l
     assert start(masks, out, *arguments, "--resume").wait() == 0
 
 
+@pytest.mark.parametrize("waits", [[3], slow([3, 1, 2])])
 @pytest.mark.parametrize("form", [[], ["--format", "webdataset", "--masks-per-file", 20]], ids=["png", "tars"])
-def test_kills_change_nothing(tmp_path: Path, form: list[object]) -> None:
+def test_kills_change_nothing(tmp_path: Path, form: list[object], waits: list[int]) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
     for index in range(300):
         save(masks / f"{index:03}.png", disc(64, 3 + index % 25, 30, 30))
     arguments = ["--bundle", TINY_BUNDLE, *form]
     assert start(masks, tmp_path / "whole", *arguments).wait() == 0
-    kill_after_outputs(masks, tmp_path / "out", arguments, [3, 1, 2])
+    kill_after_outputs(masks, tmp_path / "out", arguments, waits)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert not list((tmp_path / "out").rglob("*.partial"))
 

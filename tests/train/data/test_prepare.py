@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from command_line import CommandLine
 from PIL import Image
-from support import disc, save
+from support import disc, save, slow
 from synthetic_data import photograph, write_pair
 
 from m2l_runtime.errors import InputError, MaskFileError, OutputError, PictureFileError
@@ -203,11 +203,12 @@ def test_names_that_are_no_utf8(source: Path, tmp_path: Path) -> None:
     assert len(data.train) + len(data.val) == 20
 
 
-def test_a_kill_leaves_what_can_be_gone_on_with(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("counts", [(5,), slow((1, 5, 9))])
+def test_a_kill_leaves_what_can_be_gone_on_with(source: Path, tmp_path: Path, counts: tuple[int, ...]) -> None:
     prepare(source, source, tmp_path / "whole")
     command = [sys.executable, "-c", "from m2l_runtime.cli.main import main; main()", "prepare"]
     arguments = [str(source), str(source), str(tmp_path / "data"), "--workers", "1", "--resume"]
-    for count in (1, 5, 9):
+    for count in counts:
         process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(3000):
             if len(list((tmp_path / "data").glob("*/images/*.png"))) >= count:
@@ -293,7 +294,9 @@ def killed(what: str, at: int, source: Path, out: Path, *more: str) -> None:
     assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(("what", "at"), [("mkdir", 1), ("mkdir", 3), ("mkdir", 5), ("replace", 1), ("replace", 3)])
+@pytest.mark.parametrize(
+    ("what", "at"), [slow("mkdir", 1), ("mkdir", 3), slow("mkdir", 5), slow("replace", 1), ("replace", 3)]
+)
 def test_a_call_that_is_killed_early_is_gone_on_with_or_begun_anew(
     what: str, at: int, source: Path, tmp_path: Path
 ) -> None:

@@ -21,11 +21,11 @@ from synthetic_data import photograph
 
 from m2l_runtime import Synthesizer, synthesize_folder
 from m2l_runtime.errors import InputError
-from m2l_train.evaluate import Evaluation, Options, evaluate_bundle, evaluate_images, sets, to_json
+from m2l_train.evaluate import Evaluation, EvaluationOptions, evaluate_bundle, evaluate_images, sets, to_json
 
 
 def evaluate(synthetic: Path, data: Path, samples: tuple[Path, ...] = (), **options: Any) -> Evaluation:
-    found = evaluate_images(synthetic, data, Options(workers=2, **options), samples=samples)
+    found = evaluate_images(synthetic, data, EvaluationOptions(workers=2, **options), samples=samples)
     assert found is not None
     return found
 
@@ -186,7 +186,7 @@ def test_provenance(data: Path, segmenter: Path, tmp_path: Path) -> None:
     assert len(document["provenance"]["segmenter_sha256"]) == len(document["provenance"]["real_fingerprint"]) == 64
     assert str(tmp_path) not in json.dumps(document)
     from_bundle = evaluate_bundle(
-        data, TINY_BUNDLE, Options(segmenter=segmenter, workers=1), backend="fake", device="cpu", threads=1
+        data, TINY_BUNDLE, EvaluationOptions(segmenter=segmenter, workers=1), backend="fake", device="cpu", threads=1
     )
     assert from_bundle is not None
     assert from_bundle.figures == found.figures
@@ -199,8 +199,8 @@ def test_a_bundle_that_varies_draws_by_the_names_of_pairs(data: Path, tmp_path: 
     with Synthesizer.open(bundle, backend="fake") as synthesizer:
         synthesize_folder(data / "val" / "masks", tmp_path / "made", synthesizer, seed=3)
     given = {"backend": "fake", "device": "cpu", "threads": 1}
-    found = evaluate_bundle(data, bundle.path, Options(workers=1, seed=3), **given)  # type: ignore[arg-type]
-    other = evaluate_bundle(data, bundle.path, Options(workers=1, seed=4), **given)  # type: ignore[arg-type]
+    found = evaluate_bundle(data, bundle.path, EvaluationOptions(workers=1, seed=3), **given)  # type: ignore[arg-type]
+    other = evaluate_bundle(data, bundle.path, EvaluationOptions(workers=1, seed=4), **given)  # type: ignore[arg-type]
     assert found is not None
     assert other is not None
     from_files = evaluate(tmp_path / "made", data, seed=3)
@@ -296,10 +296,10 @@ def test_large_sets_are_sampled(data: Path, synthetic: Path, tmp_path: Path, mon
 
 
 def test_a_wish_to_stop(synthetic: Path, data: Path) -> None:
-    assert evaluate_images(synthetic, data, Options(should_stop=lambda: True)) is None
+    assert evaluate_images(synthetic, data, EvaluationOptions(should_stop=lambda: True)) is None
     calls = iter(range(1000))
-    assert evaluate_images(synthetic, data, Options(should_stop=lambda: next(calls) > 20)) is None
-    assert evaluate_bundle(data, TINY_BUNDLE, Options(should_stop=lambda: True), backend="fake") is None
+    assert evaluate_images(synthetic, data, EvaluationOptions(should_stop=lambda: next(calls) > 20)) is None
+    assert evaluate_bundle(data, TINY_BUNDLE, EvaluationOptions(should_stop=lambda: True), backend="fake") is None
 
 
 def test_progress_counts_what_it_said_it_would(synthetic: Path, data: Path, segmenter: Path) -> None:
@@ -314,7 +314,7 @@ def test_progress_counts_what_it_said_it_would(synthetic: Path, data: Path, segm
 def test_options_out_of_range() -> None:
     for options in ({"seed": -1}, {"workers": 0}):
         with pytest.raises(InputError, match=f"{next(iter(options))} must be"):
-            Options(**options)  # type: ignore[arg-type]
+            EvaluationOptions(**options)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -409,7 +409,7 @@ def test_asking_for_help_loads_nothing_heavy() -> None:
     import sys
 
     program = (
-        "import sys, typer, m2l_train.evaluate.commands as c; app = typer.Typer(); c.register(app)\n"
+        "import sys, typer, m2l_train.evaluate.cli as c; app = typer.Typer(); c.register(app)\n"
         "print([m for m in ('torch', 'skimage', 'scipy', 'numpy') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from command_line import CommandLine
-from support import TINY
+from support import TINY, slow
 from synthetic_data import data_folder
 from torch import Tensor
 
@@ -291,11 +291,11 @@ import sys, numpy as np, torch
 from dataclasses import replace
 from m2l_train.config import TrainConfig
 from m2l_train.models.pix2pix import Pix2Pix
-from m2l_train.training.distributed import joined
+from m2l_train.training.distributed import process_group
 torch.set_num_threads(1)
 data = np.load(sys.argv[1])
 config = TrainConfig(image_size=256, ngf=2, ndf=2, dropout=False, batch_size=len(data["mask"]))
-with joined(torch.device("cpu")) as processes:
+with process_group(torch.device("cpu")) as processes:
     torch.manual_seed(processes.rank)  # other weights in each, until they take the first one's
     networks = Pix2Pix(config, average=None if processes.world_size == 1 else processes.average)
     processes.broadcast(networks.tensors())
@@ -394,7 +394,7 @@ def test_a_run_of_two_processes_is_a_run(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("--no-decode-once",), "give --decode-once"),
-        (("--batch-size", 3), "cannot be dealt out evenly to 2 processes"),
+        slow(("--batch-size", 3), "cannot be dealt out evenly to 2 processes"),
     ],
 )
 def test_what_several_processes_cannot_do(tmp_path: Path, options: tuple[object, ...], message: str) -> None:

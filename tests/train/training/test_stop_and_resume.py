@@ -17,7 +17,7 @@ import pytest
 import torch
 from command_line import CommandLine
 from PIL import Image
-from support import disc
+from support import disc, slow
 from synthetic_data import data_folder, photograph
 
 from m2l_runtime.errors import InputError, OutOfMemory, OutputError
@@ -134,7 +134,7 @@ def without_what_varies(run: Path) -> dict[str, bytes]:
 
 
 # Of one epoch's end, renames are: grid, 1_net_G.pth, state.pt, latest_net_G.pth, latest_net_D.pth, progress.json.
-@pytest.mark.parametrize("kill_at", [4, 5, 11])
+@pytest.mark.parametrize("kill_at", [slow(4), 5, slow(11)])
 def test_a_kill_between_the_files_of_a_save_leaves_nothing_behind_or_undone(
     data: Path, tmp_path: Path, kill_at: int
 ) -> None:
@@ -383,7 +383,7 @@ def test_the_lock_gives_no_name_to_errors_of_others(tmp_path: Path) -> None:
         raise OSError("of another kind")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
 def test_a_second_signal_ends_with_its_own_status(number: signal.Signals) -> None:
     program = (
         "import os, sys, time; from m2l_runtime._utils.signals import StopSignals; from m2l_runtime.cli import main\n"

@@ -19,7 +19,7 @@ import pytest
 import torch
 from command_line import CommandLine
 from PIL import Image
-from support import TINY
+from support import TINY, slow
 from synthetic_data import data_folder
 
 from m2l_runtime.errors import DeviceUnavailable, Diverged, InputError, OutOfMemory, OutputError
@@ -138,8 +138,17 @@ def test_tensorboard_reads_the_events(data: Path, tmp_path: Path) -> None:
     assert [(step, pytest.approx(value, rel=1e-5)) for step, value in found] == expected
 
 
-@pytest.mark.parametrize("stops", [[4], [5], [1, 2, 9, 10, 14]])
-@pytest.mark.parametrize("changes", [{}, {"batch_size": 2, "norm": "batch"}], ids=["paper", "batch"])
+@pytest.mark.parametrize(
+    ("stops", "changes"),
+    [
+        ([1, 2, 9, 10, 14], {}),
+        ([4], {"batch_size": 2, "norm": "batch"}),
+        slow([4], {}),
+        slow([5], {}),
+        slow([5], {"batch_size": 2, "norm": "batch"}),
+        slow([1, 2, 9, 10, 14], {"batch_size": 2, "norm": "batch"}),
+    ],
+)
 def test_stopping_and_going_on_gives_the_same_bits(
     data: Path, tmp_path: Path, stops: list[int], changes: dict[str, Any]
 ) -> None:
@@ -190,11 +199,12 @@ def wait_until(ready: Callable[[], bool]) -> None:
     raise AssertionError("nothing came of it in a minute")
 
 
-def test_kills_never_lose_the_state_before(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pauses", [(0.02,), slow((0.0, 0.02, 0.05))])
+def test_kills_never_lose_the_state_before(data: Path, tmp_path: Path, pauses: tuple[float, ...]) -> None:
     run = tmp_path / "run"
     go(data, tmp_path / "whole")
     reached = 0
-    for pause in (0.0, 0.02, 0.05):
+    for pause in pauses:
         process = start(data, run, "--save-minutes", 0, *(["--resume"] if reached else []))
         wait_until(lambda before=reached: (run / "progress.json").exists() and state(run)["step"] > before)  # type: ignore[misc]
         time.sleep(pause)  # somewhere in the next step or save
@@ -208,7 +218,7 @@ def test_kills_never_lose_the_state_before(data: Path, tmp_path: Path) -> None:
     assert not list(run.glob("*.partial"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
 def test_signals_save(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     run = tmp_path / "run"
     process = start(data, run, "--n-epochs", 300)
@@ -457,3 +467,21 @@ def test_the_learning_rate_falls_in_a_straight_line_and_never_to_zero() -> None:
 def test_other_settings_train(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     report = go(data, tmp_path / "run", replace(CONFIG, **changes), max_steps=2)
     assert report.step == 2
+
+
+def test_train_command__accepts_former_options(tmp_path: Path, data: Path, m2l: CommandLine) -> None:
+    old = ("--turn", "--mirror", 8, "--l1-cell=4", "--discriminators", 2)
+    outcome = m2l("train", data, tmp_path / "run", *OPTIONS, *old, "--max-steps", 1, "--no-tensorboard")
+    assert outcome.code == 0
+    for former, new in (
+        ("--turn", "--rotate90"),
+        ("--mirror", "--reflect-pad"),
+        ("--l1-cell", "--l1-pool"),
+        ("--discriminators", "--num-discriminators"),
+    ):
+        assert f"note: {former} is now {new}\n" in outcome.err
+    config = from_json((tmp_path / "run" / "config.json").read_bytes(), "config.json")
+    assert (config.turn, config.mirror, config.l1_cell, config.discriminators) == (True, 8, 4, 2)
+    help_text = m2l("train", "--help").out
+    assert "--rotate90" in help_text
+    assert "--turn" not in help_text

@@ -31,8 +31,8 @@ from m2l_train.data.data_folder import DATASET_FILE, IMAGES, MASKS, TRAIN
 from m2l_train.data.near_duplicates import Descriptor, descriptor, near_duplicates
 from m2l_train.data.pairing import Pair, Pairing, find_pairs
 from m2l_train.data.photograph import DecodedPair, PairError, read_pair
-from m2l_train.data.prepare_options import COMBINED, MAX_NAMED, PrepareOptions, Report, _path, _shorten_names
-from m2l_train.data.splits import _split
+from m2l_train.data.prepare_options import COMBINED, MAX_NAMED, PrepareOptions, PrepareReport, require_path, utf8_names
+from m2l_train.data.splits import split_pairs
 
 LOG: Final = "prepare-log.jsonl"
 
@@ -85,7 +85,7 @@ def prepare(
     on_start: Callable[[int], None] = lambda _: None,
     on_pair: Callable[[str | None], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Report:
+) -> PrepareReport:
     """Pair photographs with masks, squash both to one size, split them, and write the data folder.
 
     The folder gets ``SPLIT/images/NAME.png`` and ``SPLIT/masks/NAME.png`` (greys on the edges, as antialiased bicubic
@@ -110,8 +110,8 @@ def prepare(
     """
     if options is None:
         options = (read_settings(out) if resume else None) or PrepareOptions()
-    images, masks = _path(images, "the folder of photographs"), _path(masks, "the folder of masks")
-    root = _path(out, "the data folder")
+    images, masks = require_path(images, "the folder of photographs"), require_path(masks, "the folder of masks")
+    root = require_path(out, "the data folder")
     if resume and overwrite:
         raise InputError("data is either gone on with (--resume) or made anew (--overwrite); choose one")
     if workers is not None and (not isinstance(workers, int) or not 1 <= workers <= 1024):
@@ -119,13 +119,13 @@ def prepare(
     pairing = _drop_overlap(find_pairs(images, masks))
     if not pairing.pairs:
         raise InputError(_nothing_pairs(Path(images), Path(masks), pairing))
-    report = Report(
+    report = PrepareReport(
         pairs=len(pairing.pairs),
-        images_without_mask=_shorten_names(pairing.images_without_mask),
-        masks_without_image=_shorten_names(pairing.masks_without_image),
-        ambiguous=_shorten_names(pairing.ambiguous),
+        images_without_mask=utf8_names(pairing.images_without_mask),
+        masks_without_image=utf8_names(pairing.masks_without_image),
+        ambiguous=utf8_names(pairing.ambiguous),
     )
-    split_of = _split(pairing.pairs, options, report)
+    split_of = split_pairs(pairing.pairs, options, report)
     _check_out(root, Path(images), Path(masks), resume, overwrite)
     atomic.make_folder(root)
     with locked(root, (1, 1)):
@@ -204,7 +204,7 @@ def read_settings(out: str | os.PathLike[str]) -> PrepareOptions | None:
     Raises:
         InputError: the file that has it is damaged.
     """
-    path = _path(out, "the data folder") / SETTINGS
+    path = require_path(out, "the data folder") / SETTINGS
     try:
         settings = msgspec.json.decode(path.read_bytes(), type=_Settings)
         return PrepareOptions(settings.size, settings.splits, settings.seed, settings.split_file, settings.combined)
@@ -311,7 +311,7 @@ class _Job:
         self,
         pairs: Sequence[Pair],
         workers: int | None,
-        report: Report,
+        report: PrepareReport,
         log: LineWriter,
         on_start: Callable[[int], None],
         on_pair: Callable[[str | None], None],
@@ -421,7 +421,7 @@ def _relative(path: Path, base: Path) -> str:
     return path.relative_to(base).as_posix()
 
 
-def _tell(report: Report, prepared: Sequence[Prepared], options: PrepareOptions) -> None:
+def _tell(report: PrepareReport, prepared: Sequence[Prepared], options: PrepareOptions) -> None:
     splits = list(options.splits) if options.split_file is None else []
     report.splits = dict.fromkeys(splits, 0)
     for record in prepared:
@@ -458,7 +458,7 @@ def _stacked(records: Sequence[Prepared]) -> Descriptor:
     return np.stack([np.frombuffer(record.descriptor, np.float16).astype(np.float32) for record in records])
 
 
-def _write_tables(root: Path, made: Sequence[Prepared], options: PrepareOptions, report: Report) -> None:
+def _write_tables(root: Path, made: Sequence[Prepared], options: PrepareOptions, report: PrepareReport) -> None:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("name", "split", "image", "mask", "height", "width", "lesion_fraction", "notes"))

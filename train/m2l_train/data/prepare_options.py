@@ -48,9 +48,9 @@ class PrepareOptions:
         if not isinstance(self.splits, Mapping):
             raise InputError(f"splits must be a mapping of names to shares, got {self.splits!r}")
         if self.split_file is not None:
-            object.__setattr__(self, "split_file", _path(self.split_file, "the split file"))
+            object.__setattr__(self, "split_file", require_path(self.split_file, "the split file"))
         for name, share in self.splits.items():
-            _check_split_name(name, "--split")
+            check_split_name(name, "--split")
             given: object = share
             if isinstance(given, bool) or not isinstance(given, numbers.Real):
                 raise InputError(f"the share of split '{printable(name)}' must be a number, got {share!r}")
@@ -61,7 +61,7 @@ class PrepareOptions:
             raise InputError(f"the shares of the splits must add up to 1, got {shares}")
 
 
-class Report(msgspec.Struct, kw_only=True):
+class PrepareReport(msgspec.Struct, kw_only=True):
     """What was found and made; report.json."""
 
     pairs: int = 0
@@ -90,7 +90,13 @@ class Report(msgspec.Struct, kw_only=True):
     was_stopped: bool = False
 
 
-def _check_split_name(name: str, where: str) -> None:
+def check_split_name(name: str, where: str) -> None:
+    """Make sure that `name` can be the name of a split.
+
+    Raises:
+        InputError: it is no string, is empty, too long, reserved, or has other characters than letters, digits, - and
+            _; the message begins with `where`.
+    """
     if not isinstance(name, str):
         raise InputError(f"{where}: the name of a split must be a string, got {name!r}")
     allowed = name and name.replace("-", "").replace("_", "").isalnum() and name.isascii()
@@ -98,11 +104,11 @@ def _check_split_name(name: str, where: str) -> None:
         raise InputError(f"{where}: '{printable(name)}' cannot be the name of a split; use letters, digits, - and _")
 
 
-def _path(value: str | os.PathLike[str], what: str) -> Path:
-    """`value` as a path that a file system can be asked about.
+def require_path(value: str | os.PathLike[str], what: str) -> Path:
+    """Return `value` as a path that a file system can be asked about.
 
     Raises:
-        InputError
+        InputError: it is no path, or holds a NUL character.
     """
     name = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(name, str) or "\0" in name:
@@ -110,5 +116,6 @@ def _path(value: str | os.PathLike[str], what: str) -> Path:
     return Path(name)
 
 
-def _shorten_names(names: Sequence[str]) -> list[str]:
+def utf8_names(names: Sequence[str]) -> list[str]:
+    """Return the names with bytes that are not UTF-8 escaped."""
     return [utf8(name) for name in names]

@@ -13,10 +13,10 @@ from m2l_runtime._utils.text import printable, utf8
 from m2l_runtime.conditioning.random import random_uint64
 from m2l_runtime.errors import InputError
 from m2l_train.data.pairing import Pair, pair_key
-from m2l_train.data.prepare_options import PrepareOptions, Report, _check_split_name, _shorten_names
+from m2l_train.data.prepare_options import PrepareOptions, PrepareReport, check_split_name, utf8_names
 
 
-def _split(pairs: Sequence[Pair], options: PrepareOptions, report: Report) -> dict[str, str]:
+def split_pairs(pairs: Sequence[Pair], options: PrepareOptions, report: PrepareReport) -> dict[str, str]:
     """Split by pair name. Who belongs where depends on the seed, the names and the shares, not on their order."""
     if options.split_file is not None:
         return _read_split_file(Path(options.split_file), pairs, report)
@@ -30,7 +30,7 @@ def _split(pairs: Sequence[Pair], options: PrepareOptions, report: Report) -> di
     return split_of
 
 
-def _read_split_file(path: Path, pairs: Sequence[Pair], report: Report) -> dict[str, str]:
+def _read_split_file(path: Path, pairs: Sequence[Pair], report: PrepareReport) -> dict[str, str]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{printable(path)} is not a plain file; expected a CSV file of splits")
@@ -43,7 +43,7 @@ def _read_split_file(path: Path, pairs: Sequence[Pair], report: Report) -> dict[
         raise InputError(f"{printable(path)} is no CSV file of splits: {error}") from None
 
 
-def _splits_in(text: str, path: Path, pairs: Sequence[Pair], report: Report) -> dict[str, str]:
+def _splits_in(text: str, path: Path, pairs: Sequence[Pair], report: PrepareReport) -> dict[str, str]:
     rows = csv.DictReader(io.StringIO(text))
     columns = {str(c).strip().lower(): c for c in rows.fieldnames or ()}
     name_column = next((columns[c] for c in ("name", "id", "image", "image_id") if c in columns), None)
@@ -53,13 +53,13 @@ def _splits_in(text: str, path: Path, pairs: Sequence[Pair], report: Report) -> 
     wanted: dict[str, str] = {}
     for number, row in enumerate(rows, 2):
         name, split = (row[name_column] or "").strip(), (row[columns["split"]] or "").strip()
-        _check_split_name(split, f"{printable(path)} line {number}")
+        check_split_name(split, f"{printable(path)} line {number}")
         key = pair_key(name)
         if wanted.setdefault(key, split) != split:
             raise InputError(f"{printable(path)} line {number}: {printable(name)} is in two splits")
     split_of = {pair.name: wanted.pop(pair_key(pair.name)) for pair in pairs if pair_key(pair.name) in wanted}
-    report.not_in_split_file = _shorten_names([pair.name for pair in pairs if pair.name not in split_of])
-    report.only_in_split_file = _shorten_names(sorted(wanted))
+    report.not_in_split_file = utf8_names([pair.name for pair in pairs if pair.name not in split_of])
+    report.only_in_split_file = utf8_names(sorted(wanted))
     if not split_of:
         raise InputError(f"{printable(path)} names none of the {len(pairs)} pairs; expected names as {pairs[0].name}")
     return split_of

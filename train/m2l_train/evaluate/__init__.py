@@ -1,8 +1,8 @@
 """Measure how good synthesized images are, beside real ones.
 
->>> from m2l_train.evaluate import Options, evaluate_bundle, evaluate_images, train_segmenter
+>>> from m2l_train.evaluate import EvaluationOptions, evaluate_bundle, evaluate_images, train_segmenter
 >>> train_segmenter("data", "segmenter.pt")
->>> found = evaluate_images("lesions", "data", Options(segmenter="segmenter.pt"))
+>>> found = evaluate_images("lesions", "data", EvaluationOptions(segmenter="segmenter.pt"))
 >>> found.figures["dice"].value, found.figures["dice"].real.value
 """
 
@@ -14,15 +14,15 @@ from m2l_runtime._utils.imports import lazy_attributes
 
 if TYPE_CHECKING:
     from m2l_train.evaluate.evaluation import evaluate_bundle, evaluate_images
-    from m2l_train.evaluate.options import Options
+    from m2l_train.evaluate.options import EvaluationOptions
     from m2l_train.evaluate.result import Evaluation, Metric, to_json
     from m2l_train.evaluate.segmenter import Segmenter, load_segmenter
     from m2l_train.evaluate.training import SegmenterReport, train_segmenter
 
 _HOMES = {
     "Evaluation": "result",
+    "EvaluationOptions": "options",
     "Metric": "result",
-    "Options": "options",
     "Segmenter": "segmenter",
     "SegmenterReport": "training",
     "evaluate_bundle": "evaluation",
@@ -34,8 +34,8 @@ _HOMES = {
 
 __all__ = [
     "Evaluation",
+    "EvaluationOptions",
     "Metric",
-    "Options",
     "Segmenter",
     "SegmenterReport",
     "evaluate_bundle",
@@ -51,4 +51,5 @@ if not TYPE_CHECKING:  # a type checker reads the imports above
         _HOMES,
         needs=("torch", "scipy", "skimage"),
         hint="evaluating needs {}, which is not installed: pip install '.[evaluate]' in a checkout of m2l",
+        renamed={"Figure": "Metric", "Options": "EvaluationOptions"},
     )

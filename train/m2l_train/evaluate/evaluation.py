@@ -31,7 +31,7 @@ from m2l_train.evaluate.metrics import (
     bootstrap,
     checkerboard,
     diversity,
-    nearest_neighbours,
+    nearest_neighbors,
     paired,
     sliced_wasserstein,
 )
@@ -41,8 +41,8 @@ from m2l_train.evaluate.segmenter import Segmenter, load_segmenter
 
 if TYPE_CHECKING:
     from m2l_train.evaluate.metrics.inception import Inception
-from m2l_train.evaluate.inputs import _EvaluationData, _from_bundle, _from_files
-from m2l_train.evaluate.options import Options, _Stopped
+from m2l_train.evaluate.inputs import EvaluationData, read_folders, synthesize_with_bundle
+from m2l_train.evaluate.options import EvaluationOptions, EvaluationStopped
 
 MAX_TRAINING: Final = 1000
 """Training images that sets are compared with; neighbours are looked for in all."""
@@ -55,7 +55,7 @@ _LISTED: Final = 100
 def evaluate_images(
     synthetic: str | os.PathLike[str],
     data: str | os.PathLike[str],
-    options: Options | None = None,
+    options: EvaluationOptions | None = None,
     *,
     samples: Sequence[str | os.PathLike[str]] = (),
 ) -> Evaluation | None:
@@ -74,14 +74,14 @@ def evaluate_images(
         InputError: a folder, a file of weights or an image is not what it should be; or too few images match.
         EngineNotInstalled: Inception features are asked for and torch-fidelity is missing.
     """
-    chosen = options if options is not None else Options()
-    return _evaluate(chosen, lambda: _from_files(Path(synthetic), Path(data), chosen, [Path(s) for s in samples]))
+    chosen = options if options is not None else EvaluationOptions()
+    return _evaluate(chosen, lambda: read_folders(Path(synthetic), Path(data), chosen, [Path(s) for s in samples]))
 
 
 def evaluate_bundle(
     data: str | os.PathLike[str],
     bundle: str | os.PathLike[str] | None = None,
-    options: Options | None = None,
+    options: EvaluationOptions | None = None,
     *,
     backend: str = "auto",
     device: str = "auto",
@@ -107,16 +107,16 @@ def evaluate_bundle(
         BundleError: the bundle cannot be used.
         EngineError: no engine runs it here.
     """
-    chosen = options if options is not None else Options()
+    chosen = options if options is not None else EvaluationOptions()
 
-    def evaluation_data() -> _EvaluationData:
+    def evaluation_data() -> EvaluationData:
         with Synthesizer.open(bundle, backend=backend, device=device, threads=threads, streams=None) as synthesizer:
-            return _from_bundle(Path(data), synthesizer, chosen)
+            return synthesize_with_bundle(Path(data), synthesizer, chosen)
 
     return _evaluate(chosen, evaluation_data)
 
 
-def _evaluate(options: Options, gather: Callable[[], _EvaluationData]) -> Evaluation | None:
+def _evaluate(options: EvaluationOptions, gather: Callable[[], EvaluationData]) -> Evaluation | None:
     started = time.monotonic()
     segmenter = None if options.segmenter is None else load_segmenter(options.segmenter)
     inception = None if options.inception is None else _open_inception(options.inception)
@@ -125,13 +125,13 @@ def _evaluate(options: Options, gather: Callable[[], _EvaluationData]) -> Evalua
         if count:
             options.on_images(count)
         if options.should_stop():
-            raise _Stopped
+            raise EvaluationStopped
 
     try:
         evaluation_data = gather()
         watch(0)
         return _evaluate_data(evaluation_data, options, segmenter, inception, watch, started)
-    except _Stopped:
+    except EvaluationStopped:
         return None
 
 
@@ -149,8 +149,8 @@ def _open_inception(path: str | os.PathLike[str]) -> Inception:
 
 
 def _evaluate_data(
-    evaluation_data: _EvaluationData,
-    options: Options,
+    evaluation_data: EvaluationData,
+    options: EvaluationOptions,
     segmenter: Segmenter | None,
     inception: Inception | None,
     watch: Callable[[int], None],
@@ -202,7 +202,7 @@ def _evaluate_data(
 
 
 def _work(
-    evaluation_data: _EvaluationData, sample: int, segmenter: Segmenter | None, inception: Inception | None
+    evaluation_data: EvaluationData, sample: int, segmenter: Segmenter | None, inception: Inception | None
 ) -> int:
     """Images that will be counted."""
     generated, real, training = (
@@ -222,7 +222,7 @@ def _work(
 
 
 def _read_training(
-    pairs: Sequence[Pair], files: sets.RealFiles, side: int, options: Options, watch: Callable[[int], None]
+    pairs: Sequence[Pair], files: sets.RealFiles, side: int, options: EvaluationOptions, watch: Callable[[int], None]
 ) -> tuple[Training, list[str]]:
     """(the training split, a line for each pair that cannot be read)."""
     wanted = set(sets.sample(len(pairs), MAX_TRAINING, options.seed, "training"))
@@ -244,7 +244,7 @@ def _read_training(
                 kept.append((name, image, mask))
             yield image
 
-    small = nearest_neighbours.shrink(pictures())
+    small = nearest_neighbors.shrink(pictures())
     if len(kept) < sets.MIN_IMAGES:
         first = f": {problems[0]}" if problems else ""
         raise InputError(
@@ -260,7 +260,7 @@ def _read_training(
     return Training(tuple(names), small, sample), problems
 
 
-def _counts(evaluation_data: _EvaluationData, inputs: EvaluationInputs, result: MetricsResult) -> Counts:
+def _counts(evaluation_data: EvaluationData, inputs: EvaluationInputs, result: MetricsResult) -> Counts:
     is_lesion = inputs.real.masks >= LESION_FROM
     return Counts(
         synthesized=len(inputs.generated),
@@ -291,7 +291,7 @@ def _parameters(segmenter: Segmenter | None) -> dict[str, float]:
         "wasserstein_directions": sliced_wasserstein.DIRECTIONS,
         "checkerboard_ring_from": checkerboard.RING_FROM,
         "checkerboard_ring_to": checkerboard.RING_REACH,
-        "neighbour_side": nearest_neighbours.SIDE,
+        "neighbour_side": nearest_neighbors.SIDE,
         "near_duplicate_likeness": THRESHOLD,
         "variety_side": diversity.SIDE,
         "lesion_from": LESION_FROM,
@@ -302,9 +302,9 @@ def _parameters(segmenter: Segmenter | None) -> dict[str, float]:
 
 
 def _provenance(
-    evaluation_data: _EvaluationData,
+    evaluation_data: EvaluationData,
     inputs: EvaluationInputs,
-    options: Options,
+    options: EvaluationOptions,
     segmenter: Segmenter | None,
     inception: Inception | None,
 ) -> Provenance:

@@ -14,11 +14,11 @@ from m2l_train.evaluate import sets
 from m2l_train.evaluate.metrics import (
     bootstrap,
     checkerboard,
-    colour,
+    color,
     diversity,
     kid,
     mask_fidelity,
-    nearest_neighbours,
+    nearest_neighbors,
     paired,
     sliced_wasserstein,
 )
@@ -51,7 +51,7 @@ class Training:
     """The training split, as much of it as figures need."""
 
     names: tuple[str, ...]
-    small: nearest_neighbours.TrainingFeatures
+    small: nearest_neighbors.TrainingFeatures
     """Of all of it."""
     sample: sets.RealSet
     """That sets are compared with."""
@@ -250,23 +250,23 @@ class MetricsRunner:
             self._null(NO_PAIRS, *rows)
             return
         generated, real = (
-            colour.region_colors(images, inputs.real.masks, workers=self._workers, on_image=self._watch)
+            color.region_colors(images, inputs.real.masks, workers=self._workers, on_image=self._watch)
             for images in (inputs.generated, inputs.real.images)
         )
         base = real
         if inputs.training is not None:
-            base = colour.region_colors(
+            base = color.region_colors(
                 inputs.base.images, inputs.base.masks, workers=self._workers, on_image=self._watch
             )
         for region in regions:
             ours, theirs, others = (getattr(found, region) for found in (generated, real, base))
             reason = None if np.isfinite(theirs).any() else f"no image has {region}"
             self._figures[f"colour_pair_{region}"] = make_metric(
-                colour.paired_difference(ours, theirs, self._weights), None, "Delta E", "lower", reason=reason
+                color.paired_difference(ours, theirs, self._weights), None, "Delta E", "lower", reason=reason
             )
             for name, measure, unit in (
-                ("set", colour.set_difference, "Delta E"),
-                ("spread", colour.spread_ratio, "ratio"),
+                ("set", color.set_difference, "Delta E"),
+                ("spread", color.spread_ratio, "ratio"),
             ):
                 self._figures[f"colour_{name}_{region}"] = make_metric(
                     measure(ours, others, self._weights, self._base_weights),
@@ -312,7 +312,7 @@ class MetricsRunner:
             self._null(NO_TRAINING, *rows)
             return []
         generated, real = (
-            nearest_neighbours.nearest(nearest_neighbours.shrink(images), training.small)
+            nearest_neighbors.nearest(nearest_neighbors.shrink(images), training.small)
             for images in (inputs.generated, inputs.real.images)
         )
         self._watch(len(inputs.generated) + len(inputs.real.images))

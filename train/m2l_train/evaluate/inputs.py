@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,10 +18,7 @@ from m2l_runtime.errors import InputError
 from m2l_runtime.types import Images
 from m2l_train.data.pairing import Pair, pair_key
 from m2l_train.evaluate import sets
-
-if TYPE_CHECKING:
-    pass
-from m2l_train.evaluate.options import Options, _Stopped
+from m2l_train.evaluate.options import EvaluationOptions, EvaluationStopped
 
 MAX_IMAGES: Final = 2000
 """Synthesized images that are looked at; of more, a sample."""
@@ -32,7 +29,7 @@ _CHUNK: Final = 16
 
 
 @dataclass(frozen=True)
-class _EvaluationData:
+class EvaluationData:
     """What is evaluated, however it came: by files or from a bundle."""
 
     names: tuple[str, ...]
@@ -53,7 +50,20 @@ class _EvaluationData:
     """Of a bundle: what its images depend on beside their masks."""
 
 
-def _from_files(synthetic: Path, data: Path, options: Options, sample_folders: Sequence[Path]) -> _EvaluationData:
+def read_folders(
+    synthetic: Path, data: Path, options: EvaluationOptions, sample_folders: Sequence[Path]
+) -> EvaluationData:
+    """Read synthesized images and the real ones that belong to them.
+
+    Args:
+        synthetic: folder of synthesized images.
+        data: folder of real images.
+        options: of the evaluation.
+        sample_folders: folders with more images of the same masks.
+
+    Raises:
+        InputError: a folder or an image is not what it should be, or too few images match.
+    """
     if synthetic.resolve() == data.resolve():
         raise InputError(f"{printable(data)} is given as synthesized and as real; expected two folders")
     files = sets.find_real(data, options.split, mask_is_left=options.mask_is_left)
@@ -99,7 +109,7 @@ def _from_files(synthetic: Path, data: Path, options: Options, sample_folders: S
         keys, paths, generated = [keys[i] for i in rows], [paths[i] for i in rows], generated[rows]
     origins = list(sets.in_threads(sets.image_provenance, paths, options.worker_count))
     fake = sum(found is not None and found.is_fake for found in origins)
-    return _EvaluationData(
+    return EvaluationData(
         names=tuple(by_key[key].name if files.has_masks else made_files.by_key[key].stem for key in keys),
         generated=generated,
         samples=tuple(_read_samples(found, keys, generated.shape[1], options) for found in sample_files),
@@ -117,7 +127,13 @@ def _from_files(synthetic: Path, data: Path, options: Options, sample_folders: S
     )
 
 
-def _from_bundle(data: Path, synthesizer: Synthesizer, options: Options) -> _EvaluationData:
+def synthesize_with_bundle(data: Path, synthesizer: Synthesizer, options: EvaluationOptions) -> EvaluationData:
+    """Read real pairs, and synthesize an image from the mask of each.
+
+    Raises:
+        InputError: the data has no masks, or too few pairs can be read.
+        EvaluationStopped: the options say to stop.
+    """
     files = sets.find_real(data, options.split, mask_is_left=options.mask_is_left)
     if not files.has_masks:
         raise InputError(
@@ -134,10 +150,10 @@ def _from_bundle(data: Path, synthesizer: Synthesizer, options: Options) -> _Eva
     step = _CHUNK * settings.streams
     for start in range(0, len(real.masks), step):
         if options.should_stop():
-            raise _Stopped
+            raise EvaluationStopped
         drawn = stack_conditions([conditions.for_item(name) for name in real.names[start : start + step]])
         generated.append(synthesizer.synthesize_checked(real.masks[start : start + step], *drawn))
-    return _EvaluationData(
+    return EvaluationData(
         names=real.names,
         generated=np.concatenate(generated),
         samples=(),
@@ -163,7 +179,7 @@ def _subsample(items: Sequence[Any], max_count: int, noun: str, seed: int, warni
     return [items[i] for i in chosen]
 
 
-def _read_real(pairs: Sequence[Pair], files: sets.RealFiles, side: int, options: Options) -> sets.RealSet:
+def _read_real(pairs: Sequence[Pair], files: sets.RealFiles, side: int, options: EvaluationOptions) -> sets.RealSet:
     return sets.read_pairs(
         pairs, side, workers=options.worker_count, has_masks=files.has_masks, mask_is_left=files.mask_is_left
     )
@@ -186,7 +202,7 @@ def _refuse_overlap(folders: Sequence[sets.SyntheticFiles], real: sets.RealFiles
             raise InputError(f"{printable(other.folder)} is given twice; samples are other images of the same masks")
 
 
-def _read_samples(files: sets.SyntheticFiles, keys: Sequence[str], side: int, options: Options) -> Images:
+def _read_samples(files: sets.SyntheticFiles, keys: Sequence[str], side: int, options: EvaluationOptions) -> Images:
     missing = [key for key in keys if key not in files.by_key]
     if missing:
         raise InputError(

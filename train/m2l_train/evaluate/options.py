@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime.errors import InputError
 
-if TYPE_CHECKING:
-    pass
 
-
-class _Stopped(Exception):
+class EvaluationStopped(Exception):
     """Somebody wished to stop."""
 
 
 @dataclass(frozen=True)
-class Options:
+class EvaluationOptions:
     """What an evaluation is told beside its images."""
 
     split: str | None = None

@@ -27,9 +27,9 @@ from m2l_runtime._utils.text import printable
 from m2l_runtime.conditioning.random import normal
 from m2l_runtime.errors import InputError
 from m2l_runtime.types import Images
+from m2l_train.device import torch_threads
 from m2l_train.evaluate.sets import in_threads
 from m2l_train.evaluate.tensorfile import read_tensors
-from m2l_train.training.device import torch_threads
 
 FORMAT: Final = "m2l-segmenter"
 VERSION: Final = 1

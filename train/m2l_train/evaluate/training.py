@@ -30,6 +30,7 @@ from m2l_runtime.conditioning.random import random_permutation, uniform
 from m2l_runtime.errors import Diverged, InputError, OutputError
 from m2l_runtime.types import Image, Images, Mask, Masks
 from m2l_train.data.data_folder import open_data
+from m2l_train.device import open_device, torch_threads
 from m2l_train.evaluate.metrics.mask_fidelity import LESION_FROM, dice
 from m2l_train.evaluate.segmenter import (
     SegmenterFacts,
@@ -40,7 +41,6 @@ from m2l_train.evaluate.segmenter import (
     to_input,
 )
 from m2l_train.evaluate.sets import fingerprint, read_pairs, refuse_synthetic
-from m2l_train.training.device import open_device, torch_threads
 
 EPOCHS: Final = 10
 BATCH_SIZE: Final = 16

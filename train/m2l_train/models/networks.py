@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m2l_runtime.literals import Norm, Upsample
 from m2l_runtime.types import NAMES
-
-Upsample = Literal["deconv", "resize"]
-Norm = Literal["instance", "batch", "none"]
 
 NORM_EPS: Final = 1e-5
 LEAKY_RELU_SLOPE: Final = 0.2

@@ -14,9 +14,9 @@ from torch import Tensor
 from m2l_runtime.errors import Diverged
 from m2l_runtime.types import Images, Masks
 from m2l_train.config import TrainConfig
+from m2l_train.device import computes_bf16
 from m2l_train.models import appearance, losses
 from m2l_train.models.networks import PatchDiscriminator, ScaledDiscriminators, UnetGenerator, UnetSpec, detail
-from m2l_train.training.device import computes_bf16
 
 MASK_CHANNELS: Final = 3
 """The mask goes in as three equal channels, as the original reads it: with one, Adam would train differently."""

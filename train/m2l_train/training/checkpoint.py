@@ -12,7 +12,7 @@ import torch
 from m2l_train.data.data_folder import DataFolder
 
 
-def _fingerprint(data: DataFolder) -> str:
+def pairs_fingerprint(data: DataFolder) -> str:
     """Of the names of the pairs trained on, in order."""
     hashed = hashlib.sha256()
     for pair in data.train:
@@ -20,7 +20,7 @@ def _fingerprint(data: DataFolder) -> str:
     return hashed.hexdigest()
 
 
-def _table_rows(state: dict[str, Any] | None) -> int:
+def appearance_rows_in(state: dict[str, Any] | None) -> int:
     """Appearances kept in a state; 0 if it has none, or is none."""
     table = None if state is None else state["G"].get("appearance.table")
     return len(table) if isinstance(table, torch.Tensor) and table.dim() else 0
@@ -34,7 +34,7 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-_STATE_PARTS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+STATE_PARTS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "config": ("text", lambda v: isinstance(v, str)),
     "data": ("text", lambda v: isinstance(v, str)),
     "epoch": ("a whole number from 1", lambda v: _is_whole(v, 1)),
@@ -51,7 +51,7 @@ _STATE_PARTS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
 """What a state has: what is expected, and whether a value is that."""
 
 
-def _require_moments(optimizer: torch.optim.Adam) -> None:
+def require_moments(optimizer: torch.optim.Adam) -> None:
     """PyTorch takes any shape over from a state, and fails in the next step."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -1,4 +1,4 @@
-"""Tell how much memory training takes, and when it runs out."""
+"""Turn errors of short memory into one that says what to change."""
 
 from __future__ import annotations
 
@@ -11,19 +11,27 @@ from m2l_runtime.errors import M2LError, OutOfMemory
 
 
 @contextlib.contextmanager
-def _memory(advice: Callable[[], str]) -> Iterator[None]:
-    """Turn what PyTorch and NumPy raise when memory is short into an OutOfMemory with `advice`."""
+def memory_errors(advice: Callable[[], str]) -> Iterator[None]:
+    """Turn what PyTorch and NumPy raise when memory is short into an OutOfMemory.
+
+    Args:
+        advice: called for the message of that error.
+
+    Raises:
+        OutOfMemory: memory ran out within the block.
+    """
     try:
         yield
     except M2LError:
         raise
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(advice()) from error
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of PyTorch or NumPy says that memory is short."""
     text = str(error)
     signs = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in signs)

@@ -25,11 +25,11 @@ from m2l_train.data import decoded_cache
 from m2l_train.data.batches import Batch, epoch_batches
 from m2l_train.data.data_folder import DataFolder, open_data
 from m2l_train.data.photograph import PairError
+from m2l_train.device import MAX_THREADS, open_device, torch_threads
 from m2l_train.models.pix2pix import Losses, Pix2Pix
-from m2l_train.training.checkpoint import _STATE_PARTS, _fingerprint, _require_moments, _table_rows
-from m2l_train.training.device import MAX_THREADS, open_device, torch_threads
+from m2l_train.training.checkpoint import STATE_PARTS, appearance_rows_in, pairs_fingerprint, require_moments
 from m2l_train.training.distributed import ProcessGroup, local_device, local_world_size, process_group
-from m2l_train.training.memory import _is_out_of_memory, _memory
+from m2l_train.training.memory import is_out_of_memory, memory_errors
 from m2l_train.training.metrics_log import MetricsLog
 from m2l_train.training.run_folder import SAMPLES, STATE, STATE_FORMAT, TAG, Progress, RunFolder, versions
 from m2l_train.training.validation import Validation
@@ -295,7 +295,7 @@ class _Trainer:
         self._processes = processes
         self._folder, self._config, self._data, self._device, self._pool = folder, config, data, device, pool
         self._save_epochs = save_epochs
-        self._fingerprint = _fingerprint(data)
+        self._fingerprint = pairs_fingerprint(data)
         self._skipped: list[str] | None = [] if skip_bad else None
         self._bad: set[int] = set()
         if device.type == "cuda":
@@ -304,7 +304,7 @@ class _Trainer:
         torch.manual_seed(config.seed)
         self._epoch, self._position, self._step, self._seconds = 1, -1, 0, 0.0
         self._val_l1: float | None = None
-        with _memory(self._network_advice):
+        with memory_errors(self._network_advice):
             state = folder.load(device) if resume else None
             if state is not None:
                 self._check(state)
@@ -314,7 +314,7 @@ class _Trainer:
             table = None
             if config.appearance and state is None and processes.is_main_process:
                 table = self._appearances(on_note)
-            rows = processes.broadcast_object(_table_rows(state) if table is None else len(table))
+            rows = processes.broadcast_object(appearance_rows_in(state) if table is None else len(table))
             average = None if processes.world_size == 1 else processes.average
             self._networks = Pix2Pix(config, device, appearance_rows=rows, average=average)
             if table is not None:
@@ -324,7 +324,7 @@ class _Trainer:
             processes.broadcast(self._networks.tensors())
         self._has_state = state is not None
         self._session_began, self._seconds_before = time.monotonic(), self._seconds
-        with _memory(self._validation_advice):
+        with memory_errors(self._validation_advice):
             self._validation = Validation(data.val or data.train, config, pool, VALIDATION_PAIRS)
         if self._validation.problems and not self._is_complete:
             if self._skipped is None:
@@ -522,7 +522,7 @@ class _Trainer:
         """One step on a batch."""
         names = printable(", ".join(batch.names))
         try:
-            with _memory(lambda: self._step_advice(len(batch.names))):
+            with memory_errors(lambda: self._step_advice(len(batch.names))):
                 losses = self._networks.step(batch.masks, batch.images)
         except Diverged as error:
             raise Diverged(
@@ -559,7 +559,7 @@ class _Trainer:
         if self._metrics is None:
             self._epoch, self._position = self._epoch + 1, -1
             return ""
-        with _memory(self._validation_advice):
+        with memory_errors(self._validation_advice):
             losses_and_rates, picture = self._validation.evaluate(self._networks)
         self._val_l1 = round(losses_and_rates.l1_levels, 4)
         epoch = self._epoch
@@ -643,7 +643,7 @@ class _Trainer:
         """A state is whole, in its numbers, and of this config and data."""
         name = printable(self._folder.path / STATE)
         count, pair_count = self._config.epoch_count, len(self._data.train)
-        parts = dict(_STATE_PARTS)
+        parts = dict(STATE_PARTS)
         if self._config.ema:
             parts["G_averaged"] = parts["G"]
         for key, (expected, is_right) in parts.items():
@@ -678,12 +678,12 @@ class _Trainer:
             networks.optimizer_G.load_state_dict(state["optimizer_G"])
             networks.optimizer_D.load_state_dict(state["optimizer_D"])
             for optimizer in (networks.optimizer_G, networks.optimizer_D):
-                _require_moments(optimizer)
+                require_moments(optimizer)
             torch.set_rng_state(state["rng_cpu"].cpu())
             if self._device.type == "cuda" and "rng_cuda" in state:
                 torch.cuda.set_rng_state(state["rng_cuda"].cpu(), self._device)
         except Exception as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             first = " ".join(str(error).split())[:300] or type(error).__name__
             raise InputError(f"the state in {name} is of another architecture than its config.json: {first}") from error

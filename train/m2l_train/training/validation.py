@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from m2l_runtime.output.contact_sheet import Cell, Row, SheetLayout, draw_rows
 from m2l_runtime.types import Image, Images, Masks
 from m2l_train.config import TrainConfig
 from m2l_train.data.pairing import Pair
@@ -78,12 +79,18 @@ class Validation:
 
 
 def grid(masks: Masks, made: Images, real: Images) -> Image:
-    """Rows of mask | synthesized | real as one picture (H, W, 3)."""
-    count, side = masks.shape[:2]
-    pitch = side + GAP
-    sheet = np.full((count * pitch - GAP, 3 * pitch - GAP, 3), 255, np.uint8)
-    for row in range(count):
-        for column, picture in enumerate((np.repeat(masks[row][:, :, None], 3, 2), made[row], real[row])):
-            top, left = row * pitch, column * pitch
-            sheet[top : top + side, left : left + side] = picture
-    return sheet
+    """Draw rows of mask | synthesized | real as one picture (H, W, 3) uint8, each at its own size."""
+    rows = [Row("", [Cell(pictures)]) for pictures in zip(masks, made, real, strict=True)]
+    layout = SheetLayout(
+        tile=masks.shape[1],
+        is_beside=True,
+        picture_gap=GAP,
+        row_gap=GAP,
+        title_height=0,
+        top=0,
+        bottom=-GAP,
+        left=0,
+        min_width=0,
+        paper=(255, 255, 255),
+    )
+    return np.array(draw_rows(rows, layout=layout))

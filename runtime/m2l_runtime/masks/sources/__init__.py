@@ -1,11 +1,13 @@
 """Draw masks: geometric shapes, deformations of given masks, shapes along principal components.
 
-A source draws any of its masks by its number, without the ones before it. So a run over them can be divided,
-stopped and resumed like one over a folder:
+A source draws any of its masks by its number, without the ones before it. So a run over drawn masks can be divided,
+stopped and resumed like one over a folder.
 
->>> from m2l_runtime import DrawnMasks, OutputOptions, Shapes
->>> masks = DrawnMasks(Shapes(seed=3), 200)         # or open_source("shapes:200,seed=3")
->>> synthesize_folder(masks, "lesions", synth, OutputOptions(pairs=True))
+Example:
+    >>> from m2l_runtime import DrawnMasks, Shapes, open_source
+    >>> masks = DrawnMasks(Shapes(seed=3), 200)
+    >>> masks.names == open_source("shapes:200,seed=3").names
+    True
 
 `Shapes` needs nothing but the runtime; `deform`, `pca` and `statistics` need SciPy (``m2l[masks]``).
 """

@@ -1,4 +1,4 @@
-"""Given masks to deformed ones: free-form deformations whose control points swing smoothly, or as given masks differ.
+"""Deform given masks, smoothly or in the ways that the masks differ.
 
 After Hamarneh, Jassi and Tang, "Simulation of ground-truth validation data via physically- and statistically-based
 warps", MICCAI 2008 (DeformIt): the displacement of the control points is a mixture of a vibrational part, the smooth
@@ -33,10 +33,10 @@ from m2l_runtime.masks.sources.statistics import count_parts
 from m2l_runtime.types import Mask
 
 OVERSAMPLING: Final = 2
-"""Masks are deformed at so many times their size, then brought to it as training does."""
+"""Masks are deformed at so many times their size, then resized as in training."""
 
 MAX_ATTEMPTS: Final = 100
-"""Draws for one mask, before it is given up."""
+"""Attempts for one mask before an error."""
 
 _ALL: Final = slice(None)
 _CLIPPED_AT: Final = 2.5
@@ -45,7 +45,7 @@ _CLIPPED_AT: Final = 2.5
 
 @dataclass(frozen=True)
 class DeformOptions:
-    """How masks are deformed.
+    """Hold the options of deformations.
 
     Raises:
         InputError: a value is out of range.
@@ -54,12 +54,12 @@ class DeformOptions:
     control_points: int = 6
     """Control points along each side of the frame, spaced 1 / (control_points + 1) of it."""
     range: float = 0.45
-    """Farthest displacement of a control point in the vibrational part, as a fraction of their spacing; each mask's is
-    drawn between half of this and this. Up to `freeform.NEVER_FOLDS` nothing can fold."""
+    """Largest displacement of a control point in the vibrational part, as a fraction of their spacing. Each mask's is
+    random between half of this and this. Up to `freeform.NEVER_FOLDS` nothing can fold."""
     modes: int = 20
-    """Modes of each part, the smoothest, or those that vary most; the more, the finer."""
+    """Number of modes of each part, the smoothest or most varying first. More are finer."""
     alpha: float = 1.0
-    """Share of the vibrational part; the rest is the variational one. 1: nothing is learnt from the masks."""
+    """Share of the vibrational part; the rest is the variational one. 1: nothing is learned from the masks."""
     size: int = 256
     """Side of the masks in pixels."""
     seed: int = 0
@@ -83,29 +83,29 @@ class DeformOptions:
 def open_deformations(
     masks: str | os.PathLike[str] | MaskSet, options: DeformOptions, *, on_mask: Callable[[], None] = lambda: None
 ) -> Deformations:
-    """Read masks, learn how they differ if `options` ask for that, and get ready to deform them.
+    """Read masks, and learn how they differ if `options` ask for that.
 
     Args:
         masks: mask file, folder searched to its depth, or a set of masks.
-        options: how.
-        on_mask: called as each mask has been read.
+        options: how to deform them.
+        on_mask: called after each mask is read.
 
     Raises:
-        InputError: there is no mask to deform, or too few to learn from.
+        InputError: there is no mask to deform, or there are too few to learn from.
     """
     lesions = read_lesions(mask_set(masks), OVERSAMPLING * options.size, on_mask=on_mask)
     return Deformations(lesions, options, fit_variation(lesions, options.modes) if options.alpha < 1 else None)
 
 
 class Deformations:
-    """Deformed masks, made of the given ones by turns: a MaskSource."""
+    """Draw deformed masks, from the given ones by turns: a MaskSource."""
 
     def __init__(self, lesions: Lesions, options: DeformOptions, variation: Variation | None = None) -> None:
-        """Get ready.
+        """Check the inputs.
 
         Args:
             lesions: the masks, at `OVERSAMPLING` times the size.
-            options: how.
+            options: how to deform them.
             variation: how the masks' shapes differ; needed if ``options.alpha`` is below 1.
 
         Raises:
@@ -123,11 +123,11 @@ class Deformations:
         self._modes, self._deviations = vibrations(options.control_points, options.modes)
 
     def label(self, number: int) -> str:
-        """See MaskSource."""
+        """See :class:`m2l_runtime.masks.sources.mask_source.MaskSource`."""
         return self._lesions[number % len(self._lesions)].label
 
     def draw(self, number: int) -> Mask:
-        """See MaskSource.
+        """See :class:`m2l_runtime.masks.sources.mask_source.MaskSource`.
 
         Raises:
             InputError: every draw folds, or takes the lesion out of the frame.
@@ -153,7 +153,7 @@ class Deformations:
         )
 
     def warp(self, lesion: Lesion, number: int, attempt: int) -> Warp:
-        """What is drawn for mask `number`, at the attempt given (from 0)."""
+        """Draw the deformation of mask `number`, at the given attempt (from 0)."""
         options = self._options
         alpha, spacing = options.alpha, 1 / (options.control_points + 1)
         swing = normal(len(self._modes), options.seed, "deform vibrational", number, attempt)
@@ -171,16 +171,16 @@ class Deformations:
 
 @dataclass(frozen=True)
 class Warp:
-    """A displacement of the frame: pixel p of the deformed mask shows what was at p + displacement."""
+    """Hold a displacement of the frame: pixel p of the deformed mask shows what was at p + displacement."""
 
     control: Field
-    """(2, n, n): of control points all over the frame, in fractions of its side."""
+    """(2, n, n): displacements of control points over the whole frame, in fractions of its side."""
     own: Field | None
-    """(2, n, n): of control points around the lesion, in radii of the lesion."""
+    """(2, n, n): displacements of control points around the lesion, in radii of the lesion."""
     lesion: Lesion
 
     def displacement(self, size: int, rows: slice = _ALL, columns: slice = _ALL) -> Field:
-        """(2, size, size) in pixels of a frame of that side, or so much of it as `rows` and `columns` ask for."""
+        """Compute displacements (2, size, size) in pixels of a frame of that side, or of its `rows` and `columns`."""
         weights = _frame_basis(self.control.shape[-1], size, slope=False)
         field = spread(self.control, weights[rows], weights[columns]) * size
         if self.own is not None:
@@ -189,7 +189,7 @@ class Warp:
         return field
 
     def stretch(self, size: int) -> npt.NDArray[np.float64]:
-        """(size, size): by how much areas change; below 0 where it folds."""
+        """Compute by how much areas change, (size, size); below 0 where the frame folds."""
         n = self.control.shape[-1]
         plain, slope = _frame_basis(n, size, slope=False), _frame_basis(n, size, slope=True)
         along_y, along_x = spread(self.control, slope, plain), spread(self.control, plain, slope)
@@ -202,12 +202,12 @@ class Warp:
         return stretch(along_y, along_x)
 
     def folds(self) -> bool:
-        """Whether the sign of the Jacobian's determinant changes, looked at four times for every control point."""
+        """Tell whether the Jacobian's determinant changes sign, checked at four places for every control point."""
         finest = max(4 * (self.control.shape[-1] + 1), 64)
         return bool(self.stretch(finest).min() <= 0)
 
     def apply(self, mask: Mask) -> Mask:
-        """0 and 255 (S, S) of a mask (S, S)."""
+        """Deform a mask (S, S) into one of 0 and 255 (S, S)."""
         size = len(mask)
         rows, columns = (self._within_reach(np.atleast_1d(mask.any(axis)), size) for axis in (1, 0))
         at = self.displacement(size, rows, columns)
@@ -218,7 +218,7 @@ class Warp:
         return deformed
 
     def _within_reach(self, is_lesion: npt.NDArray[np.bool_], size: int) -> slice:
-        """Rows, or columns, that may show lesion: a B-spline moves nothing farther than its control points."""
+        """Find rows or columns that may show lesion: a B-spline moves nothing farther than its control points."""
         reach = float(np.abs(self.control).max()) * size + 2
         if self.own is not None:
             reach += float(np.abs(self.own).max()) * self._radius(size)

@@ -1,4 +1,4 @@
-"""Displacements of a grid of control points to a smooth displacement of every place.
+"""Interpolate the displacements of a grid of control points at every place.
 
 Free-form deformation on cubic B-splines: Rueckert, Sonoda, Hayes, Hill, Leach and Hawkes, "Nonrigid registration using
 free-form deformations: application to breast MR images", IEEE Transactions on Medical Imaging 1999.
@@ -24,12 +24,12 @@ and Lee, "Injectivity conditions of 2D and 3D uniform cubic B-spline functions",
 
 
 def pixel_places(size: int) -> npt.NDArray[np.float64]:
-    """(size,) centres of pixels in fractions of the side."""
+    """Return the centers of pixels, (size,), in fractions of the side."""
     return (np.arange(size) + 0.5) / size
 
 
 def basis(at: npt.NDArray[np.float64], n: int, *, clamped: bool, slope: bool = False) -> npt.NDArray[np.float64]:
-    """(len(at), n): weights of the control points at places in fractions of the square's side, or their derivatives."""
+    """Compute the control points' weights (len(at), n) at places in fractions of the side, or their derivatives."""
     scaled = at * (n + 1)
     cell = np.floor(scaled)
     t = scaled - cell
@@ -50,14 +50,14 @@ def basis(at: npt.NDArray[np.float64], n: int, *, clamped: bool, slope: bool = F
 
 
 def spread(control: Field, rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]) -> Field:
-    """Of control points (2, n, n) to places: `rows` (H, n) and `columns` (W, n) are their :func:`basis`."""
+    """Interpolate control points (2, n, n) at places; `rows` (H, n) and `columns` (W, n) are their :func:`basis`."""
     half = np.einsum("yi,aij->ayj", rows, control)  # not a matrix product: those start threads, and their sums
     field: Field = np.einsum("ayj,xj->ayx", half, columns)  # differ from processor to processor
     return field
 
 
 def stretch(along_y: Field, along_x: Field) -> npt.NDArray[np.float64]:
-    """(H, W) determinant of the Jacobian of place -> place + displacement: how areas change; below 0 it folds.
+    """Compute the determinant (H, W) of the Jacobian of place -> place + displacement; below 0 the frame folds.
 
     Args:
         along_y: derivative in y of the displacement (2, H, W).
@@ -68,7 +68,7 @@ def stretch(along_y: Field, along_x: Field) -> npt.NDArray[np.float64]:
 
 
 def vibrations(n: int, count: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The smoothest ways in which n x n control points, held along the frame and joined by springs, swing.
+    """Compute the smoothest vibrations of n x n control points, held along the frame and joined by springs.
 
     Eigenvectors of the stiffness matrix of a clamped membrane, which are sines; of each the frequency is that of
     ``4 sin^2(pi p / (2 (n + 1))) + 4 sin^2(pi q / (2 (n + 1)))``, in y and in x alike. (Strang, "The discrete cosine

@@ -1,4 +1,4 @@
-"""Given masks to what shapes are learnt from: outlines in memory, each with its place and size."""
+"""Read the lesions of masks, each with its place and size, to learn shapes from."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from m2l_runtime.output.encoding import encode_gray_mask
 from m2l_runtime.types import Mask
 
 LESION_FROM: Final = 128
-"""Greys from here on count as lesion."""
+"""Levels of a mask from here on are lesion."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a lesion is and how large, in pixels of a square frame of a given side."""
+    """Hold the place and size of a lesion, in pixels of a square frame."""
 
     y: float
-    """Centre of mass, from the top."""
+    """Center of mass, from the top."""
     x: float
     radius: float
-    """Of the disc of the same area."""
+    """Radius of the disc of the same area."""
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """A mask that shows a lesion and some background."""
+    """Hold a mask that shows a lesion and some background."""
 
     label: str
-    """Of its file's name, for the names of masks made of it: ASCII letters, digits, - and _."""
+    """From its file's name, for the names of masks made from it: ASCII letters, digits, - and _."""
     png: bytes
     """The mask at `side` pixels, compressed: a few kilobytes, so that thousands fit in memory."""
     side: int
@@ -48,14 +48,14 @@ class Lesion:
     touches_frame: bool
 
     def mask(self) -> Mask:
-        """uint8 (side, side), greys on edges."""
+        """Decode the mask: uint8 (side, side), greys on edges."""
         with PillowImage.open(io.BytesIO(self.png)) as picture:
             return np.array(picture)
 
 
 @dataclass(frozen=True)
 class Lesions:
-    """The usable ones of a set of masks, at one size."""
+    """Hold the usable masks of a set, at one size."""
 
     side: int
     lesions: tuple[Lesion, ...]
@@ -66,13 +66,13 @@ class Lesions:
 def read_lesions(
     masks: MaskSet, side: int, *, max_count: int | None = None, on_mask: Callable[[], None] = lambda: None
 ) -> Lesions:
-    """Read masks, squashed to (side, side).
+    """Read the lesions of a set of masks, squashed to (side, side).
 
     Args:
         masks: where they come from.
         side: in pixels.
-        most: take so many, evenly spaced by name, if there are more.
-        on_mask: called after each.
+        max_count: read so many, evenly spaced by name, if there are more.
+        on_mask: called after each mask.
 
     Raises:
         InputError: none of them can be used.
@@ -109,7 +109,7 @@ def _read(masks: MaskSet, name: str, side: int) -> Lesion | str:
 
 
 def pose(inside: npt.NDArray[np.bool_]) -> Pose:
-    """Of the lesion in a mask (H, W), which must not be empty."""
+    """Measure the place and size of the lesion in a mask (H, W), which must not be empty."""
     area = float(inside.sum())
     y = float(inside.sum(1) @ (np.arange(inside.shape[0]) + 0.5)) / area
     x = float(inside.sum(0) @ (np.arange(inside.shape[1]) + 0.5)) / area
@@ -117,12 +117,12 @@ def pose(inside: npt.NDArray[np.bool_]) -> Pose:
 
 
 def touches_frame(inside: npt.NDArray[np.bool_], margin: int = 1) -> bool:
-    """Whether a pixel of the lesion (H, W) is one of the outermost `margin` along the frame."""
+    """Tell whether a pixel of the lesion (H, W) is one of the outermost `margin` along the frame."""
     within = inside[margin:-margin, margin:-margin]
     return bool(np.count_nonzero(within) < np.count_nonzero(inside))
 
 
 def _word(name: str) -> str:
-    """The last part of a name in characters that every file system has."""
+    """Write the last part of a name in characters that every file system has."""
     base = name.rpartition("/")[2]
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in base)[:80] or "mask"

@@ -1,4 +1,4 @@
-"""A source of masks, which draws any of them by its number, to a set of masks that a run can take."""
+"""Define sources of masks, and offer their masks to a run."""
 
 from __future__ import annotations
 
@@ -18,34 +18,59 @@ NOT_INSTALLED: Final = "needs {package}, which is not installed: pip install '.[
 
 
 class MaskSource(Protocol):
-    """Draws masks by number. The same settings and number give the same mask, whatever else is drawn."""
+    """Draw masks by number. The same options and number give the same mask, whatever else is drawn.
+
+    Any object with these methods is a source.
+
+    Example:
+        >>> import numpy as np
+        >>> class Squares:
+        ...     seed = None
+        ...     def label(self, number):
+        ...         return "square"
+        ...     def draw(self, number):
+        ...         mask = np.zeros((256, 256), np.uint8)
+        ...         mask[96:160, 96:160] = 255
+        ...         return mask
+        >>> DrawnMasks(Squares(), 2).names
+        ['000000-square.png', '000001-square.png']
+    """
 
     @property
     def seed(self) -> int | None:
-        """What it draws with; None if nothing is left to chance."""
+        """The seed; None if nothing is random."""
         ...
 
     def label(self, number: int) -> str:
-        """What mask `number` (from 0) is, as a word for its file's name: 'circle', or the mask it is made from."""
+        """Name mask `number` (from 0) in a word for its file's name: 'circle', or the mask it is made from."""
         ...
 
     def draw(self, number: int) -> Mask:
-        """Mask `number`: uint8 (S, S), greys on its edges, owned by the caller. Safe to call from several threads.
+        """Draw mask `number`: uint8 (S, S), greys on its edges, owned by the caller. Thread-safe.
 
         Raises:
-            InputError: there is no such mask with these settings.
+            InputError: there is no such mask with these options.
         """
         ...
 
 
 class DrawnMasks:
-    """Offer the first `count` masks of a source as a MaskSet; each is drawn when it is read."""
+    """Offer the first `count` masks of a source as a MaskSet; each is drawn when it is read.
+
+    Example:
+        >>> from m2l_runtime import Shapes
+        >>> masks = DrawnMasks(Shapes(kinds=("circle", "star"), seed=3), 3)
+        >>> masks.names
+        ['000000-circle.png', '000001-star.png', '000002-circle.png']
+        >>> masks.read("000001-star.png", (64, 64)).mask.shape
+        (64, 64)
+    """
 
     base: Final[Path | None] = None
     is_single_file: Final = False
 
     def __init__(self, source: MaskSource, count: int) -> None:
-        """Name them.
+        """Name the masks.
 
         Raises:
             InputError: `count` is out of range.
@@ -58,34 +83,34 @@ class DrawnMasks:
         self.names: list[str] = [f"{number:0{digits}}-{source.label(number)}.png" for number in range(count)]
 
     def mask(self, name: str) -> Mask:
-        """A mask as it is drawn."""
+        """Draw a mask by its name."""
         return self.source.draw(int(name.partition("-")[0]))
 
     def content(self, name: str) -> bytes:
-        """The PNG file of a mask, as `m2l masks` writes it."""
+        """Encode a mask as PNG, as `m2l masks` writes it."""
         return encode_gray_mask(self.mask(name))
 
     def read(self, name: str, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
-        """See MaskSet."""
+        """See :class:`m2l_runtime.masks.mask_set.MaskSet`."""
         return parse_mask(self.content(name), image_size, keep_original=keep_original)
 
     def sha256(self, name: str) -> str | None:
-        """See MaskSet."""
+        """See :class:`m2l_runtime.masks.mask_set.MaskSet`."""
         return hashlib.sha256(self.content(name)).hexdigest()
 
 
 def check_size(size: int) -> None:
-    """A side in pixels that masks can have.
+    """Check the side of masks in pixels.
 
     Raises:
-        InputError
+        InputError: it is out of range.
     """
     if not MIN_SIDE <= size <= MAX_SIDE:
         raise InputError(f"the size must be between {MIN_SIDE} and {MAX_SIDE} pixels, got {size}")
 
 
 def not_installed(error: ModuleNotFoundError, what: str) -> EngineNotInstalled:
-    """The error for a missing package of the extra `masks`; raises `error` again if it is another one's."""
+    """Make the error for a missing package of the extra `masks`; raise `error` again if it is about another package."""
     package = (error.name or "").partition(".")[0]
     if package not in ("scipy", "matplotlib"):
         raise error

@@ -1,7 +1,7 @@
-"""A set of masks to a model of their shapes, and the model to masks along its principal components.
+"""Learn a model of the shapes of masks, and draw masks along its principal components.
 
-Each lesion, its largest part if there are several, is moved to the middle, scaled to one area and turned so that its
-long axis lies level, the heavier end to the right; its signed distance map is sampled on a grid around it; the
+Each lesion, its largest part if there are several, is moved to the middle, scaled to one area and rotated so that its
+long axis is horizontal, the heavier end to the right; its signed distance map is sampled on a grid around it; the
 principal components of those maps are the model (Leventon, Grimson and Faugeras, "Statistical shape influence in
 geodesic active contours", CVPR 2000). Outlines are where a sum of the smooth maps is zero, so they are smooth too,
 whatever the coefficients.
@@ -38,10 +38,10 @@ from m2l_runtime.types import Mask
 FORMAT: Final = "m2l shape model 1"
 MIN_MASKS: Final = 3
 MAX_MASKS: Final = 2000
-"""Masks that are learnt from, at most; evenly spaced."""
+"""Most masks to learn from, evenly spaced."""
 MAX_COMPONENTS: Final = 32
 READ_SIDE: Final = 256
-"""Pixels that masks to learn from are read at."""
+"""Side in pixels at which masks to learn from are read."""
 MAX_SIGMAS: Final = 5.0
 MAX_ATTEMPTS: Final = 100
 _SIDE: Final = 128
@@ -53,35 +53,35 @@ _MAX_FILE_BYTES: Final = 1 << 26
 
 @dataclass(frozen=True)
 class ShapeModel:
-    """What a set of lesions' shapes have in common, and how they differ."""
+    """Hold the mean of a set of shapes, and how they differ."""
 
     mean: npt.NDArray[np.float32]
-    """(G, G) signed distances in radii, on a square that reaches `box_radii` radii from the centre."""
+    """(G, G) signed distances in radii, on a square that reaches `box_radii` radii from the center."""
     components: npt.NDArray[np.float32]
-    """(K, G, G), of length 1, the one of most variance first."""
+    """(K, G, G), of length 1, most variance first."""
     deviations: npt.NDArray[np.float64]
     """(K,) standard deviations along them."""
     explained: npt.NDArray[np.float64]
-    """(K,) share of the whole variance."""
+    """(K,) share of the total variance."""
     poses: npt.NDArray[np.float64]
-    """(mask_count, 4) centre y and x, radius (as fractions of the frame's side) and angle in radians, of the masks
-    learnt from."""
+    """(mask_count, 4) center y and x, radius (as fractions of the frame's side) and angle in radians, of the masks
+    learned from."""
     box_radii: float
     mask_count: int
-    """Masks learnt from."""
+    """Number of masks learned from."""
 
     def distances(self, coefficients: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """(G, G) of the shape with these coefficients (up to K of them), in standard deviations."""
+        """Compute the signed distances (G, G) of the shape with up to K coefficients, in standard deviations."""
         count = len(coefficients)
         weights = coefficients * self.deviations[:count]
         found: npt.NDArray[np.float64] = self.mean + np.einsum("k,kij->ij", weights, self.components[:count])
         return found
 
     def check_component(self, component: int) -> None:
-        """There is such a component, counted from 1.
+        """Check that there is a component of this number, from 1.
 
         Raises:
-            InputError
+            InputError: there is none.
         """
         count = len(self.components)
         if not 1 <= component <= count:
@@ -92,9 +92,9 @@ class ShapeModel:
 
 
 def fit_shape_model(lesions: Lesions) -> ShapeModel:
-    """A model of the lesions' shapes: as many components as they have, at most `MAX_COMPONENTS`.
+    """Learn a model of shapes, of at most `MAX_COMPONENTS` components.
 
-    Lesions that touch the frame are passed over: their shape is the frame's.
+    Lesions that touch the frame are skipped: their shape is the frame's.
 
     Raises:
         InputError: too few masks, or all of one shape.
@@ -135,7 +135,7 @@ def fit_shape_model(lesions: Lesions) -> ShapeModel:
 
 
 def _aligned(lesion: Lesion) -> tuple[Distances, tuple[float, ...]]:
-    """(signed distances (G, G) in radii around the lesion's largest part, the row of `ShapeModel.poses`)."""
+    """Return signed distances (G, G) in radii around the lesion's largest part, and its row of `ShapeModel.poses`."""
     inside = largest_part(lesion.mask() >= LESION_FROM)
     at, angle = pose(inside), orientation(inside)
     mask = np.where(inside, np.uint8(255), np.uint8(0))
@@ -144,7 +144,7 @@ def _aligned(lesion: Lesion) -> tuple[Distances, tuple[float, ...]]:
 
 
 def orientation(inside: npt.NDArray[np.bool_]) -> float:
-    """Angle of the long axis in radians, clockwise as seen, from the x axis to the heavier end.
+    """Compute the angle of the long axis in radians, clockwise, from the x axis to the heavier end.
 
     The long axis is that of the second moments; the heavier end is where the third moment along it is positive.
     """
@@ -158,7 +158,7 @@ def orientation(inside: npt.NDArray[np.bool_]) -> float:
 def render(
     model: ShapeModel, coefficients: npt.NDArray[np.float64], place: tuple[float, float, float, float], size: int
 ) -> Mask | None:
-    """The shape with `coefficients`, at `place` (as a row of `ShapeModel.poses`), as a mask (size, size).
+    """Draw the shape with `coefficients` at `place` (a row of `ShapeModel.poses`) as a mask (size, size).
 
     Of several pieces the largest is taken, holes are filled. None if nothing is left, or it touches the frame.
     """
@@ -183,7 +183,7 @@ def render(
 
 @dataclass(frozen=True)
 class AlongComponent:
-    """Shapes along one component, from +`sigmas` over the mean to -`sigmas`, in the middle of the frame: a MaskSource.
+    """Draw shapes along one component, from +`sigmas` over the mean to -`sigmas`, centered: a MaskSource.
 
     Raises:
         InputError: there is no such component, or a value is out of range.
@@ -196,7 +196,7 @@ class AlongComponent:
     sigmas: float = 3.0
     size: int = 256
     radius: float = 0.2
-    """Of a disc of the area that shapes were scaled to, as a fraction of the side."""
+    """Radius of a disc of the area that shapes are scaled to, as a fraction of the side."""
     seed: None = None
 
     def __post_init__(self) -> None:
@@ -207,15 +207,15 @@ class AlongComponent:
             raise InputError(f"the number of steps must be between 2 and 1000, got {self.steps}")
 
     def sigma(self, number: int) -> float:
-        """Of mask `number`, in standard deviations."""
+        """Return the coefficient of mask `number`, in standard deviations."""
         return self.sigmas * (1 - 2 * number / (self.steps - 1))
 
     def label(self, number: int) -> str:
-        """See MaskSource."""
+        """See :class:`m2l_runtime.masks.sources.mask_source.MaskSource`."""
         return f"pc{self.component}_{self.sigma(number):+.2f}".replace("+", "plus_").replace("-", "minus_")
 
     def draw(self, number: int) -> Mask:
-        """See MaskSource."""
+        """See :class:`m2l_runtime.masks.sources.mask_source.MaskSource`."""
         coefficients = np.zeros(self.component)
         coefficients[-1] = self.sigma(number)
         mask = render(self.model, coefficients, (0.5, 0.5, self.radius, 0.0), self.size)
@@ -229,7 +229,7 @@ class AlongComponent:
 
 @dataclass(frozen=True)
 class RandomShapes:
-    """Shapes with coefficients drawn from the standard normal distribution, placed as a mask learnt from: a MaskSource.
+    """Draw shapes with normally distributed coefficients, placed as a mask learned from: a MaskSource.
 
     Raises:
         InputError: a value is out of range.
@@ -237,7 +237,7 @@ class RandomShapes:
 
     model: ShapeModel
     sigmas: float = 2.5
-    """Where coefficients are cut off."""
+    """Largest coefficient, in standard deviations."""
     size: int = 256
     seed: int = 0
 
@@ -247,14 +247,14 @@ class RandomShapes:
         _check_sigmas(self.sigmas)
 
     def label(self, number: int) -> str:
-        """See MaskSource."""
+        """See :class:`m2l_runtime.masks.sources.mask_source.MaskSource`."""
         return "pca"
 
     def draw(self, number: int) -> Mask:
-        """See MaskSource.
+        """See :class:`m2l_runtime.masks.sources.mask_source.MaskSource`.
 
         Raises:
-            InputError: no shape that is drawn fits the frame.
+            InputError: none of the shapes drawn fits the frame.
         """
         count = len(self.model.components)
         for attempt in range(MAX_ATTEMPTS):
@@ -288,7 +288,7 @@ def load(path: str | os.PathLike[str]) -> ShapeModel:
     """Read a model; no code in the file is run.
 
     Raises:
-        InputError: it is not there, or no such file.
+        InputError: it is not there, or is not a file of a model.
     """
     name = printable(path)
     try:

@@ -1,4 +1,4 @@
-"""Figures of one or two sets of masks to a picture of their distributions."""
+"""Plot the distributions of the metrics of one or two sets of masks."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _MAX_COUNTED: Final = 8
 
 
 def plot(one: SetStatistics, name: str, other: SetStatistics | None = None, other_name: str = "") -> bytes:
-    """A PNG with a panel for each of area, parts, holes and roundness.
+    """Plot area, parts, holes and roundness, a panel each, as a PNG.
 
     Args:
         one: the set described.
-        name: of it, for the legend.
+        name: its name, for the legend.
         other: the set to compare with.
-        other_name: of that.
+        other_name: the name of that.
     """
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     canvas = FigureCanvasAgg(figure)

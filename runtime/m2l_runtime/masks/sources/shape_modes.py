@@ -1,4 +1,4 @@
-"""A set of lesions to the modes in which their shapes differ, as displacements of control points around a lesion.
+"""Learn the modes in which the shapes of lesions differ, as displacements of control points.
 
 Each lesion is moved to the middle and scaled to one area; the mean of the signed distance maps is registered to each
 of them by a free-form deformation (Rueckert et al. 1999) that makes the squared difference of the maps near the
@@ -26,11 +26,11 @@ from m2l_runtime.masks.sources.lesions import Lesion, Lesions
 from m2l_runtime.masks.sources.signed_distance import Distances, aligned_distances
 
 BOX_RADII: Final = 2.0
-"""The control points lie in a square that reaches so many radii from the lesion's centre."""
+"""The control points lie in a square that reaches so many radii from the lesion's center."""
 
 MIN_MASKS: Final = 3
 MAX_MASKS: Final = 300
-"""Masks that are learnt from, at most; evenly spaced."""
+"""Most masks to learn from, evenly spaced."""
 
 _CONTROL_POINTS: Final = 8
 _SIDE: Final = 64
@@ -41,23 +41,23 @@ _ROUNDS: Final = 8
 
 @dataclass(frozen=True)
 class Variation:
-    """How shapes differ."""
+    """Hold the modes in which shapes differ."""
 
     modes: npt.NDArray[np.float64]
     """(K, 2, n, n): displacements in radii of the lesion, of length 1."""
     deviations: npt.NDArray[np.float64]
     """(K,) standard deviations along them, the largest first."""
     explained: npt.NDArray[np.float64]
-    """(K,) share of the whole variance."""
+    """(K,) share of the total variance."""
 
     def sample(self, coefficients: npt.NDArray[np.float64]) -> Field:
-        """Displacement (2, n, n) in radii for coefficients (K,) in standard deviations."""
+        """Compute the displacement (2, n, n) in radii, for coefficients (K,) in standard deviations."""
         found: Field = np.einsum("k,kaij->aij", coefficients * self.deviations, self.modes)
         return found
 
 
 def fit_variation(lesions: Lesions, modes: int) -> Variation:
-    """The `modes` strongest modes, or as many as there are.
+    """Learn the `modes` strongest modes, or as many as there are.
 
     Raises:
         InputError: too few masks.
@@ -91,14 +91,14 @@ def _bounding_pose(lesion: Lesion) -> Distances:
 
 
 def register(moving: Distances, target: Distances) -> Field:
-    """Control points (2, n, n), in radii, such that `moving` at place + displacement is `target` near the outlines."""
+    """Find control points (2, n, n), in radii: `moving` at place + displacement is `target` near the outlines."""
     side, n = len(moving), _CONTROL_POINTS
     weights = basis(pixel_places(side), n, clamped=False)
     grid = np.mgrid[:side, :side].astype(np.float64)
     per_radius = side / (2 * BOX_RADII)  # pixels
     bending = _laplacian(n)
     penalty = np.kron(np.eye(2), bending.T @ bending) * _BENDING * side * side
-    outer = np.kron(weights, weights)  # of each pixel, row by row, what each control point adds
+    outer = np.kron(weights, weights)  # the share of each control point in each pixel, row by row
     control = np.zeros((2, n, n))
     for _ in range(_ROUNDS):
         at = grid + spread(control, weights, weights) * per_radius
@@ -115,6 +115,6 @@ def register(moving: Distances, target: Distances) -> Field:
 
 
 def _laplacian(n: int) -> npt.NDArray[np.float64]:
-    """(n * n, n * n): each control point against its neighbours, zeros beyond the grid."""
+    """Build the Laplacian (n * n, n * n) of the control points, with zeros beyond the grid."""
     line = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
     return np.kron(line, np.eye(n)) + np.kron(np.eye(n), line)

@@ -1,4 +1,4 @@
-"""A number to a geometric shape: circles, ellipses, polygons, stars and blobs, anywhere in the frame."""
+"""Draw masks of geometric shapes: circles, ellipses, polygons, stars and blobs, anywhere in the frame."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ POLYGONS: Final[Mapping[str, int]] = {"triangle": 3, "square": 4, "pentagon": 5,
 KINDS: Final = ("circle", "ellipse", *POLYGONS, "star", "blob")
 
 OVERSAMPLING: Final = 4
-"""Shapes are drawn so many times larger and brought to their size as training brings masks to it, so that their edges
-have the greys that edges of real masks have."""
+"""Shapes are drawn so many times larger and then resized as in training, so that their edges have the greys of real
+masks."""
 
 _AROUND: Final = 3
-"""Pixels beside a shape that greys of its edge may reach into; beyond them there is nothing to draw."""
+"""Pixels around a shape that the greys of its edge may reach into."""
 _ROUND_POINTS: Final = 360
 _STAR_POINTS: Final = 5
 _BLOB_WAVES: Final = 5
 _MARGIN: Final = 2
-"""Pixels between a shape and the frame, which greys of its edge may reach into."""
+"""Pixels between a shape and the frame, for the greys of its edge."""
 
 Points = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape, in fractions of the frame's side."""
+    """Describe one shape, in fractions of the frame's side."""
 
     kind: str
     x: float
-    """Of the centre of its circumscribed circle, from the left."""
+    """Center of its circumscribed circle, from the left."""
     y: float
-    """From the top."""
+    """The same, from the top."""
     radius: float
     """Of the circumscribed circle."""
     rotation: float
     """In radians, clockwise as seen."""
     form: tuple[float, ...] = ()
-    """What else there is to its kind: the ratio of an ellipse's axes, that of a star's radii, the waves of a blob."""
+    """Numbers of its kind: the ratio of an ellipse's axes, the ratio of a star's radii, or the waves of a blob."""
 
     def outline(self) -> Points:
-        """(N, 2) corners as x, y in fractions of the side."""
+        """Compute the corners (N, 2) as x, y in fractions of the side."""
         points = _unit_outline(self.kind, self.form)
         cos, sin = np.cos(self.rotation), np.sin(self.rotation)
         turned = points @ np.array([[cos, sin], [-sin, cos]])
@@ -64,19 +64,27 @@ class Shape:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Shapes of several kinds by turns, their place, size and rotation drawn: a MaskSource.
+    """Draw masks of geometric shapes, of several kinds by turns, with random place, size and rotation: a MaskSource.
+
+    Example:
+        >>> shapes = Shapes(kinds=("circle", "star"), size=64, seed=3)
+        >>> shapes.label(1)
+        'star'
+        >>> mask = shapes.draw(1)
+        >>> mask.shape, mask.dtype
+        ((64, 64), dtype('uint8'))
 
     Raises:
-        InputError: a kind that there is not, or a shape larger than the frame.
+        InputError: an unknown kind, or a shape larger than the frame.
     """
 
     kinds: tuple[str, ...] = KINDS
     size: int = 256
     """Side of the masks in pixels."""
     smallest: float = 0.12
-    """Radius of the circumscribed circle, as a fraction of the side: drawn from here ..."""
+    """Smallest radius of the circumscribed circle, as a fraction of the side."""
     largest: float = 0.42
-    """... to here. At 0.5 a circle fills the frame, but for two pixels along it."""
+    """Largest radius. At 0.5 a circle fills the frame, except for two pixels along it."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -94,11 +102,11 @@ class Shapes:
             )
 
     def label(self, number: int) -> str:
-        """See MaskSource."""
+        """See :class:`m2l_runtime.masks.sources.mask_source.MaskSource`."""
         return self.kinds[number % len(self.kinds)]
 
     def shape(self, number: int) -> Shape:
-        """What mask `number` shows."""
+        """Return the shape that mask `number` shows."""
         kind = self.label(number)
         place = uniform(4, self.seed, "shapes", number)
         most = 0.5 - _MARGIN / self.size
@@ -109,12 +117,12 @@ class Shapes:
         return Shape(kind, x, y, radius, float(2 * np.pi * place[3]), _form(kind, more))
 
     def draw(self, number: int) -> Mask:
-        """See MaskSource."""
+        """See :class:`m2l_runtime.masks.sources.mask_source.MaskSource`."""
         return render(self.shape(number).outline(), self.size)
 
 
 def render(outline: Points, size: int) -> Mask:
-    """A polygon, corners (N, 2) as x, y in fractions of the side, as a mask (size, size) with antialiased edges."""
+    """Draw a polygon with antialiased edges as a mask (size, size); corners (N, 2): x, y in fractions of the side."""
     low = np.clip(np.floor(outline.min(0) * size) - _AROUND, 0, size).astype(int)
     high = np.clip(np.ceil(outline.max(0) * size) + _AROUND, low + 1, size).astype(int)
     width, height = (high - low).tolist()
@@ -138,7 +146,7 @@ def _form(kind: str, numbers: Points) -> tuple[float, ...]:
 
 
 def _unit_outline(kind: str, form: tuple[float, ...]) -> Points:
-    """(N, 2), the point farthest from the origin 1 away from it."""
+    """Compute corners (N, 2); the farthest has the distance 1 from the origin."""
     if kind in POLYGONS:
         return _circle(POLYGONS[kind])
     if kind == "star":

@@ -1,4 +1,4 @@
-"""A mask to its signed distance map: outlines that bend and mix without turning ragged."""
+"""Compute signed distance maps of masks, whose outlines bend and mix smoothly."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Distances = npt.NDArray[np.float32]
 
 
 def signed_distances(mask: Mask) -> Distances:
-    """Euclidean distance of each pixel's centre to the outline, in pixels; below 0 inside.
+    """Compute the Euclidean distance of each pixel's center to the outline, in pixels; below 0 inside.
 
-    The outline runs half a pixel from the centres on either side of it. A mask must have both lesion and background.
+    The outline runs half a pixel from the centers on either side of it. A mask must have both lesion and background.
     """
     inside = mask >= LESION_FROM
     outwards, inwards = ndimage.distance_transform_edt(~inside), ndimage.distance_transform_edt(inside)
@@ -29,13 +29,13 @@ def signed_distances(mask: Mask) -> Distances:
 def aligned_distances(
     mask: Mask, pose: Pose, side: int, box_radii: float, near_radii: float, angle: float = 0.0
 ) -> Distances:
-    """Signed distances in radii on a grid around the lesion, which makes lesions of all places and sizes comparable.
+    """Compute signed distances in radii on a grid around the lesion, to compare lesions of any place and size.
 
     Args:
         mask: uint8 (H, W). Beyond the frame there is background, so a lesion that touches it is cut off there.
-        pose: where its lesion is and how large.
-        side: of the grid, in points.
-        box_radii: how many radii the grid reaches from the centre, in y and x.
+        pose: place and size of its lesion.
+        side: points along each side of the grid.
+        box_radii: how many radii the grid reaches from the center, in y and x.
         near_radii: where distances are cut off: what is far from an outline says more of the frame than of the lesion.
         angle: in radians, clockwise as seen; the grid's x axis points that way.
 

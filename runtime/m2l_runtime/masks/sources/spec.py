@@ -1,8 +1,8 @@
-"""A line of text to a source of masks, so that a command can draw them instead of reading them.
+"""Parse a line of text that says which masks to draw, for commands that take masks.
 
-``KIND:COUNT`` and settings: ``shapes:200,kinds=star+blob,seed=3``, ``deform:500,masks=FOLDER,alpha=0.5``,
-``pca:300,model=FILE``, ``pca:7,model=FILE,component=1``. Settings are the fields of `Shapes`, `DeformOptions`,
-`RandomShapes` and `AlongComponent`. A folder or file named here has no comma in its name.
+``KIND:COUNT`` and options: ``shapes:200,kinds=star+blob,seed=3``, ``deform:500,masks=FOLDER,alpha=0.5``,
+``pca:300,model=FILE``, ``pca:7,model=FILE,component=1``. Options are the fields of `Shapes`, `DeformOptions`,
+`RandomShapes` and `AlongComponent`. A folder or file named here must have no comma in its name.
 """
 
 from __future__ import annotations
@@ -44,19 +44,25 @@ _PCA: Final[Mapping[str, Callable[[str], Any]]] = {
 
 
 def is_spec(text: str) -> bool:
-    """Whether `text` asks for drawn masks, well or badly, and names no file or folder that is there."""
+    """Tell whether `text` asks for drawn masks, right or wrong, rather than names an existing file or folder."""
     return text.lower().startswith(("shapes:", "deform:", "pca:")) and not os.path.lexists(text)
 
 
 def open_source(text: str, size: int = 256) -> DrawnMasks:
-    """The masks that `text` asks for.
+    """Open the masks that `text` asks for.
+
+    Example:
+        >>> masks = open_source("shapes:200,kinds=star+blob,seed=3")
+        >>> len(masks.names), masks.names[1]
+        (200, '000001-blob.png')
 
     Args:
-        text: see above.
-        size: side in pixels, where `text` says nothing of it.
+        text: ``KIND:COUNT`` and options, such as ``shapes:200,seed=3``, ``deform:500,masks=FOLDER,alpha=0.5``,
+            ``pca:300,model=FILE`` or ``pca:7,model=FILE,component=1``.
+        size: side of the masks in pixels, unless `text` gives it.
 
     Raises:
-        InputError: it is no such text, or a setting is unknown or out of range.
+        InputError: `text` is not of this kind, or an option is unknown or out of range.
         EngineNotInstalled: SciPy is needed and missing.
     """
     match = _SPEC.fullmatch(text)

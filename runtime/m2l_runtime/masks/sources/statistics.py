@@ -1,4 +1,4 @@
-"""Masks to figures about their shapes, and two sets of masks to how their figures differ."""
+"""Measure the shapes of masks, and compare the metrics of two sets."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _EIGHT: Final = np.ones((3, 3), np.int8)
 
 @dataclass(frozen=True)
 class MaskMetrics:
-    """Figures of one mask; NaN where an empty mask has none."""
+    """Hold the metrics of one mask; NaN where an empty mask has none."""
 
     area: float
     """Share of the pixels that are lesion."""
     parts: float
-    """Pieces of lesion that touch one another not even at a corner."""
+    """Number of connected pieces of lesion; pixels that touch at a corner are connected."""
     holes: float
-    """Pieces of background that do not reach the frame, joined along sides."""
+    """Number of pieces of background that do not reach the frame, connected along sides."""
     roundness: float
     """``4 pi A / P^2`` of the largest part with its holes filled: 1 for a disc, less for everything else."""
     touches_frame: float
@@ -44,41 +44,41 @@ METRICS: Final = tuple(field.name for field in fields(MaskMetrics))
 
 @dataclass(frozen=True)
 class Distribution:
-    """One figure over a set of masks."""
+    """Hold one metric over a set of masks."""
 
     mean: float
     quantiles: tuple[float, ...]
     """At `QUANTILES`."""
     values: npt.NDArray[np.float64]
-    """Of all masks that have it."""
+    """The values of all masks that have the metric."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How one figure differs between two sets."""
+    """Hold how one metric differs between two sets."""
 
     ks_statistic: float
     """Largest difference of the two cumulative distributions: 0 alike, 1 apart (Kolmogorov and Smirnov)."""
     ks_p_value: float
-    """Probability of so much if both were drawn from one distribution."""
+    """Probability of this or more if both were drawn from one distribution."""
     wasserstein: float
-    """Mean distance that values must move, in the figure's own unit."""
+    """Wasserstein distance, in the metric's own unit."""
 
 
 @dataclass(frozen=True)
 class SetStatistics:
-    """Figures of a set of masks."""
+    """Hold the metrics of a set of masks."""
 
     count: int
     """Masks measured."""
     left_out: tuple[str, ...]
-    """Messages about files that are no masks."""
+    """Messages about files that are not masks."""
     metrics: Mapping[str, Distribution]
     """By the names of `METRICS`."""
 
 
 def measure(mask: Mask) -> MaskMetrics:
-    """Figures of a mask (H, W) uint8."""
+    """Measure a mask, uint8 (H, W)."""
     inside = mask >= LESION_FROM
     area = float(inside.mean())
     if area == 0:
@@ -93,12 +93,12 @@ def measure(mask: Mask) -> MaskMetrics:
 
 
 def count_parts(inside: npt.NDArray[np.bool_]) -> int:
-    """Pieces of lesion, neighbours in eight directions belonging together."""
+    """Count the pieces of lesion; neighbors in eight directions belong together."""
     return int(ndimage.label(inside, _EIGHT)[1])
 
 
 def largest_part(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The largest piece of lesion with its holes filled; there must be one."""
+    """Return the largest piece of lesion, holes filled; there must be one."""
     labelled, _ = ndimage.label(inside, _EIGHT)
     largest = labelled == 1 + int(np.argmax(np.bincount(labelled.ravel())[1:]))
     whole: npt.NDArray[np.bool_] = ndimage.binary_fill_holes(largest)
@@ -106,17 +106,17 @@ def largest_part(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def count_holes(inside: npt.NDArray[np.bool_]) -> int:
-    """Pieces of background, neighbours in four directions belonging together, that do not reach the frame."""
+    """Count the pieces of background that do not reach the frame; neighbors in four directions belong together."""
     return int(ndimage.label(~np.pad(inside, 1))[1]) - 1  # one of them is what is outside
 
 
 def roundness(inside: npt.NDArray[np.bool_]) -> float:
-    """``4 pi A / P^2`` of a filled shape (H, W)."""
+    """Compute ``4 pi A / P^2`` of a filled shape (H, W)."""
     return float(4 * np.pi * inside.sum() / perimeter(inside) ** 2)
 
 
 def perimeter(inside: npt.NDArray[np.bool_]) -> float:
-    """Length of the outline in pixels, by Crofton's formula over lines in four directions.
+    """Estimate the length of the outline in pixels, by Crofton's formula over lines in four directions.
 
     Legland, Kieu and Devaux, "Computation of Minkowski measures on 2D and 3D binary images", Image Analysis and
     Stereology 2007: pi / 4 of the mean, over the directions, of how often lines one pixel or 1 / sqrt 2 pixels apart
@@ -130,7 +130,7 @@ def perimeter(inside: npt.NDArray[np.bool_]) -> float:
 
 
 def describe(masks: MaskSet, side: int, *, on_mask: Callable[[], None] = lambda: None) -> SetStatistics:
-    """Figures of all masks, squashed to (side, side).
+    """Measure all masks of a set, squashed to (side, side).
 
     Raises:
         InputError: there are none, or none can be read.
@@ -167,7 +167,7 @@ def _distribution(shapes: Sequence[MaskMetrics], name: str) -> Distribution:
 
 
 def compare(one: Distribution, other: Distribution) -> Comparison | None:
-    """How two distributions of one figure differ; None if one of them is of no mask at all."""
+    """Compare two distributions of one metric; None if one of them is empty."""
     if not (len(one.values) and len(other.values)):
         return None
     ks = stats.ks_2samp(one.values, other.values)

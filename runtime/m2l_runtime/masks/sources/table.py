@@ -1,4 +1,4 @@
-"""Figures of sets of masks to text, and to what JSON holds."""
+"""Report the metrics of sets of masks, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from m2l_runtime.masks.sources.statistics import METRICS, QUANTILES, Distributio
 
 
 def as_table(one: SetStatistics, other: SetStatistics | None) -> str:
-    """A row for each figure; with another set, a second one below it and how far the two are apart."""
+    """Write a table with a row for each metric; with another set, its row below and how far the two are apart."""
     heading = ("", "mean", *(f"{quantile * 100:g} %" for quantile in QUANTILES))
     rows: list[tuple[str, ...]] = [(*heading, "" if other is None else "difference")]
     for name in METRICS:
@@ -32,7 +32,7 @@ def _cells(found: Distribution) -> tuple[str, ...]:
 
 
 def as_json(one: SetStatistics, other: SetStatistics | None) -> dict[str, Any]:
-    """Everything of the table."""
+    """Return the content of the table, for JSON."""
     comparisons = {} if other is None else {n: compare(one.metrics[n], other.metrics[n]) for n in METRICS}
     return {
         "masks": _set(one),

@@ -1,4 +1,4 @@
-"""Drawn masks to a folder of files, all of them or none."""
+"""Write drawn masks to a folder, all of them or none."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def write_masks(
 ) -> bool:
     """Draw masks and write them as PNG files, with a ``masks.json`` that says how they were made.
 
-    The folder is built aside and appears when all masks are in it. Memory does not grow with their number.
+    The folder appears when all masks are in it. Memory does not grow with their number.
 
     Args:
         masks: what to draw.
-        out: folder to make.
-        about: the settings, for masks.json.
-        overwrite: replace a folder that this function has made before; nothing else is ever replaced.
+        out: folder to write.
+        about: the options, for masks.json.
+        overwrite: replace a folder that this function has written before; nothing else is ever replaced.
         workers: threads; None: as many as CPUs.
         on_mask: called after each mask.
         should_stop: asked between masks; once true, nothing is written.
 
     Returns:
-        Whether they were written, rather than stopped.
+        Whether they were written; False if stopped.
 
     Raises:
         OutputError: `out` exists and may not be replaced, or cannot be written.
-        InputError: a mask cannot be drawn with these settings; nothing was written.
+        InputError: a mask cannot be drawn with these options; nothing was written.
     """
     check_workers(workers)
     count = workers or usable_cpus()
@@ -89,11 +89,11 @@ def write_masks(
 
 
 class _Stopped(Exception):
-    """Ends the building of a folder, so that it is dropped."""
+    """End the writing of a folder, so that it is discarded."""
 
 
 def _require_masks(path: Path) -> None:
-    """Let a folder of drawn masks be replaced, and nothing else."""
+    """Refuse to replace anything but a folder of drawn masks."""
     try:
         about = msgspec.json.decode((path / SOURCE_FILE).read_bytes())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):

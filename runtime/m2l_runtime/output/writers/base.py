@@ -1,4 +1,9 @@
-"""Define what a writer is: its protocol, what it is given and what it reports."""
+"""Define what a writer is: its protocol, what it is given and what it reports.
+
+A writer deals items out in groups. A group is finished at once: its file appears under its final name whole, or not at
+all. An image in a file of its own is a group of one. The groups follow from the sorted input alone, so any split of the
+groups over processes gives the same files.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +18,23 @@ from m2l_runtime.types import Image, Mask
 
 @dataclass(frozen=True)
 class EncodableItem:
-    """An item ready to be written."""
+    """Hold an item that is ready to be written."""
 
     index: int
     """Place in the sorted input, from 0."""
     name: str
-    """Of the mask file, relative to its folder."""
+    """Name of the mask file, relative to its folder."""
     mask: Mask
-    """At the size to be written."""
+    """uint8 (H, W) at the size to be written."""
     image: Image
+    """uint8 (H, W, 3) at the size to be written."""
     mask_sha256: str
     about: Mapping[str, str] = field(default_factory=dict)
-    """What the image says about itself beside what all images of the run do."""
+    """What this image says about itself, beside what all images of the run say."""
 
 
 class Written(msgspec.Struct, frozen=True):
-    """Files that hold an item: relative path and SHA-256."""
+    """Hold the files of an item: relative path and SHA-256 of the image's, and of the mask's if it has its own."""
 
     output: str
     output_sha256: str
@@ -36,19 +42,19 @@ class Written(msgspec.Struct, frozen=True):
     mask_output_sha256: str | None = None
 
 
-class Sink(Protocol):
-    """Writes items. `encode` may run on several threads; the others run on one, a group after the other."""
+class Writer(Protocol):
+    """Write items. `encode` may run on several threads; the others run on one, a group after the other."""
 
     def targets(self, name: str, index: int) -> list[str]:
-        """Files that will hold an item, relative to the output folder."""
+        """Return the files that will hold an item, relative to the output folder."""
         ...
 
     def places(self, output: str, names: Sequence[str]) -> range:
-        """Places in the sorted input whose items a file of this name would hold; none if it is no file of this sink."""
+        """Return the places in the sorted input that file `output` holds; none if it is no file of this writer."""
         ...
 
     def encode(self, item: EncodableItem) -> object:
-        """The heavy part of writing an item; the result is handed to `add`."""
+        """Do the heavy part of writing an item; the result is handed to `add`."""
         ...
 
     def begin(self, group: int) -> None:
@@ -60,10 +66,13 @@ class Sink(Protocol):
         ...
 
     def finish(self) -> list[Written]:
-        """Make the group's file appear; what was written for each item added, in order.
+        """Make the group's file appear under its final name.
+
+        Returns:
+            What was written for each item added, in order.
 
         Raises:
-            OutputError
+            OutputError: the file cannot be written.
         """
         ...
 
@@ -73,7 +82,7 @@ class Sink(Protocol):
 
 
 def places_in_container(output: str, pattern: str, per_file: int, count: int) -> range:
-    """Places that container file `output` holds; `pattern` has one ``{group}`` of at least six digits."""
+    """Return the places that container file `output` holds; `pattern` has one ``{group}`` of at least six digits."""
     before, after = pattern.split("{group}")
     number = output.removeprefix(before).removesuffix(after)
     if not (number.isascii() and number.isdecimal()) or output != pattern.format(group=f"{int(number):06}"):

@@ -1,4 +1,4 @@
-"""Images to files of their own, names mirroring the masks'; with pairs, the masks beside them."""
+"""Write images to files of their own, and with `pairs` the masks beside them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Final, cast
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import stem
 from m2l_runtime.output.encoding import encode_image, encode_mask
-from m2l_runtime.output.formats import OutputOptions
+from m2l_runtime.output.options import OutputOptions
 from m2l_runtime.output.writers.base import EncodableItem, Written
 
 IMAGES: Final = "images"
 MASKS: Final = "masks"
 
 
-class FileSink:
-    """One image file per mask. `encode` writes it, so that writing is spread over threads too."""
+class FileWriter:
+    """Write one image file per mask, named as the mask is. `encode` writes it, so that threads share the writing."""
 
     def __init__(self, out: Path, options: OutputOptions, text: dict[str, str], tag: str) -> None:
         self._out, self._options, self._text, self._tag = out, options, text, tag
@@ -27,14 +27,14 @@ class FileSink:
         self._added: list[Written] = []
 
     def targets(self, name: str, index: int) -> list[str]:
-        """See Sink."""
+        """See Writer."""
         suffix = self._options.image_encoding.suffix
         if self._options.pairs:
             return [f"{IMAGES}/{stem(name)}{suffix}", f"{MASKS}/{stem(name)}.png"]
         return [f"{stem(name)}{suffix}"]
 
     def places(self, output: str, names: Sequence[str]) -> range:
-        """See Sink."""
+        """See Writer."""
         name = output
         if self._options.pairs:
             folder, _, name = output.partition("/")
@@ -45,7 +45,7 @@ class FileSink:
         return range(place, place + is_it)
 
     def encode(self, item: EncodableItem) -> Written:
-        """See Sink."""
+        """See Writer."""
         text = {**self._text, **item.about}
         contents = [encode_image(item.image, item.mask, self._options.image_encoding, text)]
         if self._options.pairs:
@@ -59,23 +59,35 @@ class FileSink:
         return Written(*(part for pair in zip(targets, hashes, strict=True) for part in pair))
 
     def _make_folder(self, folder: Path) -> None:
-        """Once a folder: if the output is removed in mid-run, that is an error and not made up for in silence."""
+        """Make each folder once: if the output is removed during the run, that is an error, not mended in silence."""
         if folder not in self._made:
             with atomic.output_errors(folder):
                 folder.mkdir(parents=folder != self._out, exist_ok=True)
             self._made.add(folder)
 
     def begin(self, group: int) -> None:
-        """See Sink."""
+        """See Writer."""
         self._added = []
 
     def add(self, encoded: object) -> None:
-        """See Sink."""
+        """See Writer."""
         self._added.append(cast(Written, encoded))
 
     def finish(self) -> list[Written]:
-        """See Sink."""
+        """See Writer."""
         return self._added
 
     def abandon(self) -> None:
-        """See Sink."""
+        """See Writer."""
+
+
+class SingleFileWriter(FileWriter):
+    """Write the image of one mask to a file of a given name."""
+
+    def __init__(self, target: Path, options: OutputOptions, text: dict[str, str], tag: str) -> None:
+        super().__init__(target.parent, options, text, tag)
+        self._name = target.name
+
+    def targets(self, name: str, index: int) -> list[str]:
+        """See Writer."""
+        return [self._name]

@@ -1,4 +1,4 @@
-"""Images to parquet files that Hugging Face datasets reads with `image` and `mask` as images.
+"""Write Parquet files that Hugging Face datasets reads with `image` and `mask` as images.
 
 Images are structs of bytes and path, and the schema's metadata names them as datasets' Image feature:
 https://huggingface.co/docs/datasets/image_dataset
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import stem, utf8
 from m2l_runtime.output.encoding import encode_image, encode_mask
-from m2l_runtime.output.formats import OutputOptions
+from m2l_runtime.output.options import OutputOptions
 from m2l_runtime.output.writers.base import EncodableItem, Written, places_in_container
 
 _PICTURE: Final = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -37,8 +37,8 @@ NAME: Final = "lesions-{group}.parquet"
 _ROWS_PER_GROUP: Final = 100
 
 
-class ParquetSink:
-    """File p holds masks [pK, (p+1)K) of the sorted input, a row each."""
+class ParquetWriter:
+    """Write Parquet files; file p holds masks [pK, (p+1)K) of the sorted input, a row each. K is `masks_per_file`."""
 
     def __init__(self, out: Path, options: OutputOptions, text: dict[str, str], tag: str) -> None:
         self._out, self._options, self._text, self._tag = out, options, text, tag
@@ -48,11 +48,11 @@ class ParquetSink:
         self._count = 0
 
     def targets(self, name: str, index: int) -> list[str]:
-        """See Sink."""
+        """See Writer."""
         return [self._name(index // self._options.masks_per_file)]
 
     def places(self, output: str, names: Sequence[str]) -> range:
-        """See Sink."""
+        """See Writer."""
         return places_in_container(output, NAME, self._options.masks_per_file, len(names))
 
     @staticmethod
@@ -60,7 +60,7 @@ class ParquetSink:
         return NAME.format(group=f"{group:06}")
 
     def encode(self, item: EncodableItem) -> dict[str, object]:
-        """See Sink."""
+        """See Writer."""
         encoding, name = self._options.image_encoding, utf8(item.name)
         return {
             "image": {
@@ -75,13 +75,13 @@ class ParquetSink:
         }
 
     def begin(self, group: int) -> None:
-        """See Sink."""
+        """See Writer."""
         self._file = atomic.HashedFile(self._out / self._name(group), tag=self._tag)
         self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="none", use_dictionary=False)
         self._rows, self._count = [], 0
 
     def add(self, encoded: object) -> None:
-        """See Sink."""
+        """See Writer."""
         self._rows.append(cast(dict[str, object], encoded))
         self._count += 1
         if len(self._rows) == _ROWS_PER_GROUP:
@@ -94,7 +94,7 @@ class ParquetSink:
         self._rows = []
 
     def finish(self) -> list[Written]:
-        """See Sink."""
+        """See Writer."""
         assert self._file is not None  # noqa: S101 - begin came first
         if not self._count:
             self.abandon()
@@ -107,7 +107,7 @@ class ParquetSink:
         return [Written(file.path.name, file.commit())] * self._count
 
     def abandon(self) -> None:
-        """See Sink."""
+        """See Writer."""
         if self._file is not None:
             self._file.discard()
         self._file, self._rows = None, []

@@ -1,6 +1,6 @@
-"""Images to WebDataset tars: for each mask KEY.json, KEY.mask.png and the image, in this order.
+"""Write WebDataset tars: for each mask KEY.json, KEY.mask.png and the image, in this order.
 
-The key is the mask's place in the sorted input, nine digits: WebDataset cuts keys at the first dot and tar headers are
+The key is the mask's place in the sorted input, nine digits. WebDataset cuts keys at the first dot and tar headers are
 short, so names stand in the json. Headers are fixed (no time, no user), so the same items give the same bytes.
 Format: https://github.com/webdataset/webdataset
 """
@@ -18,7 +18,7 @@ import msgspec
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import utf8
 from m2l_runtime.output.encoding import encode_image, encode_mask
-from m2l_runtime.output.formats import OutputOptions
+from m2l_runtime.output.options import OutputOptions
 from m2l_runtime.output.writers.base import EncodableItem, Written, places_in_container
 
 NAME: Final = "lesions-{group}.tar"
@@ -26,8 +26,8 @@ NAME: Final = "lesions-{group}.tar"
 Member = tuple[str, bytes]
 
 
-class TarSink:
-    """Tar t holds masks [tK, (t+1)K) of the sorted input."""
+class TarWriter:
+    """Write tars; tar t holds masks [tK, (t+1)K) of the sorted input, K being `masks_per_file`."""
 
     def __init__(self, out: Path, options: OutputOptions, text: dict[str, str], tag: str) -> None:
         self._out, self._options, self._text, self._tag = out, options, text, tag
@@ -36,11 +36,11 @@ class TarSink:
         self._count = 0
 
     def targets(self, name: str, index: int) -> list[str]:
-        """See Sink."""
+        """See Writer."""
         return [self._name(index // self._options.masks_per_file)]
 
     def places(self, output: str, names: Sequence[str]) -> range:
-        """See Sink."""
+        """See Writer."""
         return places_in_container(output, NAME, self._options.masks_per_file, len(names))
 
     @staticmethod
@@ -48,7 +48,7 @@ class TarSink:
         return NAME.format(group=f"{group:06}")
 
     def encode(self, item: EncodableItem) -> list[Member]:
-        """See Sink."""
+        """See Writer."""
         key, encoding = f"{item.index:09}", self._options.image_encoding
         text = {**self._text, **item.about}
         about = {"name": utf8(item.name), "mask_sha256": item.mask_sha256, **text}
@@ -59,13 +59,13 @@ class TarSink:
         ]
 
     def begin(self, group: int) -> None:
-        """See Sink."""
+        """See Writer."""
         self._file = atomic.HashedFile(self._out / self._name(group), tag=self._tag)
         self._tar = tarfile.open(fileobj=cast(IO[bytes], self._file), mode="w|", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         self._count = 0
 
     def add(self, encoded: object) -> None:
-        """See Sink."""
+        """See Writer."""
         assert self._tar is not None  # noqa: S101 - begin came first
         assert self._file is not None  # noqa: S101
         with atomic.output_errors(self._file.path):
@@ -76,7 +76,7 @@ class TarSink:
         self._count += 1
 
     def finish(self) -> list[Written]:
-        """See Sink."""
+        """See Writer."""
         assert self._tar is not None  # noqa: S101 - begin came first
         assert self._file is not None  # noqa: S101
         tar, file = self._tar, self._file
@@ -90,7 +90,7 @@ class TarSink:
         return [Written(file.path.name, file.commit())] * self._count
 
     def abandon(self) -> None:
-        """See Sink."""
+        """See Writer."""
         if self._tar is not None:
             _close_quietly(self._tar)
         if self._file is not None:
@@ -99,5 +99,5 @@ class TarSink:
 
 
 def _close_quietly(tar: tarfile.TarFile) -> None:
-    """Keep a tar that is dropped from writing its end to a file that is closed."""
+    """Keep a tar that is dropped from writing its end to a closed file."""
     cast(Any, tar.fileobj).closed = True

@@ -8,7 +8,7 @@ from evaluation_data import masks, photographs
 from skimage.color import deltaE_cie76, rgb2lab
 from support import Array
 
-from m2l_train.evaluate.metrics import bootstrap, colour
+from m2l_train.evaluate.metrics import bootstrap, color
 
 
 def flat(lesion: Array, skin: Array, mask: Array) -> Array:
@@ -26,39 +26,39 @@ def lab(rgb: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
 def test_flat_colours_are_found_and_their_difference_is_scikit_images() -> None:
     dark, brown, pink = (np.array(c, np.uint8) for c in ((90, 50, 40), (140, 90, 70), (220, 180, 160)))
     mask = masks(1)[0]
-    generated = colour.region_colors(np.stack([flat(dark, pink, mask)] * 6), np.stack([mask] * 6))
-    real = colour.region_colors(np.stack([flat(brown, pink, mask)] * 6), np.stack([mask] * 6), workers=2)
+    generated = color.region_colors(np.stack([flat(dark, pink, mask)] * 6), np.stack([mask] * 6))
+    real = color.region_colors(np.stack([flat(brown, pink, mask)] * 6), np.stack([mask] * 6), workers=2)
     assert generated.lesion[0] == pytest.approx(lab(dark), abs=1e-3)
     assert generated.skin[0] == pytest.approx(lab(pink), abs=1e-3)
     expected = float(deltaE_cie76(lab(dark), lab(brown)))  # type: ignore[no-untyped-call]
     for found in (
-        colour.paired_difference(generated.lesion, real.lesion, weights(6)),
-        colour.set_difference(generated.lesion, real.lesion, weights(6), weights(6)),
+        color.paired_difference(generated.lesion, real.lesion, weights(6)),
+        color.set_difference(generated.lesion, real.lesion, weights(6), weights(6)),
     ):
         assert (found.value, found.low, found.high) == pytest.approx((expected,) * 3, abs=1e-3)
-    assert colour.paired_difference(generated.skin, real.skin, weights(6)).value == 0
+    assert color.paired_difference(generated.skin, real.skin, weights(6)).value == 0
 
 
 def test_masks_without_lesion_or_skin_are_left_out() -> None:
     all_masks = masks(7)
     all_masks[0], all_masks[1] = 0, 255
     images = photographs(7)
-    found = colour.region_colors(images, all_masks)
+    found = color.region_colors(images, all_masks)
     assert np.isnan(found.lesion[0]).all()
     assert np.isnan(found.skin[1]).all()
-    shifted = colour.RegionColors(found.lesion + np.array([3, 4, 0]), found.skin)
-    assert colour.paired_difference(shifted.lesion, found.lesion, weights(7)).value == pytest.approx(5)
-    assert colour.set_difference(shifted.lesion, found.lesion, weights(7), weights(7)).value == pytest.approx(5)
-    nothing = colour.region_colors(images, np.zeros_like(all_masks)).lesion
-    assert np.isnan(colour.spread_ratio(nothing, nothing, weights(7), weights(7)).value)
-    assert np.isnan(colour.set_difference(nothing, nothing, weights(7), weights(7)).value)
+    shifted = color.RegionColors(found.lesion + np.array([3, 4, 0]), found.skin)
+    assert color.paired_difference(shifted.lesion, found.lesion, weights(7)).value == pytest.approx(5)
+    assert color.set_difference(shifted.lesion, found.lesion, weights(7), weights(7)).value == pytest.approx(5)
+    nothing = color.region_colors(images, np.zeros_like(all_masks)).lesion
+    assert np.isnan(color.spread_ratio(nothing, nothing, weights(7), weights(7)).value)
+    assert np.isnan(color.set_difference(nothing, nothing, weights(7), weights(7)).value)
 
 
 def test_spreads() -> None:
     colours = np.random.default_rng(0).normal((50, 10, 20), (5, 2, 3), (200, 3))
     narrow = colours.mean(0) + (colours - colours.mean(0)) / 4
-    found = colour.spread_ratio(narrow, colours, weights(200), weights(200))
+    found = color.spread_ratio(narrow, colours, weights(200), weights(200))
     assert (found.value, found.low, found.high) == pytest.approx((0.25,) * 3)
     other = np.random.default_rng(1).normal(0, 2, (300, 3))
-    found = colour.spread_ratio(other, colours, weights(200)[:, :1].repeat(300, 1) * 0 + 1, weights(200))
+    found = color.spread_ratio(other, colours, weights(200)[:, :1].repeat(300, 1) * 0 + 1, weights(200))
     assert found.value == pytest.approx((12 / 38) ** 0.5, rel=0.1)

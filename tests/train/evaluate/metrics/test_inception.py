@@ -17,7 +17,7 @@ import torch
 from evaluation_data import photographs
 
 from m2l_runtime.errors import EngineNotInstalled, InputError
-from m2l_train.evaluate import Options, evaluate_images
+from m2l_train.evaluate import EvaluationOptions, evaluate_images
 
 
 def stub_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,9 +84,9 @@ def test_figures_of_a_whole_evaluation(
     inception_module: Any, weights: Path, data: Path, synthetic: Path, tmp_path: Path
 ) -> None:
     del inception_module
-    found = evaluate_images(synthetic, data, Options(inception=weights))
+    found = evaluate_images(synthetic, data, EvaluationOptions(inception=weights))
     copies = evaluate_images(
-        shutil.copytree(data / "val" / "images", tmp_path / "copies"), data, Options(inception=weights)
+        shutil.copytree(data / "val" / "images", tmp_path / "copies"), data, EvaluationOptions(inception=weights)
     )
     assert found is not None
     assert copies is not None

@@ -7,7 +7,7 @@ import pytest
 from evaluation_data import photographs
 from support import Array
 
-from m2l_train.evaluate.metrics import nearest_neighbours
+from m2l_train.evaluate.metrics import nearest_neighbors
 
 
 def small(image: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -15,9 +15,9 @@ def small(image: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
 
 
 def test_distances_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nearest_neighbours, "_BLOCK", 4)
+    monkeypatch.setattr(nearest_neighbors, "_BLOCK", 4)
     training, made = photographs(11), photographs(5, first=60)
-    found = nearest_neighbours.nearest(nearest_neighbours.shrink(made), nearest_neighbours.shrink(training))
+    found = nearest_neighbors.nearest(nearest_neighbors.shrink(made), nearest_neighbors.shrink(training))
     for row, image in enumerate(made):
         ways = [np.rot90(m, k) for m in (small(image), small(image)[:, ::-1]) for k in range(4)]
         all_of_them = [[np.sqrt(np.square(way - small(other)).mean()) for other in training] for way in ways]
@@ -30,7 +30,7 @@ def test_a_planted_copy_is_found_however_it_is_turned(way: int) -> None:
     training, made = photographs(9), photographs(4, first=60)
     copy = training[6] if way < 4 else training[6][:, ::-1]
     made[2] = np.rot90(copy, way % 4)
-    found = nearest_neighbours.nearest(nearest_neighbours.shrink(made), nearest_neighbours.shrink(training))
+    found = nearest_neighbors.nearest(nearest_neighbors.shrink(made), nearest_neighbors.shrink(training))
     assert (found.places[2], found.levels[2]) == (6, pytest.approx(0, abs=1e-3))
     assert found.is_near_duplicate[2]
     assert np.delete(found.levels, 2).min() > 1
@@ -40,6 +40,6 @@ def test_a_brighter_copy_is_a_near_duplicate_without_being_near() -> None:
     rows, columns = np.mgrid[:64, :64]
     odd = np.repeat((100 + 60 * np.sin(rows / 5) * np.cos(columns / 9))[..., None], 3, 2).astype(np.uint8)
     training = np.concatenate([photographs(5), odd[None]])
-    found = nearest_neighbours.nearest(nearest_neighbours.shrink([odd + 40]), nearest_neighbours.shrink(training))
+    found = nearest_neighbors.nearest(nearest_neighbors.shrink([odd + 40]), nearest_neighbors.shrink(training))
     assert found.is_near_duplicate.tolist() == [True]
     assert found.levels[0] > 20

@@ -24,9 +24,9 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import InputError
 from m2l_runtime.types import Images
+from m2l_train.device import torch_threads
 from m2l_train.evaluate.sets import in_threads
 from m2l_train.evaluate.tensorfile import read_tensors
-from m2l_train.training.device import torch_threads
 
 FEATURES: Final = "2048"
 _BATCH: Final = 16

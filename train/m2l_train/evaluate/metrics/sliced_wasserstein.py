@@ -19,8 +19,8 @@ from torch import Tensor
 
 from m2l_runtime.conditioning.random import normal, random_below, random_uint64
 from m2l_runtime.types import Image, Images
+from m2l_train.device import torch_threads
 from m2l_train.evaluate.sets import in_threads
-from m2l_train.training.device import torch_threads
 
 PATCHES: Final = 128
 """Of each image and level."""

@@ -1,9 +1,10 @@
-"""Ways to run a network in PyTorch on a card to backends, so that they are timed as m2l's own are."""
+"""Run a network in PyTorch as a backend, on a CPU or a GPU, so that it is timed as m2l's own backends are."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -11,44 +12,57 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime.backends.base import BackendSettings, Inputs
 from m2l_runtime.errors import DeviceUnavailable
+from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 
 @dataclass(frozen=True)
 class TorchMode:
-    """How PyTorch is told to compute."""
+    """Describe how PyTorch computes."""
 
     title: str
     autocast: torch.dtype | None = None
     tf32: bool = False
     """Whether convolutions of fp32 may round what they multiply to 10 bits, on tensor cores."""
     channels_last: bool = False
-    compiled: bool = False
-    """torch.compile, max-autotune: kernels chosen by timing, and calls as CUDA graphs."""
+    compile_mode: str | None = None
+    """Mode of torch.compile; None: not compiled. max-autotune: kernels chosen by timing, calls as CUDA graphs."""
 
 
-MODES: Final = {
+CPU_MODES: Final = {
+    "eager": TorchMode("PyTorch eager"),
+    "channels_last": TorchMode("PyTorch eager, channels last", channels_last=True),
+    "compiled": TorchMode("PyTorch compiled, channels last", channels_last=True, compile_mode="default"),
+    "bf16": TorchMode("PyTorch bf16, channels last", torch.bfloat16, channels_last=True),
+}
+"""The first is as the original's test."""
+
+GPU_MODES: Final = {
     "fp32": TorchMode("PyTorch eager fp32"),
     "tf32": TorchMode("PyTorch eager TF32", tf32=True),
     "fp16": TorchMode("PyTorch autocast fp16, channels last", torch.float16, channels_last=True),
     "bf16": TorchMode("PyTorch autocast bf16, channels last", torch.bfloat16, channels_last=True),
     "compiled": TorchMode(
-        "PyTorch compiled max-autotune, autocast fp16, channels last", torch.float16, channels_last=True, compiled=True
+        "PyTorch compiled max-autotune, autocast fp16, channels last",
+        torch.float16,
+        channels_last=True,
+        compile_mode="max-autotune",
     ),
 }
 
 
 class ByteNetwork(nn.Module):
-    """Masks as bytes to (images as bytes, the network's own pixels)."""
+    """Compute images as bytes, and the network's own pixels, from masks as bytes."""
 
     def __init__(self, network: nn.Module, mode: TorchMode) -> None:
         super().__init__()
-        self._network, self._way = network, mode
+        self._network, self._mode = network, mode
         self._format = torch.channels_last if mode.channels_last else torch.contiguous_format
 
     def forward(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, H, W) to (N, H, W, 3) and (N, 3, H, W)."""
+        """Compute (N, H, W, 3) uint8 and (N, 3, H, W) from (N, H, W) uint8."""
         x = mask[:, None].expand(-1, 3, -1, -1).float() / 127.5 - 1
         with self._autocast(mask.device.type):
             y = self._network(x.contiguous(memory_format=self._format))
@@ -56,19 +70,26 @@ class ByteNetwork(nn.Module):
         return images.permute(0, 2, 3, 1).contiguous(), y
 
     def _autocast(self, device: str) -> AbstractContextManager[Any]:
-        return nullcontext() if self._way.autocast is None else torch.autocast(device, self._way.autocast)
+        return nullcontext() if self._mode.autocast is None else torch.autocast(device, self._mode.autocast)
 
 
-class TorchGpu:
-    """A network in PyTorch, one call at a time on one thread (CUDA graphs belong to a thread); bytes in, bytes out.
+class TorchBackend:
+    """Run a network in PyTorch, one call at a time on one thread (CUDA graphs belong to a thread); bytes in and out.
 
-    cuDNN chooses its kernels by timing them, as in the original. Copies to the card and back are part of a call.
+    On a CPU with all CPUs. On a GPU cuDNN chooses its kernels by timing them, as in the original, and copies to the GPU
+    and back are part of a call.
     """
 
     def __init__(self, network: nn.Module, mode: TorchMode, device: str, batch_size: int) -> None:
-        """Raises DeviceUnavailable where PyTorch finds no card."""
+        """Take a network to a device.
+
+        Raises:
+            DeviceUnavailable: PyTorch finds no GPU.
+        """
+        if device == "cpu":
+            torch.set_num_threads(usable_cpus())
         if device == "cuda" and not torch.cuda.is_available():
-            raise DeviceUnavailable(f"torch {torch.__version__} is built without CUDA, or finds no card")
+            raise DeviceUnavailable(f"torch {torch.__version__} is built without CUDA, or finds no GPU")
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = mode.tf32
         self.settings: Final = BackendSettings(
@@ -87,16 +108,16 @@ class TorchGpu:
         memory_format = torch.channels_last if mode.channels_last else torch.contiguous_format
         network = network.eval().to(self._device).to(memory_format=memory_format)  # type: ignore[call-overload]
         self._network: Any = ByteNetwork(network, mode)
-        self._without_gradients = torch.no_grad if mode.compiled else torch.inference_mode
-        if mode.compiled:
-            self._network = torch.compile(self._network, mode="max-autotune", dynamic=False)
+        self._without_gradients = torch.no_grad if mode.compile_mode else torch.inference_mode
+        if mode.compile_mode:
+            self._network = torch.compile(self._network, mode=mode.compile_mode, dynamic=False)
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
         """See :class:`m2l_runtime.backends.base.Backend`."""
         return self._call(inputs)[0]
 
     def run_checked(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
-        """Likewise, and see whether pixels are finite before they are bytes."""
+        """Run likewise, and see whether pixels are finite before they are bytes."""
         images, pixels = self._call(inputs)
         self.is_finite &= bool(torch.isfinite(pixels).all())
         return images
@@ -110,3 +131,15 @@ class TorchGpu:
     def close(self) -> None:
         """See :class:`m2l_runtime.backends.base.Backend`."""
         self._network = None
+
+
+def unet_256(ngf: int, **more: Any) -> UnetSpec:
+    """Describe the network of a width."""
+    return UnetSpec(levels=8, ngf=ngf, input_nc=3, output_nc=3, norm="instance", **more)
+
+
+def load_network(checkpoint: Path, spec: UnetSpec) -> UnetGenerator:
+    """Load a network with the weights of a checkpoint."""
+    network = UnetGenerator(spec)
+    network.load_state_dict(torch.load(checkpoint, weights_only=True))
+    return network.eval()

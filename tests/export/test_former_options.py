@@ -1,31 +1,12 @@
-"""The names that m2l_export exports, their examples, and options by former names."""
+"""`m2l export` takes options by their former names."""
 
 from __future__ import annotations
-
-import doctest
-import inspect
 
 import pytest
 from command_line import CommandLine
 from support import TINY
 
-import m2l_export
-
 CHECKPOINT = TINY / "tiny_net_G.pth"
-
-
-def test_all__names_what_users_import() -> None:
-    assert m2l_export.__all__ == ["ExportOptions", "ExportReport", "ParityLimits", "PlanOptions", "export_checkpoint"]
-
-
-@pytest.mark.parametrize("name", m2l_export.__all__)
-def test_example__runs(name: str) -> None:
-    value = getattr(m2l_export, name)
-    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
-    (example,) = finder.find(value, name, module=inspect.getmodule(value))
-    assert example.examples, f"{name} has no example"
-    runner.run(example)
-    assert runner.summarize(verbose=False).failed == 0
 
 
 @pytest.mark.parametrize(

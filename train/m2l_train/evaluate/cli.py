@@ -15,7 +15,7 @@ import typer
 from m2l_runtime._utils.text import print_stderr
 
 if TYPE_CHECKING:
-    from m2l_train.evaluate import Evaluation, Options
+    from m2l_train.evaluate import Evaluation, EvaluationOptions
 
 DataArgument = Annotated[
     Path,
@@ -100,7 +100,7 @@ def images(
     Exit status: 0 done, 1 it cannot be done, 2 wrong usage, 130 or 143 stopped by a signal (nothing is written).
     """
 
-    def run(options: Options) -> Evaluation | None:
+    def run(options: EvaluationOptions) -> Evaluation | None:
         from m2l_train.evaluate import evaluate_images
 
         return evaluate_images(synthetic, data, options, samples=samples or ())
@@ -135,7 +135,7 @@ def bundle(
     Exit status: 0 done, 1 it cannot be done, 2 wrong usage, 130 or 143 stopped by a signal (nothing is written).
     """
 
-    def run(options: Options) -> Evaluation | None:
+    def run(options: EvaluationOptions) -> Evaluation | None:
         from m2l_train.evaluate import evaluate_bundle
 
         return evaluate_bundle(data, bundle, options, backend=backend, device=device, threads=threads)
@@ -144,7 +144,7 @@ def bundle(
 
 
 def _evaluate(
-    run: Callable[[Options], Evaluation | None],
+    run: Callable[[EvaluationOptions], Evaluation | None],
     split: str | None,
     segmenter: Path | None,
     inception: Path | None,
@@ -158,14 +158,14 @@ def _evaluate(
     from m2l_runtime._utils import atomic
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter
-    from m2l_train.evaluate import Options, to_json
-    from m2l_train.evaluate.describe import describe_evaluation
+    from m2l_train.evaluate import EvaluationOptions, to_json
+    from m2l_train.evaluate.report import describe_evaluation
 
     if out is not None:
         atomic.check_new_file(out, overwrite=overwrite)
     with Reporter("evaluating") as reporter, StopSignals() as stop:
         evaluation = run(
-            Options(
+            EvaluationOptions(
                 split=split,
                 segmenter=segmenter,
                 inception=inception,
@@ -214,7 +214,7 @@ def segmenter(
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter
     from m2l_train.evaluate import train_segmenter
-    from m2l_train.evaluate.describe import describe_segmenter
+    from m2l_train.evaluate.report import describe_segmenter
 
     with Reporter("training") as reporter, StopSignals() as stop:
         report = train_segmenter(
