@@ -1,4 +1,4 @@
-"""A checkpoint file of pytorch-CycleGAN-and-pix2pix to a generator with its weights.
+"""Load checkpoint files of pytorch-CycleGAN-and-pix2pix.
 
 Such a file is a bare state_dict. Depth, width, channels and norm are inferred from its keys and shapes alone.
 """
@@ -31,21 +31,21 @@ _STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A generator as trained."""
+    """Hold a generator as trained."""
 
     network: UnetGenerator
     """On the CPU, fp32, in evaluation mode."""
     file_name: str
     sha256: str
-    """Of the file's bytes, which are the ones that were loaded."""
+    """Hash of the bytes that were loaded."""
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a ``{latest,N,iter_N}_net_G.pth``.
+    """Load a ``{latest,N,iter_N}_net_G.pth``. Python code in it is never run.
 
     Raises:
-        CheckpointError: it cannot be read, holds Python code or objects, or is no U-Net generator; the message
-            begins with the file's name and says what was found.
+        CheckpointError: the file cannot be read, holds Python code or objects, or is no U-Net generator; the message
+            begins with the file's name and says what the file holds.
     """
     file, name = Path(path), printable(path)
     try:
@@ -85,7 +85,7 @@ def _read(file: Path) -> bytes:
 
 
 def load_state(content: bytes) -> dict[str, Tensor]:
-    """The state_dict in a checkpoint's bytes, ``module.`` prefixes of DataParallel taken off.
+    """Load the state_dict in a checkpoint's bytes, without the ``module.`` prefixes of DataParallel.
 
     Raises:
         CheckpointError: not a PyTorch file, truncated, with code or objects in it, or not a dict of tensors.
@@ -130,7 +130,7 @@ def _why_not_loaded(content: bytes) -> str:
 
 
 def _names_in_pickle(content: bytes) -> list[str]:
-    """What a bare pickle would import, read without loading it; PyTorch's own names are not told."""
+    """List what a bare pickle would import, read without loading it, but for PyTorch's own names."""
     names, strings = [], [""]
     try:
         for opcode, argument, _ in pickletools.genops(content):
@@ -146,10 +146,10 @@ def _names_in_pickle(content: bytes) -> list[str]:
 
 
 def to_network(state: Mapping[str, Tensor]) -> UnetGenerator:
-    """The generator whose state_dict this is.
+    """Build the generator that a state_dict belongs to.
 
     Raises:
-        CheckpointError: it is something else, a shape does not fit, or a weight is not finite.
+        CheckpointError: the state_dict is of something else, a shape does not fit, or a weight is not finite.
     """
     spec = infer_spec(state)
     if spec.norm != "batch":  # old InstanceNorms saved statistics they never used
@@ -199,7 +199,7 @@ def _check_tensor(key: str, value: Tensor, expected: Tensor) -> None:
 
 
 def infer_spec(state: Mapping[str, Tensor]) -> UnetSpec:
-    """Depth, width, channels and norm from keys and shapes.
+    """Infer depth, width, channels and norm from keys and shapes.
 
     Raises:
         CheckpointError: the keys are not those of a U-Net generator; the message says whose they look like.
@@ -238,7 +238,7 @@ def infer_spec(state: Mapping[str, Tensor]) -> UnetSpec:
 
 
 def _infer_norm(state: Mapping[str, Tensor]) -> Norm:
-    """BatchNorm has a weight beside its statistics; a bias before the norm says InstanceNorm; else none."""
+    """Infer the norm: a batch norm has a weight beside its statistics; an instance norm has a bias before it."""
     norms = {key.rpartition(".")[0] for key in state if key.endswith(".running_mean")}
     if any(f"{norm}.weight" in state for norm in norms):
         return "batch"

@@ -1,13 +1,15 @@
-"""What is known of a bundle to its model card."""
+"""Write the model card of a bundle."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
 from m2l_export.quantize.sensitivity import Sensitivity
 from m2l_runtime.backends.trt.library import TITLES
-from m2l_runtime.bundle.schema import ModelFile, Network, PlanFile, Provenance, Training
+from m2l_runtime.bundle.schema import ModelFile, Network, Parity, PlanFile, Provenance, Training
+
+T = TypeVar("T")
 
 _CARD = """\
 # {name}: model card
@@ -49,13 +51,20 @@ def model_card(
     sensitivities: Mapping[str, Sensitivity] | None = None,
     plans: Sequence[PlanFile] = (),
 ) -> str:
-    """MODEL_CARD.md of a bundle.
+    """Write the text of MODEL_CARD.md.
 
     Args:
-        appearance_count: rows of its table of appearances.
-        min_contrast: that all of these rows have.
-        sensitivities: what int8 costs layer by layer, by the engine that it is for.
-        plans: TensorRT's.
+        name: name of the bundle.
+        image_size: (height, width) of masks and images.
+        network: the manifest's entry of the network.
+        provenance: the manifest's entry of where the weights come from.
+        models: the ONNX files.
+        warnings: warnings of the export.
+        origin: a paragraph by the user: data, licence, training.
+        appearance_count: rows of the bundle's table of appearances.
+        min_contrast: least contrast of these rows, in Delta E*ab; 0: all are kept.
+        sensitivities: what int8 costs layer by layer, by the engine that the file is for.
+        plans: the TensorRT plans.
     """
     return _CARD.format(
         name=name,
@@ -93,79 +102,76 @@ _DROPOUT: Final = {
 _WEIGHTS: Final = "\nIn {file} weights are stored in half precision (fp16); they are fp32 once it is loaded."
 
 
+def _psnr(parity: Parity) -> str:
+    if parity.worst_psnr_db is not None:
+        return f"{parity.mean_psnr_db:.1f} dB, worst {parity.worst_psnr_db:.1f}"
+    return "identical" if parity.psnr_db is None else f"{parity.psnr_db:.1f} dB"
+
+
+_PARITY_COLUMNS: Final[Mapping[str, Callable[[ModelFile], object]]] = {
+    "file": lambda m: m.file.path,
+    "computes in": lambda m: m.precision,
+    "engine": lambda m: m.parity.engine + (" (emulated)" if m.parity.kind == "emulated" else ""),
+    "masks": lambda m: m.parity.mask_count,
+    "batch sizes": lambda m: ", ".join(map(str, m.parity.batch_sizes)),
+    "largest difference": lambda m: m.parity.max_level_difference,
+    "mean difference": lambda m: f"{m.parity.mean_level_difference:.6f}",
+    "PSNR": lambda m: _psnr(m.parity),
+}
+"""Columns of the table of ONNX files, by title."""
+
+_PLAN_COLUMNS: Final[Mapping[str, Callable[[PlanFile], object]]] = {
+    "file": lambda plan: plan.file.path,
+    "TensorRT": lambda plan: f"{TITLES[plan.flavour]} {plan.version}",
+    "compute capability": lambda plan: plan.compute_capability + ("" if plan.card is None else f", {plan.card}"),
+    "masks a call": lambda plan: " to ".join(map(str, (plan.batch_sizes[0], plan.batch_sizes[2]))),
+    "convolutions": lambda plan: ", ".join(f"{count} in {kind}" for kind, count in plan.convolutions.items()),
+    "parity": lambda plan: (
+        plan.parity if isinstance(plan.parity, str) else f"at most {plan.parity.max_level_difference} levels off"
+    ),
+}
+"""Columns of the table of TensorRT plans, by title."""
+
+
+def _table(columns: Mapping[str, Callable[[T], object]], rows: Sequence[T]) -> list[str]:
+    """Format a table in Markdown, a line each."""
+    lines = [_row(*(cell(row) for cell in columns.values())) for row in rows]
+    return [_row(*columns), "|---" * len(columns) + "|", *lines]
+
+
 def _parity(models: tuple[ModelFile, ...]) -> str:
-    """The table of all ways to run the generator, and what each is compared with."""
+    """Format the table of ONNX files, and what each is compared with."""
     references = list(dict.fromkeys(m.parity.reference for m in models))
-    letters = dict(zip(references, "ABCDEFGH", strict=False)) if len(references) > 1 else {}
-    rows = []
-    for m in models:
-        parity = m.parity
-        psnr = "identical" if parity.psnr_db is None else f"{parity.psnr_db:.1f} dB"
-        if parity.worst_psnr_db is not None:
-            psnr = f"{parity.mean_psnr_db:.1f} dB, worst {parity.worst_psnr_db:.1f}"
-        cells = (
-            m.file.path,
-            m.precision,
-            parity.engine + (" (emulated)" if parity.kind == "emulated" else ""),
-            *([letters.get(parity.reference, "-")] if letters else []),
-            parity.mask_count,
-            ", ".join(map(str, parity.batch_sizes)),
-            parity.max_level_difference,
-            f"{parity.mean_level_difference:.6f}",
-            psnr,
-        )
-        rows.append(_row(*cells))
-    head = ("file", "computes in", "engine", *(["against"] if letters else []), "masks", "batch sizes")
-    head += ("largest difference", "mean difference", "PSNR")
+    columns = dict(_PARITY_COLUMNS)
     against = f"against: {references[0]}."
-    if letters:
+    if len(references) > 1:
+        letters = dict(zip(references, "ABCDEFGH", strict=False))
+        cells = list(columns.items())
+        place = list(columns).index("engine") + 1
+        columns = dict([*cells[:place], ("against", lambda m: letters.get(m.parity.reference, "-")), *cells[place:]])
         against = "against:\n" + "\n".join(f"- {letter}: {reference}" for reference, letter in letters.items())
     if any(m.parity.kind == "emulated" for m in models):
-        against += "\n\nEmulated: not by what the file is for, which takes a card, but by others, from the same graph."
+        against += "\n\nEmulated: not by what the file is for, which takes a GPU, but by others, from the same graph."
     if any(m.parity.worst_psnr_db is not None for m in models):
         against += "\n\nA PSNR with a worst one beside it is the mean over the images, else that of all bytes together."
-    return "\n".join(
-        (
-            "## Parity",
-            _row(*head),
-            "|---" * len(head) + "|",
-            *rows,
-            "",
-            f"Differences are in levels of 0..255, {against}\n",
-        )
-    )
+    lines = ["## Parity", *_table(columns, models), "", f"Differences are in levels of 0..255, {against}\n"]
+    return "\n".join(lines)
 
 
 def _plans(plans: Sequence[PlanFile]) -> str:
-    """The table of TensorRT's plans."""
-    head = ("file", "TensorRT", "compute capability", "masks a call", "convolutions", "parity")
-    rows = [
-        _row(
-            plan.file.path,
-            f"{TITLES[plan.flavour]} {plan.version}",
-            plan.compute_capability + ("" if plan.card is None else f", {plan.card}"),
-            " to ".join(map(str, (plan.batch_sizes[0], plan.batch_sizes[2]))),
-            ", ".join(f"{count} in {kind}" for kind, count in plan.convolutions.items()),
-            plan.parity if isinstance(plan.parity, str) else f"at most {plan.parity.max_level_difference} levels off",
-        )
-        for plan in plans
+    lines = [
+        "\n## Plans",
+        "Each runs in one version of the library, on GPUs of one compute capability. They are code: m2l loads",
+        "them only where it is told to trust them, and builds its own of the files above otherwise.",
+        "",
+        *_table(_PLAN_COLUMNS, plans),
+        "",
     ]
-    return "\n".join(
-        (
-            "\n## Plans",
-            "Each runs in one version of the library, on cards of one compute capability. They are code: m2l loads",
-            "them only where it is told to trust them, and builds its own of the files above otherwise.",
-            "",
-            _row(*head),
-            "|---" * len(head) + "|",
-            *rows,
-            "",
-        )
-    )
+    return "\n".join(lines)
 
 
 def sensitivity_table(by_engine: Mapping[str, Sensitivity]) -> str:
-    """What each layer costs in int8, and which stay in float."""
+    """Format the table of what each layer costs in int8, and of those that stay in float."""
     rows = [
         _row(
             first.layer,
@@ -175,14 +181,14 @@ def sensitivity_table(by_engine: Mapping[str, Sensitivity]) -> str:
                 for layer in (first, *others)
             ),
         )
-        for first, *others in zip(*(found.layers for found in by_engine.values()), strict=True)
+        for first, *others in zip(*(one.layers for one in by_engine.values()), strict=True)
     ]
     head = _row("layer", "multiplications", *(f"alone on {engine}" for engine in by_engine))
     chosen = "; ".join(
         f"on {engine} "
-        + (f"{found.float_share * 100:.0f} % of the multiplications are" if found.float_layers else "no convolution is")
+        + (f"{one.float_share * 100:.0f} % of the multiplications are" if one.float_layers else "no convolution is")
         + " left in float"
-        for engine, found in by_engine.items()
+        for engine, one in by_engine.items()
     )
     return "\n".join(
         (
@@ -203,7 +209,7 @@ def _row(*cells: object) -> str:
 
 
 def _input_lines(network: Network, appearance_count: int, min_contrast: float) -> str:
-    """What else goes in than the mask."""
+    """Describe the inputs beside the mask."""
     text = ""
     if network.appearance:
         text += (

@@ -1,4 +1,4 @@
-"""A path to the checkpoint that it means, and to what the run of training around it says of that."""
+"""Find the checkpoint that a path means, and what the training run around it says about it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OF_A_RUN: Final = re.compile(r"(latest|[0-9]+)_net_G\.pth")
 
 @dataclass(frozen=True)
 class RunProvenance:
-    """A checkpoint's file, and the run of `m2l train` that it lies in, if any."""
+    """Hold a checkpoint's path, and the run of `m2l train` that it is in, if any."""
 
     file: Path
     run: RunFolder | None = None
@@ -32,27 +32,27 @@ class RunProvenance:
     """Whether the folder of the run was given rather than the file."""
 
     def for_network(self, spec: UnetSpec) -> RunProvenance:
-        """The same, once the network in the file is known: a file of another network is not of the run around it.
+        """Check the run against the network in the file. A file of another network is not of the run around it.
 
         Raises:
-            CheckpointError: the run was given, and its file holds another network than its config asks for.
+            CheckpointError: the run itself was given, and its file holds another network than its config says.
         """
         config = self.config
         if config is None:
             return self
-        found = (spec.levels, spec.ngf, spec.norm, spec.upsample, bool(spec.appearance_rows))
+        actual = (spec.levels, spec.ngf, spec.norm, spec.upsample, bool(spec.appearance_rows))
         wanted = (config.levels, config.ngf, config.norm, config.upsample, config.appearance)
-        if found == wanted:
+        if actual == wanted:
             return self
         if not self.is_named_by_run:
             return RunProvenance(self.file)
         raise CheckpointError(
-            f"{printable(self.file)}: holds a generator of levels, ngf, norm, upsampling and appearance {found}, but "
+            f"{printable(self.file)}: holds a generator of levels, ngf, norm, upsampling and appearance {actual}, but "
             f"config.json beside it says {wanted}; export the file by its own name if that is what you want"
         )
 
     def training(self, checkpoint: Checkpoint) -> Training | None:
-        """What the run says of itself; how far it was only if that was written for these very weights."""
+        """Describe the training. How far it was is known only if the run wrote that for these very weights."""
         if self.run is None or self.config is None:
             return None
         progress = self.run.read_progress()
@@ -74,7 +74,7 @@ class RunProvenance:
 
 
 def find_run_provenance(path: Path) -> RunProvenance:
-    """A file alone, a run of `m2l train`, or the latest or a kept generator in one.
+    """Find what a path means: a file alone, a run of `m2l train`, or the latest or a kept generator in one.
 
     Raises:
         InputError: the config.json of the run is damaged.
@@ -89,7 +89,7 @@ def find_run_provenance(path: Path) -> RunProvenance:
 
 
 class _Epoch(msgspec.Struct):
-    """The line of a whole epoch in metrics.jsonl."""
+    """Describe the line of a whole epoch in metrics.jsonl."""
 
     step: int
     epoch: int
@@ -98,7 +98,7 @@ class _Epoch(msgspec.Struct):
 
 
 def _epoch(run: RunFolder, epoch: int) -> dict[str, Any]:
-    """What is known of a generator kept after `epoch`: what the run's metrics say, or the epoch alone."""
+    """Find what the run's metrics say about a generator kept after `epoch`; at least the epoch."""
     try:
         lines = (run.path / METRICS).read_bytes().splitlines()
     except OSError:

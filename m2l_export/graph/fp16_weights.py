@@ -1,4 +1,4 @@
-"""An ONNX file to one of half the size, that stores its weights in half precision and computes in single as before.
+"""Store the weights of an ONNX file in half precision. It computes in single precision as before.
 
 Engines widen the weights once, when they load the file: a Cast of a constant is a constant.
 """
@@ -19,10 +19,10 @@ SUFFIX: Final = ".fp16"
 
 
 def store_weights_as_fp16(content: bytes) -> bytes:
-    """The weights of convolutions and linear layers as fp16, each followed by a Cast to float.
+    """Store the weights of convolutions and linear layers as fp16, each followed by a Cast to float.
 
-    Weights are the initializers of two or more sides longer than 1. Biases, scales and constants stay as they are: they
-    are small.
+    Weights are the initializers of two or more sides longer than 1. Biases, scales and constants are small
+    and stay as they are.
 
     Raises:
         CheckpointError: a weight is beyond fp16's range (65,504), or a layer's are all too small for it (3e-8).

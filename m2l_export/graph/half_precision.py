@@ -1,4 +1,4 @@
-"""A deploy graph to the same graph in half precision, for engines that compute in the types that a graph names."""
+"""Convert a deploy graph to half precision, for engines that compute in the types that a graph names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from m2l_runtime.errors import CheckpointError
 
 
 class Fp32Norm(nn.Module):
-    """A norm that takes and gives half precision and computes in single: (B, C, H, W) to the same.
+    """Compute a norm in single precision, with input and output in half precision, (B, C, H, W).
 
     A variance near zero, as in black masks, is below what half precision tells from zero: the smallest normal number is
     6e-5, an instance norm's epsilon 1e-5.
@@ -32,7 +32,7 @@ class Fp32Norm(nn.Module):
 
 
 class EmulatedHalf(nn.Module):
-    """A convolution in half precision that multiplies and adds up in single, then rounds: (B, C, H, W) to the same.
+    """Compute a convolution of half precision in single precision, and round the output: (B, C, H, W) to the same.
 
     Products of halves are exact in single precision, in which cuDNN has tensor cores add them up unless it is told
     otherwise.
@@ -50,9 +50,9 @@ class EmulatedHalf(nn.Module):
 
 
 def to_half_precision(graph: ByteGraph, fp32_norms: bool = True) -> ByteGraph:
-    """The graph with convolutions, activations and skips in half precision.
+    """Convert convolutions, activations and skips to half precision.
 
-    What an appearance does is computed in single precision and rounded where it is applied; so are bytes.
+    The modulation by appearances is computed in single precision and rounded where it is applied. So are bytes.
 
     Args:
         graph: in single precision. It is left as it was.
@@ -61,8 +61,8 @@ def to_half_precision(graph: ByteGraph, fp32_norms: bool = True) -> ByteGraph:
     Raises:
         CheckpointError: a weight is beyond half precision's range (65,504).
     """
-    made = copy.deepcopy(graph)
-    unet = cast(DeployUnet, made.unet)
+    converted = copy.deepcopy(graph)
+    unet = cast(DeployUnet, converted.unet)
     for stage in (*unet.downs, *unet.ups):
         one = cast(Stage, stage)
         for name, weight in one.named_parameters():
@@ -76,17 +76,17 @@ def to_half_precision(graph: ByteGraph, fp32_norms: bool = True) -> ByteGraph:
         if one.norm is None:
             continue
         one.norm = Fp32Norm(one.norm) if fp32_norms else one.norm.half()
-    return made
+    return converted
 
 
 def emulate_half_precision(graph: ByteGraph) -> ByteGraph:
-    """A graph of :func:`to_half_precision`, computed with the same rounding after every operator, but quickly on a CPU.
+    """Emulate a graph of :func:`to_half_precision` quickly on a CPU, with the same rounding after every operator.
 
     PyTorch's own convolutions of halves take many times as long where a CPU has no instructions for them.
     """
-    made = copy.deepcopy(graph)
-    for module in list(made.modules()):
+    converted = copy.deepcopy(graph)
+    for module in list(converted.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Conv2d | nn.ConvTranspose2d) and child.weight.dtype == torch.half:
                 setattr(module, name, EmulatedHalf(child))
-    return made
+    return converted

@@ -23,21 +23,21 @@ _IR_VERSION: Final = 10
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor that flows through the graph."""
+    """Describe a tensor that flows through the graph."""
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    """Without the batch axis, which comes first."""
+    """Shape without the batch axis, which comes first."""
 
 
 Input = Value | str | float | Sequence[int]
-"""Of a node: a value; an initializer or, if empty, an input that is left out, by name; a scalar of the type of the
-node's first input; or a vector of int64."""
+"""Input of a node: a value; the name of an initializer, or an empty name for an input that is left out; a scalar of
+the type of the node's first input; or a vector of int64."""
 
 
 class Builder:
-    """Nodes in the order in which they are added, and initializers, each once."""
+    """Collect nodes in the order in which they are added, and initializers, each once."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []

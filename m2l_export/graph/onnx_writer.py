@@ -58,7 +58,7 @@ _WRITERS: Final[dict[type[nn.Module], _Writer]] = {}
 
 
 def input_specs(spec: UnetSpec, image_size: tuple[int, int], stochastic: bool = False) -> tuple[TensorSpec, ...]:
-    """Say what the graph of such a network takes, in order."""
+    """List the inputs of such a network's graph, in order."""
     mask = TensorSpec(name=MASK, role="mask", dtype="uint8", shape=(BATCH, *image_size))
     appearance = TensorSpec(name=APPEARANCE, role="appearance", dtype="float32", shape=(BATCH, APPEARANCE_SIZE))
     specs = (mask, appearance) if spec.appearance_rows else (mask,)
@@ -74,7 +74,7 @@ def to_onnx(graph: ByteGraph, inputs: Sequence[TensorSpec]) -> bytes:
     The bytes depend on the weights, the inputs and the versions of m2l and onnx alone.
 
     Args:
-        graph: of :func:`m2l_export.graph.deploy.deploy`, in single precision or of `half_precision.in_half`.
+        graph: of :func:`m2l_export.graph.deploy.deploy`, in single precision or of `half_precision.to_half_precision`.
         inputs: of :func:`input_specs`, for the same network.
 
     Raises:

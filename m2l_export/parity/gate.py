@@ -1,8 +1,8 @@
-"""A network and the file made of it to figures that say how far apart their images are.
+"""Compare the images of a file with those of the network that it was made from.
 
-The network as trained runs in PyTorch, fp32, one mask at a time; the file runs on the engine it is meant for.
-Nothing of the deploy graph takes part on the network's side, so the gate sees every mistake in it. Where the file takes
-more than the mask, each mask is run in `ROUNDS` rounds, with other appearances and dropout bits in each.
+The network as trained runs in PyTorch, in fp32, one mask at a time. The file runs on the engine it is meant for.
+The network's side uses nothing of the deploy graph, so the gate sees every mistake in it. Where the file takes more
+than the mask, each mask is run in `ROUNDS` rounds, with other appearances and dropout bits in each.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ from m2l_runtime.types import Images, Mask, Masks
 from m2l_train.models.networks import UnetGenerator
 
 Inputs = Mapping[str, npt.NDArray[Any]]
-"""An array for each input of the file, by name, the mask first; a row of all of them makes one image."""
+"""Arrays by the name of the input, the mask first. One row of all of them makes one image."""
 
 BATCH_SIZES: Final = (1, 3, 8)
 ROUNDS: Final = 4
-"""Times that each mask runs where it is not all that the file takes."""
+"""How often each mask runs where the file takes more than the mask."""
 BLINDNESS_THRESHOLD: Final = 3.0
-"""Mean level difference under which black, white and a disc count as the same picture."""
+"""Mean difference in levels below which black, white and a disc count as the same picture."""
 
 
 def black(image_size: tuple[int, int]) -> Mask:
-    """No lesion."""
+    """Make a mask without a lesion."""
     return np.zeros(image_size, np.uint8)
 
 
 def white(image_size: tuple[int, int]) -> Mask:
-    """All lesion."""
+    """Make a mask that is all lesion."""
     return np.full(image_size, 255, np.uint8)
 
 
 def disc(image_size: tuple[int, int], radius: float = 0.25) -> Mask:
-    """A disc in the middle, its radius a fraction of the shorter side."""
+    """Draw a disc in the middle, its radius a fraction of the shorter side."""
     height, width = image_size
     y, x = np.ogrid[:height, :width]
     inside = np.hypot(y - (height - 1) / 2, x - (width - 1) / 2) <= radius * min(image_size)
@@ -66,7 +66,7 @@ def disc(image_size: tuple[int, int], radius: float = 0.25) -> Mask:
 
 
 def dot(image_size: tuple[int, int]) -> Mask:
-    """Two by two pixels off the middle, where an instance norm has next to no variance to divide by."""
+    """Draw two by two pixels off the middle, which leave an instance norm next to no variance to divide by."""
     mask = black(image_size)
     y, x = image_size[0] // 3, image_size[1] // 4
     mask[y : y + 2, x : x + 2] = 255
@@ -74,7 +74,7 @@ def dot(image_size: tuple[int, int]) -> Mask:
 
 
 def noise(image_size: tuple[int, int]) -> Mask:
-    """Independent black and white pixels: raw bits of Philox, which are the same in every NumPy."""
+    """Draw independent black and white pixels, from raw bits of Philox, which are the same in every NumPy."""
     words = np.random.Philox(key=20190716).random_raw(-(-image_size[0] * image_size[1] // 64))
     bits = np.unpackbits(words.view(np.uint8))[: image_size[0] * image_size[1]]
     return bits.reshape(image_size) * np.uint8(255)
@@ -87,16 +87,16 @@ PROBES: Final[Mapping[str, Callable[[tuple[int, int]], Mask]]] = {
     "dot": dot,
     "noise": noise,
 }
-"""Masks drawn for every gate, first in :func:`gate_masks` and in this order."""
+"""Masks that every gate runs, first in :func:`gate_masks` and in this order."""
 
 
 def probe_index(name: str) -> int:
-    """Where the probe `name` stands in :func:`gate_masks`."""
+    """Find the index of the probe `name` in :func:`gate_masks`."""
     return list(PROBES).index(name)
 
 
 def gate_masks(image_size: tuple[int, int], folder: str | os.PathLike[str] | None) -> Masks:
-    """The probes, the example masks, and all masks in `folder`.
+    """Read the example masks and all masks in `folder`, and put the probes before them.
 
     Raises:
         InputError: a mask in `folder` cannot be read, or there is none.
@@ -186,23 +186,28 @@ ROLE_ROWS: Final[Mapping[str, RoleRows]] = {
 
 
 def golden_rows(inputs: Inputs, mask_count: int) -> list[int]:
-    """Rows of :func:`gate_inputs` to keep beside the file: disc, dot and the first example, each of another round."""
+    """Choose the rows that the bundle keeps: disc, dot and the first example mask, each from another round.
+
+    Args:
+        inputs: the result of :func:`gate_inputs`.
+        mask_count: how many masks `inputs` were made of.
+    """
     per_round = mask_count if len(inputs) > 1 else 0
     masks = (probe_index("disc"), probe_index("dot"), len(PROBES))
     return [index + number * per_round for number, index in enumerate(masks)]
 
 
 def reference_images(network: UnetGenerator, inputs: Inputs, norm_statistics: NormStatistics) -> Images:
-    """What the network as trained makes of `inputs`, rounded to bytes; dropout is off unless its bits are among them.
+    """Run the network as trained on `inputs`, and round to bytes. Dropout is off unless its bits are among them.
 
     Raises:
-        ParityError: it gives NaN or infinite pixels.
+        ParityError: the network gives NaN or infinite pixels.
     """
     network = copy.deepcopy(network).float().eval()
     if norm_statistics == "instance":
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.train()  # normalises by the batch, which is one image
+                module.train()  # normalizes by the batch, which is one image
     images = []
     with torch.inference_mode():
         for index, mask in enumerate(inputs[MASK]):
@@ -225,7 +230,7 @@ def reference_images(network: UnetGenerator, inputs: Inputs, norm_statistics: No
 
 @contextlib.contextmanager
 def _dropout_from_bits(network: UnetGenerator, bits: npt.NDArray[np.uint8]) -> Iterator[None]:
-    """Dropout of `network`, which is off, keeps what `bits` say, in the order in which its layers run."""
+    """Let dropout of `network`, which is off, keep what `bits` say, in the order in which its layers run."""
     kept, used = np.unpackbits(bits, bitorder="little"), 0
 
     def drop(module: nn.Module, _: Any, output: Tensor) -> Tensor:
@@ -246,7 +251,10 @@ def _dropout_from_bits(network: UnetGenerator, bits: npt.NDArray[np.uint8]) -> I
 
 
 def compare(reference: Images, images: Images) -> tuple[int, float, float | None]:
-    """(largest, mean difference in levels, PSNR in dB or None where all bytes are equal).
+    """Compare images byte by byte.
+
+    Returns:
+        The largest and the mean difference in levels, and the PSNR in dB, or None where all bytes are equal.
 
     PSNR is ``10 log10(255^2 / MSE)`` over all bytes.
     """
@@ -259,15 +267,15 @@ def compare(reference: Images, images: Images) -> tuple[int, float, float | None
 def measure(
     reference: Images, inputs: Inputs, mask_count: int, source: ModelSource, engine: str, accepted: int
 ) -> Parity:
-    """Compare a file with the reference at every one of `BATCH_SIZES`; the worst figures count.
+    """Compare a file with the reference at each of `BATCH_SIZES`. The worst metrics count.
 
     Args:
-        reference: of :func:`reference_images`, of the same `inputs`.
-        inputs: of :func:`gate_inputs`, of `mask_count` masks.
-        mask_count: how many.
+        reference: the result of :func:`reference_images` for the same `inputs`.
+        inputs: the result of :func:`gate_inputs`.
+        mask_count: how many masks `inputs` were made of.
         source: the file.
-        engine: what runs it.
-        accepted: levels that a byte may be off.
+        engine: name of the engine that runs it.
+        accepted: largest difference of a byte that is accepted, in levels.
 
     Raises:
         ParityError: any byte is more than `accepted` levels off; the message says where and how far.
@@ -307,18 +315,18 @@ def measure(
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Of the inputs beside the mask: what differs from round to round."""
+    """Describe what differs from round to round, by the inputs beside the mask."""
     words = {APPEARANCE: "another appearance", DROPOUT_BITS: "other dropout bits"}
     return " and ".join(words[name] for name in names)
 
 
 def mask_blindness(images: Images) -> str | None:
-    """A warning if a black, a white and a disc mask give nearly the same picture.
+    """Return a warning if a black, a white and a disc mask give nearly the same picture, else None.
 
-    That is what a network does that was trained the other way round, or on other inputs.
+    A network does that if it was trained the other way round, or on other inputs.
 
     Args:
-        images: of :func:`gate_masks`.
+        images: images of :func:`gate_masks`.
     """
     black, white, disc = (images[probe_index(name)].astype(np.int16) for name in ("black", "white", "disc"))
     largest = max(float(np.abs(a - b).mean()) for a, b in ((black, white), (black, disc), (white, disc)))

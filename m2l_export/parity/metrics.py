@@ -1,7 +1,7 @@
-"""Images of a file of lower precision and those of fp32 to figures, and these to a verdict.
+"""Measure how far images in a lower precision are from those in fp32, and compare the metrics with limits.
 
-Every pixel of such a file may be off, so what counts is how far: PSNR image by image, and what no eye should see, a
-shift of colour.
+Every pixel of such images may differ, so what counts is how much: PSNR image by image, and the shift of colours, which
+nobody should see.
 """
 
 from __future__ import annotations
@@ -17,23 +17,34 @@ from m2l_runtime.errors import InputError
 from m2l_runtime.types import Images
 
 _IDENTICAL_DB: Final = 99.0
-"""What images of equal bytes count as, and those that are nearer: one byte of 256x256x3 off by one would be 101 dB."""
+"""PSNR of equal images, and the largest that is reported: one byte of 256x256x3 off by one would be 101 dB."""
 
 
 @dataclass(frozen=True)
 class ParityLimits:
-    """What is accepted. `psnr_db` is the mean over images, `worst_psnr_db` the lowest.
+    """Describe how far images in a lower precision may be from those in fp32.
 
     Raises:
         InputError: a limit is out of range.
+
+    Example:
+        >>> from m2l_export import ParityLimits
+        >>> ParityLimits(psnr_db=42).worst_psnr_db
+        36.0
+        >>> ParityLimits(psnr_db=120)
+        Traceback (most recent call last):
+        ...
+        m2l_runtime.errors.InputError: --min-psnr must be between 0 and 99 dB, got 120
     """
 
     psnr_db: float = 40.0
+    """Lowest mean PSNR over images."""
     worst_psnr_db: float = 36.0
+    """Lowest PSNR of an image."""
     mean_levels: float = 2.0
-    """Mean absolute difference of a byte, 0..255."""
+    """Largest mean absolute difference of a byte, 0..255."""
     colour_shift_levels: float = 1.0
-    """Mean signed difference of red, green or blue over all images."""
+    """Largest mean signed difference of red, green or blue over all images."""
 
     def __post_init__(self) -> None:
         for name, value in (("--min-psnr", self.psnr_db), ("--min-worst-psnr", self.worst_psnr_db)):
@@ -47,7 +58,7 @@ class ParityLimits:
                 raise InputError(f"{name} must be between 0 and 255 levels, got {value:g}")
 
     def stricter(self, by_db: float) -> ParityLimits:
-        """The limits that squared errors less by so much are within."""
+        """Return the limits for squared errors that are smaller by `by_db`."""
         share = 10 ** (-by_db / 20)
         return ParityLimits(
             min(_IDENTICAL_DB, self.psnr_db + by_db),
@@ -59,17 +70,17 @@ class ParityLimits:
 
 @dataclass(frozen=True)
 class Shortfall:
-    """What is missing to be within limits: by how much squared errors have to fall, in dB; 0 where nothing is."""
+    """Hold by how many dB squared errors have to fall to be within limits; 0 where they are."""
 
     mean_db: float
-    """Of all images."""
+    """For all images."""
     worst_db: float
-    """Of the one that is farthest off."""
+    """For the worst image."""
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How far images are from the reference's."""
+    """Hold how far images are from a reference."""
 
     psnr_db: float
     """Over all bytes of all images."""
@@ -81,7 +92,7 @@ class Fidelity:
     colour_shift_levels: tuple[float, float, float]
 
     def shortfall_db(self, limits: ParityLimits) -> Shortfall:
-        """By how much the squared error has to fall to be within `limits`."""
+        """Compute by how much squared errors have to fall to be within `limits`."""
         shift = max(map(abs, self.colour_shift_levels))
         levels = ((self.mean_levels, limits.mean_levels), (shift, limits.colour_shift_levels))
         by_levels = [20 * math.log10(got / limit) if limit else _IDENTICAL_DB for got, limit in levels if got > limit]
@@ -91,7 +102,7 @@ class Fidelity:
         )
 
     def misses(self, limits: ParityLimits) -> list[str]:
-        """What is not within `limits`, as text; empty if all is."""
+        """List the metrics that are not within `limits`, in words."""
         shift = max(map(abs, self.colour_shift_levels))
         checks = (
             (self.mean_psnr_db < limits.psnr_db, "mean PSNR", self.mean_psnr_db, limits.psnr_db, "dB"),
@@ -116,7 +127,7 @@ def fidelity(reference: Images, images: Images) -> Fidelity:
     PSNR is ``10 log10(255^2 / MSE)``.
     """
     squares, levels, largest, shifts = squared_errors(reference, images), [], 0, []
-    for image, wanted in zip(images, reference, strict=True):  # one by one: hundreds of them as floats fill memory
+    for image, wanted in zip(images, reference, strict=True):  # one by one, because hundreds of them fill the memory
         difference = image.astype(np.int32) - wanted
         levels.append(np.abs(difference).mean())
         largest = max(largest, int(np.abs(difference).max()))
@@ -134,7 +145,7 @@ def fidelity(reference: Images, images: Images) -> Fidelity:
 
 
 def squared_errors(reference: Images, images: Images) -> npt.NDArray[np.float64]:
-    """(N,): the mean squared difference of each image's bytes."""
+    """Compute the mean squared difference of each image's bytes, (N,)."""
     pairs = zip(images, reference, strict=True)
     return np.array([np.square(image.astype(np.int32) - wanted).mean() for image, wanted in pairs])
 

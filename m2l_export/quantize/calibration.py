@@ -1,4 +1,4 @@
-"""Masks to two sets of inputs without a mask in common: what quantisation is tuned on, and what it is judged on."""
+"""Split masks into those that int8 is calibrated on and those that it is evaluated on."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from m2l_runtime.masks.sources.spec import is_spec, open_source
 from m2l_runtime.types import Mask, Masks
 
 MIN_MASKS: Final = 16
-"""Different masks that a calibration takes: with fewer, ranges are those of the few."""
+"""Fewest different masks that a calibration takes."""
 MAX_CALIBRATION_MASKS: Final = 64
 MIN_EVALUATION_MASKS: Final = 100
 MAX_EVALUATION_MASKS: Final = 200
 SELECTION_MASKS: Final = 12
-"""Of the masks tuned on, those that layers are judged by."""
+"""Masks of the calibration that layers are chosen by."""
 MAX_READ_MASKS: Final = 1000
-"""Masks looked at, evenly over the folder, until there are as many different ones as are ever wanted."""
+"""Most masks read, evenly over the folder, to find enough different ones."""
 _GENERATED_MASKS: Final = "shapes:{count},seed=20190716"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Arrays by input name, a row an image."""
+    """Hold inputs as arrays by name, one row for each image."""
 
     calibration_inputs: Inputs
     selection_inputs: Inputs
-    """What layers are judged by: a few masks of `calibration_inputs`, black and white, where errors have
-    another origin."""
+    """What layers are chosen by: a few masks of `calibration_inputs`, and black and white, whose errors have other
+    causes."""
     evaluation_inputs: Inputs
-    """Masks that nothing was tuned on; black, white, and the golden pairs' inputs stand last."""
+    """Masks that nothing was calibrated on, then black, white and the inputs of the golden images."""
     source: str
-    """What masks they are, for a person: '' of given ones, or '(drawn: shapes)'."""
+    """Words for generated masks: '' for those of a folder, or ' (drawn: shapes)'."""
     drawn_count: int
-    """Of the masks judged on, drawn shapes that make up for what the folder lacks."""
+    """Generated shapes among the evaluation masks, for what the folder lacks."""
 
     @property
     def evaluation_mask_count(self) -> int:
@@ -54,20 +54,20 @@ class Calibration:
 
 
 def read_calibration(masks: str, specs: Sequence[TensorSpec], table: Appearances | None, golden: Inputs) -> Calibration:
-    """One third to tune on, the rest to judge on, with drawn shapes if that is too few, and what is always judged on.
+    """Read masks: a third to calibrate on, the rest to evaluate on, with generated shapes if these are too few.
 
-    Each mask goes with an appearance and dropout bits drawn for it, where the generator takes them. What `m2l verify`
-    replays is judged on, too, so that no file is shipped that fails there.
+    Each mask gets a random appearance and random dropout bits, where the generator takes them. The golden images, which
+    `m2l verify` replays, are evaluated too, so that no file is shipped that fails there.
 
     Args:
-        masks: a folder of masks, or words as of `m2l synth`: shapes:200.
+        masks: a folder of masks, or a mask source such as ``shapes:200``.
         specs: the generator's inputs, the mask first.
         table: float32 (count, 12), where there are appearances.
-        golden: inputs of the bundle's golden pairs.
+        golden: inputs of the bundle's golden images.
 
     Raises:
         InputError: a mask cannot be read or is a photograph, or there are too few that differ.
-        EngineNotInstalled: the words ask for masks that need SciPy.
+        EngineNotInstalled: the mask source needs SciPy.
     """
     side = specs[0].shape[1:]
     size = (int(side[0]), int(side[1]))
@@ -103,7 +103,7 @@ def read_calibration(masks: str, specs: Sequence[TensorSpec], table: Appearances
 
 
 def _read(masks: str, size: tuple[int, int], wanted: int, without: Collection[bytes]) -> list[Mask]:
-    """Up to `wanted` different masks (H, W) of a folder or of words, evenly chosen, none of the hashes in `without`."""
+    """Read up to `wanted` different masks (H, W), evenly chosen, without those whose hashes are in `without`."""
     mask_set = open_source(masks, min(size)) if is_spec(masks) else find_masks(masks)
     names = mask_set.names
     first = _spread(len(names), min(wanted, len(names)))
@@ -123,7 +123,7 @@ def _hash(mask: Mask) -> bytes:
 
 
 def _spread(count: int, wanted: int) -> list[int]:
-    """`wanted` of `count` places, evenly."""
+    """Choose `wanted` of `count` places evenly."""
     return [place * count // wanted for place in range(wanted)]
 
 
@@ -135,7 +135,10 @@ def _inputs(masks: Masks, specs: Sequence[TensorSpec], table: Appearances | None
 
 
 def describe_calibration(calibration: Calibration, *, is_calibrated: bool) -> str:
-    """What a file is judged on, and before that tuned on if it is, for a person."""
+    """Describe what a file is evaluated on, and calibrated on if it is.
+
+    The text is part of the manifest.
+    """
     is_mixed = calibration.drawn_count and not calibration.source
     drawn = f", {calibration.drawn_count} of them drawn" if is_mixed else ""
     if not is_calibrated:

@@ -1,8 +1,8 @@
-"""A deploy graph and what flows through it to an equal one whose channels are alike in range, as quantisation wants it.
+"""Equalize the ranges of a deploy graph's channels, as quantization wants them. The images stay the same.
 
 Eight bits have one scale for a whole tensor of activations, so a channel that swings ten times as far as the others
 leaves them 25 levels. Both non-linearities of the network are positively homogeneous, ``relu(s x) = s relu(x)`` for
-s > 0, so a channel can be divided by any s ahead of them, in the norm, modulation or convolution that it comes from,
+s > 0, so a channel can be divided by any s before them, in the norm, modulation or convolution that it comes from,
 and the weights that take it multiplied by s: the same image, in real arithmetic. From Nagel et al., "Data-Free
 Quantization Through Weight Equalization and Bias Correction", ICCV 2019 (arXiv:1906.04721); the s of Xiao et al.,
 "SmoothQuant", ICML 2023 (arXiv:2211.10438), equation 4.
@@ -29,23 +29,23 @@ _MIN_SCALE: Final = 1e-5
 
 @dataclass(frozen=True)
 class Peaks:
-    """The largest absolute values seen in each channel, from the outermost level inwards."""
+    """Hold the largest absolute values seen in each channel, from the outermost stage inwards, (C,) each."""
 
     downs: tuple[Tensor, ...]
-    """Of what each stage on the way down gives, (C,) each."""
+    """Outputs of the downsampling stages."""
     ups: tuple[Tensor, ...]
-    """Of what each stage on the way up but the last gives, behind modulation, dropout and ReLU, (C,) each."""
+    """Outputs of the upsampling stages but the last, after modulation, dropout and ReLU."""
     down_results: tuple[Tensor, ...]
-    """Of what the layers of the stages on the way down give, ahead of the norms, (C,) each."""
+    """Outputs of the downsampling stages' layers, before the norms."""
     up_results: tuple[Tensor, ...]
-    """Likewise on the way up."""
+    """Outputs of the upsampling stages' layers, before the norms."""
 
 
 def channel_peaks(graph: ByteGraph, inputs: Mapping[str, npt.NDArray[Any]]) -> Peaks:
-    """Run `inputs` through the graph, an image at a time, and look at the ends of all stages.
+    """Run `inputs` through the graph, one image at a time, and record the peaks after all stages.
 
     Args:
-        graph: of transposed convolutions or of any other form.
+        graph: deploy graph with any kind of upsampling.
         inputs: arrays by name as the graph takes them.
     """
     unet = cast(DeployUnet, graph.unet)
@@ -69,7 +69,7 @@ def channel_peaks(graph: ByteGraph, inputs: Mapping[str, npt.NDArray[Any]]) -> P
             )
             for level, stage in enumerate(stages)
         ]
-    # What a stage on the way up gives is modulated and dropped outside of it: seen where the next one takes it in.
+    # An upsampling stage is modulated and dropped outside of it, so its peaks are taken where the next one begins.
     for level, stage in enumerate(unet.ups):
         if level + 1 < len(unet.ups):
             hooks.append(
@@ -93,18 +93,18 @@ def channel_peaks(graph: ByteGraph, inputs: Mapping[str, npt.NDArray[Any]]) -> P
 
 
 def equalize(graph: ByteGraph, peaks: Peaks) -> ByteGraph:
-    """The same images with channels alike in range; of transposed convolutions, ahead of any other form.
+    """Scale channels so that they are alike in range. The images stay the same.
 
     Args:
-        graph: whose upsampling layers are transposed convolutions. It is left as it was.
-        peaks: of :func:`channel_peaks`.
+        graph: deploy graph with transposed convolutions. It is left as it was.
+        peaks: the result of :func:`channel_peaks`.
     """
     graph = copy.deepcopy(graph)
     unet = cast(DeployUnet, graph.unet)
     downs, ups = [cast(Stage, s) for s in unet.downs], [cast(Stage, s) for s in unet.ups]
     deepest = len(downs) - 1
     for level in range(deepest + 1):
-        # The end of a stage on the way down goes to the next one down and, as a skip, to the one that comes up to it.
+        # The output of a downsampling stage goes to the next one and, as a skip, to the upsampling stage beside it.
         takers = [_input_peaks(ups[level].layer)[: len(peaks.downs[level])]]
         if level < deepest:
             takers.append(_input_peaks(downs[level + 1].layer))
@@ -126,15 +126,16 @@ def equalize(graph: ByteGraph, peaks: Peaks) -> ByteGraph:
 
 
 def equalize_results(graph: ByteGraph, peaks: Peaks) -> ByteGraph:
-    """Layers ahead of an instance norm with results alike in range, which the norm makes the same again.
+    """Scale the outputs of layers before an instance norm so that they are alike in range. The norm undoes the scale.
 
-    For engines that quantise a convolution's result, too. Exact but for the norm's epsilon, a single one for all
-    channels: it goes with the mean amplification, and so counts for less in channels amplified by more, which shows
-    where there is next to no variance, as in black masks. So none is amplified by more than `MAX_AMPLIFICATION`.
+    This is for engines that quantize a convolution's output, too. It is exact but for the norm's epsilon, which is the
+    same for all channels. It is scaled by the mean amplification, so it counts for less in channels that are amplified
+    more. That shows where there is next to no variance, as in black masks. So no channel is amplified by more than
+    `MAX_AMPLIFICATION`.
 
     Args:
-        graph: whose upsampling layers are transposed convolutions. It is left as it was.
-        peaks: of :func:`channel_peaks`, of the same graph.
+        graph: deploy graph with transposed convolutions. It is left as it was.
+        peaks: the result of :func:`channel_peaks` for the same graph.
     """
     graph = copy.deepcopy(graph)
     unet = cast(DeployUnet, graph.unet)
@@ -154,15 +155,15 @@ def _outputs(stage: nn.Module) -> int:
 
 
 def _scale(peak: Tensor, takers: Sequence[Tensor]) -> Tensor:
-    """(C,): what to divide each channel by; its geometric mean is 1."""
+    """Compute what to divide each channel by, (C,), of geometric mean 1."""
     weight = torch.stack(list(takers)).amax(0)
-    found = peak.clamp_min(_MIN_SCALE) ** MIGRATION / weight.clamp_min(_MIN_SCALE) ** (1 - MIGRATION)
-    scale: Tensor = found / found.log().mean().exp()
+    ratio = peak.clamp_min(_MIN_SCALE) ** MIGRATION / weight.clamp_min(_MIN_SCALE) ** (1 - MIGRATION)
+    scale: Tensor = ratio / ratio.log().mean().exp()
     return scale
 
 
 def _input_peaks(layer: nn.Module) -> Tensor:
-    """(C,): the largest absolute weight that each input channel meets."""
+    """Find the largest absolute weight of each input channel, (C,)."""
     weight = cast(nn.Conv2d | nn.ConvTranspose2d, layer).weight.detach()
     return weight.abs().amax((1, 2, 3) if isinstance(layer, nn.ConvTranspose2d) else (0, 2, 3))
 
@@ -177,20 +178,20 @@ def _multiply_input(layer: nn.Module, scale: Tensor, begin: int) -> None:
 
 
 def _divide_output(stage: Stage, scale: Tensor) -> None:
-    """What a stage gives, over `scale`: in its norm where it has one, else in its layer."""
+    """Divide a stage's output by `scale`, in its norm if it has one, else in its layer."""
     norm = stage.norm
     if isinstance(norm, nn.InstanceNorm2d):
         weight = torch.ones_like(scale) if norm.weight is None else norm.weight.detach()
         bias = torch.zeros_like(scale) if norm.bias is None else norm.bias.detach()
-        made = nn.InstanceNorm2d(len(scale), eps=norm.eps, affine=True).to(scale)
-        made.load_state_dict({"weight": weight / scale, "bias": bias / scale})
-        stage.norm = made
+        scaled = nn.InstanceNorm2d(len(scale), eps=norm.eps, affine=True).to(scale)
+        scaled.load_state_dict({"weight": weight / scale, "bias": bias / scale})
+        stage.norm = scaled
         return
     _divide_result(stage, scale)
 
 
 def _divide_result(stage: Stage, scale: Tensor) -> None:
-    """What a stage's layer gives, over `scale`, ahead of the norm."""
+    """Divide the output of a stage's layer by `scale`, before the norm."""
     layer = cast(nn.Conv2d | nn.ConvTranspose2d, stage.layer)
     per_output = (1, -1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else (-1, 1, 1, 1)
     layer.weight.data /= scale.view(per_output)

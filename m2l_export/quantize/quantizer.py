@@ -1,9 +1,10 @@
-"""An ONNX file and inputs to files that compute convolutions in 8-bit integers.
+"""Quantize an ONNX file, so that convolutions compute in 8-bit integers.
 
-onnxruntime's own static quantiser does it: weights signed, symmetric and per output channel; activations unsigned,
-which the VNNI and AMX instructions want, with one scale a tensor, from the least and the greatest value seen. Targets:
+onnxruntime's own static quantizer does it. Weights are signed, symmetric and per output channel. Activations are
+unsigned, as the VNNI and AMX instructions want them, with one scale a tensor, from the least and the greatest value
+seen. Targets:
 
-- `onnxruntime` has an integer kernel only for a convolution whose result is quantised, too.
+- `onnxruntime` has an integer kernel only for a convolution whose output is quantized, too.
 - `openvino` gives convolutions' results as floats at no cost, and so keeps what an 8-bit result loses: at ngf 24, 9 dB.
   Its weights have 7 bits, -64 to 64: on CPUs without VNNI it adds products in pairs at 16 bits, which 8 bits would
   overflow, at 12 dB (docs/quantization.md). onnxruntime's backend is told not to add them so.
@@ -38,33 +39,33 @@ OPERATORS: Final[dict[Target, list[str]]] = {
     "openvino": ["Conv"],
     "tensorrt": ["Conv", "ConvTranspose"],
 }
-"""That are quantised for each target: what it has integer kernels for."""
+"""Operators that are quantized for each target: those it has integer kernels for."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution of the graph."""
+    """Describe a convolution of the graph."""
 
     name: str
     """downs.0 (outermost) to downs.7, ups.7 to ups.0, in the order in which they run."""
     node: str
     multiplications: int
-    """Of one image."""
+    """For one image."""
 
 
 class Quantizer:
-    """A calibrated file: any choice of layers to leave in float costs no further calibration."""
+    """Quantize a file that was calibrated once, with any choice of layers left in float."""
 
     def __init__(self, content: bytes, inputs: Mapping[str, npt.NDArray[Any]], target: Target) -> None:
-        """Run the file on `inputs`, a row at a time, and keep the range of each tensor.
+        """Run the file on `inputs`, one row at a time, and keep the range of each tensor.
 
         Args:
             content: ONNX whose weights are fp32 initializers.
-            inputs: arrays by input name, a row an image.
+            inputs: arrays by input name, one row for each image.
             target: the engine that is to run the results.
 
         Raises:
-            EngineNotInstalled: onnxruntime or its quantiser is missing.
+            EngineNotInstalled: onnxruntime or its quantizer is missing.
         """
         try:
             from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
@@ -101,7 +102,11 @@ class Quantizer:
         self.layers: Final = _layers(content, OPERATORS[target])
 
     def quantize(self, float_layers: Collection[str] = ()) -> bytes:
-        """ONNX with all layers in int8 but those named in `float_layers`."""
+        """Write ONNX with all layers in int8 but those named in `float_layers`.
+
+        Raises:
+            ValueError: there is no layer of such a name.
+        """
         from onnxruntime.quantization import QDQQuantizer, QuantType
 
         unknown = set(float_layers) - {layer.name for layer in self.layers}
@@ -141,26 +146,26 @@ class Quantizer:
 
 
 def _layers(content: bytes, operators: Collection[str]) -> tuple[Layer, ...]:
-    """The convolutions of a deploy graph, in order."""
+    """List the convolutions of a deploy graph in order."""
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     sides = {
         value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
         for value in model.graph.value_info
     }
-    found = []
+    layers = []
     for node in model.graph.node:
         if node.op_type in operators:
             output, weight = sides[node.output[0]], numpy_helper.to_array(weights[node.input[1]])
             pixels = math.prod(output[2:])
             if node.op_type == "ConvTranspose":  # multiplies once for each pixel that comes in: a quarter of these
                 pixels //= 4
-            found.append(Layer(convolution_name(node.input[1]), node.name, pixels * int(np.prod(weight.shape))))
-    return tuple(found)
+            layers.append(Layer(convolution_name(node.input[1]), node.name, pixels * int(np.prod(weight.shape))))
+    return tuple(layers)
 
 
 class _quiet:  # noqa: N801 - reads as a verb
-    """The quantiser's advice on preprocessing, which the deploy graph does not need, kept from the person."""
+    """Silence the quantizer's advice on preprocessing, which the deploy graph does not need."""
 
     def __enter__(self) -> None:
         self._catcher = warnings.catch_warnings()

@@ -1,8 +1,8 @@
-"""A calibrated file and limits to the layers that stay in float, by what each layer alone costs.
+"""Choose the layers that stay in float, by what each layer alone costs in int8.
 
-Rounding errors of different layers add up nearly like independent noise, so a layer's own squared error, all others in
-float, says what leaving it in float would give back: on an average image, and on the image that is farthest off, where
-that is often another layer.
+Rounding errors of different layers add up nearly like independent noise. So the squared error of one layer in int8,
+with all others in float, says what leaving it in float would give back: on an average image, and on the worst image,
+where it is often another layer.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ from m2l_runtime.types import Images
 
 _MAX_PLACES: Final = 16
 STEP: Final = 0.9
-"""What is left of the error that is aimed at, from one attempt to the next."""
+"""By what the error that is aimed at shrinks from one attempt to the next."""
 _MIN_ERROR: Final = 1e-12
 
 
 @dataclass(frozen=True)
 class LayerErrors:
-    """What was measured of each layer in int8 with all others in float, and of all layers in int8."""
+    """Hold the errors of each layer in int8 with all others in float, and of all layers in int8."""
 
     layers: tuple[Layer, ...]
     alone: tuple[Fidelity, ...]
-    """Of each layer."""
+    """For each layer."""
     squared: npt.NDArray[np.float64]
-    """(layers, images): the mean squared error that each layer adds to each image, levels of 0..255."""
+    """(layers, images): the mean squared error that each layer adds to each image, in squared levels of 0..255."""
     floor: npt.NDArray[np.float64]
-    """(images,): the mean squared error with all layers in float, where equalisation is not exact."""
+    """(images,): the mean squared error with all layers in float, where equalization is not exact."""
     all_int8: Fidelity
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """A layer in int8 with all others in float."""
+    """Hold what a layer costs in int8 with all others in float."""
 
     layer: str
     multiplications_share: float
-    """Of the network's."""
+    """Share of the network's multiplications, 0..1."""
     alone_psnr_db: float
-    """Mean over images."""
+    """Mean PSNR over images."""
     alone_worst_psnr_db: float
-    """Of the image that is farthest off."""
+    """PSNR of the worst image."""
     is_float: bool
     """Whether it was left in float in the end."""
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What was found, and what was chosen."""
+    """Hold what each layer costs in int8, and which layers were chosen to stay in float."""
 
     layers: tuple[LayerSensitivity, ...]
     all_int8: Fidelity
     chosen: Fidelity
-    """On the images that layers are judged by."""
+    """With the chosen layers in float, on the images that layers are chosen by."""
 
     @property
     def float_layers(self) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ class Sensitivity:
 
     @property
     def float_share(self) -> float:
-        """Of the multiplications, 0..1: those left in float."""
+        """Share of the multiplications that are left in float, 0..1."""
         return sum(row.multiplications_share for row in self.layers if row.is_float)
 
 
@@ -79,8 +79,8 @@ def measure_layers(
     """Put each layer alone into int8, then none, then all of them.
 
     Args:
-        layers: all that there are.
-        images: names of layers left in float to images.
+        layers: all layers of the network.
+        images: makes images, given the names of layers left in float.
         reference: the same images in fp32.
     """
     names = [layer.name for layer in layers]
@@ -100,13 +100,13 @@ def choose_float_layers(
 ) -> Sensitivity:
     """Leave those layers in float that bring the images within `aim` for the fewest multiplications.
 
-    Which those are is told from the layers' own errors, and then measured. Where that falls short, more is asked for:
-    of the sum of relative errors where the mean over the images does, of the worst image where that does.
+    The layers are chosen by their own errors, and the choice is measured. Where it falls short, smaller errors are
+    aimed at: of the sum of relative errors if the mean over the images falls short, of the worst image if that does.
 
     Args:
-        errors: of :func:`measure_layers`.
-        judge: names of layers left in float to how near the images are.
-        aim: to be within. If nothing is, all layers are left in float.
+        errors: the result of :func:`measure_layers`.
+        evaluate: measures images, given the names of layers left in float.
+        aim: limits to be within. If no choice is, all layers are left in float.
     """
     names = [layer.name for layer in errors.layers]
     multiplications = [layer.multiplications for layer in errors.layers]
@@ -139,12 +139,12 @@ def choose_float_layers(
 
 
 def cheapest(costs: Sequence[float], errors: npt.NDArray[np.float64], budgets: npt.NDArray[np.float64]) -> list[int]:
-    """Places to leave out, of least cost in all, so that the errors of the rest are within the budgets.
+    """Find the places to leave out at the least cost, so that the errors of the rest are within the budgets.
 
-    Every choice is looked at where there are up to 16 places; beyond, what takes most of an excess per cost goes first.
+    Every choice is tried where there are up to 16 places. Beyond, what takes most of an excess per cost goes first.
 
     Args:
-        costs: of each place.
+        costs: cost of each place.
         errors: (places, criteria), which add up over the places.
         budgets: (criteria,).
     """
