@@ -1,4 +1,4 @@
-"""A folder of masks to how fast, and in how much memory, it becomes images.
+"""Measure how fast, and in how much memory, a folder of masks becomes images.
 
     make test                                            # makes .venv
     .venv/bin/python benchmarks/bulk.py ratio            # against today's loop, and against the engine alone
@@ -73,7 +73,7 @@ def appearance(
     count: Annotated[int, typer.Option(help="Masks a run.")] = 200,
     repeats: Annotated[int, typer.Option(help="Runs of each side.")] = 5,
 ) -> None:
-    """Masks in memory to images: a network without and with an appearance, with fp16 weights, with dropout bits."""
+    """Measure networks without and with an appearance, with fp16 weights, with dropout bits, masks in memory."""
     from models import random_bundle
 
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +106,7 @@ def memory(
     few: Annotated[int, typer.Option(help="Masks of the small run that growth is counted from.")] = 2000,
     repeats: Annotated[int, typer.Option(help="Runs of each; the median counts.")] = 1,
 ) -> None:
-    """Peak memory against the number of masks; the rest of what a process holds cancels out."""
+    """Measure peak memory against the number of masks; the rest of what a process holds cancels out."""
     for backend, many in (("fake", fake), ("onnxruntime", model)):
         if many:
             _memory(backend, few, many, repeats)
@@ -141,7 +141,7 @@ def _memory(backend: str, few: int, many: int, repeats: int) -> None:
 
 @app.command(hidden=True)
 def watched(masks: Path, out: Path, backend: str, resume: bool = False) -> None:
-    """A run that looks at its own memory."""
+    """Run once and watch the memory of this process."""
     page, done, seen = os.sysconf("SC_PAGE_SIZE"), 0, []
     total = 1
 

@@ -1,4 +1,4 @@
-"""Command lines of `m2l masks` to calls of its functions: shapes, deform, pca, describe.
+"""Run `m2l masks`: shapes, deform, pca, describe.
 
 Nothing heavy is imported before a command runs.
 """
@@ -25,14 +25,15 @@ _COLUMNS: Final = 7
 
 Masks = Annotated[Path, typer.Argument(help="A folder of masks, or a mask file.", show_default=False)]
 Out = Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)]
-Count = Annotated[int, typer.Option(help="How many masks.")]
+Count = Annotated[int, typer.Option(help="Number of masks.")]
 Size = Annotated[int, typer.Option(help="Side of the masks in pixels.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same masks.")]
+Seed = Annotated[int, typer.Option(help="Seed; the same one gives the same masks.")]
 Sheet = Annotated[
     Path | None, typer.Option(help=f"Also draw the first {_SHEET_MASKS} masks into this PNG file.", show_default=False)
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Threads.  [default: the CPUs this process may use]", show_default=False)
+    int | None,
+    typer.Option(help="Threads that draw masks.  [default: the CPUs this process may use]", show_default=False),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder of masks that is there already.")]
 
@@ -41,7 +42,7 @@ def register(app: typer.Typer) -> None:
     """Add `masks` and its verbs to `app`."""
     group = typer.Typer(
         name="masks",
-        help="Masks from nothing, or from few; and what masks are like.",
+        help="Make masks from nothing or from a few masks, and describe masks.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -51,7 +52,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _needs_packages(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, with one error where a package of the extra `masks` is missing."""
+    """Wrap a command so that a missing package of the extra `masks` is one error."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
@@ -69,7 +70,10 @@ def shapes(
     out: Out,
     count: Count = 100,
     kinds: Annotated[
-        str, typer.Option(help="Some of circle, ellipse, triangle, square, pentagon, hexagon, octagon, star, blob.")
+        str,
+        typer.Option(
+            help="Kinds with commas between: circle, ellipse, triangle, square, pentagon, hexagon, octagon, star, blob."
+        ),
     ] = "circle,ellipse,triangle,square,pentagon,hexagon,octagon,star,blob",
     size: Size = 256,
     seed: Seed = 0,
@@ -77,13 +81,13 @@ def shapes(
         float, typer.Option(help="Smallest radius of the circle around a shape, as a fraction of the side.")
     ] = 0.12,
     largest: Annotated[
-        float, typer.Option(help="Largest one; at 0.5 a circle fills the frame, but for two pixels.")
+        float, typer.Option(help="Largest radius. At 0.5 a circle fills the frame, but for two pixels.")
     ] = 0.42,
     sheet: Sheet = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw geometric shapes: the kinds by turns, place, size and rotation at random."""
+    """Draw geometric shapes, the kinds in turn; place, size and rotation are random."""
     from m2l_runtime.masks.sources.mask_source import DrawnMasks
     from m2l_runtime.masks.sources.shapes import Shapes
 
@@ -100,12 +104,12 @@ def deform(
     control_points: Annotated[int, typer.Option(help="Control points along each side of the frame.")] = 6,
     range: Annotated[  # noqa: A002 - the option's name
         float,
-        typer.Option(help="Farthest displacement of a control point, in spacings; up to 0.48 nothing can fold."),
+        typer.Option(help="Largest displacement of a control point, in spacings. Up to 0.48 nothing can fold."),
     ] = 0.45,
-    modes: Annotated[int, typer.Option(help="Modes of each part; the more, the finer.")] = 20,
+    modes: Annotated[int, typer.Option(help="Modes of each part. More are finer.")] = 20,
     alpha: Annotated[
         float,
-        typer.Option(help="1: smooth vibrations alone; 0: only the ways in which the masks themselves differ."),
+        typer.Option(help="1: smooth vibrations alone; 0: the variation among the masks alone."),
     ] = 1.0,
     size: Size = 256,
     seed: Seed = 0,
@@ -113,7 +117,7 @@ def deform(
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Deform masks elastically, as DeformIt does: each of MASKS by turns.
+    """Deform masks elastically, as DeformIt does, each of MASKS in turn.
 
     Exit status: 0 all masks were used, 3 some are empty, full or unreadable and were passed over, 1 nothing was made.
     """
@@ -142,33 +146,33 @@ def pca(
     place: Annotated[
         Path,
         typer.Argument(
-            help="The masks to learn from; with --component or --random the folder to make.", show_default=False
+            help="Masks to learn from; with --component or --random the folder to make.", show_default=False
         ),
     ],
-    model: Annotated[Path, typer.Option(help="File of the model: written, or read.", show_default=False)],
+    model: Annotated[Path, typer.Option(help="File of the shape model, written or read.", show_default=False)],
     component: Annotated[
         int | None,
         typer.Option(help="Draw shapes along this component, from 1, instead of learning.", show_default=False),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Along the component: from + over the mean to -.  [default: 7]", show_default=False),
+        typer.Option(help="Masks along the component, from + over the mean to -.  [default: 7]", show_default=False),
     ] = None,
     random: Annotated[bool, typer.Option("--random", help="Draw random shapes instead of learning.")] = False,
     count: Annotated[
-        int | None, typer.Option(help="How many masks at random.  [default: 100]", show_default=False)
+        int | None, typer.Option(help="Number of random masks.  [default: 100]", show_default=False)
     ] = None,
     sigmas: Annotated[
         float | None,
         typer.Option(
-            help="Standard deviations at the ends.  [default: 3 along a component, 2.5 at random]", show_default=False
+            help="Standard deviations at both ends.  [default: 3 along a component, 2.5 at random]", show_default=False
         ),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the masks in pixels.  [default: 256]", show_default=False)
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed gives the same masks.  [default: 0]", show_default=False)
+        int | None, typer.Option(help="Seed; the same one gives the same masks.  [default: 0]", show_default=False)
     ] = None,
     sheet: Sheet = None,
     workers: Workers = None,
@@ -238,9 +242,9 @@ def _learn(masks: Path, model: Path, overwrite: bool) -> None:
         load(model)  # nothing but a model is ever replaced by one
     with _reading(masks) as on_mask:
         lesions = read_lesions(find_masks(masks), READ_SIDE, max_count=MAX_MASKS, on_mask=on_mask)
-    found = fit_shape_model(lesions)
-    save(found, model)
-    typer.echo(_describe_model(found, model))
+    shape_model = fit_shape_model(lesions)
+    save(shape_model, model)
+    typer.echo(_describe_model(shape_model, model))
     _report_skipped(lesions.left_out)
 
 
@@ -265,7 +269,7 @@ def describe(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plot that is there already.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell what masks are like: area, parts, holes, roundness; and how they differ from others.
+    """Describe masks: area, parts, holes, roundness; and how they differ from others.
 
     Masks are squashed to --size first. Exit status: 0 all were measured, 3 some files are no masks, 1 none is one.
     """
@@ -358,7 +362,7 @@ def _check_png(path: Path, overwrite: bool) -> None:
 
 
 def _check_apart(masks: Path, out: Path) -> None:
-    """The folder to make is not the given one, nor inside it."""
+    """Check that the folder to make is not the given one, nor inside it."""
     from m2l_runtime._utils.text import printable
     from m2l_runtime.errors import OutputError
 
@@ -374,7 +378,7 @@ def _sha256(path: Path) -> str | None:
 
 @contextlib.contextmanager
 def _reading(masks: Path) -> Iterator[Callable[[], None]]:
-    """A bar over the masks that are read."""
+    """Show progress over the masks that are read."""
     from m2l_runtime.cli.progress import Reporter
     from m2l_runtime.masks.mask_folder import find_masks
 
