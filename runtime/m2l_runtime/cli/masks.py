@@ -187,19 +187,14 @@ def pca(
 
     if component is not None and random:
         raise typer.BadParameter("shapes are drawn along one component (--component) or at random (--random); choose")
-    is_learning, is_along = component is None and not random, component is not None
-    for name, value, has_effect in (
-        ("--steps", steps, is_along),
-        ("--count", count, random),
-        ("--seed", seed, random),
-        ("--sigmas", sigmas, not is_learning),
-        ("--size", size, not is_learning),
-        ("--sheet", sheet, not is_learning),
-        ("--workers", workers, not is_learning),
-    ):
-        if value is not None and not has_effect:
-            doing = "learning" if is_learning else "--component" if is_along else "--random"
-            raise typer.BadParameter(f"{name} has no effect on {doing}; leave it out")
+    is_learning = component is None and not random
+    draws = {"--sigmas": sigmas, "--size": size, "--sheet": sheet, "--workers": workers}
+    if is_learning:
+        _refuse("learning", {"--steps": steps, "--count": count, "--seed": seed} | draws)
+    elif random:
+        _refuse("--random", {"--steps": steps})
+    else:
+        _refuse("--component", {"--count": count, "--seed": seed})
     if is_learning:
         _learn(place, model, overwrite)
         return
@@ -209,24 +204,22 @@ def pca(
     shape_model, size = load(model), 256 if size is None else size
     about: dict[str, Any] = {"source": "pca", "model": _sha256(model), "size": size}
     if component is not None:
-        along = AlongComponent(
-            shape_model, component, 7 if steps is None else steps, 3.0 if sigmas is None else sigmas, size
-        )
+        steps, sigmas = 7 if steps is None else steps, 3.0 if sigmas is None else sigmas
+        along = AlongComponent(shape_model, component, steps, sigmas, size)
         about |= {"component": component, "steps": along.steps, "sigmas": along.sigmas}
         title = f"PC{component}, {shape_model.explained[component - 1] * 100:.1f} % of the variance"
-        _write(
-            DrawnMasks(along, along.steps),
-            out=place,
-            about=about,
-            sheet=sheet,
-            workers=workers,
-            overwrite=overwrite,
-            title=title,
-        )
+        _write(DrawnMasks(along, along.steps), place, about, sheet, workers, overwrite, title)
         return
     source = RandomShapes(shape_model, 2.5 if sigmas is None else sigmas, size, 0 if seed is None else seed)
     about |= {"sigmas": source.sigmas, "seed": source.seed}
     _write(DrawnMasks(source, 100 if count is None else count), place, about, sheet, workers, overwrite)
+
+
+def _refuse(doing: str, options: dict[str, Any]) -> None:
+    """Refuse options that have no effect on what is done."""
+    for name, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(f"{name} has no effect on {doing}; leave it out")
 
 
 def _learn(masks: Path, model: Path, overwrite: bool) -> None:
