@@ -249,9 +249,9 @@ def synth(
 
 
 @app.command()
-def engine(folder: Path, masks: Path, streams: int | None = None) -> None:
+def engine(folder: Path, masks: Path) -> None:
     """Measure the engine alone, on masks that are in memory."""
-    with Synthesizer.open(folder, streams=streams) as synthesizer:
+    with Synthesizer.open(folder, streams=None) as synthesizer:
         _warm_up(synthesizer)
         say(images_per_s=_engine_alone(synthesizer, masks))
 
