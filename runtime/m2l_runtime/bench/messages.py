@@ -16,7 +16,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Describe a way to run a bundle: what one row measures."""
+    """Describe a way to run a bundle: what one row measures.
+
+    Example:
+        >>> BenchConfig("onnxruntime", "cpu", "fp32", batch_size=8).threads is None
+        True
+    """
 
     backend: str
     device: str
@@ -49,7 +54,12 @@ class WorkerRequest:
 
 @dataclass(frozen=True)
 class Round:
-    """Hold what one process of a row measured."""
+    """Hold what one process of a row measured.
+
+    Example:
+        >>> Round(0.4, 0.9, 21.0, 23.0, 25.0, 90, 48.0, 45.0, 96, 210.0).images_per_s
+        48.0
+    """
 
     load_s: float
     """From the bundle's folder to a backend that is ready, once the engine's Python package is imported."""

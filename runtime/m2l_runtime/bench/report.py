@@ -33,7 +33,12 @@ SCHEMA_VERSION: Final = 1
 
 @dataclass(frozen=True)
 class Row:
-    """Hold a way to run the bundle, and what became of measuring it."""
+    """Hold a way to run the bundle, and what became of measuring it.
+
+    Example:
+        >>> Row(BenchConfig("onnxruntime", "cpu", "fp32", batch_size=8)).label
+        'onnxruntime cpu fp32 batch 8'
+    """
 
     config: BenchConfig
     rounds: tuple[Round, ...] = ()
@@ -78,7 +83,12 @@ class Row:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Hold a benchmark: what was measured, where, how often."""
+    """Hold a benchmark: what was measured, where, how often.
+
+    Example:
+        >>> BenchReport({}, {}, rows=(), repeats=1, round_count=0, seconds=2.0).measured
+        ()
+    """
 
     bundle: Mapping[str, Any]
     """Name, SHA-256, size of images, width of the network, bytes of its files."""
@@ -157,7 +167,12 @@ def _fields(settings: BackendSettings | None) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Statistic:
-    """Hold the median and the range of something measured once a round."""
+    """Hold the median and the range of something measured once a round.
+
+    Example:
+        >>> Statistic(median=2.0, lowest=1.0, highest=3.0).spread
+        1.0
+    """
 
     median: float
     lowest: float
