@@ -1,9 +1,11 @@
-"""A folder of masks to how fast, and in how much memory, it becomes images.
+"""Measure how fast, and in how much memory, a folder of masks becomes images.
 
     make test                                            # makes .venv
-    .venv/bin/python benchmarks/bulk.py ratio            # against today's loop, and against the engine alone
     .venv/bin/python benchmarks/bulk.py memory           # 100,000 masks of the fake backend, 10,000 of the model inside
     .venv/bin/python benchmarks/bulk.py appearance       # what an appearance costs, and weights stored in fp16
+
+Speed from files to files, and against the engine alone: `benchmarks/cpu.py end-to-end`, and `m2l bench --streams 1,2`
+for the worth of streams.
 
 Every side runs in a process of its own; sides take turns. One line of JSON each. What is made lies in a folder that is
 removed in the end.
@@ -32,48 +34,12 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def ratio(
-    ngf: Annotated[int, typer.Option(help="Width of the network; its weights are random.")] = 64,
-    count: Annotated[int, typer.Option(help="Masks a run.")] = 60,
-    repeats: Annotated[int, typer.Option(help="Runs of each side.")] = 5,
-) -> None:
-    """Mask files to PNG files: PyTorch eager at batch 1 with Pillow's default PNG, m2l synth, and its engine alone."""
-    from models import random_bundle  # PyTorch: `watched` must not hold it
-
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        checkpoint, bundle = random_bundle(root / "model", ngf)
-        draw_masks(root / "masks", count)
-        results = interleave(
-            {
-                "today's loop": ("todays-loop", checkpoint, ngf, root / "masks"),
-                "m2l synth": ("synth", bundle, root / "masks"),
-                "engine alone": ("engine", bundle, root / "masks"),
-                "engine alone, 1 stream": ("engine", bundle, root / "masks", "--streams", 1),
-            },
-            SIDES,
-            repeats,
-        )
-    median = rates(results)
-    report(
-        "bulk ratio",
-        ngf=ngf,
-        masks=count,
-        repeats=repeats,
-        images_per_s={name: [round(run["images_per_s"], 2) for run in runs] for name, runs in results.items()},
-        synth_over_todays_loop=round(median["m2l synth"] / median["today's loop"], 3),
-        synth_over_engine_alone=round(median["m2l synth"] / median["engine alone"], 3),
-        streams_over_one=round(median["engine alone"] / median["engine alone, 1 stream"], 3),
-    )
-
-
-@app.command()
 def appearance(
     ngf: Annotated[int, typer.Option(help="Width of the network; its weights are random.")] = 24,
     count: Annotated[int, typer.Option(help="Masks a run.")] = 200,
     repeats: Annotated[int, typer.Option(help="Runs of each side.")] = 5,
 ) -> None:
-    """Masks in memory to images: a network without and with an appearance, with fp16 weights, with dropout bits."""
+    """Measure networks without and with an appearance, with fp16 weights, with dropout bits, masks in memory."""
     from models import random_bundle
 
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +72,7 @@ def memory(
     few: Annotated[int, typer.Option(help="Masks of the small run that growth is counted from.")] = 2000,
     repeats: Annotated[int, typer.Option(help="Runs of each; the median counts.")] = 1,
 ) -> None:
-    """Peak memory against the number of masks; the rest of what a process holds cancels out."""
+    """Measure peak memory against the number of masks; the rest of what a process holds cancels out."""
     for backend, many in (("fake", fake), ("onnxruntime", model)):
         if many:
             _memory(backend, few, many, repeats)
@@ -141,7 +107,7 @@ def _memory(backend: str, few: int, many: int, repeats: int) -> None:
 
 @app.command(hidden=True)
 def watched(masks: Path, out: Path, backend: str, resume: bool = False) -> None:
-    """A run that looks at its own memory."""
+    """Run once and watch the memory of this process."""
     page, done, seen = os.sysconf("SC_PAGE_SIZE"), 0, []
     total = 1
 

@@ -1,4 +1,4 @@
-"""Pictures in a .npy file to the CPU time and the bytes that each way to write them takes.
+"""Measure the CPU time and the bytes that each encoder takes for the pictures in a .npy file.
 
     python benchmarks/coders.py pictures.npy --rounds 5
 

@@ -1,4 +1,4 @@
-"""A network of random weights to how fast each way to run it on CPUs is, from the engine alone to files on disk.
+"""Measure how fast a network of random weights runs on CPUs, from the engine alone to files on disk.
 
     make test                                       # makes .venv
     .venv/bin/python benchmarks/cpu.py all          # every part below, in this order
@@ -63,7 +63,7 @@ SUB_PIXEL: Final = "sub-pixel"
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured."""
+    """Hold how much is measured."""
 
     repeats: int = 3
     quick_repeats: int = 2
@@ -108,7 +108,7 @@ PRODUCT_DEPTH: Final = 8
 
 @dataclass
 class Run:
-    """What the options ahead of a part say."""
+    """Hold the options ahead of a part."""
 
     effort: Effort
     results: Path
@@ -138,7 +138,7 @@ def options(
 
 @app.command()
 def engines(context: typer.Context, ngf: Ngf = None) -> None:
-    """The engine alone: masks in memory to images in memory."""
+    """Measure the engine alone: masks in memory to images in memory."""
     run: Run = context.obj
     for width in _numbers(ngf) or (run.effort.ngf,):
         _engines(run, width)
@@ -195,7 +195,7 @@ def _psnr_db(bundle: Bundle) -> dict[str, float]:
 
 @app.command()
 def end_to_end(context: typer.Context) -> None:
-    """Mask files of 512x512 to lossless image files of 256x256, and the engine alone on the same masks."""
+    """Measure mask files of 512x512 to lossless image files of 256x256, and the engine alone on the same masks."""
     from models import cached_bundle
 
     run: Run = context.obj
@@ -252,7 +252,7 @@ def first_image(
         Path | None, typer.Option(help="Another bundle than the one inside the package.", show_default=False)
     ] = None,
 ) -> None:
-    """From the start of a process to the bytes of a first PNG, with the model inside the package."""
+    """Measure the time from the start of a process to the bytes of a first PNG, with the model inside the package."""
     from models import random_network, save_checkpoint
 
     from m2l_runtime.bundle import embedded
@@ -298,7 +298,7 @@ def first_image(
 
 @app.command()
 def growth(context: typer.Context) -> None:
-    """Images/s by batch size and by width, and seconds by number of images."""
+    """Measure images/s by batch size and by width, and seconds by number of images."""
     from models import cached_bundle
 
     run: Run = context.obj
@@ -359,7 +359,7 @@ def _series(
 
 @app.command()
 def forms(context: typer.Context) -> None:
-    """Transposed convolutions against their sub-pixel form: each upsampling layer alone, and whole networks."""
+    """Compare transposed convolutions with their sub-pixel form: each upsampling layer alone, and whole networks."""
     from layers import upsampling_file, upsampling_layers
     from models import mixed_export, random_network
     from torch_backend import unet_256
@@ -446,7 +446,7 @@ def _variants(layers: Sequence[tuple[int, int]]) -> dict[str, list[int]]:
 
 @app.command()
 def encoders(context: typer.Context, codecs: Codecs = None) -> None:
-    """CPU time and bytes an image, of the model inside the package and its example masks; one thread."""
+    """Measure CPU time and bytes an image, of the model inside the package and its example masks; one thread."""
     from m2l_runtime import Synthesizer
     from m2l_runtime.bench.process import run_for_json
     from m2l_runtime.bench.timing import example_masks
@@ -489,7 +489,7 @@ def _faster(found: Mapping[str, Any], name: str) -> list[float]:
 
 @app.command()
 def profile(context: typer.Context) -> None:
-    """One image at a time: time by kind of operator, and how near convolutions are to the engine's best."""
+    """Measure time by kind of operator, and how near convolutions are to the engine's best, one image at a time."""
     from layers import multiplications, products_file
     from models import cached_bundle
 
@@ -542,7 +542,7 @@ def profile(context: typer.Context) -> None:
 
 @app.command(name="all")
 def everything(context: typer.Context, codecs: Codecs = None) -> None:
-    """Every part, one after the other."""
+    """Measure every part, one after the other."""
     engines(context)
     end_to_end(context)
     first_image(context)
@@ -557,7 +557,7 @@ def page(
     context: typer.Context,
     docs: Annotated[Path, typer.Option(help="Folder to write into.", show_default=False)] = DOCS,
 ) -> None:
-    """docs/benchmarks.md and its plots, from the latest line of each part."""
+    """Write docs/benchmarks.md and its plots, from the latest line of each part."""
     from page import write_page
 
     run: Run = context.obj
@@ -566,7 +566,7 @@ def page(
 
 
 def label(backend: str, precision: str) -> str:
-    """A way's name on a page."""
+    """Return the name of a backend and precision on the page."""
     return f"{BACKENDS[backend].title} {precision}"
 
 
@@ -617,7 +617,7 @@ def _triple(figure: Statistic) -> list[float]:
 
 
 def _short(value: float) -> float:
-    """Five digits."""
+    """Round to five digits."""
     return float(f"{value:.5g}")
 
 

@@ -1,4 +1,4 @@
-"""The command line to what it costs before any work: CPU seconds of `m2l --help`, size of the environment.
+"""Measure what the command line costs before any work: CPU seconds of `m2l --help`, size of the environment.
 
     make demo && .venv-demo/bin/python benchmarks/footprint.py
 
@@ -22,7 +22,7 @@ EXCLUDED = ("pip", "setuptools", "_distutils_hack", "pkg_resources")
 
 
 def help_cpu_s(m2l: Path) -> list[float]:
-    """User plus system CPU seconds of each of `RUNS` runs of `m2l --help`, after one that is not counted."""
+    """Measure user plus system CPU seconds of each of `RUNS` runs of `m2l --help`, after one that is not counted."""
     seconds = []
     for _ in range(RUNS + 1):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -33,7 +33,7 @@ def help_cpu_s(m2l: Path) -> list[float]:
 
 
 def environment_bytes(prefix: Path) -> int:
-    """Bytes of all files below `prefix`, each counted once, less what is left out."""
+    """Count bytes of all files below `prefix`, each counted once, less what is left out."""
     total = 0
     for folder, folders, files in os.walk(prefix):
         folders[:] = [f for f in folders if not f.startswith(EXCLUDED)]

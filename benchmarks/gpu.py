@@ -1,6 +1,6 @@
-"""A network of random weights to how fast, and how exactly, every way to run it on an NVIDIA card runs there.
+"""Measure how fast, and how exactly, a network of random weights runs on an NVIDIA GPU in every way it can.
 
-    pip install -e '.[gpu,tensorrt-rtx,export]'      # with a PyTorch for CUDA; tensorrt-cu13 on data-centre cards
+    pip install -e '.[gpu,tensorrt-rtx,export]'      # with a PyTorch for CUDA; tensorrt-cu13 on data-center GPUs
     python benchmarks/gpu.py all                     # PyTorch, onnxruntime on CUDA, TensorRT: what is installed
     python benchmarks/gpu.py table                   # the last run as a Markdown table
     python benchmarks/gpu.py all --device cpu --ngf 4 --size 64 --batch 1,2 --seconds 0.1 --repeats 1   # a rehearsal
@@ -55,12 +55,12 @@ def everything(
     ngf: Annotated[int, typer.Option(help="Width of the network.")] = 64,
     size: Annotated[int, typer.Option(help="Side of masks and images in pixels: a power of two from 32 on.")] = 256,
     batch: Annotated[str, typer.Option(help="Masks per call: 1,16,64.")] = "1,16,64",
-    seconds: Annotated[float, typer.Option(help="Of a measurement, about.")] = 2.0,
+    seconds: Annotated[float, typer.Option(help="Seconds of a measurement, about.")] = 2.0,
     repeats: Annotated[int, typer.Option(help="Rounds.")] = 3,
     out: Annotated[Path, typer.Option(help="File of JSON lines.", show_default=False)] = RESULTS,
     only: Annotated[
         str | None,
-        typer.Option(help="Words with commas between: sides that have one in their name, and the baseline."),
+        typer.Option(help="Words with commas between: only sides that have one in their name, and the baseline."),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds after which a side's process is ended.")] = TIMEOUT_S,
 ) -> None:
@@ -72,9 +72,9 @@ def everything(
         gpufiles.levels(size)
     except ValueError as error:
         raise typer.BadParameter(f"--size: {error}") from error
-    cuda = _ask("looking for a card", "probe", timeout_s=timeout)
+    cuda = _ask("looking for a GPU", "probe", timeout_s=timeout)
     if device == "cuda" and cuda["name"] is None:
-        sys.exit(f"{cuda['reason']} (a rehearsal without a card: --device cpu)")
+        sys.exit(f"{cuda['reason']} (a rehearsal without a GPU: --device cpu)")
     with tempfile.TemporaryDirectory() as made, environment("TORCHINDUCTOR_CACHE_DIR", str(Path(made, "inductor"))):
         folder = Path(made, "files")
         folder.mkdir()
@@ -200,7 +200,7 @@ def _numbers(words: str) -> tuple[int, ...]:
 
 
 def _ask(what: str, *arguments: object, timeout_s: float) -> dict[str, Any]:
-    """What a process says without which nothing can be measured; its own, so that this one takes no card."""
+    """What a process says without which nothing can be measured; its own, so that this one takes no GPU."""
     ending = ask(SIDES, *arguments, timeout_s=timeout_s)
     if ending.reason is not None:
         sys.exit(f"{what}: {ending.reason.removeprefix(_FAILED)}")

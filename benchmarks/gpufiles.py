@@ -1,4 +1,4 @@
-"""A width and a side to what the sides of gpu.py run: a network, its files, masks, and the images to compare with.
+"""Make what the sides of gpu.py run: a network, its files, masks, and the images to compare with.
 
 PyTorch is imported where files are made alone: an engine's process must not hold its libraries.
 """
@@ -39,7 +39,7 @@ CALIBRATION: Final = "shapes:200"
 
 
 def levels(side: int) -> int:
-    """Of a network for images of this side: those of unet_256, or as many as a smaller image has halvings.
+    """Return the depth of a network for images of this side: 8, or as many as a smaller image has halvings.
 
     Raises:
         ValueError: the side is no power of two that a network can be made for.
@@ -51,14 +51,14 @@ def levels(side: int) -> int:
 
 
 def read_spec(folder: Path) -> UnetSpec:
-    """What the network in `folder` is made of."""
+    """Read the description of the network in `folder`."""
     from m2l_train.models.networks import UnetSpec
 
     return UnetSpec(**json.loads((folder / SPEC).read_text()))
 
 
 def probes(side: int) -> dict[str, Mask]:
-    """By name, the example masks, and those where norms have next to no variance: black, white, one pixel."""
+    """Return, by name, the example masks, and those where norms have next to no variance: black, white, one pixel."""
     masks = {f"example {number}": mask for number, mask in enumerate(example_masks((side, side)), 1)}
     pixel = np.zeros((side, side), np.uint8)
     pixel[side // 3, side // 4] = 255
@@ -67,10 +67,10 @@ def probes(side: int) -> dict[str, Mask]:
 
 
 def make_network(folder: Path, ngf: int, side: int) -> UnetGenerator:
-    """A network, its checkpoint, and masks with the images expected of them.
+    """Make a network, its checkpoint, and masks with the images expected of them.
 
     Expected are those of the network as trained in PyTorch on the CPU, fp32, one mask at a time, whose pixels were
-    found to be finite: the same whatever the card, and what every bundle's gate compares with.
+    found to be finite: the same whatever the GPU, and what every bundle's gate compares with.
     """
     from models import random_network, save_checkpoint
 
@@ -89,7 +89,7 @@ def make_network(folder: Path, ngf: int, side: int) -> UnetGenerator:
 
 
 def make_files(folder: Path, network: UnetGenerator, side: int, names: Collection[str]) -> dict[str, str]:
-    """Those of the network's bundle and ONNX files that are named.
+    """Make those of the network's bundle and ONNX files that are named.
 
     Returns:
         Why there is no file, by the name of the file.
@@ -142,12 +142,12 @@ def make_files(folder: Path, network: UnetGenerator, side: int, names: Collectio
 
 
 def onnx_file(folder: Path, precision: str) -> Path:
-    """Where the file in a precision is."""
+    """Return the path of the file in a precision."""
     return folder / f"{precision}.onnx"
 
 
 def model_source(folder: Path, precision: str) -> ModelSource:
-    """A file with what a manifest says of it."""
+    """Describe a file as a manifest does."""
     path = onnx_file(folder, precision)
     content, (_, height, width) = path.read_bytes(), read_expected(folder)[0].shape
     mask = TensorSpec(name=MASK, role="mask", dtype="uint8", shape=("batch", height, width))
@@ -157,13 +157,13 @@ def model_source(folder: Path, precision: str) -> ModelSource:
 
 
 def read_expected(folder: Path) -> tuple[Masks, Images]:
-    """(masks, the images expected of them)."""
+    """Read (masks, the images expected of them)."""
     with np.load(folder / EXPECTED) as arrays:
         return arrays["masks"], arrays["images"]
 
 
 def parity(folder: Path, rows: npt.NDArray[np.intp], images: Images) -> dict[str, float | str]:
-    """How far images are from those expected of the masks at `rows`."""
+    """Measure how far images are from those expected of the masks at `rows`."""
     with np.load(folder / EXPECTED) as arrays:
         measured: Fidelity = fidelity(arrays["images"][rows], images)
         worst = str(arrays["names"][rows[measured.worst_index]])
@@ -177,6 +177,6 @@ def parity(folder: Path, rows: npt.NDArray[np.intp], images: Images) -> dict[str
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong; the kind of error where it is none of m2l's own, whose messages need none."""
+    """Describe what went wrong; the kind of error where it is none of m2l's own, whose messages need none."""
     text = " ".join(str(error).split())
     return text if isinstance(error, M2LError) else f"{type(error).__name__}: {text}"

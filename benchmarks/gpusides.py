@@ -1,4 +1,4 @@
-"""One side of gpu.py, in a process of its own, to its figures as a line of JSON, or to one line that says why not.
+"""Measure one side of gpu.py in a process of its own; print metrics as a line of JSON, or one line that says why not.
 
 What a side does not need it does not import. Everything but `make` and `probe` reads the folder that `make` filled.
 """
@@ -31,7 +31,7 @@ from m2l_runtime.errors import DeviceUnavailable, EngineError
 STREAMS: Final = 2
 """Calls at once, beside one."""
 COMPUTE_CAPABILITY: Final = "8.9"
-"""Compute capability of plans that are built where there is no card to run them."""
+"""Compute capability of plans that are built where there is no GPU to run them."""
 _MIN_FILES: Final = 64
 _MAX_FILES: Final = 50_000
 
@@ -43,13 +43,13 @@ Cache = Annotated[Path | None, typer.Option(help="Where the backend keeps what i
 
 
 def say(**figures: Any) -> None:
-    """The line."""
+    """Print the line."""
     print(json.dumps(figures), flush=True)
 
 
 @app.command()
 def probe() -> None:
-    """The card that sides would run on, or why there is none, and what PyTorch was built with."""
+    """Describe the GPU that sides would run on, or why there is none, and what PyTorch was built with."""
     import torch
 
     from m2l_runtime.backends.cuda.devices import card
@@ -75,7 +75,7 @@ def probe() -> None:
 
 @app.command()
 def make(folder: Path, ngf: int, side: int, names: str) -> None:
-    """The network, and the files of the names given with commas between; says why there is none, by file."""
+    """Make the network, and the files of the names given with commas between; say why there is none, by file."""
     network = gpufiles.make_network(folder, ngf, side)
     say(**gpufiles.make_files(folder, network, side, names.split(",")))
 
@@ -85,7 +85,7 @@ def make(folder: Path, ngf: int, side: int, names: str) -> None:
 
 @app.command()
 def pytorch(folder: Path, mode: str, device: Device, batch_size: BatchSize = 1, seconds: Seconds = 2.0) -> None:
-    """The network as trained in PyTorch."""
+    """Measure the network as trained in PyTorch."""
     from torch_backend import GPU_MODES, TorchBackend, load_network
 
     network = load_network(folder / gpufiles.CHECKPOINT, gpufiles.read_spec(folder))
@@ -113,7 +113,7 @@ def engine(
     seconds: Seconds = 2.0,
     cache: Cache = None,
 ) -> None:
-    """An ONNX file on one of m2l's backends: one call at a time, then two at once where it can."""
+    """Measure an ONNX file on one of m2l's backends: one call at a time, then two at once where it can."""
     source = gpufiles.model_source(folder, precision)
     if (backend, device) == ("tensorrt", "cpu"):
         _build_alone(source, batch_size)
@@ -155,14 +155,14 @@ def _module(backend: str, precision: str, device: str) -> BackendModule:
     if backend not in BACKENDS:
         raise EngineError(f"this version of m2l has no backend '{backend}', only {', '.join(BACKENDS)}")
     if backend == "onnxruntime" and (precision, device) == ("fp16", "cpu"):
-        raise DeviceUnavailable("onnxruntime computes half precision in single on a CPU: measured on cards alone")
+        raise DeviceUnavailable("onnxruntime computes half precision in single on a CPU: measured on GPUs alone")
     if (backend, device) == ("tensorrt", "cpu"):
-        raise DeviceUnavailable("TensorRT runs on NVIDIA cards alone")
+        raise DeviceUnavailable("TensorRT runs on NVIDIA GPUs alone")
     return backend_module(backend)
 
 
 def _build_alone(source: ModelSource, batch_size: int) -> NoReturn:
-    """Where there is no card a plan can still be built.
+    """Build a plan, which takes no GPU.
 
     Raises:
         DeviceUnavailable: it was; with the seconds.
@@ -176,7 +176,7 @@ def _build_alone(source: ModelSource, batch_size: int) -> NoReturn:
     raise DeviceUnavailable(
         f"built by TensorRT for RTX {plan.version} for compute capability {COMPUTE_CAPABILITY} in "
         f"{plan.seconds:.1f} s, "
-        "not run: there is no card"
+        "not run: there is no GPU"
     )
 
 
@@ -224,7 +224,7 @@ def _batches(masks: npt.NDArray[np.uint8], batch_size: int) -> list[timing.Batch
 
 
 def _gpu_memory_megabytes(device: str) -> float | None:
-    """In use on the whole card, by whatever; None without a card."""
+    """Return memory in use on the whole GPU, by whatever; None without a GPU."""
     if device == "cpu":
         return None
     from m2l_runtime.backends.cuda.devices import memory_in_use_bytes
@@ -246,7 +246,7 @@ def end_to_end(
     seconds: Seconds = 2.0,
     cache: Cache = None,
 ) -> None:
-    """Mask files to JPEG files in WebDataset tars as `m2l synth` makes them; then the backend alone."""
+    """Measure mask files to JPEG files in WebDataset tars as `m2l synth` makes them; then the backend alone."""
     from m2l_runtime import OutputOptions, Synthesizer, synthesize_folder
     from m2l_runtime.bundle.io import open_bundle
     from m2l_runtime.output.encoding import Encoding
@@ -283,7 +283,7 @@ def end_to_end(
 
 
 def main() -> NoReturn:
-    """One side; whatever goes wrong is told in one line."""
+    """Run one side; whatever goes wrong is told in one line."""
     try:
         app(standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - that is what this process was asked for
@@ -293,7 +293,7 @@ def main() -> NoReturn:
 
 
 def _leave(status: int) -> NoReturn:
-    """An engine that fails while it is taken down does not take the answer with it."""
+    """Exit at once: an engine that fails while it is taken down does not take the answer with it."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,4 +1,4 @@
-"""Lines of JSON of gpu.py to a Markdown table: the last run of a file, with ratios within its rounds."""
+"""Write the last run of a file of gpu.py's lines as Markdown tables, with ratios within its rounds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VERSIONS: Final = (
 
 @dataclass
 class Side:
-    """What is known of a side."""
+    """Hold what is known of a side."""
 
     rounds: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     """Its figures by round."""
@@ -33,12 +33,12 @@ class Side:
     """Why it has none, or no more."""
 
     def values(self, name: str) -> dict[int, float]:
-        """A figure by round, where it was measured."""
+        """Return a metric by round, where it was measured."""
         return {n: found[name] for n, found in sorted(self.rounds.items()) if found.get(name) is not None}
 
 
 def as_markdown(lines: Iterable[str]) -> str:
-    """The last run: the engine alone, files to files, what did not run and why, and what the figures hold for.
+    """Write the last run: the engine alone, files to files, what did not run and why, and the conditions.
 
     Raises:
         ValueError: there is no line of gpu.py.
@@ -56,7 +56,7 @@ def as_markdown(lines: Iterable[str]) -> str:
 
 
 def last_run(lines: Iterable[str]) -> list[Line]:
-    """The lines of the run that began last."""
+    """Return the lines of the run that began last."""
     read: list[Line] = [line for text in lines if text.strip() if (line := json.loads(text))["benchmark"] == BENCHMARK]
     if not read:
         raise ValueError("there is no line of gpu.py in the file; run: python benchmarks/gpu.py all")
@@ -64,7 +64,7 @@ def last_run(lines: Iterable[str]) -> list[Line]:
 
 
 def sides(run: Sequence[Line]) -> dict[str, Side]:
-    """Of a run's lines, by name, in the order of the matrix."""
+    """Collect a run's lines by side, in the order of the matrix."""
     found = {name: Side() for name in run[0]["sides"]}
     for line in run:
         side = found[line["side"]]
@@ -77,17 +77,17 @@ def sides(run: Sequence[Line]) -> dict[str, Side]:
 
 
 def ratio(side: Side, baseline: Side | None, name: str) -> Statistic | None:
-    """Times the baseline's images/s of the same round; None where no round has both."""
+    """Compare with the baseline's images/s of the same round; None where no round has both."""
     ours, theirs = side.values(name), {} if baseline is None else baseline.values("images_per_s")
     both = [one for one in ours if one in theirs]
     return summarize_ratio([ours[one] for one in both], [theirs[one] for one in both]) if both else None
 
 
 def _head(line: Line) -> str:
-    shrunk = "" if line["device"] == "cuda" else " **On the CPU: a rehearsal of the command, no figures of a card.**"
+    shrunk = "" if line["device"] == "cuda" else " **On the CPU: a rehearsal of the command, no measurement of a GPU.**"
     return (
         f"Network of random weights, ngf {line['ngf']}, {line['size']}x{line['size']}; bytes in memory to bytes in "
-        f"memory, copies to the card and back included.{shrunk}"
+        f"memory, copies to the GPU and back included.{shrunk}"
     )
 
 
@@ -95,7 +95,7 @@ def _alone(found: Mapping[str, Side]) -> str:
     baseline = found.get(BASELINE)
     headings = (
         *("way", "p50, ms", "p95, ms", "images/s", f"times {BASELINE}", "images/s, 2 calls at once", "times"),
-        *("first load, s", "later loads, s", "card memory, MB", "levels off: most, mean", "PSNR, dB: all, worst"),
+        *("first load, s", "later loads, s", "GPU memory, MB", "levels off: most, mean", "PSNR, dB: all, worst"),
     )
     rows = []
     for name, side in found.items():
@@ -176,7 +176,7 @@ def _conditions(line: Line, found: Mapping[str, Side]) -> str:
     facts = [
         f"{cuda['name']} (compute capability {cuda['compute_capability']}), {driver}CUDA {cuda['cuda']}"
         if line["device"] == "cuda"
-        else "no card",
+        else "no GPU",
         f"PyTorch for CUDA {cuda['torch_cuda']}, cuDNN {cuda['torch_cudnn']}"
         if cuda["torch_cuda"]
         else "PyTorch without CUDA",
@@ -186,9 +186,9 @@ def _conditions(line: Line, found: Mapping[str, Side]) -> str:
         f"`{line['command']}`",
     ]
     return (
-        "Figures are medians over rounds (lowest..highest), ratios are taken within rounds. fp32 of PyTorch has TF32 "
+        "Values are medians over rounds (lowest..highest), ratios are taken within rounds. fp32 of PyTorch has TF32 "
         "off. First loads build, compile or tune what later ones find kept. Memory is what is in use on the whole "
-        f"card. Parity is to {line['expected']}. Conditions: {'; '.join(facts)}."
+        f"GPU. Parity is to {line['expected']}. Conditions: {'; '.join(facts)}."
     )
 
 

@@ -33,13 +33,13 @@ PACKAGES = (
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
 """Those of a processor that engines choose their kernels by."""
 GPU = {"name": "name", "compute_capability": "compute_cap", "driver": "driver_version", "memory_mib": "memory.total"}
-"""What is told of a card, by nvidia-smi's words."""
+"""What is told of a GPU, by nvidia-smi's words."""
 TIMEOUT_S = 6 * 3600.0
 """Of one side: a hundred thousand masks take a while."""
 
 
 def conditions() -> dict[str, Any]:
-    """The machine and the versions that a figure holds for."""
+    """Describe the machine and the versions that a measurement holds for."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -59,7 +59,7 @@ def conditions() -> dict[str, Any]:
 
 @functools.cache
 def card() -> dict[str, str] | None:
-    """The first NVIDIA card that processes may use, as nvidia-smi tells; None where there is none, or no nvidia-smi."""
+    """Describe the first NVIDIA GPU that processes may use, as nvidia-smi tells; None without either."""
     command, visible = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES")
     if command is None or visible == "":
         return None
@@ -74,7 +74,7 @@ def card() -> dict[str, str] | None:
 
 
 def draw_masks(folder: Path, count: int, side: int = 512) -> None:
-    """`count` mask files of drawn ellipses in `folder`: at most 200 pictures, the others are links to them."""
+    """Draw `count` mask files of ellipses in `folder`: at most 200 pictures, the others are links to them."""
     folder.mkdir(parents=True)
     rows, columns = np.ogrid[:side, :side]
     for number in range(count):
@@ -89,7 +89,7 @@ def draw_masks(folder: Path, count: int, side: int = 512) -> None:
 
 
 def ask(script: Path, *arguments: object, timeout_s: float = TIMEOUT_S) -> ProcessResult:
-    """What `script` prints last, as JSON, or the reason why it does not; run by this Python.
+    """Run `script` with this Python for what it prints last, as JSON, or the reason why it does not.
 
     The moment, by `time.monotonic()`, is the first line of its standard input.
     """
@@ -98,7 +98,7 @@ def ask(script: Path, *arguments: object, timeout_s: float = TIMEOUT_S) -> Proce
 
 
 def in_own_process(script: Path, *arguments: object) -> dict[str, Any]:
-    """The JSON that `script` prints last; the benchmark ends where it fails."""
+    """Run `script` for the JSON that it prints last; the benchmark ends where it fails."""
     ending = ask(script, *arguments)
     if ending.reason is not None:
         sys.exit(f"{script.name} {' '.join(map(str, arguments))}: {ending.reason}")
@@ -115,7 +115,7 @@ def interleave(
     on_round: Callable[[int, str], None] = lambda _, __: None,
     on_answer: Callable[[int, str, ProcessResult], None] = lambda _, __, ___: None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each side run `repeats` times, in a process of its own; by turns, so that a busy machine hits all alike.
+    """Run each side `repeats` times, in a process of its own; by turns, so that a busy machine hits all alike.
 
     Args:
         sides: arguments of `script`, by name.
@@ -147,17 +147,17 @@ def interleave(
 
 
 def rates(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
-    """Median images/s of each side."""
+    """Compute median images/s of each side."""
     return {name: statistics.median(run["images_per_s"] for run in runs) for name, runs in results.items()}
 
 
 def report(benchmark: str, **facts: Any) -> None:
-    """One line of JSON on standard output."""
+    """Print one line of JSON."""
     print(line_of(benchmark, **facts), flush=True)
 
 
 def line_of(benchmark: str, **facts: Any) -> str:
-    """A line of JSON with the conditions that it holds for."""
+    """Write a line of JSON with the conditions that it holds for."""
     return json.dumps({"benchmark": benchmark, **facts, "conditions": conditions()})
 
 

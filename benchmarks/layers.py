@@ -1,4 +1,4 @@
-"""A layer's sizes to an ONNX file of it alone: an upsampling layer in either form, and a product to find a peak by."""
+"""Write ONNX files of one layer: an upsampling layer in either form, and products to find a peak by."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _IR_VERSION: Final = 10
 
 @dataclass(frozen=True)
 class Upsampling:
-    """The upsampling layer of a level, 0 the outermost, in a network of 256x256 pixels."""
+    """Describe the upsampling layer of a level, 0 the outermost, in a network of 256x256 pixels."""
 
     level: int
     side: int
@@ -43,7 +43,7 @@ class Upsampling:
 
 
 def upsampling_layers(spec: UnetSpec, image_side: int = 256) -> list[Upsampling]:
-    """All of a network, the bottleneck's first."""
+    """List all of a network, the bottleneck's first."""
     found = []
     for level in reversed(range(spec.levels)):
         is_outermost, is_innermost = level == 0, level == spec.levels - 1
@@ -61,7 +61,7 @@ def upsampling_layers(spec: UnetSpec, image_side: int = 256) -> list[Upsampling]
 
 
 def upsampling_file(layer: Upsampling, form: Form, path: Path) -> Path:
-    """ReLU, the layer and the norm that follows, as in the deploy graph: (batch, C, S, S) floats to twice the side."""
+    """Write ReLU, layer and norm as in the deploy graph: (batch, C, S, S) floats to twice the side."""
     torch.manual_seed(layer.level)
     transposed = torch.nn.ConvTranspose2d(layer.inputs, layer.outputs, 4, 2, 1, bias=not layer.has_norm)
     torch.nn.init.normal_(transposed.weight, 0.0, 0.02)
@@ -95,7 +95,7 @@ def upsampling_file(layer: Upsampling, form: Form, path: Path) -> Path:
 
 
 def products_file(channels: int, side: int, depth: int, precision: Precision, path: Path) -> Path:
-    """1x1 convolutions, one after the other, of as many channels in as out: matrix products and nothing else.
+    """Write 1x1 convolutions, one after the other, of as many channels in as out: matrix products and nothing else.
 
     int8 is written as m2l's files have it: weights signed and by channel, what comes in and out unsigned.
     """
@@ -136,7 +136,7 @@ def _through_bytes(name: str, number: int) -> list[Any]:
 
 
 def multiplications(content: bytes, side: int = 256) -> dict[str, int]:
-    """Multiplications of an image in each convolution of a file, by node, for masks or floats of this side."""
+    """Count multiplications of an image in each convolution of a file, by node, for masks or floats of this side."""
     model = onnx.load_from_string(content)
     for value in model.graph.input:
         value.type.tensor_type.shape.dim[0].dim_value = 1

@@ -1,4 +1,4 @@
-"""A width to a network of random weights, and that to checkpoints, bundles and plain ONNX files.
+"""Make networks of random weights, their checkpoints, bundles and plain ONNX files.
 
 Bundles in every precision take minutes, so they are kept in build/benchmarks, by what they were made with.
 """
@@ -30,11 +30,11 @@ SIDE: Final = 256
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "bf16", "int8")
 CALIBRATION: Final = "shapes:200"
 LOW_LIMITS: Final = ParityLimits(psnr_db=20.0, worst_psnr_db=15.0, mean_levels=30.0, colour_shift_levels=20.0)
-"""Random weights make no images that may be judged; with these every convolution is in int8."""
+"""Random weights make no images that can be validated; with these every convolution is in int8."""
 
 
 def random_network(spec: UnetSpec) -> UnetGenerator:
-    """The network with the weights that seed 0 draws."""
+    """Make a network with random weights of seed 0."""
     torch.manual_seed(0)
     network = UnetGenerator(spec)
     if network.appearance is not None:
@@ -43,13 +43,13 @@ def random_network(spec: UnetSpec) -> UnetGenerator:
 
 
 def save_checkpoint(network: UnetGenerator, path: Path) -> Path:
-    """A checkpoint as training leaves it."""
+    """Save a checkpoint as training leaves it."""
     torch.save(network.state_dict(), path)
     return path
 
 
 def random_bundle(root: Path, ngf: int, *, rows: int = 0, **options: Any) -> tuple[Path, Path]:
-    """(checkpoint, bundle) in `root`, which is made.
+    """Make (checkpoint, bundle) in the new folder `root`.
 
     Args:
         root: folder.
@@ -64,7 +64,7 @@ def random_bundle(root: Path, ngf: int, *, rows: int = 0, **options: Any) -> tup
 
 
 def cached_bundle(ngf: int) -> tuple[Path, Path]:
-    """(checkpoint, bundle in every precision), made if sources or versions are others than when it was."""
+    """Return (checkpoint, bundle in every precision), made if sources or versions are others than when it was."""
     folder = CACHE / f"ngf{ngf}-{_key()}"
     if not folder.exists():
         CACHE.mkdir(exist_ok=True, parents=True)
@@ -80,7 +80,7 @@ def cached_bundle(ngf: int) -> tuple[Path, Path]:
 
 
 def _key() -> str:
-    """Of all that a bundle's bytes depend on."""
+    """Hash all that a bundle's bytes depend on."""
     digest = hashlib.sha256()
     sources = [
         *(ROOT / "m2l_export").rglob("*.py"),
@@ -95,7 +95,7 @@ def _key() -> str:
 
 
 def plain_export(network: UnetGenerator, path: Path) -> Path:
-    """The network as PyTorch's exporter writes it: float32 `input` (batch, 3, 256, 256) to `output` likewise."""
+    """Export the network as PyTorch's exporter writes it: float32 `input` (batch, 3, 256, 256) to `output` likewise."""
     batch = torch.export.Dim("batch", min=1)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -116,7 +116,7 @@ def plain_export(network: UnetGenerator, path: Path) -> Path:
 
 
 def mixed_export(network: UnetGenerator, deconvolutions: Collection[int], path: Path) -> Path:
-    """The deploy graph with transposed convolutions at these levels (0 is the outermost), sub-pixel form elsewhere."""
+    """Export the deploy graph, transposed at these levels (0 is the outermost), in sub-pixel form elsewhere."""
     graph = deploy(network, upsampling="transposed").graph
     unet = graph.unet
     assert isinstance(unet, DeployUnet)  # noqa: S101 - deploy made it

@@ -1,6 +1,6 @@
-"""One side of a benchmark, in a process of its own, to its figures as a line of JSON.
+"""Measure one side of a benchmark in a process of its own, and print a line of JSON.
 
-What a side does not need it does not import: memory and the time to a first image are among the figures. What starts a
+What a side does not need it does not import: memory and the time to a first image are among the metrics. What starts a
 side writes the moment, by `time.monotonic()`, to its standard input (`harness.ask`).
 """
 
@@ -46,12 +46,12 @@ BatchSize = Annotated[int, typer.Option(help="Masks per call.")]
 
 
 def say(**figures: Any) -> None:
-    """The line."""
+    """Print the line."""
     print(json.dumps(figures), flush=True)
 
 
 def started_at_s() -> float:
-    """When this process was asked for."""
+    """Read when this process was asked for."""
     return float(sys.stdin.readline())
 
 
@@ -60,7 +60,7 @@ def started_at_s() -> float:
 
 @app.command()
 def pytorch(checkpoint: Path, ngf: int, mode: str, batch_size: BatchSize = 1, seconds: Seconds = 2.0) -> None:
-    """A checkpoint in PyTorch."""
+    """Measure a checkpoint in PyTorch."""
     from torch_backend import CPU_MODES, TorchBackend, load_network, unet_256
 
     def load(_: int | None) -> Backend:
@@ -71,7 +71,7 @@ def pytorch(checkpoint: Path, ngf: int, mode: str, batch_size: BatchSize = 1, se
 
 @app.command()
 def plain(file: Path, backend: str, seconds: Seconds = 2.0) -> None:
-    """A plain export on an engine, one image and one call at a time."""
+    """Measure a plain export on an engine, one image and one call at a time."""
     shape = (3, SIDE, SIDE)
     source = _float_source(file, "fp32", shape, shape, names=("input", "output"))
     module = backend_module(backend)
@@ -83,7 +83,7 @@ def plain(file: Path, backend: str, seconds: Seconds = 2.0) -> None:
 
 
 class PlainFile:
-    """A backend of a plain export, floats in and out, with what lies between floats and bytes done by NumPy."""
+    """Run a plain export as a backend, floats in and out, with what lies between floats and bytes done by NumPy."""
 
     def __init__(self, backend: Backend) -> None:
         self.settings: Final = backend.settings
@@ -110,7 +110,7 @@ def bundle(
     batch_size: BatchSize = 1,
     seconds: Seconds = 2.0,
 ) -> None:
-    """A bundle on one of m2l's backends, as many calls at once as `m2l synth` makes."""
+    """Measure a bundle on one of m2l's backends, as many calls at once as `m2l synth` makes."""
     backend_module(backend)
     opened = open_bundle(folder)
 
@@ -124,7 +124,7 @@ def bundle(
 
 @app.command()
 def file(file: Path, backend: str, precision: str, seconds: Seconds = 2.0) -> None:
-    """An ONNX file of a whole network, bytes in and out, likewise; no latency."""
+    """Measure an ONNX file of a whole network, bytes in and out, likewise; no latency."""
     module = backend_module(backend)
     source = _source(file, cast(Precision, precision), MASK, IMAGE)
     loaded = module.load(source, BackendOptions("cpu", cast(Precision, precision), 1, None, None))
@@ -133,7 +133,7 @@ def file(file: Path, backend: str, precision: str, seconds: Seconds = 2.0) -> No
 
 @app.command()
 def layers(folder: Path, backend: str, precision: str, seconds: Seconds = 0.3) -> None:
-    """Each ONNX file of index.json ({name: [shape in, shape out]}), likewise: milliseconds an image by name."""
+    """Measure each ONNX file of index.json ({name: [shape in, shape out]}), likewise: milliseconds an image by name."""
     module, found = backend_module(backend), {}
     generator = np.random.default_rng(0)
     for name, (shape_in, shape_out) in json.loads((folder / "index.json").read_text()).items():
@@ -153,7 +153,7 @@ def _measure(
     *,
     streams: int | None = None,
 ) -> None:
-    """Figures of a backend; where a call is one image, its latency too, with one call at a time."""
+    """Measure a backend; where a call is one image, its latency too, with one call at a time."""
     began = time.perf_counter()
     backend = load(streams)
     backend.run(inputs[0])
@@ -196,7 +196,7 @@ def _float_source(
 
 @app.command()
 def todays_loop(checkpoint: Path, ngf: int, masks: Path) -> None:
-    """What the original's test.py does for each mask: read, squash, PyTorch eager, batch 1, PNG at Pillow's default."""
+    """Do as the original's test.py for each mask: read, squash, PyTorch eager, batch 1, PNG at Pillow's default."""
     import torch
     from torch_backend import load_network, unet_256
 
@@ -230,7 +230,7 @@ def synth(
     engine_too: Annotated[bool, typer.Option("--engine-too", help="Then the engine alone, on the same masks.")] = False,
     warm: Annotated[bool, typer.Option(help="Load and warm up before the clock starts.")] = True,
 ) -> None:
-    """`m2l synth` with its defaults; seconds since the process was asked for are told as well."""
+    """Measure `m2l synth` with its defaults; seconds since the process was asked for are told as well."""
     asked_s = started_at_s()
     options = OutputOptions(image_encoding=Encoding(**json.loads(encoding)))
     with (
@@ -249,9 +249,9 @@ def synth(
 
 
 @app.command()
-def engine(folder: Path, masks: Path, streams: int | None = None) -> None:
-    """The engine alone, on masks that are in memory."""
-    with Synthesizer.open(folder, streams=streams) as synthesizer:
+def engine(folder: Path, masks: Path) -> None:
+    """Measure the engine alone, on masks that are in memory."""
+    with Synthesizer.open(folder, streams=None) as synthesizer:
         _warm_up(synthesizer)
         say(images_per_s=_engine_alone(synthesizer, masks))
 
@@ -273,7 +273,7 @@ def _warm_up(synthesizer: Synthesizer) -> None:
 
 @app.command()
 def first_image(folder: Path, backend: str, precision: str = "fp32", cache: Path | None = None) -> None:
-    """A bundle to the PNG bytes of one image; with `cache`, OpenVINO keeps compiled models there for the next time."""
+    """Time a bundle to the PNG bytes of one image; OpenVINO keeps compiled models in `cache`, if given."""
     asked_s = started_at_s()
     with Synthesizer.open(
         folder, backend=backend, precision=cast(Precision, precision), cache_dir=cache
@@ -286,7 +286,7 @@ def first_image(folder: Path, backend: str, precision: str = "fp32", cache: Path
 
 @app.command()
 def first_image_pytorch(checkpoint: Path, spec: Annotated[str, typer.Argument(help="A UnetSpec as JSON.")]) -> None:
-    """A checkpoint to the PNG bytes of one image, with PyTorch."""
+    """Time a checkpoint to the PNG bytes of one image, with PyTorch."""
     asked_s = started_at_s()
     import torch
     from torch_backend import load_network
@@ -312,7 +312,7 @@ def _first_mask() -> Path:
 
 @app.command()
 def profile(folder: Path, backend: str, precision: str) -> None:
-    """A bundle's file, an image at a time on all CPUs: milliseconds by kind of operator, and of a call unprofiled."""
+    """Profile a bundle's file, an image at a time: milliseconds by kind of operator, and of a call unprofiled."""
     opened = open_bundle(folder)
     found = next(m for m in opened.manifest.models if backend in m.engines and m.precision == precision)
     content = opened.read_model(found)
@@ -376,14 +376,14 @@ def _profile_onnxruntime(content: bytes, _: str, inputs: Sequence[timing.Batch],
 
 
 def _quickest(calls: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of the calls after the first ones the one that took least, the slowest kind first."""
+    """Return the call that took least, but for the first ones, the slowest kind first."""
     call = min(calls[_WARM_UP:], key=lambda kinds: sum(kinds.values()))
     return dict(sorted(call.items(), key=lambda item: -item[1]))
 
 
 @app.command()
 def products(folder: Path, backend: str, precision: str, seconds: Seconds = 1.0) -> None:
-    """Each file of index.json ({name: [channels, side, multiplications]}) to 10^9 multiplications a second."""
+    """Measure 10^9 multiplications a second of each file of index.json ({name: [channels, side, multiplications]})."""
     module, found = backend_module(backend), {}
     for name, (channels, side, multiplications) in json.loads((folder / "index.json").read_text()).items():
         shape = (channels, side, side)

@@ -1,4 +1,4 @@
-"""Pairs of masks and photographs to how fast networks are trained on them.
+"""Measure how fast networks are trained on pairs of masks and photographs.
 
     make test                                                       # makes .venv
     .venv/bin/python benchmarks/training.py steps                   # a plain loop, the preset fast, and what is between
@@ -59,13 +59,13 @@ Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 def steps(
     ngf: Annotated[int, typer.Option(help="Width of the generator.")] = 64,
     ndf: Annotated[int, typer.Option(help="Width of the discriminator.")] = 64,
-    batch_size: Annotated[int, typer.Option(help="Of the fast sides.")] = FAST.batch_size,
+    batch_size: Annotated[int, typer.Option(help="Pairs per step of the fast sides.")] = FAST.batch_size,
     images: Annotated[int, typer.Option(help="Images trained on in a run, after the warm-up; about.")] = 32,
     repeats: Annotated[int, typer.Option(help="Runs of each side.")] = 3,
     sides: Annotated[str, typer.Option(help="Some of the sides, with commas and | between: 'plain|fast'.")] = "",
     device: Device = "cpu",
 ) -> None:
-    """Images/s of whole training steps, data and all."""
+    """Measure images/s of whole training steps, data and all."""
     chosen = sides.split("|") if sides else list(SIDES)
     with tempfile.TemporaryDirectory() as folder:
         data = draw_pairs(Path(folder, "data"), 4 * batch_size)
@@ -98,7 +98,7 @@ def data(
     repeats: Annotated[int, typer.Option(help="Runs of each side.")] = 3,
     device: Device = "cpu",
 ) -> None:
-    """Images/s of batches that nobody trains on: read each epoch, and decoded once (the decoding not counted)."""
+    """Measure images/s of batches without training: read each epoch, and decoded once (decoding not counted)."""
     with tempfile.TemporaryDirectory() as folder:
         root = draw_pairs(Path(folder, "data"), pairs)
         sides = {name: ("batches", root, name, batch_size, device) for name in ("read each epoch", "decoded once")}
@@ -113,7 +113,7 @@ def data(
 
 
 def draw_pairs(root: Path, count: int) -> Path:
-    """A data folder of `count` pairs to train on."""
+    """Draw a data folder of `count` pairs to train on."""
     width, height = 1022, 767
     rows, columns = np.ogrid[:height, :width]
     for kind in ("images", "masks"):
@@ -134,7 +134,7 @@ def draw_pairs(root: Path, count: int) -> Path:
 
 @app.command(hidden=True)
 def side(root: Path, name: str, ngf: int, ndf: int, batch_size: int, images: int, device: str) -> None:
-    """One side of `steps`."""
+    """Measure one side of `steps`."""
     given = SIDES[name]
     config = dataclasses.replace(given, ngf=ngf, ndf=ndf, batch_size=1 if name == "plain" else batch_size)
     place = torch.device(device)
@@ -157,7 +157,7 @@ def side(root: Path, name: str, ngf: int, ndf: int, batch_size: int, images: int
 
 @app.command(hidden=True)
 def batches(root: Path, name: str, batch_size: int, device: str) -> None:
-    """One side of `data`."""
+    """Measure one side of `data`."""
     config = dataclasses.replace(FAST, batch_size=batch_size, decode_once=name == "decoded once")
     with ThreadPoolExecutor(min(usable_cpus(), 8)) as pool, tempfile.TemporaryDirectory() as folder:
         source = _endless(root, config, pool, Path(folder), torch.device(device))
@@ -175,7 +175,7 @@ def batches(root: Path, name: str, batch_size: int, device: str) -> None:
 def _endless(
     root: Path, config: TrainConfig, pool: ThreadPoolExecutor, folder: Path, device: torch.device
 ) -> Iterator[Batch]:
-    """Whole batches, epoch after epoch, as training takes them."""
+    """Yield whole batches, epoch after epoch, as training takes them."""
     pairs = open_data(root).train
     if config.decode_once:
         decoded_cache.decode_pairs(pairs, config, folder / "pixels", pool, None)

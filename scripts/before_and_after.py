@@ -1,8 +1,8 @@
-"""Two bundles and masks to a picture of what each makes of them.
+"""Draw what two bundles synthesize from the same masks.
 
     .venv/bin/python scripts/before_and_after.py sheet.jpg --before BUNDLE --now BUNDLE --masks MASKS
 
-Appearances and bits are drawn as `m2l synth` does. Without masks: geometric shapes.
+Appearances and dropout bits are sampled as `m2l synth` does. Without masks: geometric shapes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ COLUMNS = 8
 
 def main(
     out: Path,
-    before: Annotated[Path, typer.Option(help="Bundle.")],
-    now: Annotated[Path, typer.Option(help="Bundle.")] = embedded.BUNDLE,
+    before: Annotated[Path, typer.Option(help="First bundle.")],
+    now: Annotated[Path, typer.Option(help="Second bundle.")] = embedded.BUNDLE,
     masks: Annotated[Path | None, typer.Option(help="Folder of masks.  [default: shapes]")] = None,
-    count: Annotated[int, typer.Option(help="Masks, evenly over the folder.")] = 24,
-    seed: Annotated[int, typer.Option(help="Of shapes and of what is drawn.")] = 0,
+    count: Annotated[int, typer.Option(help="Number of masks, evenly over the folder.")] = 24,
+    seed: Annotated[int, typer.Option(help="Seed of shapes and samples.")] = 0,
 ) -> None:
     """Draw the sheet."""
     rows = []

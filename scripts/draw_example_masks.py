@@ -1,4 +1,4 @@
-"""Nothing to a dozen example masks: the 1-bit PNGs in runtime/m2l_runtime/data/masks.
+"""Draw the dozen example masks: the 1-bit PNGs in runtime/m2l_runtime/data/masks.
 
     python scripts/draw_example_masks.py OUT
 
@@ -22,7 +22,7 @@ Y, X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float64)
 
 
 def ellipse(x: float, y: float, across: float, down: float, turn: float = 0.0) -> Field:
-    """Positive inside an ellipse of half axes `across` and `down` pixels, turned by `turn` radians."""
+    """Make a field positive inside an ellipse of half axes `across` and `down` pixels, turned by `turn` radians."""
     u = (X - x) * np.cos(turn) + (Y - y) * np.sin(turn)
     v = -(X - x) * np.sin(turn) + (Y - y) * np.cos(turn)
     inside: Field = 1 - np.hypot(u / across, v / down)

@@ -1,4 +1,4 @@
-"""A bundle whose checkpoint is not at hand to one that runs on OpenVINO too, without appearances of little contrast.
+"""Extend a bundle whose checkpoint is not at hand to OpenVINO, and drop appearances of little contrast.
 
     .venv/bin/python scripts/extend_bundle.py BUNDLE OUT --min-contrast 15
 

@@ -1,4 +1,4 @@
-"""What a run of `m2l train` has logged to curves.
+"""Plot the curves of what a run of `m2l train` has logged.
 
     .venv/bin/python scripts/plot_run.py RUN curves.png [--evaluations FOLDER]
 
@@ -19,13 +19,18 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 WINDOWS = 150
-FIGURES = {"dice": "Dice", "checkerboard": "grids", "swd": "sliced Wasserstein", "variety_ratio": "variety, of real"}
+METRICS = {
+    "dice": "Dice",
+    "checkerboard": "checkerboard artefacts",
+    "swd": "sliced Wasserstein",
+    "variety_ratio": "variety, of real",
+}
 
 
 def main(
     run: Path,
     out: Path,
-    evaluations: Annotated[Path | None, typer.Option(help="Results by epoch.")] = None,
+    evaluations: Annotated[Path | None, typer.Option(help="Folder of evaluations by epoch.")] = None,
 ) -> None:
     """Draw the curves."""
     rows: list[dict[str, Any]] = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -34,7 +39,7 @@ def main(
     if evaluations is not None:
         files = sorted(evaluations.glob("*.json"), key=lambda path: int(path.stem))
         results = {int(path.stem): json.loads(path.read_text())["figures"] for path in files}
-    panels = 3 + (len(FIGURES) if results else 0)
+    panels = 3 + (len(METRICS) if results else 0)
     grid, axes = plt.subplots(-(-panels // 3), 3, figsize=(12, 3.2 * -(-panels // 3)), layout="constrained")
     places = iter(axes.ravel())
     _losses(next(places), steps, ("D_real", "D_fake", "G_GAN"), "GAN losses")
@@ -43,7 +48,7 @@ def main(
     axis.plot([r["epoch"] for r in epochs], [r["val_l1_levels"] for r in epochs], "k.-", lw=1)
     axis.set(title="mean difference on validation, levels", xlabel="epoch", ylim=(0, None))
     if results:
-        for name, title in FIGURES.items():
+        for name, title in METRICS.items():
             axis = next(places)
             axis.plot(list(results), [found[name]["value"] for found in results.values()], "k.-", lw=1)
             real = [found[name]["real"]["value"] for found in results.values() if found[name].get("real")]

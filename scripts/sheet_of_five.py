@@ -1,4 +1,4 @@
-"""The kinds of masks of the published sheet, each with its image, as one picture.
+"""Draw the kinds of masks of the published sheet, each with its image.
 
     .venv/bin/python scripts/sheet_of_five.py sheet.png --masks MASKS --bundle BUNDLE
 
@@ -32,12 +32,12 @@ KINDS = ("circle", "ellipse", "triangle", "square", "hexagon", "octagon", "star"
 
 def main(
     out: Path,
-    masks: Annotated[Path, typer.Option(help="Given masks.")] = embedded.EXAMPLE_MASKS,
+    masks: Annotated[Path, typer.Option(help="Folder of given masks.")] = embedded.EXAMPLE_MASKS,
     learn_from: Annotated[
         Path | None, typer.Option(help="Masks whose components are drawn.  [default: the given ones]")
     ] = None,
-    bundle: Annotated[Path, typer.Option(help="Generator.")] = embedded.BUNDLE,
-    seed: Annotated[int, typer.Option(help="Of shapes and deformations.")] = 1,
+    bundle: Annotated[Path, typer.Option(help="Bundle of the generator.")] = embedded.BUNDLE,
+    seed: Annotated[int, typer.Option(help="Seed of shapes and deformations.")] = 1,
 ) -> None:
     """Draw the sheet."""
     mask_folder = find_masks(masks)

@@ -1,4 +1,4 @@
-"""A bundle's images in fp32, in lower precisions, and eight times the difference, as one picture.
+"""Draw a bundle's images in fp32, in lower precisions, and eight times the difference.
 
 .venv/bin/python scripts/sheet_of_precisions.py sheet.jpg --masks MASKS --bundle BUNDLE
 """
@@ -27,8 +27,8 @@ AMPLIFIED = 8
 
 def main(
     out: Path,
-    masks: Annotated[Path, typer.Option(help="A folder.")] = embedded.EXAMPLE_MASKS,
-    bundle: Annotated[Path, typer.Option(help="Generator.")] = embedded.BUNDLE,
+    masks: Annotated[Path, typer.Option(help="Folder of masks.")] = embedded.EXAMPLE_MASKS,
+    bundle: Annotated[Path, typer.Option(help="Bundle of the generator.")] = embedded.BUNDLE,
 ) -> None:
     """Draw the sheet."""
     atomic.check_new_file(out, overwrite=True)
@@ -63,7 +63,7 @@ def main(
 
 
 def _amplified(images: Images, exact: Images) -> Images:
-    """128 where they are equal."""
+    """Amplify differences; 128 is no difference."""
     return np.clip(128 + AMPLIFIED * (images.astype(int) - exact), 0, 255).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""A bundle whose generator takes an appearance to a picture, and to figures, of how well it is heeded.
+"""Draw and measure how well a bundle's generator follows the appearance that it is given.
 
 .venv/bin/python scripts/steering.py sheet sheet.png --masks MASKS
 .venv/bin/python scripts/steering.py figures --masks MASKS          # a line of JSON
@@ -27,8 +27,8 @@ LIGHTNESSES = np.linspace(20, 62, COLUMNS)
 REDNESSES = np.linspace(4, 34, COLUMNS)
 
 app = typer.Typer(add_completion=False)
-MaskFolder = Annotated[Path, typer.Option(help="Masks to paint into.")]
-Generator = Annotated[Path, typer.Option(help="Bundle.")]
+MaskFolder = Annotated[Path, typer.Option(help="Folder of masks.")]
+Generator = Annotated[Path, typer.Option(help="Bundle of the generator.")]
 
 
 @app.command()
@@ -36,9 +36,9 @@ def sheet(
     out: Path,
     masks: MaskFolder = embedded.EXAMPLE_MASKS,
     bundle: Generator = embedded.BUNDLE,
-    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 1,
 ) -> None:
-    """Rows: one mask and eight appearances; one appearance and eight masks; lightness and redness as asked for."""
+    """Draw one mask with eight appearances, one appearance with eight masks, lightness and redness as asked for."""
     with Synthesizer.open(bundle, streams=None) as synth:
         table = synth.bundle.read_appearances()
         many = _masks(masks, synth.image_size, COLUMNS)
@@ -68,10 +68,10 @@ def _row(title: str, synth: Synthesizer, masks: Masks, asked: Appearance, seeds:
 def figures(
     masks: MaskFolder = embedded.EXAMPLE_MASKS,
     bundle: Generator = embedded.BUNDLE,
-    count: Annotated[int, typer.Option(help="Masks, at most.")] = 149,
-    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    count: Annotated[int, typer.Option(help="Number of masks, at most.")] = 149,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
 ) -> None:
-    """What is asked for against what is measured in the image, an appearance drawn for each mask."""
+    """Compare what is asked for with what is measured in the image, an appearance sampled for each mask."""
     with Synthesizer.open(bundle, streams=None) as synth:
         table = synth.bundle.read_appearances()
         chosen = _masks(masks, synth.image_size, count)
@@ -113,9 +113,9 @@ def shapes(
     segmenter: Annotated[Path, typer.Option(help="File of m2l evaluate segmenter.")],
     bundle: Generator = embedded.BUNDLE,
     count: Annotated[int, typer.Option(help="Shapes of all kinds together.")] = 198,
-    seed: Annotated[int, typer.Option(help="Of shapes and appearances.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of shapes and appearances.")] = 0,
 ) -> None:
-    """How well the segmenter finds geometric shapes again: Dice of each kind, and of all."""
+    """Measure how well the segmenter finds geometric shapes again: Dice of each kind, and of all."""
     from m2l_train.evaluate.metrics.mask_fidelity import compare
     from m2l_train.evaluate.segmenter import load_segmenter
 
@@ -131,7 +131,7 @@ def shapes(
 
 
 def _masks(folder: Path, size: tuple[int, int], max_count: int) -> Masks:
-    """At most so many, evenly spaced."""
+    """Read at most so many masks, evenly spaced."""
     mask_folder = find_masks(folder)
     places = np.unique(np.linspace(0, len(mask_folder.names) - 1, min(max_count, len(mask_folder.names))).astype(int))
     return np.stack([mask_folder.read(mask_folder.names[place], size).mask for place in places])

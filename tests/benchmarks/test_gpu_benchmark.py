@@ -71,7 +71,7 @@ def test_every_side_that_was_named_has_figures_or_a_reason(shrunk: Path) -> None
     }
     built = importlib.util.find_spec("tensorrt_rtx") is not None
     told = found["TensorRT int8, batch 2"]["reason"]
-    assert ("for compute capability 8.9 in" in told and "not run: there is no card" in told) if built else told
+    assert ("for compute capability 8.9 in" in told and "not run: there is no GPU" in told) if built else told
     assert all((line["figures"] is None) == (line["reason"] is not None) for line in found.values())
     conditions = found[BASELINE]["conditions"]
     assert {"torch", "onnxruntime", "tensorrt-rtx-cu13", "card"} <= conditions.keys()
@@ -101,7 +101,7 @@ def test_the_table_has_ratios_to_the_baseline_of_the_same_run(shrunk: Path, benc
     files = found["mask files to JPEG in tars, onnxruntime fp32, batch 2"]
     assert f"| {number(files['images_per_s'] / files['engine_images_per_s'])} |" in text
     assert "- not measured: TensorRT int8, batch 2: " in text
-    assert "a rehearsal of the command, no figures of a card" in text
+    assert "a rehearsal of the command, no measurement of a GPU" in text
 
 
 def test_parity_sees_a_network_of_other_weights(benchmark: Import, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_parity_sees_one_wrong_image_and_whose_it_is(benchmark: Import, tmp_path
 def test_half_precision_on_a_cpu_is_not_measured(benchmark: Import, tmp_path: Path) -> None:
     files, sides = benchmark("gpufiles"), benchmark("gpusides")
     assert files.levels(256) == 8
-    with pytest.raises(EngineError, match="on cards alone"):
+    with pytest.raises(EngineError, match="on GPUs alone"):
         sides._module("onnxruntime", "fp16", "cpu")
     with pytest.raises(EngineError, match="no backend 'magic'"):
         sides._module("magic", "fp16", "cpu")

@@ -1,4 +1,4 @@
-"""A row's question and answer to and from JSON: what its process is asked to measure, and what it found."""
+"""Encode and decode what the process of a row is asked to measure, and its answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """A way to run a bundle: what one row measures."""
+    """Describe a way to run a bundle: what one row measures.
+
+    Example:
+        >>> BenchConfig("onnxruntime", "cpu", "fp32", batch_size=8).threads is None
+        True
+    """
 
     backend: str
     device: str
@@ -34,7 +39,7 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class WorkerRequest:
-    """What the process of a row is to do."""
+    """Hold what the process of a row is to do."""
 
     config: BenchConfig
     bundle: str
@@ -49,7 +54,12 @@ class WorkerRequest:
 
 @dataclass(frozen=True)
 class Round:
-    """What one process of a row measured."""
+    """Hold what one process of a row measured.
+
+    Example:
+        >>> Round(0.4, 0.9, 21.0, 23.0, 25.0, 90, 48.0, 45.0, 96, 210.0).images_per_s
+        48.0
+    """
 
     load_s: float
     """From the bundle's folder to a backend that is ready, once the engine's Python package is imported."""
@@ -71,7 +81,7 @@ class Round:
     build_s: float | None = None
     """Of the loading, what a plan took to be built; None where nothing is built, or was before."""
     device_memory_megabytes: float | None = None
-    """What the engine and its calls hold on the card, in 10^6 bytes, by the card's free memory; None on a CPU.
+    """What the engine and its calls hold on the GPU, in 10^6 bytes, by the GPU's free memory; None on a CPU.
 
     What CUDA and the engine's library took for the process before, and keep, is not in it.
     """
@@ -79,7 +89,7 @@ class Round:
 
 @dataclass(frozen=True)
 class WorkerResponse:
-    """What the process of a row has to say."""
+    """Hold the answer of a row's process."""
 
     round: Round | None = None
     latency_settings: BackendSettings | None = None
@@ -93,14 +103,14 @@ class WorkerResponse:
 
 
 def encode(message: WorkerRequest | WorkerResponse) -> bytes:
-    """One line of ASCII."""
+    """Encode a message as one line of ASCII."""
     return json.dumps(msgspec.to_builtins(message)).encode("ascii") + b"\n"
 
 
 def decode(document: Any, kind: type[_T]) -> _T:
-    """The message that a parsed line of JSON is.
+    """Convert a parsed line of JSON to a message.
 
     Raises:
-        msgspec.ValidationError: it is none.
+        msgspec.ValidationError: it is no such message.
     """
     return msgspec.convert(document, kind)

@@ -1,6 +1,6 @@
-"""A command to the JSON that it prints last, or to the reason why there is none; its process never outlives the call.
+"""Run a command for the JSON that it prints last, or the reason why there is none. Its process never outlives the call.
 
-For benchmarks: each side in a process of its own, and one that crashes, hangs or runs out of memory spoils no other.
+Benchmarks run each side in a process of its own: one that crashes, hangs or runs out of memory spoils no other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_MESSAGE_CHARS: Final = 300
 
 @dataclass(frozen=True)
 class ProcessResult:
-    """What became of a process."""
+    """Hold what became of a process."""
 
     document: Any = None
     """What the last line of its standard output was, as JSON; None if there is a reason."""
@@ -44,6 +44,11 @@ def run_for_json(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> ProcessResult:
     """Run `command` to its end, and read what it printed last.
+
+    Example:
+        >>> import sys
+        >>> run_for_json([sys.executable, "-c", "print('[1, 2]')"]).document
+        [1, 2]
 
     Args:
         command: program and arguments. It becomes the leader of a process group, so that a Ctrl-C reaches the caller

@@ -1,4 +1,4 @@
-"""What was measured, row by row: the report of a benchmark, and what JSON holds of it."""
+"""Hold what was measured, row by row, and write it as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METRICS: Final = (
     "device_memory_megabytes",
     "build_s",
 )
-"""Fields of a round that a row has a figure of, as :class:`m2l_runtime.bench.messages.Round` describes them."""
+"""Fields of a round that a row has a metric of, as :class:`m2l_runtime.bench.messages.Round` describes them."""
 OPTIONAL_METRICS: Final = frozenset({"build_s"})
 """Of these, what happens in some rounds only."""
 
@@ -33,7 +33,12 @@ SCHEMA_VERSION: Final = 1
 
 @dataclass(frozen=True)
 class Row:
-    """A way to run the bundle, and what became of measuring it."""
+    """Hold a way to run the bundle, and what became of measuring it.
+
+    Example:
+        >>> Row(BenchConfig("onnxruntime", "cpu", "fp32", batch_size=8)).label
+        'onnxruntime cpu fp32 batch 8'
+    """
 
     config: BenchConfig
     rounds: tuple[Round, ...] = ()
@@ -57,7 +62,7 @@ class Row:
 
     @property
     def is_measured(self) -> bool:
-        """Whether there are figures."""
+        """Whether there are metrics."""
         return self.reason is None and bool(self.rounds)
 
     @cached_property
@@ -69,7 +74,7 @@ class Row:
         return {name: summarize(values) for name in METRICS if (values := self.values(name))}
 
     def values(self, name: str) -> list[float]:
-        """What each round gave; empty if it was not measured, or a system did not tell."""
+        """Return what each round gave; empty if it was not measured, or the system did not tell."""
         values = [getattr(one, name) for one in self.rounds] if self.is_measured else []
         if name in OPTIONAL_METRICS:
             return [value for value in values if value is not None]
@@ -78,7 +83,12 @@ class Row:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """A benchmark: what was measured, where, how often."""
+    """Hold a benchmark: what was measured, where, how often.
+
+    Example:
+        >>> BenchReport({}, {}, rows=(), repeats=1, round_count=0, seconds=2.0).measured
+        ()
+    """
 
     bundle: Mapping[str, Any]
     """Name, SHA-256, size of images, width of the network, bytes of its files."""
@@ -88,7 +98,7 @@ class BenchReport:
     repeats: int
     """Rounds that were asked for."""
     round_count: int
-    """Rounds that were finished; fewer if it was stopped. Figures are of these alone."""
+    """Rounds that were finished; fewer if it was stopped. Metrics are of these alone."""
     seconds: float
     """How long each measurement went on, about."""
     notes: tuple[str, ...] = ()
@@ -97,7 +107,7 @@ class BenchReport:
 
     @property
     def measured(self) -> tuple[Row, ...]:
-        """Rows with figures."""
+        """Rows with metrics."""
         return tuple(row for row in self.rows if row.is_measured)
 
     @property
@@ -106,7 +116,7 @@ class BenchReport:
         return next(iter(self.measured), None)
 
     def ratios(self, row: Row) -> dict[str, Statistic]:
-        """By the names in `METRICS`: how many times the reference, round by round; empty if it was not measured."""
+        """Compute how many times the reference a row is, by the names in `METRICS`; empty if it was not measured."""
         if self.reference is None:
             return {}
         pairs = {
@@ -116,7 +126,7 @@ class BenchReport:
 
 
 def as_json(report: BenchReport) -> dict[str, Any]:
-    """Everything of the report, each round's figures too."""
+    """Return everything of the report, each round's measurements too, as plain values."""
     reference = report.reference
     return {
         "benchmark": "m2l bench",
@@ -157,7 +167,12 @@ def _fields(settings: BackendSettings | None) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Statistic:
-    """Something measured once a round."""
+    """Hold the median and the range of something measured once a round.
+
+    Example:
+        >>> Statistic(median=2.0, lowest=1.0, highest=3.0).spread
+        1.0
+    """
 
     median: float
     lowest: float
@@ -165,17 +180,22 @@ class Statistic:
 
     @property
     def spread(self) -> float:
-        """From the lowest to the highest, as a fraction of the median."""
+        """Range from the lowest to the highest, as a fraction of the median."""
         return (self.highest - self.lowest) / self.median if self.median else 0.0
 
 
 def summarize(values: Sequence[float]) -> Statistic:
-    """The figure of one value a round, at least one."""
+    """Summarize one value a round, at least one.
+
+    Example:
+        >>> summarize([3.0, 1.0, 2.0])
+        Statistic(median=2.0, lowest=1.0, highest=3.0)
+    """
     return Statistic(statistics.median(values), min(values), max(values))
 
 
 def summarize_ratio(values: Sequence[float], reference: Sequence[float]) -> Statistic:
-    """How many times the reference: each value over that of the same round, and the figure of these ratios.
+    """Summarize ratios to the reference, each value over that of the same round.
 
     Not the ratio of two medians: what slows a round down slows both sides of it.
     """

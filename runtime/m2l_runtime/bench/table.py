@@ -1,4 +1,4 @@
-"""A report to text for a person."""
+"""Write a report as text for a person."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from m2l_runtime._utils.text import plural, printable, table
 from m2l_runtime.bench.report import BenchReport, Row, Statistic
 
-# (title, columns); a column is (heading, name of the figure, whether it is the ratio to the reference).
+# (title, columns); a column is (heading, name of the metric, whether it is the ratio to the reference).
 _TABLES: Final = (
     (
         "throughput, images/s",
@@ -38,18 +38,18 @@ _TABLES: Final = (
     ),
 )
 _GPU_TABLE: Final = (
-    "on the card",
+    "on the GPU",
     (
         ("memory, MB", "device_memory_megabytes", False),
         ("ratio", "device_memory_megabytes", True),
         ("build, s", "build_s", False),
     ),
 )
-"""Where a row has a figure of it."""
+"""Shown where a row has a metric of it."""
 
 
 def as_table(report: BenchReport) -> str:
-    """What ran where, a table each of throughput, latency and cost, what could not be measured and why, and notes."""
+    """Write what ran where, tables of throughput, latency and cost, what could not be measured and why, and notes."""
     parts = [_head(report)]
     if report.measured:
         on_gpu = any(name in row.metrics for row in report.measured for _, name, _ in _GPU_TABLE[1])
@@ -77,7 +77,7 @@ def _head(report: BenchReport) -> str:
         ("machine", f"{printable(machine['cpu'])}, {plural(machine['usable_cpus'], 'usable CPU')}{load}"),
         ("versions", ", ".join(versions)),
         (
-            "figures",
+            "metrics",
             f"median of {plural(report.round_count, 'round')} (lowest..highest); "
             f"about {report.seconds:g} s a measurement, each row in a new process each round",
         ),
@@ -110,7 +110,7 @@ _LAST: Final[dict[str, tuple[str, Callable[[Row], str]]]] = {
     "throughput, images/s": ("streams", _streams),
     "latency of a call, ms": ("calls", _calls),
     "start and memory": ("", lambda _: ""),
-    "on the card": ("", lambda _: ""),
+    "on the GPU": ("", lambda _: ""),
 }
 
 

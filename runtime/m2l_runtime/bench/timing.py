@@ -1,4 +1,4 @@
-"""A backend to the time that calls take and to images/s; mask files to PNG files to images/s."""
+"""Time calls of a backend, its images/s, and images/s from mask files to PNG files."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ _MAX_FILES: Final = 50_000
 
 
 def example_masks(image_size: tuple[int, int]) -> Masks:
-    """The masks inside the package at a model's size: uint8 (12, H, W)."""
+    """Read the masks inside the package at a model's size: uint8 (12, H, W)."""
     return np.stack([read_mask(path, image_size).mask for path in _example_files()])
 
 
 def batches(extra: ExtraInputs, masks: Masks, batch_size: int) -> list[Batch]:
-    """Inputs of as many calls as it takes to use every mask, with all that a generator takes beside them."""
+    """Make inputs of as many calls as it takes to use every mask, with all that a generator takes beside them."""
     count = -(-len(masks) // batch_size)
     rows = np.arange(count * batch_size).reshape(count, batch_size) % len(masks)
     return [extra.arrays(masks[numbers]) for numbers in rows]
 
 
 def latencies_ms(backend: Backend, inputs: Sequence[Batch], seconds: float) -> list[float]:
-    """How long each call took, one call at a time, after a warm-up; for about `seconds`, and 5 calls at least."""
+    """Time calls one at a time after a warm-up, for about `seconds`, and 5 calls at least."""
     _call(backend, inputs, _WARM_UP * seconds, _MIN_WARM_UP_CALLS)
     return _call(backend, inputs, seconds, _MIN_CALLS)
 
 
 def images_per_s(backend: Backend, inputs: Sequence[Batch], seconds: float) -> float:
-    """Images that come of as many calls at once as the backend has streams, after a warm-up.
+    """Measure images/s with as many calls at once as the backend has streams, after a warm-up.
 
     From the moment when all threads begin to the end of the last call; about `seconds`, and 2 calls a stream at least.
     """
@@ -83,7 +83,7 @@ def images_per_s(backend: Backend, inputs: Sequence[Batch], seconds: float) -> f
 
 
 def end_to_end(synthesizer: Synthesizer, folder: Path, seconds: float) -> tuple[float, int]:
-    """(images/s, images) of mask files in a folder to PNG files, as `m2l synth` makes them, after a warm-up.
+    """Measure (images/s, images) from mask files to PNG files, as `m2l synth` makes them, after a warm-up.
 
     As many masks as take about `seconds`, and a whole number of batches in each stream.
 
@@ -110,7 +110,7 @@ def end_to_end(synthesizer: Synthesizer, folder: Path, seconds: float) -> tuple[
 
 
 def lay_out_masks(folder: Path, count: int) -> None:
-    """`count` mask files in `folder`, which is made: copies of the example masks by turns, links where there are more.
+    """Write `count` mask files into a new folder: copies of the example masks in turn, links where there are more.
 
     Raises:
         OSError: it exists, or cannot be written.
@@ -131,7 +131,7 @@ def _example_files() -> list[Path]:
 
 
 def _call(backend: Backend, inputs: Sequence[Batch], seconds: float, min_calls: int) -> list[float]:
-    """Milliseconds of each call: until `seconds` have passed, and `min_calls` calls at least."""
+    """Return milliseconds of each call: until `seconds` have passed, and `min_calls` calls at least."""
     durations: list[float] = []
     began = end = time.perf_counter()
     while end - began < seconds or len(durations) < min_calls:

@@ -1,4 +1,4 @@
-"""One row in a process of its own to what it measured: a question on standard input, an answer on standard output.
+"""Measure one row in a process of its own: the request on standard input, the answer on standard output.
 
     python -P -m m2l_runtime.bench.worker
 
@@ -32,7 +32,7 @@ COMMAND: Final = (sys.executable, "-P", "-m", "m2l_runtime.bench.worker")
 
 
 def main() -> None:
-    """Answer the question on standard input, and leave."""
+    """Answer the request on standard input, and exit."""
     answers = _reserve_stdout()
     request = decode(json.loads(_read_line()), WorkerRequest)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def answer(request: WorkerRequest) -> WorkerResponse:
-    """Measure what is asked; whatever goes wrong is the reason why there is nothing."""
+    """Measure what is asked. Whatever goes wrong is the reason why there is nothing."""
     try:
         return measure(request)
     except M2LError as error:
@@ -75,14 +75,14 @@ def measure(request: WorkerRequest) -> WorkerResponse:
         latency_settings = backend.settings
     build_s = backend.build_s if isinstance(backend, ReportsBuildTime) else None
     del backend, synthesizer  # what was loaded twice is not held twice
-    card_before = _gpu_memory(latency_settings.device)
+    used_before = _gpu_memory(latency_settings.device)
     backend = load_backend(bundle, config.backend, _options(config, streams=config.streams))
     with Synthesizer(bundle, backend) as synthesizer:
         rate = timing.images_per_s(backend, inputs, request.seconds)
         end_to_end_rate, count = timing.end_to_end(synthesizer, Path(request.folder), request.seconds)
-        card_after = _gpu_memory(latency_settings.device)
+        used_after = _gpu_memory(latency_settings.device)
     p50, p95, p99 = np.percentile(latencies_ms, [50, 95, 99]).tolist()
-    found = Round(
+    measured = Round(
         load_s=load_s,
         first_image_s=first_image_s,
         latency_p50_ms=p50,
@@ -95,14 +95,14 @@ def measure(request: WorkerRequest) -> WorkerResponse:
         peak_memory_megabytes=peak_memory_megabytes(),
         build_s=build_s,
         device_memory_megabytes=None
-        if card_before is None or card_after is None
-        else max(0, card_after - card_before) / 1e6,
+        if used_before is None or used_after is None
+        else max(0, used_after - used_before) / 1e6,
     )
-    return WorkerResponse(found, latency_settings, backend.settings, backend.notes)
+    return WorkerResponse(measured, latency_settings, backend.settings, backend.notes)
 
 
 def make_one(synthesizer: Synthesizer) -> bytes:
-    """An example mask's file to the PNG bytes of its image."""
+    """Synthesize the image of an example mask's file as PNG bytes."""
     path = min(embedded.EXAMPLE_MASKS.glob("*.png"))
     mask = read_mask(path, synthesizer.image_size).mask
     image = synthesizer.synthesize_checked(mask[None])[0]
@@ -110,7 +110,7 @@ def make_one(synthesizer: Synthesizer) -> bytes:
 
 
 def _gpu_memory(device: str) -> int | None:
-    """Bytes in use on the card; None on a CPU."""
+    """Return bytes in use on the GPU; None on a CPU."""
     kind, index = read_device(device)
     if kind != "cuda":
         return None
@@ -131,7 +131,7 @@ def _options(config: BenchConfig, streams: int | None) -> BackendOptions:
 
 
 def _reserve_stdout() -> int:
-    """A file descriptor for the answer alone; what engines print goes to standard error from here on."""
+    """Reserve a file descriptor for the answer; what engines print goes to standard error from here on."""
     kept = os.dup(1)
     os.dup2(2, 1)
     return kept
@@ -148,7 +148,7 @@ def _read_line() -> bytes:
 
 
 def _exit_with_parent() -> None:
-    """Standard input ends when the process at its other end does."""
+    """Exit when standard input ends, which it does with the process at its other end."""
     while os.read(0, 1 << 16):
         pass
     os._exit(1)

@@ -1,4 +1,4 @@
-"""`m2l`: every verb that is installed, and errors as one line instead of a traceback.
+"""Run `m2l`: every verb that is installed, and errors as one line instead of a traceback.
 
 Verbs come from the entry-point group `m2l.commands`: each entry is a function that is given the application
 and adds its commands to it. Those modules are light; engines load when a command runs.
@@ -25,10 +25,10 @@ _STREAM_ERRORS: Final = (errno.ENOSPC, errno.EIO)
 
 
 def build_app() -> typer.Typer:
-    """The application with the verbs of every installed layer."""
+    """Build the application with the verbs of every installed package."""
     app = typer.Typer(
         name="m2l",
-        help="Masks of skin lesions in, synthetic dermoscopic images out. Images are synthetic: never for diagnosis.",
+        help="Synthesize dermoscopic images from masks of skin lesions. Images are synthetic: never for diagnosis.",
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -40,7 +40,7 @@ def build_app() -> typer.Typer:
         version: Annotated[
             bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
         ] = False,
-        debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks; may stand anywhere on the line.")] = False,
+        debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks. May stand anywhere on the line.")] = False,
     ) -> None:
         del version, debug
 
@@ -61,7 +61,9 @@ def _print_version(value: bool) -> None:
 def main() -> None:
     """Run the command line; errors that m2l knows become one line and exit status 1."""
     debug = _pop_debug_flag(sys.argv)
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; maskfile refuses it itself
+    warnings.filterwarnings(
+        "ignore", message="Image size .* exceeds limit"
+    )  # Pillow's; masks.mask_file refuses it itself
     try:
         build_app()()
     except M2LError as error:
@@ -98,11 +100,11 @@ def _interrupted() -> NoReturn:
 
 
 def _pop_debug_flag(arguments: list[str]) -> bool:
-    """Whether --debug stands anywhere ahead of a `--`; takes it out, as commands do not know it."""
+    """Take --debug out, as commands do not know it, and return whether it stood anywhere ahead of a `--`."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    found = DEBUG in arguments[1:end]
+    is_debug = DEBUG in arguments[1:end]
     arguments[1:end] = [argument for argument in arguments[1:end] if argument != DEBUG]
-    return found
+    return is_debug
 
 
 def _fail(message: str) -> None:

@@ -1,4 +1,4 @@
-"""Command lines of `m2l masks` to calls of its functions: shapes, deform, pca, describe.
+"""Run `m2l masks`: shapes, deform, pca, describe.
 
 Nothing heavy is imported before a command runs.
 """
@@ -25,14 +25,15 @@ _COLUMNS: Final = 7
 
 Masks = Annotated[Path, typer.Argument(help="A folder of masks, or a mask file.", show_default=False)]
 Out = Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)]
-Count = Annotated[int, typer.Option(help="How many masks.")]
+Count = Annotated[int, typer.Option(help="Number of masks.")]
 Size = Annotated[int, typer.Option(help="Side of the masks in pixels.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same masks.")]
+Seed = Annotated[int, typer.Option(help="Seed; the same one gives the same masks.")]
 Sheet = Annotated[
     Path | None, typer.Option(help=f"Also draw the first {_SHEET_MASKS} masks into this PNG file.", show_default=False)
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Threads.  [default: the CPUs this process may use]", show_default=False)
+    int | None,
+    typer.Option(help="Threads that draw masks.  [default: the CPUs this process may use]", show_default=False),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder of masks that is there already.")]
 
@@ -41,7 +42,7 @@ def register(app: typer.Typer) -> None:
     """Add `masks` and its verbs to `app`."""
     group = typer.Typer(
         name="masks",
-        help="Masks from nothing, or from few; and what masks are like.",
+        help="Make masks from nothing or from a few masks, and describe masks.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -51,7 +52,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _needs_packages(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, with one error where a package of the extra `masks` is missing."""
+    """Wrap a command so that a missing package of the extra `masks` is one error."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
@@ -69,7 +70,10 @@ def shapes(
     out: Out,
     count: Count = 100,
     kinds: Annotated[
-        str, typer.Option(help="Some of circle, ellipse, triangle, square, pentagon, hexagon, octagon, star, blob.")
+        str,
+        typer.Option(
+            help="Kinds with commas between: circle, ellipse, triangle, square, pentagon, hexagon, octagon, star, blob."
+        ),
     ] = "circle,ellipse,triangle,square,pentagon,hexagon,octagon,star,blob",
     size: Size = 256,
     seed: Seed = 0,
@@ -77,13 +81,13 @@ def shapes(
         float, typer.Option(help="Smallest radius of the circle around a shape, as a fraction of the side.")
     ] = 0.12,
     largest: Annotated[
-        float, typer.Option(help="Largest one; at 0.5 a circle fills the frame, but for two pixels.")
+        float, typer.Option(help="Largest radius. At 0.5 a circle fills the frame, but for two pixels.")
     ] = 0.42,
     sheet: Sheet = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw geometric shapes: the kinds by turns, place, size and rotation at random."""
+    """Draw geometric shapes, the kinds in turn; place, size and rotation are random."""
     from m2l_runtime.masks.sources.mask_source import DrawnMasks
     from m2l_runtime.masks.sources.shapes import Shapes
 
@@ -100,12 +104,12 @@ def deform(
     control_points: Annotated[int, typer.Option(help="Control points along each side of the frame.")] = 6,
     range: Annotated[  # noqa: A002 - the option's name
         float,
-        typer.Option(help="Farthest displacement of a control point, in spacings; up to 0.48 nothing can fold."),
+        typer.Option(help="Largest displacement of a control point, in spacings. Up to 0.48 nothing can fold."),
     ] = 0.45,
-    modes: Annotated[int, typer.Option(help="Modes of each part; the more, the finer.")] = 20,
+    modes: Annotated[int, typer.Option(help="Modes of each part. More are finer.")] = 20,
     alpha: Annotated[
         float,
-        typer.Option(help="1: smooth vibrations alone; 0: only the ways in which the masks themselves differ."),
+        typer.Option(help="1: smooth vibrations alone; 0: the variation among the masks alone."),
     ] = 1.0,
     size: Size = 256,
     seed: Seed = 0,
@@ -113,7 +117,7 @@ def deform(
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Deform masks elastically, as DeformIt does: each of MASKS by turns.
+    """Deform masks elastically, as DeformIt does, each of MASKS in turn.
 
     Exit status: 0 all masks were used, 3 some are empty, full or unreadable and were passed over, 1 nothing was made.
     """
@@ -142,33 +146,33 @@ def pca(
     place: Annotated[
         Path,
         typer.Argument(
-            help="The masks to learn from; with --component or --random the folder to make.", show_default=False
+            help="Masks to learn from; with --component or --random the folder to make.", show_default=False
         ),
     ],
-    model: Annotated[Path, typer.Option(help="File of the model: written, or read.", show_default=False)],
+    model: Annotated[Path, typer.Option(help="File of the shape model, written or read.", show_default=False)],
     component: Annotated[
         int | None,
         typer.Option(help="Draw shapes along this component, from 1, instead of learning.", show_default=False),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Along the component: from + over the mean to -.  [default: 7]", show_default=False),
+        typer.Option(help="Masks along the component, from + over the mean to -.  [default: 7]", show_default=False),
     ] = None,
     random: Annotated[bool, typer.Option("--random", help="Draw random shapes instead of learning.")] = False,
     count: Annotated[
-        int | None, typer.Option(help="How many masks at random.  [default: 100]", show_default=False)
+        int | None, typer.Option(help="Number of random masks.  [default: 100]", show_default=False)
     ] = None,
     sigmas: Annotated[
         float | None,
         typer.Option(
-            help="Standard deviations at the ends.  [default: 3 along a component, 2.5 at random]", show_default=False
+            help="Standard deviations at both ends.  [default: 3 along a component, 2.5 at random]", show_default=False
         ),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the masks in pixels.  [default: 256]", show_default=False)
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed gives the same masks.  [default: 0]", show_default=False)
+        int | None, typer.Option(help="Seed; the same one gives the same masks.  [default: 0]", show_default=False)
     ] = None,
     sheet: Sheet = None,
     workers: Workers = None,
@@ -183,19 +187,14 @@ def pca(
 
     if component is not None and random:
         raise typer.BadParameter("shapes are drawn along one component (--component) or at random (--random); choose")
-    is_learning, is_along = component is None and not random, component is not None
-    for name, value, has_effect in (
-        ("--steps", steps, is_along),
-        ("--count", count, random),
-        ("--seed", seed, random),
-        ("--sigmas", sigmas, not is_learning),
-        ("--size", size, not is_learning),
-        ("--sheet", sheet, not is_learning),
-        ("--workers", workers, not is_learning),
-    ):
-        if value is not None and not has_effect:
-            doing = "learning" if is_learning else "--component" if is_along else "--random"
-            raise typer.BadParameter(f"{name} has no effect on {doing}; leave it out")
+    is_learning = component is None and not random
+    draws = {"--sigmas": sigmas, "--size": size, "--sheet": sheet, "--workers": workers}
+    if is_learning:
+        _refuse("learning", {"--steps": steps, "--count": count, "--seed": seed} | draws)
+    elif random:
+        _refuse("--random", {"--steps": steps})
+    else:
+        _refuse("--component", {"--count": count, "--seed": seed})
     if is_learning:
         _learn(place, model, overwrite)
         return
@@ -205,24 +204,22 @@ def pca(
     shape_model, size = load(model), 256 if size is None else size
     about: dict[str, Any] = {"source": "pca", "model": _sha256(model), "size": size}
     if component is not None:
-        along = AlongComponent(
-            shape_model, component, 7 if steps is None else steps, 3.0 if sigmas is None else sigmas, size
-        )
+        steps, sigmas = 7 if steps is None else steps, 3.0 if sigmas is None else sigmas
+        along = AlongComponent(shape_model, component, steps, sigmas, size)
         about |= {"component": component, "steps": along.steps, "sigmas": along.sigmas}
         title = f"PC{component}, {shape_model.explained[component - 1] * 100:.1f} % of the variance"
-        _write(
-            DrawnMasks(along, along.steps),
-            out=place,
-            about=about,
-            sheet=sheet,
-            workers=workers,
-            overwrite=overwrite,
-            title=title,
-        )
+        _write(DrawnMasks(along, along.steps), place, about, sheet, workers, overwrite, title)
         return
     source = RandomShapes(shape_model, 2.5 if sigmas is None else sigmas, size, 0 if seed is None else seed)
     about |= {"sigmas": source.sigmas, "seed": source.seed}
     _write(DrawnMasks(source, 100 if count is None else count), place, about, sheet, workers, overwrite)
+
+
+def _refuse(doing: str, options: dict[str, Any]) -> None:
+    """Refuse options that have no effect on what is done."""
+    for name, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(f"{name} has no effect on {doing}; leave it out")
 
 
 def _learn(masks: Path, model: Path, overwrite: bool) -> None:
@@ -238,9 +235,9 @@ def _learn(masks: Path, model: Path, overwrite: bool) -> None:
         load(model)  # nothing but a model is ever replaced by one
     with _reading(masks) as on_mask:
         lesions = read_lesions(find_masks(masks), READ_SIDE, max_count=MAX_MASKS, on_mask=on_mask)
-    found = fit_shape_model(lesions)
-    save(found, model)
-    typer.echo(_describe_model(found, model))
+    shape_model = fit_shape_model(lesions)
+    save(shape_model, model)
+    typer.echo(_describe_model(shape_model, model))
     _report_skipped(lesions.left_out)
 
 
@@ -265,7 +262,7 @@ def describe(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plot that is there already.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell what masks are like: area, parts, holes, roundness; and how they differ from others.
+    """Describe masks: area, parts, holes, roundness; and how they differ from others.
 
     Masks are squashed to --size first. Exit status: 0 all were measured, 3 some files are no masks, 1 none is one.
     """
@@ -358,7 +355,7 @@ def _check_png(path: Path, overwrite: bool) -> None:
 
 
 def _check_apart(masks: Path, out: Path) -> None:
-    """The folder to make is not the given one, nor inside it."""
+    """Check that the folder to make is not the given one, nor inside it."""
     from m2l_runtime._utils.text import printable
     from m2l_runtime.errors import OutputError
 
@@ -374,7 +371,7 @@ def _sha256(path: Path) -> str | None:
 
 @contextlib.contextmanager
 def _reading(masks: Path) -> Iterator[Callable[[], None]]:
-    """A bar over the masks that are read."""
+    """Show progress over the masks that are read."""
     from m2l_runtime.cli.progress import Reporter
     from m2l_runtime.masks.mask_folder import find_masks
 

@@ -1,4 +1,4 @@
-"""Progress to a person: a bar on a terminal, plain lines elsewhere, always on standard error."""
+"""Show progress: a bar on a terminal, plain lines elsewhere, always on standard error."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class _RateColumn(ProgressColumn):
         self._done_before, self._items = done_before, items
 
     def render(self, task: Task) -> Text:
-        """Items a second since the start."""
+        """Write items a second since the start."""
         if not task.elapsed:
             return Text("")
         return Text(f"{(task.completed - self._done_before) / task.elapsed:.1f} {self._items}/s")
 
 
 class Reporter:
-    """Counts what is done and prints notes beside it; the first `_MAX_NOTES` of them."""
+    """Count what is done and print notes beside it, the first `_MAX_NOTES` of them. Not thread-safe."""
 
     def __init__(self, what: str = "synthesizing", items: str = "images") -> None:
         self._what, self._items = what, items
@@ -50,7 +50,7 @@ class Reporter:
         self._last_line = time.monotonic()
 
     def start(self, total: int, done: int = 0) -> None:
-        """Begin to count towards `total`, `done` of which are done already."""
+        """Start to count towards `total`, `done` of which are done already."""
         self._done = self._done_at_last_line = done
         self._total, self._last_line = total, time.monotonic()
         if self._console.is_terminal:
@@ -66,7 +66,7 @@ class Reporter:
             self._bar.add_task("", total=total, completed=done)
 
     def advance(self, count: int = 1) -> None:
-        """`count` more are done."""
+        """Count `count` more as done."""
         self._done += count
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0], count)
@@ -77,13 +77,13 @@ class Reporter:
             self._last_line, self._done_at_last_line = time.monotonic(), self._done
 
     def note(self, text: str) -> None:
-        """A line about one item; after `_MAX_NOTES` of them only their number is told, at the end."""
+        """Print a line about one item. After `_MAX_NOTES` of them only their number is told, at the end."""
         self._notes += 1
         if self._notes <= _MAX_NOTES:
             self.message(text)
 
     def message(self, text: str) -> None:
-        """A line, whole however narrow the terminal is."""
+        """Print a line, whole however narrow the terminal is."""
         with contextlib.suppress(OSError, ValueError):  # nobody listens; that is no reason to stop
             self._console.print(printable(text), soft_wrap=True)
 
@@ -103,7 +103,7 @@ class Reporter:
 
 
 class BuildProgress:
-    """Steps as lines; what a builder says of its phases as a bar, where standard error is a terminal."""
+    """Show steps as lines, and phases of a builder as bars where standard error is a terminal."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -111,11 +111,11 @@ class BuildProgress:
         self._tasks: dict[str, TaskID] = {}
 
     def message(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         print_stderr(text)
 
     def step(self, phase: str, done: int, total: int) -> bool:
-        """`done` of the `total` steps of a phase are done; phases may be nested. True: go on."""
+        """Show that `done` of the `total` steps of a phase are done; phases may be nested. Returns True: go on."""
         if not self._console.is_terminal:
             return True
         if self._bar is None:
@@ -130,6 +130,6 @@ class BuildProgress:
         return True
 
     def close(self) -> None:
-        """Take the bars away."""
+        """Remove the bars."""
         if self._bar is not None:
             self._bar.stop()

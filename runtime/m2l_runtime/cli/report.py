@@ -1,4 +1,4 @@
-"""Facts about bundles and engines to text for a person."""
+"""Describe bundles, engines and runs in text for a person."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from m2l_runtime.runs.folder import Summary
 from m2l_runtime.types import NAMES
 from m2l_runtime.verify import TOLERANCE, Replay
 
-if TYPE_CHECKING:  # these look for cards, which a run on a CPU need not wait for
+if TYPE_CHECKING:  # these look for GPUs, which a run on a CPU need not wait for
     from m2l_runtime.backends.trt.plans import PlanCompatibility
     from m2l_runtime.doctor import EngineReport
 
 
 def describe_bundle(bundle: Bundle) -> str:
-    """What a bundle is, file by file."""
+    """Describe a bundle, file by file."""
     manifest, network = bundle.manifest, bundle.manifest.network
     height, width = manifest.image_size
     rows = [
@@ -76,18 +76,18 @@ def describe_bundle(bundle: Bundle) -> str:
             f"made by {printable(manifest.golden.engine)}",
         )
     )
-    figures = appearance_counts(bundle)
-    if figures is not None and manifest.appearance is not None:
+    counts = appearance_counts(bundle)
+    if counts is not None and manifest.appearance is not None:
         count = plural(manifest.appearance.count, "training image")
         rows.append(("appearances", f"of {count}, mean ± standard deviation:"))
-        rows += [("", f"{name} {one['mean']:.1f} ± {one['deviation']:.1f}") for name, one in figures.items()]
+        rows += [("", f"{name} {one['mean']:.1f} ± {one['deviation']:.1f}") for name, one in counts.items()]
     rows.append(("files", f"all {len(manifest.files)} are as they were written"))
     rows += [("warning", printable(warning)) for warning in manifest.warnings]
     return table(rows)
 
 
 def appearance_counts(bundle: Bundle) -> dict[str, dict[str, float]] | None:
-    """Mean and standard deviation of each number over the training's images; None if the generator takes none."""
+    """Compute mean and deviation of each appearance value over the training images; None without appearances."""
     if bundle.manifest.appearance is None:
         return None
     numbers = bundle.read_appearances().astype(float)
@@ -102,11 +102,11 @@ def _describe_input(spec: TensorSpec) -> str:
     return f"{printable(spec.name)}: {spec.dtype}, {shape} ({ROLES[spec.role].meaning})"
 
 
-_READ_FROM: Final = {"network": "network that was built, as no card was there", "engine": "finished engine"}
+_READ_FROM: Final = {"network": "network that was built, as no GPU was there", "engine": "finished engine"}
 
 
 def describe_parity(parity: Parity) -> str:
-    """One line of parity figures."""
+    """Describe parity in one line."""
     if parity.mean_psnr_db is not None and parity.worst_psnr_db is not None:
         psnr = f"PSNR {parity.mean_psnr_db:.1f} dB on average, {parity.worst_psnr_db:.1f} in the worst image"
     else:
@@ -123,12 +123,12 @@ def describe_parity(parity: Parity) -> str:
 
 
 def describe_plan_compatibility(check_plans: Sequence[PlanCompatibility]) -> str:
-    """A row per plan."""
+    """Write a row per plan."""
     return table((printable(v.path), "loads" if v.loads else "no", printable(v.detail)) for v in check_plans)
 
 
 def describe_engines(reports: Sequence[EngineReport]) -> str:
-    """A row per backend, device and precision."""
+    """Write a row per backend, device and precision."""
     return table(
         (r.backend, r.device, "-" if r.is_fake else r.precision, "loads" if r.loads else "no", printable(r.detail))
         for r in reports
@@ -136,20 +136,20 @@ def describe_engines(reports: Sequence[EngineReport]) -> str:
 
 
 def describe_replays(bundle: Bundle, replays: Sequence[Replay]) -> str:
-    """A row per backend, device and precision, and what counts as agreement."""
+    """Write a row per backend, device and precision, and what counts as agreement."""
     rows = []
     for replay in replays:
-        way = (replay.backend, replay.device, replay.precision)
+        config = (replay.backend, replay.device, replay.precision)
         if replay.max_level_difference is None or replay.mean_level_difference is None:
-            rows.append((*way, "not run", printable(replay.detail)))
+            rows.append((*config, "not run", printable(replay.detail)))
             continue
-        figures = (
+        metrics = (
             f"{plural(replay.max_level_difference, 'level')} at most, {replay.mean_level_difference:.5f} on average"
         )
         if replay.least_psnr_db is not None:
             worst = "every byte equal" if replay.worst_psnr_db is None else f"{replay.worst_psnr_db:.1f} dB"
-            figures = f"worst PSNR {worst}, at least {replay.least_psnr_db:.1f} accepted; {figures}"
-        rows.append((*way, "agrees" if replay.agrees else "DIFFERS", f"{replay.detail}: {figures}"))
+            metrics = f"worst PSNR {worst}, at least {replay.least_psnr_db:.1f} accepted; {metrics}"
+        rows.append((*config, "agrees" if replay.agrees else "DIFFERS", f"{replay.detail}: {metrics}"))
     head = (
         f"{plural(bundle.manifest.golden.count, 'golden pair')} of {printable(bundle.manifest.name)} "
         f"(sha256 {bundle.sha256[:12]}...), at most {plural(TOLERANCE, 'level')} accepted in fp32"
@@ -158,7 +158,7 @@ def describe_replays(bundle: Bundle, replays: Sequence[Replay]) -> str:
 
 
 def describe_summary(summary: Summary, settings: BackendSettings, out: str) -> str:
-    """What a run did, in a few lines."""
+    """Describe what a run did in a few lines."""
     rates = f"{summary.images_per_s:.1f} images/s, {summary.engine_images_per_s:.1f} while the engine ran; "
     lines = [
         f"{plural(summary.image_count, 'image')} in {out} ({rates if summary.image_count else ''}"
@@ -182,7 +182,7 @@ def describe_summary(summary: Summary, settings: BackendSettings, out: str) -> s
 
 
 def describe_run(summary: Summary, settings: BackendSettings, out: str) -> dict[str, Any]:
-    """The same for programs."""
+    """Describe what a run did as a record for programs."""
     return {
         "out": out,
         "images": summary.image_count,

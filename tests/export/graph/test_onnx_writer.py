@@ -196,7 +196,7 @@ def test_what_shape_inference_finds_is_what_the_file_says(kind: Kind) -> None:
 
 @by_kind
 def test_weights_have_the_names_that_pytorch_gives_them(kind: Kind) -> None:
-    """Which a bundle is read back by (scripts/quantise_bundle.py)."""
+    """Which a bundle is read back by (scripts/quantize_bundle.py)."""
     graph = kind.graph()
     initializers = onnx.load_from_string(to_onnx(graph, kind.specs)).graph.initializer
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in initializers}

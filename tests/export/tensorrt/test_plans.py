@@ -126,7 +126,7 @@ def test_a_bundle_with_plans(m2l: CommandLine, small: Path, tmp_path: Path) -> N
     assert "sm89.plan" in card
     assert not (tmp_path / "b.timings").exists(), "which TensorRT for RTX does not have"
     text = m2l("inspect", tmp_path / "b").out
-    assert "12 in fp16, as read in the network that was built, as no card was there" in text
+    assert "12 in fp16, as read in the network that was built, as no GPU was there" in text
     assert "emulated: PyTorch" in text
 
 

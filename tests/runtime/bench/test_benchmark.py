@@ -109,9 +109,9 @@ def test_what_a_card_holds_and_what_was_built_once() -> None:
     assert report.rows[1].metrics["build_s"] == Statistic(192.0, 192.0, 192.0)
     assert "build_s" not in report.ratios(report.rows[1])
     words = " ".join(as_table(report).split())
-    assert "on the card memory, MB ratio build, s" in words
+    assert "on the GPU memory, MB ratio build, s" in words
     assert "fake cpu fp32 batch 16 300 (300..300) 3.00 (3.00..3.00) 192 (192..192)" in words
-    assert "on the card" not in as_table(make_report(make_row(1, 10.0)))
+    assert "on the GPU" not in as_table(make_report(make_row(1, 10.0)))
 
 
 def test_the_table() -> None:

@@ -513,7 +513,7 @@ def test_inspect_tells_which_plans_load_here(
     assert outcome.code == 0
     head, _, tail = outcome.out.partition("Plans on this machine:\n")
     assert "0.plan: TensorRT for RTX 1.7.1, fp32, compute capability 8.9, 1 to 64 masks a call, best at 16" in head
-    assert "16 in fp32, as read in the network that was built, as no card was there" in head
+    assert "16 in fp32, as read in the network that was built, as no GPU was there" in head
     assert "not measured" in head
     lines = tail.splitlines()
     assert lines[0].startswith("0.plan  loads  with --trust-plans, on TensorRT for RTX 1.7.1 on Fake 4090")

@@ -1,6 +1,6 @@
-"""A bundle whose checkpoint is not at hand to one with int8 files too: the network is read back from its ONNX file.
+"""Add int8 files to a bundle whose checkpoint is not at hand: the network is read back from its ONNX file.
 
-.venv/bin/python scripts/quantise_bundle.py BUNDLE OUT --masks FOLDER --engines openvino,onnxruntime
+.venv/bin/python scripts/quantize_bundle.py BUNDLE OUT --masks FOLDER --engines openvino,onnxruntime
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ from m2l_train.models.networks import UnetGenerator, UnetSpec
 def main(
     bundle: Path,
     out: Path,
-    masks: Annotated[str, typer.Option(help="As of `m2l export --calibrate`.")] = "shapes:200,seed=1",
-    engines: Annotated[str, typer.Option(help="With commas between.")] = "openvino,onnxruntime",
-    min_psnr: Annotated[float, typer.Option(help="dB, mean.")] = 40,
-    min_worst_psnr: Annotated[float, typer.Option(help="dB.")] = 36,
+    masks: Annotated[
+        str, typer.Option(help="Calibration masks, as for `m2l export --calibrate`.")
+    ] = "shapes:200,seed=1",
+    engines: Annotated[str, typer.Option(help="Engines with commas between.")] = "openvino,onnxruntime",
+    min_psnr: Annotated[float, typer.Option(help="Least mean PSNR in dB.")] = 40,
+    min_worst_psnr: Annotated[float, typer.Option(help="Least PSNR of the worst image in dB.")] = 36,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
 ) -> None:
     """Write the bundle."""
@@ -73,8 +75,10 @@ def main(
     card = files[manifest.model_card.path].decode() + sensitivity_table(tables) + "\n" + "".join(map(_line, variants))
     files[manifest.model_card.path] = card.encode()
     entry = FileEntry.from_content(manifest.model_card.path, files[manifest.model_card.path])
-    made = msgspec.structs.replace(manifest, models=(*kept, *(variant.model for variant in variants)), model_card=entry)
-    write_bundle(out, made, files, overwrite=True)
+    quantized = msgspec.structs.replace(
+        manifest, models=(*kept, *(variant.model for variant in variants)), model_card=entry
+    )
+    write_bundle(out, quantized, files, overwrite=True)
 
 
 def _line(variant: ModelVariant) -> str:
