@@ -1,4 +1,4 @@
-"""Command lines of training to calls of its functions: prepare, train.
+"""Define the commands of training: prepare, train.
 
 Nothing heavy is imported before a command runs.
 """
@@ -17,6 +17,7 @@ import typer
 from m2l_runtime._utils.text import print_stderr
 from m2l_runtime.cli._options import accept_old_options
 from m2l_train.config import PRESETS, TrainConfig
+from m2l_train.training.options import TrainOptions
 
 SOME_PAIRS_BAD: Final = 3
 """Exit status when some pairs were left out and the others used."""
@@ -25,7 +26,7 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Threads that read pictures.  [default: the CPUs this process may use]", show_default=False),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -50,46 +51,50 @@ def _old_options() -> dict[str, str]:
 def prepare(
     images: Annotated[Path, typer.Argument(help="Folder of photographs.", show_default=False)],
     masks: Annotated[Path, typer.Argument(help="Folder of their masks; may be the same.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="Data folder to make.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Data folder to write.", show_default=False)],
     size: Annotated[
         int | None,
-        typer.Option(help="Side in pixels; training crops from it (286 to 256).  [default: 286]", show_default=False),
+        typer.Option(
+            help="Side of the pictures in pixels. Training crops from it (286 to 256).  [default: 286]",
+            show_default=False,
+        ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Share of each split.  [default: train=0.9,val=0.1]", show_default=False)
+        str | None,
+        typer.Option(help="Fraction of each split.  [default: train=0.9,val=0.1]", show_default=False),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the split.  [default: 0]", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the split.  [default: 0]", show_default=False)] = None,
     split_file: Annotated[
         Path | None,
         typer.Option(
-            help="CSV with the columns name (or id, image) and split, instead of shares; pairs that it does not name "
-            "are left out on purpose.",
+            help="CSV file with the columns name (or id, image) and split, instead of --split. Pairs that it does not "
+            "name are left out.",
             show_default=False,
         ),
     ] = None,
     combined: Annotated[
         bool | None,
-        typer.Option("--combined/--no-combined", help="Also write combined A|B pictures, the mask left."),
+        typer.Option("--combined/--no-combined", help="Also write combined A|B pictures, with the mask on the left."),
     ] = None,
     workers: Workers = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Keep what an earlier call has made, with its options unless others are given: those make "
-            "everything anew.",
+            help="Continue an earlier call, with its options. Where other options are given, everything is written "
+            "again.",
         ),
     ] = False,
     overwrite: Overwrite = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Pair photographs with masks, bring them to one size, split them, and report what was found.
+    """Pair photographs with masks, resize them to one size, split them, and report the result.
 
     Knows the names of ISIC (ISIC_0000000.jpg, ISIC_0000000_segmentation.png), of PH2 (IMD003.bmp,
     IMD003_lesion.bmp), and equal names.
 
     Exit status: 0 all pairs used (of those that a split file names), 3 some could not be used, or pair with several
-    files, and were left out, 1 nothing made, 2 wrong usage, 130 or 143 stopped by a signal (go on with --resume).
+    files, and were left out, 1 nothing made, 2 wrong usage, 130 or 143 stopped by a signal (continue with --resume).
     """
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter
@@ -153,65 +158,56 @@ def _shares(text: str) -> dict[str, float]:
     return shares
 
 
-def _with_settings(command: Any) -> Any:
-    """`command` with an option for each field of TrainConfig, in place of its ``**settings``."""
-    signature = inspect.signature(command, eval_str=True)
-    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    types = typing.get_type_hints(TrainConfig)
-    for field in dataclasses.fields(TrainConfig):
-        kind: Any = types[field.name]
-        if typing.get_origin(kind) is typing.Literal:
-            kind = type(typing.get_args(kind)[0])
-        doc, flag = field.metadata["doc"], field.metadata["flag"]
-        if field.default is not None:
-            default = field.default
-            doc += f"  [default: {('yes' if default else 'no') if isinstance(default, bool) else default}]"
-        names = () if flag is None else (f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}",)
-        option: Any = Annotated[kind | None, typer.Option(*names, help=doc, show_default=False)]
-        parameters.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-        )
-    command.__signature__ = signature.replace(parameters=parameters)
-    command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
-    return command
+def _with_fields(*kinds: Any) -> Any:
+    """Make a decorator that gives a command an option for each field of some dataclasses, in place of ``**settings``.
+
+    A field's metadata has its help (`doc`), and the name of the option where it is not the field's name (`flag`).
+    """
+
+    def decorate(command: Any) -> Any:
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        for kind in kinds:
+            types = typing.get_type_hints(kind)
+            parameters += [_parameter(field, types[field.name]) for field in dataclasses.fields(kind)]
+        command.__signature__ = signature.replace(parameters=parameters)
+        command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+        return command
+
+    return decorate
+
+
+def _parameter(field: Any, kind: Any) -> inspect.Parameter:
+    if typing.get_origin(kind) is typing.Literal:
+        kind = type(typing.get_args(kind)[0])
+    doc, flag, default = field.metadata["doc"], field.metadata["flag"], field.default
+    if default is not None:
+        doc += f"  [default: {('yes' if default else 'no') if isinstance(default, bool) else default}]"
+    names = () if flag is None else (f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}",)
+    option: Any = Annotated[kind | None, typer.Option(*names, help=doc, show_default=False)]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
 
 
 PresetOption = StrEnum("PresetOption", {name: name for name in PRESETS})  # type: ignore[misc]
 
 
-@_with_settings
+@_with_fields(TrainOptions, TrainConfig)
 def train(
     data: Annotated[
         Path, typer.Argument(help="Folder of pairs: of m2l prepare, images and masks, or combined.", show_default=False)
     ],
     run: Annotated[Path, typer.Argument(help="Folder of the run.", show_default=False)],
     preset: Annotated[
-        PresetOption, typer.Option(help="Where settings that are not given come from.")
+        PresetOption, typer.Option(help="Preset that gives the settings not given here.")
     ] = PresetOption.paper,  # type: ignore[attr-defined]
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
     overwrite: Overwrite = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option(help="CPU threads of PyTorch.  [default: the CPUs this process may use]", show_default=False),
-    ] = None,
-    workers: Workers = None,
-    max_steps: Annotated[int | None, typer.Option(help="End after so many steps in all.", show_default=False)] = None,
-    max_minutes: Annotated[
-        float | None, typer.Option(help="End after so many minutes of this call.", show_default=False)
-    ] = None,
-    save_minutes: Annotated[float, typer.Option(help="Between two saved states within an epoch.")] = 10.0,
-    save_epochs: Annotated[int, typer.Option(help="Also keep EPOCH_net_G.pth every so many epochs; 0: never.")] = 0,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out and count pairs that cannot be read, instead of stopping.")
-    ] = False,
-    tensorboard: Annotated[bool, typer.Option(help="Write events for TensorBoard too.")] = True,
     **settings: Any,
 ) -> None:
-    """Train pix2pix to paint photographs into masks; stop it whenever you like, and go on with --resume.
+    """Train pix2pix to synthesize photographs from masks. Stop it at any time, and continue with --resume.
 
     Exit status: 0 done or at a limit, 3 some pairs were left out, 1 it cannot go on, 2 wrong usage, 130 or 143 stopped
-    by a signal (go on with --resume).
+    by a signal (continue with --resume).
     """
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter
@@ -221,9 +217,11 @@ def train(
     from m2l_train.training.run_folder import RunFolder
 
     given = {name: value for name, value in settings.items() if value is not None}
+    option_names = {field.name for field in dataclasses.fields(TrainOptions)}
+    options = TrainOptions(**{name: value for name, value in given.items() if name in option_names})
     folder = RunFolder(run)
     base = folder.read_config() if resume and folder.is_run() else PRESETS[preset.value]
-    config = dataclasses.replace(base, **given)
+    config = dataclasses.replace(base, **{name: value for name, value in given.items() if name not in option_names})
     with Reporter("training") as reporter, StopSignals() as stop:
 
         def on_step(result: StepResult) -> None:
@@ -233,17 +231,9 @@ def train(
             data,
             run,
             config,
+            options,
             resume=resume,
             overwrite=overwrite,
-            device=device,
-            threads=threads,
-            workers=workers,
-            max_steps=max_steps,
-            max_minutes=max_minutes,
-            save_minutes=save_minutes,
-            save_epochs=save_epochs,
-            skip_bad=skip_bad,
-            tensorboard=tensorboard,
             on_start=reporter.start,
             on_step=on_step,
             on_note=reporter.message,
