@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -158,7 +159,7 @@ def _shares(text: str) -> dict[str, float]:
     return shares
 
 
-def _with_fields(*kinds: Any) -> Any:
+def _with_fields(*kinds: Any) -> Callable[[Any], Any]:
     """Make a decorator that gives a command an option for each field of some dataclasses, in place of ``**settings``.
 
     A field's metadata has its help (`doc`), and the name of the option where it is not the field's name (`flag`).

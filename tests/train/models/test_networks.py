@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from functional_unet import original_generator
 from support import TINY, assert_equals_original, assert_truncates_to_original, oracle
 
+from m2l_runtime.literals import Norm
 from m2l_train.models import losses
 from m2l_train.models.networks import (
-    Norm,
     PatchDiscriminator,
     ResizeConv2d,
     ScaledDiscriminators,
