@@ -69,7 +69,7 @@ def prepare(
         Path | None,
         typer.Option(
             help="CSV file with the columns name (or id, image) and split, instead of --split. Pairs that it does not "
-            "name are left out.",
+            "name are left out on purpose.",
             show_default=False,
         ),
     ] = None,
