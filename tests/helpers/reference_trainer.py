@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from m2l_train.config import TrainConfig
 from m2l_train.models import losses as losses_module
-from m2l_train.models.pix2pix import Losses, Pix2Pix, to_input
+from m2l_train.models.losses import Losses
+from m2l_train.models.pix2pix import Pix2Pix, to_input
 
 STEPS = Path(os.environ.get("M2L_TRAIN_STEPS", REFERENCE / "train_steps.npz"))
 TINY_STEPS = TINY / "train_steps.npz"

@@ -1,4 +1,4 @@
-"""Command lines of training to calls of its functions: prepare, train.
+"""Define the commands of training: prepare, train.
 
 Nothing heavy is imported before a command runs.
 """
@@ -15,6 +15,7 @@ import typer
 from m2l_runtime._utils.text import print_stderr
 from m2l_runtime.cli._options import GivenOptions, accept_old_options, expand_options
 from m2l_train.config import PRESETS, TrainConfig
+from m2l_train.training.options import TrainOptions
 
 SOME_PAIRS_BAD: Final = 3
 """Exit status when some pairs were left out and the others used."""
@@ -23,7 +24,7 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Threads that read pictures.  [default: the CPUs this process may use]", show_default=False),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -48,46 +49,50 @@ def _old_options() -> dict[str, str]:
 def prepare(
     images: Annotated[Path, typer.Argument(help="Folder of photographs.", show_default=False)],
     masks: Annotated[Path, typer.Argument(help="Folder of their masks; may be the same.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="Data folder to make.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Data folder to write.", show_default=False)],
     size: Annotated[
         int | None,
-        typer.Option(help="Side in pixels; training crops from it (286 to 256).  [default: 286]", show_default=False),
+        typer.Option(
+            help="Side of the pictures in pixels. Training crops from it (286 to 256).  [default: 286]",
+            show_default=False,
+        ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Share of each split.  [default: train=0.9,val=0.1]", show_default=False)
+        str | None,
+        typer.Option(help="Fraction of each split.  [default: train=0.9,val=0.1]", show_default=False),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the split.  [default: 0]", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the split.  [default: 0]", show_default=False)] = None,
     split_file: Annotated[
         Path | None,
         typer.Option(
-            help="CSV with the columns name (or id, image) and split, instead of shares; pairs that it does not name "
-            "are left out on purpose.",
+            help="CSV file with the columns name (or id, image) and split, instead of --split. Pairs that it does not "
+            "name are left out on purpose.",
             show_default=False,
         ),
     ] = None,
     combined: Annotated[
         bool | None,
-        typer.Option("--combined/--no-combined", help="Also write combined A|B pictures, the mask left."),
+        typer.Option("--combined/--no-combined", help="Also write combined A|B pictures, with the mask on the left."),
     ] = None,
     workers: Workers = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Keep what an earlier call has made, with its options unless others are given: those make "
-            "everything anew.",
+            help="Continue an earlier call, with its options. Where other options are given, everything is written "
+            "again.",
         ),
     ] = False,
     overwrite: Overwrite = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Pair photographs with masks, bring them to one size, split them, and report what was found.
+    """Pair photographs with masks, resize them to one size, split them, and report the result.
 
     Knows the names of ISIC (ISIC_0000000.jpg, ISIC_0000000_segmentation.png), of PH2 (IMD003.bmp,
     IMD003_lesion.bmp), and equal names.
 
     Exit status: 0 all pairs used (of those that a split file names), 3 some could not be used, or pair with several
-    files, and were left out, 1 nothing made, 2 wrong usage, 130 or 143 stopped by a signal (go on with --resume).
+    files, and were left out, 1 nothing made, 2 wrong usage, 130 or 143 stopped by a signal (continue with --resume).
     """
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter
@@ -161,33 +166,18 @@ def train(
     ],
     run: Annotated[Path, typer.Argument(help="Folder of the run.", show_default=False)],
     preset: Annotated[
-        PresetOption, typer.Option(help="Where settings that are not given come from.")
+        PresetOption, typer.Option(help="Preset that gives the settings not given here.")
     ] = PresetOption.paper,  # type: ignore[attr-defined]
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
     overwrite: Overwrite = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option(help="CPU threads of PyTorch.  [default: the CPUs this process may use]", show_default=False),
-    ] = None,
-    workers: Workers = None,
-    max_steps: Annotated[int | None, typer.Option(help="End after so many steps in all.", show_default=False)] = None,
-    max_minutes: Annotated[
-        float | None, typer.Option(help="End after so many minutes of this call.", show_default=False)
-    ] = None,
-    save_minutes: Annotated[float, typer.Option(help="Between two saved states within an epoch.")] = 10.0,
-    save_epochs: Annotated[int, typer.Option(help="Also keep EPOCH_net_G.pth every so many epochs; 0: never.")] = 0,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out and count pairs that cannot be read, instead of stopping.")
-    ] = False,
-    tensorboard: Annotated[bool, typer.Option(help="Write events for TensorBoard too.")] = True,
     *,
+    options: Annotated[dict[str, Any], GivenOptions(TrainOptions)],
     settings: Annotated[dict[str, Any], GivenOptions(TrainConfig)],
 ) -> None:
-    """Train pix2pix to paint photographs into masks; stop it whenever you like, and go on with --resume.
+    """Train pix2pix to synthesize photographs from masks. Stop it at any time, and continue with --resume.
 
     Exit status: 0 done or at a limit, 3 some pairs were left out, 1 it cannot go on, 2 wrong usage, 130 or 143 stopped
-    by a signal (go on with --resume).
+    by a signal (continue with --resume).
     """
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter
@@ -208,17 +198,9 @@ def train(
             data,
             run,
             config,
+            TrainOptions(**options),
             resume=resume,
             overwrite=overwrite,
-            device=device,
-            threads=threads,
-            workers=workers,
-            max_steps=max_steps,
-            max_minutes=max_minutes,
-            save_minutes=save_minutes,
-            save_epochs=save_epochs,
-            skip_bad=skip_bad,
-            tensorboard=tensorboard,
             on_start=reporter.start,
             on_step=on_step,
             on_note=reporter.message,

@@ -1,4 +1,4 @@
-"""The settings of a run to config.json and back."""
+"""Read and write the settings of a run as config.json."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FORMAT: Final = 1
 
 
 def to_json(config: TrainConfig) -> bytes:
-    """The config as a document that people can read."""
+    """Encode a config as indented JSON, with a line break at the end."""
     return msgspec.json.format(msgspec.json.encode({"format": FORMAT, **dataclasses.asdict(config)}), indent=2) + b"\n"
 
 
 def from_json(content: bytes, name: str) -> TrainConfig:
-    """The config in a document written by :func:`to_json`.
+    """Decode a config that :func:`to_json` has encoded.
 
     Raises:
         InputError: it is no such document; the message begins with `name`.
@@ -37,7 +37,7 @@ def from_json(content: bytes, name: str) -> TrainConfig:
 
 
 def is_config(content: bytes) -> bool:
-    """Whether it is a document of :func:`to_json`, of this version or another; any ``config.json`` is not."""
+    """Tell whether `content` is a document of :func:`to_json`, of this version or another."""
     try:
         found = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""The name of a device and a number of threads to what PyTorch runs on."""
+"""Open PyTorch devices by name, and set its number of threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_THREADS: Final = 1024
 
 
 def open_device(name: str) -> torch.device:
-    """One of auto, cpu, cuda and cuda:N; `auto` is CUDA where there is a card, else the CPU.
+    """Open a device by its name: auto, cpu, cuda or cuda:N. `auto` is CUDA where there is a GPU, else the CPU.
 
     Raises:
         InputError: it is no text.
@@ -37,7 +37,7 @@ def open_device(name: str) -> torch.device:
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 pays: on cards of compute capability 8.0 or above, and CPUs with instructions for it."""
+    """Tell whether bfloat16 is fast: on GPUs of compute capability 8.0 or above, and CPUs with instructions for it."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -45,7 +45,7 @@ def computes_bf16(device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """While the block runs, PyTorch's operators use `count` CPU threads.
+    """Let PyTorch's operators use `count` CPU threads while the block runs.
 
     Raises:
         InputError: fewer than one, or more than `MAX_THREADS`.

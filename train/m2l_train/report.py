@@ -1,4 +1,4 @@
-"""Facts about data and training to text for a person."""
+"""Describe prepared data and training runs in text."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from m2l_train.data.near_duplicates import THRESHOLD
 
 if TYPE_CHECKING:
     from m2l_train.data.prepare_options import PrepareReport
-    from m2l_train.training.trainer import TrainReport
+    from m2l_train.training.options import TrainReport
 
 _SHOWN: Final = 5
 
 
 def describe_report(report: PrepareReport, out: Path) -> str:
-    """What `m2l prepare` found and made, in lines."""
+    """Describe what `m2l prepare` has done, in lines."""
     made = ", ".join(f"{count} {printable(split)}" for split, count in report.splits.items())
     lines = [f"{plural(report.prepared, 'pair')} in {printable(out)}: {made}"]
     if report.kept:
@@ -53,20 +53,20 @@ def _first_names(names: Sequence[str]) -> str:
 
 
 def describe_training(report: TrainReport) -> str:
-    """How far a run has come, in lines."""
+    """Describe how far a run has come, in lines."""
     run = printable(report.run)
     if report.was_complete:
         return (
             f"{run} has had all of its {report.config.epoch_count} epochs already (step {report.step}); "
             "a longer training is a new run with other --n-epochs"
         )
-    judged = (
+    validated = (
         ""
         if report.val_l1_levels is None
         else f", after the last whole epoch {report.val_l1_levels:.2f} levels from the real images"
     )
     lines = [
-        f"{run}: {plural(report.step, 'step')}, epoch {report.epoch} of {report.config.epoch_count}{judged} "
+        f"{run}: {plural(report.step, 'step')}, epoch {report.epoch} of {report.config.epoch_count}{validated} "
         f"({report.images_per_s:.2f} images/s)"
     ]
     if not report.is_complete and not report.was_stopped:

@@ -282,11 +282,11 @@ def test_pairs_that_cannot_be_read_are_left_out_on_both_sides(data: Path, synthe
 
 
 def test_large_sets_are_sampled(data: Path, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from m2l_train.evaluate import evaluation, figures, inputs
+    from m2l_train.evaluate import evaluation, inputs, registry
 
     monkeypatch.setattr(inputs, "MAX_IMAGES", 6)
     monkeypatch.setattr(evaluation, "MAX_TRAINING", 7)
-    monkeypatch.setattr(figures, "MAX_FOR_DIVERSITY", 5)
+    monkeypatch.setattr(registry, "MAX_FOR_DIVERSITY", 5)
     found = evaluate(synthetic, data)
     assert (found.counts.synthesized, found.counts.training, found.counts.training_sample) == (6, 12, 7)
     assert any("a sample of 6 of 8 synthesized images" in warning for warning in found.warnings)

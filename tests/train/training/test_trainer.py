@@ -420,7 +420,7 @@ def test_a_256_store_is_warned_about(tmp_path: Path) -> None:
 def test_every_setting_is_an_option_and_wrong_ones_are_refused(data: Path, tmp_path: Path, m2l: CommandLine) -> None:
     text = " ".join(m2l("train", "--help").out.split())
     for field in fields(TrainConfig):
-        assert f"--{field.name.replace('_', '-')}" in text
+        assert f"--{field.metadata['flag'] or field.name.replace('_', '-')}" in text
     for arguments, message in (
         (("--image-size", 100), "image_size must be one of 128, 256, 512, got 100"),
         (("--norm", "layer"), "norm must be one of instance, batch, none, got 'layer'"),

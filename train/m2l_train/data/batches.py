@@ -1,7 +1,7 @@
-"""Pairs to batches: a new order each epoch, one random crop and flip for both halves, the same ones at every attempt.
+"""Make batches of pairs: a new order each epoch, and the same random crop and flip for mask and image.
 
 As the original at commit 0442670 (data/aligned_dataset.py): pictures straight to `load_size`, bicubic; the crop's
-offsets uniform in 0..load_size - image_size - 1; a flip for half of the pairs. What is drawn depends on seed, epoch and
+offsets uniform in 0..load_size - image_size - 1; a flip for half of the pairs. Random numbers depend on seed, epoch and
 pair alone (:mod:`m2l_runtime.conditioning.random`), so a run that is resumed sees what it would have seen.
 """
 
@@ -25,7 +25,7 @@ from m2l_train.data.photograph import DecodedPair, PairError, read_pair, with_ma
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs of one step."""
+    """Hold the pairs of one step."""
 
     names: tuple[str, ...]
     """Of the photographs' files."""
@@ -38,13 +38,13 @@ class Batch:
 
 
 def order(count: int, config: TrainConfig, epoch: int) -> list[int]:
-    """Places of the pairs in the order in which epoch `epoch` (from 1) takes them."""
+    """Return the places of the pairs in the order in which `epoch` (from 1) takes them."""
     return [int(place) for place in random_permutation(count, config.seed, "order", epoch)]
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What of a pair an epoch looks at, and which way round."""
+    """Describe the crop of a pair in an epoch, and its orientation."""
 
     top: int
     left: int
@@ -55,7 +55,7 @@ class Placement:
 
 
 def placement(config: TrainConfig, epoch: int, place: int) -> Placement:
-    """A random crop of `image_size`, perhaps a flip, perhaps a turn, of pair number `place`."""
+    """Choose a random crop of `image_size`, a flip and a rotation for pair number `place`."""
     numbers = random_uint64(3, config.seed, "augment", epoch, place)
     top, left = random_below(max(1, config.crop_from - config.image_size), numbers[:2])
     is_flipped, quarter_turns = int(numbers[2]) >> 63, int(numbers[2]) >> 61 & 3
@@ -63,7 +63,7 @@ def placement(config: TrainConfig, epoch: int, place: int) -> Placement:
 
 
 def augment(arrays: DecodedPair, config: TrainConfig, epoch: int, place: int) -> tuple[Mask, Image]:
-    """Both halves of a pair alike as :func:`placement` says."""
+    """Crop, flip and rotate mask and image of a pair alike, as :func:`placement` says."""
     at, side = placement(config, epoch, place), config.image_size
     halves = []
     for half in (arrays.mask, arrays.image):
@@ -82,7 +82,7 @@ def epoch_batches(
     skipped: list[str] | None = None,
     ahead: int = 8,
 ) -> Generator[Batch, None, None]:
-    """The batches of one epoch; the last one may be smaller.
+    """Yield the batches of one epoch; the last one may be smaller.
 
     Args:
         pairs: of the training split, always in the same order.
@@ -137,7 +137,7 @@ def epoch_batches(
 
 
 def _require_folders(pair: Pair) -> None:
-    """A bad picture may be left out; a folder that is no longer there means that none can be read."""
+    """Make sure that the folders are there: a bad picture may be left out, but without its folder none can be read."""
     for folder in (pair.image.parent, pair.mask.parent):
         if not folder.is_dir():
             raise PairError(f"{printable(folder)}: the folder is gone, with all pictures in it; bring it back")

@@ -1,4 +1,4 @@
-"""A data folder, in any of the layouts people have, to the pairs of each split.
+"""Find the pairs of each split in a data folder of any common layout.
 
 Layouts, looked for in this order:
 
@@ -35,7 +35,7 @@ _SAMPLE_PICTURES: Final = 16
 
 @dataclass(frozen=True)
 class DataFolder:
-    """The pairs of a data folder."""
+    """Hold the pairs of a data folder."""
 
     train: tuple[Pair, ...]
     """In the order of their names."""
@@ -48,7 +48,7 @@ class DataFolder:
 
 
 def open_data(data: str | os.PathLike[str]) -> DataFolder:
-    """Find the pairs in a data folder; of a few pictures the size is looked at, none is decoded.
+    """Find the pairs in a data folder. Only the headers of a few pictures are read for their size.
 
     Raises:
         InputError: the folder is not there or is in no known layout, has fewer than two pairs to train on, or has
@@ -84,10 +84,10 @@ def open_data(data: str | os.PathLike[str]) -> DataFolder:
 
 
 def _refuse_other_splits(root: Path) -> None:
-    """What lies in a folder without a split called train is pairs side by side, not splits of other names.
+    """Make sure that a folder without a split called train holds combined pictures, not splits of other names.
 
     Raises:
-        InputError
+        InputError: it holds splits of other names.
     """
     splits = sorted(path.name for path in root.iterdir() if (path / IMAGES).is_dir() and (path / MASKS).is_dir())
     if not splits and (root.resolve().parent / DATASET_FILE).is_file():  # combined pictures of `m2l prepare`
@@ -116,18 +116,18 @@ def _paired(folder: Path) -> tuple[Pair, ...]:
 
 
 def _combined(folder: Path) -> tuple[Pair, ...]:
-    """Every picture as a pair, once a few of them have been seen to be one: a mask in one half and not in the other.
+    """Take every picture as a pair, once a few of them are known to have a mask in one half and not in the other.
 
     Raises:
         InputError: most of those looked at are not.
     """
     masks = find_masks(folder)
     pairs = tuple(Pair(stem(name), masks.path(name), masks.path(name)) for name in masks.names)
-    selection_inputs = _sample_pairs(pairs)
-    others = [pair for pair in selection_inputs if not _is_combined_pair(pair.image)]
-    if 2 * len(others) > len(selection_inputs):
+    sampled = _sample_pairs(pairs)
+    others = [pair for pair in sampled if not _is_combined_pair(pair.image)]
+    if 2 * len(others) > len(sampled):
         raise InputError(
-            f"{printable(folder)} holds no combined A|B pictures: {len(others)} of {len(selection_inputs)} looked "
+            f"{printable(folder)} holds no combined A|B pictures: {len(others)} of {len(sampled)} looked "
             "at have "
             f"not a mask in one half and a photograph in the other, as {printable(others[0].image.name)}; expected "
             f"{TRAIN}/{IMAGES} and {TRAIN}/{MASKS}, {IMAGES} and {MASKS}, or combined pictures in {TRAIN}"
@@ -136,13 +136,13 @@ def _combined(folder: Path) -> tuple[Pair, ...]:
 
 
 def are_combined(pairs: tuple[Pair, ...]) -> bool:
-    """Whether most of the pictures looked at have a mask in one half and not in the other."""
+    """Tell whether most of a few pictures have a mask in one half and not in the other."""
     seen = [_is_combined_pair(pair.image) for pair in _sample_pairs(pairs)]
     return 2 * sum(seen) >= len(seen)
 
 
 def _sample_pairs(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
-    """A few, evenly spaced."""
+    """Return a few pairs, evenly spaced."""
     return pairs[:: -(-len(pairs) // _SAMPLE_PICTURES)] if pairs else ()
 
 

@@ -1,4 +1,4 @@
-"""Pairs to one memory-mapped file of pixels, and that to batches that are cut out on the device.
+"""Decode pairs once to a memory-mapped file of pixels, and cut batches from it on the device.
 
 Decoding a photograph costs more than all else that is done to it on its way to the network; so it is done once a
 session. The file has no name any more once all processes have mapped it, so nothing is left behind, whatever happens.
@@ -93,14 +93,14 @@ def decode_pairs(
 
 
 def map_pixels(file: Path, count: int, side: int) -> Pixels:
-    """The pixels in a file of :func:`decode_pairs`; they stay when its name is removed."""
+    """Map the pixels in a file of :func:`decode_pairs`; they stay when its name is removed."""
     with file.open("rb") as handle:
         mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
     return np.frombuffer(mapped, np.uint8).reshape(count, side, side, 4)
 
 
 def appearances(pixels: Pixels, bad: set[int], device: torch.device) -> Tensor:
-    """float32 (count, 12): the appearance of each pair that could be read (m2l_train.models.appearance, on the CPU)."""
+    """Measure the appearance of each pair that could be read: float32 (count, 12), on the CPU."""
     places = [place for place in range(len(pixels)) if place not in bad]
     found = []
     for start in range(0, len(places), _CHUNK):
@@ -112,7 +112,7 @@ def appearances(pixels: Pixels, bad: set[int], device: torch.device) -> Tensor:
 def appearances_of(
     pairs: Sequence[Pair], config: TrainConfig, pool: ThreadPoolExecutor, device: torch.device
 ) -> Tensor:
-    """As :func:`appearances`, from the files; those that cannot be read are left out."""
+    """Measure appearances as :func:`appearances` does, from the files; those that cannot be read are left out."""
 
     def measured(pair: Pair) -> Tensor | None:
         try:
@@ -128,15 +128,15 @@ def appearances_of(
 
 
 def cut(rows: Tensor, where: Sequence[Placement], side: int) -> tuple[Tensor, Tensor]:
-    """Crops of pixels (B, S, S, 4), flipped and turned: masks (B, side, side), images (B, side, side, 3)."""
+    """Crop, flip and rotate pixels (B, S, S, 4) to masks (B, side, side) and images (B, side, side, 3)."""
     crops = []
     for row, at in zip(rows, where, strict=True):
         piece = row[at.top : at.top + side, at.left : at.left + side]
         if at.is_flipped:
             piece = piece.flip(1)
         crops.append(torch.rot90(piece, at.quarter_turns, (0, 1)) if at.quarter_turns else piece)
-    stack_conditions = torch.stack(crops)
-    return stack_conditions[..., 3], stack_conditions[..., :3]
+    stacked = torch.stack(crops)
+    return stacked[..., 3], stacked[..., :3]
 
 
 def decoded_batches(
@@ -151,7 +151,7 @@ def decoded_batches(
     after: int = -1,
     share: tuple[int, int] = (0, 1),
 ) -> Generator[Batch, None, None]:
-    """The batches of one epoch, equal to those of :func:`m2l_train.data.batches.epoch_batches`.
+    """Yield the batches of one epoch, equal to those of :func:`m2l_train.data.batches.epoch_batches`.
 
     Args:
         pairs: of the training split, always in the same order.
@@ -162,7 +162,7 @@ def decoded_batches(
         pool: threads that copy.
         device: where the batches are to be.
         after: place in the epoch's order after which to begin; -1 for the whole epoch.
-        share: (number from 0, of how many): of each batch, the part of one process. What cannot be dealt out evenly at
+        share: (number from 0, of how many): of each batch, the part of one process. What cannot be shared evenly at
             the end of an epoch is left out.
     """
     places = order(len(pairs), config, epoch)

@@ -1,6 +1,6 @@
-"""Photographs to those of them that show the same picture: training on one and judging by the other is cheating.
+"""Find photographs that show the same picture: training on one and validating on the other is cheating.
 
-How it is judged: each photograph is shrunk to 32x32 grey pixels, its mean taken off, and its length made 1. Two are
+How they are found: each photograph is shrunk to 32x32 grey pixels, its mean taken off, and its length made 1. Two are
 near duplicates if the product of the two is at least `THRESHOLD` in any of the eight ways to turn and mirror one of
 them. That finds the same exposure rescaled, recompressed, brightened or turned; not another photograph of the same
 lesion, nor a crop of it. Among the 1,942 photographs of ISIC 2017's training and validation data, 66 pairs are above
@@ -26,7 +26,10 @@ Descriptor = npt.NDArray[np.float32]
 
 
 def descriptor(image: Image) -> Descriptor:
-    """(SIDE * SIDE,) of an image (H, W, 3) uint8: zero mean, length 1; all zero if the image is of one grey."""
+    """Describe an image (H, W, 3) uint8 by (SIDE * SIDE,) numbers of zero mean and length 1.
+
+    They are all zero if the image is of one grey.
+    """
     gray = PillowImage.fromarray(image).convert("L").resize((SIDE, SIDE), PillowImage.Resampling.BOX)
     values = np.asarray(gray, np.float32).ravel()
     values = values - values.mean()
@@ -35,7 +38,7 @@ def descriptor(image: Image) -> Descriptor:
 
 
 def near_duplicates(one: Descriptor, other: Descriptor) -> Iterator[tuple[int, int, float]]:
-    """(row of `one`, row of `other`, product) of all pairs at or above `THRESHOLD`; both (N, SIDE * SIDE)."""
+    """Yield (row of `one`, row of `other`, product) of all pairs at or above `THRESHOLD`; both (N, SIDE * SIDE)."""
     for start in range(0, len(one), _BLOCK):
         block = one[start : start + _BLOCK]
         best = np.full((len(block), len(other)), -1.0, np.float32)
@@ -46,7 +49,7 @@ def near_duplicates(one: Descriptor, other: Descriptor) -> Iterator[tuple[int, i
 
 
 def same_either_way(pictures: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
-    """Square pictures (N, S, S, ...) in the eight ways to turn and mirror them."""
+    """Yield square pictures (N, S, S, ...) in the eight ways to rotate and mirror them."""
     for mirrored in (pictures, pictures[:, :, ::-1]):
-        for shuffled_rounds in range(4):
-            yield np.rot90(mirrored, shuffled_rounds, (1, 2))
+        for quarter_turns in range(4):
+            yield np.rot90(mirrored, quarter_turns, (1, 2))

@@ -1,4 +1,4 @@
-"""File names to pairs: which mask belongs to which photograph.
+"""Pair masks with photographs by their file names.
 
 Names are those of the sources people have, in any letter case:
 
@@ -25,7 +25,7 @@ IGNORED_SUFFIXES: Final = ("_superpixels",)
 
 @dataclass(frozen=True, order=True)
 class Pair:
-    """A photograph and its mask."""
+    """Describe the files of a photograph and its mask."""
 
     name: str
     """Of the photograph, without folder and ending."""
@@ -41,7 +41,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """What was found."""
+    """List the pairs in two folders, and what has no partner."""
 
     pairs: list[Pair]
     """In the order of their names."""
@@ -96,13 +96,13 @@ def _flat(lists: Iterable[list[str]]) -> list[str]:
 
 
 def pair_key(name: str) -> str:
-    """What the names of a photograph and its mask share: lower case, no folder, no ending, no mark of a mask."""
+    """Return what the names of a photograph and its mask share: lower case, no folder, ending or mask suffix."""
     key, _ = _key(name if os.path.splitext(name)[1].lower() in SUFFIXES else f"{name}.png")  # noqa: PTH122
     return key or name.lower()
 
 
 def _key(name: str) -> tuple[str | None, bool]:
-    """(what pairs share, whether the name is marked as a mask's); None for files that are neither."""
+    """Return (what pairs share, whether the name has a mask suffix); None for files that are neither."""
     base = os.path.basename(stem(name)).lower()  # noqa: PTH119
     if base.endswith(IGNORED_SUFFIXES):
         return None, False

@@ -1,4 +1,4 @@
-"""A photograph's file to an RGB picture, and a photograph with its mask to two arrays of one size."""
+"""Read photographs as RGB pictures, and pairs of photograph and mask as two arrays of one size."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MAX_ASPECT_DIFFERENCE: Final = 0.01
 
 
 class PairError(PictureFileError):
-    """A pair that cannot be used; the message begins with the file's name."""
+    """Report a pair that cannot be used; the message begins with the file's name."""
 
 
 @dataclass(frozen=True)
 class DecodedPair:
-    """A photograph and its mask, decoded and brought to one size."""
+    """Hold a photograph and its mask, decoded and resized to one size."""
 
     mask: Mask
     """uint8 (H, W), 0 background, 255 lesion, greys on edges."""
@@ -61,7 +61,7 @@ def read_pair(pair: Pair, side: int, *, mask_is_left: bool = True) -> DecodedPai
 
 
 def with_margins(arrays: DecodedPair, margin: int) -> DecodedPair:
-    """Both halves larger by `margin` pixels on each side, mirrored at the first and last row and column."""
+    """Pad mask and image by `margin` pixels on each side, reflected at the first and last row and column."""
     if not margin:
         return arrays
     around = ((margin, margin), (margin, margin))
@@ -108,7 +108,7 @@ def _read_pair(pair: Pair, side: int, mask_is_left: bool) -> DecodedPair:
 
 
 def _oriented_like(path: Path, mask_size: tuple[int, int]) -> tuple[PillowImage.Image, tuple[str, ...]]:
-    """(the photograph as RGB, turned as its EXIF orientation says; notes).
+    """Return (the photograph as RGB, rotated as its EXIF orientation says; notes).
 
     Unless only as it is stored does it fit the mask: some annotation tools do not heed EXIF.
     """
@@ -133,7 +133,7 @@ def _open(path: Path, *, apply_exif: bool = True) -> PillowImage.Image:
 
 
 def _rgb(picture: PillowImage.Image, path: str | os.PathLike[str]) -> tuple[PillowImage.Image, tuple[str, ...]]:
-    """(the picture as RGB, notes)."""
+    """Return (the picture as RGB, notes)."""
     mode = picture.mode
     if mode == "RGB":
         return picture, ()

@@ -1,4 +1,4 @@
-"""Options of data preparation, and its report."""
+"""Hold the options of data preparation, and its report."""
 
 from __future__ import annotations
 
@@ -23,23 +23,31 @@ DEFAULT_SIZE: Final = 286
 DEFAULT_SPLITS: Final[Mapping[str, float]] = {"train": 0.9, "val": 0.1}
 
 MAX_NAMED: Final = 1000
-"""Names that a report holds of each kind; the count is of all."""
+"""Names of each kind in a report; the count is of all."""
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What is made."""
+    """Hold what `prepare` writes.
+
+    Example:
+        >>> PrepareOptions(size=64, splits={"train": 0.8, "val": 0.2}).seed
+        0
+
+    Raises:
+        InputError: a value is out of range, or of another type.
+    """
 
     size: int = DEFAULT_SIZE
     """Side in pixels of the pictures written: what training resizes to before its random crop."""
     splits: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_SPLITS))
     """Share of each split; they add up to 1."""
     seed: int = 0
-    """Of the split."""
+    """Seed of the split."""
     split_file: str | os.PathLike[str] | None = None
     """CSV with the columns `name` (or `id`, `image`) and `split`, instead of shares."""
     combined: bool = False
-    """Also write A|B pictures, the mask left."""
+    """Also write combined A|B pictures, with the mask on the left."""
 
     def __post_init__(self) -> None:
         for field_name, low, high in (("size", 16, 4096), ("seed", 0, (1 << 63) - 1)):
@@ -62,7 +70,12 @@ class PrepareOptions:
 
 
 class PrepareReport(msgspec.Struct, kw_only=True):
-    """What was found and made; report.json."""
+    """Report which pairs there were and what became of them; report.json.
+
+    Example:
+        >>> PrepareReport(pairs=2, prepared=2).left_out
+        []
+    """
 
     pairs: int = 0
     """Pairs found by name."""
@@ -86,7 +99,7 @@ class PrepareReport(msgspec.Struct, kw_only=True):
     near_duplicates: list[tuple[str, str, float]] = []
     """(split/name, split/name, likeness) of photographs in two splits; see m2l_train.data.near_duplicates."""
     warnings: list[str] = []
-    """What may not be what was meant."""
+    """Lines about what may not be intended."""
     was_stopped: bool = False
 
 

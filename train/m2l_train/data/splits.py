@@ -1,4 +1,4 @@
-"""Deal pairs out to splits."""
+"""Assign pairs to splits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from m2l_train.data.prepare_options import PrepareOptions, PrepareReport, check_
 
 
 def split_pairs(pairs: Sequence[Pair], options: PrepareOptions, report: PrepareReport) -> dict[str, str]:
-    """Split by pair name. Who belongs where depends on the seed, the names and the shares, not on their order."""
+    """Assign each pair to a split, by its name. The result depends on seed, names and shares, not on their order."""
     if options.split_file is not None:
         return _read_split_file(Path(options.split_file), pairs, report)
     ranked = sorted((int(random_uint64(1, options.seed, "split", utf8(pair.name))[0]), pair.name) for pair in pairs)

@@ -1,4 +1,4 @@
-"""Command lines of evaluation to calls of its functions: evaluate images, evaluate bundle, evaluate segmenter.
+"""Define the commands of evaluation: evaluate images, evaluate bundle, evaluate segmenter.
 
 Nothing heavy is imported before a command runs.
 """
@@ -27,7 +27,7 @@ Split = Annotated[
 ]
 SegmenterFile = Annotated[
     Path | None,
-    typer.Option("--segmenter", help="File of m2l evaluate segmenter, for figures of masks.", show_default=False),
+    typer.Option("--segmenter", help="File of m2l evaluate segmenter, for metrics of masks.", show_default=False),
 ]
 InceptionFile = Annotated[
     Path | None,
@@ -37,7 +37,7 @@ InceptionFile = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Seed = Annotated[int, typer.Option(help="Of samples, patches, resamples, and what a bundle draws.")]
+Seed = Annotated[int, typer.Option(help="Seed of samples, patches, resamples, and a bundle's random inputs.")]
 Workers = Annotated[
     int | None,
     typer.Option(help="Threads that read and compare.  [default: the CPUs this process may use]", show_default=False),
@@ -50,20 +50,20 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file tha
 
 
 class Direction(StrEnum):
-    """Choices of --direction."""
+    """List the choices of --direction."""
 
     AtoB = "AtoB"
     BtoA = "BtoA"
 
 
-DirectionOption = Annotated[Direction, typer.Option(help="Of combined pictures: AtoB has the mask on the left.")]
+DirectionOption = Annotated[Direction, typer.Option(help="Layout of combined pictures: AtoB has the mask on the left.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add `evaluate` and its verbs to `app`."""
     group = typer.Typer(
         name="evaluate",
-        help="Say in numbers how good synthesized images are.",
+        help="Measure how good synthesized images are.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -92,7 +92,7 @@ def images(
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Judge synthesized images by real ones of the same masks, and as sets.
+    """Evaluate synthesized images against real ones of the same masks, and as sets.
 
     Names match as those of masks and photographs do. DATA may also be a folder of photographs alone: then only sets are
     compared.
@@ -115,7 +115,7 @@ def bundle(
         typer.Argument(help="Folder of a bundle; left out: the model inside the package.", show_default=False),
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, onnxruntime, or fake (runs no model).")] = "auto",
-    device: Annotated[str, typer.Option(help="Of the engine: auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device of the engine: auto, cpu, cuda or cuda:N.")] = "auto",
     split: Split = None,
     segmenter: SegmenterFile = None,
     inception: InceptionFile = None,
@@ -130,7 +130,7 @@ def bundle(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Judge a bundle: synthesize from the masks of real pairs, in memory, and compare.
+    """Evaluate a bundle: synthesize from the masks of real pairs, in memory, and compare.
 
     Exit status: 0 done, 1 it cannot be done, 2 wrong usage, 130 or 143 stopped by a signal (nothing is written).
     """
@@ -197,11 +197,11 @@ def segmenter(
         int | None, typer.Option(help="Passes over the training pairs.  [default: 10]", show_default=False)
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="End after so many minutes and keep what was reached.", show_default=False)
+        float | None, typer.Option(help="Stop after this many minutes and keep the result so far.", show_default=False)
     ] = None,
     width: Annotated[int, typer.Option(help="Channels of the first level.")] = 16,
     direction: DirectionOption = Direction.AtoB,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Threads = None,
     workers: Workers = None,

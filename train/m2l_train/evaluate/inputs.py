@@ -30,7 +30,7 @@ _CHUNK: Final = 16
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """What is evaluated, however it came: by files or from a bundle."""
+    """Hold what is evaluated, from files or from a bundle."""
 
     names: tuple[str, ...]
     generated: Images

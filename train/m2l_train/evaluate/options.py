@@ -1,4 +1,4 @@
-"""Options of an evaluation."""
+"""Hold the options of an evaluation."""
 
 from __future__ import annotations
 
@@ -11,17 +11,25 @@ from m2l_runtime.errors import InputError
 
 
 class EvaluationStopped(Exception):
-    """Somebody wished to stop."""
+    """End an evaluation because the caller says to stop."""
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What an evaluation is told beside its images."""
+    """Hold what an evaluation may be told beside its images.
+
+    Example:
+        >>> EvaluationOptions(split="test", workers=2).worker_count
+        2
+
+    Raises:
+        InputError: seed or workers are out of range.
+    """
 
     split: str | None = None
-    """Of the data; None: val, or all where there are no splits."""
+    """Split of the data; None: val, or all where there are no splits."""
     segmenter: str | os.PathLike[str] | None = None
-    """File of a segmenter; without one there are no figures of masks and no KID on its features."""
+    """File of a segmenter; without one there are no metrics of masks and no KID on its features."""
     inception: str | os.PathLike[str] | None = None
     """File of Inception weights; without one there is no FID."""
     mask_is_left: bool = True
@@ -30,7 +38,7 @@ class EvaluationOptions:
     workers: int | None = None
     """Threads that read and compare; None: as many CPUs as this process may use. Nothing depends on it."""
     on_start: Callable[[int], None] = lambda total: None
-    """Called with the number of images, each counted once for every figure it enters."""
+    """Called with the number of images, each counted once for every pass over it."""
     on_images: Callable[[int], None] = lambda count: None
     should_stop: Callable[[], bool] = lambda: False
 

@@ -1,9 +1,8 @@
-"""An evaluation to a table for a person."""
+"""Describe evaluations and segmenters in text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from m2l_runtime._utils.text import plural, printable, table
 
@@ -11,43 +10,19 @@ if TYPE_CHECKING:
     from m2l_train.evaluate.result import Evaluation, Interval, Metric
     from m2l_train.evaluate.training import SegmenterReport
 
-NAMES: Final[Mapping[str, str]] = {
-    "l1": "difference from the real image",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "swd": "sliced Wasserstein, mean",
-    "kid": "KID, segmenter",
-    "dice": "Dice of mask and lesion found",
-    "boundary": "boundary distance",
-    "fid_inception": "FID, Inception",
-    "kid_inception": "KID, Inception",
-    "colour_pair_lesion": "lesion colour, from its own",
-    "colour_pair_skin": "skin colour, from its own",
-    "colour_set_lesion": "lesion colour, of sets",
-    "colour_set_skin": "skin colour, of sets",
-    "colour_spread_lesion": "spread of lesion colours",
-    "colour_spread_skin": "spread of skin colours",
-    "checkerboard": "checkerboard, all strides",
-    "neighbour_median": "nearest training image, median",
-    "neighbour_p5": "nearest training image, 5 %",
-    "neighbour_ratio": "synthesized/real of the median",
-    "near_duplicates": "near duplicates of training",
-    "variety": "variety",
-    "variety_ratio": "synthesized/real variety",
-    "variety_of_samples": "variety of one mask's samples",
-}
-
 
 def describe_evaluation(evaluation: Evaluation) -> str:
-    """All figures, a row each; those not measured together under their reasons."""
-    rows = [("figure", "synthesized [95 %]", "real [95 %]", "better is", "unit")]
+    """Describe an evaluation as a table, a row for each metric. Those not measured stand below, by reason."""
+    from m2l_train.evaluate.registry import metric_spec
+
+    rows = [("metric", "synthesized [95 %]", "real [95 %]", "better is", "unit")]
     reasons: dict[str, list[str]] = {}
     for name, figure in evaluation.figures.items():
         if figure.value is None:
             reasons.setdefault(figure.reason or "", []).append(name)
             continue
         real = "" if figure.real is None else _cell(figure.real)
-        rows.append((_title(name), _cell(figure), real, figure.better, figure.unit))
+        rows.append((metric_spec(name).title, _cell(figure), real, figure.better, figure.unit))
     counts = evaluation.counts
     side = evaluation.image_size
     head = [
@@ -73,13 +48,6 @@ def describe_evaluation(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _title(name: str) -> str:
-    if name in NAMES:
-        return NAMES[name]
-    kind, _, number = name.rpartition("_")
-    return f"  {'at ' if kind == 'swd' else 'stride '}{number}{' pixels' if kind == 'swd' else ''}"
-
-
 def _cell(figure: Metric | Interval) -> str:
     value = _number(figure.value)
     if figure.low is None or figure.high is None:
@@ -99,7 +67,7 @@ def _number(value: float | None) -> str:
 
 
 def describe_segmenter(report: SegmenterReport) -> str:
-    """How good a trained segmenter is."""
+    """Describe a trained segmenter in one line."""
     facts = report.facts
     if facts is None:
         return "stopped; nothing was written"

@@ -1,4 +1,4 @@
-"""Images to the lesions in them and to features, by a small U-Net; and that network to a file and back.
+"""Find lesions in images with a small U-Net, and read and write that network.
 
 The network is a U-Net (Ronneberger, Fischer, Brox, MICCAI 2015) with batch norm, made small: `levels` times two 3x3
 convolutions and a halving, two more at the bottom, and on the way up one 3x3 convolution on the skip beside the
@@ -47,7 +47,7 @@ Features = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SegmenterSpec:
-    """What the network is built from."""
+    """Describe the layout of the network."""
 
     width: int = 16
     """Channels of the first level; each level below has twice as many, at most eight times."""
@@ -77,7 +77,7 @@ class SegmenterSpec:
 
 @dataclass(frozen=True)
 class SegmenterFacts:
-    """Where a segmenter comes from."""
+    """Describe where a segmenter comes from."""
 
     val_dice: float
     """Mean over validation images of 128 (`SegmenterSpec.side`) pixels square, after training."""
@@ -102,7 +102,7 @@ def _block(inner: int, outer: int) -> nn.Sequential:
 
 
 class SegmenterNetwork(nn.Module):
-    """(B, 3, S, S) in [-1, 1] to logits (B, 1, S, S)."""
+    """Compute logits (B, 1, S, S) of images (B, 3, S, S) in [-1, 1]."""
 
     def __init__(self, spec: SegmenterSpec) -> None:
         super().__init__()
@@ -111,14 +111,12 @@ class SegmenterNetwork(nn.Module):
             nn.Sequential(_block(inner, outer), _block(outer, outer))
             for inner, outer in zip([3, *channels[:-1]], channels, strict=True)
         )
-        self.narrow = nn.ModuleList(
-            nn.Conv2d(random_below, above, 1) for above, random_below in itertools.pairwise(channels)
-        )
+        self.narrow = nn.ModuleList(nn.Conv2d(below, above, 1) for above, below in itertools.pairwise(channels))
         self.up = nn.ModuleList(_block(2 * above, above) for above in channels[:-1])
         self.last = nn.Conv2d(channels[0], 1, 1)
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """What each level makes of `x`, the bottom last."""
+        """Return the features of each level, the bottom last."""
         features: list[Tensor] = []
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
@@ -126,7 +124,7 @@ class SegmenterNetwork(nn.Module):
         return features
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Logits (B, 1, S, S) from what the levels made."""
+        """Return logits (B, 1, S, S) of the features of :meth:`encode`."""
         x = features[-1]
         for level in reversed(range(len(self.up))):
             x = F.interpolate(self.narrow[level](x), scale_factor=2, mode="nearest")
@@ -135,12 +133,12 @@ class SegmenterNetwork(nn.Module):
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1, S, S)."""
+        """Return logits (B, 1, S, S)."""
         return self.decode(self.encode(x))
 
 
 def new_network(spec: SegmenterSpec, seed: int) -> SegmenterNetwork:
-    """A network with weights drawn as of He et al., ICCV 2015: N(0, 2 / fan-in); biases 0."""
+    """Make a network with the weights of He et al., ICCV 2015: N(0, 2 / fan-in); biases 0."""
     network = SegmenterNetwork(spec)
     for name, parameter in network.named_parameters():
         if parameter.dim() == 4:
@@ -153,7 +151,7 @@ def new_network(spec: SegmenterSpec, seed: int) -> SegmenterNetwork:
 
 
 def to_input(images: Images, side: int) -> Tensor:
-    """uint8 (B, H, W, 3) to float (B, 3, side, side) in [-1, 1], with antialiasing where it gets smaller."""
+    """Convert uint8 (B, H, W, 3) to float (B, 3, side, side) in [-1, 1], antialiased where it gets smaller."""
     x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
     if x.shape[2:] != (side, side):
         x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
@@ -161,7 +159,15 @@ def to_input(images: Images, side: int) -> Tensor:
 
 
 class Segmenter:
-    """A trained network."""
+    """Find lesions with a trained network. May be called from several threads.
+
+    Example:
+        >>> spec, facts = SegmenterSpec(width=1, levels=1, side=32), None
+        >>> segmenter = Segmenter(spec, new_network(spec, seed=0), facts, sha256="")
+        >>> probabilities, features = segmenter(np.zeros((2, 64, 64, 3), np.uint8))
+        >>> probabilities.shape, features.shape
+        ((2, 64, 64), (2, 3))
+    """
 
     def __init__(self, spec: SegmenterSpec, network: SegmenterNetwork, facts: SegmenterFacts, sha256: str) -> None:
         self.spec: Final = spec
@@ -173,7 +179,7 @@ class Segmenter:
     def __call__(
         self, images: Images, *, workers: int = 1, on_image: Callable[[int], None] = lambda count: None
     ) -> tuple[Probabilities, Features]:
-        """Where the lesion is, and features.
+        """Return where the lesions are, and features.
 
         Args:
             images: uint8 (N, H, W, 3).
@@ -203,7 +209,7 @@ class Segmenter:
 
 
 def save_segmenter(path: Path, spec: SegmenterSpec, network: SegmenterNetwork, facts: SegmenterFacts) -> str:
-    """Write a network to `path`, whole or not at all; SHA-256 of the file.
+    """Write a network to `path`, whole or not at all; return the SHA-256 of the file.
 
     Raises:
         OutputError: it cannot be written.
@@ -218,7 +224,10 @@ def save_segmenter(path: Path, spec: SegmenterSpec, network: SegmenterNetwork, f
 
 
 def load_segmenter(path: str | os.PathLike[str]) -> Segmenter:
-    """Open the file of a segmenter. It runs no code that is in the file.
+    """Open the file of a segmenter. No code in the file is run.
+
+    Example:
+        >>> segmenter = load_segmenter("segmenter.pt")  # doctest: +SKIP
 
     Raises:
         InputError: it cannot be read, is no segmenter, is damaged, or was written by a newer m2l.

@@ -1,4 +1,4 @@
-"""Folders of synthesized and of real images to arrays of one size that belong together.
+"""Read folders of synthesized and of real images as arrays of one size that belong together.
 
 Which synthesized image belongs to which real one is told by their names, as masks and photographs are paired
 (:func:`m2l_train.data.pairing.pair_key`). Real images are squashed to the size of the synthesized ones, bicubic with
@@ -43,7 +43,7 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(frozen=True)
 class RealFiles:
-    """Files of real images: those an evaluation looks at, and those of the training split."""
+    """List files of real images: those to evaluate, and those of the training split."""
 
     pairs: tuple[Pair, ...]
     """To evaluate; where there are no masks, `mask` is `image` and `has_masks` is False."""
@@ -59,7 +59,7 @@ class RealFiles:
 
 @dataclass(frozen=True)
 class RealSet:
-    """Real images and their masks, in the order of `names`."""
+    """Hold real images and their masks, in the order of `names`."""
 
     names: tuple[str, ...]
     images: Images
@@ -72,7 +72,7 @@ class RealSet:
 
 @dataclass(frozen=True)
 class SyntheticFiles:
-    """Files of synthesized images by the key that they share with masks and photographs."""
+    """List files of synthesized images by the key that they share with masks and photographs."""
 
     folder: Path
     by_key: Mapping[str, Path]
@@ -81,7 +81,7 @@ class SyntheticFiles:
 
 
 def in_threads(work: Callable[[Item], Outcome], items: Iterable[Item], workers: int) -> Iterator[Outcome]:
-    """`work` on each item, in order, `workers` at a time and only a few ahead of whoever takes the results."""
+    """Yield `work` of each item, in order, `workers` at a time and only a few ahead of the caller."""
     pending: deque[Future[Outcome]] = deque()
     with ThreadPoolExecutor(workers, "m2l-evaluate") as pool:
         try:
@@ -97,7 +97,7 @@ def in_threads(work: Callable[[Item], Outcome], items: Iterable[Item], workers: 
 
 
 def image_provenance(path: Path) -> ImageProvenance | None:
-    """What the header of a picture's file says; None if it does not say that m2l made it, or cannot be read."""
+    """Read the provenance in a picture's header; None if it has none of m2l, or cannot be read."""
     if not path.is_file():  # a pipe would wait for somebody to write to it
         return None
     try:
@@ -150,7 +150,7 @@ def find_real(data: str | os.PathLike[str], split: str | None, *, mask_is_left: 
 
 
 def _pairs_in(folder: Path) -> tuple[tuple[Pair, ...], bool, list[str]]:
-    """(pairs, whether they have masks, warnings)."""
+    """Return (pairs, whether they have masks, warnings)."""
     images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
     masks = folder / MASKS if images != folder and (folder / MASKS).is_dir() else images
     pairing = find_pairs(images, masks)
@@ -227,7 +227,7 @@ def read_pairs(
 def iterate_pairs(
     pairs: Sequence[Pair], side: int, *, workers: int, has_masks: bool = True, mask_is_left: bool = True
 ) -> Iterator[tuple[str, Image | None, Mask | None, str]]:
-    """(name, image, mask, "") of each pair, in order; (name, None, None, what is wrong) of one that cannot be read."""
+    """Yield (name, image, mask, "") of each pair, in order; (name, None, None, problem) of one that cannot be read."""
 
     def read(pair: Pair) -> tuple[str, Image | None, Mask | None, str]:
         try:
@@ -333,14 +333,14 @@ def check_side(height: int, width: int) -> None:
 
 
 def sample(count: int, max_count: int, seed: int, *names: str | int) -> list[int]:
-    """`max_count` of the places 0..count-1, drawn by `seed` and put in order; all of them if there are not more."""
+    """Draw `max_count` of the places 0..count-1 by `seed`, in order; all of them if there are not more."""
     if count <= max_count:
         return list(range(count))
     return sorted(int(place) for place in random_permutation(count, seed, "evaluate", "sample", *names)[:max_count])
 
 
 def fingerprint(names: Sequence[str], images: Images, masks: Masks) -> str:
-    """SHA-256 of names and pixels: two sets that share it are the same, decoded and resized alike."""
+    """Return the SHA-256 of names and pixels: two sets that share it are the same, decoded and resized alike."""
     hashed = hashlib.sha256(f"{images.shape} {masks.shape}".encode())
     for name, image, mask in zip(names, images, masks, strict=True):
         content = name.encode(errors="surrogateescape")

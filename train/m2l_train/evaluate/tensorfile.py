@@ -1,4 +1,4 @@
-"""A file of tensors, numbers and strings to what is in it, without running any code that may be in it too."""
+"""Read files of tensors, numbers and strings without running any code in them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_FILE_BYTES: Final = 1 << 29
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a file holds."""
+    """Hold what is in a file."""
 
     value: Any
     sha256: str

@@ -18,12 +18,12 @@ _OFFSET: Final = 16 / 116
 
 @torch.no_grad()
 def measure(images: Tensor, masks: Tensor, *, every: int = 1) -> Tensor:
-    """Appearances of images, in fp32 whatever is around: differences of colours vanish in bfloat16.
+    """Measure the appearances of images, in fp32 even under autocast: bfloat16 loses differences of colours.
 
     Args:
         images: uint8 (B, H, W, 3) RGB.
         masks: uint8 (B, H, W).
-        every: measure this row and column of so many: a quarter of the pixels tell nearly as much as all.
+        every: measure only each so many-th row and column: a quarter of the pixels tell nearly as much as all.
 
     Returns:
         float32 (B, 12), in the order of `appearance.NAMES`.
@@ -48,7 +48,7 @@ def _measure(images: Tensor, masks: Tensor) -> Tensor:
 
 
 def _lab(images: Tensor) -> Tensor:
-    """uint8 (..., 3) to CIE L*a*b* (..., 3)."""
+    """Convert uint8 (..., 3) to CIE L*a*b* (..., 3)."""
     linear, to_xyz, to_lab, offset = _constants(images.device)
     scaled = linear[images.to(torch.int32)] @ to_xyz
     f = torch.where(scaled > _EPSILON, scaled.clamp_min(_EPSILON).pow(1 / 3), _SLOPE * scaled + _OFFSET)
@@ -57,7 +57,7 @@ def _lab(images: Tensor) -> Tensor:
 
 @functools.cache
 def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(levels to linear light, linear RGB to XYZ over the white, their cube roots to L*a*b*, and what is added)."""
+    """Return (levels to linear light, linear RGB to XYZ over the white, cube roots to L*a*b*, its offset)."""
     return (
         torch.from_numpy(appearance.LINEAR).to(device),
         torch.from_numpy(np.ascontiguousarray(appearance.TO_XYZ.T)).to(device),

@@ -1,4 +1,4 @@
-"""Settings to networks: the U-Net generator and the PatchGAN discriminator of pix2pix.
+"""Build the networks of pix2pix: the U-Net generator and the PatchGAN discriminator.
 
 The layout, hence every state_dict key, is that of pytorch-CycleGAN-and-pix2pix at commit 0442670
 (``--netG unet_128|unet_256 --netD basic``), so that checkpoints load in both directions. The architecture is from
@@ -24,12 +24,12 @@ LEAKY_RELU_SLOPE: Final = 0.2
 APPEARANCE_SIZE: Final = len(NAMES)
 APPEARANCE_WIDTH: Final = 64
 MIN_DEPTH: Final = 5
-"""Fewer levels than these the original cannot build either: it always has four widths and a bottleneck."""
+"""The original cannot build a shallower one either: it always has four widths and a bottleneck."""
 
 
 @dataclass(frozen=True)
 class UnetSpec:
-    """What a U-Net generator is made of, in the original's terms."""
+    """Describe the layout of a U-Net generator, in the original's terms."""
 
     levels: int
     """Stride-2 convolutions from the image to the bottleneck: 8 in unet_256, 7 in unet_128; at least 5."""
@@ -60,11 +60,11 @@ class UnetSpec:
 
 
 class ResizeConv2d(nn.Conv2d):
-    """The side doubled by repeating pixels, then a 3x3 convolution: (B, C, H, W) to (B, C', 2H, 2W).
+    """Double the side by repeating pixels, then convolve 3x3: (B, C, H, W) to (B, C', 2H, 2W).
 
     Every output pixel is made by as many weights as its neighbours, which a 4x4 transposed convolution of stride 2
-    does not learn by itself: the usual cure for checkerboards. From Odena, Dumoulin and Olah, "Deconvolution and
-    Checkerboard Artifacts", Distill 2016 (doi:10.23915/distill.00003).
+    does not learn by itself: the usual cure for checkerboard artefacts. From Odena, Dumoulin and Olah, "Deconvolution
+    and Checkerboard Artifacts", Distill 2016 (doi:10.23915/distill.00003).
 
     The two steps are computed as the one transposed convolution that they are together, with four multiplications a
     weight and output pixel instead of nine.
@@ -74,7 +74,7 @@ class ResizeConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, 3, 1, 1, bias=bias)
 
     def transposed_weight(self) -> Tensor:
-        """(C, C', 4, 4): of a transposed convolution of stride 2 and padding 1 that gives the same.
+        """Return the weights (C, C', 4, 4) of a transposed convolution of stride 2 and padding 1 that gives the same.
 
         A repeated pixel meets every place of the 3x3 weights at two offsets in each direction, so the weights are those
         3x3 spread by a box of 2x2, and mirrored, as a transposed convolution counts from the other end.
@@ -89,7 +89,7 @@ class ResizeConv2d(nn.Conv2d):
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
-    """As PyTorch's; half-precision input is normalised in fp32, as its variance may be next to none."""
+    """Normalize as PyTorch does, but half-precision input in fp32, as its variance may be next to none."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in the base class
         """(B, C, H, W) to the same."""
@@ -99,7 +99,7 @@ class InstanceNorm2d(nn.InstanceNorm2d):
 
 
 class Appearance(nn.Module):
-    """The numbers of an image's appearance to a scale and a shift for each channel of some layers.
+    """Compute a scale and a shift for each channel of some layers from an image's appearance.
 
     They act on what an instance norm has normalised, where a constant plane beside the mask would be all but wiped out.
     From Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer", AAAI 2018 (arXiv:1709.07871).
@@ -132,20 +132,20 @@ class Appearance(nn.Module):
         self.std.copy_(table.std(0).clamp_min(1e-3))
 
     def forward(self, appearance: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(B, 12) to (scale, shift), each (B, C, 1, 1), for each of the layers; the scale is 1 plus what is learnt."""
+        """Compute (scale, shift) of each layer, each (B, C, 1, 1), from (B, 12); the scale is 1 plus what is learnt."""
         found = self.out(self.hidden((appearance - self.mean) / self.std))[:, :, None, None]
         parts = found.split([n for channels in self._channels for n in (channels, channels)], 1)
         return [(1 + scale, shift) for scale, shift in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def modulate(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
-    """(B, C, H, W) scaled and shifted per image and channel."""
+    """Scale and shift (B, C, H, W) per image and channel."""
     scale, shift = by
     return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
 
 
 class UnetBlock(nn.Module):
-    """One level of the U-Net: down, the levels inside it, up, and the skip around all of that.
+    """Run one level of the U-Net: down, the levels inside it, up, and the skip around all of that.
 
     The layers stand in one Sequential, in the original's order; the properties name them.
     """
@@ -223,7 +223,7 @@ class UnetBlock(nn.Module):
 
 
 class UnetGenerator(nn.Module):
-    """Masks (B, input_nc, H, W) in [-1, 1] to images (B, output_nc, H, W) in [-1, 1].
+    """Synthesize images (B, output_nc, H, W) in [-1, 1] from masks (B, input_nc, H, W) in [-1, 1].
 
     H and W are multiples of ``2 ** levels``. All weights are drawn from N(0, 0.02) and all biases zero, as in
     the original; the scales of a batch norm are drawn from N(1, 0.02).
@@ -242,7 +242,7 @@ class UnetGenerator(nn.Module):
         self.appearance = Appearance(spec.appearance_rows, spec.widths[:-1]) if spec.appearance_rows else None
 
     def blocks(self) -> list[UnetBlock]:
-        """The levels, from the outermost to the bottleneck."""
+        """Return the blocks, from the outermost to the bottleneck."""
         blocks: list[UnetBlock] = []
         block: UnetBlock | None = self.model
         while block is not None:
@@ -264,7 +264,7 @@ class UnetGenerator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Mask and image (B, input_nc, H, W) in [-1, 1] to logits (B, 1, H', W'), each judging a patch of 70x70 pixels.
+    """Compute logits (B, 1, H', W') of mask and image (B, input_nc, H, W) in [-1, 1], each of a patch of 70x70 pixels.
 
     ``--netD basic`` of the original, without its sigmoid: three convolutions of stride 2, two of stride 1, all 4x4;
     256x256 pixels give 30x30 logits.
@@ -290,9 +290,9 @@ class PatchDiscriminator(nn.Module):
 
 
 class ScaledDiscriminators(nn.Module):
-    """Several of `PatchDiscriminator`, each judging the picture at half the side that the one before it sees.
+    """Run several of `PatchDiscriminator`, each on the picture at half the side that the one before it sees.
 
-    So patches of 70, 140, 280 ... pixels are judged. From Wang et al., "High-Resolution Image Synthesis and Semantic
+    So they see patches of 70, 140, 280 ... pixels. From Wang et al., "High-Resolution Image Synthesis and Semantic
     Manipulation with Conditional GANs", CVPR 2018 (arXiv:1711.11585), section 3.2.
     """
 
@@ -317,7 +317,7 @@ _OPPONENT: Final = ((1 / 3, 1 / 3, 1 / 3), (0.5, -0.5, 0.0), (0.25, 0.25, -0.5))
 
 
 def detail(images: Tensor) -> Tensor:
-    """What a 3x3 binomial blur takes away, amplified, as grey and two differences of colour: (B, 3, H, W) to the same.
+    """Amplify what a 3x3 binomial blur takes away, as grey and two differences of colour: (B, 3, H, W) to the same.
 
     In a photograph the finest detail is nearly grey. Coloured noise of a level or two, which a discriminator overlooks
     beside the colours themselves, stands out here.

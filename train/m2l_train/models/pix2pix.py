@@ -1,10 +1,9 @@
-"""A config to the two networks, their optimizers, and the step that trains them."""
+"""Build the two networks and their optimizers from a config, and train them step by step."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +15,7 @@ from m2l_runtime.types import Images, Masks
 from m2l_train.config import TrainConfig
 from m2l_train.device import computes_bf16
 from m2l_train.models import appearance, losses
+from m2l_train.models.losses import Losses
 from m2l_train.models.networks import PatchDiscriminator, ScaledDiscriminators, UnetGenerator, UnetSpec, detail
 
 MASK_CHANNELS: Final = 3
@@ -24,19 +24,18 @@ MASK_CHANNELS: Final = 3
 IMAGE_CHANNELS: Final = 3
 
 
-@dataclass(frozen=True)
-class Losses:
-    """Of one step, by the original's names; finite."""
-
-    G_GAN: float
-    G_L1: float
-    """Times `lambda_l1`."""
-    D_real: float
-    D_fake: float
-
-
 class Pix2Pix:
-    """Generator and discriminator in training. Each step changes both."""
+    """Train a generator and a discriminator together. Each step changes both.
+
+    Example:
+        >>> import numpy as np
+        >>> networks = Pix2Pix(TrainConfig(image_size=128, ngf=2, ndf=2))
+        >>> masks, images = np.zeros((1, 128, 128), np.uint8), np.full((1, 128, 128, 3), 99, np.uint8)
+        >>> sorted(vars(networks.step(masks, images)))
+        ['D_fake', 'D_real', 'G_GAN', 'G_L1']
+        >>> networks.synthesize(masks).shape
+        (1, 128, 128, 3)
+    """
 
     def __init__(
         self,
@@ -46,7 +45,7 @@ class Pix2Pix:
         appearance_rows: int = 0,
         average: Callable[[Sequence[Tensor]], None] | None = None,
     ) -> None:
-        """Weights are drawn from torch's global generator; seed it first.
+        """Initialize weights from torch's global random generator; seed it first.
 
         Args:
             config: settings of the run.
@@ -89,7 +88,7 @@ class Pix2Pix:
 
     @property
     def inference_generator(self) -> UnetGenerator:
-        """What is judged and exported: the averaged generator, or the generator where none is averaged."""
+        """The generator to validate and export: the averaged one where there is one."""
         network: UnetGenerator = self.generator if self.ema_generator is None else self.ema_generator
         return network
 
@@ -98,12 +97,12 @@ class Pix2Pix:
         return torch.optim.Adam(network.parameters(), lr=self.config.lr, betas=betas, fused=self.config.fused or None)
 
     def tensors(self) -> list[Tensor]:
-        """All weights and buffers, whose values several processes have to share."""
+        """Return all weights and buffers, whose values several processes have to share."""
         networks = (self.generator, self.discriminator, *(() if self.ema_generator is None else (self.ema_generator,)))
         return [tensor.data for network in networks for tensor in network.state_dict(keep_vars=True).values()]
 
     def set_appearance_table(self, table: Tensor) -> None:
-        """Take the appearances (rows, 12) of the images trained on; before the first step."""
+        """Set the appearances (rows, 12) of the images trained on, before the first step."""
         for network in (self.generator, self.ema_generator):
             if network is not None and network.appearance is not None:
                 network.appearance.set_table(table)
@@ -112,13 +111,13 @@ class Pix2Pix:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16)
 
     def set_learning_rate(self, lr: float) -> None:
-        """Of both optimizers, from the next step on."""
+        """Set the learning rate of both optimizers, from the next step on."""
         for optimizer in (self.optimizer_G, self.optimizer_D):
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
     def step(self, masks: Masks | Tensor, images: Images | Tensor) -> Losses:
-        """Forward, then the discriminator's step, then the generator's, in this order.
+        """Run forward, then train the discriminator, then the generator, in this order.
 
         Args:
             masks: uint8 (B, S, S).
@@ -137,19 +136,21 @@ class Pix2Pix:
                 fake = self._run_G(mask, self._appearance_vectors(images, masks, every=2))
         fake = fake.float()
         on_fake, on_real = self._discriminator_step(mask, fake, real)
-        on_gan, l1 = self._generator_step(mask, fake, real)
+        on_gan, terms = self._generator_step(mask, fake, real)
         self._steps += 1
         self._update_ema()
-        step_losses = torch.stack([on_gan, self.config.lambda_l1 * l1, on_real, on_fake])
+        weighted = [term.weight(self.config) * value for term, value in zip(losses.GENERATOR_TERMS, terms, strict=True)]
+        step_losses = torch.stack([on_gan, *weighted, on_real, on_fake])
         if self._average is not None:
             self._average([step_losses])
-        return Losses(*step_losses.tolist())
+        names = ("G_GAN", *(term.name for term in losses.GENERATOR_TERMS), "D_real", "D_fake")
+        return Losses(**dict(zip(names, step_losses.tolist(), strict=True)))
 
     def _appearance_vectors(self, images: Images | Tensor, masks: Masks | Tensor, *, every: int = 1) -> Tensor:
         return appearance.measure(_levels(images, self.device), _levels(masks, self.device), every=every)
 
     def _gan_loss(self, mask: Tensor, image: Tensor, is_real: bool) -> Tensor:
-        """The GAN loss of (B, 3, S, S) each, against being judged real or fake; the mean over all discriminators."""
+        """Return the GAN loss of (B, 3, S, S) each against real or fake, the mean over all discriminators."""
         seen = torch.cat([mask, image, detail(image)] if self.config.detail else [mask, image], 1)
         with self._autocast():
             output: Tensor | list[Tensor] = self._run_D(seen)
@@ -168,16 +169,17 @@ class Pix2Pix:
         self.optimizer_D.step()
         return on_fake.detach(), on_real.detach()
 
-    def _generator_step(self, mask: Tensor, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    def _generator_step(self, mask: Tensor, fake: Tensor, real: Tensor) -> tuple[Tensor, list[Tensor]]:
         self._require_grad_of_discriminator(False)
         self.optimizer_G.zero_grad()
         on_gan = self._gan_loss(mask, fake, True)
-        l1 = losses.l1(fake, real, self.config.l1_cell)
-        _require_finite(G_GAN=on_gan, G_L1=l1)
-        _backward(losses.generator_loss(on_gan, l1, self.config.lambda_l1))
+        terms = [term.function(fake, real, self.config) for term in losses.GENERATOR_TERMS]
+        named = {term.name: value for term, value in zip(losses.GENERATOR_TERMS, terms, strict=True)}
+        _require_finite(G_GAN=on_gan, **named)
+        _backward(losses.generator_loss(on_gan, terms, self.config))
         self._average_gradients(self.generator)
         self.optimizer_G.step()
-        return on_gan.detach(), l1.detach()
+        return on_gan.detach(), [value.detach() for value in terms]
 
     def _average_gradients(self, network: torch.nn.Module) -> None:
         if self._average is not None:
@@ -185,7 +187,7 @@ class Pix2Pix:
 
     @torch.no_grad()
     def _update_ema(self) -> None:
-        """Bring the averaged weights a little nearer to the generator's; more in the first steps, which are far off."""
+        """Bring the averaged weights a little nearer to the generator's, more so in the first steps."""
         if self.ema_generator is not None:
             keep = min(self.config.ema, (1 + self._steps) / (10 + self._steps))
             torch._foreach_lerp_(list(self.ema_generator.parameters()), list(self.generator.parameters()), 1 - keep)
@@ -198,23 +200,26 @@ class Pix2Pix:
 
     @torch.no_grad()
     def is_finite(self) -> bool:
-        """Whether all weights of both networks are finite numbers."""
+        """Tell whether all weights of both networks are finite numbers."""
         networks = (self.generator, self.discriminator)
         return all(bool(torch.isfinite(p).all()) for network in networks for p in network.parameters())
 
     def count_steps(self, steps: int) -> None:
-        """Steps done before, of a run that is gone on with."""
+        """Set the number of steps done before, where a run is resumed."""
         self._steps = steps
 
     @torch.no_grad()
     def synthesize(self, masks: Masks, images: Images | None = None) -> Images:
-        """Images (B, S, S, 3) uint8 of masks (B, S, S) uint8, one at a time, dropout off, as the runtime gives them.
+        """Synthesize images of masks, one at a time, without dropout, as the runtime does.
 
         Batch norms use their running statistics.
 
         Args:
             masks: uint8 (B, S, S).
-            images: whose appearances are to be painted, uint8 (B, S, S, 3); needed where the generator takes one.
+            images: whose appearances to synthesize, uint8 (B, S, S, 3); needed where the generator takes one.
+
+        Returns:
+            uint8 (B, S, S, 3).
         """
         network = self.inference_generator
         appearances = None
@@ -246,12 +251,12 @@ def _require_finite(**named: Tensor) -> None:
 
 
 def to_input(masks: Masks | Tensor, device: torch.device) -> Tensor:
-    """uint8 (B, S, S) to float (B, 3, S, S) in [-1, 1], three equal channels."""
+    """Convert masks uint8 (B, S, S) to float (B, 3, S, S) in [-1, 1], three equal channels."""
     return _scaled(_levels(masks, device)).unsqueeze(1).repeat(1, MASK_CHANNELS, 1, 1)
 
 
 def to_target(images: Images | Tensor, device: torch.device) -> Tensor:
-    """uint8 (B, S, S, 3) RGB to float (B, 3, S, S) in [-1, 1]."""
+    """Convert images uint8 (B, S, S, 3) RGB to float (B, 3, S, S) in [-1, 1]."""
     return _scaled(_levels(images, device)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -261,5 +266,5 @@ def _levels(pixels: Masks | Images | Tensor, device: torch.device) -> Tensor:
 
 
 def _scaled(levels: Tensor) -> Tensor:
-    """As torchvision's ToTensor and Normalize(0.5, 0.5) do, operation by operation."""
+    """Scale levels to [-1, 1] as torchvision's ToTensor and Normalize(0.5, 0.5) do, operation by operation."""
     return (levels.to(torch.float32) / 255 - 0.5) / 0.5

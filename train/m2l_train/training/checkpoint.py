@@ -5,15 +5,24 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 
+from m2l_runtime._utils.text import printable
+from m2l_runtime.errors import InputError
+from m2l_train.config import TrainConfig, differences
+from m2l_train.config_file import from_json, to_json
 from m2l_train.data.data_folder import DataFolder
+from m2l_train.models.pix2pix import Pix2Pix
+from m2l_train.training.memory import is_out_of_memory
+from m2l_train.training.run_folder import STATE, STATE_FORMAT, versions
 
 
 def pairs_fingerprint(data: DataFolder) -> str:
-    """Of the names of the pairs trained on, in order."""
+    """Return the SHA-256 of the names of the pairs trained on, in order."""
     hashed = hashlib.sha256()
     for pair in data.train:
         hashed.update(f"{pair.image.name}\0{pair.mask.name}\n".encode(errors="surrogateescape"))
@@ -21,7 +30,7 @@ def pairs_fingerprint(data: DataFolder) -> str:
 
 
 def appearance_rows_in(state: dict[str, Any] | None) -> int:
-    """Appearances kept in a state; 0 if it has none, or is none."""
+    """Count the appearances kept in a state; 0 if it has none, or is none."""
     table = None if state is None else state["G"].get("appearance.table")
     return len(table) if isinstance(table, torch.Tensor) and table.dim() else 0
 
@@ -34,7 +43,7 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-STATE_PARTS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+_STATE_PARTS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "config": ("text", lambda v: isinstance(v, str)),
     "data": ("text", lambda v: isinstance(v, str)),
     "epoch": ("a whole number from 1", lambda v: _is_whole(v, 1)),
@@ -48,13 +57,126 @@ STATE_PARTS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "optimizer_D": ("the state of an optimizer", lambda v: isinstance(v, dict)),
     "rng_cpu": ("a tensor", lambda v: isinstance(v, torch.Tensor)),
 }
-"""What a state has: what is expected, and whether a value is that."""
+"""By key of a state: what is expected, and whether a value is that."""
 
 
-def require_moments(optimizer: torch.optim.Adam) -> None:
-    """PyTorch takes any shape over from a state, and fails in the next step."""
+def _require_moments(optimizer: torch.optim.Adam) -> None:
+    """Make sure that an optimizer's moments have the shapes of its parameters.
+
+    PyTorch takes any shape over from a state, and fails in the next step.
+
+    Raises:
+        ValueError: a moment has another shape.
+    """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
                 if not isinstance(value, torch.Tensor) or (value.dim() and value.shape != parameter.shape):
                     raise ValueError(f"size mismatch for '{key}' of an optimizer")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Describe how far a run has come."""
+
+    epoch: int
+    """From 1; the one under way, or one more than there are."""
+    position: int
+    """Place in the epoch's order of the last pair used, from 0; -1 before the first."""
+    step: int
+    """Steps done."""
+    seconds: float
+    """Spent training, over all sessions."""
+    val_l1: float | None
+    """Of the last epoch that was validated, in levels."""
+
+
+def collect_state(networks: Pix2Pix, config: TrainConfig, fingerprint: str, where: Position) -> dict[str, Any]:
+    """Collect all that is needed to resume: networks, optimizers, random states, config and position.
+
+    Args:
+        networks: in training.
+        config: of the run.
+        fingerprint: of the pairs trained on, as :func:`pairs_fingerprint` gives it.
+        where: how far the run has come.
+
+    Returns:
+        Tensors, numbers and strings; tensors are not copied.
+    """
+    state = {
+        "format": STATE_FORMAT,
+        "versions": versions(),
+        "config": to_json(config).decode(),
+        "data": fingerprint,
+        **asdict(where),
+        "G": networks.generator.state_dict(),
+        "D": networks.discriminator.state_dict(),
+        **({} if networks.ema_generator is None else {"G_averaged": networks.ema_generator.state_dict()}),
+        "optimizer_G": networks.optimizer_G.state_dict(),
+        "optimizer_D": networks.optimizer_D.state_dict(),
+        "rng_cpu": torch.get_rng_state(),
+    }
+    if networks.device.type == "cuda":
+        state["rng_cuda"] = torch.cuda.get_rng_state(networks.device)
+    return state
+
+
+def check_state(state: Mapping[str, Any], run: Path, config: TrainConfig, fingerprint: str, pair_count: int) -> None:
+    """Make sure that a state is complete, and of this config and data.
+
+    Raises:
+        InputError: it is not; the message says what is wrong.
+    """
+    name = printable(run / STATE)
+    parts = dict(_STATE_PARTS)
+    if config.ema:
+        parts["G_averaged"] = parts["G"]
+    for key, (expected, is_right) in parts.items():
+        if key not in state:
+            raise InputError(f"{name} is damaged: it has no '{key}'")
+        if not is_right(state[key]):
+            got = repr(state[key])[:40]
+            raise InputError(f"{name} is damaged: its '{key}' must be {expected}, got {printable(got)}")
+    began = from_json(state["config"].encode(errors="surrogateescape"), f"the config in {name}")
+    changed = differences(began, config)
+    if changed:
+        shown = ", ".join(f"{n} {old!r} (config.json says {new!r})" for n, (old, new) in changed.items())
+        raise InputError(f"{name} was trained with {shown}; put config.json back, or begin a new run")
+    if state["data"] != fingerprint:
+        raise InputError(
+            f"{printable(run)} was trained on other pairs than the data folder has now; give the folder it began with"
+        )
+    for key, high in (("epoch", config.epoch_count + 1), ("position", pair_count - 1)):
+        if state[key] > high:
+            raise InputError(f"{name} is damaged: its '{key}' must be at most {high}, got {state[key]}")
+
+
+def restore_state(state: Mapping[str, Any], networks: Pix2Pix, run_name: str) -> None:
+    """Load a state that :func:`check_state` has seen into networks, optimizers and random generators.
+
+    Args:
+        state: as :func:`collect_state` gives it.
+        networks: of the state's config; changed in place.
+        run_name: for messages.
+
+    Raises:
+        InputError: the state is of another architecture.
+    """
+    try:
+        networks.generator.load_state_dict(state["G"])
+        networks.discriminator.load_state_dict(state["D"])
+        if networks.ema_generator is not None:
+            networks.ema_generator.load_state_dict(state["G_averaged"])
+        networks.optimizer_G.load_state_dict(state["optimizer_G"])
+        networks.optimizer_D.load_state_dict(state["optimizer_D"])
+        for optimizer in (networks.optimizer_G, networks.optimizer_D):
+            _require_moments(optimizer)
+        torch.set_rng_state(state["rng_cpu"].cpu())
+        if networks.device.type == "cuda" and "rng_cuda" in state:
+            torch.cuda.set_rng_state(state["rng_cuda"].cpu(), networks.device)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        first = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"the state in {run_name} is of another architecture than its config.json: {first}") from error
+    networks.count_steps(state["step"])

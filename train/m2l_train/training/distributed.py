@@ -1,4 +1,4 @@
-"""The processes that torchrun starts to one run: who writes, who takes which share, what they agree on.
+"""Coordinate the processes that torchrun starts for one run.
 
 Gradients are averaged after each backward pass, all in one message. PyTorch's DistributedDataParallel is not used: it
 counts on one forward for each backward pass of a network, and the discriminator has two and then one more.
@@ -23,7 +23,7 @@ _VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MA
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """One process among those of the run. Every method is called by all of them, in the same order."""
+    """Describe one process among those of the run. Every method is called by all of them, in the same order."""
 
     rank: int = 0
     """From 0; the first one writes, the others compute."""
@@ -52,7 +52,7 @@ class ProcessGroup:
                 dist.broadcast(tensor, 0)
 
     def broadcast_object(self, value: Any) -> Any:
-        """What the first process gives; made of plain Python objects."""
+        """Return what the first process gives; made of plain Python objects."""
         if self.world_size == 1:
             return value
         box = [value]
@@ -60,7 +60,7 @@ class ProcessGroup:
         return box[0]
 
     def all_reduce_max(self, value: int) -> int:
-        """The largest of all processes' numbers."""
+        """Return the largest of all processes' numbers."""
         if self.world_size == 1:
             return value
         tensor = torch.tensor([value], device=self.device)
@@ -68,25 +68,25 @@ class ProcessGroup:
         return int(tensor.item())
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes have come here."""
         self.all_reduce_max(0)
 
 
 def local_device(name: str) -> str:
-    """`auto` to the card of this process, where torchrun has started one for each card."""
+    """Replace `auto` by the GPU of this process, where torchrun has started a process per GPU."""
     if name == "auto" and _started_by_torchrun() and torch.cuda.is_available():
         return f"cuda:{_variable('LOCAL_RANK')}"
     return name
 
 
 def local_world_size() -> int:
-    """Processes of the run on this machine, which share its CPUs."""
+    """Count the run's processes on this machine, which share its CPUs."""
     return _variable("LOCAL_WORLD_SIZE") if _started_by_torchrun() else 1
 
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[ProcessGroup]:
-    """While the block runs, this process is one of those that torchrun has started; without torchrun, the only one.
+    """Join the processes that torchrun has started while the block runs; without torchrun there is one.
 
     Raises:
         InputError: torchrun's variables are in the environment but not all of them, or no numbers.

@@ -1,4 +1,4 @@
-"""Figures of a run to metrics.jsonl, a line each, and to TensorBoard events."""
+"""Write the metrics of a run to metrics.jsonl, a line each, and to TensorBoard events."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ STEPS_PER_EVENT: Final = 10
 
 
 class MetricsLog:
-    """Appends to a run's metrics; what a run that was killed wrote after its last state is dropped first.
+    """Append to a run's metrics. What a killed run wrote after its last state is dropped first.
 
-    A context manager: closes at the end, and does not hide the error that ended the block behind one of its own.
+    A context manager: it closes at the end, and does not hide the error that ended the block behind one of its own.
     """
 
     def __init__(self, run: Path, last_step: int, epoch: int, *, tensorboard: bool) -> None:
-        """Open for going on after `last_step` in `epoch`; 0 and 1 for a new run.
+        """Open to continue after `last_step` in `epoch`; 0 and 1 for a new run.
 
         Raises:
             OutputError
@@ -59,19 +59,19 @@ class MetricsLog:
             self.close()
 
     def step(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
-        """Figures of one step."""
+        """Write the metrics of one step."""
         self._write({"step": step, "epoch": epoch, **metrics})
         if self._events is not None and step % STEPS_PER_EVENT == 0:
             self._events.scalars("train", metrics, step)
 
     def epoch(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
-        """Figures of a whole epoch, at its last step."""
+        """Write the metrics of a whole epoch, at its last step."""
         self._write({"step": step, "epoch": epoch, **metrics})
         if self._events is not None:
             self._events.scalars("epoch", metrics, step)
 
     def picture(self, step: int, picture: Any) -> None:
-        """A grid (H, W, 3) uint8 for TensorBoard."""
+        """Write a picture (H, W, 3) uint8 for TensorBoard."""
         if self._events is not None:
             self._events.picture("grid", picture, step)
 
@@ -96,7 +96,7 @@ class MetricsLog:
 
 
 class _Events:
-    """A file of TensorBoard events, written by whoever calls.
+    """Write a file of TensorBoard events, from the calling thread.
 
     TensorBoard's own SummaryWriter writes from a thread, which prints a traceback of its own on a full disk.
     """
@@ -146,7 +146,7 @@ class _Events:
 
 
 def _unused(path: Path) -> Path:
-    """`path`, or with a number behind it: sessions of one process may begin in one second."""
+    """Return `path`, or one with a number behind it: sessions of one process may begin in one second."""
     number, candidate = 0, path
     while candidate.exists():
         number += 1

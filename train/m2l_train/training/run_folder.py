@@ -1,4 +1,4 @@
-"""A training run on disk: what it was told, what it has reached, and what it has seen on the way.
+"""Read and write the folder of a training run: its settings, its state and its metrics.
 
 ::
 
@@ -54,7 +54,7 @@ _NETWORK: Final = re.compile(r"latest_net_[GD]\.pth|[0-9]+_net_G\.pth")
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a run has come, for people and for export."""
+    """Describe how far a run has come, for people and for export."""
 
     epoch: int
     """From 1; the one under way, or the last one if it is done."""
@@ -66,7 +66,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Of training, all sessions together."""
     pair_count: int
     val_l1_levels: float | None
-    """Of the last epoch that was judged: mean absolute difference on the validation split, in levels of 0..255."""
+    """Of the last epoch that was validated: mean absolute difference on the validation split, in levels of 0..255."""
     device: str
     versions: dict[str, str]
     net_G_sha256: str  # noqa: N815 - named as the file
@@ -74,19 +74,19 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run."""
+    """Read and write the folder of one run."""
 
     path: Path
 
     def is_run(self) -> bool:
-        """Whether a run lies there: a config.json of m2l, not just any."""
+        """Tell whether a run lies there: a config.json of m2l, not just any."""
         try:
             return config_file.is_config((self.path / CONFIG).read_bytes())
         except (OSError, ValueError):
             return False
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """There is a run to go on with, or place for a new one.
+        """Make sure that there is a run to resume, or place for a new one.
 
         Raises:
             OutputError: there is a run and it is neither to be resumed nor replaced, or something else is there.
@@ -128,7 +128,7 @@ class RunFolder:
         atomic.write_file(self.path / CONFIG, content, durable=True, tag=TAG)
 
     def read_config(self) -> TrainConfig:
-        """What the run was told.
+        """Read the settings of the run.
 
         Raises:
             InputError: config.json cannot be read, or is damaged.
@@ -141,7 +141,7 @@ class RunFolder:
         return config_file.from_json(content, printable(path))
 
     def read_progress(self) -> Progress | None:
-        """How far the run has come; None if there is no such file, or a damaged one."""
+        """Read how far the run has come; None if there is no such file, or a damaged one."""
         try:
             return msgspec.json.decode((self.path / PROGRESS).read_bytes(), type=Progress)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
@@ -177,7 +177,7 @@ class RunFolder:
         atomic.write_file(self.path / PROGRESS, content + b"\n", durable=True, tag=TAG)
 
     def matches(self, progress: Progress) -> bool:
-        """Whether the networks and progress.json are those of a state that is as far as `progress`."""
+        """Tell whether the networks and progress.json are those of a state that is as far as `progress`."""
         written = self.read_progress()
         if written is None or not (self.path / DISCRIMINATOR).is_file():
             return False
@@ -193,7 +193,7 @@ class RunFolder:
         )
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The state last saved; None if the run was stopped before its first one.
+        """Load the state last saved; None if the run was stopped before its first one.
 
         Raises:
             InputError: it is damaged, of another version of m2l, or gone though the run had one.
@@ -229,12 +229,12 @@ class RunFolder:
 
 
 def _inference_weights(state: Mapping[str, Any]) -> Any:
-    """The generator to use: the averaged one where there is one."""
+    """Return the weights of the generator to use: the averaged one where there is one."""
     return state.get("G_averaged", state["G"])
 
 
 class _ErrorRecorder:
-    """A file that remembers why writing failed: PyTorch's writer raises an error of its own instead."""
+    """Remember why writing a file failed: PyTorch's writer raises an error of its own instead."""
 
     def __init__(self, file: atomic.HashedFile) -> None:
         self._file = file
@@ -252,7 +252,7 @@ class _ErrorRecorder:
 
 
 def _save(path: Path, value: Any) -> str:
-    """torch.save, whole or not at all; SHA-256 of the file."""
+    """Save with torch.save, whole or not at all, and return the SHA-256 of the file."""
     file = atomic.HashedFile(path, tag=TAG)
     recorder = _ErrorRecorder(file)
     try:
@@ -269,5 +269,5 @@ def _save(path: Path, value: Any) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides a run's bits."""
+    """Return the versions of what decides a run's bits."""
     return {"m2l": __version__, "torch": str(torch.__version__)}

@@ -1,13 +1,14 @@
-"""A data folder and a config to a trained run, in one go or in many."""
+"""Train a run on a data folder, in one session or in several."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,111 +20,84 @@ from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import Diverged, InputError, OutOfMemory
 from m2l_runtime.output.encoding import SYNTHETIC, encode_png
 from m2l_runtime.runs.lock import locked
-from m2l_train.config import PRESETS, TrainConfig, check_float, check_integer, differences
-from m2l_train.config_file import from_json, to_json
+from m2l_train.config import PRESETS, TrainConfig, differences
 from m2l_train.data import decoded_cache
 from m2l_train.data.batches import Batch, epoch_batches
 from m2l_train.data.data_folder import DataFolder, open_data
 from m2l_train.data.photograph import PairError
-from m2l_train.device import MAX_THREADS, open_device, torch_threads
-from m2l_train.models.pix2pix import Losses, Pix2Pix
-from m2l_train.training.checkpoint import STATE_PARTS, appearance_rows_in, pairs_fingerprint, require_moments
+from m2l_train.device import open_device, torch_threads
+from m2l_train.models.losses import Losses
+from m2l_train.models.pix2pix import Pix2Pix
+from m2l_train.training.checkpoint import (
+    Position,
+    appearance_rows_in,
+    check_state,
+    collect_state,
+    pairs_fingerprint,
+    restore_state,
+)
 from m2l_train.training.distributed import ProcessGroup, local_device, local_world_size, process_group
-from m2l_train.training.memory import is_out_of_memory, memory_errors
+from m2l_train.training.memory import MemoryAdvice, memory_errors
 from m2l_train.training.metrics_log import MetricsLog
-from m2l_train.training.run_folder import SAMPLES, STATE, STATE_FORMAT, TAG, Progress, RunFolder, versions
+from m2l_train.training.options import MAX_THREADS, STOP_REASONS, StepResult, StopConditions, TrainOptions, TrainReport
+from m2l_train.training.run_folder import SAMPLES, TAG, Progress, RunFolder, versions
 from m2l_train.training.validation import Validation
-
-_REASONS: Final = (None, "max_minutes", "max_steps", "stopped")
-"""Why a call may end before all epochs are done; of several, the last one is told."""
 
 VALIDATION_PAIRS: Final = 150
 """Pairs that are looked at after each epoch, at most."""
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """What a call of :func:`train` did."""
-
-    run: Path
-    config: TrainConfig
-    step: int
-    """Steps done, all sessions together."""
-    epoch: int
-    """From 1; the one under way, or the last one."""
-    is_complete: bool
-    """Whether all epochs are done."""
-    was_complete: bool
-    """Whether they were before this call, which then did nothing."""
-    was_stopped: bool
-    """Whether `should_stop` ended it before all epochs were done."""
-    images_per_s: float
-    """Trained on in this call, reading and all."""
-    val_l1_levels: float | None
-    warnings: tuple[str, ...] = ()
-    skipped: list[str] = field(default_factory=list)
-    """Messages about pairs that could not be read, of this call."""
-    process: int = 0
-    """Number of the process, where torchrun has started several; the first one, 0, has written the run."""
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """One step, for a bar or a log."""
-
-    step: int
-    epoch: int
-    image_count: int
-    losses: Losses
 
 
 def train(
     data: str | os.PathLike[str],
     run: str | os.PathLike[str],
     config: TrainConfig | None = None,
+    options: TrainOptions | None = None,
     *,
     resume: bool = False,
     overwrite: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    workers: int | None = None,
-    max_steps: int | None = None,
-    max_minutes: float | None = None,
-    save_minutes: float = 10.0,
-    save_epochs: int = 0,
-    skip_bad: bool = False,
-    tensorboard: bool = True,
     on_start: Callable[[int, int], None] = lambda _, __: None,
     on_step: Callable[[StepResult], None] = lambda _: None,
     on_note: Callable[[str], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
+    **fields: Any,
 ) -> TrainReport:
     """Train the two networks of pix2pix on pairs of masks and photographs.
 
     Everything lies in the run folder (:mod:`m2l_train.training.run_folder`). The state is saved after each epoch, every
-    `save_minutes`, and whenever this function ends for a reason it knows of; a run that was killed goes on from its
+    `save_minutes`, and whenever this function ends for a reason it knows of. A run that was killed resumes from its
     last state. On the CPU of one machine, with one torch version and number of threads, a run that was stopped and
     resumed has the same bits as one that was not.
 
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from m2l_train import TrainConfig
+        >>> tiny = TrainConfig(image_size=128, ngf=2, ndf=2, n_epochs=1, n_epochs_decay=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     mask = np.zeros((143, 143, 3), np.uint8)
+        ...     mask[40:100, 40:100] = 255
+        ...     photograph = np.linspace(90, 210, mask.size).reshape(mask.shape).astype(np.uint8)
+        ...     (Path(folder) / "pairs").mkdir()
+        ...     for name in ("a", "b"):
+        ...         Image.fromarray(np.hstack([mask, photograph])).save(Path(folder) / "pairs" / f"{name}.png")
+        ...     report = train(Path(folder) / "pairs", Path(folder) / "run", tiny, max_steps=1, tensorboard=False)
+        >>> report.step, report.is_complete
+        (1, False)
+
     Args:
         data: folder of pairs (:mod:`m2l_train.data.data_folder`).
-        run: folder of the run, made if need be.
+        run: folder of the run, created if it does not exist.
         config: what to train; None: the run's own when it is resumed, else the preset `paper`.
-        resume: go on with the run in the folder.
+        options: device, threads, limits; None: the defaults.
+        resume: continue the run in the folder.
         overwrite: replace the run in the folder.
-        device: auto | cpu | cuda | cuda:N. `auto` is CUDA where there is a card, else the CPU.
-        threads: CPU threads of PyTorch, at most 1024; None: as many CPUs as this process may use. Bits depend on it.
-        workers: threads that read pictures, at most 1024; None: as many as CPUs, at most 8. Nothing depends on it.
-        max_steps: end after so many steps, all sessions together; None: after all epochs.
-        max_minutes: end after so many minutes of this call.
-        save_minutes: between two states within an epoch.
-        save_epochs: also keep the generator as ``<epoch>_net_G.pth`` every so many epochs; 0: never.
-        skip_bad: leave out and count pairs that cannot be read instead of stopping; an epoch must have one that can.
-        tensorboard: write events too.
         on_start: called once with (images that all steps will have seen, images seen so far).
         on_step: called after each step.
         on_note: called with a line of text now and then.
         should_stop: asked after each step; once it is true, the state is saved and the call ends.
+        fields: any field of `TrainOptions` by its name, in place of that of `options`.
 
     Raises:
         InputError: a wrong argument, data that is not what it was, a damaged state or one that is gone; before any
@@ -136,11 +110,11 @@ def train(
         OutputError: the run folder cannot be written; what was saved before is still there.
         DeviceUnavailable: there is no such device.
     """
-    _check_limits(threads, workers, max_steps, max_minutes, save_minutes, save_epochs)
+    options = dataclasses.replace(options or TrainOptions(), **fields)
     if config is not None and not isinstance(config, TrainConfig):
         raise InputError(f"config must be a TrainConfig or None, got {config!r}")
     folder = RunFolder(Path(run))
-    where = open_device(local_device(device))
+    where = open_device(local_device(options.device))
     with process_group(where) as processes:
         if processes.is_main_process:
             folder.check(resume=resume, overwrite=overwrite)
@@ -157,14 +131,12 @@ def train(
                 folder.check(resume=resume, overwrite=overwrite)
                 settings = _settings(folder, config, resume)
                 atomic.remove_leftovers(folder.path, TAG)
-            stack.enter_context(torch_threads(most if threads is None else threads))
-            pool = stack.enter_context(ThreadPoolExecutor(workers or min(usable_cpus(), 8), "m2l-reader"))
+            stack.enter_context(torch_threads(most if options.threads is None else options.threads))
+            pool = stack.enter_context(ThreadPoolExecutor(options.workers or min(usable_cpus(), 8), "m2l-reader"))
             if not processes.is_main_process:
                 on_start, on_step, on_note = (lambda _, __: None), (lambda _: None), (lambda _: None)
             warnings = (*data_folder.warnings, *_size_warnings(data_folder, settings))
-            session = _Trainer(
-                folder, settings, data_folder, where, pool, resume, skip_bad, save_epochs, processes, on_note
-            )
+            session = _Trainer(folder, settings, data_folder, where, pool, resume, options, processes, on_note)
             if processes.is_main_process:
                 if resume:
                     session.repair_networks()
@@ -175,9 +147,9 @@ def train(
             on_note(f"{pairs} ({data_folder.layout}); {where}, {session.precision}")
             for warning in warnings:
                 on_note(f"warning: {warning}")
-            stop_conditions = _StopConditions(max_steps, max_minutes, save_minutes, should_stop)
+            stop_conditions = StopConditions(options.max_steps, options.max_minutes, options.save_minutes, should_stop)
             if processes.is_main_process:
-                log = MetricsLog(folder.path, session.step, session.epoch, tensorboard=tensorboard)
+                log = MetricsLog(folder.path, session.step, session.epoch, tensorboard=options.tensorboard)
                 metrics = stack.enter_context(log)
             else:
                 metrics = None
@@ -199,29 +171,6 @@ def _check_shared(config: TrainConfig, processes: ProcessGroup) -> None:
             f"a batch of {config.batch_size} cannot be dealt out evenly to {processes.world_size} processes; give "
             f"--batch-size as a multiple of {processes.world_size}"
         )
-
-
-def _check_limits(
-    threads: int | None,
-    workers: int | None,
-    max_steps: int | None,
-    max_minutes: float | None,
-    save_minutes: float,
-    save_epochs: int,
-) -> None:
-    for name, value, low, high in (
-        ("threads", threads, 1, MAX_THREADS),
-        ("workers", workers, 1, MAX_THREADS),
-        ("max_steps", max_steps, 1, 10**9),
-    ):
-        if value is not None:
-            check_integer(name, value, low, high)
-    check_integer("save_epochs", save_epochs, 0, 10**9)
-    for name, minutes in (("max_minutes", max_minutes), ("save_minutes", save_minutes)):
-        if minutes is None and name == "max_minutes":
-            continue
-        if not 0 <= check_float(name, minutes) <= 1e9:
-            raise InputError(f"{name} must be between 0 and 1000000000, got {minutes}")
 
 
 def _require_apart(data: Path, run: Path) -> None:
@@ -257,25 +206,6 @@ def _size_warnings(data: DataFolder, config: TrainConfig) -> tuple[str, ...]:
     )
 
 
-@dataclass
-class _StopConditions:
-    max_steps: int | None
-    max_minutes: float | None
-    save_minutes: float
-    should_stop: Callable[[], bool]
-    began: float = field(default_factory=time.monotonic)
-
-    def reason(self, step: int) -> str | None:
-        """Why to end now; None to go on."""
-        if self.should_stop():
-            return "stopped"
-        if self.max_steps is not None and step >= self.max_steps:
-            return "max_steps"
-        if self.max_minutes is not None and time.monotonic() - self.began >= 60 * self.max_minutes:
-            return "max_minutes"
-        return None
-
-
 class _Trainer:
     """A run in this process: networks, where it is, what it writes."""
 
@@ -287,16 +217,16 @@ class _Trainer:
         device: torch.device,
         pool: ThreadPoolExecutor,
         resume: bool,
-        skip_bad: bool,
-        save_epochs: int,
+        options: TrainOptions,
         processes: ProcessGroup,
         on_note: Callable[[str], None],
     ) -> None:
         self._processes = processes
         self._folder, self._config, self._data, self._device, self._pool = folder, config, data, device, pool
-        self._save_epochs = save_epochs
+        self._save_epochs = options.save_epochs
         self._fingerprint = pairs_fingerprint(data)
-        self._skipped: list[str] | None = [] if skip_bad else None
+        self._advice = MemoryAdvice(config, device)
+        self._skipped: list[str] | None = [] if options.skip_bad else None
         self._bad: set[int] = set()
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = False
@@ -304,10 +234,10 @@ class _Trainer:
         torch.manual_seed(config.seed)
         self._epoch, self._position, self._step, self._seconds = 1, -1, 0, 0.0
         self._val_l1: float | None = None
-        with memory_errors(self._network_advice):
+        with memory_errors(self._advice.networks):
             state = folder.load(device) if resume else None
             if state is not None:
-                self._check(state)
+                check_state(state, folder.path, config, self._fingerprint, len(data.train))
             self._pixels: decoded_cache.Pixels | None = None
             if config.decode_once:
                 self._decode(on_note)
@@ -324,7 +254,7 @@ class _Trainer:
             processes.broadcast(self._networks.tensors())
         self._has_state = state is not None
         self._session_began, self._seconds_before = time.monotonic(), self._seconds
-        with memory_errors(self._validation_advice):
+        with memory_errors(self._advice.validation):
             self._validation = Validation(data.val or data.train, config, pool, VALIDATION_PAIRS)
         if self._validation.problems and not self._is_complete:
             if self._skipped is None:
@@ -417,7 +347,7 @@ class _Trainer:
     def run(
         self,
         metrics: MetricsLog | None,
-        stop_conditions: _StopConditions,
+        stop_conditions: StopConditions,
         warnings: tuple[str, ...],
         on_start: Callable[[int, int], None],
         on_step: Callable[[StepResult], None],
@@ -499,7 +429,7 @@ class _Trainer:
 
     def _agree_on_stop(self, reason: str | None) -> str | None:
         """Why to end now: what any of the processes has found, and all of them the same."""
-        return _REASONS[self._processes.all_reduce_max(_REASONS.index(reason))]
+        return STOP_REASONS[self._processes.all_reduce_max(STOP_REASONS.index(reason))]
 
     @property
     def _is_complete(self) -> bool:
@@ -522,7 +452,7 @@ class _Trainer:
         """One step on a batch."""
         names = printable(", ".join(batch.names))
         try:
-            with memory_errors(lambda: self._step_advice(len(batch.names))):
+            with memory_errors(lambda: self._advice.step(len(batch.names))):
                 losses = self._networks.step(batch.masks, batch.images)
         except Diverged as error:
             raise Diverged(
@@ -533,33 +463,12 @@ class _Trainer:
         self._position = batch.last_position
         return losses
 
-    def _step_advice(self, tried: int) -> str:
-        config = self._config
-        what = f"a batch of {tried} at {config.image_size} pixels, ngf {config.ngf}"
-        if tried > 1:  # fewer than the batch size where the data has no more
-            what = f"{self._device} has too little memory for {what}"
-            return f"{what}; a batch of {tried // 2} may fit: --batch-size {tried // 2}"
-        return self._narrower_network_advice(what)
-
-    def _network_advice(self) -> str:
-        config = self._config
-        return self._narrower_network_advice(
-            f"networks of ngf {config.ngf} and ndf {config.ndf} at {config.image_size} pixels"
-        )
-
-    def _validation_advice(self) -> str:
-        return self._narrower_network_advice(f"validation at {self._config.image_size} pixels, ngf {self._config.ngf}")
-
-    def _narrower_network_advice(self, what: str) -> str:
-        ngf, ndf = (max(1, value // 2) for value in (self._config.ngf, self._config.ndf))
-        return f"{self._device} has too little memory for {what}; a narrower network may fit: --ngf {ngf} --ndf {ndf}"
-
     def _end_epoch(self) -> str:
         """Judge, draw, save; a line for people."""
         if self._metrics is None:
             self._epoch, self._position = self._epoch + 1, -1
             return ""
-        with memory_errors(self._validation_advice):
+        with memory_errors(self._advice.validation):
             losses_and_rates, picture = self._validation.evaluate(self._networks)
         self._val_l1 = round(losses_and_rates.l1_levels, 4)
         epoch = self._epoch
@@ -603,27 +512,8 @@ class _Trainer:
         self._folder.save(self._state(), self._progress(), keep_epoch=keep_epoch)
 
     def _state(self) -> dict[str, Any]:
-        networks = self._networks
-        state = {
-            "format": STATE_FORMAT,
-            "versions": versions(),
-            "config": to_json(self._config).decode(),
-            "data": self._fingerprint,
-            "epoch": self._epoch,
-            "position": self._position,
-            "step": self._step,
-            "seconds": self._seconds,
-            "val_l1": self._val_l1,
-            "G": networks.generator.state_dict(),
-            "D": networks.discriminator.state_dict(),
-            **({} if networks.ema_generator is None else {"G_averaged": networks.ema_generator.state_dict()}),
-            "optimizer_G": networks.optimizer_G.state_dict(),
-            "optimizer_D": networks.optimizer_D.state_dict(),
-            "rng_cpu": torch.get_rng_state(),
-        }
-        if self._device.type == "cuda":
-            state["rng_cuda"] = torch.cuda.get_rng_state(self._device)
-        return state
+        where = Position(self._epoch, self._position, self._step, self._seconds, self._val_l1)
+        return collect_state(self._networks, self._config, self._fingerprint, where)
 
     def _progress(self) -> Progress:
         return Progress(
@@ -639,54 +529,8 @@ class _Trainer:
             net_G_sha256="",
         )
 
-    def _check(self, state: dict[str, Any]) -> None:
-        """A state is whole, in its numbers, and of this config and data."""
-        name = printable(self._folder.path / STATE)
-        count, pair_count = self._config.epoch_count, len(self._data.train)
-        parts = dict(STATE_PARTS)
-        if self._config.ema:
-            parts["G_averaged"] = parts["G"]
-        for key, (expected, is_right) in parts.items():
-            if key not in state:
-                raise InputError(f"{name} is damaged: it has no '{key}'")
-            if not is_right(state[key]):
-                got = repr(state[key])[:40]
-                raise InputError(f"{name} is damaged: its '{key}' must be {expected}, got {printable(got)}")
-        began = from_json(state["config"].encode(errors="surrogateescape"), f"the config in {name}")
-        changed = differences(began, self._config)
-        if changed:
-            shown = ", ".join(f"{n} {old!r} (config.json says {new!r})" for n, (old, new) in changed.items())
-            raise InputError(f"{name} was trained with {shown}; put config.json back, or begin a new run")
-        if state["data"] != self._fingerprint:
-            raise InputError(
-                f"{printable(self._folder.path)} was trained on other pairs than the data folder has now; "
-                "give the folder it began with"
-            )
-        for key, high in (("epoch", count + 1), ("position", pair_count - 1)):
-            if state[key] > high:
-                raise InputError(f"{name} is damaged: its '{key}' must be at most {high}, got {state[key]}")
-
     def _restore(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`_check` has seen."""
-        name = printable(self._folder.path)
-        networks = self._networks
-        try:
-            networks.generator.load_state_dict(state["G"])
-            networks.discriminator.load_state_dict(state["D"])
-            if networks.ema_generator is not None:
-                networks.ema_generator.load_state_dict(state["G_averaged"])
-            networks.optimizer_G.load_state_dict(state["optimizer_G"])
-            networks.optimizer_D.load_state_dict(state["optimizer_D"])
-            for optimizer in (networks.optimizer_G, networks.optimizer_D):
-                require_moments(optimizer)
-            torch.set_rng_state(state["rng_cpu"].cpu())
-            if self._device.type == "cuda" and "rng_cuda" in state:
-                torch.cuda.set_rng_state(state["rng_cuda"].cpu(), self._device)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            first = " ".join(str(error).split())[:300] or type(error).__name__
-            raise InputError(f"the state in {name} is of another architecture than its config.json: {first}") from error
+        """Take over a state that :func:`check_state` has seen."""
+        restore_state(state, self._networks, printable(self._folder.path))
         self._epoch, self._position, self._step = state["epoch"], state["position"], state["step"]
-        networks.count_steps(self._step)
         self._seconds, self._val_l1 = state["seconds"], state["val_l1"]

@@ -1,4 +1,4 @@
-"""A generator and held-out pairs to figures, and to a picture for people."""
+"""Validate a generator on held-out pairs: metrics, and a picture for people."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ GAP: Final = 4
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Of a generator on pairs it is judged by."""
+class ValidationMetrics:
+    """Hold the metrics of a generator on validation pairs."""
 
     l1_levels: float
     """Mean absolute difference in levels of 0..255."""
@@ -33,7 +33,7 @@ class Figures:
 
 
 class Validation:
-    """Pairs that are looked at after each epoch, always the same ones, decoded once."""
+    """Validate after each epoch on the same pairs, decoded once."""
 
     def __init__(self, pairs: Sequence[Pair], config: TrainConfig, pool: ThreadPoolExecutor, most: int) -> None:
         """Take at most `most` pairs, evenly spaced, straight to the model's size.
@@ -60,8 +60,8 @@ class Validation:
         self.masks: Masks = np.stack(masks)
         self.images: Images = np.stack(images)
 
-    def evaluate(self, networks: Pix2Pix) -> tuple[Figures, Image]:
-        """(figures over all pairs, a grid of some).
+    def evaluate(self, networks: Pix2Pix) -> tuple[ValidationMetrics, Image]:
+        """Return (metrics over all pairs, a picture of some).
 
         A generator that takes an appearance gets that of the real image.
         """
@@ -70,7 +70,7 @@ class Validation:
         )
         difference = synthesized.astype(np.float32) - self.images
         square = float(np.square(difference).mean(dtype=np.float64))
-        metrics = Figures(
+        metrics = ValidationMetrics(
             l1_levels=float(np.abs(difference).mean(dtype=np.float64)),
             psnr_db=math.inf if square == 0 else 10 * math.log10(255**2 / square),
         )

@@ -1,4 +1,4 @@
-"""Figures of images to intervals: the percentile bootstrap of Efron and Tibshirani (1993, chapter 13).
+"""Compute intervals of metrics with the percentile bootstrap of Efron and Tibshirani (1993, chapter 13).
 
 A resample draws as many images as there are, with replacement. A mean takes every image as often as it was drawn. A
 mean over pairs of images takes only pairs of different originals: an image drawn twice is not a pair of equal images,
@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval."""
+    """Hold a value with its interval."""
 
     value: float
     low: float | None = None
@@ -35,7 +35,7 @@ class Estimate:
 
 
 def resample_indices(count: int, seed: int, *names: str | int, resamples: int = RESAMPLES) -> npt.NDArray[np.int64]:
-    """Places of the images of each resample: (resamples, count), 0..count-1.
+    """Draw the places of the images of each resample: (resamples, count), 0..count-1.
 
     Sets that belong together image by image take the same `names`, and so the same resamples.
     """
@@ -45,14 +45,14 @@ def resample_indices(count: int, seed: int, *names: str | int, resamples: int = 
 
 
 def multiplicities(places: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """How often each image is in each resample: (resamples, count)."""
+    """Count how often each image is in each resample: (resamples, count)."""
     resamples, count = places.shape
     offset = np.arange(resamples)[:, None] * count
     return np.bincount((places + offset).ravel(), minlength=resamples * count).reshape(resamples, count).astype(float)
 
 
 def estimate(value: float, resampled: Floats, image_count: int) -> Estimate:
-    """`value` with the interval between percentiles of what the resamples gave; NaN among them are passed over."""
+    """Return `value` with the interval between percentiles of the resamples' values; NaN are left out."""
     known = resampled[np.isfinite(resampled)]
     if image_count < MIN_IMAGES or len(known) < len(resampled) / 2 or not math.isfinite(value):
         return Estimate(value)
@@ -61,7 +61,7 @@ def estimate(value: float, resampled: Floats, image_count: int) -> Estimate:
 
 
 def of_mean(values: Floats, weights: npt.NDArray[np.float64]) -> Estimate:
-    """Mean of a value for each image (N,), those that are NaN left out; `weights` of :func:`multiplicities`."""
+    """Estimate the mean of a value for each image (N,) without NaN; `weights` of :func:`multiplicities`."""
     known = np.isfinite(values)
     if not known.any():
         return Estimate(math.nan)
@@ -72,14 +72,14 @@ def of_mean(values: Floats, weights: npt.NDArray[np.float64]) -> Estimate:
 
 
 def of_quantile(values: Floats, quantile: float, places: npt.NDArray[np.int64]) -> Estimate:
-    """A quantile (0..1) of a value for each image (N,); `places` of :func:`resample_indices`."""
+    """Estimate a quantile (0..1) of a value for each image (N,); `places` of :func:`resample_indices`."""
     return estimate(float(np.quantile(values, quantile)), np.quantile(values[places], quantile, axis=1), len(values))
 
 
 def of_median_ratio(
     values: Floats, other: Floats, places: npt.NDArray[np.int64], other_places: npt.NDArray[np.int64]
 ) -> Estimate:
-    """Median of values (N,) over that of others (M,); `places` of :func:`resample_indices`."""
+    """Estimate the median of values (N,) over that of others (M,); `places` of :func:`resample_indices`."""
     with np.errstate(divide="ignore", invalid="ignore"):
         value = np.median(values) / np.median(other)
         resampled = np.median(values[places], axis=1) / np.median(other[other_places], axis=1)
@@ -87,7 +87,7 @@ def of_median_ratio(
 
 
 def pair_means(matrix: Floats, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Mean over pairs of different originals within each resample.
+    """Return the mean over pairs of different originals within each resample.
 
     Args:
         matrix: (N, N), one value for each pair; the diagonal is not looked at.

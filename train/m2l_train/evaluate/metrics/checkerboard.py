@@ -1,4 +1,4 @@
-"""Images to how much stronger they are at the frequencies of a network's strides than beside them.
+"""Measure checkerboard artefacts: power at the frequencies of a network's strides over that beside them.
 
 Transposed convolutions draw grids whose periods are their strides and products of them (Odena, Dumoulin, Olah,
 "Deconvolution and Checkerboard Artifacts", Distill 2016). In the spectrum of an image of S pixels those are points at
@@ -36,7 +36,7 @@ Points = list[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Spectra:
-    """Power around the points of every stride, for each image."""
+    """Hold the power around the points of every stride, for each image."""
 
     strides: npt.NDArray[np.int64]
     """(F,): the smallest stride that has each point."""
@@ -47,12 +47,12 @@ class Spectra:
 
 
 def measured_strides(side: int) -> tuple[int, ...]:
-    """Those of `STRIDES` that an image of `side` pixels has room for."""
+    """Return those of `STRIDES` that an image of `side` pixels has room for."""
     return tuple(s for s in STRIDES if side % s == 0 and side // s >= MIN_BINS_APART)
 
 
 def points(side: int) -> dict[int, Points]:
-    """Row and column of the points of each stride in the spectrum.
+    """Return row and column of the points of each stride in the spectrum.
 
     One of each pair that the symmetry of a real image's spectrum makes equal, under the smallest stride that has it.
     """
@@ -69,7 +69,7 @@ def points(side: int) -> dict[int, Points]:
 
 
 def measure(images: Images, *, on_image: Callable[[int], None] = lambda count: None) -> Spectra:
-    """Spectra of images (N, S, S, 3): grey (ITU-R BT.601), less their mean, under a Hann window."""
+    """Compute spectra of images (N, S, S, 3): grey (ITU-R BT.601), less their mean, under a Hann window."""
     side = images.shape[1]
     frequencies = points(side)
     places = np.array([place for some in frequencies.values() for place in some], np.int64).reshape(-1, 2)
@@ -91,7 +91,9 @@ def measure(images: Images, *, on_image: Callable[[int], None] = lambda count: N
 
 
 def energy(spectra: Spectra, weights: npt.NDArray[np.float64]) -> dict[int | None, Estimate]:
-    """Mean ratio over the points of each stride, and under None over all; spectra are averaged over images first.
+    """Estimate the mean ratio over the points of each stride, and under None over all.
+
+    Spectra are averaged over images first.
 
     Args:
         spectra: of N images.
@@ -109,7 +111,7 @@ def energy(spectra: Spectra, weights: npt.NDArray[np.float64]) -> dict[int | Non
 
 
 def _ratios(spectra: Spectra, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(R, F); 1 where there is no power at all."""
+    """Return (R, F) ratios; 1 where there is no power at all."""
     share = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
     core, ring = (
         (share @ power.reshape(len(power), -1)).reshape(len(share), *power.shape[1:]).astype(np.float64)

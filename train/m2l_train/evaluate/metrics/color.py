@@ -1,4 +1,4 @@
-"""Images and masks to the colours of lesion and skin, and colours to how far apart they are.
+"""Measure the colours of lesion and skin, and how far apart they are.
 
 Colours are CIE L*a*b* under D65 of sRGB pixels, by scikit-image. A difference is the Euclidean one, Delta E*ab of CIE
 1976; about 2.3 is just noticeable (Mahy, Van Eycken, Oosterlinck, Color Research and Application 19(2), 1994).
@@ -24,7 +24,7 @@ Colors = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RegionColors:
-    """Mean colour of each image's lesion and skin."""
+    """Hold the mean colour of each image's lesion and skin."""
 
     lesion: Colors
     skin: Colors
@@ -33,7 +33,7 @@ class RegionColors:
 def region_colors(
     images: Images, masks: Masks, *, workers: int = 1, on_image: Callable[[int], None] = lambda count: None
 ) -> RegionColors:
-    """Mean colours of images (N, S, S, 3) where masks (N, S, S) are lesion, and where they are not."""
+    """Compute mean colours of images (N, S, S, 3) where masks (N, S, S) are lesion, and where they are not."""
 
     def one(pair: tuple[Image, Mask]) -> tuple[Colors, Colors]:
         image, mask = pair
@@ -54,14 +54,14 @@ def _mean(pixels: npt.NDArray[np.float32]) -> Colors:
 
 
 def paired_difference(generated: Colors, real: Colors, weights: npt.NDArray[np.float64]) -> Estimate:
-    """Mean difference between each image and its own real one; images without such a region are left out."""
+    """Estimate the mean difference between each image and its own real one, where both have the region."""
     return of_mean(np.linalg.norm(generated - real, axis=1), weights)
 
 
 def set_difference(
     one: Colors, other: Colors, weights: npt.NDArray[np.float64], other_weights: npt.NDArray[np.float64]
 ) -> Estimate:
-    """Difference between the mean colours of two sets (N, 3) and (M, 3); weights (R, N) and (R, M)."""
+    """Estimate the difference between the mean colours of two sets (N, 3) and (M, 3); weights (R, N) and (R, M)."""
     (mean, resampled, count), (other_mean, other_resampled, other_count) = (
         _moments(colors, share)[:3] for colors, share in ((one, weights), (other, other_weights))
     )
@@ -72,7 +72,10 @@ def set_difference(
 def spread_ratio(
     one: Colors, other: Colors, weights: npt.NDArray[np.float64], other_weights: npt.NDArray[np.float64]
 ) -> Estimate:
-    """Spread of one set's colours over that of the other's: roots of the variances summed over L*, a* and b*."""
+    """Estimate the spread of one set's colours over that of the other's.
+
+    A spread is the root of the variances summed over L*, a* and b*.
+    """
     (spread, resampled, count), (other_spread, other_resampled, other_count) = (
         (*_spread(colors, share), _moments(colors, share)[2])
         for colors, share in ((one, weights), (other, other_weights))

@@ -1,4 +1,4 @@
-"""A set of images to how much they differ among each other.
+"""Measure how much the images of a set differ among each other.
 
 The difference of two images is the mean absolute one in levels of 0..255, after both were shrunk to 64x64 by area, so
 that noise does not pass for variety. Of a set, the mean over all pairs.
@@ -21,7 +21,7 @@ SIDE: Final = 64
 
 
 def differences(images: Images) -> npt.NDArray[np.float64]:
-    """(N, N) levels, of all pairs of images (N, S, S, 3)."""
+    """Return the differences (N, N), in levels, of all pairs of images (N, S, S, 3)."""
     small = [PillowImage.fromarray(image).resize((SIDE, SIDE), PillowImage.Resampling.BOX) for image in images]
     rows = np.stack([np.asarray(picture, np.float64).ravel() for picture in small])
     found: npt.NDArray[np.float64] = squareform(pdist(rows, "cityblock")) / rows.shape[1]
@@ -29,7 +29,7 @@ def differences(images: Images) -> npt.NDArray[np.float64]:
 
 
 def of_set(matrix: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> Estimate:
-    """Mean over pairs of :func:`differences` (N, N), N at least 2; weights (R, N)."""
+    """Estimate the mean over pairs of :func:`differences` (N, N), N at least 2; weights (R, N)."""
     value = float(pair_means(matrix, np.ones((1, len(matrix))))[0])
     return estimate(value, pair_means(matrix, weights), len(matrix))
 
@@ -40,7 +40,7 @@ def ratio(
     weights: npt.NDArray[np.float64],
     other_weights: npt.NDArray[np.float64],
 ) -> Estimate:
-    """Variety of one set over that of another."""
+    """Estimate the variety of one set over that of another."""
     ones = (np.ones((1, len(one))), np.ones((1, len(other))))
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(pair_means(one, ones[0])[0] / pair_means(other, ones[1])[0])
@@ -49,7 +49,7 @@ def ratio(
 
 
 def of_samples(samples: Sequence[Images], weights: npt.NDArray[np.float64]) -> Estimate:
-    """Mean over masks of the variety among the samples of each.
+    """Estimate the mean over masks of the variety among the samples of each.
 
     Args:
         samples: at least two sets (N, S, S, 3), in the order of the same masks.

@@ -1,9 +1,9 @@
-"""Images to features of the Inception network that FID is defined by, from a file that the user has; features to FID.
+"""Compute features of the Inception network, from a file that the user has, and FID of features.
 
 FID: Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017:
 the squared Frechet distance of the Gaussians with the features' means and covariances, |m1 - m2|^2 + tr(C1 + C2 - 2 (C1
 C2)^(1/2)). Estimated from N images it is too large, by much where N is not many times the 2,048 features (Binkowski et
-al. 2018); figures of equal N may be compared, others may not.
+al. 2018); metrics of equal N may be compared, others may not.
 
 The network is torch-fidelity's, which takes a file of weights (`weights-inception-2015-12-05-6726825d.pth` or
 `pt_inception-2015-12-05-6726825d.pth`). Nothing is ever downloaded, and no code in the file is run.
@@ -33,7 +33,7 @@ _BATCH: Final = 16
 
 
 class Inception:
-    """The network with the weights of a file."""
+    """Compute Inception features with the weights of a file."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open a file of weights.
@@ -61,7 +61,7 @@ class Inception:
     def __call__(
         self, images: Images, *, workers: int = 1, on_image: Callable[[int], None] = lambda count: None
     ) -> npt.NDArray[np.float32]:
-        """(N, 2048) of images (N, S, S, 3) uint8, which the network itself brings to 299x299."""
+        """Return features (N, 2048) of images (N, S, S, 3) uint8, which the network itself brings to 299x299."""
         features = []
         batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
         with torch_threads(1):
@@ -78,7 +78,7 @@ class Inception:
 
 
 def frechet_distance(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
-    """Squared Frechet distance of the Gaussians fitted to features (N, d) and (M, d), N and M at least 2.
+    """Return the squared Frechet distance of the Gaussians fitted to features (N, d) and (M, d), N and M at least 2.
 
     With centred features A and B, each divided by the root of its count less one, C1 = A'A and C2 = B'B, and the trace
     of (C1 C2)^(1/2) is the sum of the singular values of A B': exact, and quick for fewer images than features.

@@ -1,4 +1,4 @@
-"""Features of two sets of images to how far apart they are: the kernel inception distance, on any features.
+"""Compute the kernel inception distance of two sets of images, on any features.
 
 Binkowski, Sutherland, Arbel, Gretton, "Demystifying MMD GANs", ICLR 2018: the unbiased estimate of the squared maximum
 mean discrepancy with the kernel (x.y / d + 1)^3, d the number of features. It is 0 on average for two samples of one
@@ -16,13 +16,13 @@ Kernel = npt.NDArray[np.float64]
 
 
 def kernel(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> Kernel:
-    """(x.y / d + 1)^3 of rows (N, d) and (M, d): (N, M)."""
+    """Return (x.y / d + 1)^3 of rows (N, d) and (M, d): (N, M)."""
     product: Kernel = (one.astype(np.float64) @ other.astype(np.float64).T / one.shape[1] + 1) ** 3
     return product
 
 
 def standardized(features: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Features (N, d) less the mean of others (M, d), over their standard deviation where there is any.
+    """Return features (N, d) less the mean of others (M, d), over their standard deviation where there is any.
 
     The kernel depends on where the features' zero lies and on their scales. Inception's are used as they are, as
     everybody does; those of another network need this before a few large ones outweigh all the others.
@@ -40,7 +40,7 @@ def distance(
     weights: npt.NDArray[np.float64],
     other_weights: npt.NDArray[np.float64],
 ) -> Estimate:
-    """KID of features (N, d) and (M, d), N and M at least 2.
+    """Estimate the KID of features (N, d) and (M, d), N and M at least 2.
 
     Args:
         one: of one set.

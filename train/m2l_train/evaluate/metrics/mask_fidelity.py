@@ -1,4 +1,4 @@
-"""Masks given and lesions found to how well they agree: Dice coefficient and boundary distance.
+"""Measure how well lesions agree with their masks: Dice coefficient and boundary distance.
 
 Dice 2|A and B| / (|A| + |B|) (Dice 1945). Boundary distance: the average symmetric surface distance (Heimann et al.,
 IEEE Transactions on Medical Imaging 28(8), 2009), the mean over the boundary pixels of both of the distance to the
@@ -32,7 +32,7 @@ Lesion = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Fidelity:
-    """One value for each image."""
+    """Hold one value for each image."""
 
     dice: npt.NDArray[np.float64]
     """0..1; 1 where both are empty."""
@@ -43,13 +43,13 @@ class Fidelity:
 
 
 def dice(one: Lesion, other: Lesion) -> float:
-    """Dice coefficient; 1 if both are empty."""
+    """Return the Dice coefficient; 1 if both are empty."""
     size = int(one.sum()) + int(other.sum())
     return 1.0 if size == 0 else 2 * int((one & other).sum()) / size
 
 
 def boundary_distance(one: Lesion, other: Lesion) -> float:
-    """Average symmetric surface distance in pixels; 0 if both are empty, the diagonal if one is."""
+    """Return the average symmetric surface distance in pixels; 0 if both are empty, the diagonal if one is."""
     if not one.any() or not other.any():
         return 0.0 if one.any() == other.any() else math.hypot(*one.shape)
     edges = [lesion & ~binary_erosion(lesion) for lesion in (one, other)]

@@ -1,4 +1,4 @@
-"""Images and training images to how near each is to the nearest training image: whether a model has memorised any.
+"""Measure how near images are to the nearest training image: whether a model has memorized any.
 
 Images are shrunk to 32x32 by area; a distance is the root mean square difference in levels, the least over the eight
 ways to turn and mirror an image. What training has seen is nearer than what it has not; how near unseen real images are
@@ -27,7 +27,7 @@ Thumbnails = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TrainingFeatures:
-    """Images made small, as neighbours are looked for."""
+    """Hold images made small, as neighbours are looked for."""
 
     thumbnails: Thumbnails
     descriptors: npt.NDArray[np.float32]
@@ -36,7 +36,7 @@ class TrainingFeatures:
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of each image the nearest training image."""
+    """Hold the nearest training image of each image."""
 
     places: npt.NDArray[np.int64]
     """(N,): which one."""
@@ -47,7 +47,7 @@ class Nearest:
 
 
 def shrink(images: Iterable[Image]) -> TrainingFeatures:
-    """Images (S, S, 3) uint8, any number, made small."""
+    """Shrink images (S, S, 3) uint8, any number."""
     thumbnails, descriptors = [], []
     for image in images:
         bands = [
@@ -60,7 +60,7 @@ def shrink(images: Iterable[Image]) -> TrainingFeatures:
 
 
 def nearest(images: TrainingFeatures, training: TrainingFeatures) -> Nearest:
-    """The nearest training image of each image."""
+    """Find the nearest training image of each image."""
     count = len(images.thumbnails)
     best, places = np.full(count, np.inf), np.zeros(count, np.int64)
     for turned in same_either_way(images.thumbnails):
@@ -79,7 +79,7 @@ def nearest(images: TrainingFeatures, training: TrainingFeatures) -> Nearest:
 
 
 def _square_distances(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """(N, M) of rows (N, D) and (M, D) of whole levels or fractions; exact enough that equal rows give about 0."""
+    """Return square distances (N, M) of rows (N, D) and (M, D); equal rows give about 0."""
     a, b = one.astype(np.float64), other.astype(np.float64)
     squares: npt.NDArray[np.float64] = np.square(a).sum(1)[:, None] + np.square(b).sum(1)[None] - 2 * (a @ b.T)
     return np.maximum(squares, 0, out=squares)

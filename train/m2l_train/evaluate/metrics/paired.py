@@ -1,4 +1,4 @@
-"""Synthesized images and the real images of the same masks to how far each is from its own: L1, PSNR, SSIM.
+"""Compare synthesized images with the real images of the same masks: L1, PSNR, SSIM.
 
 SSIM: Wang, Bovik, Sheikh, Simoncelli, IEEE Transactions on Image Processing 13(4), 2004, with the Gaussian window of 11
 pixels and sigma 1.5 that the paper has, by scikit-image, mean over the three channels.
@@ -23,7 +23,7 @@ SIGMA: Final = 1.5
 
 @dataclass(frozen=True)
 class Paired:
-    """One value for each pair."""
+    """Hold one value for each pair."""
 
     l1_levels: npt.NDArray[np.float64]
     """Mean absolute difference in levels of 0..255."""
@@ -56,7 +56,7 @@ def compare(
 
 
 def ssim(one: Image, other: Image) -> float:
-    """Structural similarity of two images (S, S, 3) uint8."""
+    """Return the structural similarity of two images (S, S, 3) uint8."""
     return float(
         structural_similarity(  # type: ignore[no-untyped-call]
             one,

@@ -1,4 +1,4 @@
-"""Two sets of images to how far apart their textures are: sliced Wasserstein distances of Laplacian pyramids.
+"""Measure how far apart the textures of two sets are: sliced Wasserstein distances of Laplacian pyramids.
 
 From Karras, Aila, Laine, Lehtinen, "Progressive Growing of GANs", ICLR 2018, section 5 and the published code: a
 Laplacian pyramid of each image (Burt and Adelson 1983) down to 16 pixels; at each level 128 patches of 7x7x3 at random
@@ -36,7 +36,7 @@ Patches = npt.NDArray[np.float32]
 
 
 def pyramid_sides(side: int) -> list[int]:
-    """Sides of the levels of an image's pyramid: halved for as long as that is even and at least 16 remain."""
+    """Return the sides of the levels of an image's pyramid: halved while that is even and at least 16 remain."""
     sides = [side]
     while sides[-1] % 2 == 0 and sides[-1] // 2 >= MIN_SIDE:
         sides.append(sides[-1] // 2)
@@ -44,7 +44,7 @@ def pyramid_sides(side: int) -> list[int]:
 
 
 def laplacian_pyramid(images: Tensor) -> list[Tensor]:
-    """(B, 3, S, S) to its levels, finest first: what blurring and halving takes away, and the smallest picture."""
+    """Split (B, 3, S, S) into its levels, finest first: what halving takes away, and the smallest picture."""
     levels = [images]
     for _ in pyramid_sides(images.shape[-1])[1:]:
         smaller = _blurred(levels[-1])[:, :, ::2, ::2]
@@ -54,7 +54,7 @@ def laplacian_pyramid(images: Tensor) -> list[Tensor]:
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """By the kernel of Burt and Adelson, mirrored at the borders without repeating the last row."""
+    """Blur by the kernel of Burt and Adelson, mirrored at the borders without repeating the last row."""
     height, width = x.shape[2:]
     edge, side, middle = _KERNEL
     x = F.pad(x, (2, 2, 2, 2), mode="reflect")
@@ -79,7 +79,7 @@ def _doubled(x: Tensor) -> Tensor:
 def describe(
     images: Images, seed: int, *, workers: int = 1, on_image: Callable[[int], None] = lambda count: None
 ) -> list[Patches]:
-    """Patches of each level of images (N, S, S, 3), not yet normalised.
+    """Cut patches from each level of images (N, S, S, 3), not yet normalised.
 
     Where they are cut out depends on the seed, the level and the image's place in the set, so equal sets give equal
     patches.
@@ -107,7 +107,7 @@ def _cut(image: Image, place: int, seed: int) -> list[Patches]:
 
 
 def distances(sets: Sequence[Patches], base: Patches, seed: int) -> list[float]:
-    """Sliced Wasserstein distance of each of some sets of patches from one of equally many, times 1000."""
+    """Return the sliced Wasserstein distance of each of some sets of patches from one of equally many, times 1000."""
     rows = [_normalized(patches) for patches in (*sets, base)]
     length = rows[0].shape[1]
     directions = normal(DIRECTIONS * length, seed, "evaluate", "directions").reshape(DIRECTIONS, length)
@@ -121,7 +121,7 @@ def distances(sets: Sequence[Patches], base: Patches, seed: int) -> list[float]:
 
 
 def _normalized(patches: Patches) -> npt.NDArray[np.float32]:
-    """(M, 147): by the mean and standard deviation of each channel of the set; a channel without any spread is 0."""
+    """Normalize to (M, 147) by the mean and standard deviation of each channel; one without spread is 0."""
     mean = patches.mean((0, 2, 3), keepdims=True, dtype=np.float64)
     spread = patches.std((0, 2, 3), keepdims=True, dtype=np.float64)
     scaled = (patches - mean) / np.where(spread > 0, spread, 1)
