@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import TINY_BUNDLE, Array, add_model_entry, disc
+from support import TINY_BUNDLE, Array, add_model_entry, disc, edit, replace_file
 
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime._utils import atomic, cpu
