@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +30,21 @@ CONFIG = TrainConfig(image_size=128, ngf=2, ndf=2, n_epochs=1, n_epochs_decay=0)
 FORMS: tuple[Upsampling, ...] = ("pixel-shuffle", "transposed", "resize")
 
 
+@functools.cache
+def files_of_run(config: TrainConfig) -> dict[str, bytes]:
+    """Train once for each configuration, and hold what the run wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        data = data_folder(Path(folder) / "data", 3, 1)
+        train(data, run, config, device="cpu", threads=1, tensorboard=False)
+        return {path.relative_to(run).as_posix(): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
 def trained(tmp_path: Path, config: TrainConfig = CONFIG) -> Path:
-    data = data_folder(tmp_path / "data", 3, 1)
-    train(data, tmp_path / "run", config, device="cpu", threads=1, tensorboard=False)
+    for name, content in files_of_run(config).items():
+        path = tmp_path / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     return tmp_path / "run"
 
 

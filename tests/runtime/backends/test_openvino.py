@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import TINY_BUNDLE, Array, add_model_entry, disc
+from support import TINY_BUNDLE, Array, add_model_entry, disc, edit, replace_file
 
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime._utils import atomic, cpu
@@ -345,3 +345,14 @@ def test_a_compiled_model_that_cannot_be_kept(bundle: Path, tmp_path: Path, monk
         assert len(synth(masks())) == len(masks())
         (note,) = synth.notes
     assert re.search("not kept for the next time: .*No space left", note)
+
+
+def test_cache__another_model_is_compiled_anew(bundle_copy: Path, tmp_path: Path) -> None:
+    """The same graph with a word of documentation is another file, and has an entry of its own."""
+    content = (bundle_copy / "generator.fp32.onnx").read_bytes()
+    for count, file in enumerate((content, content + b"\x32\x01x"), 1):
+        replace_file(bundle_copy, "generator.fp32.onnx", file)
+        add_model_entry(bundle_copy, "openvino")
+        with Synthesizer.open(bundle_copy, backend="openvino", cache_dir=tmp_path / "cache"):
+            assert len(list((tmp_path / "cache").glob("*.compiled"))) == count
+        edit(bundle_copy, lambda manifest: manifest["models"].pop())
