@@ -7,6 +7,7 @@ tests/data/before-0.2/README.md.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import shutil
 import struct
@@ -95,7 +96,8 @@ def log_lines(folder: Path) -> list[dict[str, Any]]:
 def make_training_run(out: Path, work: Path) -> dict[str, Any]:
     """Train a few steps into `out`, go on in a copy, and return what going on gives."""
     import torch
-    from photographs import data_folder
+
+    data_folder = importlib.import_module("photographs").data_folder  # of the tests of then
 
     data = data_folder(work / "data", 5, 2)
     m2l("train", data, out / "run", *TRAIN, "--max-steps", str(STEPS))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import re
@@ -17,17 +18,18 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import CommandLine, Outcome
-from photographs import data_folder
+from command_line import CommandLine, Outcome
 from PIL import Image
+from synthetic_data import data_folder
 
-from m2l_runtime import AppearanceChoice, Encoding, OutputOptions, Synthesizer, open_bundle, read_mask
+from m2l_runtime import Synthesizer, open_bundle, read_mask
 from m2l_train import TrainConfig
 
 BEFORE = Path(__file__).resolve().parent / "data" / "before-0.2"
@@ -290,10 +292,40 @@ def test_public_api__has_the_names_of_0_1(package: str) -> None:
     assert set(names) <= set(module.__all__)
 
 
-def test_public_api__takes_the_arguments_of_0_1() -> None:
-    """Defaults and keywords that programs written for 0.1.0 pass."""
-    OutputOptions("png", Encoding("jpeg", 90, 1), pairs=True, original_size=False, masks_per_file=10)
-    assert AppearanceChoice.of({"lesion_L": 35.0}).label == "lesion_L=35.0"
+def parameters(name: str, value: Any) -> list[str]:
+    """The name of a function or class, and NAME(PARAMETER) for each of its parameters."""
+    try:
+        found = inspect.signature(value).parameters
+    except (TypeError, ValueError):
+        return [name]
+    return [name, *(f"{name}({parameter})" for parameter in found if parameter not in ("self", "cls"))]
+
+
+def public_api() -> set[str]:
+    """PACKAGE.NAME, PACKAGE.NAME.MEMBER and their parameters, of all that the packages export."""
+    names: set[str] = set()
+    for package in PUBLIC:
+        module = importlib.import_module(package)
+        for name in module.__all__:
+            value = getattr(module, name)
+            full = f"{package}.{name}"
+            names.update(parameters(full, value) if isinstance(value, (type, FunctionType)) else [full])
+            if isinstance(value, type) and value.__module__.startswith("m2l_"):
+                for member in (member for member in dir(value) if not member.startswith("_")):
+                    names.update(parameters(f"{full}.{member}", getattr(value, member, None)))
+    return names
+
+
+def test_public_api__what_is_gone_since_0_1_is_in_the_changelog() -> None:
+    """Members, arguments and fields that programs use: those that are gone are named in CHANGELOG.md, in backticks."""
+    here = public_api()
+    changelog = (Path(__file__).resolve().parent.parent / "CHANGELOG.md").read_text()
+    for gone in sorted(set((BEFORE / "public-api.txt").read_text().splitlines()) - here):
+        owner, _, parameter = gone.rstrip(")").partition("(")
+        word = parameter if owner in here else owner.split(".", 1)[1]
+        if word.split(".")[0] not in {name.split(".")[1].partition("(")[0] for name in here}:
+            word = word.split(".")[0]
+        assert f"`{word}`" in changelog, f"{gone} is gone: give its new name in CHANGELOG.md, as `{word}`"
 
 
 def test_train_config__takes_the_fields_of_0_1() -> None:
