@@ -7,7 +7,7 @@ DEMO_OUT ?= demo
 WORKERS ?= 2
 PYTEST_WORKERS = --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-runtime test-slow lint types example-masks embedded-model clean
+.PHONY: help demo test test-runtime test-slow lint types docs dist example-masks embedded-model clean
 
 help:
 	@echo "make demo           lesions from the example masks, and a contact sheet, in $(DEMO_OUT)/"
@@ -15,6 +15,8 @@ help:
 	@echo "make test-runtime   the runtime's tests where neither PyTorch nor onnx is installed (.venv-runtime)"
 	@echo "make test-slow      the slow tests, which make test leaves out (docs/testing.md)"
 	@echo "make lint types     ruff and import-linter; mypy --strict"
+	@echo "make docs           the documentation as pages, in site/; a broken link fails (.venv-docs)"
+	@echo "make dist           wheel and sdist, in dist/, checked (.venv-dist)"
 	@echo "make embedded-model RUN=run   export a run of m2l train as the model inside the package"
 
 demo: .venv-demo/installed
@@ -40,6 +42,15 @@ lint: .venv/installed
 
 types: .venv/installed
 	.venv/bin/mypy
+
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "Open site/index.html."
+
+dist: .venv-dist/installed
+	rm -rf dist
+	.venv-dist/bin/python -m build --outdir dist
+	.venv-dist/bin/twine check --strict dist/*
 
 example-masks: .venv/installed
 	.venv/bin/python scripts/draw_example_masks.py runtime/m2l_runtime/data/masks
@@ -70,5 +81,18 @@ embedded-model: .venv/installed
 	.venv-runtime/bin/python $(PIP_INSTALL) --no-compile --editable '.[cpu,openvino,masks,test]'
 	@touch $@
 
+# The package itself is not installed here, as pages are made from sources: only what its extra `docs` lists.
+.venv-docs/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+	  > .venv-docs/requirements.txt
+	.venv-docs/bin/python $(PIP_INSTALL) --requirement .venv-docs/requirements.txt
+	@touch $@
+
+.venv-dist/installed: constraints.txt
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python $(PIP_INSTALL) build twine
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-demo .venv-runtime $(DEMO_OUT) dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-demo .venv-runtime .venv-docs .venv-dist $(DEMO_OUT) site dist .mypy_cache .ruff_cache .pytest_cache

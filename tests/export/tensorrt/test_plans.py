@@ -20,6 +20,7 @@ from m2l_export import precisions, tensorrt
 from m2l_export.graph.deploy import deploy
 from m2l_export.graph.onnx_writer import input_specs, to_onnx
 from m2l_export.tensorrt import GateImages, PlanOptions, resolve
+from m2l_runtime import __version__
 from m2l_runtime.backends.base import ModelSource
 from m2l_runtime.backends.cuda.devices import Gpu
 from m2l_runtime.backends.trt import library
@@ -111,7 +112,7 @@ def test_a_bundle_with_plans(m2l: CommandLine, small: Path, tmp_path: Path) -> N
         assert plan.types_read_from == "network"
         assert plan.convolutions[plan.precision] == 12 - len(model.float_layers)
         log = opened.read(plan.log).decode()
-        assert log.startswith(f"m2l 0.1.0: {model.file.path} (sha256 {plan.onnx_sha256}) by tensorrt_rtx ")
+        assert log.startswith(f"m2l {__version__}: {model.file.path} (sha256 {plan.onnx_sha256}) by tensorrt_rtx ")
         assert "convolution: " in log
         assert re.search(r"^info: ", log, re.M)
         assert str(tmp_path) not in log
