@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from m2l_export import export_checkpoint
+from m2l_export import ExportOptions, export_checkpoint
 from m2l_runtime import Shapes, Synthesizer, open_bundle
 
 TINY = Path(__file__).resolve().parent.parent / "tests" / "data" / "tiny" / "tiny_net_G.pth"
@@ -20,7 +20,7 @@ TINY = Path(__file__).resolve().parent.parent / "tests" / "data" / "tiny" / "tin
 def main(bundle: str = "example-bundle", checkpoint: str = str(TINY)) -> None:
     """Export, replay the golden images on every engine here, and synthesize one image."""
     # Depth, width, channels and norm are read from the file. Nothing is written unless the images agree with PyTorch's.
-    report = export_checkpoint(checkpoint, bundle, overwrite=True)
+    report = export_checkpoint(checkpoint, bundle, ExportOptions(overwrite=True))
     print(f"at most {report.parity.max_level_difference} of 255 levels from PyTorch")
     for warning in report.warnings:
         print("warning:", warning)

@@ -23,10 +23,9 @@ def main(out: str = "example-lesions", masks: str = "shapes:12,seed=1") -> Summa
             source,
             out,
             synthesizer,
-            OutputOptions(pairs=True),
-            seed=7,  # the model takes colours beside the mask; they are drawn with this
+            OutputOptions(pairs=True, contact_sheet=Path(out) / "sheet.png"),
+            seed=7,  # the model takes colors beside the mask; they are drawn with this
             resume=True,  # run it again, and what is there is kept
-            contact_sheet=Path(out) / "sheet.png",
         )
     print(f"{summary.image_count} images made, {summary.kept_count} kept, {summary.bad_count} masks skipped")
     for message in summary.bad_masks:
