@@ -228,6 +228,7 @@ def agree(a: Tensor, b: Tensor) -> bool:
     return distance < 1.6 and 1 / 1.12 < ratio < 1.12
 
 
+@pytest.mark.slow
 @needs_reference
 @pytest.mark.parametrize("name", ["ISIC_0003582.png", "disc.png"])
 def test_samples_are_spread_as_those_of_live_dropout(name: str) -> None:

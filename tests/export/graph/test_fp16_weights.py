@@ -178,6 +178,7 @@ def test_the_gate_accepts_two_levels_for_these_and_one_for_others(tmp_path: Path
     assert model.file.size_bytes < 0.55 * exact.file.size_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference checkpoint is not here")
 def test_the_trained_reference_moves_by_a_level_at_most(tmp_path: Path) -> None:
     made = load_checkpoint(REFERENCE / "latest_net_G.pth").network

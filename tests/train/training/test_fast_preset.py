@@ -302,7 +302,7 @@ with process_group(torch.device("cpu")) as processes:
     each = len(data["mask"]) // processes.world_size
     mine = slice(processes.rank * each, (processes.rank + 1) * each)
     losses = networks.step(data["mask"][mine], data["image"][mine])
-    if processes.is_first:
+    if processes.is_main_process:
         found = {f"{n}/{k}": p.grad.numpy() for n, m in (("G", networks.generator), ("D", networks.discriminator))
                  for k, p in m.named_parameters()}
         np.savez(sys.argv[2], losses=[losses.G_GAN, losses.G_L1, losses.D_real, losses.D_fake], **found)

@@ -80,6 +80,7 @@ def test_features_are_those_of_torch_fidelity(inception_module: Any, weights: Pa
     assert len(network.sha256) == 64
 
 
+@pytest.mark.slow
 def test_figures_of_a_whole_evaluation(
     inception_module: Any, weights: Path, data: Path, synthetic: Path, tmp_path: Path
 ) -> None:
