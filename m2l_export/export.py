@@ -37,11 +37,10 @@ from m2l_export.quantize.quantizer import Target
 from m2l_export.run_provenance import RunProvenance, find_run_provenance
 from m2l_export.targets import (
     ENGINES,
-    OPENVINO,
     REFERENCE_ENGINE,
     TENSORRT,
     choose_targets,
-    is_installed,
+    fp32_engines,
     require_plan_targets,
 )
 from m2l_export.tensorrt import (
@@ -384,10 +383,10 @@ def validate(task: Task, loaded: LoadedNetwork, data: ExportInputs, graph: Built
         weights=options.weights,
     )
     models = [base]
-    if is_installed(OPENVINO):
-        task.on_step(f"the gate: the same through {OPENVINO}")
-        parity = gate.measure(reference, data.gate_inputs, data.mask_count, source, OPENVINO, accepted)
-        models.append(msgspec.structs.replace(base, engines=(OPENVINO,), parity=parity))
+    for engine in fp32_engines():
+        task.on_step(f"the gate: the same through {engine}")
+        parity = gate.measure(reference, data.gate_inputs, data.mask_count, source, engine, accepted)
+        models.append(msgspec.structs.replace(base, engines=(engine,), parity=parity))
     return ValidatedGraph(reference, tuple(models), golden)
 
 

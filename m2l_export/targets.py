@@ -89,6 +89,18 @@ def proxy_engine(engine: str) -> str:
     return BACKENDS[engine].proxy or engine
 
 
+def fp32_engines() -> tuple[str, ...]:
+    """Return the engines beside the reference that are installed and run the fp32 file itself.
+
+    Those with a proxy are left out: TensorRT gets the file together with its plans.
+    """
+    return tuple(
+        name
+        for name in engines_for("fp32")
+        if name != REFERENCE_ENGINE and BACKENDS[name].proxy is None and is_installed(name)
+    )
+
+
 def is_installed(engine: str) -> bool:
     """Check whether an engine, or its proxy engine, loads here."""
     engine = proxy_engine(engine)

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from m2l_export import ExportOptions, export, export_checkpoint
 from m2l_export.graph.deploy import ByteGraph, DeployUnet, Stage, SubPixelConv2d
 from m2l_export.graph.onnx_writer import to_onnx
 from m2l_runtime import Synthesizer, open_bundle
+from m2l_runtime.backends.engines import BACKENDS
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import CheckpointError, InputError, OutputError, ParityError
 from m2l_runtime.literals import Norm
@@ -89,6 +91,16 @@ def test_what_a_bundle_holds(exported: Path) -> None:
     assert "Never for diagnosis" in card
     assert "synthetic" in card
     assert manifest["provenance"]["checkpoint_sha256"] in card
+
+
+def test_a_new_backend_gets_the_fp32_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = replace(BACKENDS["onnxruntime"], precisions=("fp32",), is_reference=False)
+    monkeypatch.setitem(cast(dict[str, Any], BACKENDS), "echo", entry)
+    steps: list[str] = []
+    export_checkpoint(CHECKPOINT, tmp_path / "bundle", ExportOptions(), on_step=steps.append)
+    assert "the gate: the same through echo" in steps
+    with Synthesizer.open(tmp_path / "bundle", backend="echo") as synth:
+        assert synth(disc()[None]).shape == (1, 256, 256, 3)
 
 
 @pytest.mark.parametrize("statistics", ["instance", "running"])

@@ -98,6 +98,16 @@ def engines_for(precision: Precision) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: name != REFERENCE))
 
 
+def is_fake(name: str) -> bool:
+    """Tell whether a backend runs no model; one that is not registered does.
+
+    Example:
+        >>> is_fake("fake"), is_fake("openvino")
+        (True, False)
+    """
+    return name in BACKENDS and BACKENDS[name].is_fake
+
+
 def is_installed(entry: BackendEntry) -> bool:
     """Tell whether the packages are there that a backend needs. Whether they load is another question."""
     return not entry.packages or any(importlib.util.find_spec(name) is not None for name in entry.packages)

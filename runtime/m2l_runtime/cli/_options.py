@@ -26,6 +26,7 @@ import typer
 from typer.core import TyperCommand
 
 from m2l_runtime._utils.text import print_stderr
+from m2l_runtime.backends.engines import BACKENDS, is_fake
 
 BundleArgument = Annotated[
     Path | None,
@@ -33,6 +34,10 @@ BundleArgument = Annotated[
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_FAKES = " or ".join(filter(is_fake, BACKENDS))
+BACKEND_HELP = f"{', '.join(['auto', *(name for name in BACKENDS if not is_fake(name))])}, or {_FAKES} (runs no model)."
+"""Help of an option that names a backend."""
 
 ALL_CPUS = "the CPUs this process may use"
 """Default that is shown where a number of threads is left out."""

@@ -36,7 +36,7 @@ class BenchFlags:
     backend: str | None = option_field(
         None,
         f"Backends with commas between: {', '.join(BACKENDS)}.",
-        default="all that are installed and that the bundle has a file for, but fake",
+        default="all that are installed and that the bundle has a file for, but no fake",
     )
     device: str | None = option_field(
         None, "Devices with commas between: cpu, cuda, cuda:N.", default="cpu, and cuda where there is a driver"

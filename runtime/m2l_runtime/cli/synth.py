@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 import typer
 
 from m2l_runtime.backends.engines import BACKENDS
-from m2l_runtime.cli._options import ALL_CPUS, echo_json, expand_options, option_field
+from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, echo_json, expand_options, option_field
 from m2l_runtime.output.formats import (
     FORMATS,
+    IMAGE_FORMATS,
+    MAX_QUALITY,
+    MIN_QUALITY,
     Format,
     FormatOption,
     ImageFormat,
@@ -33,15 +36,16 @@ if TYPE_CHECKING:
 SOME_MASKS_BAD: Final = 3
 """Exit status of `m2l synth` when some masks were skipped and the others done."""
 
+_WITH_QUALITY: Final = " and ".join(entry.title for entry in FORMATS.values() if entry.quality is not None)
+_ENDINGS: Final = " or ".join(", ".join(FORMATS[name].suffixes[0] for name in IMAGE_FORMATS).rsplit(", ", 1))
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineFlags:
     """Hold the options of the bundle and the engine that runs it."""
 
     bundle: Path | None = option_field(None, "Bundle to use.", default="the model inside the package")
-    backend: str = option_field(
-        "auto", f"auto, {', '.join(name for name in BACKENDS if name != 'fake')}, or fake (runs no model)."
-    )
+    backend: str = option_field("auto", BACKEND_HELP)
     device: str = option_field("auto", "auto, cpu, cuda or cuda:N.")
     precision: Literal["fp32", "fp16", "bf16", "int8"] = option_field(
         "fp32", "Precision of the convolutions. m2l inspect lists what a bundle has for which backend."
@@ -75,7 +79,7 @@ class OutputFlags:
     image_format: PlainImageFormat | None = option_field(
         None, "Format of the images inside tar and Parquet files.", default="png"
     )
-    quality: int | None = option_field(None, "JPEG and WebP quality, 1 to 100.", default="95")
+    quality: int | None = option_field(None, f"{_WITH_QUALITY} quality, {MIN_QUALITY} to {MAX_QUALITY}.", default="95")
     png_level: int | None = option_field(
         None,
         "PNG compression: 0 stores, 1 is fast, 2 to 9 are zlib's levels, slower and hardly smaller.",
@@ -128,7 +132,7 @@ def synth(
     out: Annotated[
         Path,
         typer.Argument(
-            help="Folder for the images; for one mask also a name ending in .png, .jpg, .webp or .npz.",
+            help=f"Folder for the images; for one mask also a name ending in {_ENDINGS}.",
             show_default=False,
         ),
     ],

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from m2l_runtime._version import __version__
 from m2l_runtime.backends.base import BackendSettings
-from m2l_runtime.backends.registry import BACKENDS
+from m2l_runtime.backends.engines import is_fake
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.errors import ArrayError, InputError
 from m2l_runtime.output.formats import FORMATS, IMAGE_FORMATS, MAX_QUALITY, MIN_QUALITY, ImageFormat, load_object
@@ -82,9 +82,8 @@ class Encoding:
 
 def self_description(bundle: Bundle, settings: BackendSettings) -> dict[str, str]:
     """Return what an image says about itself, by PNG text keyword."""
-    entry = BACKENDS.get(settings.backend)
     return {
-        "Description": FAKE if entry is not None and entry.is_fake else SYNTHETIC,
+        "Description": FAKE if is_fake(settings.backend) else SYNTHETIC,
         "Software": f"m2l {__version__}",
         "m2l-bundle-sha256": bundle.sha256,
         "m2l-backend": f"{settings.engine}, {settings.device}, {settings.precision}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -10,7 +11,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -23,6 +25,9 @@ from support import TINY_BUNDLE, Array, disc, save
 from synthetic_data import photograph
 
 from m2l_runtime import Synthesizer, synthesize_folder
+from m2l_runtime.backends import fake
+from m2l_runtime.backends.base import BackendOptions, ModelSource
+from m2l_runtime.backends.engines import BACKENDS
 from m2l_runtime.errors import InputError
 from m2l_train.evaluate import Evaluation, EvaluationOptions, evaluate_bundle, evaluate_images, sets, to_json
 
@@ -195,6 +200,19 @@ def test_provenance(data: Path, segmenter: Path, tmp_path: Path) -> None:
     assert from_bundle.figures == found.figures
     assert from_bundle.counts == found.counts
     assert from_bundle.provenance.synthesized_fingerprint == found.provenance.synthesized_fingerprint
+
+
+def test_a_fake_is_known_by_its_entry_not_its_name(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(source: ModelSource, options: BackendOptions) -> fake.FakeBackend:
+        backend = fake.load(source, options)
+        backend.settings = dataclasses.replace(backend.settings, backend="echo")
+        return backend
+
+    monkeypatch.setitem(sys.modules, "echo", cast(ModuleType, SimpleNamespace(load=load)))
+    monkeypatch.setitem(cast(dict[str, Any], BACKENDS), "echo", dataclasses.replace(BACKENDS["fake"], module="echo"))
+    found = evaluate_bundle(data, TINY_BUNDLE, EvaluationOptions(workers=1), backend="echo")
+    assert found is not None
+    assert found.counts.fake == 8
 
 
 def test_a_bundle_that_varies_draws_by_the_names_of_pairs(data: Path, tmp_path: Path) -> None:

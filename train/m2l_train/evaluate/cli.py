@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m2l_runtime._utils.text import print_stderr
+from m2l_runtime.cli._options import BACKEND_HELP
 
 if TYPE_CHECKING:
     from m2l_train.evaluate import Evaluation, EvaluationOptions
@@ -114,7 +115,7 @@ def bundle(
         Path | None,
         typer.Argument(help="Folder of a bundle; left out: the model inside the package.", show_default=False),
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, onnxruntime, or fake (runs no model).")] = "auto",
+    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto",
     device: Annotated[str, typer.Option(help="Device of the engine: auto, cpu, cuda or cuda:N.")] = "auto",
     split: Split = None,
     segmenter: SegmenterFile = None,

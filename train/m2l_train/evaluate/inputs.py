@@ -13,6 +13,7 @@ import numpy as np
 
 from m2l_runtime import Synthesizer
 from m2l_runtime._utils.text import plural, printable
+from m2l_runtime.backends.engines import is_fake
 from m2l_runtime.conditioning.conditions import Conditions, stack_conditions
 from m2l_runtime.errors import InputError
 from m2l_runtime.types import Images
@@ -165,7 +166,7 @@ def synthesize_with_bundle(data: Path, synthesizer: Synthesizer, options: Evalua
         sample_names=[],
         engine=f"{settings.engine}, {settings.device}, {settings.precision}",
         bundles={synthesizer.bundle.sha256: len(real.names)},
-        fake=len(real.names) if settings.backend == "fake" else 0,
+        fake=len(real.names) if is_fake(settings.backend) else 0,
         unmatched_generated=[],
         unmatched_real=[],
         conditions=conditions,
