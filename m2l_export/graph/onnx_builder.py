@@ -1,4 +1,4 @@
-"""Collect nodes and constants, and make an ONNX model of them.
+"""Collect nodes and constants, and write an ONNX model of them.
 
 Of ONNX this knows operators' names, not what they compute: a caller says what type and shape a node's output has where
 they are not those of its first input, and the checker has the last word.
@@ -40,8 +40,8 @@ class Builder:
     """Collect nodes in the order in which they are added, and initializers, each once."""
 
     def __init__(self) -> None:
-        self._nodes: list[onnx.NodeProto] = []
-        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._model = onnx.ModelProto()  # filled in place: to put weights together anew would copy all of them
+        self._constants: dict[str, npt.NDArray[Any]] = {}
         self._names: set[str] = set()
 
     def node(
@@ -62,6 +62,9 @@ class Builder:
             dtype: of the output; None: that of the first input.
             shape: of the output, without the batch axis; None: that of the first input.
             attributes: in ONNX's terms.
+
+        Raises:
+            ValueError: something else has the name.
         """
         first = inputs[0]
         assert isinstance(first, Value)  # noqa: S101 - see above
@@ -83,19 +86,21 @@ class Builder:
         return self.node("Cast", name, value, dtype=to, to=helper.np_dtype_to_tensor_dtype(to))
 
     def initializer(self, name: str, array: npt.NDArray[Any]) -> str:
-        """Keep a constant, and give its name back; the same one may be kept again."""
-        tensor = numpy_helper.from_array(array, name)
-        if name not in self._initializers:
+        """Keep a constant, and give its name back; the same one may be kept again.
+
+        Raises:
+            ValueError: something else has the name.
+        """
+        if name not in self._constants:
             self._claim(name)
-            self._initializers[name] = tensor
-        elif tensor != self._initializers[name]:
+            self._constants[name] = array
+            self._model.graph.initializer.append(numpy_helper.from_array(array, name))
+        elif self._constants[name].dtype != array.dtype or not np.array_equal(self._constants[name], array):
             raise ValueError(f"two constants of the ONNX graph would be called {name}")
         return name
 
-    def model(
-        self, name: str, inputs: Sequence[Value], output: Value, opset: int, producer: tuple[str, str]
-    ) -> onnx.ModelProto:
-        """Make the model that takes `inputs` and gives `output`, and check it.
+    def finish(self, name: str, inputs: Sequence[Value], output: Value, opset: int, producer: tuple[str, str]) -> bytes:
+        """Write the model that takes `inputs` and gives `output`, and check it; nothing may be added after that.
 
         Args:
             name: of the graph.
@@ -107,20 +112,16 @@ class Builder:
         Raises:
             onnx.checker.ValidationError, onnx.shape_inference.InferenceError: types or shapes do not fit each other.
         """
-        graph = helper.make_graph(
-            self._nodes, name, [_info(one) for one in inputs], [_info(output)], list(self._initializers.values())
-        )
-        opsets = [helper.make_opsetid("", opset)]
-        producer_name, producer_version = producer
-        model = helper.make_model(
-            graph,
-            opset_imports=opsets,
-            ir_version=_IR_VERSION,
-            producer_name=producer_name,
-            producer_version=producer_version,
-        )
-        onnx.checker.check_model(model, full_check=True)
-        return model
+        model = self._model
+        model.ir_version = _IR_VERSION
+        model.opset_import.append(helper.make_opsetid("", opset))
+        model.producer_name, model.producer_version = producer
+        model.graph.name = name
+        model.graph.input.extend(map(_info, inputs))
+        model.graph.output.append(_info(output))
+        content = bytes(model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(content, full_check=True)
+        return content
 
     def _add(
         self, operator: str, name: str, inputs: Sequence[Input], outputs: Sequence[Value], attributes: dict[str, Any]
@@ -131,7 +132,7 @@ class Builder:
         for output in outputs:
             self._claim(output.name)
         node = helper.make_node(operator, names, [output.name for output in outputs], name=name, **attributes)
-        self._nodes.append(node)
+        self._model.graph.node.append(node)
 
     def _input(self, given: Input, dtype: np.dtype[Any]) -> str:
         """Find the name of an input; constants are named by what they hold."""

@@ -86,8 +86,7 @@ def to_onnx(graph: ByteGraph, inputs: Sequence[TensorSpec]) -> bytes:
         raise ValueError(f"a deploy graph takes {MASK} and perhaps {APPEARANCE}, {DROPOUT_BITS}; got {list(values)}")
     builder = Builder()
     image = _byte_graph(builder, graph, values[MASK], values.get(APPEARANCE), values.get(DROPOUT_BITS))
-    model = builder.model("generator", list(values.values()), image, OPSET, ("m2l", __version__))
-    return bytes(model.SerializeToString(deterministic=True))
+    return builder.finish("generator", list(values.values()), image, OPSET, ("m2l", __version__))
 
 
 def convolution_name(weight: str) -> str:

@@ -262,7 +262,7 @@ def test_a_kill_in_mid_export_leaves_the_old_bundle(exported: Path, tmp_path: Pa
     before = open_bundle(there).sha256
     program = "from m2l_runtime.cli.main import main; main()"
     command = [sys.executable, "-c", program, "export", str(CHECKPOINT), str(there)]
-    for wait_s in np.random.default_rng(5).uniform(0.5, 7, 20):
+    for wait_s in np.random.default_rng(5).uniform(0.5, 4, 20):
         process = subprocess.Popen([*command, "--overwrite"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         time.sleep(wait_s)
         process.send_signal(signal.SIGKILL)

@@ -194,6 +194,36 @@ def test_what_shape_inference_finds_is_what_the_file_says(kind: Kind) -> None:
     assert found.elem_type == TensorProto.UINT8
 
 
+@pytest.mark.parametrize(
+    ("name", "of_convolutions", "of_norms"),
+    [
+        ("appearance and dropout", TensorProto.FLOAT, TensorProto.FLOAT),
+        ("half, appearance and dropout", TensorProto.FLOAT16, TensorProto.FLOAT),
+        ("half, batch norm", TensorProto.FLOAT16, TensorProto.FLOAT),
+        (
+            "half throughout",
+            TensorProto.FLOAT16,
+            TensorProto.FLOAT,
+        ),  # the training network's norms are so by themselves
+        ("half throughout, batch norm", TensorProto.FLOAT16, TensorProto.FLOAT16),
+    ],
+)
+def test_types(name: str, of_convolutions: int, of_norms: int) -> None:
+    """Which images do not tell: onnxruntime's CPU computes halves in single precision."""
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(written(KINDS[name])), check_type=True)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input)}
+    expected = {
+        "Conv": of_convolutions,
+        "InstanceNormalization": of_norms,
+        "Relu": of_convolutions,
+        "Tanh": of_convolutions,
+        "Gemm": TensorProto.FLOAT,
+        "Round": TensorProto.FLOAT,
+    }
+    found = {(node.op_type, kinds[node.input[0]]) for node in model.graph.node if node.op_type in expected}
+    assert found == {(kind, type_) for kind, type_ in expected.items() if kind != "Gemm" or "appearance" in name}
+
+
 @by_kind
 def test_weights_have_the_names_that_pytorch_gives_them(kind: Kind) -> None:
     """Which a bundle is read back by (scripts/quantize_bundle.py)."""

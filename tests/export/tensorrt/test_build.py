@@ -136,8 +136,7 @@ def test_a_few_layers_may_be_in_another_precision() -> None:
             weight = to.initializer(f"weight.{k}", np.full((1, 1, 3, 3), 0.1, x.dtype))
             x = to.node("Conv", f"conv.{k}", x, weight, pads=[1, 1, 1, 1])
         x = to.node("Squeeze", "picture", x, (1,), shape=(SIDE, SIDE))
-        made = to.model("chain", [mask], to.cast("image", x, np.uint8), OPSET, ("test", ""))
-        return bytes(made.SerializeToString())
+        return to.finish("chain", [mask], to.cast("image", x, np.uint8), OPSET, ("test", ""))
 
     plan = build_plan(chain(1), (MASK,), "fp16", OPTIONS)
     assert [one.type for one in plan.convolutions] == ["fp32"] + ["fp16"] * 19
