@@ -26,6 +26,7 @@ EXPORTED = {
         "PrepareReport",
         "StepResult",
         "TrainConfig",
+        "TrainOptions",
         "TrainReport",
         "prepare",
         "train",

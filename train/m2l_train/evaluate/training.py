@@ -52,7 +52,15 @@ _MAX_COLOR_CHANGE: Final = 0.08
 
 @dataclass(frozen=True)
 class SegmenterReport:
-    """Report a training that has ended."""
+    """Report a training that has ended.
+
+    Example:
+        >>> report = SegmenterReport(
+        ...     path=Path("segmenter.pt"), sha256=None, facts=None, seconds=2.5, was_stopped=True, warnings=()
+        ... )
+        >>> report.facts is None
+        True
+    """
 
     path: Path
     """The file; not there if `was_stopped`."""

@@ -20,7 +20,7 @@ from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import Diverged, InputError, OutOfMemory
 from m2l_runtime.output.encoding import SYNTHETIC, encode_png
 from m2l_runtime.runs.lock import locked
-from m2l_train.config import PRESETS, TrainConfig, differences
+from m2l_train.config import MAX_THREADS, PRESETS, TrainConfig, differences
 from m2l_train.data import decoded_cache
 from m2l_train.data.batches import Batch, epoch_batches
 from m2l_train.data.data_folder import DataFolder, open_data
@@ -39,7 +39,7 @@ from m2l_train.training.checkpoint import (
 from m2l_train.training.distributed import ProcessGroup, local_device, local_world_size, process_group
 from m2l_train.training.memory import MemoryAdvice, memory_errors
 from m2l_train.training.metrics_log import MetricsLog
-from m2l_train.training.options import MAX_THREADS, STOP_REASONS, StepResult, StopConditions, TrainOptions, TrainReport
+from m2l_train.training.options import STOP_REASONS, StepResult, StopConditions, TrainOptions, TrainReport
 from m2l_train.training.run_folder import SAMPLES, TAG, Progress, RunFolder, versions
 from m2l_train.training.validation import Validation
 
