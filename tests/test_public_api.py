@@ -36,6 +36,7 @@ EXPORTED = {
         "EvaluationOptions",
         "Metric",
         "Segmenter",
+        "SegmenterOptions",
         "SegmenterReport",
         "evaluate_bundle",
         "evaluate_images",
