@@ -6,16 +6,21 @@ Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from m2l_runtime._utils.text import print_stderr
-from m2l_runtime.cli._options import GivenOptions, accept_old_options, expand_options
+from m2l_runtime.cli._options import GivenOptions, accept_old_options, echo_json, expand_options, option_field
 from m2l_train.config import PRESETS, TrainConfig
 from m2l_train.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from m2l_train import PrepareOptions
 
 SOME_PAIRS_BAD: Final = 3
 """Exit status when some pairs were left out and the others used."""
@@ -46,34 +51,28 @@ def _old_options() -> dict[str, str]:
     return old
 
 
+@dataclass(frozen=True)
+class PrepareFlags:
+    """Hold the options of `m2l prepare` that choose what is written."""
+
+    size: int = option_field(286, "Side of the pictures in pixels. Training crops from it (286 to 256).")
+    split: str = option_field("train=0.9,val=0.1", "Fraction of each split.")
+    seed: int = option_field(0, "Seed of the split.")
+    split_file: Path | None = option_field(
+        None,
+        "CSV file with the columns name (or id, image) and split, instead of --split. Pairs that it does not name are "
+        "left out on purpose.",
+    )
+    combined: bool = option_field(False, "Also write combined A|B pictures, with the mask on the left.")
+
+
+@expand_options
 def prepare(
     images: Annotated[Path, typer.Argument(help="Folder of photographs.", show_default=False)],
     masks: Annotated[Path, typer.Argument(help="Folder of their masks; may be the same.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Data folder to write.", show_default=False)],
-    size: Annotated[
-        int | None,
-        typer.Option(
-            help="Side of the pictures in pixels. Training crops from it (286 to 256).  [default: 286]",
-            show_default=False,
-        ),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Fraction of each split.  [default: train=0.9,val=0.1]", show_default=False),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the split.  [default: 0]", show_default=False)] = None,
-    split_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file with the columns name (or id, image) and split, instead of --split. Pairs that it does not "
-            "name are left out on purpose.",
-            show_default=False,
-        ),
-    ] = None,
-    combined: Annotated[
-        bool | None,
-        typer.Option("--combined/--no-combined", help="Also write combined A|B pictures, with the mask on the left."),
-    ] = None,
+    *,
+    options: Annotated[dict[str, Any], GivenOptions(PrepareFlags)],
     workers: Workers = None,
     resume: Annotated[
         bool,
@@ -96,20 +95,10 @@ def prepare(
     """
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter
-    from m2l_train import PrepareOptions
     from m2l_train import prepare as run
-    from m2l_train.data.prepare import read_settings
     from m2l_train.report import describe_report
 
-    if split is not None and split_file is not None:
-        raise typer.BadParameter("a split is told by shares (--split) or by a file (--split-file); choose one")
-    given: dict[str, Any] = {"size": size, "seed": seed, "split_file": split_file, "combined": combined}
-    if split is not None:
-        given["splits"] = _shares(split)
-    before = (read_settings(out) if resume else None) or PrepareOptions()
-    options = dataclasses.replace(before, **{name: value for name, value in given.items() if value is not None})
-    if split is not None:
-        options = dataclasses.replace(options, split_file=None)
+    wanted = _prepare_options(out, options, resume=resume)
     with Reporter("preparing") as reporter, StopSignals() as stop:
 
         def on_pair(problem: str | None) -> None:
@@ -121,7 +110,7 @@ def prepare(
             images,
             masks,
             out,
-            options,
+            wanted,
             workers=workers,
             resume=resume,
             overwrite=overwrite,
@@ -130,9 +119,7 @@ def prepare(
             should_stop=stop.is_set,
         )
     if json:
-        import msgspec
-
-        typer.echo(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+        echo_json(report)
     else:
         typer.echo(describe_report(report, out))
     if report.was_stopped:
@@ -140,6 +127,21 @@ def prepare(
         raise typer.Exit(stop.exit_status)
     if report.left_out or report.ambiguous:
         raise typer.Exit(SOME_PAIRS_BAD)
+
+
+def _prepare_options(out: Path, given: Mapping[str, Any], *, resume: bool) -> PrepareOptions:
+    """Return the options of a call: the defaults, or the earlier call's, but for those given at the command line."""
+    from m2l_train.data.prepare import read_settings
+    from m2l_train.data.prepare_options import PrepareOptions
+
+    changes = dict(given)
+    split = changes.pop("split", None)
+    if split is not None:
+        if "split_file" in changes:
+            raise typer.BadParameter("a split is told by shares (--split) or by a file (--split-file); choose one")
+        changes |= {"splits": _shares(split), "split_file": None}
+    before = (read_settings(out) if resume else None) or PrepareOptions()
+    return dataclasses.replace(before, **changes)
 
 
 def _shares(text: str) -> dict[str, float]:

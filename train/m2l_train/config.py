@@ -23,6 +23,9 @@ MIN_DISCRIMINATOR_SIDE: Final = 32
 MAX_INTEGER: Final = 1 << 31
 """No setting that is a whole number is larger."""
 
+MAX_THREADS: Final = 1024
+"""PyTorch and its thread libraries crash when they are asked for very many."""
+
 Check = Callable[[str, Any], Any]
 """Takes the name and the value of a setting, and returns the value as it is kept. Raises InputError if it is wrong."""
 
@@ -321,4 +324,11 @@ PRESETS: Final[Mapping[str, TrainConfig]] = {
     ),
 }
 """Named settings. `paper` is Mask2Lesion as published: the original's defaults with `--norm instance`. `fast` is m2l's
-own: more images a second, an appearance that can be steered, no checkerboard artefacts (docs/training.md)."""
+own: more images a second, an appearance that can be steered, no checkerboard artefacts (docs/training.md).
+
+Example:
+    >>> sorted(PRESETS)
+    ['fast', 'paper']
+    >>> dataclasses.replace(PRESETS["fast"], batch_size=4).batch_size
+    4
+"""

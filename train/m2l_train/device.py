@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Final
 
 import torch
 
 from m2l_runtime._utils.text import plural
 from m2l_runtime.errors import DeviceUnavailable, InputError
-
-MAX_THREADS: Final = 1024
-"""PyTorch and its thread libraries crash when they are asked for very many."""
+from m2l_train.config import MAX_THREADS
 
 
 def open_device(name: str) -> torch.device:

@@ -426,4 +426,4 @@ def test_a_run_says_what_it_takes_the_data_for_and_how_it_computes(
     monkeypatch.setattr("m2l_train.models.pix2pix.computes_bf16", lambda _: is_fast)
     go(data_folder(tmp_path / "data", 5), tmp_path / "run", max_steps=1, on_note=notes.append)
     how = "bfloat16" if is_fast else "fp32, as bfloat16 is not fast here"
-    assert f"5 pairs to train on, 2 to judge by (train/images with train/masks); cpu, {how}" in notes
+    assert f"5 pairs to train on, 2 to validate on (train/images with train/masks); cpu, {how}" in notes

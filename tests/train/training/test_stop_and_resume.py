@@ -323,6 +323,17 @@ def test_a_bad_pair_to_validate_on_is_an_error_too(tmp_path: Path, m2l: CommandL
     assert "p101.png: is not a PNG" in outcome.err
 
 
+def test_train__stopped_before_its_first_step_can_be_resumed(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    report = go(data, run, should_stop=lambda: True)
+    assert (report.step, report.was_stopped) == (0, True)
+    assert (state(run)["step"], state(run)["epoch"], state(run)["position"]) == (0, 1, -1)
+    go(data, run, None, resume=True)
+    go(data, tmp_path / "whole")
+    weights = [torch.load(path / "latest_net_G.pth", weights_only=True) for path in (run, tmp_path / "whole")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_a_limit_of_all_steps_ends_the_run(data: Path, tmp_path: Path) -> None:
     report = go(data, tmp_path / "run", max_steps=6)
     assert (report.is_complete, report.epoch, report.val_l1_levels is not None) == (True, 2, True)

@@ -88,47 +88,65 @@ def prepare(
     images, masks = require_path(images, "the folder of photographs"), require_path(masks, "the folder of masks")
     root = require_path(out, "the data folder")
     if resume and overwrite:
-        raise InputError("data is either gone on with (--resume) or made anew (--overwrite); choose one")
+        raise InputError("data is either gone on with (--resume) or written again (--overwrite); choose one")
     if workers is not None and (not isinstance(workers, int) or not 1 <= workers <= 1024):
         raise InputError(f"the number of workers must be a whole number between 1 and 1024, got {workers!r}")
+    pairing, report = _find_pairs(images, masks)
+    split_of = split_pairs(pairing.pairs, options, report)
+    _check_out(root, images, masks, resume, overwrite)
+    atomic.make_folder(root)
+    with locked(root, (1, 1)):
+        _check_out(root, images, masks, resume, overwrite)  # again: another call may just have ended
+        before = _begin(root, options, resume)
+        with contextlib.closing(LineWriter(root / LOG)) as log:  # ahead of all else: by it a folder is known
+            job = PrepareJob(root, images, masks, options, split_of, before)
+            pairs = [p for p in pairing.pairs if p.name in split_of]
+            job.announce(pairs, log)
+            prepared = list(job.run(pairs, workers, report, log, on_start, on_pair, should_stop))
+        _finish(root, job, prepared, options, report)
+    return report
+
+
+def _find_pairs(images: Path, masks: Path) -> tuple[Pairing, PrepareReport]:
+    """Pair the files by name, and begin a report of them."""
     pairing = _drop_overlap(find_pairs(images, masks))
     if not pairing.pairs:
-        raise InputError(_nothing_pairs(Path(images), Path(masks), pairing))
-    report = PrepareReport(
+        raise InputError(_nothing_pairs(images, masks, pairing))
+    return pairing, PrepareReport(
         pairs=len(pairing.pairs),
         images_without_mask=utf8_names(pairing.images_without_mask),
         masks_without_image=utf8_names(pairing.masks_without_image),
         ambiguous=utf8_names(pairing.ambiguous),
     )
-    split_of = split_pairs(pairing.pairs, options, report)
-    _check_out(root, Path(images), Path(masks), resume, overwrite)
-    atomic.make_folder(root)
-    with locked(root, (1, 1)):
-        _check_out(root, Path(images), Path(masks), resume, overwrite)  # again: another call may just have ended
-        atomic.remove_leftovers(root, TAG)
-        before = _earlier(root) if resume else {}
-        if not resume:
-            _clear(root)
-        _write_settings(root, options)
-        with contextlib.closing(LineWriter(root / LOG)) as log:  # ahead of all else: by it a folder is known
-            job = PrepareJob(root, Path(images), Path(masks), options, split_of, before)
-            pairs = [p for p in pairing.pairs if p.name in split_of]
-            job.announce(pairs, log)
-            prepared = list(job.run(pairs, workers, report, log, on_start, on_pair, should_stop))
-        report.prepared = len(prepared)
-        if not prepared and not report.was_stopped:
-            job.remove_empty_folders()
-            raise InputError(f"none of the {len(pairing.pairs)} pairs can be used; the first: {report.left_out[0]}")
-        if not report.was_stopped:
-            _remove_stale(root, prepared)
-            job.remove_empty_folders()
-        fill_report(report, prepared, options)
-        write_tables(root, prepared, options, report)
-    return report
+
+
+def _begin(root: Path, options: PrepareOptions, resume: bool) -> dict[str, Prepared]:
+    """Write the options, and return what an earlier call has made; it is removed unless it is resumed."""
+    atomic.remove_leftovers(root, TAG)
+    before = _earlier(root) if resume else {}
+    if not resume:
+        _clear(root)
+    _write_settings(root, options)
+    return before
+
+
+def _finish(
+    root: Path, job: PrepareJob, prepared: Sequence[Prepared], options: PrepareOptions, report: PrepareReport
+) -> None:
+    """Remove what no pair of now has, and write the tables and the report."""
+    report.prepared = len(prepared)
+    if not prepared and not report.was_stopped:
+        job.remove_empty_folders()
+        raise InputError(f"none of the {report.pairs} pairs can be used; the first: {report.left_out[0]}")
+    if not report.was_stopped:
+        _remove_stale(root, prepared)
+        job.remove_empty_folders()
+    fill_report(report, prepared, options)
+    write_tables(root, prepared, options, report)
 
 
 def _drop_overlap(pairing: Pairing) -> Pairing:
-    """Without pairs whose names would become one: bytes that are not UTF-8 are written as escapes."""
+    """Leave out pairs whose names would become one: bytes that are not UTF-8 are written as escapes."""
     count = Counter(utf8(pair.name) for pair in pairing.pairs)
     one = [pair.name for pair in pairing.pairs if count[utf8(pair.name)] > 1]
     if not one:
@@ -164,7 +182,7 @@ def _check_out(root: Path, images: Path, masks: Path, resume: bool, overwrite: b
 
 
 class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A document of `SETTINGS`: the fields of PrepareOptions."""
+    """Hold the fields of PrepareOptions, as `SETTINGS` has them."""
 
     size: int
     splits: dict[str, float]
@@ -199,7 +217,7 @@ def _write_settings(root: Path, options: PrepareOptions) -> None:
 
 
 def _holds_something(folder: Path) -> bool:
-    """Anything but locks, temporary files, and folders of nothing else: what a call leaves that was killed early."""
+    """Look for anything but locks, temporary files and folders of such, which a call leaves that was killed early."""
     return any(
         _holds_something(entry) if entry.is_dir() and not entry.is_symlink() else not entry.name.startswith(".m2l-")
         for entry in folder.iterdir()

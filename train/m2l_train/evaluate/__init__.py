@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from m2l_train.evaluate.options import EvaluationOptions
     from m2l_train.evaluate.result import Evaluation, Metric, to_json
     from m2l_train.evaluate.segmenter import Segmenter, load_segmenter
-    from m2l_train.evaluate.training import SegmenterReport, train_segmenter
+    from m2l_train.evaluate.training import SegmenterOptions, SegmenterReport, train_segmenter
 
 _HOMES = {
     "Evaluation": "result",
     "EvaluationOptions": "options",
     "Metric": "result",
     "Segmenter": "segmenter",
+    "SegmenterOptions": "training",
     "SegmenterReport": "training",
     "evaluate_bundle": "evaluation",
     "evaluate_images": "evaluation",
@@ -37,6 +38,7 @@ __all__ = [
     "EvaluationOptions",
     "Metric",
     "Segmenter",
+    "SegmenterOptions",
     "SegmenterReport",
     "evaluate_bundle",
     "evaluate_images",

@@ -6,14 +6,15 @@ Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from m2l_runtime._utils.text import print_stderr
-from m2l_runtime.cli._options import BACKEND_HELP
+from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, expand_options, option_field
 
 if TYPE_CHECKING:
     from m2l_train.evaluate import Evaluation, EvaluationOptions
@@ -22,23 +23,6 @@ DataArgument = Annotated[
     Path,
     typer.Argument(help="Folder of real pairs: of m2l prepare, images and masks, or combined.", show_default=False),
 ]
-Split = Annotated[
-    str | None,
-    typer.Option(help="Which real pairs.  [default: val, or all where there are no splits]", show_default=False),
-]
-SegmenterFile = Annotated[
-    Path | None,
-    typer.Option("--segmenter", help="File of m2l evaluate segmenter, for metrics of masks.", show_default=False),
-]
-InceptionFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--inception", help="Inception weights of torch-fidelity, for FID; never downloaded.", show_default=False
-    ),
-]
-Out = Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Seed = Annotated[int, typer.Option(help="Seed of samples, patches, resamples, and a bundle's random inputs.")]
 Workers = Annotated[
     int | None,
     typer.Option(help="Threads that read and compare.  [default: the CPUs this process may use]", show_default=False),
@@ -49,6 +33,8 @@ Threads = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
 
+_DIRECTION_HELP: Final = "Layout of combined pictures: AtoB has the mask on the left."
+
 
 class Direction(StrEnum):
     """List the choices of --direction."""
@@ -57,7 +43,22 @@ class Direction(StrEnum):
     BtoA = "BtoA"
 
 
-DirectionOption = Annotated[Direction, typer.Option(help="Layout of combined pictures: AtoB has the mask on the left.")]
+DirectionOption = Annotated[Direction, typer.Option(help=_DIRECTION_HELP)]
+
+
+@dataclass(frozen=True)
+class EvaluationFlags:
+    """Hold the options of both commands that compare images."""
+
+    split: str | None = option_field(None, "Which real pairs.", default="val, or all where there are no splits")
+    segmenter: Path | None = option_field(None, "File of m2l evaluate segmenter, for metrics of masks.")
+    inception: Path | None = option_field(None, "Inception weights of torch-fidelity, for FID; never downloaded.")
+    direction: Literal["AtoB", "BtoA"] = option_field("AtoB", _DIRECTION_HELP)
+    out: Path | None = option_field(None, "Also write the result to this JSON file.")
+    json: bool = option_field(False, "Print JSON instead of a table.")
+    seed: int = option_field(0, "Seed of samples, patches, resamples, and a bundle's random inputs.")
+    workers: int | None = option_field(None, "Threads that read and compare.", default=ALL_CPUS)
+    overwrite: bool = option_field(False, "Replace a file that is there.")
 
 
 def register(app: typer.Typer) -> None:
@@ -74,24 +75,18 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group)
 
 
+@expand_options
 def images(
     synthetic: Annotated[
         Path, typer.Argument(help="Folder of synthesized images, as m2l synth makes it.", show_default=False)
     ],
     data: DataArgument,
-    split: Split = None,
-    segmenter: SegmenterFile = None,
-    inception: InceptionFile = None,
+    *,
+    flags: EvaluationFlags,
     samples: Annotated[
         list[Path] | None,
         typer.Option(help="Folder with more images of the same masks; may be given again.", show_default=False),
     ] = None,
-    direction: DirectionOption = Direction.AtoB,
-    out: Out = None,
-    json: Json = False,
-    seed: Seed = 0,
-    workers: Workers = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """Evaluate synthesized images against real ones of the same masks, and as sets.
 
@@ -106,30 +101,24 @@ def images(
 
         return evaluate_images(synthetic, data, options, samples=samples or ())
 
-    _evaluate(run, split, segmenter, inception, direction, out, json, seed, workers, overwrite)
+    _evaluate(run, flags)
 
 
+@expand_options
 def bundle(
     data: DataArgument,
     bundle: Annotated[
         Path | None,
         typer.Argument(help="Folder of a bundle; left out: the model inside the package.", show_default=False),
     ] = None,
+    *,
+    flags: EvaluationFlags,
     backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto",
     device: Annotated[str, typer.Option(help="Device of the engine: auto, cpu, cuda or cuda:N.")] = "auto",
-    split: Split = None,
-    segmenter: SegmenterFile = None,
-    inception: InceptionFile = None,
-    direction: DirectionOption = Direction.AtoB,
-    out: Out = None,
-    json: Json = False,
-    seed: Seed = 0,
-    workers: Workers = None,
     threads: Annotated[
         int | None,
         typer.Option(help="CPU threads of the engine.  [default: the CPUs this process may use]", show_default=False),
     ] = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """Evaluate a bundle: synthesize from the masks of real pairs, in memory, and compare.
 
@@ -141,38 +130,27 @@ def bundle(
 
         return evaluate_bundle(data, bundle, options, backend=backend, device=device, threads=threads)
 
-    _evaluate(run, split, segmenter, inception, direction, out, json, seed, workers, overwrite)
+    _evaluate(run, flags)
 
 
-def _evaluate(
-    run: Callable[[EvaluationOptions], Evaluation | None],
-    split: str | None,
-    segmenter: Path | None,
-    inception: Path | None,
-    direction: Direction,
-    out: Path | None,
-    json: bool,
-    seed: int,
-    workers: int | None,
-    overwrite: bool,
-) -> None:
+def _evaluate(run: Callable[[EvaluationOptions], Evaluation | None], flags: EvaluationFlags) -> None:
     from m2l_runtime._utils import atomic
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter
     from m2l_train.evaluate import EvaluationOptions, to_json
     from m2l_train.evaluate.report import describe_evaluation
 
-    if out is not None:
-        atomic.check_new_file(out, overwrite=overwrite)
+    if flags.out is not None:
+        atomic.check_new_file(flags.out, overwrite=flags.overwrite)
     with Reporter("evaluating") as reporter, StopSignals() as stop:
         evaluation = run(
             EvaluationOptions(
-                split=split,
-                segmenter=segmenter,
-                inception=inception,
-                mask_is_left=direction is Direction.AtoB,
-                seed=seed,
-                workers=workers,
+                split=flags.split,
+                segmenter=flags.segmenter,
+                inception=flags.inception,
+                mask_is_left=flags.direction == "AtoB",
+                seed=flags.seed,
+                workers=flags.workers,
                 on_start=reporter.start,
                 on_images=reporter.advance,
                 should_stop=stop.is_set,
@@ -182,10 +160,10 @@ def _evaluate(
         print_stderr("stopped; nothing was written")
         raise typer.Exit(stop.exit_status)
     document = to_json(evaluation)
-    if out is not None:
-        atomic.check_new_file(out, overwrite=overwrite)  # it may have appeared meanwhile
-        atomic.write_file(out, document)
-    typer.echo(document.decode().rstrip() if json else describe_evaluation(evaluation))
+    if flags.out is not None:
+        atomic.check_new_file(flags.out, overwrite=flags.overwrite)  # it may have appeared meanwhile
+        atomic.write_file(flags.out, document)
+    typer.echo(document.decode().rstrip() if flags.json else describe_evaluation(evaluation))
 
 
 def segmenter(

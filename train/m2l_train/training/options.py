@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from m2l_runtime.errors import InputError
-from m2l_train.config import TrainConfig, check_float, check_integer
+from m2l_train.config import MAX_THREADS, TrainConfig, check_float, check_integer
 
 if TYPE_CHECKING:
     from m2l_train.models.losses import Losses
-
-MAX_THREADS: Final = 1024
-"""PyTorch and its thread libraries crash when they are asked for very many."""
 
 STOP_REASONS: Final = (None, "max_minutes", "max_steps", "stopped")
 """Why a call may end before all epochs are done; of several, the last one is reported."""
@@ -71,7 +68,23 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """Report what a call of :func:`m2l_train.train` did."""
+    """Report what a call of :func:`m2l_train.train` did.
+
+    Example:
+        >>> report = TrainReport(
+        ...     run=Path("run"),
+        ...     config=TrainConfig(),
+        ...     step=40,
+        ...     epoch=1,
+        ...     is_complete=False,
+        ...     was_complete=False,
+        ...     was_stopped=True,
+        ...     images_per_s=8.5,
+        ...     val_l1_levels=None,
+        ... )
+        >>> report.step, report.was_stopped, report.skipped
+        (40, True, [])
+    """
 
     run: Path
     config: TrainConfig
@@ -97,7 +110,15 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Describe one step, for a progress bar or a log."""
+    """Describe one step, for a progress bar or a log.
+
+    Example:
+        >>> from m2l_train.models.losses import Losses
+        >>> losses = Losses(G_GAN=0.7, G_L1=12.5, D_real=0.6, D_fake=0.8)
+        >>> result = StepResult(step=3, epoch=1, image_count=8, losses=losses)
+        >>> result.losses.G_L1
+        12.5
+    """
 
     step: int
     epoch: int

@@ -20,7 +20,7 @@ from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import Diverged, InputError, OutOfMemory
 from m2l_runtime.output.encoding import SYNTHETIC, encode_png
 from m2l_runtime.runs.lock import locked
-from m2l_train.config import PRESETS, TrainConfig, differences
+from m2l_train.config import MAX_THREADS, PRESETS, TrainConfig, differences
 from m2l_train.data import decoded_cache
 from m2l_train.data.batches import Batch, epoch_batches
 from m2l_train.data.data_folder import DataFolder, open_data
@@ -39,7 +39,7 @@ from m2l_train.training.checkpoint import (
 from m2l_train.training.distributed import ProcessGroup, local_device, local_world_size, process_group
 from m2l_train.training.memory import MemoryAdvice, memory_errors
 from m2l_train.training.metrics_log import MetricsLog
-from m2l_train.training.options import MAX_THREADS, STOP_REASONS, StepResult, StopConditions, TrainOptions, TrainReport
+from m2l_train.training.options import STOP_REASONS, StepResult, StopConditions, TrainOptions, TrainReport
 from m2l_train.training.run_folder import SAMPLES, TAG, Progress, RunFolder, versions
 from m2l_train.training.validation import Validation
 
@@ -115,49 +115,55 @@ def train(
         raise InputError(f"config must be a TrainConfig or None, got {config!r}")
     folder = RunFolder(Path(run))
     where = open_device(local_device(options.device))
-    with process_group(where) as processes:
-        if processes.is_main_process:
-            folder.check(resume=resume, overwrite=overwrite)
+    with process_group(where) as processes, contextlib.ExitStack() as stack:
+        if not processes.is_main_process:
+            on_start, on_step, on_note = (lambda _, __: None), (lambda _: None), (lambda _: None)
+        settings, data_folder = _open_run(stack, folder, data, config, processes, resume=resume, overwrite=overwrite)
+        pool = _start_threads(stack, options)
+        warnings = (*data_folder.warnings, *_size_warnings(data_folder, settings))
+        session = _Trainer(folder, settings, data_folder, where, pool, resume, options, processes, on_note)
+        session.begin(warnings, resume=resume, on_note=on_note)
+        stop_conditions = StopConditions(options.max_steps, options.max_minutes, options.save_minutes, should_stop)
+        metrics = session.open_metrics(stack, tensorboard=options.tensorboard)
+        return session.run(metrics, stop_conditions, warnings, on_start, on_step, on_note)
+
+
+def _open_run(
+    stack: contextlib.ExitStack,
+    folder: RunFolder,
+    data: str | os.PathLike[str],
+    config: TrainConfig | None,
+    processes: ProcessGroup,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> tuple[TrainConfig, DataFolder]:
+    """Check the run and its data, and lock the run folder until `stack` closes."""
+    if processes.is_main_process:
+        folder.check(resume=resume, overwrite=overwrite)
+    settings = _settings(folder, config, resume)
+    _check_shared(settings, processes)
+    data_folder = open_data(data)
+    _require_apart(Path(data), folder.path)
+    atomic.make_folder(folder.path)
+    if processes.is_main_process:
+        stack.enter_context(locked(folder.path, (1, 1)))
+        # Again: another one may have begun a run here, and even ended it, between the first look and the lock.
+        folder.check(resume=resume, overwrite=overwrite)
         settings = _settings(folder, config, resume)
-        _check_shared(settings, processes)
-        data_folder = open_data(data)
-        _require_apart(Path(data), folder.path)
-        atomic.make_folder(folder.path)
-        most = max(1, min(MAX_THREADS, usable_cpus()) // local_world_size())
-        with contextlib.ExitStack() as stack:
-            if processes.is_main_process:
-                stack.enter_context(locked(folder.path, (1, 1)))
-                # Again: another one may have begun a run here, and even ended it, between the first look and the lock.
-                folder.check(resume=resume, overwrite=overwrite)
-                settings = _settings(folder, config, resume)
-                atomic.remove_leftovers(folder.path, TAG)
-            stack.enter_context(torch_threads(most if options.threads is None else options.threads))
-            pool = stack.enter_context(ThreadPoolExecutor(options.workers or min(usable_cpus(), 8), "m2l-reader"))
-            if not processes.is_main_process:
-                on_start, on_step, on_note = (lambda _, __: None), (lambda _: None), (lambda _: None)
-            warnings = (*data_folder.warnings, *_size_warnings(data_folder, settings))
-            session = _Trainer(folder, settings, data_folder, where, pool, resume, options, processes, on_note)
-            if processes.is_main_process:
-                if resume:
-                    session.repair_networks()
-                else:
-                    session.require_first_batch()
-                    folder.begin(settings)
-            pairs = f"{plural(len(data_folder.train), 'pair')} to train on, {len(data_folder.val)} to judge by"
-            on_note(f"{pairs} ({data_folder.layout}); {where}, {session.precision}")
-            for warning in warnings:
-                on_note(f"warning: {warning}")
-            stop_conditions = StopConditions(options.max_steps, options.max_minutes, options.save_minutes, should_stop)
-            if processes.is_main_process:
-                log = MetricsLog(folder.path, session.step, session.epoch, tensorboard=options.tensorboard)
-                metrics = stack.enter_context(log)
-            else:
-                metrics = None
-            return session.run(metrics, stop_conditions, warnings, on_start, on_step, on_note)
+        atomic.remove_leftovers(folder.path, TAG)
+    return settings, data_folder
+
+
+def _start_threads(stack: contextlib.ExitStack, options: TrainOptions) -> ThreadPoolExecutor:
+    """Set the threads of PyTorch, and start those that read pictures, until `stack` closes."""
+    most = max(1, min(MAX_THREADS, usable_cpus()) // local_world_size())
+    stack.enter_context(torch_threads(most if options.threads is None else options.threads))
+    return stack.enter_context(ThreadPoolExecutor(options.workers or min(usable_cpus(), 8), "m2l-reader"))
 
 
 def _check_shared(config: TrainConfig, processes: ProcessGroup) -> None:
-    """Several processes can share the batches.
+    """Make sure that several processes can share the batches.
 
     Raises:
         InputError
@@ -174,7 +180,7 @@ def _check_shared(config: TrainConfig, processes: ProcessGroup) -> None:
 
 
 def _require_apart(data: Path, run: Path) -> None:
-    """Neither in the other: the grids of a run would be pictures to train on."""
+    """Refuse folders that lie in one another: the samples of a run would be pictures to train on."""
     one, other = Path(os.path.realpath(data)), Path(os.path.realpath(run))
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise InputError(
@@ -207,7 +213,7 @@ def _size_warnings(data: DataFolder, config: TrainConfig) -> tuple[str, ...]:
 
 
 class _Trainer:
-    """A run in this process: networks, where it is, what it writes."""
+    """Train one run in this process: hold its networks and its position, and write its files."""
 
     def __init__(
         self,
@@ -254,6 +260,7 @@ class _Trainer:
             processes.broadcast(self._networks.tensors())
         self._has_state = state is not None
         self._session_began, self._seconds_before = time.monotonic(), self._seconds
+        self._last_save, self._images_trained = self._session_began, 0
         with memory_errors(self._advice.validation):
             self._validation = Validation(data.val or data.train, config, pool, VALIDATION_PAIRS)
         if self._validation.problems and not self._is_complete:
@@ -263,23 +270,32 @@ class _Trainer:
 
     @property
     def precision(self) -> str:
-        """What convolutions are computed in, for people."""
+        """Number type of the convolutions, for people."""
         if self._networks.is_bf16:
             return "bfloat16"
         return "fp32, as bfloat16 is not fast here" if self._config.bf16 else "fp32"
 
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        return self._step
+    def begin(self, warnings: tuple[str, ...], *, resume: bool, on_note: Callable[[str], None]) -> None:
+        """Make the run folder ready to be trained in, and say what will be done."""
+        if self._processes.is_main_process:
+            if resume:
+                self.repair_networks()
+            else:
+                self.require_first_batch()
+                self._folder.begin(self._config)
+        pairs = f"{plural(len(self._data.train), 'pair')} to train on, {len(self._data.val)} to validate on"
+        on_note(f"{pairs} ({self._data.layout}); {self._device}, {self.precision}")
+        for warning in warnings:
+            on_note(f"warning: {warning}")
 
-    @property
-    def epoch(self) -> int:
-        """From 1; the one under way, or one more than there are."""
-        return self._epoch
+    def open_metrics(self, stack: contextlib.ExitStack, *, tensorboard: bool) -> MetricsLog | None:
+        """Open the log of metrics until `stack` closes; None in a process that does not write."""
+        if not self._processes.is_main_process:
+            return None
+        return stack.enter_context(MetricsLog(self._folder.path, self._step, self._epoch, tensorboard=tensorboard))
 
     def require_first_batch(self) -> None:
-        """What the first step trains on can be read, before anything is written, or an earlier run replaced.
+        """Make sure that the pairs of the first step can be read, before anything is written or a run replaced.
 
         Raises:
             PairError: a pair of it cannot be read, and such are not left out.
@@ -296,7 +312,7 @@ class _Trainer:
                 raise InputError(self._nothing_read_message(skipped or []))
 
     def _decode(self, on_note: Callable[[str], None]) -> None:
-        """All pairs to a file that loses its name once all processes have mapped it."""
+        """Decode all pairs to a file that loses its name once all processes have mapped it."""
         pairs, processes, began = self._data.train, self._processes, time.monotonic()
         file = self._folder.path / f"{atomic.PREFIX}{TAG}decoded-{os.getpid()}{atomic.SUFFIX}"
         try:
@@ -312,7 +328,7 @@ class _Trainer:
         on_note(f"decoded {plural(len(pairs), 'pair')}, {self._pixels.nbytes / 2**20:.0f} MiB, in {seconds:.0f} s")
 
     def _appearances(self, on_note: Callable[[str], None]) -> torch.Tensor:
-        """(count, 12) of the images to train on."""
+        """Measure the appearance of the images to train on, (count, 12)."""
         if self._pixels is not None:
             table = decoded_cache.appearances(self._pixels, self._bad, self._device)
         else:
@@ -323,7 +339,7 @@ class _Trainer:
         return table
 
     def _batches(self) -> Generator[Batch, None, None]:
-        """What is left of the epoch."""
+        """Yield what is left of the epoch."""
         config, pairs = self._config, self._data.train
         if self._pixels is None:
             return epoch_batches(pairs, config, self._epoch, self._pool, after=self._position, skipped=self._skipped)
@@ -358,51 +374,20 @@ class _Trainer:
         if stop_conditions.max_steps is not None:
             total = min(total, stop_conditions.max_steps * config.batch_size)
         seen = min(total, (self._epoch - 1) * pair_count + self._position + 1)
-        was_complete, images = self._is_complete, 0
+        was_complete, is_epoch_over = self._is_complete, False
         reason: str | None = None
         for problem in self._validation.problems:
             on_note(f"left out of validation: {problem}")
         on_start(total, seen)
-        began = saved = time.monotonic()
+        began = self._last_save = time.monotonic()
         self._session_began, self._seconds_before = began, self._seconds
         try:
             while not self._is_complete and reason is None:
                 reason = self._agree_on_stop(stop_conditions.reason(self._step))
                 if reason is not None:
                     break
-                self._networks.set_learning_rate(config.learning_rate(self._epoch))
-                batches = self._batches()
-                with contextlib.closing(batches):
-                    last, is_new, is_over = time.perf_counter(), self._position < 0, False
-                    bad_before = len(self._skipped or ())
-                    for batch in batches:
-                        losses = self._train_batch(batch)
-                        now = time.perf_counter()
-                        images += len(batch.names) * self._processes.world_size
-                        losses_and_rates = {
-                            **asdict(losses),
-                            "lr": config.learning_rate(self._epoch),
-                            "images_per_s": round(self._processes.world_size * len(batch.names) / (now - last), 3),
-                        }
-                        last = now
-                        if self._metrics is not None:
-                            self._metrics.step(self._step, self._epoch, losses_and_rates)
-                        on_step(StepResult(self._step, self._epoch, len(batch.names), losses))
-                        reason = self._agree_on_stop(stop_conditions.reason(self._step))
-                        if reason is not None:
-                            is_over = self._was_last(batch, batches)
-                            break
-                        if time.monotonic() - saved >= 60 * stop_conditions.save_minutes:
-                            self._save()
-                            saved = time.monotonic()
-                    else:
-                        if is_new and self._position < 0:
-                            raise InputError(self._nothing_read_message((self._skipped or [])[bad_before:]))
-                        is_over = True
-                    if is_over:
-                        on_note(self._end_epoch())
-                        saved = time.monotonic()
-            if not was_complete and reason is not None and not (is_over and self._position < 0):
+                reason, is_epoch_over = self._train_epoch(stop_conditions, on_step, on_note)
+            if not was_complete and reason is not None and not (is_epoch_over and self._position < 0):
                 self._save()
         except (Diverged, OutOfMemory):
             if self._metrics is not None:
@@ -420,15 +405,63 @@ class _Trainer:
             is_complete=self._is_complete,
             was_complete=was_complete,
             was_stopped=reason == "stopped" and not self._is_complete,
-            images_per_s=images / seconds if seconds else 0.0,
+            images_per_s=self._images_trained / seconds if seconds else 0.0,
             val_l1_levels=self._val_l1,
             warnings=warnings,
             skipped=self._skipped or [],
             process=self._processes.rank,
         )
 
+    def _train_epoch(
+        self,
+        stop_conditions: StopConditions,
+        on_step: Callable[[StepResult], None],
+        on_note: Callable[[str], None],
+    ) -> tuple[str | None, bool]:
+        """Train on what is left of the epoch.
+
+        Returns:
+            Why to end now, None to go on; and whether the epoch is over.
+        """
+        reason: str | None = None
+        self._networks.set_learning_rate(self._config.learning_rate(self._epoch))
+        batches = self._batches()
+        with contextlib.closing(batches):
+            last, is_new, is_over = time.perf_counter(), self._position < 0, False
+            bad_before = len(self._skipped or ())
+            for batch in batches:
+                losses = self._train_batch(batch)
+                now = time.perf_counter()
+                self._log_step(batch, losses, now - last)
+                last = now
+                on_step(StepResult(self._step, self._epoch, len(batch.names), losses))
+                reason = self._agree_on_stop(stop_conditions.reason(self._step))
+                if reason is not None:
+                    is_over = self._was_last(batch, batches)
+                    break
+                if time.monotonic() - self._last_save >= 60 * stop_conditions.save_minutes:
+                    self._save()
+                    self._last_save = time.monotonic()
+            else:
+                if is_new and self._position < 0:
+                    raise InputError(self._nothing_read_message((self._skipped or [])[bad_before:]))
+                is_over = True
+            if is_over:
+                on_note(self._end_epoch())
+                self._last_save = time.monotonic()
+        return reason, is_over
+
+    def _log_step(self, batch: Batch, losses: Losses, seconds: float) -> None:
+        """Count the images of a step, and write its line of the log."""
+        image_count = self._processes.world_size * len(batch.names)
+        self._images_trained += image_count
+        if self._metrics is not None:
+            learning_rate = self._config.learning_rate(self._epoch)
+            rates = {"lr": learning_rate, "images_per_s": round(image_count / seconds, 3)}
+            self._metrics.step(self._step, self._epoch, {**asdict(losses), **rates})
+
     def _agree_on_stop(self, reason: str | None) -> str | None:
-        """Why to end now: what any of the processes has found, and all of them the same."""
+        """Return why to end now, the same in all processes: what any of them has found."""
         return STOP_REASONS[self._processes.all_reduce_max(STOP_REASONS.index(reason))]
 
     @property
@@ -436,7 +469,7 @@ class _Trainer:
         return self._epoch > self._config.epoch_count
 
     def _was_last(self, batch: Batch, batches: Iterator[Batch]) -> bool:
-        """Whether the epoch is over after `batch`; those after it may all be bad."""
+        """Tell whether the epoch is over after `batch`; those after it may all be bad."""
         if batch.last_position == len(self._data.train) - 1:
             return True
         return self._skipped is not None and next(batches, None) is None
@@ -449,7 +482,7 @@ class _Trainer:
         )
 
     def _train_batch(self, batch: Batch) -> Losses:
-        """One step on a batch."""
+        """Take one step on a batch."""
         names = printable(", ".join(batch.names))
         try:
             with memory_errors(lambda: self._advice.step(len(batch.names))):
@@ -464,7 +497,7 @@ class _Trainer:
         return losses
 
     def _end_epoch(self) -> str:
-        """Judge, draw, save; a line for people."""
+        """Validate, write the samples, save; return a line for people."""
         if self._metrics is None:
             self._epoch, self._position = self._epoch + 1, -1
             return ""
