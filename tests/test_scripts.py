@@ -23,7 +23,7 @@ def quantize_bundle(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_sub_pixel_convolution_is_made_a_transposed_one_again(quantize_bundle: Any, bias: bool) -> None:
+def test_scripts__a_sub_pixel_convolution_is_made_a_transposed_one_again(quantize_bundle: Any, bias: bool) -> None:
     torch.manual_seed(0)
     original = nn.ConvTranspose2d(5, 3, 4, 2, 1, bias=bias)
     again = quantize_bundle.transposed(SubPixelConv2d(original))
@@ -32,7 +32,7 @@ def test_a_sub_pixel_convolution_is_made_a_transposed_one_again(quantize_bundle:
     assert again.state_dict().keys() == original.state_dict().keys()
 
 
-def test_a_network_read_back_from_a_bundle_gives_its_golden_images(quantize_bundle: Any) -> None:
+def test_scripts__a_network_read_back_from_a_bundle_gives_its_golden_images(quantize_bundle: Any) -> None:
     bundle = open_bundle(BUNDLE)
     graph = quantize_bundle.graph_of(bundle, bundle.read_model(bundle.manifest.models[0]))
     inputs, images = bundle.read_golden()

@@ -112,7 +112,9 @@ def all_parts() -> list[Line]:
     ]
 
 
-def test_a_page_is_written_from_the_latest_line_of_each_part(benchmark: Callable[[str], Any], tmp_path: Path) -> None:
+def test_benchmarks__a_page_is_written_from_the_latest_line_of_each_part(
+    benchmark: Callable[[str], Any], tmp_path: Path
+) -> None:
     results = tmp_path / "cpu.jsonl"
     results.write_text("".join(json.dumps(line) + "\n" for line in all_parts()))
 
@@ -136,7 +138,7 @@ def test_a_page_is_written_from_the_latest_line_of_each_part(benchmark: Callable
             assert np.ptp(np.asarray(opened.convert("RGB"))) > 0
 
 
-def test_a_rehearsal_says_so_and_parts_that_were_not_measured_are_left_out(
+def test_benchmarks__a_rehearsal_says_so_and_parts_that_were_not_measured_are_left_out(
     benchmark: Callable[[str], Any], tmp_path: Path
 ) -> None:
     results = tmp_path / "cpu.jsonl"
@@ -149,7 +151,7 @@ def test_a_rehearsal_says_so_and_parts_that_were_not_measured_are_left_out(
     assert [picture.name for picture in pictures] == ["benchmarks-encoders.png"]
 
 
-def test_ratios_are_taken_within_rounds(benchmark: Callable[[str], Any]) -> None:
+def test_benchmarks__ratios_are_taken_within_rounds(benchmark: Callable[[str], Any]) -> None:
     cpu = benchmark("cpu")
     rounds = {
         "first": [{"images_per_s": value} for value in (10.0, 20.0, 40.0)],
@@ -164,7 +166,7 @@ def test_ratios_are_taken_within_rounds(benchmark: Callable[[str], Any]) -> None
 
 
 @pytest.mark.parametrize("kind", [2, 3])
-def test_png_of_one_filter_is_what_other_readers_read(benchmark: Callable[[str], Any], kind: int) -> None:
+def test_benchmarks__png_of_one_filter_is_what_other_readers_read(benchmark: Callable[[str], Any], kind: int) -> None:
     coders = benchmark("coders")
     picture = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
 
@@ -176,7 +178,7 @@ def test_png_of_one_filter_is_what_other_readers_read(benchmark: Callable[[str],
     assert coders.is_lossless(coders.pillow(format="JPEG"), picture) is False
 
 
-def test_both_forms_of_a_layer_give_the_same_and_count_their_multiplications(
+def test_benchmarks__both_forms_of_a_layer_give_the_same_and_count_their_multiplications(
     benchmark: Callable[[str], Any], tmp_path: Path
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

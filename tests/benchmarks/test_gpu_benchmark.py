@@ -60,7 +60,7 @@ def shuffled_rounds(file: Path) -> dict[str, Line]:
     return {line["side"]: line for line in map(json.loads, file.read_text().splitlines())}
 
 
-def test_every_side_that_was_named_has_figures_or_a_reason(shrunk: Path) -> None:
+def test_gpu_benchmark__every_side_that_was_named_has_figures_or_a_reason(shrunk: Path) -> None:
     found = shuffled_rounds(shrunk)
     assert list(found) == next(iter(found.values()))["sides"]
     assert {name for name, line in found.items() if line["reason"] is None} == {
@@ -78,7 +78,7 @@ def test_every_side_that_was_named_has_figures_or_a_reason(shrunk: Path) -> None
     assert "--only" in found[BASELINE]["command"]
 
 
-def test_images_are_those_of_pytorch_in_single_precision(shrunk: Path) -> None:
+def test_gpu_benchmark__images_are_those_of_pytorch_in_single_precision(shrunk: Path) -> None:
     found = {name: line["figures"] for name, line in shuffled_rounds(shrunk).items() if line["reason"] is None}
     for name in (BASELINE, "onnxruntime fp32, batch 2"):
         assert found[name]["parity"]["max_levels"] <= 1
@@ -91,7 +91,7 @@ def test_images_are_those_of_pytorch_in_single_precision(shrunk: Path) -> None:
     assert found["onnxruntime fp32, batch 2"]["card_memory_megabytes"] is None
 
 
-def test_the_table_has_ratios_to_the_baseline_of_the_same_run(shrunk: Path, benchmark: Import) -> None:
+def test_gpu_benchmark__the_table_has_ratios_to_the_baseline_of_the_same_run(shrunk: Path, benchmark: Import) -> None:
     found = {name: line["figures"] for name, line in shuffled_rounds(shrunk).items() if line["reason"] is None}
     text = benchmark("gputable").as_markdown(shrunk.read_text().splitlines())
     number = importlib.import_module("m2l_runtime.bench.table").number
@@ -104,7 +104,7 @@ def test_the_table_has_ratios_to_the_baseline_of_the_same_run(shrunk: Path, benc
     assert "a rehearsal of the command, no measurement of a GPU" in text
 
 
-def test_parity_sees_a_network_of_other_weights(benchmark: Import, tmp_path: Path) -> None:
+def test_gpu_benchmark__parity_sees_a_network_of_other_weights(benchmark: Import, tmp_path: Path) -> None:
     import torch
 
     files, harness = benchmark("gpufiles"), benchmark("harness")
@@ -120,7 +120,7 @@ def test_parity_sees_a_network_of_other_weights(benchmark: Import, tmp_path: Pat
     assert found["psnr_db"] < 30
 
 
-def test_parity_sees_one_wrong_image_and_whose_it_is(benchmark: Import, tmp_path: Path) -> None:
+def test_gpu_benchmark__parity_sees_one_wrong_image_and_whose_it_is(benchmark: Import, tmp_path: Path) -> None:
     """At a batch size that their number is no multiple of, and with two calls at once."""
     files, harness = benchmark("gpufiles"), benchmark("harness")
     opened = open_bundle(TINY_BUNDLE)
@@ -141,7 +141,7 @@ def test_parity_sees_one_wrong_image_and_whose_it_is(benchmark: Import, tmp_path
     assert (found["max_levels"], found["worst_mask"]) == (128, "mask 2")
 
 
-def test_half_precision_on_a_cpu_is_not_measured(benchmark: Import, tmp_path: Path) -> None:
+def test_gpu_benchmark__half_precision_on_a_cpu_is_not_measured(benchmark: Import, tmp_path: Path) -> None:
     files, sides = benchmark("gpufiles"), benchmark("gpusides")
     assert files.levels(256) == 8
     with pytest.raises(EngineError, match="on GPUs alone"):
@@ -150,7 +150,7 @@ def test_half_precision_on_a_cpu_is_not_measured(benchmark: Import, tmp_path: Pa
         sides._module("magic", "fp16", "cpu")
 
 
-def test_pixels_that_are_not_finite_are_told(benchmark: Import, tmp_path: Path) -> None:
+def test_gpu_benchmark__pixels_that_are_not_finite_are_told(benchmark: Import, tmp_path: Path) -> None:
     import torch
 
     torch_backend = benchmark("torch_backend")
@@ -172,7 +172,7 @@ def test_pixels_that_are_not_finite_are_told(benchmark: Import, tmp_path: Path) 
     ("package", "backend", "told"),
     [("onnxruntime", "onnxruntime", "onnxruntime"), ("tensorrt_rtx", "tensorrt", "tensorrt-rtx")],
 )
-def test_a_library_that_is_missing_is_a_reason(
+def test_gpu_benchmark__a_library_that_is_missing_is_a_reason(
     package: str, backend: str, told: str, benchmark: Import, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files, harness = benchmark("gpufiles"), benchmark("harness")
@@ -191,7 +191,7 @@ def test_a_library_that_is_missing_is_a_reason(
     assert told in ending.reason
 
 
-def test_without_a_card_it_ends_before_any_work(tmp_path: Path) -> None:
+def test_gpu_benchmark__without_a_card_it_ends_before_any_work(tmp_path: Path) -> None:
     out = tmp_path / "gpu.jsonl"
     ending = gpu("all", "--out", out, CUDA_VISIBLE_DEVICES="")
     assert ending.returncode == 1
@@ -225,7 +225,7 @@ def synthetic_results(
     }
 
 
-def test_ratios_are_taken_within_rounds_and_what_is_missing_is_told(benchmark: Import) -> None:
+def test_gpu_benchmark__ratios_are_taken_within_rounds_and_what_is_missing_is_told(benchmark: Import) -> None:
     fast = "TensorRT fp16, batch 64"
     lines = [
         synthetic_results(BASELINE, 0, images_per_s=777.0) | {"run": "2020-01-01"},
@@ -254,7 +254,7 @@ def test_ratios_are_taken_within_rounds_and_what_is_missing_is_told(benchmark: I
         benchmark("gputable").as_markdown(['{"benchmark": "cpu engines"}'])
 
 
-def test_the_card_is_told_as_nvidia_smi_tells_it(
+def test_gpu_benchmark__the_card_is_told_as_nvidia_smi_tells_it(
     benchmark: Import, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = tmp_path / "nvidia-smi"

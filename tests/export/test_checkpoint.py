@@ -33,11 +33,11 @@ def state(levels: int = 5, ngf: int = 2, input_nc: int = 3, output_nc: int = 3, 
 @pytest.mark.parametrize(
     ("levels", "ngf", "input_nc", "output_nc"), [(5, 2, 3, 3), (7, 3, 1, 3), (8, 1, 3, 1), (9, 2, 1, 1)]
 )
-def test_everything_is_inferred(norm: Norm, levels: int, ngf: int, input_nc: int, output_nc: int) -> None:
+def test_checkpoint__everything_is_inferred(norm: Norm, levels: int, ngf: int, input_nc: int, output_nc: int) -> None:
     assert infer_spec(state(levels, ngf, input_nc, output_nc, norm)) == UnetSpec(levels, ngf, input_nc, output_nc, norm)
 
 
-def test_the_originals_own_file() -> None:
+def test_checkpoint__the_originals_own_file() -> None:
     loaded = load_checkpoint(TINY / "tiny_net_G.pth")
     assert loaded.network.spec == UnetSpec(8, 2, 3, 3, "instance")
     assert loaded.file_name == "tiny_net_G.pth"
@@ -45,20 +45,20 @@ def test_the_originals_own_file() -> None:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_both_file_formats_of_pytorch(tmp_path: Path, legacy: bool) -> None:
+def test_checkpoint__both_file_formats_of_pytorch(tmp_path: Path, legacy: bool) -> None:
     torch.save(OrderedDict(state()), tmp_path / "g.pth", _use_new_zipfile_serialization=not legacy)
     assert load_checkpoint(tmp_path / "g.pth").network.spec.levels == 5
 
 
 @pytest.mark.parametrize("prefix", ["module.", "module.module."])
-def test_prefixes_of_dataparallel(tmp_path: Path, prefix: str) -> None:
+def test_checkpoint__prefixes_of_dataparallel(tmp_path: Path, prefix: str) -> None:
     torch.save({prefix + k: v for k, v in state().items()}, tmp_path / "g.pth")
     found = load_checkpoint(tmp_path / "g.pth").network.state_dict()
     for key, value in state().items():
         assert torch.equal(found[key], value)
 
 
-def test_stale_buffers_of_untracked_norms_are_dropped() -> None:
+def test_checkpoint__stale_buffers_of_untracked_norms_are_dropped() -> None:
     stale = state()
     for key in ("model.model.1.model.2", "model.model.1.model.6"):
         stale |= {f"{key}.running_mean": torch.zeros(2), f"{key}.running_var": torch.ones(2)}
@@ -68,12 +68,12 @@ def test_stale_buffers_of_untracked_norms_are_dropped() -> None:
     assert list(network.state_dict()) == list(state())
 
 
-def test_a_batch_norm_from_before_batches_were_counted() -> None:
+def test_checkpoint__a_batch_norm_from_before_batches_were_counted() -> None:
     old = {k: v for k, v in state(norm="batch").items() if not k.endswith("num_batches_tracked")}
     assert to_network(old).spec.norm == "batch"
 
 
-def test_half_precision_is_widened(tmp_path: Path) -> None:
+def test_checkpoint__half_precision_is_widened(tmp_path: Path) -> None:
     torch.save({k: v.half() for k, v in state().items()}, tmp_path / "g.pth")
     network = load_checkpoint(tmp_path / "g.pth").network
     assert {p.dtype for p in network.parameters()} == {torch.float32}
@@ -148,7 +148,7 @@ def changed(key: str, value: Tensor | None, **new: Tensor) -> State:
         (changed("model.model.3.weight", torch.zeros(3)), "U-Net generator"),
     ],
 )
-def test_files_that_are_no_generator(tmp_path: Path, content: Any, message: str, m2l: CommandLine) -> None:
+def test_checkpoint__files_that_are_no_generator(tmp_path: Path, content: Any, message: str, m2l: CommandLine) -> None:
     path = tmp_path / "x_net_G.pth"
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=message) as error:
@@ -160,7 +160,7 @@ def test_files_that_are_no_generator(tmp_path: Path, content: Any, message: str,
     assert not (tmp_path / "bundle").exists()
 
 
-def test_code_in_a_pickle_never_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint__code_in_a_pickle_never_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "g.pth").write_bytes(pickle.dumps(Innocent()))
     with pytest.raises(CheckpointError, match="Python code or objects"):
         load_checkpoint(tmp_path / "g.pth")
@@ -179,7 +179,7 @@ def test_code_in_a_pickle_never_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
         (b"\x80\x02}", "truncated or damaged"),
     ],
 )
-def test_files_that_are_no_checkpoint(content: bytes, message: str, tmp_path: Path) -> None:
+def test_checkpoint__files_that_are_no_checkpoint(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "g.pth").write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "g.pth")
@@ -187,21 +187,21 @@ def test_files_that_are_no_checkpoint(content: bytes, message: str, tmp_path: Pa
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.9, 0.999])
-def test_truncated_checkpoints(tmp_path: Path, share: float, legacy: bool) -> None:
+def test_checkpoint__truncated_checkpoints(tmp_path: Path, share: float, legacy: bool) -> None:
     torch.save(state(), tmp_path / "g.pth", _use_new_zipfile_serialization=not legacy)
     content = (tmp_path / "g.pth").read_bytes()
     with pytest.raises(CheckpointError):
         load_state(content[: int(len(content) * share)])
 
 
-def test_another_zip(tmp_path: Path) -> None:
+def test_checkpoint__another_zip(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "g.pth", "w") as archive:
         archive.writestr("a.txt", "x")
     with pytest.raises(CheckpointError, match="another kind of zip"):
         load_checkpoint(tmp_path / "g.pth")
 
 
-def test_torchscript_is_named(tmp_path: Path) -> None:
+def test_checkpoint__torchscript_is_named(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.script(nn.Conv2d(3, 3, 3)).save(str(tmp_path / "g.pth"))  # type: ignore[no-untyped-call]
@@ -209,7 +209,7 @@ def test_torchscript_is_named(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "g.pth")
 
 
-def test_places(tmp_path: Path) -> None:
+def test_checkpoint__places(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     torch.save(state(), tmp_path / "run" / "latest_net_G.pth")
     for path, message in (
@@ -222,7 +222,7 @@ def test_places(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference checkpoint is not here")
-def test_the_trained_reference() -> None:
+def test_checkpoint__the_trained_reference() -> None:
     assert load_checkpoint(REFERENCE / "latest_net_G.pth").network.spec == UnetSpec(8, 16, 3, 3, "instance")
     with pytest.raises(CheckpointError, match="PatchGAN discriminator"):
         load_checkpoint(REFERENCE / "latest_net_D.pth")

@@ -54,13 +54,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_bundle_equals_the_original(exported: Path) -> None:
+def test_export__the_bundle_equals_the_original(exported: Path) -> None:
     with Synthesizer.open(exported) as synth:
         for _, mask, original in oracle(TINY / "masks", TINY / "images_eval"):
             assert_equals_original(synth(mask[None])[0], original)
 
 
-def test_the_bundle_of_the_runtimes_tests_is_what_export_makes_today(exported: Path, tiny_synth: Synthesizer) -> None:
+def test_export__the_bundle_of_the_runtimes_tests_is_what_export_makes_today(
+    exported: Path, tiny_synth: Synthesizer
+) -> None:
     masks = open_bundle(TINY_BUNDLE).read_golden()[0]["mask"]
     with Synthesizer.open(exported) as synth:
         assert np.abs(synth(masks).astype(int) - tiny_synth(masks)).max() <= 1
@@ -70,12 +72,12 @@ def test_the_bundle_of_the_runtimes_tests_is_what_export_makes_today(exported: P
     assert ours.provenance.checkpoint_sha256 == theirs.provenance.checkpoint_sha256
 
 
-def test_exporting_twice_gives_the_same_bundle(exported: Path, tmp_path: Path) -> None:
+def test_export__exporting_twice_gives_the_same_bundle(exported: Path, tmp_path: Path) -> None:
     again = export_checkpoint(CHECKPOINT, tmp_path / "again", ExportOptions(name="tiny")).bundle
     assert again.sha256 == open_bundle(exported).sha256
 
 
-def test_what_a_bundle_holds(exported: Path) -> None:
+def test_export__what_a_bundle_holds(exported: Path) -> None:
     assert sorted(os.listdir(exported)) == ["MODEL_CARD.md", "generator.fp32.onnx", "golden.npz", "manifest.json"]
     manifest = json.loads((exported / "manifest.json").read_text())
     engines = [engine for model in manifest["models"] for engine in model["engines"]]
@@ -93,7 +95,7 @@ def test_what_a_bundle_holds(exported: Path) -> None:
     assert manifest["provenance"]["checkpoint_sha256"] in card
 
 
-def test_a_new_backend_gets_the_fp32_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export__a_new_backend_gets_the_fp32_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = replace(BACKENDS["onnxruntime"], precisions=("fp32",), is_reference=False)
     monkeypatch.setitem(cast(dict[str, Any], BACKENDS), "echo", entry)
     steps: list[str] = []
@@ -105,7 +107,7 @@ def test_a_new_backend_gets_the_fp32_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("statistics", ["instance", "running"])
 @pytest.mark.parametrize(("input_nc", "output_nc"), [(3, 3), (1, 1)])
-def test_batch_norm_both_ways(tmp_path: Path, statistics: str, input_nc: int, output_nc: int) -> None:
+def test_export__batch_norm_both_ways(tmp_path: Path, statistics: str, input_nc: int, output_nc: int) -> None:
     path = checkpoint(tmp_path / "latest_net_G.pth", UnetSpec(6, 4, input_nc, output_nc, "batch"))
     made = export_checkpoint(path, tmp_path / "b", ExportOptions(norm_statistics=statistics)).bundle  # type: ignore[arg-type]
     assert made.manifest.network.norm_statistics == statistics
@@ -123,7 +125,7 @@ def test_batch_norm_both_ways(tmp_path: Path, statistics: str, input_nc: int, ou
 @pytest.mark.parametrize(
     ("levels", "image_size", "norm"), [(7, None, "instance"), (7, 256, "instance"), (6, 192, "none"), (5, 64, "batch")]
 )
-def test_depths_and_sizes(tmp_path: Path, levels: int, image_size: int | None, norm: Norm) -> None:
+def test_export__depths_and_sizes(tmp_path: Path, levels: int, image_size: int | None, norm: Norm) -> None:
     path = checkpoint(tmp_path / "100_net_G.pth", UnetSpec(levels, 2, 3, 3, norm))
     made = export_checkpoint(path, tmp_path / "b", ExportOptions(image_size=image_size)).bundle
     side = image_size or 1 << levels
@@ -132,13 +134,13 @@ def test_depths_and_sizes(tmp_path: Path, levels: int, image_size: int | None, n
         assert synth(np.full((2, side, side), 255, np.uint8)).shape == (2, side, side, 3)
 
 
-def test_sizes_that_the_network_cannot_do(tmp_path: Path) -> None:
+def test_export__sizes_that_the_network_cannot_do(tmp_path: Path) -> None:
     for size in (128, 384, 0, -256, 8192):
         with pytest.raises(CheckpointError, match=f"multiples of 256 pixels .* got --image-size {size}"):
             export_checkpoint(CHECKPOINT, tmp_path / "b", ExportOptions(image_size=size))
 
 
-def test_own_masks_take_part_in_the_gate(tmp_path: Path) -> None:
+def test_export__own_masks_take_part_in_the_gate(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     for index in range(3):
         save(tmp_path / "masks" / f"{index}.png", disc(100, 30 + index, 50, 50))
@@ -146,7 +148,7 @@ def test_own_masks_take_part_in_the_gate(tmp_path: Path) -> None:
     assert report.parity.mask_count == 20
 
 
-def test_a_gate_that_fails_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export__a_gate_that_fails_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write_another(graph: ByteGraph, inputs: Sequence[TensorSpec]) -> bytes:
         last = cast(SubPixelConv2d, cast(Stage, cast(DeployUnet, graph.unet).ups[0]).layer)
         with torch.no_grad():
@@ -163,7 +165,7 @@ def test_a_gate_that_fails_writes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert "Warnings of the export" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
 
 
-def test_a_network_blind_to_masks_is_warned_about(tmp_path: Path, m2l: CommandLine) -> None:
+def test_export__a_network_blind_to_masks_is_warned_about(tmp_path: Path, m2l: CommandLine) -> None:
     state = torch.load(CHECKPOINT, weights_only=True)
     state["model.model.3.weight"] *= 0
     torch.save(state, tmp_path / "g.pth")
@@ -173,14 +175,14 @@ def test_a_network_blind_to_masks_is_warned_about(tmp_path: Path, m2l: CommandLi
     assert "warning" in m2l("inspect", tmp_path / "b").out
 
 
-def test_a_trained_like_network_is_not_warned_about(exported: Path) -> None:
+def test_export__a_trained_like_network_is_not_warned_about(exported: Path) -> None:
     manifest = open_bundle(exported).manifest
     with Synthesizer.open(exported) as synth:
         images = synth(np.stack([disc(radius=0.1), disc(radius=64)])).astype(int)
     assert (np.abs(images[0] - images[1]).mean() < 3) == bool(manifest.warnings)
 
 
-def test_existing_bundles(exported: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_export__existing_bundles(exported: Path, tmp_path: Path, m2l: CommandLine) -> None:
     there = Path(shutil.copytree(exported, tmp_path / "b"))
     outcome = m2l("export", CHECKPOINT, there)
     assert outcome.code == 1
@@ -195,7 +197,7 @@ def test_existing_bundles(exported: Path, tmp_path: Path, m2l: CommandLine) -> N
     assert sorted(os.listdir(tmp_path)) == ["b", "mine"]
 
 
-def test_the_command_line(tmp_path: Path, m2l: CommandLine) -> None:
+def test_export__the_command_line(tmp_path: Path, m2l: CommandLine) -> None:
     outcome = m2l("export", CHECKPOINT, tmp_path / "new" / "b")
     assert outcome.code == 0
     assert "found a U-Net generator: 8 levels, ngf 2, 3 to 3 channels, norm instance" in outcome.err
@@ -204,7 +206,7 @@ def test_the_command_line(tmp_path: Path, m2l: CommandLine) -> None:
     assert m2l("synth", TINY / "masks", tmp_path / "out", "--bundle", tmp_path / "new" / "b").code == 0
 
 
-def test_what_was_made_as_json(tmp_path: Path, m2l: CommandLine) -> None:
+def test_export__what_was_made_as_json(tmp_path: Path, m2l: CommandLine) -> None:
     outcome = m2l("export", CHECKPOINT, tmp_path / "b", "--json", "--upsampling", "transposed")
     made = json.loads(outcome.out)
     opened = open_bundle(tmp_path / "b")
@@ -215,7 +217,7 @@ def test_what_was_made_as_json(tmp_path: Path, m2l: CommandLine) -> None:
     )
 
 
-def test_help_tells_what_the_exit_status_says(m2l: CommandLine) -> None:
+def test_export__help_tells_what_the_exit_status_says(m2l: CommandLine) -> None:
     text = " ".join(m2l("export", "--help").out.split())
     assert "Exit status: 0 the bundle is written, 1 it is not" in text
     assert "resize is for networks trained with --upsample resize alone" in text
@@ -237,7 +239,9 @@ def test_help_tells_what_the_exit_status_says(m2l: CommandLine) -> None:
         ((CHECKPOINT, "{tmp}/b", "--weights", "int8"), 2, "int8"),
     ],
 )
-def test_bad_input(tmp_path: Path, m2l: CommandLine, arguments: tuple[object, ...], code: int, message: str) -> None:
+def test_export__bad_input(
+    tmp_path: Path, m2l: CommandLine, arguments: tuple[object, ...], code: int, message: str
+) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     outcome = m2l("export", *(str(a).format(tmp=tmp_path) for a in arguments))
@@ -247,7 +251,7 @@ def test_bad_input(tmp_path: Path, m2l: CommandLine, arguments: tuple[object, ..
     assert not (tmp_path / "b").exists()
 
 
-def test_python_errors_are_the_builtin_ones_too(tmp_path: Path) -> None:
+def test_export__python_errors_are_the_builtin_ones_too(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         export_checkpoint(CHECKPOINT, tmp_path / "b", ExportOptions(max_level_difference=-1))
     (tmp_path / "b").mkdir()
@@ -257,7 +261,7 @@ def test_python_errors_are_the_builtin_ones_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_kill_in_mid_export_leaves_the_old_bundle(exported: Path, tmp_path: Path) -> None:
+def test_export__a_kill_in_mid_export_leaves_the_old_bundle(exported: Path, tmp_path: Path) -> None:
     there = Path(shutil.copytree(exported, tmp_path / "b"))
     before = open_bundle(there).sha256
     program = "from m2l_runtime.cli.main import main; main()"
@@ -274,7 +278,7 @@ def test_a_kill_in_mid_export_leaves_the_old_bundle(exported: Path, tmp_path: Pa
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference checkpoint is not here")
-def test_the_trained_reference_end_to_end(tmp_path: Path) -> None:
+def test_export__the_trained_reference_end_to_end(tmp_path: Path) -> None:
     report = export_checkpoint(REFERENCE / "latest_net_G.pth", tmp_path / "b", ExportOptions(masks=REFERENCE / "masks"))
     assert report.parity.mask_count == 41
     assert report.warnings == ()
@@ -286,7 +290,7 @@ def test_the_trained_reference_end_to_end(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("levels", "norm"), [(7, "batch"), (9, "instance")])
-def test_other_depths_at_full_width(tmp_path: Path, levels: int, norm: Norm) -> None:
+def test_export__other_depths_at_full_width(tmp_path: Path, levels: int, norm: Norm) -> None:
     torch.manual_seed(1)
     torch.save(UnetGenerator(UnetSpec(levels, 64, 3, 3, norm)).state_dict(), tmp_path / "g.pth")
     report = export_checkpoint(tmp_path / "g.pth", tmp_path / "b")
@@ -295,7 +299,7 @@ def test_other_depths_at_full_width(tmp_path: Path, levels: int, norm: Norm) -> 
 
 
 @pytest.mark.slow
-def test_the_full_width_passes_the_gate(tmp_path: Path) -> None:
+def test_export__the_full_width_passes_the_gate(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(UnetGenerator(UnetSpec(8, 64, 3, 3, "instance")).state_dict(), tmp_path / "latest_net_G.pth")
     report = export_checkpoint(tmp_path / "latest_net_G.pth", tmp_path / "b")

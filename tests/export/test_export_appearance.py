@@ -62,7 +62,9 @@ def spec_of(levels: int = 6, norm: Norm = "instance", upsample: Upsample = "deco
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 @pytest.mark.parametrize("upsample", ["deconv", "resize"])
 @pytest.mark.parametrize("levels", [5, 8])
-def test_its_checkpoints_are_recognised(tmp_path: Path, norm: Norm, upsample: Upsample, levels: int) -> None:
+def test_export_appearance__its_checkpoints_are_recognised(
+    tmp_path: Path, norm: Norm, upsample: Upsample, levels: int
+) -> None:
     made = network(spec_of(levels, norm, upsample))
     torch.save(made.state_dict(), tmp_path / "g.pth")
     found = load_checkpoint(tmp_path / "g.pth").network
@@ -86,7 +88,7 @@ def test_its_checkpoints_are_recognised(tmp_path: Path, norm: Norm, upsample: Up
         ("appearance.std", torch.zeros(12), "appearance.std that are not above 0"),
     ],
 )
-def test_damaged_ones(key: str, value: Tensor | None, message: str) -> None:
+def test_export_appearance__damaged_ones(key: str, value: Tensor | None, message: str) -> None:
     state: dict[str, Any] = dict(network(spec_of()).state_dict())
     del state[key]
     if value is not None:
@@ -95,7 +97,7 @@ def test_damaged_ones(key: str, value: Tensor | None, message: str) -> None:
         to_network(state)
 
 
-def test_a_table_without_rows_is_none() -> None:
+def test_export_appearance__a_table_without_rows_is_none() -> None:
     assert infer_spec({**network(spec_of()).state_dict(), "appearance.table": torch.zeros(0, 12)}).appearance_rows == 0
 
 
@@ -108,7 +110,7 @@ def test_a_table_without_rows_is_none() -> None:
     [("deconv", "pixel-shuffle"), ("deconv", "transposed"), ("resize", "pixel-shuffle"), ("resize", "resize")],
 )
 @pytest.mark.parametrize("levels", [5, 7])
-def test_the_graph_equals_the_network_in_float64(
+def test_export_appearance__the_graph_equals_the_network_in_float64(
     norm: Norm, statistics: d.NormStatistics, upsample: Upsample, upsampling: Upsampling, levels: int
 ) -> None:
     made = network(spec_of(levels, norm, upsample)).double()
@@ -125,7 +127,7 @@ def test_the_graph_equals_the_network_in_float64(
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
 
 
-def test_each_number_and_each_stage_takes_part() -> None:
+def test_export_appearance__each_number_and_each_stage_takes_part() -> None:
     """So that a sum of two of them, or a scale for another layer, cannot go unnoticed above."""
     made = network(spec_of(7)).double()
     unet = d.sum_mask_channels(d.flatten(made))
@@ -155,7 +157,9 @@ def test_each_number_and_each_stage_takes_part() -> None:
     ("upsample", "upsampling"),
     [("deconv", "pixel-shuffle"), ("deconv", "transposed"), ("resize", "pixel-shuffle"), ("resize", "resize")],
 )
-def test_onnxruntime_with_all_that_comes_in(batch: int, fp16: bool, upsample: Upsample, upsampling: Upsampling) -> None:
+def test_export_appearance__onnxruntime_with_all_that_comes_in(
+    batch: int, fp16: bool, upsample: Upsample, upsampling: Upsampling
+) -> None:
     made = network(spec_of(6, "instance", upsample))
     specs = input_specs(made.spec, (64, 64), stochastic=True)
     content = to_onnx(d.deploy(made, upsampling=upsampling, stochastic=True).graph, specs)
@@ -176,14 +180,14 @@ def test_onnxruntime_with_all_that_comes_in(batch: int, fp16: bool, upsample: Up
     assert expected.std() > 5
 
 
-def test_the_table_is_not_in_the_graph() -> None:
+def test_export_appearance__the_table_is_not_in_the_graph() -> None:
     made = network(spec_of())
     content = to_onnx(d.deploy(made).graph, input_specs(made.spec, (64, 64)))
     assert not [t.name for t in onnx.load_from_string(content).graph.initializer if ROWS in t.dims]
     assert table().numpy().tobytes()[:64] not in content
 
 
-def test_what_the_gate_runs() -> None:
+def test_export_appearance__what_the_gate_runs() -> None:
     specs = input_specs(spec_of(), (64, 64))
     rows = table().numpy()
     inputs = gate.gate_inputs(gate.gate_masks((64, 64), None), specs, rows)
@@ -208,7 +212,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("more", [(), ("--stochastic", "--weights", "fp16")])
-def test_the_bundle(checkpoint: Path, tmp_path: Path, m2l: CommandLine, more: tuple[str, ...]) -> None:
+def test_export_appearance__the_bundle(
+    checkpoint: Path, tmp_path: Path, m2l: CommandLine, more: tuple[str, ...]
+) -> None:
     outcome = m2l("export", checkpoint, tmp_path / "b", *more)
     assert outcome.code == 0, outcome.err
     with Synthesizer.open(tmp_path / "b") as synth:
@@ -234,7 +240,7 @@ def test_the_bundle(checkpoint: Path, tmp_path: Path, m2l: CommandLine, more: tu
     assert m2l("synth", tmp_path / "mask.png", tmp_path / "out.png", "--bundle", tmp_path / "b").code == 0
 
 
-def test_exporting_twice_gives_the_same_bundle(checkpoint: Path, tmp_path: Path) -> None:
+def test_export_appearance__exporting_twice_gives_the_same_bundle(checkpoint: Path, tmp_path: Path) -> None:
     one, other = (
         export_checkpoint(checkpoint, tmp_path / name, ExportOptions(name="n", stochastic=True, weights="fp16"))
         for name in "ab"
@@ -266,7 +272,7 @@ def of_the_batch(to: Builder, found: Parts) -> Parts:
 
 
 @pytest.mark.parametrize("wrong", [exchanged, without_the_1, negative, scale_alone, of_the_batch])
-def test_a_wrong_modulation_does_not_pass_the_gate(
+def test_export_appearance__a_wrong_modulation_does_not_pass_the_gate(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[Builder, Parts], Parts]
 ) -> None:
     modulation = onnx_writer._modulation
@@ -275,7 +281,9 @@ def test_a_wrong_modulation_does_not_pass_the_gate(
         export_checkpoint(checkpoint, tmp_path / "b")
 
 
-def test_appearances_of_little_contrast_are_left_out(checkpoint: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_export_appearance__appearances_of_little_contrast_are_left_out(
+    checkpoint: Path, tmp_path: Path, m2l: CommandLine
+) -> None:
     rows = table().numpy()
     apart = np.array([sum((float(row[i]) - float(row[6 + i])) ** 2 for i in range(3)) ** 0.5 for row in rows])
     floor = float(np.sort(apart)[10]) - 1e-3

@@ -29,19 +29,19 @@ def assert_parity(made: list[Made]) -> None:
 
 
 @pytest.mark.parametrize(("checkpoint", "masks", "images"), ORACLES)
-def test_untouched(checkpoint: Path, masks: Path, images: Path) -> None:
+def test_mutations__untouched(checkpoint: Path, masks: Path, images: Path) -> None:
     assert_parity(make(checkpoint, masks, images))
 
 
 @pytest.mark.parametrize(("checkpoint", "masks", "images"), ORACLES)
 @pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda s: s.name.replace(" ", "-"))
-def test_sabotaged(checkpoint: Path, masks: Path, images: Path, sabotage: Sabotage) -> None:
+def test_mutations__sabotaged(checkpoint: Path, masks: Path, images: Path, sabotage: Sabotage) -> None:
     made = make(checkpoint, masks, images, sabotage)
     with pytest.raises(AssertionError):
         assert_parity(made)
 
 
-def test_truncation_is_not_parity() -> None:
+def test_mutations__truncation_is_not_parity() -> None:
     """Rounding down as the original does would hide an offset of half a level."""
     for one in make(TINY / "tiny_net_G.pth", TINY / "masks", TINY / "images_eval"):
         with pytest.raises(AssertionError):

@@ -24,7 +24,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("masks", "images", "count"), [("masks", "images_eval", 24), ("raw_masks", "images_raw_eval", 6)]
 )
-def test_a_trained_checkpoint_equals_the_original(bundle: Path, masks: str, images: str, count: int) -> None:
+def test_original__a_trained_checkpoint_equals_the_original(bundle: Path, masks: str, images: str, count: int) -> None:
     triples = list(oracle(REFERENCE / masks, REFERENCE / images))
     assert len(triples) == count
     with Synthesizer.open(bundle) as synth:

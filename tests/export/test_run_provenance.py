@@ -49,7 +49,7 @@ def trained(tmp_path: Path, config: TrainConfig = CONFIG) -> Path:
 
 
 @pytest.mark.parametrize("upsample", ["deconv", "resize"])
-def test_a_run_becomes_a_bundle_that_computes_as_its_network(tmp_path: Path, upsample: str) -> None:
+def test_run_provenance__a_run_becomes_a_bundle_that_computes_as_its_network(tmp_path: Path, upsample: str) -> None:
     run = trained(tmp_path, dataclasses.replace(CONFIG, upsample=upsample))  # type: ignore[arg-type]
     report = export_checkpoint(run, tmp_path / "bundle")
     manifest = report.bundle.manifest
@@ -66,7 +66,7 @@ def test_a_run_becomes_a_bundle_that_computes_as_its_network(tmp_path: Path, ups
         assert np.abs(synth(mask[None])[0].astype(int) - expected).max() <= 1
 
 
-def test_the_bundle_says_how_it_was_trained(tmp_path: Path, m2l: CommandLine) -> None:
+def test_run_provenance__the_bundle_says_how_it_was_trained(tmp_path: Path, m2l: CommandLine) -> None:
     run = trained(tmp_path)
     assert m2l("export", run, tmp_path / "bundle").code == 0
     training = open_bundle(tmp_path / "bundle").manifest.provenance.training
@@ -80,7 +80,7 @@ def test_the_bundle_says_how_it_was_trained(tmp_path: Path, m2l: CommandLine) ->
     assert "lambda_l1 100.0" in card
 
 
-def test_weights_that_progress_does_not_know_are_not_given_its_figures(tmp_path: Path) -> None:
+def test_run_provenance__weights_that_progress_does_not_know_are_not_given_its_figures(tmp_path: Path) -> None:
     run = trained(tmp_path)
     state = torch.load(run / "latest_net_G.pth", weights_only=True)
     torch.save({k: v * 1.01 for k, v in state.items()}, run / "latest_net_G.pth")
@@ -89,7 +89,7 @@ def test_weights_that_progress_does_not_know_are_not_given_its_figures(tmp_path:
     assert (training.step, training.val_l1_levels) == (None, None)
 
 
-def test_a_kept_generator_is_given_the_figures_of_its_epoch(tmp_path: Path) -> None:
+def test_run_provenance__a_kept_generator_is_given_the_figures_of_its_epoch(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data", 3, 1)
     config = dataclasses.replace(CONFIG, n_epochs=2)
     train(data, tmp_path / "run", config, device="cpu", threads=1, tensorboard=False, save_epochs=1)
@@ -113,7 +113,7 @@ def _training(report: ExportReport) -> Training:
     return training
 
 
-def test_a_file_of_another_network_is_not_of_the_run_around_it(tmp_path: Path) -> None:
+def test_run_provenance__a_file_of_another_network_is_not_of_the_run_around_it(tmp_path: Path) -> None:
     run = trained(tmp_path)
     torch.save(UnetGenerator(UnetSpec(7, 3, 3, 3, "instance")).state_dict(), run / "7_net_G.pth")
     torch.save(torch.load(run / "latest_net_G.pth", weights_only=True), run / "mine.pth")
@@ -123,7 +123,7 @@ def test_a_file_of_another_network_is_not_of_the_run_around_it(tmp_path: Path) -
         assert manifest.image_size == (128, 128)
 
 
-def test_a_run_without_dropout_has_none_to_let_in(tmp_path: Path, m2l: CommandLine) -> None:
+def test_run_provenance__a_run_without_dropout_has_none_to_let_in(tmp_path: Path, m2l: CommandLine) -> None:
     run = trained(tmp_path, dataclasses.replace(CONFIG, dropout=False))
     for path in (run, run / "latest_net_G.pth"):
         outcome = m2l("export", path, tmp_path / "b", "--stochastic")
@@ -133,7 +133,7 @@ def test_a_run_without_dropout_has_none_to_let_in(tmp_path: Path, m2l: CommandLi
     assert m2l("export", tmp_path / "g.pth", tmp_path / "b", "--stochastic").code == 0, "nothing in a file tells"
 
 
-def test_a_run_with_appearances_becomes_a_bundle_that_takes_them(tmp_path: Path) -> None:
+def test_run_provenance__a_run_with_appearances_becomes_a_bundle_that_takes_them(tmp_path: Path) -> None:
     run = trained(tmp_path, dataclasses.replace(CONFIG, appearance=True, upsample="resize", ema=0.9))
     report = export_checkpoint(run, tmp_path / "bundle", ExportOptions(stochastic=True, weights="fp16"))
     assert report.parity.max_level_difference <= 1
@@ -144,7 +144,7 @@ def test_a_run_with_appearances_becomes_a_bundle_that_takes_them(tmp_path: Path)
     assert "appearance True" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
-def test_runs_that_cannot_be_exported(tmp_path: Path) -> None:
+def test_run_provenance__runs_that_cannot_be_exported(tmp_path: Path) -> None:
     run = trained(tmp_path)
     torch.save(UnetGenerator(UnetSpec(7, 4, 3, 3, "instance")).state_dict(), run / "latest_net_G.pth")
     with pytest.raises(CheckpointError, match=r"levels, ngf, norm, upsampling and appearance \(7, 4, "):
@@ -160,7 +160,7 @@ def test_runs_that_cannot_be_exported(tmp_path: Path) -> None:
     ("norm", "statistics"),
     [("instance", "instance"), ("batch", "instance"), ("batch", "running"), ("none", "instance")],
 )
-def test_the_deploy_graph_of_a_generator_that_resizes(norm: Norm, statistics: NormStatistics) -> None:
+def test_run_provenance__the_deploy_graph_of_a_generator_that_resizes(norm: Norm, statistics: NormStatistics) -> None:
     torch.manual_seed(1)
     network = UnetGenerator(UnetSpec(6, 2, 3, 3, norm, upsample="resize")).double()
     for name, value in network.state_dict().items():

@@ -21,7 +21,7 @@ def modules_after(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_a_synthesis_loads_neither_torch_nor_onnx() -> None:
+def test_imports__a_synthesis_loads_neither_torch_nor_onnx() -> None:
     loaded = modules_after(
         "import numpy, m2l_runtime, m2l_runtime.runs.folder, m2l_runtime.cli.progress, m2l_runtime.cli.report\n"
         "with m2l_runtime.Synthesizer.open() as synth:\n"
@@ -33,7 +33,7 @@ def test_a_synthesis_loads_neither_torch_nor_onnx() -> None:
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_synthesis_on_a_cpu_loads_nothing_of_cards(backend: str) -> None:
+def test_imports__a_synthesis_on_a_cpu_loads_nothing_of_cards(backend: str) -> None:
     """Whose imports a first image would wait for."""
     pytest.importorskip(backend)
     loaded = modules_after(
@@ -46,7 +46,7 @@ def test_a_synthesis_on_a_cpu_loads_nothing_of_cards(backend: str) -> None:
     assert not {"cuda", "tensorrt", "tensorrt_rtx"} & loaded
 
 
-def test_help_lists_every_verb_and_loads_no_engine() -> None:
+def test_imports__help_lists_every_verb_and_loads_no_engine() -> None:
     loaded = modules_after(
         "from m2l_runtime.cli.main import main\n"
         "import contextlib, io\n"
@@ -60,22 +60,22 @@ def test_help_lists_every_verb_and_loads_no_engine() -> None:
     assert not set(HEAVY) & loaded
 
 
-def test_every_layer_registers_under_the_entry_point_group() -> None:
+def test_imports__every_layer_registers_under_the_entry_point_group() -> None:
     assert {"runtime", "export"} <= {entry.name for entry in entry_points(group="m2l.commands")}
 
 
-def test_importing_the_package_is_light() -> None:
+def test_imports__importing_the_package_is_light() -> None:
     assert not set(HEAVY) & modules_after("import m2l_runtime")
 
 
 @pytest.mark.skipif("M2L_WITHOUT_TORCH" not in os.environ, reason="only in the environment without PyTorch")
-def test_this_environment_has_neither_torch_nor_onnx() -> None:
+def test_imports__this_environment_has_neither_torch_nor_onnx() -> None:
     assert importlib.util.find_spec("torch") is None
     assert importlib.util.find_spec("onnx") is None
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is installed here")
-def test_export_without_torch_names_the_command() -> None:
+def test_imports__export_without_torch_names_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from m2l_runtime.cli.main import main; main()", "export", "a.pth", "b"],
         capture_output=True,

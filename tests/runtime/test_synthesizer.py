@@ -16,7 +16,7 @@ from m2l_runtime.errors import ArrayError, BundleNotFound, DeviceUnavailable, En
 MASKS = np.stack([disc(radius=10 + 9 * i, x=60 + 12 * i) for i in range(7)])
 
 
-def test_a_mask_gives_the_same_bytes_alone_and_among_others(tiny_synth: Synthesizer) -> None:
+def test_synthesizer__a_mask_gives_the_same_bytes_alone_and_among_others(tiny_synth: Synthesizer) -> None:
     together = tiny_synth(MASKS)
     assert together.shape == (7, 256, 256, 3)
     assert together.dtype == np.uint8
@@ -25,13 +25,13 @@ def test_a_mask_gives_the_same_bytes_alone_and_among_others(tiny_synth: Synthesi
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 7, 8])
-def test_the_tail_is_padded_and_the_padding_is_dropped(tiny_synth: Synthesizer, batch_size: int) -> None:
+def test_synthesizer__the_tail_is_padded_and_the_padding_is_dropped(tiny_synth: Synthesizer, batch_size: int) -> None:
     with Synthesizer.open(TINY_BUNDLE, batch_size=batch_size) as synth:
         assert synth.settings.batch_size == batch_size
         np.testing.assert_array_equal(synth(MASKS), tiny_synth(MASKS))
 
 
-def test_the_engine_always_sees_one_batch_shape() -> None:
+def test_synthesizer__the_engine_always_sees_one_batch_shape() -> None:
     with Synthesizer.open(TINY_BUNDLE, backend="fake", batch_size=4) as synth:
         seen = []
         backend = synth._backend
@@ -47,13 +47,13 @@ def test_the_engine_always_sees_one_batch_shape() -> None:
         assert seen == [(4, 256, 256)] * 2
 
 
-def test_no_masks_no_images(tiny_synth: Synthesizer) -> None:
+def test_synthesizer__no_masks_no_images(tiny_synth: Synthesizer) -> None:
     images = tiny_synth(np.zeros((0, 256, 256), np.uint8))
     assert images.shape == (0, 256, 256, 3)
     assert images.dtype == np.uint8
 
 
-def test_the_caller_owns_the_images_and_masks_stay_as_they_are(tiny_synth: Synthesizer) -> None:
+def test_synthesizer__the_caller_owns_the_images_and_masks_stay_as_they_are(tiny_synth: Synthesizer) -> None:
     masks = MASKS[:2].copy()
     masks.flags.writeable = False
     first = tiny_synth(masks)
@@ -63,11 +63,11 @@ def test_the_caller_owns_the_images_and_masks_stay_as_they_are(tiny_synth: Synth
     np.testing.assert_array_equal(tiny_synth(masks), kept)
 
 
-def test_strided_masks(tiny_synth: Synthesizer) -> None:
+def test_synthesizer__strided_masks(tiny_synth: Synthesizer) -> None:
     np.testing.assert_array_equal(tiny_synth(MASKS[::-2, ::-1]), tiny_synth(MASKS[::-2, ::-1].copy()))
 
 
-def test_several_threads_at_once(tiny_synth: Synthesizer) -> None:
+def test_synthesizer__several_threads_at_once(tiny_synth: Synthesizer) -> None:
     expected = tiny_synth(MASKS)
     with ThreadPoolExecutor(6) as pool:
         for images in pool.map(lambda _: tiny_synth(MASKS), range(12)):
@@ -75,13 +75,13 @@ def test_several_threads_at_once(tiny_synth: Synthesizer) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_streams_change_no_byte(tiny_synth: Synthesizer, batch_size: int) -> None:
+def test_synthesizer__streams_change_no_byte(tiny_synth: Synthesizer, batch_size: int) -> None:
     with Synthesizer.open(TINY_BUNDLE, batch_size=batch_size, threads=3, streams=3) as synth:
         assert (synth.settings.streams, synth.settings.threads) == (3, 1)
         np.testing.assert_array_equal(synth(MASKS), tiny_synth(MASKS))
 
 
-def test_a_closed_synthesizer_says_so() -> None:
+def test_synthesizer__a_closed_synthesizer_says_so() -> None:
     synth = Synthesizer.open(TINY_BUNDLE)
     synth.close()
     synth.close()
@@ -89,14 +89,14 @@ def test_a_closed_synthesizer_says_so() -> None:
         synth(MASKS)
 
 
-def test_wrong_arrays_are_refused(tiny_synth: Synthesizer) -> None:
+def test_synthesizer__wrong_arrays_are_refused(tiny_synth: Synthesizer) -> None:
     with pytest.raises(ArrayError, match=r"\(N, 256, 256\)"):
         tiny_synth(np.zeros((1, 128, 128), np.uint8))
     with pytest.raises(ArrayError, match=r"masks \* 255"):
         tiny_synth(MASKS // 255)
 
 
-def test_the_model_inside_the_package_needs_no_arguments() -> None:
+def test_synthesizer__the_model_inside_the_package_needs_no_arguments() -> None:
     with Synthesizer.open() as synth:
         assert synth.image_size == (256, 256)
         assert synth(MASKS[6:]).shape == (1, 256, 256, 3)
@@ -108,7 +108,7 @@ def test_the_model_inside_the_package_needs_no_arguments() -> None:
     assert lesion[0] > lesion[2]
 
 
-def test_the_fake_paints_where_the_mask_is() -> None:
+def test_synthesizer__the_fake_paints_where_the_mask_is() -> None:
     with Synthesizer.open(TINY_BUNDLE, backend="fake") as synth:
         image = synth(MASKS[:1])[0]
     np.testing.assert_array_equal(image[MASKS[0] == 255], np.tile(LESION, ((MASKS[0] == 255).sum(), 1)))
@@ -128,18 +128,18 @@ def test_the_fake_paints_where_the_mask_is() -> None:
         ({"device": "cpu", "provider_options": {"a": "b"}}, EngineError, "provider options are for CUDA"),
     ],
 )
-def test_wrong_options(options: dict[str, object], error: type[Exception], message: str) -> None:
+def test_synthesizer__wrong_options(options: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Synthesizer.open(TINY_BUNDLE, **options)  # type: ignore[arg-type]
 
 
-def test_no_bundle(tmp_path: object) -> None:
+def test_synthesizer__no_bundle(tmp_path: object) -> None:
     with pytest.raises(BundleNotFound, match="does not exist") as error:
         Synthesizer.open(f"{tmp_path}/absent")
     assert isinstance(error.value, FileNotFoundError)
 
 
-def test_memory_that_does_not_hold_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synthesizer__memory_that_does_not_hold_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise MemoryError
 

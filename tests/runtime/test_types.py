@@ -10,7 +10,7 @@ from m2l_runtime.types import check_masks
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_masks_pass_as_they_are(count: int) -> None:
+def test_types__masks_pass_as_they_are(count: int) -> None:
     masks = np.full((count, 8, 16), 255, np.uint8)
     assert check_masks(masks, (8, 16)) is masks
 
@@ -30,7 +30,7 @@ def test_masks_pass_as_they_are(count: int) -> None:
         (None, "got a NoneType"),
     ],
 )
-def test_anything_else_is_refused_with_what_it_was(masks: object, message: str) -> None:
+def test_types__anything_else_is_refused_with_what_it_was(masks: object, message: str) -> None:
     with pytest.raises(ArrayError, match=message) as error:
         check_masks(masks, (8, 16))
     assert isinstance(error.value, ValueError)

@@ -47,13 +47,13 @@ def assert_same(a: Tensor, b: Tensor) -> None:
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 @pytest.mark.parametrize("levels", [5, 6])
-def test_flattening_keeps_the_function(norm: Norm, levels: int) -> None:
+def test_deploy__flattening_keeps_the_function(norm: Norm, levels: int) -> None:
     made = network(norm, levels)
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     assert_same(run(d.flatten(made), x), run(made, x))
 
 
-def test_flattening_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deploy__flattening_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     made = network("batch")
     before = {k: v.clone() for k, v in made.state_dict().items()}
     d.drop_dead_biases(d.use_instance_statistics(d.sum_mask_channels(d.flatten(made))))
@@ -62,7 +62,7 @@ def test_flattening_copies(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(value, before[key]), key
 
 
-def test_equal_channels_are_one_channel_through_summed_weights() -> None:
+def test_deploy__equal_channels_are_one_channel_through_summed_weights() -> None:
     for input_nc in (1, 3):
         flat = d.flatten(network("instance", input_nc=input_nc))
         summed = d.sum_mask_channels(flat)
@@ -70,14 +70,14 @@ def test_equal_channels_are_one_channel_through_summed_weights() -> None:
         assert summed.downs[0].layer.weight.shape[1] == 1  # type: ignore[union-attr, index]
 
 
-def test_a_bias_ahead_of_an_instance_norm_does_nothing() -> None:
+def test_deploy__a_bias_ahead_of_an_instance_norm_does_nothing() -> None:
     for norm in ("instance", "batch"):
         flat = d.use_instance_statistics(d.flatten(network(norm, levels=8)))
         x = torch.rand(1, 3, 256, 256, dtype=torch.float64)
         assert_same(run(d.drop_dead_biases(flat), x), run(flat, x))
 
 
-def test_thirteen_biases_of_unet_256_are_dropped_and_no_others() -> None:
+def test_deploy__thirteen_biases_of_unet_256_are_dropped_and_no_others() -> None:
     flat = d.flatten(network("instance", levels=8))
     dropped = d.drop_dead_biases(flat)
 
@@ -89,7 +89,7 @@ def test_thirteen_biases_of_unet_256_are_dropped_and_no_others() -> None:
     assert biases(dropped) == [True, *[False] * 6, True, True, *[False] * 7]
 
 
-def test_instance_statistics_are_what_a_batch_of_one_gives() -> None:
+def test_deploy__instance_statistics_are_what_a_batch_of_one_gives() -> None:
     made = network("batch")
     x = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     found = run(d.use_instance_statistics(d.flatten(made)), x)
@@ -100,7 +100,7 @@ def test_instance_statistics_are_what_a_batch_of_one_gives() -> None:
     assert not torch.allclose(found, original_generator(state, x, 6, batch_norm="batch"), atol=1e-3)
 
 
-def test_running_statistics_fold_into_the_layer_ahead() -> None:
+def test_deploy__running_statistics_fold_into_the_layer_ahead() -> None:
     made = network("batch")
     folded = d.fold_running_statistics(d.flatten(made))
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
@@ -108,7 +108,7 @@ def test_running_statistics_fold_into_the_layer_ahead() -> None:
     assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d | nn.InstanceNorm2d)]
 
 
-def test_the_two_statistics_differ() -> None:
+def test_deploy__the_two_statistics_differ() -> None:
     made = network("batch")
     x = gray()
     a, b = (run(d.deploy(made, s).graph.unet, x[:, :1]) for s in ("instance", "running"))
@@ -116,7 +116,7 @@ def test_the_two_statistics_differ() -> None:
 
 
 @pytest.mark.parametrize("output_nc", [1, 3])
-def test_bytes_in_bytes_out(output_nc: int) -> None:
+def test_deploy__bytes_in_bytes_out(output_nc: int) -> None:
     unet = d.sum_mask_channels(d.flatten(network("instance", output_nc=output_nc)))
     mask = torch.randint(0, 256, (2, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     x = (mask.double() / 255 - 0.5) / 0.5
@@ -129,7 +129,7 @@ def test_bytes_in_bytes_out(output_nc: int) -> None:
 
 
 @pytest.mark.parametrize("value", [-1.0, -0.5, 0.0, 0.999, 1.0])
-def test_the_ends_of_the_range(value: float) -> None:
+def test_deploy__the_ends_of_the_range(value: float) -> None:
     class Constant(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -142,13 +142,13 @@ def test_the_ends_of_the_range(value: float) -> None:
     assert set(levels.flatten().tolist()) == {round((value + 1) * 127.5)}
 
 
-def test_all_of_it_equals_the_original() -> None:
+def test_deploy__all_of_it_equals_the_original() -> None:
     graph = d.deploy(load_checkpoint(TINY / "tiny_net_G.pth").network).graph
     for _, mask, original in oracle(TINY / "masks", TINY / "images_eval"):
         assert_equals_original(run(graph, torch.from_numpy(mask)[None])[0].numpy(), original)
 
 
-def test_running_statistics_need_a_batch_norm() -> None:
+def test_deploy__running_statistics_need_a_batch_norm() -> None:
     for norm in ("instance", "none"):
         with pytest.raises(CheckpointError, match="has no running statistics"):
             d.deploy(network(norm), "running")
@@ -157,7 +157,7 @@ def test_running_statistics_need_a_batch_norm() -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 3), (2, 2), (5, 4), (16, 8)])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_sub_pixels_are_a_transposed_convolution_to_the_last_border(
+def test_deploy__sub_pixels_are_a_transposed_convolution_to_the_last_border(
     height: int, width: int, batch: int, has_bias: bool
 ) -> None:
     torch.manual_seed(height * 10 + width)
@@ -177,7 +177,7 @@ def test_sub_pixels_are_a_transposed_convolution_to_the_last_border(
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
-def test_both_forms_are_one_function(norm: Norm) -> None:
+def test_deploy__both_forms_are_one_function(norm: Norm) -> None:
     one, other = (d.deploy(network(norm), upsampling=upsampling) for upsampling in ("transposed", "pixel-shuffle"))
     assert (one.upsampling, other.upsampling) == ("transposed", "pixel-shuffle")
     x = gray()[:, :1]

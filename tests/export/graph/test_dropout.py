@@ -98,7 +98,7 @@ def run_graph(deployed: d.Deployed, x: Tensor, bits: Tensor, appearance: Tensor 
     [("deconv", "pixel-shuffle"), ("deconv", "transposed"), ("resize", "pixel-shuffle"), ("resize", "resize")],
 )
 @pytest.mark.parametrize(("levels", "height", "width"), [(6, 64, 64), (7, 128, 256), (8, 256, 256)])
-def test_the_graph_with_bits_is_the_network_with_dropout(
+def test_dropout__the_graph_with_bits_is_the_network_with_dropout(
     norm: Norm, upsample: Upsample, upsampling: Upsampling, levels: int, height: int, width: int
 ) -> None:
     made = network(UnetSpec(levels, 2, 3, 3, norm, upsample=upsample))
@@ -121,7 +121,7 @@ def test_the_graph_with_bits_is_the_network_with_dropout(
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS)
-def test_the_originals_checkpoints_to_the_last_digit(path: Path) -> None:
+def test_dropout__the_originals_checkpoints_to_the_last_digit(path: Path) -> None:
     made = load_checkpoint(path).network.double()
     deployed = d.deploy(made, stochastic=True)
     x = torch.from_numpy(disc()).double().expand(1, 3, 256, 256) / 127.5 - 1
@@ -140,7 +140,7 @@ def test_the_originals_checkpoints_to_the_last_digit(path: Path) -> None:
             )
 
 
-def test_every_byte() -> None:
+def test_dropout__every_byte() -> None:
     every = np.arange(256, dtype=np.uint8)
     for dtype in (torch.float32, torch.float64):
         found = d.dropout_factors(torch.from_numpy(every)[None].to(dtype))
@@ -149,7 +149,7 @@ def test_every_byte() -> None:
         assert found[0].tolist() == expected
 
 
-def test_the_bytes_of_unet_256_at_full_width() -> None:
+def test_dropout__the_bytes_of_unet_256_at_full_width() -> None:
     spec = UnetSpec(8, 64, 3, 3, "instance")
     assert d.dropout_shapes(spec, (256, 256)) == ((512, 4, 4), (512, 8, 8), (512, 16, 16))
     assert d.dropout_byte_count(spec, (256, 256)) == 21_504
@@ -157,7 +157,7 @@ def test_the_bytes_of_unet_256_at_full_width() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_onnxruntime_agrees_and_takes_any_batch(batch: int) -> None:
+def test_dropout__onnxruntime_agrees_and_takes_any_batch(batch: int) -> None:
     made = load_checkpoint(TINY / "tiny_net_G.pth").network
     specs = input_specs(made.spec, (256, 256), stochastic=True)
     session = onnxruntime.InferenceSession(to_onnx(d.deploy(made, stochastic=True).graph, specs))
@@ -177,7 +177,7 @@ def test_onnxruntime_agrees_and_takes_any_batch(batch: int) -> None:
     assert np.abs(found - np.stack(expected)).max() < 0.51 + 1e-2
 
 
-def test_operators_that_tensorrt_refuses_are_not_used() -> None:
+def test_dropout__operators_that_tensorrt_refuses_are_not_used() -> None:
     """It has none on bits, and moves no bytes about: they are cast first."""
     made = network(UnetSpec(6, 2, 3, 3, "instance")).float()
     specs = input_specs(made.spec, (64, 64), stochastic=True)
@@ -187,7 +187,7 @@ def test_operators_that_tensorrt_refuses_are_not_used() -> None:
     assert reader.op_type == "Cast"
 
 
-def test_networks_without_dropout() -> None:
+def test_dropout__networks_without_dropout() -> None:
     with pytest.raises(CheckpointError, match=r"has no dropout .* this network has 5.*leave out --stochastic"):
         d.deploy(network(UnetSpec(5, 2, 3, 3, "instance")), stochastic=True)
     with pytest.raises(CheckpointError, match="was trained without dropout; leave out --stochastic"):
@@ -231,7 +231,7 @@ def agree(a: Tensor, b: Tensor) -> bool:
 @pytest.mark.slow
 @needs_reference
 @pytest.mark.parametrize("name", ["ISIC_0003582.png", "disc.png"])
-def test_samples_are_spread_as_those_of_live_dropout(name: str) -> None:
+def test_dropout__samples_are_spread_as_those_of_live_dropout(name: str) -> None:
     made = load_checkpoint(REFERENCE / "latest_net_G.pth").network
     mask = read_mask(REFERENCE / "masks" / name, (256, 256)).mask
     ours = samples(made, mask, 64)
@@ -241,7 +241,7 @@ def test_samples_are_spread_as_those_of_live_dropout(name: str) -> None:
     assert not agree(ours * 0 + ours[:1], live_samples(made, mask, 64)), "the same bits each time"
 
 
-def test_the_gates_reference_drops_as_pytorch_does() -> None:
+def test_dropout__the_gates_reference_drops_as_pytorch_does() -> None:
     made = load_checkpoint(TINY / "tiny_net_G.pth").network
     with torch.inference_mode(), live_dropout(made) as kept:
         y = made(torch.from_numpy(disc()).float().expand(1, 3, 256, 256) / 127.5 - 1)[0]
@@ -253,7 +253,7 @@ def test_the_gates_reference_drops_as_pytorch_does() -> None:
         gate.reference_images(made, inputs | {"dropout_bits": np.zeros((1, 673), np.uint8)}, "instance")
 
 
-def test_what_the_gate_runs() -> None:
+def test_dropout__what_the_gate_runs() -> None:
     specs = input_specs(UnetSpec(6, 4, 3, 3, "instance"), (64, 64), stochastic=True)
     masks = gate.gate_masks((64, 64), None)
     inputs = gate.gate_inputs(masks, specs)
@@ -274,7 +274,7 @@ def stochastic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_stochastic_bundle(stochastic: Path, m2l: CommandLine) -> None:
+def test_dropout__a_stochastic_bundle(stochastic: Path, m2l: CommandLine) -> None:
     with Synthesizer.open(stochastic) as synth:
         manifest = synth.bundle.manifest
         assert manifest.network.dropout == "input"
@@ -310,7 +310,7 @@ def inverted(to: Builder, factors: Value) -> Value:
 
 
 @pytest.mark.parametrize("wrong", [backwards, rolled, not_doubled, inverted])
-def test_a_graph_that_drops_elsewhere_does_not_pass_the_gate(
+def test_dropout__a_graph_that_drops_elsewhere_does_not_pass_the_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[Builder, Value], Value]
 ) -> None:
     factors = onnx_writer._dropout_factors
@@ -319,7 +319,7 @@ def test_a_graph_that_drops_elsewhere_does_not_pass_the_gate(
         export_checkpoint(TINY / "tiny_net_G.pth", tmp_path / "b", ExportOptions(stochastic=True))
 
 
-def test_the_command_line(tmp_path: Path, m2l: CommandLine) -> None:
+def test_dropout__the_command_line(tmp_path: Path, m2l: CommandLine) -> None:
     state = UnetGenerator(UnetSpec(5, 2, 3, 3, "instance")).state_dict()
     torch.save(state, tmp_path / "g.pth")
     outcome = m2l("export", tmp_path / "g.pth", tmp_path / "b", "--stochastic")

@@ -51,7 +51,7 @@ def initializers(content: bytes) -> dict[str, TensorProto]:
     return {tensor.name: tensor for tensor in onnx.load_from_string(content).graph.initializer}
 
 
-def test_weights_are_halved_and_nothing_else() -> None:
+def test_fp16_weights__weights_are_halved_and_nothing_else() -> None:
     plain = onnx_of(network())
     half = store_weights_as_fp16(plain)
     assert 0.49 < len(half) / len(plain) < 0.53
@@ -70,7 +70,7 @@ def test_weights_are_halved_and_nothing_else() -> None:
     assert len(before) == len(after)
 
 
-def test_what_computes_is_single_precision(tmp_path: Path) -> None:
+def test_fp16_weights__what_computes_is_single_precision(tmp_path: Path) -> None:
     """After its own constants are folded, onnxruntime runs the very same operators on the very same types."""
     plain = onnx_of(network())
     graphs = []
@@ -85,7 +85,7 @@ def test_what_computes_is_single_precision(tmp_path: Path) -> None:
     assert not [t.name for t in graphs[1].initializer if t.data_type == TensorProto.FLOAT16]
 
 
-def test_the_same_file_twice() -> None:
+def test_fp16_weights__the_same_file_twice() -> None:
     plain = onnx_of(network())
     assert store_weights_as_fp16(plain) == store_weights_as_fp16(plain)
 
@@ -106,7 +106,7 @@ def rounded_network(made: UnetGenerator) -> UnetGenerator:
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 @pytest.mark.parametrize("upsampling", ["pixel-shuffle", "transposed"])
-def test_images_are_those_of_a_network_of_rounded_weights(norm: Norm, upsampling: Upsampling) -> None:
+def test_fp16_weights__images_are_those_of_a_network_of_rounded_weights(norm: Norm, upsampling: Upsampling) -> None:
     made = network(UnetSpec(6, 4, 3, 3, norm))
     masks = np.stack([disc(64, 5 + 9 * i, 30, 20 + 5 * i) for i in range(3)])
     session = onnxruntime.InferenceSession(store_weights_as_fp16(onnx_of(made, upsampling)))
@@ -121,7 +121,7 @@ def test_images_are_those_of_a_network_of_rounded_weights(norm: Norm, upsampling
 
 
 @pytest.mark.parametrize("upsample", ["deconv", "resize"])
-def test_with_all_that_comes_in(upsample: Upsample) -> None:
+def test_fp16_weights__with_all_that_comes_in(upsample: Upsample) -> None:
     """Only the large matrices of the appearance are rounded; what numbers are scaled by stays exact."""
     spec = UnetSpec(6, 4, 3, 3, "instance", upsample=upsample, appearance_rows=9)
     made = network(spec)
@@ -146,7 +146,7 @@ def test_with_all_that_comes_in(upsample: Upsample) -> None:
         (1e-9, r"weights of at most 1e-09 \(unet.ups.0.*rounds to zero, all of them; leave out --weights fp16"),
     ],
 )
-def test_weights_that_half_precision_cannot_hold(tmp_path: Path, value: float, message: str) -> None:
+def test_fp16_weights__weights_that_half_precision_cannot_hold(tmp_path: Path, value: float, message: str) -> None:
     state = torch.load(TINY / "tiny_net_G.pth", weights_only=True)
     last = state["model.model.3.weight"]
     last[:] = value
@@ -157,13 +157,15 @@ def test_weights_that_half_precision_cannot_hold(tmp_path: Path, value: float, m
     export_checkpoint(tmp_path / "g.pth", tmp_path / "b")
 
 
-def test_weights_that_are_zero_stay_so() -> None:
+def test_fp16_weights__weights_that_are_zero_stay_so() -> None:
     made = network(UnetSpec(6, 2, 3, 3, "instance"))
     nn.init.zeros_(made.model.down.weight)
     store_weights_as_fp16(onnx_of(made))
 
 
-def test_the_gate_accepts_two_levels_for_these_and_one_for_others(tmp_path: Path, m2l: CommandLine) -> None:
+def test_fp16_weights__the_gate_accepts_two_levels_for_these_and_one_for_others(
+    tmp_path: Path, m2l: CommandLine
+) -> None:
     outcome = m2l("export", TINY / "tiny_net_G.pth", tmp_path / "b", "--weights", "fp16")
     assert outcome.code == 0
     with Synthesizer.open(tmp_path / "b") as synth:
@@ -180,7 +182,7 @@ def test_the_gate_accepts_two_levels_for_these_and_one_for_others(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference checkpoint is not here")
-def test_the_trained_reference_moves_by_a_level_at_most(tmp_path: Path) -> None:
+def test_fp16_weights__the_trained_reference_moves_by_a_level_at_most(tmp_path: Path) -> None:
     made = load_checkpoint(REFERENCE / "latest_net_G.pth").network
     inputs = {"mask": gate.gate_masks((256, 256), REFERENCE / "masks")}
     report = export_checkpoint(

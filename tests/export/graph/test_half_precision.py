@@ -39,7 +39,7 @@ def masks(side: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("upsampling", ["pixel-shuffle", "transposed"])
-def test_images_of_a_trained_network_are_within_two_levels(upsampling: Any) -> None:
+def test_half_precision__images_of_a_trained_network_are_within_two_levels(upsampling: Any) -> None:
     """Computed by PyTorch in half precision, which rounds after every operator; black, white and a dot among them."""
     graph = deploy(load_checkpoint(TINY / "tiny_net_G.pth").network, "instance", upsampling).graph
     with torch.inference_mode():
@@ -51,7 +51,7 @@ def test_images_of_a_trained_network_are_within_two_levels(upsampling: Any) -> N
 
 
 @pytest.mark.parametrize("upsampling", ["pixel-shuffle", "transposed"])
-def test_the_emulation_rounds_as_half_precision_does(upsampling: Any) -> None:
+def test_half_precision__the_emulation_rounds_as_half_precision_does(upsampling: Any) -> None:
     """Against PyTorch's own convolutions of halves, which are slow on most CPUs."""
     half = to_half_precision(deploy(load_checkpoint(TINY / "tiny_net_G.pth").network, "instance", upsampling).graph)
     quick = emulate_half_precision(half)
@@ -63,7 +63,7 @@ def test_the_emulation_rounds_as_half_precision_does(upsampling: Any) -> None:
     assert not any(isinstance(module, EmulatedHalf) for module in half.modules()), "it is left as it was"
 
 
-def test_the_emulation_rounds_every_result() -> None:
+def test_half_precision__the_emulation_rounds_every_result() -> None:
     """2048 + 1 is no half: what a convolution adds to it is lost, as in half precision, and not in single."""
     layer = nn.Conv2d(1, 1, 1).half()
     layer.weight.data.fill_(1)
@@ -73,7 +73,7 @@ def test_the_emulation_rounds_every_result() -> None:
     assert (found.dtype, found.item()) == (torch.half, 2048.0)
 
 
-def test_what_an_appearance_does_is_computed_in_single_precision() -> None:
+def test_half_precision__what_an_appearance_does_is_computed_in_single_precision() -> None:
     graph = deploy(steered(), "instance", "pixel-shuffle", stochastic=True).graph
     half = to_half_precision(graph)
     kinds = {name: parameter.dtype for name, parameter in half.named_parameters()}
@@ -91,12 +91,12 @@ def test_what_an_appearance_does_is_computed_in_single_precision() -> None:
 
 
 @pytest.mark.parametrize("in_single", [True, False])
-def test_norms(in_single: bool) -> None:
+def test_half_precision__norms(in_single: bool) -> None:
     graph = to_half_precision(deploy(steered(), "instance", "pixel-shuffle").graph, fp32_norms=in_single)
     assert any(isinstance(module, Fp32Norm) for module in graph.modules()) is in_single
 
 
-def test_a_norm_in_single_precision_sees_single_precision() -> None:
+def test_half_precision__a_norm_in_single_precision_sees_single_precision() -> None:
     """PyTorch adds up in single precision on CPUs, whatever a norm is given: the images alone would not tell."""
     seen: list[torch.dtype] = []
 
@@ -112,7 +112,7 @@ def test_a_norm_in_single_precision_sees_single_precision() -> None:
     assert taken.tolist() == [[2.0, 6.0]]
 
 
-def test_weights_beyond_half_precision() -> None:
+def test_half_precision__weights_beyond_half_precision() -> None:
     made = steered()
     assert made.appearance is not None
     made.appearance.out.bias.data.fill_(1e6)  # which stays in single precision
@@ -134,7 +134,7 @@ def types_of(graph: ByteGraph, spec: UnetSpec) -> dict[str, set[int]]:
     return found
 
 
-def test_the_file_says_so() -> None:
+def test_half_precision__the_file_says_so() -> None:
     made = steered()
     half = types_of(to_half_precision(deploy(made, "instance", "pixel-shuffle").graph), made.spec)
     assert half == {"Conv": {onnx.TensorProto.FLOAT16}, "InstanceNormalization": {onnx.TensorProto.FLOAT}}

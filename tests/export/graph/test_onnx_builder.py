@@ -16,7 +16,7 @@ def finish(to: Builder, output: Value) -> bytes:
     return to.finish("g", [X], output, 20, ("maker", "1"))
 
 
-def test_a_constant_that_is_used_twice_is_kept_once() -> None:
+def test_onnx_builder__a_constant_that_is_used_twice_is_kept_once() -> None:
     to = Builder()
     y = to.node("Mul", "twice", to.node("Add", "more", X, 2.0), 2.0)
     y = to.node("Slice", "cut", y, (0,), (2,), (1,), (1,), shape=(2, 4))
@@ -33,7 +33,7 @@ def test_a_constant_that_is_used_twice_is_kept_once() -> None:
     ]
 
 
-def test_a_scalar_has_the_type_of_what_it_meets() -> None:
+def test_onnx_builder__a_scalar_has_the_type_of_what_it_meets() -> None:
     to = Builder()
     y = to.cast("half", X, np.float16)
     y = to.cast("y", to.node("Mul", "tenth", y, 0.1), np.float32)
@@ -43,7 +43,7 @@ def test_a_scalar_has_the_type_of_what_it_meets() -> None:
     assert to.cast("again", y, np.float32) is y
 
 
-def test_names_are_not_given_twice() -> None:
+def test_onnx_builder__names_are_not_given_twice() -> None:
     to = Builder()
     to.node("Relu", "a", X)
     to.initializer("c", np.zeros(2, np.float32))
@@ -55,7 +55,7 @@ def test_names_are_not_given_twice() -> None:
             to.initializer("c", other)
 
 
-def test_another_shape_or_type_than_what_is_computed_is_refused() -> None:
+def test_onnx_builder__another_shape_or_type_than_what_is_computed_is_refused() -> None:
     for shape in ((3, 5), (3,), (1, 3, 4)):
         to = Builder()
         with pytest.raises(onnx.shape_inference.InferenceError):

@@ -148,7 +148,7 @@ def run(content: bytes, inputs: Mapping[str, npt.NDArray[Any]]) -> Array:
 
 
 @by_kind
-def test_onnxruntime_computes_what_pytorch_does(kind: Kind) -> None:
+def test_onnx_writer__onnxruntime_computes_what_pytorch_does(kind: Kind) -> None:
     graph, inputs = kind.graph(), kind.inputs()
     with torch.inference_mode():
         expected = emulate_half_precision(graph)(
@@ -165,7 +165,7 @@ def test_onnxruntime_computes_what_pytorch_does(kind: Kind) -> None:
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 @pytest.mark.parametrize("name", ["plain", "appearance and dropout", "half, appearance and dropout"])
-def test_any_batch(name: str, batch: int) -> None:
+def test_onnx_writer__any_batch(name: str, batch: int) -> None:
     kind = KINDS[name]
     content, inputs = written(kind), kind.inputs(5)
     together = run(content, {name: array[:batch] for name, array in inputs.items()})
@@ -175,13 +175,13 @@ def test_any_batch(name: str, batch: int) -> None:
 
 @pytest.mark.slow
 @by_kind
-def test_the_same_images_as_of_the_file_that_pytorch_exports(kind: Kind) -> None:
+def test_onnx_writer__the_same_images_as_of_the_file_that_pytorch_exports(kind: Kind) -> None:
     graph, inputs = kind.graph(), kind.inputs()
     np.testing.assert_array_equal(run(to_onnx(graph, kind.specs), inputs), run(exported(graph, kind.specs), inputs))
 
 
 @by_kind
-def test_what_shape_inference_finds_is_what_the_file_says(kind: Kind) -> None:
+def test_onnx_writer__what_shape_inference_finds_is_what_the_file_says(kind: Kind) -> None:
     """Also of what lies between: a convolution's output has the shape that the writer counted on for dropout."""
     model = onnx.load_from_string(written(kind))
     declared = [(d.dim_param or d.dim_value) for d in model.graph.output[0].type.tensor_type.shape.dim]
@@ -208,7 +208,7 @@ def test_what_shape_inference_finds_is_what_the_file_says(kind: Kind) -> None:
         ("half throughout, batch norm", TensorProto.FLOAT16, TensorProto.FLOAT16),
     ],
 )
-def test_types(name: str, of_convolutions: int, of_norms: int) -> None:
+def test_onnx_writer__types(name: str, of_convolutions: int, of_norms: int) -> None:
     """Which images do not tell: onnxruntime's CPU computes halves in single precision."""
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(written(KINDS[name])), check_type=True)
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input)}
@@ -225,7 +225,7 @@ def test_types(name: str, of_convolutions: int, of_norms: int) -> None:
 
 
 @by_kind
-def test_weights_have_the_names_that_pytorch_gives_them(kind: Kind) -> None:
+def test_onnx_writer__weights_have_the_names_that_pytorch_gives_them(kind: Kind) -> None:
     """Which a bundle is read back by (scripts/quantize_bundle.py)."""
     graph = kind.graph()
     initializers = onnx.load_from_string(to_onnx(graph, kind.specs)).graph.initializer
@@ -235,7 +235,7 @@ def test_weights_have_the_names_that_pytorch_gives_them(kind: Kind) -> None:
         np.testing.assert_array_equal(found[name], tensor.numpy())
 
 
-def test_interface() -> None:
+def test_onnx_writer__interface() -> None:
     kind = KINDS["tall"]
     model = onnx.load_from_string(written(kind))
     session = onnxruntime.InferenceSession(model.SerializeToString())
@@ -252,7 +252,7 @@ def test_interface() -> None:
 
 
 @by_kind
-def test_nothing_but_the_network_is_in_the_file(kind: Kind) -> None:
+def test_onnx_writer__nothing_but_the_network_is_in_the_file(kind: Kind) -> None:
     model = onnx.load_from_string(written(kind))
     graph_parts = (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer)
     for part in (model, model.graph, *graph_parts):
@@ -271,11 +271,11 @@ def test_nothing_but_the_network_is_in_the_file(kind: Kind) -> None:
 
 
 @by_kind
-def test_the_same_weights_give_the_same_bytes(kind: Kind) -> None:
+def test_onnx_writer__the_same_weights_give_the_same_bytes(kind: Kind) -> None:
     assert written(kind) == written(kind)
 
 
-def test_the_norm_stays_one_operator_and_dropout_is_gone() -> None:
+def test_onnx_writer__the_norm_stays_one_operator_and_dropout_is_gone() -> None:
     model = onnx.load_from_string(written(Kind(replace(PLAIN, levels=8), size=(256, 256))))
     kinds = Counter(node.op_type for node in model.graph.node)
     assert kinds["InstanceNormalization"] == 13
@@ -285,14 +285,14 @@ def test_the_norm_stays_one_operator_and_dropout_is_gone() -> None:
 
 
 @pytest.mark.parametrize("upsampling", ["pixel-shuffle", "transposed"])
-def test_convolutions_are_called_by_their_place(upsampling: Upsampling) -> None:
+def test_onnx_writer__convolutions_are_called_by_their_place(upsampling: Upsampling) -> None:
     model = onnx.load_from_string(written(Kind(upsampling=upsampling)))
     names = [node.name for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
     assert names == [*(f"downs.{level}" for level in range(6)), *(f"ups.{level}" for level in reversed(range(6)))]
 
 
 @by_kind
-def test_bytes_are_cast_ahead_of_all_else(kind: Kind) -> None:
+def test_onnx_writer__bytes_are_cast_ahead_of_all_else(kind: Kind) -> None:
     """TensorRT neither reshapes nor subtracts uint8, and has no operators on bits."""
     model = onnx.load_from_string(written(kind))
     for spec in kind.specs:
@@ -302,7 +302,7 @@ def test_bytes_are_cast_ahead_of_all_else(kind: Kind) -> None:
     assert not {n.op_type for n in model.graph.node} & {"BitShift", "BitwiseAnd", "BitwiseOr", "Mod", "Greater"}
 
 
-def test_external_data_is_seen(tmp_path: Path) -> None:
+def test_onnx_writer__external_data_is_seen(tmp_path: Path) -> None:
     model = onnx.load_from_string(written(Kind()))
     assert external_tensors(model.SerializeToString()) == []
     path = tmp_path / "m.onnx"
@@ -366,7 +366,7 @@ def of_running_statistics(graph: ByteGraph) -> None:
         (of_running_statistics, r"^unet\.downs\.1\.norm normalizes by running statistics"),
     ],
 )
-def test_what_is_not_known_is_refused(change: Callable[[ByteGraph], None], message: str) -> None:
+def test_onnx_writer__what_is_not_known_is_refused(change: Callable[[ByteGraph], None], message: str) -> None:
     graph = KINDS["appearance"].graph()
     change(graph)
     with pytest.raises(TypeError, match=message):
@@ -384,12 +384,12 @@ def test_what_is_not_known_is_refused(change: Callable[[ByteGraph], None], messa
         (Kind(PLAIN), (), r"takes mask and perhaps appearance, dropout_bits; got \[\]"),
     ],
 )
-def test_inputs_of_another_network(kind: Kind, specs: Sequence[TensorSpec], message: str) -> None:
+def test_onnx_writer__inputs_of_another_network(kind: Kind, specs: Sequence[TensorSpec], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         to_onnx(kind.graph(), specs)
 
 
-def test_layers_that_do_not_fit_each_other_are_refused() -> None:
+def test_onnx_writer__layers_that_do_not_fit_each_other_are_refused() -> None:
     for layer, message in (
         (nn.Conv2d(7, 32, 4, 2, 1), "takes 7 channels of float32, and is given 16 of float32"),
         (nn.Conv2d(16, 32, 4, 2, 1).half(), "takes 16 channels of float16, and is given 16 of float32"),

@@ -45,7 +45,7 @@ def source(made: UnetGenerator, side: int = 64) -> ModelSource:
     )
 
 
-def test_the_masks(tmp_path: Path) -> None:
+def test_gate__the_masks(tmp_path: Path) -> None:
     save(tmp_path / "own.png", disc(50, 7, 25, 25))
     masks = gate.gate_masks((256, 256), tmp_path)
     assert masks.shape == (5 + 12 + 1, 256, 256)
@@ -59,7 +59,7 @@ def test_the_masks(tmp_path: Path) -> None:
     assert noise_sum == int(gate.noise((256, 256)).reshape(-1)[:64].astype(int) @ np.arange(64))
 
 
-def test_a_folder_of_masks_that_is_none(tmp_path: Path) -> None:
+def test_gate__a_folder_of_masks_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no mask files"):
         gate.gate_masks((256, 256), tmp_path)
     (tmp_path / "x.png").write_text("no")
@@ -69,7 +69,7 @@ def test_a_folder_of_masks_that_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 @pytest.mark.parametrize("output_nc", [1, 3])
-def test_the_reference_is_the_originals_computation(norm: Norm, output_nc: int) -> None:
+def test_gate__the_reference_is_the_originals_computation(norm: Norm, output_nc: int) -> None:
     made = network(norm, output_nc)
     masks = np.stack([disc(64, 20, 30, 30), disc(64, 9, 40, 20)])
     state = {k: v.double() for k, v in made.state_dict().items()}
@@ -82,7 +82,7 @@ def test_the_reference_is_the_originals_computation(norm: Norm, output_nc: int) 
             assert np.abs(image - np.broadcast_to(expected, (64, 64, 3))).max() < 0.51
 
 
-def test_the_figures() -> None:
+def test_gate__the_figures() -> None:
     a = np.zeros((1, 2, 2, 3), np.uint8)
     b = a.copy()
     assert gate.compare(a, b) == (0, 0.0, None)
@@ -93,7 +93,7 @@ def test_the_figures() -> None:
     assert gate.compare(b, a)[0] == 6, "bytes must not wrap around"
 
 
-def test_a_faithful_file_passes_at_every_batch_size() -> None:
+def test_gate__a_faithful_file_passes_at_every_batch_size() -> None:
     made, inputs = network(), {"mask": gate.gate_masks((64, 64), None)}
     reference = gate.reference_images(made, inputs, "instance")
     parity = gate.measure(reference, inputs, 17, source(made), "onnxruntime", 1)
@@ -102,7 +102,7 @@ def test_a_faithful_file_passes_at_every_batch_size() -> None:
     assert parity.mask_count == 17
 
 
-def test_one_wrong_weight_is_caught_and_a_known_miss_can_be_accepted() -> None:
+def test_gate__one_wrong_weight_is_caught_and_a_known_miss_can_be_accepted() -> None:
     made, inputs = network(), {"mask": gate.gate_masks((64, 64), None)}
     reference = gate.reference_images(made, inputs, "instance")
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_one_wrong_weight_is_caught_and_a_known_miss_can_be_accepted() -> None:
     assert (parity.max_level_difference, parity.accepted_max_level_difference) == (miss, miss)
 
 
-def test_a_network_that_gives_nan_stops_the_export() -> None:
+def test_gate__a_network_that_gives_nan_stops_the_export() -> None:
     made = network()
     with torch.no_grad():
         made.model.up.weight.fill_(float("nan"))
@@ -123,7 +123,7 @@ def test_a_network_that_gives_nan_stops_the_export() -> None:
         gate.reference_images(made, {"mask": gate.gate_masks((64, 64), None)[:3]}, "instance")
 
 
-def test_a_network_that_does_not_look_at_the_mask_is_warned_about() -> None:
+def test_gate__a_network_that_does_not_look_at_the_mask_is_warned_about() -> None:
     masks = gate.gate_masks((64, 64), None)
     same = np.full((*masks.shape, 3), 90, np.uint8)
     assert "trained the other way round" in (gate.mask_blindness(same) or "")

@@ -17,7 +17,7 @@ def psnr(square_mean: float) -> float:
     return 20 * math.log10(255) - 10 * math.log10(square_mean)
 
 
-def test_figures_by_hand() -> None:
+def test_metrics__figures_by_hand() -> None:
     reference = np.full((3, 4, 5, 3), 100, np.uint8)
     images = reference.copy()
     images[1, :, :, 0] += 6  # red of the second image: 36 / 3
@@ -33,12 +33,12 @@ def test_figures_by_hand() -> None:
     assert found.colour_shift_levels == pytest.approx((2, 30 / 60, -90 / 60))
 
 
-def test_identical_images() -> None:
+def test_metrics__identical_images() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 3)).astype(np.uint8)
     assert fidelity(images, images.copy()) == Fidelity(99, 99, 99, 0, 0, 0, (0, 0, 0))
 
 
-def test_black_against_white() -> None:
+def test_metrics__black_against_white() -> None:
     black, white = np.zeros((1, 2, 2, 3), np.uint8), np.full((1, 2, 2, 3), 255, np.uint8)
     found = fidelity(white, black)
     assert found.psnr_db == pytest.approx(0)
@@ -48,7 +48,7 @@ def test_black_against_white() -> None:
     assert fidelity(black, white).colour_shift_levels == pytest.approx((255, 255, 255))
 
 
-def test_a_few_bytes_off_by_one() -> None:
+def test_metrics__a_few_bytes_off_by_one() -> None:
     reference = np.zeros((1, 256, 256, 3), np.uint8)
     images = reference.copy()
     images[0, 7, 8, 1] = 1
@@ -74,19 +74,19 @@ GOOD = Fidelity(
         ({"psnr_db": 1.0, "max_levels": 255}, None),
     ],
 )
-def test_each_figure_has_a_limit(change: dict[str, Any], said: str | None) -> None:
+def test_metrics__each_figure_has_a_limit(change: dict[str, Any], said: str | None) -> None:
     assert GOOD.misses(ParityLimits()) == []
     assert dataclasses.replace(GOOD, **change).misses(ParityLimits()) == ([] if said is None else [said])
 
 
-def test_all_that_is_missed_is_told() -> None:
+def test_metrics__all_that_is_missed_is_told() -> None:
     found = dataclasses.replace(GOOD, mean_psnr_db=20.0, worst_psnr_db=10.0, mean_levels=30.0)
     assert len(found.misses(ParityLimits())) == 3
     assert found.misses(ParityLimits(20, 10, 30, 1)) == []
 
 
 @pytest.mark.parametrize("by_db", [0.5, 6.0])
-def test_stricter_limits_are_met_by_errors_that_are_less(by_db: float) -> None:
+def test_metrics__stricter_limits_are_met_by_errors_that_are_less(by_db: float) -> None:
     """Differences less by a factor have a PSNR more by its decibels, and levels less by the factor itself."""
     factor = 10 ** (by_db / 20)
     limits = ParityLimits(40, 36, 2.0, 1.0).stricter(by_db)
@@ -101,7 +101,7 @@ def test_stricter_limits_are_met_by_errors_that_are_less(by_db: float) -> None:
         assert len(dataclasses.replace(just, **{name: value}).misses(limits)) == 1, name  # type: ignore[arg-type]
 
 
-def test_limits_are_no_stricter_than_equal_bytes() -> None:
+def test_metrics__limits_are_no_stricter_than_equal_bytes() -> None:
     identical = Fidelity(99, 99, 99, 0, 0, 0, (0, 0, 0))
     assert identical.misses(ParityLimits(98.9, 98.9).stricter(1000)) == []
 
@@ -116,7 +116,7 @@ def test_limits_are_no_stricter_than_equal_bytes() -> None:
         ({"colour_shift_levels": (0.0, -10.0, 2.0)}, 20, 0),
     ],
 )
-def test_how_far_the_error_has_to_fall(change: dict[str, Any], mean_db: float, worst_db: float) -> None:
+def test_metrics__how_far_the_error_has_to_fall(change: dict[str, Any], mean_db: float, worst_db: float) -> None:
     """Halving all differences halves levels and adds 6.02 dB to a PSNR."""
     short = dataclasses.replace(GOOD, **change).shortfall_db(ParityLimits())
     assert short.mean_db == pytest.approx(mean_db)
@@ -125,7 +125,7 @@ def test_how_far_the_error_has_to_fall(change: dict[str, Any], mean_db: float, w
     assert math.isfinite(impossible.mean_db)
 
 
-def test_the_error_of_each_image() -> None:
+def test_metrics__the_error_of_each_image() -> None:
     reference = np.full((2, 2, 2, 3), 10, np.uint8)
     images = reference.copy()
     images[1, 0, 0] = (0, 10, 250)
@@ -142,7 +142,7 @@ def test_the_error_of_each_image() -> None:
         ({"colour_shift_levels": math.inf}, "--max-color-shift must be between 0 and 255 levels, got inf"),
     ],
 )
-def test_limits_out_of_range(given: dict[str, float], said: str) -> None:
+def test_metrics__limits_out_of_range(given: dict[str, float], said: str) -> None:
     with pytest.raises(InputError) as error:
         ParityLimits(**given)
     assert str(error.value) == said

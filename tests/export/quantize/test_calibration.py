@@ -69,7 +69,7 @@ def assert_apart(found: Calibration) -> None:
     assert len(judged) == found.evaluation_mask_count
 
 
-def test_a_large_folder(tmp_path: Path) -> None:
+def test_calibration__a_large_folder(tmp_path: Path) -> None:
     masks = folder(tmp_path / "masks", 300)
     found = read(masks)
     assert_apart(found)
@@ -87,7 +87,7 @@ def test_a_large_folder(tmp_path: Path) -> None:
     assert describe_calibration(found, is_calibrated=False) == "judged on 205 masks"
 
 
-def test_drawn_shapes_make_up_for_what_a_folder_lacks(tmp_path: Path) -> None:
+def test_calibration__drawn_shapes_make_up_for_what_a_folder_lacks(tmp_path: Path) -> None:
     found = read(folder(tmp_path / "masks", 16))
     assert_apart(found)
     assert len(found.calibration_inputs["mask"]) == 5
@@ -98,7 +98,7 @@ def test_drawn_shapes_make_up_for_what_a_folder_lacks(tmp_path: Path) -> None:
     assert describe_calibration(found, is_calibrated=True) == "tuned on 5 masks, judged on 105 others, 89 of them drawn"
 
 
-def test_masks_that_are_drawn_by_the_way_are_not_those_tuned_on(tmp_path: Path) -> None:
+def test_calibration__masks_that_are_drawn_by_the_way_are_not_those_tuned_on(tmp_path: Path) -> None:
     """Someone calibrates on the very shapes that fill the gap, and on the probes."""
     (tmp_path / "masks").mkdir()
     same = open_source("shapes:30,seed=20190716", SIDE)
@@ -114,7 +114,7 @@ def test_masks_that_are_drawn_by_the_way_are_not_those_tuned_on(tmp_path: Path) 
     assert found.evaluation_mask_count == 100 + ALWAYS
 
 
-def test_what_is_always_judged_on() -> None:
+def test_calibration__what_is_always_judged_on() -> None:
     for spec, stochastic in ((PLAIN, False), (STEERED, True)):
         found, pairs = read("shapes:60", spec, stochastic), golden(spec, stochastic)
         assert found.evaluation_inputs.keys() == pairs.keys()
@@ -125,7 +125,9 @@ def test_what_is_always_judged_on() -> None:
 
 
 @pytest.mark.parametrize(("given", "count"), [(16, 5), (40, 12), (300, 12)])
-def test_layers_are_judged_by_images_from_all_over_and_by_extremes(tmp_path: Path, given: int, count: int) -> None:
+def test_calibration__layers_are_judged_by_images_from_all_over_and_by_extremes(
+    tmp_path: Path, given: int, count: int
+) -> None:
     found = read(folder(tmp_path / "masks", given), STEERED, stochastic=True)
     tuned = keys(found.calibration_inputs["mask"])
     places = [tuned.index(key) for key in keys(found.selection_inputs["mask"])[:count]]
@@ -140,7 +142,7 @@ def test_layers_are_judged_by_images_from_all_over_and_by_extremes(tmp_path: Pat
     assert (found.selection_inputs["dropout_bits"][-2:] != found.evaluation_inputs["dropout_bits"][-ALWAYS:-3]).any()
 
 
-def test_words(tmp_path: Path) -> None:
+def test_calibration__words(tmp_path: Path) -> None:
     found = read("shapes:200")
     assert_apart(found)
     assert (len(found.calibration_inputs["mask"]), found.evaluation_mask_count, found.drawn_count) == (
@@ -162,7 +164,7 @@ def test_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("side", [32, 128])
-def test_shapes_at_the_sizes_of_other_networks(side: int) -> None:
+def test_calibration__shapes_at_the_sizes_of_other_networks(side: int) -> None:
     specs = input_specs(UnetSpec(5, 2, 3, 3, "none"), (side, side))
     masks = gate.gate_masks((side, side), None)
     found = read_calibration("shapes:40", specs, None, {"mask": masks[2:5]})
@@ -171,7 +173,7 @@ def test_shapes_at_the_sizes_of_other_networks(side: int) -> None:
 
 
 @pytest.mark.parametrize(("count", "copies", "got"), [(0, 1, 0), (1, 1, 1), (1, 50, 1), (15, 1, 15), (15, 3, 15)])
-def test_too_few(tmp_path: Path, count: int, copies: int, got: int) -> None:
+def test_calibration__too_few(tmp_path: Path, count: int, copies: int, got: int) -> None:
     masks = folder(tmp_path / "masks", count, copies)
     save(masks / "black.png", gate.black((SIDE, SIDE)))
     save(masks / "white.png", gate.white((90, 90)))
@@ -182,7 +184,7 @@ def test_too_few(tmp_path: Path, count: int, copies: int, got: int) -> None:
         read(masks)
 
 
-def test_no_folder_no_words(tmp_path: Path) -> None:
+def test_calibration__no_folder_no_words(tmp_path: Path) -> None:
     save(tmp_path / "one.png", disc())
     (tmp_path / "empty").mkdir()
     for masks, said in (
@@ -198,14 +200,14 @@ def test_no_folder_no_words(tmp_path: Path) -> None:
             read(masks)
 
 
-def test_photographs_in_the_folder(tmp_path: Path) -> None:
+def test_calibration__photographs_in_the_folder(tmp_path: Path) -> None:
     masks = folder(tmp_path / "masks", 20)
     save(masks / "ISIC_0000003.jpg", photograph(disc(), 3))
     with pytest.raises(MaskFileError, match=r"ISIC_0000003\.jpg"):
         read(masks)
 
 
-def test_of_a_huge_folder_a_few_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration__of_a_huge_folder_a_few_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     golden()
     reads: list[int] = []
 
@@ -231,7 +233,7 @@ def test_of_a_huge_folder_a_few_are_read(tmp_path: Path, monkeypatch: pytest.Mon
     assert sorted(reads) == list(range(400))
 
 
-def test_appearances_and_bits_are_drawn_for_each_mask() -> None:
+def test_calibration__appearances_and_bits_are_drawn_for_each_mask() -> None:
     found, again = read("shapes:60", STEERED, stochastic=True), read("shapes:60", STEERED, stochastic=True)
     assert list(found.calibration_inputs) == ["mask", "appearance", "dropout_bits"]
     for one, other in (

@@ -88,7 +88,7 @@ def real_images(graph: ByteGraph, inputs: dict[str, npt.NDArray[Any]]) -> Tensor
 @pytest.mark.parametrize("upsample", ["deconv", "resize"])
 @pytest.mark.parametrize("rows", [0, 5])
 @pytest.mark.parametrize("stochastic", [False, True])
-def test_the_images_stay_the_same(
+def test_equalize__the_images_stay_the_same(
     norm: Norm, statistics: NormStatistics, upsample: Upsample, rows: int, stochastic: bool
 ) -> None:
     made = network(norm, upsample, rows)
@@ -104,7 +104,7 @@ def test_the_images_stay_the_same(
         assert not torch.allclose(weight, changed), "a layer was left out"
 
 
-def test_with_an_appearance_the_images_are_those_of_the_network() -> None:
+def test_equalize__with_an_appearance_the_images_are_those_of_the_network() -> None:
     made = network("instance", rows=5)
     inputs = inputs_of(made, stochastic=False)
     graph = graph_of(made)
@@ -126,7 +126,7 @@ def spread(peaks: Peaks) -> float:
     ("norm", "statistics", "rows"),
     [("batch", "instance", 0), ("batch", "running", 0), ("none", "instance", 0), ("instance", "instance", 5)],
 )
-def test_channels_become_alike_in_range(norm: Norm, statistics: NormStatistics, rows: int) -> None:
+def test_equalize__channels_become_alike_in_range(norm: Norm, statistics: NormStatistics, rows: int) -> None:
     made = network(norm, rows=rows)
     graph, inputs = graph_of(made, statistics), inputs_of(made, stochastic=False)
     peaks = channel_peaks(graph, inputs)
@@ -135,7 +135,7 @@ def test_channels_become_alike_in_range(norm: Norm, statistics: NormStatistics, 
 
 
 @pytest.mark.parametrize(("norm", "statistics"), KINDS)
-def test_eight_bits_lose_less(norm: Norm, statistics: NormStatistics) -> None:
+def test_equalize__eight_bits_lose_less(norm: Norm, statistics: NormStatistics) -> None:
     """Activations rounded to 255 steps between their least and their greatest, a tensor at a time; weights are not."""
 
     def rounded(_: nn.Module, args: Any) -> Any:
@@ -168,7 +168,7 @@ def test_eight_bits_lose_less(norm: Norm, statistics: NormStatistics) -> None:
     assert np.exp(np.mean(np.log(ratios))) < 0.7
 
 
-def test_results_ahead_of_a_norm_stay_the_same_without_its_epsilon() -> None:
+def test_equalize__results_ahead_of_a_norm_stay_the_same_without_its_epsilon() -> None:
     norms: tuple[Norm, ...] = ("instance", "batch")
     for norm in norms:
         made = network(norm)
@@ -183,7 +183,7 @@ def test_results_ahead_of_a_norm_stay_the_same_without_its_epsilon() -> None:
         assert (real_images(amplified, inputs) - real_images(graph, inputs)).abs().max() < EXACT
 
 
-def test_results_ahead_of_a_norm_are_alike_up_to_a_limit() -> None:
+def test_equalize__results_ahead_of_a_norm_are_alike_up_to_a_limit() -> None:
     made = network("instance")
     graph, inputs = graph_of(made), inputs_of(made, stochastic=False)
     peaks = channel_peaks(graph, inputs)
@@ -200,7 +200,7 @@ def test_results_ahead_of_a_norm_are_alike_up_to_a_limit() -> None:
                 assert torch.allclose(new, wanted, rtol=1e-2)
 
 
-def test_a_norms_epsilon_goes_with_the_mean_amplification() -> None:
+def test_equalize__a_norms_epsilon_goes_with_the_mean_amplification() -> None:
     """So that where there is next to no variance, a channel amplified by as much is what it was."""
     made = network("instance")
     graph, inputs = graph_of(made), inputs_of(made, stochastic=False)
@@ -217,7 +217,7 @@ def test_a_norms_epsilon_goes_with_the_mean_amplification() -> None:
     assert count == 4 + 5
 
 
-def test_a_layer_that_gives_nothing_but_zeros() -> None:
+def test_equalize__a_layer_that_gives_nothing_but_zeros() -> None:
     made = network("instance")
     made.blocks()[2].down.weight.data.zero_()
     made.blocks()[2].up.weight.data.zero_()
@@ -227,7 +227,7 @@ def test_a_layer_that_gives_nothing_but_zeros() -> None:
     assert (real_images(equal, inputs) - real_images(graph, inputs)).abs().max() < 1 / 127.5
 
 
-def test_peaks_by_hand() -> None:
+def test_equalize__peaks_by_hand() -> None:
     """Of the smallest network, level by level, with an appearance and dropout; no hooks, no module is called."""
     made = network("instance", rows=5)
     graph, inputs = graph_of(made, stochastic=True), inputs_of(made, stochastic=True, count=2)
@@ -284,7 +284,7 @@ def test_peaks_by_hand() -> None:
 
 
 @pytest.mark.parametrize("upsampling", ["pixel-shuffle", "resize"])
-def test_peaks_do_not_depend_on_the_form(upsampling: Upsampling) -> None:
+def test_equalize__peaks_do_not_depend_on_the_form(upsampling: Upsampling) -> None:
     made = network("instance", "resize")
     inputs = inputs_of(made, stochastic=False)
     one = channel_peaks(deploy(made, upsampling=upsampling).graph, inputs)

@@ -106,7 +106,7 @@ def shapes(words: str, side: int = 256) -> Array:
     return np.stack([source.read(name, (side, side)).mask for name in source.names])
 
 
-def test_what_the_bundle_holds(report: ExportReport) -> None:
+def test_int8__what_the_bundle_holds(report: ExportReport) -> None:
     bundle = report.bundle
     variants = [
         (m.file.path, m.precision, m.engines, m.weights, m.form, m.parity.accepted_psnr_db)
@@ -148,7 +148,7 @@ def test_what_the_bundle_holds(report: ExportReport) -> None:
         ("openvino", "bf16"),
     ],
 )
-def test_images_are_as_far_off_as_the_manifest_says(
+def test_int8__images_are_as_far_off_as_the_manifest_says(
     report: ExportReport, engine: str, precision: Precision, request: pytest.FixtureRequest
 ) -> None:
     if precision == "bf16":
@@ -166,13 +166,13 @@ def test_images_are_as_far_off_as_the_manifest_says(
     assert found.min() > model.parity.worst_psnr_db - 3  # of other masks
 
 
-def test_images_are_near_those_of_the_original(report: ExportReport) -> None:
+def test_int8__images_are_near_those_of_the_original(report: ExportReport) -> None:
     with Synthesizer.open(report.bundle, precision="int8") as synth:
         for _, mask, original in oracle(TINY / "masks", TINY / "images_eval"):
             assert psnr_db(synth(mask[None]), original[None]) > 40
 
 
-def test_the_runtimes_commands_on_it(report: ExportReport, tmp_path: Path, m2l: CommandLine) -> None:
+def test_int8__the_runtimes_commands_on_it(report: ExportReport, tmp_path: Path, m2l: CommandLine) -> None:
     path = report.bundle.path
     replays = replay_golden(report.bundle)
     assert {replay.precision for replay in replays} >= {"fp32", "int8"}
@@ -190,7 +190,7 @@ def test_the_runtimes_commands_on_it(report: ExportReport, tmp_path: Path, m2l: 
     assert len(list((tmp_path / "out").glob("*.png"))) == len(list(masks.glob("*.png")))
 
 
-def test_the_model_card(report: ExportReport) -> None:
+def test_int8__the_model_card(report: ExportReport) -> None:
     card = (report.bundle.path / "MODEL_CARD.md").read_text()
     table = [line for line in card.splitlines() if line.startswith("| generator.")]
     assert len(table) == len(report.bundle.manifest.models)
@@ -210,7 +210,7 @@ def test_the_model_card(report: ExportReport) -> None:
                 assert rows[row.layer].startswith(f"{row.multiplications_share * 100:.1f} %")
 
 
-def test_a_card_with_one_reference_keeps_it_in_a_line(tmp_path: Path, small: Path) -> None:
+def test_int8__a_card_with_one_reference_keeps_it_in_a_line(tmp_path: Path, small: Path) -> None:
     export_checkpoint(small, tmp_path / "b")
     card = (tmp_path / "b" / "MODEL_CARD.md").read_text()
     assert "| against |" not in card
@@ -218,7 +218,7 @@ def test_a_card_with_one_reference_keeps_it_in_a_line(tmp_path: Path, small: Pat
     assert "What int8 costs" not in card
 
 
-def test_some_layers_in_float_and_what_is_told_of_them(
+def test_int8__some_layers_in_float_and_what_is_told_of_them(
     tmp_path: Path, small: Path, m2l: CommandLine, left: Path
 ) -> None:
     words = "--precision int8 --engines onnxruntime --calibrate shapes:48 --min-psnr 44 --json --name x"
@@ -248,7 +248,7 @@ def test_some_layers_in_float_and_what_is_told_of_them(
 
 
 @pytest.mark.parametrize("times", [1, 2, 9])
-def test_a_choice_that_the_gate_does_not_pass_is_made_again(
+def test_int8__a_choice_that_the_gate_does_not_pass_is_made_again(
     tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     """The gate sees the first images as 3 dB short of the limit."""
@@ -287,7 +287,7 @@ def test_a_choice_that_the_gate_does_not_pass_is_made_again(
     assert len(told) == times
 
 
-def test_mostly_float_is_warned_about(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8__mostly_float_is_warned_about(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precisions, "FLOAT_SHARE_WARNING", 0.01)
     limits = ParityLimits(44, 20, 40, 40)
     report = export_checkpoint(
@@ -300,7 +300,7 @@ def test_mostly_float_is_warned_about(tmp_path: Path, small: Path, monkeypatch: 
     assert warning in report.bundle.manifest.warnings
 
 
-def test_far_too_strict_limits_write_nothing(tmp_path: Path, small: Path, left: Path) -> None:
+def test_int8__far_too_strict_limits_write_nothing(tmp_path: Path, small: Path, left: Path) -> None:
     with pytest.raises(ParityError, match=r"int8 on onnxruntime is too far from fp32 whichever layers .*mean PSNR \d"):
         export_checkpoint(
             small,
@@ -312,7 +312,7 @@ def test_far_too_strict_limits_write_nothing(tmp_path: Path, small: Path, left: 
 
 
 @pytest.mark.usefixtures("bf16")
-def test_bf16_that_is_too_far_off_writes_nothing(tmp_path: Path, small: Path, m2l: CommandLine) -> None:
+def test_int8__bf16_that_is_too_far_off_writes_nothing(tmp_path: Path, small: Path, m2l: CommandLine) -> None:
     outcome = m2l("export", small, tmp_path / "b", "--precision", "bf16", "--min-worst-psnr", "98")
     assert outcome.code == 1
     assert re.search(r"bf16 on openvino \S+ is too far from fp32: worst PSNR \(image \d+\) [\d.]+ dB", outcome.err)
@@ -329,7 +329,7 @@ def inside(report: ExportReport, engine: str) -> tuple[Bundle, Any, ModelSource]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_scale_that_is_wrong_does_not_pass_the_gate(report: ExportReport, engine: str) -> None:
+def test_int8__a_scale_that_is_wrong_does_not_pass_the_gate(report: ExportReport, engine: str) -> None:
     """Of the layer without a norm behind it: norms take the scale of what is ahead of them away, and rightly so."""
     bundle, model, source = inside(report, engine)
     exact = dataclasses.replace(
@@ -379,7 +379,7 @@ def test_a_scale_that_is_wrong_does_not_pass_the_gate(report: ExportReport, engi
         (("--precision", "bf16", "--engines", "onnxruntime"), 1, "bf16 is for openvino"),
     ],
 )
-def test_bad_options(tmp_path: Path, m2l: CommandLine, arguments: Sequence[str], code: int, message: str) -> None:
+def test_int8__bad_options(tmp_path: Path, m2l: CommandLine, arguments: Sequence[str], code: int, message: str) -> None:
     (tmp_path / "empty").mkdir()
     outcome = m2l("export", CHECKPOINT, tmp_path / "b", *(word.format(tmp=tmp_path) for word in arguments))
     assert outcome.code == code
@@ -389,7 +389,7 @@ def test_bad_options(tmp_path: Path, m2l: CommandLine, arguments: Sequence[str],
     assert not (tmp_path / "b").exists()
 
 
-def test_a_precision_that_there_is_not_in_python(tmp_path: Path) -> None:
+def test_int8__a_precision_that_there_is_not_in_python(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a precision is one of fp32, fp16, bf16, int8, got 'int4'"):
         export_checkpoint(CHECKPOINT, tmp_path / "b", ExportOptions(precisions=["int4"]))  # type: ignore[list-item]
 
@@ -403,7 +403,7 @@ def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_openvino")
-def test_bf16_without_openvino(tmp_path: Path, m2l: CommandLine) -> None:
+def test_int8__bf16_without_openvino(tmp_path: Path, m2l: CommandLine) -> None:
     outcome = m2l("export", CHECKPOINT, tmp_path / "b", "--precision", "int8,bf16")
     assert outcome.code == 1
     assert "--precision bf16 needs openvino, which is not installed: pip install '.[openvino]'" in outcome.err
@@ -412,7 +412,7 @@ def test_bf16_without_openvino(tmp_path: Path, m2l: CommandLine) -> None:
 
 
 @pytest.mark.usefixtures("without_openvino")
-def test_int8_without_openvino(tmp_path: Path, small: Path) -> None:
+def test_int8__without_openvino(tmp_path: Path, small: Path) -> None:
     lines: list[str] = []
     report = export_checkpoint(
         small,
@@ -424,7 +424,7 @@ def test_int8_without_openvino(tmp_path: Path, small: Path) -> None:
     assert lines[0].startswith("note: no int8 for openvino, which is not installed: pip install")
 
 
-def test_a_cpu_on_which_int8_does_not_pay(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8__a_cpu_on_which_int8_does_not_pay(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "instructions", lambda: frozenset({"avx2"}))
     lines: list[str] = []
     export_checkpoint(
@@ -437,7 +437,7 @@ def test_a_cpu_on_which_int8_does_not_pay(tmp_path: Path, small: Path, monkeypat
 
 
 @needs_openvino
-def test_a_cpu_that_computes_otherwise_proves_nothing(
+def test_int8__a_cpu_that_computes_otherwise_proves_nothing(
     tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def module(name: str) -> Any:
@@ -457,7 +457,7 @@ def test_a_cpu_that_computes_otherwise_proves_nothing(
 
 
 @pytest.mark.parametrize(("number", "code"), [slow(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted(
+def test_int8__interrupted(
     tmp_path: Path,
     small: Path,
     m2l: CommandLine,
@@ -484,7 +484,7 @@ def test_interrupted(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_all_that_a_network_may_have(tmp_path: Path) -> None:
+def test_int8__all_that_a_network_may_have(tmp_path: Path) -> None:
     """An appearance, dropout from outside, batch norm, resizing, half-precision weights; and verified afterwards."""
     path = checkpoint(tmp_path, UnetSpec(6, 3, 3, 3, "batch", upsample="resize", appearance_rows=25))
     report = export_checkpoint(
@@ -536,7 +536,7 @@ def checkpoint(folder: Path, spec: UnetSpec) -> Path:
         (UnetSpec(9, 2, 3, 3, "instance"), {}),
     ],
 )
-def test_other_networks(tmp_path: Path, spec: UnetSpec, options: dict[str, Any]) -> None:
+def test_int8__other_networks(tmp_path: Path, spec: UnetSpec, options: dict[str, Any]) -> None:
     path = checkpoint(tmp_path, spec)
     wanted: tuple[Precision, ...] = ("bf16", "int8") if has_bf16() else ("int8",)
     report = export_checkpoint(path, tmp_path / "b", ExportOptions(precisions=wanted, limits=LOOSE, **options))
@@ -547,7 +547,7 @@ def test_other_networks(tmp_path: Path, spec: UnetSpec, options: dict[str, Any])
 
 @pytest.mark.slow
 @pytest.mark.skipif(not ISIC_MASKS.is_dir() or not REFERENCE.is_dir(), reason="the trained reference is not here")
-def test_the_trained_reference_within_the_default_limits(tmp_path: Path) -> None:
+def test_int8__the_trained_reference_within_the_default_limits(tmp_path: Path) -> None:
     wanted: tuple[Precision, ...] = ("bf16", "int8") if has_bf16() else ("int8",)
     report = export_checkpoint(
         REFERENCE / "latest_net_G.pth", tmp_path / "b", ExportOptions(precisions=wanted, calibrate=ISIC_MASKS)
@@ -571,7 +571,7 @@ def test_the_trained_reference_within_the_default_limits(tmp_path: Path) -> None
     assert all(replay.agrees for replay in replay_golden(report.bundle) if replay.device == "cpu")
 
 
-def test_the_options_are_explained() -> None:
+def test_int8__the_options_are_explained() -> None:
     text = (ROOT / "docs" / "quantization.md").read_text()
     for option in ("--precision", "--engines", "--calibrate", "--max-mean-difference", "--max-color-shift"):
         assert f"| `{option}` |" in text

@@ -27,7 +27,7 @@ class Masks(CalibrationDataReader):  # type: ignore[misc]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_int8_on_both_engines(tmp_path: Path) -> None:
+def test_int8_engines__int8_on_both_engines(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     bundle = open_bundle(TINY_BUNDLE)
     model, manifest = bundle.manifest.models[0], bundle.manifest

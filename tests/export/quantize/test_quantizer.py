@@ -87,7 +87,7 @@ def run(content: bytes, inputs: Mapping[str, npt.NDArray[Any]]) -> Array:
     return images
 
 
-def test_layers_in_the_order_in_which_they_run(quantizers: Mapping[Target, Quantizer]) -> None:
+def test_quantizer__layers_in_the_order_in_which_they_run(quantizers: Mapping[Target, Quantizer]) -> None:
     for quantizer in quantizers.values():
         assert [layer.name for layer in quantizer.layers] == NAMES
         expected = []
@@ -101,7 +101,7 @@ def test_layers_in_the_order_in_which_they_run(quantizers: Mapping[Target, Quant
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_weights_have_a_scale_for_each_output_channel(
+def test_quantizer__weights_have_a_scale_for_each_output_channel(
     content: bytes, quantizers: Mapping[Target, Quantizer], target: Target
 ) -> None:
     exact, graph = Graph(content), Graph(quantizers[target].quantize())
@@ -119,7 +119,9 @@ def test_weights_have_a_scale_for_each_output_channel(
         assert np.abs(stored).max() == most
 
 
-def test_activations_have_the_range_that_was_seen(content: bytes, quantizers: Mapping[Target, Quantizer]) -> None:
+def test_quantizer__activations_have_the_range_that_was_seen(
+    content: bytes, quantizers: Mapping[Target, Quantizer]
+) -> None:
     model = onnx.load_from_string(content)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     names = [node.input[0] for node in convolutions]
@@ -139,7 +141,9 @@ def test_activations_have_the_range_that_was_seen(content: bytes, quantizers: Ma
         assert first[0] == pytest.approx(2 / 255)  # masks are from -1 to 1
 
 
-def test_onnxruntime_is_given_quantised_results_and_openvino_floats(quantizers: Mapping[Target, Quantizer]) -> None:
+def test_quantizer__onnxruntime_is_given_quantised_results_and_openvino_floats(
+    quantizers: Mapping[Target, Quantizer],
+) -> None:
     for target in TARGETS:
         graph = Graph(quantizers[target].quantize())
         takers = [graph.takers(node.output[0]) for node in graph.convolutions]
@@ -151,7 +155,7 @@ def test_onnxruntime_is_given_quantised_results_and_openvino_floats(quantizers: 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("left", [("downs.0",), ("ups.0", "downs.3"), tuple(NAMES)])
-def test_layers_left_in_float(
+def test_quantizer__layers_left_in_float(
     content: bytes, quantizers: Mapping[Target, Quantizer], target: Target, left: tuple[str, ...]
 ) -> None:
     exact, made = Graph(content), quantizers[target].quantize(left)
@@ -167,20 +171,22 @@ def test_layers_left_in_float(
         np.testing.assert_array_equal(run(made, {"mask": MASKS}), run(content, {"mask": MASKS}))
 
 
-def test_a_layer_that_is_not_there(quantizers: Mapping[Target, Quantizer]) -> None:
+def test_quantizer__a_layer_that_is_not_there(quantizers: Mapping[Target, Quantizer]) -> None:
     with pytest.raises(ValueError, match="there is no layer downs.5, ups.9"):
         quantizers["openvino"].quantize(("ups.9", "downs.0", "downs.5"))
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_same_bytes_every_time(content: bytes, quantizers: Mapping[Target, Quantizer], target: Target) -> None:
+def test_quantizer__the_same_bytes_every_time(
+    content: bytes, quantizers: Mapping[Target, Quantizer], target: Target
+) -> None:
     first = quantizers[target].quantize(("ups.1",))
     quantizers[target].quantize()
     assert quantizers[target].quantize(("ups.1",)) == first
     assert Quantizer(content, {"mask": MASKS}, target).quantize(("ups.1",)) == first
 
 
-def test_the_file_tells_nothing_of_where_it_was_made(quantizers: Mapping[Target, Quantizer]) -> None:
+def test_quantizer__the_file_tells_nothing_of_where_it_was_made(quantizers: Mapping[Target, Quantizer]) -> None:
     model = Graph(quantizers["onnxruntime"].quantize()).model
     assert model.producer_name == "m2l"
     assert [(one.domain, one.version) for one in model.opset_import] == [("", 20)]
@@ -189,7 +195,7 @@ def test_the_file_tells_nothing_of_where_it_was_made(quantizers: Mapping[Target,
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_cheapest_choice_against_all_of_them(seed: int) -> None:
+def test_quantizer__the_cheapest_choice_against_all_of_them(seed: int) -> None:
     rng = np.random.default_rng(seed)
     count, criteria = int(rng.integers(1, 10)), int(rng.integers(1, 4))
     costs, errors = list(rng.random(count)), 10 ** rng.uniform(-6, -3, (count, criteria))
@@ -210,7 +216,7 @@ def test_the_cheapest_choice_against_all_of_them(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_of_many_layers_a_cheap_choice_within_the_budgets(seed: int) -> None:
+def test_quantizer__of_many_layers_a_cheap_choice_within_the_budgets(seed: int) -> None:
     rng = np.random.default_rng(seed)
     costs, errors = list(rng.random(24)), 10 ** rng.uniform(-6, -3, (24, 3))
     for share in (0.0, 0.3, 0.9, 1.1):
@@ -281,7 +287,7 @@ def chosen_of(found: Sensitivity) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("floor", [0, 6])
-def test_what_is_measured_of_each_layer(floor: int) -> None:
+def test_quantizer__what_is_measured_of_each_layer(floor: int) -> None:
     fake = Fake(floor)
     errors = measure_layers(fake.layers, fake.images, fake.reference)
     assert len(fake.asked) == 12
@@ -297,7 +303,7 @@ def test_what_is_measured_of_each_layer(floor: int) -> None:
 
 @pytest.mark.parametrize("wanted", [15.0, 19.0, 24.0, 30.0, 37.0])
 @pytest.mark.parametrize("floor", [2, 5])
-def test_float_layers_are_those_that_bring_the_mean_within_the_limits(wanted: float, floor: int) -> None:
+def test_quantizer__float_layers_are_those_that_bring_the_mean_within_the_limits(wanted: float, floor: int) -> None:
     fake = Fake(floor)
     errors = measure_layers(fake.layers, fake.images, fake.reference)
     found = choose_float_layers(
@@ -321,7 +327,7 @@ def test_float_layers_are_those_that_bring_the_mean_within_the_limits(wanted: fl
 
 @pytest.mark.parametrize("wanted", [15.0, 19.0, 24.0, 30.0, 37.0, 39.5])
 @pytest.mark.parametrize("floor", [0, 8])
-def test_float_layers_are_those_that_bring_the_worst_within_the_limits(wanted: float, floor: int) -> None:
+def test_quantizer__float_layers_are_those_that_bring_the_worst_within_the_limits(wanted: float, floor: int) -> None:
     """Exactly the cheapest, by trying all choices."""
     fake = Fake(floor)
     errors = measure_layers(fake.layers, fake.images, fake.reference)
@@ -333,7 +339,7 @@ def test_float_layers_are_those_that_bring_the_worst_within_the_limits(wanted: f
     assert sum(fake.costs[k] for k in chosen) == fake.cheapest_cost(lambda left: min(fake.psnrs(left)) >= wanted)
 
 
-def test_a_single_image_that_is_far_off_has_its_own_layer_left_in_float() -> None:
+def test_quantizer__a_single_image_that_is_far_off_has_its_own_layer_left_in_float() -> None:
     fake = Fake()
     fake.levels = (1,) * 10
     errors = measure_layers(fake.layers, fake.images, fake.reference)
@@ -341,7 +347,7 @@ def test_a_single_image_that_is_far_off_has_its_own_layer_left_in_float() -> Non
     assert found.float_layers == ("layer3",)
 
 
-def test_levels_have_to_be_within_their_limits_too() -> None:
+def test_quantizer__levels_have_to_be_within_their_limits_too() -> None:
     fake = Fake()
     errors = measure_layers(fake.layers, fake.images, fake.reference)
     found = choose_float_layers(errors, fake.evaluate, ParityLimits(0, 0, mean_levels=3.0, colour_shift_levels=255))
@@ -349,7 +355,7 @@ def test_levels_have_to_be_within_their_limits_too() -> None:
     assert 0 < len(found.float_layers) < 10
 
 
-def test_nothing_is_left_in_float_where_all_in_int8_is_good_enough() -> None:
+def test_quantizer__nothing_is_left_in_float_where_all_in_int8_is_good_enough() -> None:
     fake = Fake()
     errors = measure_layers(fake.layers, fake.images, fake.reference)
     fake.asked.clear()
@@ -358,7 +364,7 @@ def test_nothing_is_left_in_float_where_all_in_int8_is_good_enough() -> None:
     assert fake.asked == []
 
 
-def test_where_nothing_is_good_enough_all_is_left_in_float() -> None:
+def test_quantizer__where_nothing_is_good_enough_all_is_left_in_float() -> None:
     fake = Fake(floor=100)
     errors = measure_layers(fake.layers, fake.images, fake.reference)
     for aim in (ParityLimits(50, 0, 255, 255), ParityLimits(0, 40, 255, 255), ParityLimits(0, 0, 255, 0)):

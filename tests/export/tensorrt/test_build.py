@@ -63,7 +63,7 @@ def exported(
 
 
 @pytest.mark.parametrize(("precision", "capability"), rotating(("fp32",), ("fp16",)))
-def test_builds_for_cards_that_are_not_here(precision: LayerType, capability: str) -> None:
+def test_build__builds_for_cards_that_are_not_here(precision: LayerType, capability: str) -> None:
     content, specs = exported(precision)
     plan = build_plan(content, specs, precision, BuildOptions(compute_capability=capability))
     assert (plan.compute_capability, plan.batch_sizes, plan.flavour) == (capability, (1, 16, 64), "tensorrt_rtx")
@@ -87,7 +87,7 @@ def test_builds_for_cards_that_are_not_here(precision: LayerType, capability: st
         ("pixel-shuffle", "batch", False, "fp32"),
     ),
 )
-def test_builds_whatever_a_graph_is_like(
+def test_build__builds_whatever_a_graph_is_like(
     upsampling: Upsampling, norm: Norm, is_steered: bool, precision: LayerType, capability: str
 ) -> None:
     content, specs = exported(precision, upsampling, norm, is_steered=is_steered)
@@ -96,7 +96,7 @@ def test_builds_whatever_a_graph_is_like(
 
 
 @pytest.mark.parametrize("tf32", [False, True])
-def test_single_precision_is_not_tf32_unless_it_is_asked_for(tf32: bool) -> None:
+def test_build__single_precision_is_not_tf32_unless_it_is_asked_for(tf32: bool) -> None:
     """The library's own default is to round silently what convolutions multiply."""
     builder = tensorrt_rtx.Builder(logger(tensorrt_rtx))
     made = _configured(tensorrt_rtx, builder, replace(OPTIONS, tf32=tf32, memory_limit_bytes=1 << 20), "8.9")
@@ -105,7 +105,7 @@ def test_single_precision_is_not_tf32_unless_it_is_asked_for(tf32: bool) -> None
     assert made.profiling_verbosity == tensorrt_rtx.ProfilingVerbosity.DETAILED
 
 
-def test_half_precision_throughout_builds_as_well() -> None:
+def test_build__half_precision_throughout_builds_as_well() -> None:
     torch.manual_seed(0)
     spec = UnetSpec(6, 4, 3, 3, "instance")
     graph = to_half_precision(deploy(UnetGenerator(spec), "instance", "pixel-shuffle").graph, fp32_norms=False)
@@ -113,21 +113,21 @@ def test_half_precision_throughout_builds_as_well() -> None:
     assert build_plan(to_onnx(graph, specs), specs, "fp16", OPTIONS).counts == {"fp16": 12}
 
 
-def test_plans_of_one_graph_for_two_cards_differ() -> None:
+def test_build__plans_of_one_graph_for_two_cards_differ() -> None:
     content, specs = exported("fp32")
     plans = [build_plan(content, specs, "fp32", BuildOptions(compute_capability=name)) for name in ("8.0", "12.0")]
     assert plans[0].content != plans[1].content
     assert plans[0].version == plans[1].version
 
 
-def test_half_asked_of_a_graph_in_single_is_refused() -> None:
+def test_build__half_asked_of_a_graph_in_single_is_refused() -> None:
     """Strongly typed: it would be built in single precision without a word."""
     content, specs = exported("fp32")
     with pytest.raises(PlanError, match=r"^0 of 12 convolutions compute in fp16, at least 95% .* export it in fp16$"):
         build_plan(content, specs, "fp16", OPTIONS)
 
 
-def test_a_few_layers_may_be_in_another_precision() -> None:
+def test_build__a_few_layers_may_be_in_another_precision() -> None:
     def chain(singles: int) -> bytes:
         to, mask = Builder(), Value("mask", np.dtype(np.uint8), (SIDE, SIDE))
         x = to.node("Unsqueeze", "plane", to.cast("floats", mask, np.float32), (1,), shape=(1, SIDE, SIDE))
@@ -157,7 +157,7 @@ def model(*nodes: onnx.NodeProto, **initializers: np.ndarray[Any, Any]) -> bytes
     return bytes(made.SerializeToString())
 
 
-def test_an_input_without_a_profile_is_named() -> None:
+def test_build__an_input_without_a_profile_is_named() -> None:
     content, specs = exported("fp32", is_steered=True)
     for some in (specs[:1], specs[1:], ()):
         with pytest.raises(
@@ -166,7 +166,7 @@ def test_an_input_without_a_profile_is_named() -> None:
             build_plan(content, some, "fp32", OPTIONS)
 
 
-def test_a_batch_that_is_not_open() -> None:
+def test_build__a_batch_that_is_not_open() -> None:
     content, specs = exported("fp32")
     model = onnx.load_from_string(content)
     for value in (*model.graph.input, *model.graph.output):
@@ -175,7 +175,7 @@ def test_a_batch_that_is_not_open() -> None:
         build_plan(model.SerializeToString(), specs, "fp32", OPTIONS)
 
 
-def test_dropout_that_is_left_on_is_not_taken() -> None:
+def test_build__dropout_that_is_left_on_is_not_taken() -> None:
     """Exported in training mode, where onnxruntime drops it without a word."""
     node = helper.make_node("Dropout", ["float", "ratio", "training"], ["dropped"], name="dropout")
     live = model(
@@ -189,13 +189,13 @@ def test_dropout_that_is_left_on_is_not_taken() -> None:
         build_plan(live, (MASK,), "fp32", OPTIONS)
 
 
-def test_weights_stored_in_half_precision_compute_in_single() -> None:
+def test_build__weights_stored_in_half_precision_compute_in_single() -> None:
     content, specs = exported("fp32")
     plan = build_plan(store_weights_as_fp16(content), specs, "fp32", OPTIONS)
     assert plan.counts == {"fp32": 12}
 
 
-def test_what_the_builder_said_is_kept() -> None:
+def test_build__what_the_builder_said_is_kept() -> None:
     content, specs = exported("fp16")
     said = build_plan(content, specs, "fp16", OPTIONS).log
     assert said
@@ -203,7 +203,7 @@ def test_what_the_builder_said_is_kept() -> None:
     assert any("engine" in line.lower() for line in said)
 
 
-def test_what_the_parser_does_not_take_is_named() -> None:
+def test_build__what_the_parser_does_not_take_is_named() -> None:
     cases = {
         "Greater 'compare'": model(
             helper.make_node("Greater", ["mask", "limit"], ["is"], name="compare"),
@@ -255,13 +255,13 @@ def test_what_the_parser_does_not_take_is_named() -> None:
         (BuildOptions(batch_sizes=(1, 2, 4097)), "a call takes at most 4,096 masks; got 4,097"),
     ],
 )
-def test_options_that_cannot_be(options: BuildOptions, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build__options_that_cannot_be(options: BuildOptions, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.import_module", lambda _: None)
     with pytest.raises(PlanError, match=said):
         build_plan(b"", (MASK,), "fp32", options)
 
 
-def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build__a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: str) -> None:
         raise ImportError("No module named 'tensorrt'")
 
@@ -272,7 +272,7 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         build_plan(b"", (MASK,), "fp32", BuildOptions(flavour="tensorrt", card=GPU))
 
 
-def test_progress_and_a_wish_to_stop() -> None:
+def test_build__progress_and_a_wish_to_stop() -> None:
     content, specs = exported("fp32")
     seen: list[tuple[str, int, int]] = []
 
@@ -288,7 +288,7 @@ def test_progress_and_a_wish_to_stop() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), ValueError("in a step")])
-def test_what_is_raised_in_a_step_is_raised(error: BaseException, capfd: pytest.CaptureFixture[str]) -> None:
+def test_build__what_is_raised_in_a_step_is_raised(error: BaseException, capfd: pytest.CaptureFixture[str]) -> None:
     """The bindings would print it and go on, so that Ctrl-C were a failed build."""
     content, specs = exported("fp32")
 
@@ -319,7 +319,9 @@ class FakeConfig:
     ("content", "used", "is_told"),
     [(b"", b"", False), (b"good", b"good", False), (b"damaged", b"", True), (b"other", b"", True)],
 )
-def test_timings_that_the_library_does_not_take_are_left_aside(content: bytes, used: bytes, is_told: bool) -> None:
+def test_build__timings_that_the_library_does_not_take_are_left_aside(
+    content: bytes, used: bytes, is_told: bool
+) -> None:
     lines: list[str] = []
     config = FakeConfig({b"", b"good"})
     assert _timing_cache(config, BuildOptions(flavour="tensorrt", timing_cache=content), lines) == used
@@ -327,7 +329,7 @@ def test_timings_that_the_library_does_not_take_are_left_aside(content: bytes, u
     assert _timing_cache(config, OPTIONS, lines) is None, "TensorRT for RTX has none"
 
 
-def test_types_of_the_engine_count_where_it_tells_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build__types_of_the_engine_count_where_it_tells_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a fake of the inspector, as there is no card: fused layers tell of no convolution."""
     content, specs = exported("fp16")
     options = replace(OPTIONS, card=replace(GPU, compute_capability="8.9"))
@@ -347,14 +349,14 @@ def test_types_of_the_engine_count_where_it_tells_of_all(monkeypatch: pytest.Mon
     ("is_steered", "upsampling", "capability"),
     rotating((False, "pixel-shuffle"), (True, "pixel-shuffle"), (False, "transposed")),
 )
-def test_int8_builds(is_steered: bool, upsampling: Upsampling, capability: str) -> None:
+def test_build__int8_builds(is_steered: bool, upsampling: Upsampling, capability: str) -> None:
     content, specs = exported("fp32", upsampling, is_steered=is_steered)
     quantizer = Quantizer(content, random_inputs(specs), "tensorrt")
     plan = build_plan(quantizer.quantize(), specs, "int8", replace(OPTIONS, compute_capability=capability))
     assert [one.type for one in plan.convolutions] == ["int8"] * 12
 
 
-def test_int8_with_layers_in_float() -> None:
+def test_build__int8_with_layers_in_float() -> None:
     content, specs = exported("fp32")
     quantizer = Quantizer(content, random_inputs(specs), "tensorrt")
     assert build_plan(quantizer.quantize(["downs.0"]), specs, "int8", OPTIONS, float_count=1).counts == {
@@ -376,7 +378,7 @@ def random_inputs(specs: Sequence[TensorSpec]) -> dict[str, Any]:
     return inputs
 
 
-def test_int8_as_onnxruntime_wants_it_is_not_taken() -> None:
+def test_build__int8_as_onnxruntime_wants_it_is_not_taken() -> None:
     """Biases as integers, which TensorRT's parser refuses: files are made for each engine."""
     content, specs = exported("fp32")
     targets: tuple[Target, ...] = ("onnxruntime", "openvino")

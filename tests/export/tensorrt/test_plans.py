@@ -53,7 +53,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_bundle_with_plans(m2l: CommandLine, small: Path, tmp_path: Path) -> None:
+def test_plans__a_bundle_with_plans(m2l: CommandLine, small: Path, tmp_path: Path) -> None:
     words: tuple[str, ...] = (
         "--tensorrt",
         "--precision",
@@ -131,7 +131,7 @@ def test_a_bundle_with_plans(m2l: CommandLine, small: Path, tmp_path: Path) -> N
     assert "emulated: PyTorch" in text
 
 
-def test_fp16_alone_is_for_both_engines_and_needs_no_builder(
+def test_plans__fp16_alone_is_for_both_engines_and_needs_no_builder(
     m2l: CommandLine, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def untouched(*_: Any) -> Any:
@@ -157,7 +157,7 @@ def test_fp16_alone_is_for_both_engines_and_needs_no_builder(
     assert (outcome.code, "fp16 is for CUDA: on CPUs" in outcome.err) == (1, True)
 
 
-def test_progress_and_stopping(small: Path, tmp_path: Path) -> None:
+def test_plans__progress_and_stopping(small: Path, tmp_path: Path) -> None:
     from m2l_export import ExportOptions, export_checkpoint
 
     seen: list[tuple[str, int, int]] = []
@@ -184,7 +184,7 @@ def test_progress_and_stopping(small: Path, tmp_path: Path) -> None:
         (("--tensorrt", "--tensorrt-variant", "trt"), "'trt' is not one of 'tensorrt', 'tensorrt_rtx'"),
     ],
 )
-def test_wrong_usage(m2l: CommandLine, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+def test_plans__wrong_usage(m2l: CommandLine, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     outcome = m2l("export", CHECKPOINT, tmp_path / "b", *words)
     assert (outcome.code, said in outcome.err) == (2, True), outcome.err
     assert not list(tmp_path.iterdir())
@@ -200,7 +200,7 @@ def test_wrong_usage(m2l: CommandLine, tmp_path: Path, words: tuple[str, ...], s
         (("--tensorrt-variant", "tensorrt"), r"TensorRT \(tensorrt\) does not load .*: pip install tensorrt-cu13"),
     ],
 )
-def test_what_cannot_be_built_is_told_ahead_of_the_work(
+def test_plans__what_cannot_be_built_is_told_ahead_of_the_work(
     m2l: CommandLine, tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
     outcome = m2l("export", CHECKPOINT, tmp_path / "b", "--tensorrt", *words)
@@ -209,7 +209,7 @@ def test_what_cannot_be_built_is_told_ahead_of_the_work(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_flavour_follows_card_and_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans__the_flavour_follows_card_and_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     for card, there, asked, flavour in (
         (None, ("tensorrt", "tensorrt_rtx"), ("8.9",), "tensorrt_rtx"),
         (GPU, ("tensorrt", "tensorrt_rtx"), (), "tensorrt"),
@@ -235,7 +235,7 @@ def overflowing(tmp_path: Path) -> Path:
     return tmp_path / "hot_net_G.pth"
 
 
-def test_a_network_beyond_half_precision_is_refused(m2l: CommandLine, tmp_path: Path) -> None:
+def test_plans__a_network_beyond_half_precision_is_refused(m2l: CommandLine, tmp_path: Path) -> None:
     outcome = m2l("export", overflowing(tmp_path), tmp_path / "b", "--precision", "fp16")
     assert outcome.code == 1
     assert "nothing was written" in outcome.err
@@ -244,7 +244,7 @@ def test_a_network_beyond_half_precision_is_refused(m2l: CommandLine, tmp_path: 
 
 
 @pytest.mark.parametrize("by", ["torch", "file"])
-def test_half_precision_that_differs_is_refused(
+def test_plans__half_precision_that_differs_is_refused(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     from m2l_export import ExportOptions, export_checkpoint
@@ -287,7 +287,7 @@ class FakeBackend:
 
 
 @pytest.mark.parametrize("off", [2, 3])
-def test_a_plan_whose_card_is_here_is_measured(
+def test_plans__a_plan_whose_card_is_here_is_measured(
     m2l: CommandLine, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: int
 ) -> None:
     """With a fake of the builder and of the card; the images are the reference's, or somewhat off."""
@@ -347,7 +347,7 @@ def _sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_timings(tmp_path: Path) -> None:
+def test_plans__timings(tmp_path: Path) -> None:
     path = tmp_path / "b.timings"
     assert tensorrt.read_timings(path) == b""
     tensorrt.write_timings(path, b"of tactics")
@@ -364,7 +364,7 @@ def test_timings(tmp_path: Path) -> None:
         tensorrt.timings_file(PlanOptions(timing_cache=path), (BuildOptions(),), tmp_path / "b")
 
 
-def test_precisions_without_a_file_for_tensorrt_are_told_of(m2l: CommandLine, tmp_path: Path) -> None:
+def test_plans__precisions_without_a_file_for_tensorrt_are_told_of(m2l: CommandLine, tmp_path: Path) -> None:
     words = ("--tensorrt", "--compute-capability", "8.9", "--engines", "onnxruntime", "--precision", "fp16")
     outcome = m2l("export", CHECKPOINT, tmp_path / "b", *words)
     assert (outcome.code, "of --precision fp16 nothing is made for tensorrt here" in outcome.err) == (1, True)
@@ -379,7 +379,7 @@ def test_precisions_without_a_file_for_tensorrt_are_told_of(m2l: CommandLine, tm
         slow(signal.SIGINT, 130, (1.0, 1.37, 1.61)),
     ],
 )
-def test_a_signal_while_a_plan_is_built_ends_it(
+def test_plans__a_signal_while_a_plan_is_built_ends_it(
     tmp_path: Path, number: signal.Signals, status: int, delays: tuple[float, ...]
 ) -> None:
     """The bindings swallow what a handler raises in their callbacks: by far most of the time of a build."""
@@ -414,7 +414,7 @@ def test_a_signal_while_a_plan_is_built_ends_it(
         assert "Exception caught" not in done.stdout + done.stderr
 
 
-def test_a_builder_that_is_not_there_is_told_ahead_of_the_work(
+def test_plans__a_builder_that_is_not_there_is_told_ahead_of_the_work(
     m2l: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def absent(_: str) -> Any:

@@ -22,14 +22,14 @@ def yes(_: Path) -> None:
     return
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_atomic__a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_file(tmp_path / "f", b"one")
     write_file(tmp_path / "f", b"two", durable=True)
     assert (tmp_path / "f").read_bytes() == b"two"
     assert os.listdir(tmp_path) == ["f"]
 
 
-def test_files_and_folders_have_the_usual_permissions(tmp_path: Path) -> None:
+def test_atomic__files_and_folders_have_the_usual_permissions(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:
         write_file(tmp_path / "f", b"")
@@ -41,7 +41,7 @@ def test_files_and_folders_have_the_usual_permissions(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o750
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_atomic__a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "f").write_bytes(b"old")
 
     def full(*_: object) -> None:
@@ -55,7 +55,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "f").read_bytes() == b"old"
 
 
-def test_the_longest_name_a_file_system_takes(tmp_path: Path) -> None:
+def test_atomic__the_longest_name_a_file_system_takes(tmp_path: Path) -> None:
     write_file(tmp_path / ("n" * 251 + ".png"), b"x")
     with pytest.raises(OutputError, match="too long"):
         write_file(tmp_path / ("n" * 300), b"x")
@@ -64,7 +64,7 @@ def test_the_longest_name_a_file_system_takes(tmp_path: Path) -> None:
     assert (tmp_path / ("b" * 255) / "x").exists()
 
 
-def test_make_folder(tmp_path: Path) -> None:
+def test_atomic__make_folder(tmp_path: Path) -> None:
     make_folder(tmp_path / "a" / "b")
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "b"):
@@ -73,7 +73,7 @@ def test_make_folder(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "a" / "b") == []
 
 
-def test_a_failed_build_leaves_the_old_folder(tmp_path: Path) -> None:
+def test_atomic__a_failed_build_leaves_the_old_folder(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "old").write_text("")
     with pytest.raises(RuntimeError), staged_folder(tmp_path / "b", may_replace=yes) as staging:
@@ -83,14 +83,14 @@ def test_a_failed_build_leaves_the_old_folder(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "b") == ["old"]
 
 
-def test_a_folder_that_appears_meanwhile_is_left(tmp_path: Path) -> None:
+def test_atomic__a_folder_that_appears_meanwhile_is_left(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="appeared meanwhile"), staged_folder(tmp_path / "b"):
         (tmp_path / "b").mkdir()
         (tmp_path / "b" / "theirs").write_text("")
     assert os.listdir(tmp_path / "b") == ["theirs"]
 
 
-def test_two_builds_at_once_do_not_sweep_each_other_away(tmp_path: Path) -> None:
+def test_atomic__two_builds_at_once_do_not_sweep_each_other_away(tmp_path: Path) -> None:
     with staged_folder(tmp_path / "b") as first:
         (first / "x").write_text("")
         with pytest.raises(RuntimeError), staged_folder(tmp_path / "b") as second:
@@ -123,7 +123,7 @@ KILLED = """
 
 
 @pytest.mark.parametrize("moment", ["building", "moving in", "cleaning"])
-def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, moment: str) -> None:
+def test_atomic__a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, moment: str) -> None:
     target = tmp_path / "b*[x]"  # a name that means something to glob
     target.mkdir()
     (target / "old").write_text("whole")
@@ -139,7 +139,9 @@ def no_temporary_files(**_: object) -> None:
     raise PermissionError(13, "Permission denied")
 
 
-def test_what_cannot_be_written_is_told_ahead_of_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_atomic__what_cannot_be_written_is_told_ahead_of_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     atomic.check_new_file(tmp_path / "plot.png", overwrite=False)
     atomic.check_new_folder(tmp_path / "not" / "there" / "yet")
     (tmp_path / "file").write_bytes(b"")

@@ -20,7 +20,7 @@ from m2l_runtime.bundle.onnx_file import external_tensors
 from m2l_runtime.cli.progress import BuildProgress, Reporter
 
 
-def test_examples_in_docstrings() -> None:
+def test_utils__examples_in_docstrings() -> None:
     result = doctest.testmod(text)
     assert result.attempted >= 2
     assert result.failed == 0
@@ -36,7 +36,7 @@ def test_examples_in_docstrings() -> None:
         (os.fsdecode(b"caf\xe9"), r"caf\udce9"),
     ],
 )
-def test_names_cannot_steer_a_terminal(name: str, shown: str) -> None:
+def test_utils__names_cannot_steer_a_terminal(name: str, shown: str) -> None:
     assert text.printable(name) == shown
     assert text.printable(Path(name)) == shown
     text.printable(name).encode()
@@ -55,7 +55,7 @@ def test_names_cannot_steer_a_terminal(name: str, shown: str) -> None:
         ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
     ],
 )
-def test_a_containers_quota_counts(
+def test_utils__a_containers_quota_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], limit: int | None
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
@@ -69,13 +69,13 @@ def test_a_containers_quota_counts(
     "model",
     [b"\x3a", b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"\x3a\x05\x0a", b"\x0b", b"\x38\x01", b"\xff" * 30],
 )
-def test_bytes_that_are_no_model(model: bytes) -> None:
+def test_utils__bytes_that_are_no_model(model: bytes) -> None:
     with pytest.raises(ValueError, match=r".") as error:
         external_tensors(model)
     assert str(error.value)
 
 
-def test_graphs_nested_without_end_are_refused() -> None:
+def test_utils__graphs_nested_without_end_are_refused() -> None:
     model = b""
     for _ in range(40):  # attribute.g . graph.node . node.attribute, each in its length and tag
 
@@ -91,13 +91,13 @@ def test_graphs_nested_without_end_are_refused() -> None:
         external_tensors(wrap(7, model))
 
 
-def test_a_model_without_outside_weights(tmp_path: Path) -> None:
+def test_utils__a_model_without_outside_weights(tmp_path: Path) -> None:
     from support import TINY_BUNDLE
 
     assert external_tensors((TINY_BUNDLE / "generator.fp32.onnx").read_bytes()) == []
 
 
-def test_progress_without_a_terminal_is_a_line_now_and_then(
+def test_utils__progress_without_a_terminal_is_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 100.0
@@ -111,7 +111,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
     assert lines == ["250 of 1,000, 5.0 images/s, 0:02:30 to go", "300 of 1,000, 5.0 images/s, 0:02:20 to go"]
 
 
-def test_phases_of_a_builder_are_bars_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_utils__phases_of_a_builder_are_bars_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     shown = io.StringIO()
     with contextlib.closing(BuildProgress()) as progress:
         assert progress.step("quiet", 1, 2), "no terminal, no bar"
@@ -150,13 +150,15 @@ def an_error_of(cause: BaseException | None, *, explicitly: bool) -> ImportError
 
 @pytest.mark.parametrize("explicitly", [True, False])
 @pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(143)])
-def test_an_interrupt_that_a_library_made_an_error_of_is_one_again(signal: BaseException, explicitly: bool) -> None:
+def test_utils__an_interrupt_that_a_library_made_an_error_of_is_one_again(
+    signal: BaseException, explicitly: bool
+) -> None:
     with pytest.raises(type(signal)) as raised:
         raise_interrupt(an_error_of(signal, explicitly=explicitly))
     assert raised.value is signal
 
 
-def test_other_errors_are_left() -> None:
+def test_utils__other_errors_are_left() -> None:
     raise_interrupt(an_error_of(OSError("a disk"), explicitly=True))
     raise_interrupt(an_error_of(None, explicitly=True))
     error = ImportError("of itself")
@@ -164,7 +166,7 @@ def test_other_errors_are_left() -> None:
     raise_interrupt(error)
 
 
-def test_signals_that_are_held_come_afterwards_and_ignored_ones_never(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_utils__signals_that_are_held_come_afterwards_and_ignored_ones_never(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     before = signal.signal(signal.SIGTERM, lambda *_: seen.append("handled"))
     interrupts = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -29,7 +29,7 @@ def kept(folder: Path) -> Path:
     return path
 
 
-def test_what_was_kept_comes_back(tmp_path: Path) -> None:
+def test_compiled_cache__what_was_kept_comes_back(tmp_path: Path) -> None:
     cache = CompiledCache(tmp_path / "new" / "cache")
     assert read(cache) is None
     for content in (b"content", b"x", b"x" * 1_000_000):
@@ -41,7 +41,7 @@ def test_what_was_kept_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:40], lambda b: b[:-1] + b"\0"])
-def test_what_is_damaged_does_not(tmp_path: Path, damage: object) -> None:
+def test_compiled_cache__what_is_damaged_does_not(tmp_path: Path, damage: object) -> None:
     cache = CompiledCache(tmp_path)
     cache.write(KEY, b"content" * 100)
     path = kept(tmp_path)
@@ -52,7 +52,7 @@ def test_what_is_damaged_does_not(tmp_path: Path, damage: object) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
-def test_it_is_the_users_alone(tmp_path: Path) -> None:
+def test_compiled_cache__it_is_the_users_alone(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     CompiledCache(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -65,14 +65,14 @@ def test_it_is_the_users_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "chown") or os.geteuid() != 0, reason="takes root")
-def test_it_is_not_somebody_elses(tmp_path: Path) -> None:
+def test_compiled_cache__it_is_not_somebody_elses(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir(mode=0o755)
     os.chown(tmp_path / "cache", 12345, 12345)
     with pytest.raises(OutputError, match="belongs to another user"):
         CompiledCache(tmp_path / "cache")
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_compiled_cache__a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(OutputError, match="cannot write .*file"):
         CompiledCache(tmp_path / "file")

@@ -155,7 +155,7 @@ def expected(masks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.stack([masks, 255 - masks, masks // 2], -1)
 
 
-def test_masks_go_to_the_card_and_images_come_back(library: FakeLibrary) -> None:
+def test_onnxruntime_cuda__masks_go_to_the_card_and_images_come_back(library: FakeLibrary) -> None:
     masks = np.stack([disc(radius=r) for r in range(5, 55)])
     with Synthesizer.open(TINY_BUNDLE, backend="onnxruntime", device="cuda:1", streams=3, batch_size=4) as synth:
         np.testing.assert_array_equal(synth(masks), expected(masks))
@@ -168,7 +168,7 @@ def test_masks_go_to_the_card_and_images_come_back(library: FakeLibrary) -> None
     assert not library.cuda_runtime.live
 
 
-def test_defaults(library: FakeLibrary) -> None:
+def test_onnxruntime_cuda__defaults(library: FakeLibrary) -> None:
     for streams, count in ((None, 2), (1, 1)):
         made = load_backend(open_bundle(TINY_BUNDLE), "onnxruntime", BackendOptions(device="cuda", streams=streams))
         assert (made.settings.batch_size, made.settings.streams) == (16, count)
@@ -176,7 +176,7 @@ def test_defaults(library: FakeLibrary) -> None:
         made.close()
 
 
-def test_each_slot_and_batch_size_has_a_graph_of_its_own(library: FakeLibrary) -> None:
+def test_onnxruntime_cuda__each_slot_and_batch_size_has_a_graph_of_its_own(library: FakeLibrary) -> None:
     """onnxruntime keeps graphs by number, and a graph holds addresses."""
     masks = np.stack([disc(radius=r) for r in range(5, 13)])
     with Synthesizer.open(TINY_BUNDLE, backend="onnxruntime", device="cuda", streams=2, batch_size=2) as synth:
@@ -189,7 +189,7 @@ def test_each_slot_and_batch_size_has_a_graph_of_its_own(library: FakeLibrary) -
     assert library.cuda_runtime.calls["capture"] == 0
 
 
-def test_without_graphs(library: FakeLibrary) -> None:
+def test_onnxruntime_cuda__without_graphs(library: FakeLibrary) -> None:
     options = BackendOptions(device="cuda", provider_options={"enable_cuda_graph": "0", "use_tf32": "1"})
     made = load_backend(open_bundle(TINY_BUNDLE), "onnxruntime", options)
     assert "gpu_graph_id" not in library.sessions[0].runs[0]
@@ -209,13 +209,15 @@ def test_without_graphs(library: FakeLibrary) -> None:
         ({"use_tf32": "yes"}, "the provider option use_tf32 is 1 or 0, got 'yes'"),
     ],
 )
-def test_provider_options_that_cannot_be(library: FakeLibrary, options: dict[str, str], said: str) -> None:
+def test_onnxruntime_cuda__provider_options_that_cannot_be(
+    library: FakeLibrary, options: dict[str, str], said: str
+) -> None:
     with pytest.raises(EngineError, match=said):
         load_backend(open_bundle(TINY_BUNDLE), "onnxruntime", BackendOptions(device="cuda", provider_options=options))
     assert not library.cuda_runtime.live
 
 
-def test_an_option_in_other_words(library: FakeLibrary) -> None:
+def test_onnxruntime_cuda__an_option_in_other_words(library: FakeLibrary) -> None:
     options = BackendOptions(device="cuda", provider_options={"enable_cuda_graph": "True"})
     made = load_backend(open_bundle(TINY_BUNDLE), "onnxruntime", options)
     assert dict(made.settings.provider_options)["enable_cuda_graph"] == "1"
@@ -223,7 +225,7 @@ def test_an_option_in_other_words(library: FakeLibrary) -> None:
     made.close()
 
 
-def test_threads_share_the_card(library: FakeLibrary) -> None:
+def test_onnxruntime_cuda__threads_share_the_card(library: FakeLibrary) -> None:
     masks = np.stack([disc(radius=r) for r in range(5, 25)])
     with Synthesizer.open(TINY_BUNDLE, backend="onnxruntime", device="cuda", streams=2, batch_size=3) as synth:
         library.is_warm = True
@@ -263,7 +265,7 @@ def test_threads_share_the_card(library: FakeLibrary) -> None:
         ((CUDA, CPU), "Opset 27 is under development", EngineError, "does not know version 27 of ONNX's operators"),
     ],
 )
-def test_what_does_not_start(
+def test_onnxruntime_cuda__what_does_not_start(
     library: FakeLibrary, started: tuple[str, ...], error: str | None, kind: type[Exception], said: str
 ) -> None:
     library.started, library.error = started, error
@@ -273,14 +275,14 @@ def test_what_does_not_start(
     assert not library.cuda_runtime.live
 
 
-def test_a_file_of_another_size(library: FakeLibrary) -> None:
+def test_onnxruntime_cuda__a_file_of_another_size(library: FakeLibrary) -> None:
     library.side = 128
     with pytest.raises(BundleDamaged, match="the manifest declares"):
         load_backend(open_bundle(TINY_BUNDLE), "onnxruntime", BackendOptions(device="cuda"))
     assert not library.cuda_runtime.live
 
 
-def test_a_call_that_fails(library: FakeLibrary) -> None:
+def test_onnxruntime_cuda__a_call_that_fails(library: FakeLibrary) -> None:
     with Synthesizer.open(TINY_BUNDLE, backend="onnxruntime", device="cuda") as synth:
         library.run_error = "[ONNXRuntimeError] : 6 : cuDNN failure"
         with pytest.raises(EngineError, match="onnxruntime failed on cuda:0: .*cuDNN failure"):
@@ -289,14 +291,16 @@ def test_a_call_that_fails(library: FakeLibrary) -> None:
         np.testing.assert_array_equal(synth(disc()[None]), expected(disc()[None]))
 
 
-def test_memory_that_is_not_there(library: FakeLibrary) -> None:
+def test_onnxruntime_cuda__memory_that_is_not_there(library: FakeLibrary) -> None:
     library.cuda_runtime = FakeCuda(memory_bytes=1 << 20)
     with pytest.raises(EngineError, match="too little memory for 64 images a call"):
         load_backend(open_bundle(TINY_BUNDLE), "onnxruntime", BackendOptions(device="cuda", batch_size=64))
 
 
 @pytest.mark.parametrize("error", [DeviceUnavailable("no card"), EngineNotInstalled("no cuda.bindings")])
-def test_auto_is_the_cpu_where_there_is_no_card(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnxruntime_cuda__auto_is_the_cpu_where_there_is_no_card(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def absent(_: int) -> Gpu:
         raise error
 
@@ -313,7 +317,7 @@ def test_auto_is_the_cpu_where_there_is_no_card(error: Exception, monkeypatch: p
         Synthesizer.open(TINY_BUNDLE, backend="onnxruntime", device="cuda")
 
 
-def test_with_the_batch_fixed_nothing_is_left_that_computes_shapes(tmp_path: Any) -> None:
+def test_onnxruntime_cuda__with_the_batch_fixed_nothing_is_left_that_computes_shapes(tmp_path: Any) -> None:
     """The real library, on the CPU: on a card such nodes would be left to the CPU, and are refused there."""
     onnx = pytest.importorskip("onnx")
     opened = open_bundle(TINY_BUNDLE)
@@ -327,7 +331,7 @@ def test_with_the_batch_fixed_nothing_is_left_that_computes_shapes(tmp_path: Any
     assert not kinds & {"Shape", "Gather", "Range", "ConstantOfShape", "Expand", "Reshape"}
 
 
-def test_fp16_is_for_cards() -> None:
+def test_onnxruntime_cuda__fp16_is_for_cards() -> None:
     opened = open_bundle(TINY_BUNDLE)
     source = ModelSource("x", b"", "fp16", opened.manifest.inputs, opened.manifest.outputs)
     with pytest.raises(DeviceUnavailable, match="fp16 is for CUDA: on CPUs onnxruntime computes in fp32"):

@@ -55,7 +55,9 @@ def masks() -> Array:
     return np.stack([disc(), disc(radius=3), soft, np.zeros_like(soft), np.full_like(soft, 255)])
 
 
-def test_images_are_those_of_onnxruntime_and_the_golden_ones(opened: Synthesizer, tiny_synth: Synthesizer) -> None:
+def test_openvino__images_are_those_of_onnxruntime_and_the_golden_ones(
+    opened: Synthesizer, tiny_synth: Synthesizer
+) -> None:
     """Bfloat16, which OpenVINO takes unasked where a CPU has it, would be off by a hundred times as much on average."""
     golden, images = opened.bundle.read_golden()
     for given, expected in ((masks(), tiny_synth(masks())), (golden["mask"], images)):
@@ -66,7 +68,7 @@ def test_images_are_those_of_onnxruntime_and_the_golden_ones(opened: Synthesizer
 
 @pytest.mark.parametrize("streams", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_streams_and_batches_give_the_same_bytes(
+def test_openvino__streams_and_batches_give_the_same_bytes(
     bundle: Path, opened: Synthesizer, streams: int, batch_size: int
 ) -> None:
     expected = opened(masks())
@@ -76,7 +78,7 @@ def test_streams_and_batches_give_the_same_bytes(
         np.testing.assert_array_equal(synth(masks()), expected)
 
 
-def test_many_callers_at_once(opened: Synthesizer) -> None:
+def test_openvino__many_callers_at_once(opened: Synthesizer) -> None:
     """More than there are streams; each gets its own image, which the next call leaves alone."""
     expected = opened(masks())
     with ThreadPoolExecutor(8) as pool:
@@ -85,7 +87,7 @@ def test_many_callers_at_once(opened: Synthesizer) -> None:
         np.testing.assert_array_equal(image[0], expected[number % 5])
 
 
-def test_a_result_belongs_to_the_caller() -> None:
+def test_openvino__a_result_belongs_to_the_caller() -> None:
     one = backend.load(source(), BackendOptions(threads=1))
     first = one.run({"mask": masks()[:1]})
     kept = first.copy()
@@ -95,7 +97,7 @@ def test_a_result_belongs_to_the_caller() -> None:
     assert one.settings.backend == "openvino"
 
 
-def test_settings_say_what_was_really_taken() -> None:
+def test_openvino__settings_say_what_was_really_taken() -> None:
     """OpenVINO takes no more threads than there are CPUs."""
     cpus = usable_cpus()
     one = backend.load(source(), BackendOptions(threads=cpus + 60, streams=1))
@@ -105,14 +107,14 @@ def test_settings_say_what_was_really_taken() -> None:
     assert re.search(rf"asked for {cpus + 60} threads; .* may use {cpus} CPUs?, more do not pay", one.notes[0])
 
 
-def test_as_many_streams_as_give_the_most_images() -> None:
+def test_openvino__as_many_streams_as_give_the_most_images() -> None:
     one = backend.load(source(), BackendOptions(streams=None))
     assert one.settings.streams == min(usable_cpus(), 16)
     assert one.notes == ()
 
 
 @pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bf16")
-def test_bf16_is_another_precision(bundle: Path, opened: Synthesizer) -> None:
+def test_openvino__bf16_is_another_precision(bundle: Path, opened: Synthesizer) -> None:
     add_model_entry(bundle, "openvino", "bf16")
     with Synthesizer.open(bundle, backend="openvino", precision="bf16", threads=1) as synth:
         assert synth.settings.precision == "bf16"
@@ -122,14 +124,14 @@ def test_bf16_is_another_precision(bundle: Path, opened: Synthesizer) -> None:
     assert difference.max() < 40
 
 
-def test_bf16_without_instructions_for_it_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino__bf16_without_instructions_for_it_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
     one = backend.load(source("bf16"), BackendOptions())
     if one.settings.precision == "bf16":
         assert one.notes == ("this CPU has no instructions for bf16 (AVX512_BF16 or AMX): it may be slower than fp32",)
 
 
-def test_bf16_that_openvino_does_not_take_is_not_called_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino__bf16_that_openvino_does_not_take_is_not_called_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it does on a CPU that has nothing of the kind."""
     real = openvino.Core.compile_model
 
@@ -142,7 +144,7 @@ def test_bf16_that_openvino_does_not_take_is_not_called_bf16(monkeypatch: pytest
     assert one.notes == ("this CPU does not compute in bf16; openvino takes fp32 in its place",)
 
 
-def test_int8_without_instructions_for_it_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino__int8_without_instructions_for_it_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     assert instructions() or sys.platform != "linux"
     for known, told in (({"avx2"}, True), ({"avx2", "avx512_vnni"}, False), ((), False)):
         monkeypatch.setattr(cpu, "instructions", lambda known=known: frozenset(known))
@@ -151,12 +153,12 @@ def test_int8_without_instructions_for_it_is_told_of(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_other_devices(bundle: Path, device: str) -> None:
+def test_openvino__other_devices(bundle: Path, device: str) -> None:
     with pytest.raises(DeviceUnavailable, match=f"runs on CPUs, not on '{device}'; choose cpu, or the backend onnx"):
         Synthesizer.open(bundle, backend="openvino", device=device)
 
 
-def test_options_of_another_engine(bundle: Path) -> None:
+def test_openvino__options_of_another_engine(bundle: Path) -> None:
     with pytest.raises(EngineError, match="provider options are for onnxruntime on CUDA; openvino takes none"):
         Synthesizer.open(bundle, backend="openvino", provider_options={"a": "b"})
 
@@ -175,7 +177,7 @@ SPEC, IMAGE = source().inputs[0], source().outputs[0]
         {"outputs": [{"shape": ("batch", 128, 256, 3)}]},
     ],
 )
-def test_a_file_of_another_signature(changes: dict[str, Sequence[dict[str, Any]]]) -> None:
+def test_openvino__a_file_of_another_signature(changes: dict[str, Sequence[dict[str, Any]]]) -> None:
     import msgspec
 
     specs = {"inputs": SPEC, "outputs": IMAGE}
@@ -195,20 +197,20 @@ def test_a_file_of_another_signature(changes: dict[str, Sequence[dict[str, Any]]
         (lambda content: b"", "Unable to read the model"),
     ],
 )
-def test_a_file_it_cannot_read(change: Callable[[bytes], bytes], said: str) -> None:
+def test_openvino__a_file_it_cannot_read(change: Callable[[bytes], bytes], said: str) -> None:
     with pytest.raises(BundleDamaged, match=rf"^openvino [\d.]+ cannot load the model: {said}") as error:
         backend.load(source(content=change(source().content)), BackendOptions())
     assert not re.search(r"\n|Exception from|\.cpp", str(error.value))
 
 
-def test_a_batch_that_is_not_the_one_it_was_made_for() -> None:
+def test_openvino__a_batch_that_is_not_the_one_it_was_made_for() -> None:
     one = backend.load(source(), BackendOptions(batch_size=2))
     with pytest.raises(EngineError, match=r"openvino failed on cpu: .*\(shape=\[2,256,256\]\).* incompatible$"):
         one.run({"mask": masks()[:1]})
     assert one.run({"mask": masks()[:2]}).shape == (2, 256, 256, 3)
 
 
-def test_closed() -> None:
+def test_openvino__closed() -> None:
     one = backend.load(source(), BackendOptions())
     one.close()
     with pytest.raises(EngineError, match="the backend is closed"):
@@ -216,7 +218,7 @@ def test_closed() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="takes fork")
-def test_a_fork_is_told_to_open_its_own(bundle: Path) -> None:
+def test_openvino__a_fork_is_told_to_open_its_own(bundle: Path) -> None:
     """Where engine threads are, they are not in the child, and the call would wait for them."""
     code = (
         "import multiprocessing, sys\n"
@@ -237,7 +239,7 @@ def test_a_fork_is_told_to_open_its_own(bundle: Path) -> None:
     assert re.match(r"EngineError: openvino was loaded in process \d+ .* fork \d+; open", done.stdout), done
 
 
-def test_memory_that_does_not_hold_a_batch_at_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino__memory_that_does_not_hold_a_batch_at_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("Exception from src/core/src/runtime/allocator.cpp:79:\nstd::bad_alloc\n")
 
@@ -246,7 +248,7 @@ def test_memory_that_does_not_hold_a_batch_at_loading(monkeypatch: pytest.Monkey
         backend.load(source(), BackendOptions(batch_size=4096, threads=2, streams=2))
 
 
-def test_its_makers_are_not_told(tmp_path: Path) -> None:
+def test_openvino__its_makers_are_not_told(tmp_path: Path) -> None:
     """The package that would tell them is not even loaded, and is there again for others."""
     code = (
         "import sys, os\n"
@@ -259,7 +261,7 @@ def test_its_makers_are_not_told(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_signals_reach_python_after_one_of_two_synthesizers_was_closed(bundle: Path) -> None:
+def test_openvino__signals_reach_python_after_one_of_two_synthesizers_was_closed(bundle: Path) -> None:
     """With an OpenVINO core each, the second to go puts a freed stack for signal handlers in place: SIGSEGV."""
     code = (
         "import faulthandler, gc, os, signal, sys\n"
@@ -274,7 +276,7 @@ def test_signals_reach_python_after_one_of_two_synthesizers_was_closed(bundle: P
     assert (done.returncode, done.stdout) == (0, "reached\n"), done
 
 
-def test_first_calls_in_several_threads_at_once() -> None:
+def test_openvino__first_calls_in_several_threads_at_once() -> None:
     """Of bindings whose tables are not filled yet, more than half of such processes wait for ever."""
     code = (
         "import faulthandler, sys, threading\n"
@@ -294,7 +296,7 @@ def test_first_calls_in_several_threads_at_once() -> None:
         assert (done.returncode, done.stderr) == (0, ""), done
 
 
-def test_a_compiled_model_is_kept_and_gives_the_same_bytes(
+def test_openvino__a_compiled_model_is_kept_and_gives_the_same_bytes(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def images(**options: Any) -> Array:
@@ -325,7 +327,7 @@ def test_a_compiled_model_is_kept_and_gives_the_same_bytes(
     assert hashlib.sha256(again[32:]).digest() == again[:32]
 
 
-def test_a_compiled_model_that_is_not_taken_is_compiled_again(bundle: Path, tmp_path: Path) -> None:
+def test_openvino__a_compiled_model_that_is_not_taken_is_compiled_again(bundle: Path, tmp_path: Path) -> None:
     with Synthesizer.open(bundle, backend="openvino", cache_dir=tmp_path / "cache") as synth:
         expected = synth(masks())
     (kept,) = (tmp_path / "cache").iterdir()
@@ -336,7 +338,9 @@ def test_a_compiled_model_that_is_not_taken_is_compiled_again(bundle: Path, tmp_
     assert abs(kept.stat().st_size - len(good)) < 10_000
 
 
-def test_a_compiled_model_that_cannot_be_kept(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino__a_compiled_model_that_cannot_be_kept(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OutputError("cannot write it: No space left on device")
 

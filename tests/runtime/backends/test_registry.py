@@ -28,13 +28,13 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 HAS_CUDA = CUDA in onnxruntime.get_available_providers()
 
 
-def test_auto_takes_a_real_engine() -> None:
+def test_registry__auto_takes_a_real_engine() -> None:
     with Synthesizer.open(TINY_BUNDLE) as synth:
         assert synth.settings.backend == "onnxruntime"
         assert synth.settings.engine == f"onnxruntime {onnxruntime.__version__}"
 
 
-def test_an_engine_that_is_not_installed_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry__an_engine_that_is_not_installed_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == "onnxruntime" else find_spec(n, *a))
     for backend in ("onnxruntime", "auto"):
@@ -80,7 +80,7 @@ def replay_targets(bundle_copy: Path) -> Path:
         ({"provider_options": {"use_tf32": "0"}}, (), (), "onnxruntime", "provider options are its own"),
     ],
 )
-def test_what_auto_takes(
+def test_registry__what_auto_takes(
     replay_targets: Path,
     installed: set[str],
     options: dict[str, Any],
@@ -97,12 +97,12 @@ def test_what_auto_takes(
     assert choice.candidates == ((name,) if reason == "the only one installed" else ("openvino", "onnxruntime"))
 
 
-def test_auto_keeps_to_what_the_bundle_was_made_for(installed: set[str]) -> None:
+def test_registry__auto_keeps_to_what_the_bundle_was_made_for(installed: set[str]) -> None:
     choice = choose_backend(open_bundle(TINY_BUNDLE), "auto", BackendOptions())
     assert (choice.name, choice.candidates) == ("onnxruntime", ("onnxruntime",))
 
 
-def test_what_auto_cannot_take(replay_targets: Path, installed: set[str]) -> None:
+def test_registry__what_auto_cannot_take(replay_targets: Path, installed: set[str]) -> None:
     bundle = open_bundle(replay_targets)
     for name in ("auto", "onnxruntime"):
         with pytest.raises(EngineError, match="there is no precision 'int4'; choose one of fp32, fp16, bf16, int8"):
@@ -124,20 +124,20 @@ def test_what_auto_cannot_take(replay_targets: Path, installed: set[str]) -> Non
         choose_backend(bundle, "auto", BackendOptions(precision="bf16"))
 
 
-def test_a_bundle_for_engines_unknown_here(bundle_copy: Path) -> None:
+def test_registry__a_bundle_for_engines_unknown_here(bundle_copy: Path) -> None:
     edit(bundle_copy, lambda m: m["models"][0].update(engines=["abacus\x1b"]))
     for name in ("auto", "onnxruntime"):
         with pytest.raises(EngineError, match=r"only for abacus\\x1b in fp32; choose among these"):
             Synthesizer.open(bundle_copy, backend=name)
 
 
-def test_a_synthesizer_says_what_was_chosen() -> None:
+def test_registry__a_synthesizer_says_what_was_chosen() -> None:
     with Synthesizer.open(TINY_BUNDLE, backend="fake") as synth:
         assert (synth.choice.name, synth.choice.reason) == ("fake", "it was asked for")
         assert synth.notes == ()
 
 
-def test_an_engine_that_does_not_import_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry__an_engine_that_does_not_import_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, BACKENDS["onnxruntime"].module)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: object())
@@ -146,12 +146,12 @@ def test_an_engine_that_does_not_import_says_why(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has CUDA")
-def test_cuda_on_a_cpu_build_names_the_command() -> None:
+def test_registry__cuda_on_a_cpu_build_names_the_command() -> None:
     with pytest.raises(DeviceUnavailable, match=r"built without CUDA: .*pip install '\.\[gpu\]'"):
         Synthesizer.open(TINY_BUNDLE, device="cuda")
 
 
-def test_threads_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry__threads_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     make = ort_backend._session_options
 
@@ -166,14 +166,14 @@ def test_threads_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [options.intra_op_num_threads for options in seen] == [1]
 
 
-def test_thread_counts_give_the_same_bytes(tiny_synth: Synthesizer) -> None:
+def test_registry__thread_counts_give_the_same_bytes(tiny_synth: Synthesizer) -> None:
     masks = np.stack([disc(), disc(radius=3)])
     for threads in (1, 2, 3):
         with Synthesizer.open(TINY_BUNDLE, threads=threads, device="cpu") as synth:
             np.testing.assert_array_equal(synth(masks), tiny_synth(masks))
 
 
-def test_threads_are_shared_among_streams() -> None:
+def test_registry__threads_are_shared_among_streams() -> None:
     cpus = usable_cpus()
     assert share_threads(8, 2) == (4, 2)
     assert share_threads(7, 2) == (3, 2)
@@ -183,7 +183,7 @@ def test_threads_are_shared_among_streams() -> None:
     assert share_threads(None, 1) == (cpus, 1)
 
 
-def test_more_threads_than_cpus_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry__more_threads_than_cpus_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "usable_cpus", lambda: 2)
     for threads, streams, told in (
         (2, 2, ""),
@@ -200,7 +200,7 @@ def test_more_threads_than_cpus_are_told_of(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_batch_that_does_not_fit_in_memory(bundle_copy: Path, tmp_path: Path, backend: str) -> None:
+def test_registry__a_batch_that_does_not_fit_in_memory(bundle_copy: Path, tmp_path: Path, backend: str) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino")
         add_model_entry(bundle_copy, "openvino")
@@ -223,7 +223,7 @@ def test_a_batch_that_does_not_fit_in_memory(bundle_copy: Path, tmp_path: Path, 
     )
 
 
-def test_onnxruntime_keeps_nothing_to_tell_its_makers(tmp_path: Path) -> None:
+def test_registry__onnxruntime_keeps_nothing_to_tell_its_makers(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
     code = (
         "from m2l_runtime import Synthesizer, open_bundle\n"
@@ -235,7 +235,7 @@ def test_onnxruntime_keeps_nothing_to_tell_its_makers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("known", "is_set"), [({"avx2"}, True), ({"avx2", "avx512_vnni"}, False), (set(), False)])
-def test_int8_sums_are_widened_only_where_they_would_saturate(
+def test_registry__int8_sums_are_widened_only_where_they_would_saturate(
     known: set[str], is_set: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a CPU has VNNI the option makes int8 slower than fp32."""

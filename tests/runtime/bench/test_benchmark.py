@@ -49,7 +49,7 @@ worker.main()
 """
 
 
-def test_turns_take_everything_once_a_round_and_begin_with_another() -> None:
+def test_benchmark__turns_take_everything_once_a_round_and_begin_with_another() -> None:
     for count, rounds in itertools.product(range(1, 9), range(1, 9)):
         order = list(shuffled_rounds(count, rounds))
         assert [number for number, _ in order] == [number for number in range(rounds) for _ in range(count)]
@@ -60,20 +60,20 @@ def test_turns_take_everything_once_a_round_and_begin_with_another() -> None:
     assert list(shuffled_rounds(6, 3))[::6] == [(0, 0), (1, 2), (2, 4)]
 
 
-def test_figures_are_medians_with_their_spread() -> None:
+def test_benchmark__figures_are_medians_with_their_spread() -> None:
     assert summarize([30.0, 10.0, 12.0]) == Statistic(12.0, 10.0, 30.0)
     assert summarize([7.0]) == Statistic(7.0, 7.0, 7.0)
     assert summarize([1.0, 2.0]).median == 1.5
     assert summarize([10.0, 8.0, 13.0]).spread == pytest.approx(0.5)
 
 
-def test_ratios_are_within_rounds() -> None:
+def test_benchmark__ratios_are_within_rounds() -> None:
     ours, theirs = [10.0, 40.0, 30.0], [10.0, 20.0, 10.0]
     assert summarize_ratio(ours, theirs) == Statistic(2.0, 1.0, 3.0)
     assert statistics.median(ours) / statistics.median(theirs) == 3.0, "which is not what is meant"
 
 
-def test_a_report_relates_rows_to_the_first_that_was_measured() -> None:
+def test_benchmark__a_report_relates_rows_to_the_first_that_was_measured() -> None:
     failed = make_row(1, 99.0, reason="in round 2: broken")
     one, two = make_row(2, 10.0, 20.0, 10.0), make_row(4, 10.0, 40.0, 30.0)
     report = make_report(failed, one, two, Row(BenchConfig("openvino", "cpu", "int8", 1), reason="no such file"))
@@ -90,14 +90,14 @@ def test_a_report_relates_rows_to_the_first_that_was_measured() -> None:
     assert set(two.metrics) == set(report.ratios(two)) == set(METRICS) - of_cards
 
 
-def test_what_a_system_does_not_tell_is_left_out() -> None:
+def test_benchmark__what_a_system_does_not_tell_is_left_out() -> None:
     report = make_report(make_row(1, 10.0, memory=None), make_row(2, 10.0))
     assert "peak_memory_megabytes" not in report.rows[0].metrics
     assert "peak_memory_megabytes" not in report.ratios(report.rows[1])
     assert as_table(report).count(" -\n") == 1
 
 
-def test_what_a_card_holds_and_what_was_built_once() -> None:
+def test_benchmark__what_a_card_holds_and_what_was_built_once() -> None:
     """A plan is built in the first round and kept for the others."""
     rows = []
     for batch_size, megabytes in ((1, 100.0), (16, 300.0)):
@@ -114,7 +114,7 @@ def test_what_a_card_holds_and_what_was_built_once() -> None:
     assert "on the GPU" not in as_table(make_report(make_row(1, 10.0)))
 
 
-def test_the_table() -> None:
+def test_benchmark__the_table() -> None:
     text = as_table(
         make_report(
             make_row(1, 10.0, 20.0, 10.0), make_row(8, 10.0, 40.0, 30.0), make_row(16, reason="it\nfell \x1b over")
@@ -132,18 +132,18 @@ def test_the_table() -> None:
     assert "\x1b" not in text
 
 
-def test_one_round_has_no_spread() -> None:
+def test_benchmark__one_round_has_no_spread() -> None:
     text = as_table(make_report(make_row(1, 10.0), rounds=1))
     assert "  fake cpu fp32 batch 1  10.0          1.00   5.00            1.00   1 x 1 thread" in text
     assert "1.00.." not in text
 
 
-def test_numbers_keep_three_digits_that_count() -> None:
+def test_benchmark__numbers_keep_three_digits_that_count() -> None:
     shown = [number(value) for value in (0.0, 0.012345, 0.5, 7.1, 99.94, 100.4, 12345.6)]
     assert shown == ["0.00", "0.0123", "0.500", "7.10", "99.9", "100", "12,346"]
 
 
-def test_rows_by_default_are_what_the_bundle_has_for_what_is_installed(
+def test_benchmark__rows_by_default_are_what_the_bundle_has_for_what_is_installed(
     bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows, "_NVIDIA", ())
@@ -178,7 +178,7 @@ def test_rows_by_default_are_what_the_bundle_has_for_what_is_installed(
         plan_rows(open_bundle(bundle_copy))
 
 
-def test_cuda_is_measured_where_there_is_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark__cuda_is_measured_where_there_is_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "_NVIDIA", (tmp_path / "absent", tmp_path))
     configs, _ = plan_rows(open_bundle(TINY_BUNDLE), BenchOptions(batch_sizes=(1,)))
     assert [config.device for config in configs] == ["cpu", "cuda"]
@@ -186,7 +186,7 @@ def test_cuda_is_measured_where_there_is_a_driver(tmp_path: Path, monkeypatch: p
     assert [config.device for config in configs] == ["cuda:1"]
 
 
-def test_rows_that_are_asked_for() -> None:
+def test_benchmark__rows_that_are_asked_for() -> None:
     configs, notes = plan_rows(
         open_bundle(TINY_BUNDLE),
         BenchOptions(
@@ -220,7 +220,7 @@ def test_rows_that_are_asked_for() -> None:
         ({"batch_sizes": range(1, 1002)}, "1,001 rows are too many"),
     ],
 )
-def test_rows_that_cannot_be(wishes: dict[str, Any], message: str) -> None:
+def test_benchmark__rows_that_cannot_be(wishes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         plan_rows(open_bundle(TINY_BUNDLE), BenchOptions(**({"backends": ("fake",)} | wishes)))
 
@@ -228,7 +228,7 @@ def test_rows_that_cannot_be(wishes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     "effort", [(0, 1.0, 1.0), (1001, 1.0, 1.0), (1, 0.0, 1.0), (1, float("nan"), 1.0), (1, 1.0, float("inf"))]
 )
-def test_efforts_that_cannot_be(effort: tuple[int, float, float]) -> None:
+def test_benchmark__efforts_that_cannot_be(effort: tuple[int, float, float]) -> None:
     with pytest.raises(InputError, match=r"must be (between|more than)"):
         check_effort(BenchOptions(repeats=effort[0], seconds=effort[1], timeout_s=effort[2]))
     with pytest.raises(InputError):
@@ -268,7 +268,7 @@ class Stub:
 INPUTS = [{"mask": np.array([number])} for number in range(3)]
 
 
-def test_latencies_are_those_of_calls_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark__latencies_are_those_of_calls_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     stub = Stub(FakeClock(monkeypatch), SETTINGS, 0.25, 0.75)
     found = timing.latencies_ms(cast(Backend, stub), INPUTS, 5.0)
     assert found == [250.0, 750.0] * 5
@@ -277,12 +277,12 @@ def test_latencies_are_those_of_calls_after_the_warm_up(monkeypatch: pytest.Monk
     assert timing.latencies_ms(cast(Backend, slow), INPUTS, 1.0) == [60_000.0] * 5, "some calls at least"
 
 
-def test_images_per_s_count_the_images_of_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark__images_per_s_count_the_images_of_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
     stub = Stub(FakeClock(monkeypatch), dataclasses.replace(SETTINGS, batch_size=8), 0.5)
     assert timing.images_per_s(cast(Backend, stub), INPUTS, 4.0) == 16.0
 
 
-def test_streams_call_at_once() -> None:
+def test_benchmark__streams_call_at_once() -> None:
     import threading
 
     settings = dataclasses.replace(SETTINGS, streams=3)
@@ -297,7 +297,7 @@ def test_streams_call_at_once() -> None:
     assert len(together) == 3 * (timing._MIN_WARM_UP_CALLS + timing._MIN_CALLS_PER_STREAM)
 
 
-def test_a_stream_that_fails_does_not_leave_the_others_waiting() -> None:
+def test_benchmark__a_stream_that_fails_does_not_leave_the_others_waiting() -> None:
     class Failing(Stub):
         def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
             self.seen.append(0)
@@ -309,7 +309,7 @@ def test_a_stream_that_fails_does_not_leave_the_others_waiting() -> None:
         timing.images_per_s(cast(Backend, Failing(None, dataclasses.replace(SETTINGS, streams=4))), INPUTS, SHORT)
 
 
-def test_batches_hold_every_mask_and_all_that_a_generator_takes() -> None:
+def test_benchmark__batches_hold_every_mask_and_all_that_a_generator_takes() -> None:
     bundle = open_bundle(embedded.BUNDLE)
     masks = timing.example_masks(bundle.manifest.image_size)
     assert masks.shape == (12, 256, 256)
@@ -324,7 +324,7 @@ def test_batches_hold_every_mask_and_all_that_a_generator_takes() -> None:
             }
 
 
-def test_end_to_end_is_a_run_over_files(tmp_path: Path) -> None:
+def test_benchmark__end_to_end_is_a_run_over_files(tmp_path: Path) -> None:
     with Synthesizer.open(TINY_BUNDLE, backend="fake", batch_size=4, streams=2) as synthesizer:
         rate, count = timing.end_to_end(synthesizer, tmp_path, 0.05)
     assert rate > 0
@@ -335,7 +335,7 @@ def test_end_to_end_is_a_run_over_files(tmp_path: Path) -> None:
     assert len(images) == count
 
 
-def test_first_images_count_from_the_start_of_the_process(tmp_path: Path) -> None:
+def test_benchmark__first_images_count_from_the_start_of_the_process(tmp_path: Path) -> None:
     config = BenchConfig("fake", "cpu", "fp32", 2)
     request = WorkerRequest(config, str(TINY_BUNDLE), str(tmp_path), SHORT, time.monotonic() - 1000)
     found = worker.answer(request)
@@ -347,7 +347,7 @@ def test_first_images_count_from_the_start_of_the_process(tmp_path: Path) -> Non
     assert (found.latency_settings.batch_size, found.latency_settings.streams) == (2, 1)
 
 
-def test_questions_and_answers_survive_the_way(tmp_path: Path) -> None:
+def test_benchmark__questions_and_answers_survive_the_way(tmp_path: Path) -> None:
     odd = os.fsdecode(b"latin\xe9 \n")
     request = WorkerRequest(BenchConfig("fake", "cpu", "fp32", 1, streams=2), odd, odd, 2.0, 1.0)
     assert decode(json.loads(encode(request)), WorkerRequest) == request
@@ -367,7 +367,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_rows_are_measured_round_by_round(temporary: Path) -> None:
+def test_benchmark__rows_are_measured_round_by_round(temporary: Path) -> None:
     planned: list[BenchConfig] = []
     seen: list[tuple[int, int]] = []
     report = bench(
@@ -398,7 +398,7 @@ def test_rows_are_measured_round_by_round(temporary: Path) -> None:
     assert not list(temporary.iterdir())
 
 
-def test_a_way_that_does_not_load_is_a_row_that_says_why(temporary: Path) -> None:
+def test_benchmark__a_way_that_does_not_load_is_a_row_that_says_why(temporary: Path) -> None:
     report = bench(
         TINY_BUNDLE,
         backends=["onnxruntime", "fake"],
@@ -420,7 +420,7 @@ def run_patched(twist: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-c", PATCHED_WORKER.replace("{twist}", twist))
 
 
-def test_a_row_whose_process_is_killed_says_so_and_the_others_are_there(
+def test_benchmark__a_row_whose_process_is_killed_says_so_and_the_others_are_there(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "COMMAND", run_patched("os.kill(os.getpid(), signal.SIGKILL)"))
@@ -439,7 +439,7 @@ def test_a_row_whose_process_is_killed_says_so_and_the_others_are_there(
     assert not list(temporary.iterdir())
 
 
-def test_a_row_whose_process_hangs_is_ended(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark__a_row_whose_process_hangs_is_ended(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "COMMAND", run_patched("time.sleep(600)"))
     (row,) = bench(TINY_BUNDLE, backends=["fake"], batch_sizes=[2], repeats=1, timeout_s=2).rows
     assert row.reason == "not done after 2 s, so its process was ended"
@@ -454,7 +454,7 @@ def test_a_row_whose_process_hangs_is_ended(temporary: Path, monkeypatch: pytest
         (KeyError("a bug"), "unexpected KeyError: 'a bug'"),
     ],
 )
-def test_what_goes_wrong_in_a_row_process_is_its_answer(
+def test_benchmark__what_goes_wrong_in_a_row_process_is_its_answer(
     error: Exception, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: WorkerRequest) -> WorkerResponse:
@@ -468,7 +468,7 @@ def test_what_goes_wrong_in_a_row_process_is_its_answer(
     assert found.round is None
 
 
-def test_a_row_that_fails_later_keeps_what_it_measured_but_has_no_figures(
+def test_benchmark__a_row_that_fails_later_keeps_what_it_measured_but_has_no_figures(
     tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = tmp_path / "been-here"
@@ -483,13 +483,13 @@ def test_a_row_that_fails_later_keeps_what_it_measured_but_has_no_figures(
     assert len(whole.rounds) == 2
 
 
-def test_another_answer_than_expected_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark__another_answer_than_expected_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "COMMAND", (sys.executable, "-c", 'print(\'{"round": {"load_s": "soon"}}\')'))
     report = bench(TINY_BUNDLE, backends=["fake"], batch_sizes=[1], repeats=1, seconds=SHORT)
     assert "another answer than was expected" in str(report.rows[0].reason)
 
 
-def test_what_an_engine_prints_is_no_answer(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark__what_an_engine_prints_is_no_answer(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = "os.write(1, b'{}\\nloading ...')"
     monkeypatch.setattr(worker, "COMMAND", run_patched(noise))
     (row,) = bench(TINY_BUNDLE, backends=["fake"], batch_sizes=[2], repeats=1, seconds=SHORT).rows
@@ -497,7 +497,7 @@ def test_what_an_engine_prints_is_no_answer(temporary: Path, monkeypatch: pytest
     assert row.is_measured
 
 
-def test_stopping_keeps_the_rounds_that_are_finished(temporary: Path) -> None:
+def test_benchmark__stopping_keeps_the_rounds_that_are_finished(temporary: Path) -> None:
     turns_seen: list[int] = []
     report = bench(
         TINY_BUNDLE,
@@ -515,14 +515,14 @@ def test_stopping_keeps_the_rounds_that_are_finished(temporary: Path) -> None:
     assert not list(temporary.iterdir())
 
 
-def test_an_unsteady_machine_is_noted() -> None:
+def test_benchmark__an_unsteady_machine_is_noted() -> None:
     steady, unsteady = make_row(1, 100.0, 101.0, 110.0), make_row(2, 100.0, 101.0, 130.0)
     assert not benchmark._unsteady([steady, make_row(4, 1.0, 2.0, reason="failed")])
     (note,) = benchmark._unsteady([steady, unsteady])
     assert "2 values of images/s differed by more than 20% between rounds" in note
 
 
-def test_what_programs_are_given() -> None:
+def test_benchmark__what_programs_are_given() -> None:
     document = json.loads(json.dumps(as_json(make_report(make_row(1, 10.0, 20.0), make_row(2, reason="no"), rounds=2))))
     assert set(document) == {
         "benchmark",
@@ -549,7 +549,7 @@ def test_what_programs_are_given() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
-def test_peak_memory_is_a_process_own_and_not_that_of_who_started_it() -> None:
+def test_benchmark__peak_memory_is_a_process_own_and_not_that_of_who_started_it() -> None:
     child = "from m2l_runtime._utils.cpu import peak_memory_megabytes as peak; print(peak())"
     parent = (
         "import subprocess, sys\n"
@@ -560,7 +560,7 @@ def test_peak_memory_is_a_process_own_and_not_that_of_who_started_it() -> None:
     assert 1 < float(done.stdout) < 200
 
 
-def test_a_row_process_imports_what_a_first_image_needs_and_no_more() -> None:
+def test_benchmark__a_row_process_imports_what_a_first_image_needs_and_no_more() -> None:
     script = "import json, sys, m2l_runtime.bench.worker; print(json.dumps([*sys.modules]))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(json.loads(done.stdout))
@@ -568,7 +568,7 @@ def test_a_row_process_imports_what_a_first_image_needs_and_no_more() -> None:
     assert not {"typer", "rich", "matplotlib", "m2l_runtime.runs.folder", "m2l_runtime.bench.timing"} & loaded
 
 
-def test_names_of_the_package() -> None:
+def test_benchmark__names_of_the_package() -> None:
     assert set(m2l_runtime.bench.__all__) == {
         *("BenchConfig", "BenchOptions", "BenchReport", "Round", "Row", "Statistic", "bench")
     }

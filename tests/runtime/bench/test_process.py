@@ -53,7 +53,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_the_last_line_is_the_answer() -> None:
+def test_process__the_last_line_is_the_answer() -> None:
     assert run("print('loading ...'); print('[1, {\"a\": 2}]'); print()") == ProcessResult([1, {"a": 2}])
     assert (
         run("import json; print(json.dumps(sys.stdin.readline()))", request=b"a question\n").document == "a question\n"
@@ -76,7 +76,7 @@ def test_the_last_line_is_the_answer() -> None:
         ("print('{\"a\": 1}'); print('{\"b\": ')", "nothing that can be read"),
     ],
 )
-def test_how_a_process_fails(code: str, reason: str) -> None:
+def test_process__how_a_process_fails(code: str, reason: str) -> None:
     ending = run(code)
     assert ending.document is None
     assert reason in str(ending.reason)
@@ -84,13 +84,13 @@ def test_how_a_process_fails(code: str, reason: str) -> None:
     assert not ending.was_stopped
 
 
-def test_what_is_no_program() -> None:
+def test_process__what_is_no_program() -> None:
     assert run_for_json(["/no/such/program"]).reason == "its process does not start: No such file or directory"
 
 
 @needs_proc
 @pytest.mark.parametrize("how", ["timeout", "stop", "interrupt"])
-def test_a_process_ends_with_all_that_it_started(how: str, tmp_path: Path) -> None:
+def test_process__a_process_ends_with_all_that_it_started(how: str, tmp_path: Path) -> None:
     note = tmp_path / "pids"
     code = (
         "import subprocess\n"
@@ -135,7 +135,9 @@ def start_bench(tmp_path: Path) -> subprocess.Popen[str]:
 
 @needs_proc
 @pytest.mark.parametrize(("number", "status"), [slow(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_neither_processes_nor_files(number: signal.Signals, status: int, tmp_path: Path) -> None:
+def test_process__a_signal_leaves_neither_processes_nor_files(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
     process = start_bench(tmp_path)
     (child,) = children(process.pid)
     process.send_signal(number)
@@ -150,7 +152,7 @@ def test_a_signal_leaves_neither_processes_nor_files(number: signal.Signals, sta
 
 
 @needs_proc
-def test_a_row_process_ends_when_whoever_asked_is_killed(tmp_path: Path) -> None:
+def test_process__a_row_process_ends_when_whoever_asked_is_killed(tmp_path: Path) -> None:
     process = start_bench(tmp_path)
     (child,) = children(process.pid)
     process.kill()
@@ -158,7 +160,7 @@ def test_a_row_process_ends_when_whoever_asked_is_killed(tmp_path: Path) -> None
     until(lambda: not is_alive(child))
 
 
-def test_a_row_process_that_nobody_asks_says_what_it_is() -> None:
+def test_process__a_row_process_that_nobody_asks_says_what_it_is() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "m2l_runtime.bench.worker"], stdin=subprocess.DEVNULL, capture_output=True, text=True
     )

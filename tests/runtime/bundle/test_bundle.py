@@ -26,7 +26,7 @@ from m2l_runtime.errors import (
 )
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_bundle__what_is_written_is_read(tmp_path: Path) -> None:
     bundle = open_bundle(TINY_BUNDLE)
     contents = {entry.path: bundle.read(entry) for entry in bundle.manifest.files}
     again = write_bundle(tmp_path / "again", bundle.manifest, contents)
@@ -36,18 +36,18 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["again"]
 
 
-def test_the_golden_pair(tiny_synth: Synthesizer) -> None:
+def test_bundle__the_golden_pair(tiny_synth: Synthesizer) -> None:
     inputs, images = open_bundle(TINY_BUNDLE).read_golden()
     assert images.shape == (3, 256, 256, 3)
     assert np.abs(tiny_synth(inputs["mask"]).astype(int) - images).max() <= 1
 
 
-def test_the_bundle_folder_itself_may_be_a_link(bundle_copy: Path, tmp_path: Path) -> None:
+def test_bundle__the_bundle_folder_itself_may_be_a_link(bundle_copy: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(bundle_copy)
     open_bundle(tmp_path / "link").check()
 
 
-def test_no_bundle_there(tmp_path: Path) -> None:
+def test_bundle__no_bundle_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     for name, message in (("absent", "does not exist"), ("file", "is a file"), ("folder", "has no manifest.json")):
@@ -131,7 +131,7 @@ def set_path(value: str) -> Change:
         (set_path("absent.npz"), BundleDamaged, "absent.npz cannot be read: No such file"),
     ],
 )
-def test_manifests_that_are_refused(
+def test_bundle__manifests_that_are_refused(
     bundle_copy: Path, change: Change, error: type[BundleError], message: str, m2l: CommandLine
 ) -> None:
     edit(bundle_copy, change)
@@ -148,14 +148,14 @@ def test_manifests_that_are_refused(
     [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema": 1}', b"[" * 100_000, b" " * (MAX_MANIFEST_BYTES + 1)],
     ids=["nothing", "open", "list", "null", "not UTF-8", "type", "deep", "long"],
 )
-def test_manifests_that_are_no_manifests(bundle_copy: Path, content: bytes) -> None:
+def test_bundle__manifests_that_are_no_manifests(bundle_copy: Path, content: bytes) -> None:
     (bundle_copy / "manifest.json").write_bytes(content)
     with pytest.raises(BundleDamaged, match="manifest.json"):
         open_bundle(bundle_copy)
 
 
 @pytest.mark.parametrize("name", ["generator.fp32.onnx", "golden.npz", "MODEL_CARD.md"])
-def test_an_altered_file_is_named(bundle_copy: Path, name: str) -> None:
+def test_bundle__an_altered_file_is_named(bundle_copy: Path, name: str) -> None:
     content = bytearray((bundle_copy / name).read_bytes())
     content[len(content) // 2] ^= 1
     (bundle_copy / name).write_bytes(content)
@@ -167,7 +167,7 @@ def test_an_altered_file_is_named(bundle_copy: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["generator.fp32.onnx", "golden.npz", "MODEL_CARD.md"])
-def test_a_missing_a_linked_and_a_strange_file_are_named(bundle_copy: Path, tmp_path: Path, name: str) -> None:
+def test_bundle__a_missing_a_linked_and_a_strange_file_are_named(bundle_copy: Path, tmp_path: Path, name: str) -> None:
     (bundle_copy / name).rename(tmp_path / "elsewhere")
     with pytest.raises(BundleDamaged, match=f"{name} cannot be read"):
         open_bundle(bundle_copy)
@@ -180,7 +180,7 @@ def test_a_missing_a_linked_and_a_strange_file_are_named(bundle_copy: Path, tmp_
         open_bundle(bundle_copy)
 
 
-def test_a_linked_folder_within_the_bundle(bundle_copy: Path, tmp_path: Path) -> None:
+def test_bundle__a_linked_folder_within_the_bundle(bundle_copy: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (bundle_copy / "golden.npz").rename(tmp_path / "outside" / "golden.npz")
     (bundle_copy / "sub").symlink_to(tmp_path / "outside")
@@ -189,7 +189,7 @@ def test_a_linked_folder_within_the_bundle(bundle_copy: Path, tmp_path: Path) ->
         open_bundle(bundle_copy)
 
 
-def test_a_linked_manifest(bundle_copy: Path, tmp_path: Path) -> None:
+def test_bundle__a_linked_manifest(bundle_copy: Path, tmp_path: Path) -> None:
     (bundle_copy / "manifest.json").rename(tmp_path / "m.json")
     (bundle_copy / "manifest.json").symlink_to(tmp_path / "m.json")
     with pytest.raises(BundleDamaged, match="symbolic link"):
@@ -223,26 +223,28 @@ def field(number: int, content: bytes) -> bytes:
         (field(7, b"x")[:-1], "is not an ONNX model"),
     ],
 )
-def test_models_that_are_refused_before_an_engine_sees_them(bundle_copy: Path, content: bytes, message: str) -> None:
+def test_bundle__models_that_are_refused_before_an_engine_sees_them(
+    bundle_copy: Path, content: bytes, message: str
+) -> None:
     replace_file(bundle_copy, "generator.fp32.onnx", content)
     with pytest.raises(BundleDamaged, match=message):
         Synthesizer.open(bundle_copy)
 
 
-def test_a_model_that_the_engine_cannot_load(bundle_copy: Path) -> None:
+def test_bundle__a_model_that_the_engine_cannot_load(bundle_copy: Path) -> None:
     replace_file(bundle_copy, "generator.fp32.onnx", varint(1 << 3) + b"\7")
     with pytest.raises(BundleDamaged, match=r"onnxruntime \S+ cannot load the model"):
         Synthesizer.open(bundle_copy)
 
 
-def test_a_model_of_operators_that_the_engine_is_too_old_for(bundle_copy: Path) -> None:
+def test_bundle__a_model_of_operators_that_the_engine_is_too_old_for(bundle_copy: Path) -> None:
     content = (bundle_copy / "generator.fp32.onnx").read_bytes()
     replace_file(bundle_copy, "generator.fp32.onnx", content + field(8, field(1, b"") + varint(2 << 3) + b"\x63"))
     with pytest.raises(EngineError, match=r"^onnxruntime \S+ does not know version 99 of ONNX's operators.*--upgrade"):
         Synthesizer.open(bundle_copy, backend="onnxruntime")
 
 
-def test_a_model_with_other_inputs_than_declared(bundle_copy: Path) -> None:
+def test_bundle__a_model_with_other_inputs_than_declared(bundle_copy: Path) -> None:
     edit(bundle_copy, lambda m: m["inputs"][0].update(name="segmentation"))
     with pytest.raises(BundleDamaged, match="the manifest declares"):
         Synthesizer.open(bundle_copy)
@@ -263,7 +265,7 @@ MASKS, IMAGES = np.zeros((3, 256, 256), np.uint8), np.zeros((3, 256, 256, 3), np
     ],
     ids=["no zip", "missing", "short", "type", "pickle", "bomb"],
 )
-def test_golden_pairs_that_are_refused(bundle_copy: Path, content: bytes, message: str) -> None:
+def test_bundle__golden_pairs_that_are_refused(bundle_copy: Path, content: bytes, message: str) -> None:
     replace_file(bundle_copy, "golden.npz", content)
     with pytest.raises(BundleDamaged, match=message):
         open_bundle(bundle_copy).read_golden()
@@ -274,7 +276,7 @@ def parts() -> tuple[Manifest, dict[str, bytes]]:
     return bundle.manifest, {entry.path: bundle.read(entry) for entry in bundle.manifest.files}
 
 
-def test_an_existing_bundle_is_only_replaced_when_told(bundle_copy: Path) -> None:
+def test_bundle__an_existing_bundle_is_only_replaced_when_told(bundle_copy: Path) -> None:
     manifest, contents = parts()
     before = (bundle_copy / "manifest.json").read_bytes()
     with pytest.raises(OutputError, match="exists already"):
@@ -285,7 +287,7 @@ def test_an_existing_bundle_is_only_replaced_when_told(bundle_copy: Path) -> Non
     assert os.listdir(bundle_copy.parent) == ["bundle"]
 
 
-def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
+def test_bundle__a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
     manifest, contents = parts()
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.tex").write_text("years")
@@ -294,7 +296,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "work" / "thesis.tex").read_text() == "years"
 
 
-def test_a_bundle_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+def test_bundle__a_bundle_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
     manifest, contents = parts()
     with pytest.raises(BundleDamaged):
         write_bundle(tmp_path / "b", manifest, contents | {"golden.npz": contents["golden.npz"][:-1] + b"x"})
@@ -307,7 +309,7 @@ def test_a_bundle_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_no_damage_leads_to_anything_but_our_errors(bundle_copy: Path, seed: int) -> None:
+def test_bundle__no_damage_leads_to_anything_but_our_errors(bundle_copy: Path, seed: int) -> None:
     """Random bytes of the manifest changed, dropped or doubled."""
     random = np.random.default_rng(seed)
     content = bytearray((bundle_copy / "manifest.json").read_bytes())

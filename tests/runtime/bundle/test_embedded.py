@@ -17,7 +17,7 @@ def examples(synth: Synthesizer) -> Array:
     return np.stack([read_mask(embedded.EXAMPLE_MASKS / name, synth.image_size).mask for name in found.names])
 
 
-def test_colours_are_those_that_were_asked_for() -> None:
+def test_embedded__colours_are_those_that_were_asked_for() -> None:
     with Synthesizer.open(streams=None) as synth:
         masks = examples(synth)
         table = synth.bundle.read_appearances()
@@ -35,7 +35,7 @@ def test_colours_are_those_that_were_asked_for() -> None:
         assert np.corrcoef(found[:, column], asked[:, column])[0, 1] > 0.8, name
 
 
-def test_one_number_moves_what_it_says_and_little_else() -> None:
+def test_embedded__one_number_moves_what_it_says_and_little_else() -> None:
     with Synthesizer.open() as synth:
         masks = examples(synth)[:4]
         middle = np.median(synth.bundle.read_appearances(), 0).astype(np.float32)
@@ -50,7 +50,7 @@ def test_one_number_moves_what_it_says_and_little_else() -> None:
         assert abs(after[NAMES.index("skin_L")] - before[NAMES.index("skin_L")]) < 4
 
 
-def test_lesions_are_where_the_masks_are() -> None:
+def test_embedded__lesions_are_where_the_masks_are() -> None:
     """Asked to be dark, they are darker than the skin around them, and by less if the mask is mirrored."""
     with Synthesizer.open() as synth:
         masks = examples(synth)
@@ -67,7 +67,7 @@ def test_lesions_are_where_the_masks_are() -> None:
     assert np.mean(contrast["given"]) > np.mean(contrast["upside down"]) + 1
 
 
-def test_images_of_one_mask_differ_by_seed_and_not_by_company() -> None:
+def test_embedded__images_of_one_mask_differ_by_seed_and_not_by_company() -> None:
     with Synthesizer.open() as synth:
         masks = examples(synth)[:3]
         alone = synth(masks[1:2], seeds=[7])

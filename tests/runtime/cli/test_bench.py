@@ -29,7 +29,7 @@ def stub_report(report: BenchReport, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "bench", lambda *_, **__: report)
 
 
-def test_a_table_and_how_far_it_is(m2l: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench__a_table_and_how_far_it_is(m2l: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     outcome = m2l("bench", TINY_BUNDLE, *QUICK, "--batch-size", "1, 2", "--repeats", "2")
     assert outcome.code == 0
@@ -43,7 +43,7 @@ def test_a_table_and_how_far_it_is(m2l: CommandLine, tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_json(m2l: CommandLine) -> None:
+def test_bench__json(m2l: CommandLine) -> None:
     outcome = m2l("bench", TINY_BUNDLE, *QUICK, "--batch-size", "2", "--repeats", "1", "--streams", "2,1", "--json")
     assert outcome.code == 0
     document = json.loads(outcome.out)
@@ -54,7 +54,7 @@ def test_json(m2l: CommandLine) -> None:
     assert document["machine"]["usable_cpus"] >= 1
 
 
-def test_more_threads_than_cpus_are_noted(m2l: CommandLine) -> None:
+def test_bench__more_threads_than_cpus_are_noted(m2l: CommandLine) -> None:
     many = usable_cpus() + 1
     outcome = m2l(
         *("bench", TINY_BUNDLE, "--backend", "onnxruntime", "--device", "cpu", "--batch-size", "1"),
@@ -64,7 +64,7 @@ def test_more_threads_than_cpus_are_noted(m2l: CommandLine) -> None:
     assert f"note: asked for {many} threads" in outcome.out
 
 
-def test_no_row_at_all_is_status_one(m2l: CommandLine) -> None:
+def test_bench__no_row_at_all_is_status_one(m2l: CommandLine) -> None:
     outcome = m2l("bench", TINY_BUNDLE, "--backend", "onnxruntime", "--precision", "int8", "--device", "cpu")
     assert outcome.code == 1
     assert "not measured\n  onnxruntime cpu int8 batch 1  the bundle was not made for" in outcome.out
@@ -74,7 +74,7 @@ def test_no_row_at_all_is_status_one(m2l: CommandLine) -> None:
     assert "Traceback" not in outcome.err
 
 
-def test_a_row_that_fails_among_others_is_status_zero(m2l: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench__a_row_that_fails_among_others_is_status_zero(m2l: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     stub_report(
         make_report(Row(BenchConfig("openvino", "cpu", "int8", 1), reason="no such model"), make_row(1, 10.0)),
         monkeypatch,
@@ -103,7 +103,7 @@ def test_a_row_that_fails_among_others_is_status_zero(m2l: CommandLine, monkeypa
         (("--nonsense",), "No such option"),
     ],
 )
-def test_wrong_usage_is_status_two(m2l: CommandLine, arguments: tuple[str, ...], message: str) -> None:
+def test_bench__wrong_usage_is_status_two(m2l: CommandLine, arguments: tuple[str, ...], message: str) -> None:
     outcome = m2l("bench", TINY_BUNDLE, *arguments)
     assert outcome.code == 2
     assert message in " ".join(outcome.err.split())
@@ -111,12 +111,12 @@ def test_wrong_usage_is_status_two(m2l: CommandLine, arguments: tuple[str, ...],
     assert not outcome.out
 
 
-def test_what_is_no_bundle(m2l: CommandLine, tmp_path: Path) -> None:
+def test_bench__what_is_no_bundle(m2l: CommandLine, tmp_path: Path) -> None:
     assert "does not exist" in m2l("bench", tmp_path / "absent").err
     assert "has no manifest.json" in m2l("bench", tmp_path).err
 
 
-def test_a_damaged_bundle_is_not_measured(m2l: CommandLine, bundle_copy: Path) -> None:
+def test_bench__a_damaged_bundle_is_not_measured(m2l: CommandLine, bundle_copy: Path) -> None:
     content = (bundle_copy / "generator.fp32.onnx").read_bytes()
     (bundle_copy / "generator.fp32.onnx").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     outcome = m2l("bench", bundle_copy, *QUICK)
@@ -132,7 +132,7 @@ def test_a_damaged_bundle_is_not_measured(m2l: CommandLine, bundle_copy: Path) -
         ("there.png", "exists already; choose another name or give --overwrite"),
     ],
 )
-def test_a_plot_that_cannot_be_is_refused_before_anything_is_measured(
+def test_bench__a_plot_that_cannot_be_is_refused_before_anything_is_measured(
     name: str, message: str, m2l: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark, "bench", never)
@@ -143,7 +143,7 @@ def test_a_plot_that_cannot_be_is_refused_before_anything_is_measured(
     assert len(outcome.err.splitlines()) == 1
 
 
-def test_a_plot_without_matplotlib_names_the_extra(
+def test_bench__a_plot_without_matplotlib_names_the_extra(
     m2l: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark, "bench", never)
@@ -156,7 +156,7 @@ def test_a_plot_without_matplotlib_names_the_extra(
     assert "m2l bench --plot needs matplotlib, which is not installed: pip install '.[masks]'" in outcome.err
 
 
-def test_a_plot(m2l: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench__a_plot(m2l: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     few = make_report(
         make_row(1, 10.0, 12.0, 11.0), Row(BenchConfig("openvino", "cpu", "int8", 1), reason="no such model")
@@ -173,7 +173,7 @@ def test_a_plot(m2l: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert sizes["many"][1] > sizes["few"][1], "a row takes some height"
 
 
-def test_nothing_is_drawn_where_nothing_was_measured(
+def test_bench__nothing_is_drawn_where_nothing_was_measured(
     m2l: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")

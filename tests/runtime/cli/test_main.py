@@ -39,7 +39,7 @@ def masks(tmp_path: Path) -> Path:
     return folder
 
 
-def test_all_done(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
+def test_main__all_done(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
     outcome = m2l("synth", masks, tmp_path / "out", "--bundle", TINY_BUNDLE, "--contact-sheet", tmp_path / "s.png")
     assert outcome.code == 0
     assert re.search(
@@ -50,7 +50,7 @@ def test_all_done(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "good.png").exists()
 
 
-def test_some_masks_bad(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
+def test_main__some_masks_bad(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
     (masks / "words.png").write_text("no")
     save(masks / "black.png", np.zeros((8, 8), np.uint8))
     outcome = m2l("synth", masks, tmp_path / "out", "--bundle", TINY_BUNDLE)
@@ -61,14 +61,14 @@ def test_some_masks_bad(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
     assert "note: 1 mask was empty (all black)" in outcome.out
 
 
-def test_only_bad_masks(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
+def test_main__only_bad_masks(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
     (masks / "good.png").write_text("no")
     outcome = m2l("synth", masks, tmp_path / "out", "--bundle", TINY_BUNDLE, "--contact-sheet", tmp_path / "s.png")
     assert outcome.code == 1
     assert not (tmp_path / "s.png").exists()
 
 
-def test_many_bad_masks_are_summed_up(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
+def test_main__many_bad_masks_are_summed_up(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
     for index in range(50):
         (masks / f"bad{index:02}.png").write_text("no")
     outcome = m2l("synth", masks, tmp_path / "out", "--bundle", TINY_BUNDLE)
@@ -77,7 +77,7 @@ def test_many_bad_masks_are_summed_up(m2l: CommandLine, masks: Path, tmp_path: P
     assert "skipped 50 bad masks" in outcome.err
 
 
-def test_names_with_anything_in_them(m2l: CommandLine, tmp_path: Path) -> None:
+def test_main__names_with_anything_in_them(m2l: CommandLine, tmp_path: Path) -> None:
     masks = tmp_path / "in \n put"
     masks.mkdir()
     for name in NASTY:
@@ -115,7 +115,7 @@ def test_names_with_anything_in_them(m2l: CommandLine, tmp_path: Path) -> None:
         (("verify", "{tmp}/absent"), "does not exist"),
     ],
 )
-def test_errors_are_one_line(
+def test_main__errors_are_one_line(
     m2l: CommandLine, masks: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "nothing").mkdir()
@@ -129,7 +129,7 @@ def test_errors_are_one_line(
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read and write anything")
-def test_unreadable_and_unwritable(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
+def test_main__unreadable_and_unwritable(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
     (masks / "good.png").chmod(0)
     assert "Permission denied" in m2l("synth", masks, tmp_path / "out").err
     (tmp_path / "locked").mkdir(mode=0o500)
@@ -137,12 +137,12 @@ def test_unreadable_and_unwritable(m2l: CommandLine, masks: Path, tmp_path: Path
     assert "Permission denied" in m2l("synth", masks, tmp_path / "locked" / "out").err
 
 
-def test_debug_shows_the_traceback(m2l: CommandLine, tmp_path: Path) -> None:
+def test_main__debug_shows_the_traceback(m2l: CommandLine, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         m2l("inspect", tmp_path / "absent", "--debug")
 
 
-def test_what_we_did_not_expect_is_still_no_traceback(
+def test_main__what_we_did_not_expect_is_still_no_traceback(
     m2l: CommandLine, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -156,17 +156,17 @@ def test_what_we_did_not_expect_is_still_no_traceback(
     assert "Traceback" not in outcome.err
 
 
-def test_wrong_usage_is_status_two(m2l: CommandLine) -> None:
+def test_main__wrong_usage_is_status_two(m2l: CommandLine) -> None:
     assert m2l("synth").code == 2
     assert m2l("dance").code == 2
     assert m2l("synth", "a", "b", "--nonsense").code == 2
 
 
-def test_version(m2l: CommandLine) -> None:
+def test_main__version(m2l: CommandLine) -> None:
     assert m2l("--version").out == f"m2l {__version__}\n"
 
 
-def test_inspect(m2l: CommandLine) -> None:
+def test_main__inspect(m2l: CommandLine) -> None:
     text = m2l("inspect", TINY_BUNDLE).out
     for word in ("tiny", "8 levels, ngf 2", "generator.fp32.onnx", "at most 1 level from PyTorch", "all 3 are as"):
         assert word in text
@@ -177,7 +177,7 @@ def test_inspect(m2l: CommandLine) -> None:
     assert loads["onnxruntime", "cpu"]
 
 
-def test_inspect_checks_the_content(m2l: CommandLine, bundle_copy: Path) -> None:
+def test_main__inspect_checks_the_content(m2l: CommandLine, bundle_copy: Path) -> None:
     (bundle_copy / "MODEL_CARD.md").write_bytes(
         (bundle_copy / "MODEL_CARD.md").read_bytes().replace(b"never", b"often")
     )
@@ -186,7 +186,7 @@ def test_inspect_checks_the_content(m2l: CommandLine, bundle_copy: Path) -> None
     assert "MODEL_CARD.md is not the file the bundle was made with" in outcome.err
 
 
-def test_verify_agrees(m2l: CommandLine) -> None:
+def test_main__verify_agrees(m2l: CommandLine) -> None:
     for bundle in ((), (TINY_BUNDLE,)):
         outcome = m2l("verify", *bundle)
         assert outcome.code == 0
@@ -196,7 +196,7 @@ def test_verify_agrees(m2l: CommandLine) -> None:
     assert all(replay["backend"] != "fake" for replay in facts["replays"])
 
 
-def test_verify_sees_a_difference(m2l: CommandLine, bundle_copy: Path) -> None:
+def test_main__verify_sees_a_difference(m2l: CommandLine, bundle_copy: Path) -> None:
     inputs, images = open_bundle(bundle_copy).read_golden()
     images[1, 7, 7, 1] ^= 64
     replace_file(bundle_copy, "golden.npz", npz(mask=inputs["mask"], image=images))
@@ -217,7 +217,9 @@ def test_verify_sees_a_difference(m2l: CommandLine, bundle_copy: Path) -> None:
         ({"psnr_db": None}, False),
     ],
 )
-def test_verify_by_psnr(m2l: CommandLine, bundle_copy: Path, recorded: dict[str, float | None], agrees: bool) -> None:
+def test_main__verify_by_psnr(
+    m2l: CommandLine, bundle_copy: Path, recorded: dict[str, float | None], agrees: bool
+) -> None:
     """One golden image is three levels off in every byte: 20 log10(255 / 3) = 38.59 dB, 3 dB below 41.59."""
     inputs, images = open_bundle(bundle_copy).read_golden()
     images[1] = np.where(images[1] < 128, images[1] + 3, images[1] - 3)
@@ -233,7 +235,7 @@ def test_verify_by_psnr(m2l: CommandLine, bundle_copy: Path, recorded: dict[str,
     assert outcome.code == 1
 
 
-def test_verify_of_equal_bytes_needs_no_psnr(m2l: CommandLine, bundle_copy: Path) -> None:
+def test_main__verify_of_equal_bytes_needs_no_psnr(m2l: CommandLine, bundle_copy: Path) -> None:
     with Synthesizer.open(bundle_copy, backend="onnxruntime", device="cpu") as synth:
         inputs, _ = synth.bundle.read_golden()
         images = synth.run_inputs(inputs)  # as this processor rounds
@@ -247,7 +249,7 @@ def test_verify_of_equal_bytes_needs_no_psnr(m2l: CommandLine, bundle_copy: Path
     assert json.loads(m2l("verify", bundle_copy, "--json").out)["agrees"] is True
 
 
-def test_every_way_is_listed_and_tried(m2l: CommandLine, bundle_copy: Path) -> None:
+def test_main__every_way_is_listed_and_tried(m2l: CommandLine, bundle_copy: Path) -> None:
     shift = [0.25, -0.5, 0.0]
     add_model_entry(
         bundle_copy, "onnxruntime", "int8", mean_psnr_db=44.0, worst_psnr_db=41.2, colour_shift_levels=shift
@@ -269,7 +271,7 @@ def test_every_way_is_listed_and_tried(m2l: CommandLine, bundle_copy: Path) -> N
     }
 
 
-def test_precision(m2l: CommandLine, masks: Path, bundle_copy: Path, tmp_path: Path) -> None:
+def test_main__precision(m2l: CommandLine, masks: Path, bundle_copy: Path, tmp_path: Path) -> None:
     add_model_entry(bundle_copy, "onnxruntime", "int8")
     outcome = m2l("synth", masks, tmp_path / "a", "--bundle", bundle_copy, "--precision", "int8", "--json")
     assert json.loads(outcome.out)["settings"]["precision"] == "int8"
@@ -287,7 +289,7 @@ def test_precision(m2l: CommandLine, masks: Path, bundle_copy: Path, tmp_path: P
         assert error in outcome.err
 
 
-def test_what_is_chosen_and_what_does_not_pay_is_told(
+def test_main__what_is_chosen_and_what_does_not_pay_is_told(
     m2l: CommandLine, masks: Path, bundle_copy: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("openvino")
@@ -299,7 +301,7 @@ def test_what_is_chosen_and_what_does_not_pay_is_told(
     assert m2l(*synth, "--threads", 4000).err.startswith(f"{note}note: asked for 4,000 threads; this process may use ")
 
 
-def test_doctor(m2l: CommandLine) -> None:
+def test_main__doctor(m2l: CommandLine) -> None:
     outcome = m2l("doctor")
     assert outcome.code == 0
     assert re.search(r"^onnxruntime +cpu +fp32 +loads", outcome.out, re.M)
@@ -310,7 +312,9 @@ def test_doctor(m2l: CommandLine) -> None:
         assert engine["loads"] or re.search("pip install|CUDA|NVIDIA|not made for", engine["detail"])
 
 
-def test_a_broken_plug_in_does_not_take_the_others_away(monkeypatch: pytest.MonkeyPatch, m2l: CommandLine) -> None:
+def test_main__a_broken_plug_in_does_not_take_the_others_away(
+    monkeypatch: pytest.MonkeyPatch, m2l: CommandLine
+) -> None:
     from importlib.metadata import EntryPoint, EntryPoints, entry_points
 
     from m2l_runtime.cli import main
@@ -323,7 +327,7 @@ def test_a_broken_plug_in_does_not_take_the_others_away(monkeypatch: pytest.Monk
     assert "the commands of 'theirs' do not load" in outcome.err
 
 
-def test_every_verb_and_option_is_documented() -> None:
+def test_main__every_verb_and_option_is_documented() -> None:
     """In the README, or in one of docs/ if they are verbs of a verb."""
     readme = (ROOT / "README.md").read_text()
     docs = readme + "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
@@ -340,7 +344,7 @@ def test_every_verb_and_option_is_documented() -> None:
     check(typer.main.get_command(build_app()), "m2l", readme)
 
 
-def test_the_installed_script(masks: Path, tmp_path: Path) -> None:
+def test_main__the_installed_script(masks: Path, tmp_path: Path) -> None:
     backend = "openvino" if importlib.util.find_spec("onnxruntime") is None else "onnxruntime"
     script = Path(sys.executable).with_name("m2l")
     command = [str(part) for part in (script, "synth", masks, tmp_path / "out", "--backend", backend)]
@@ -349,7 +353,7 @@ def test_the_installed_script(masks: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith("1 image in ")
 
 
-def test_names_that_no_file_system_has(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
+def test_main__names_that_no_file_system_has(m2l: CommandLine, masks: Path, tmp_path: Path) -> None:
     name = tmp_path / ("x" * 300)
     for arguments in (("synth", masks, name), ("inspect", name), ("masks", "shapes", name)):
         outcome = m2l(*arguments)
@@ -361,7 +365,7 @@ def test_names_that_no_file_system_has(m2l: CommandLine, masks: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("error", "status", "said"), [(KeyboardInterrupt, 130, ""), (MemoryError, 1, "too little memory")]
 )
-def test_what_ends_a_command_from_outside(
+def test_main__what_ends_a_command_from_outside(
     error: type[BaseException], status: int, said: str, m2l: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from m2l_runtime import doctor
@@ -374,7 +378,7 @@ def test_what_ends_a_command_from_outside(
     assert (outcome.code, said in outcome.err, len(outcome.err.splitlines()) <= 1) == (status, True, True)
 
 
-def test_an_interrupt_ahead_of_a_commands_own_handling(
+def test_main__an_interrupt_ahead_of_a_commands_own_handling(
     m2l: CommandLine, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
@@ -386,7 +390,7 @@ def test_an_interrupt_ahead_of_a_commands_own_handling(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_that_stops_when_it_is_asked_to_says_so_itself(
+def test_main__a_run_that_stops_when_it_is_asked_to_says_so_itself(
     m2l: CommandLine, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StopSignals, "is_set", lambda _: True)

@@ -41,7 +41,7 @@ def masks(tmp_path: Path) -> Path:
     return folder
 
 
-def test_shapes_lie_where_they_were_asked_for(m2l: CommandLine, tmp_path: Path) -> None:
+def test_masks__shapes_lie_where_they_were_asked_for(m2l: CommandLine, tmp_path: Path) -> None:
     arguments = ("--count", 12, "--kinds", "star, circle", "--size", 64, "--seed", 9)
     done = m2l("masks", "shapes", tmp_path / "out", *arguments, "--sheet", tmp_path / "sheet.png")
     assert (done.code, done.out) == (0, f"12 masks in {tmp_path / 'out'}\n")
@@ -60,7 +60,7 @@ def test_shapes_lie_where_they_were_asked_for(m2l: CommandLine, tmp_path: Path) 
     assert {n: c for n, c in contents(tmp_path / "more").items() if n in files} == files
 
 
-def test_only_folders_of_masks_are_overwritten(m2l: CommandLine, tmp_path: Path) -> None:
+def test_masks__only_folders_of_masks_are_overwritten(m2l: CommandLine, tmp_path: Path) -> None:
     out = tmp_path / "out"
     m2l("masks", "shapes", out, "--count", 3)
     before = contents(out)
@@ -78,7 +78,7 @@ def test_only_folders_of_masks_are_overwritten(m2l: CommandLine, tmp_path: Path)
     assert "is no folder of `m2l masks`, so it is not overwritten" in refused.err
 
 
-def test_what_fails_in_the_middle_leaves_nothing(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
+def test_masks__what_fails_in_the_middle_leaves_nothing(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
     failed = m2l("masks", "deform", masks, tmp_path / "out", "--range", 9, "--modes", 72)
     assert failed.code == 1
     assert "100 deformations can be used" in failed.err
@@ -94,7 +94,7 @@ def staging_folders(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_is_ended_leaves_nothing_under_its_name(tmp_path: Path, number: signal.Signals) -> None:
+def test_masks__a_run_that_is_ended_leaves_nothing_under_its_name(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(drawing(tmp_path / "out", 100_000), stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not staging_folders(tmp_path) and time.monotonic() < deadline:
@@ -111,7 +111,7 @@ def test_a_run_that_is_ended_leaves_nothing_under_its_name(tmp_path: Path, numbe
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]  # what the killed one left is swept away
 
 
-def test_deform_names_what_it_passes_over(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
+def test_masks__deform_names_what_it_passes_over(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
     save(masks / "none.png", np.zeros((20, 20), np.uint8))
     done = m2l("masks", "deform", masks, tmp_path / "out", "--count", 6, "--size", 64, "--alpha", 0.5)
     assert done.code == 3
@@ -121,7 +121,7 @@ def test_deform_names_what_it_passes_over(m2l: CommandLine, tmp_path: Path, mask
     assert sorted(contents(tmp_path / "out"))[:2] == ["000000-m0.png", "000001-m1.png"]
 
 
-def test_pca_learns_and_draws(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
+def test_masks__pca_learns_and_draws(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
     model = tmp_path / "model.npz"
     learnt = m2l("masks", "pca", masks, "--model", model)
     assert learnt.code == 0, learnt.err
@@ -142,7 +142,7 @@ def test_pca_learns_and_draws(m2l: CommandLine, tmp_path: Path, masks: Path) -> 
     assert not (tmp_path / "no").exists()
 
 
-def test_describe_prints_and_plots(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
+def test_masks__describe_prints_and_plots(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
     m2l("masks", "shapes", tmp_path / "shapes", "--count", 30, "--size", 96)
     done = m2l("masks", "describe", tmp_path / "shapes", masks, "--plot", tmp_path / "plot.png")
     assert done.code == 0, done.err
@@ -158,7 +158,7 @@ def test_describe_prints_and_plots(m2l: CommandLine, tmp_path: Path, masks: Path
     assert m2l("masks", "describe", tmp_path / "gone").code == 1
 
 
-def test_drawn_masks_and_their_images_come_out_as_pairs(m2l: CommandLine, tmp_path: Path) -> None:
+def test_masks__drawn_masks_and_their_images_come_out_as_pairs(m2l: CommandLine, tmp_path: Path) -> None:
     """The same bytes as masks drawn into a folder first."""
     drawn = m2l("synth", "shapes:5,seed=4,kinds=circle+star", tmp_path / "direct", *TINY)
     assert drawn.code == 0, drawn.err
@@ -182,7 +182,7 @@ def test_drawn_masks_and_their_images_come_out_as_pairs(m2l: CommandLine, tmp_pa
     assert hashes[0] == hashes[1]
 
 
-def test_drawn_masks_go_into_shards_and_are_resumed(m2l: CommandLine, tmp_path: Path) -> None:
+def test_masks__drawn_masks_go_into_shards_and_are_resumed(m2l: CommandLine, tmp_path: Path) -> None:
     whole = ("synth", "shapes:7,size=64", tmp_path / "whole", "--format", "webdataset", "--masks-per-file", 2, *TINY)
     assert m2l(*whole).code == 0
     for number in (1, 2):
@@ -199,7 +199,7 @@ def test_drawn_masks_go_into_shards_and_are_resumed(m2l: CommandLine, tmp_path: 
     assert json.loads(m2l(*other, "--resume", "--json").out)["images"] == 7
 
 
-def test_every_kind_can_be_drawn_for_synth(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
+def test_masks__every_kind_can_be_drawn_for_synth(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
     m2l("masks", "pca", masks, "--model", tmp_path / "m.npz")
     for text in (
         f"deform:3,masks={masks},alpha=0.5",
@@ -212,7 +212,7 @@ def test_every_kind_can_be_drawn_for_synth(m2l: CommandLine, tmp_path: Path, mas
         assert len(list((out / "images").iterdir())) == len(list((out / "masks").iterdir())) == 3
 
 
-def test_iterate_over_drawn_masks(tiny_synth: Synthesizer, tmp_path: Path) -> None:
+def test_masks__iterate_over_drawn_masks(tiny_synth: Synthesizer, tmp_path: Path) -> None:
     drawn = spec.open_source("shapes:3", 256)
     results = list(iterate_folder(drawn, tiny_synth))
     assert [result.name for result in results] == drawn.names
@@ -241,12 +241,12 @@ def test_iterate_over_drawn_masks(tiny_synth: Synthesizer, tmp_path: Path) -> No
         ("shapes:3,seed=1,seed=2", "shapes: seed is given twice"),
     ],
 )
-def test_texts_that_ask_for_nothing_that_can_be_drawn(text: str, message: str) -> None:
+def test_masks__texts_that_ask_for_nothing_that_can_be_drawn(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         spec.open_source(text)
 
 
-def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks__a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert spec.is_spec("shapes:20")
     os.mkdir("shapes:20")  # noqa: PTH102
@@ -255,7 +255,7 @@ def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("package", ["scipy", "matplotlib"])
-def test_a_missing_package_is_named(package: str, tmp_path: Path, masks: Path) -> None:
+def test_masks__a_missing_package_is_named(package: str, tmp_path: Path, masks: Path) -> None:
     program = f"import sys\nsys.modules['{package}'] = None\nfrom m2l_runtime.cli.main import main; main()"
     command = [sys.executable, "-c", program, "masks", "describe", str(masks), "--plot", str(tmp_path / "p.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -268,7 +268,7 @@ def test_a_missing_package_is_named(package: str, tmp_path: Path, masks: Path) -
     assert subprocess.run(shapes, capture_output=True, check=False).returncode == 0
 
 
-def test_nothing_but_a_model_is_replaced_by_a_model(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
+def test_masks__nothing_but_a_model_is_replaced_by_a_model(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
     picture = save(tmp_path / "m.png", disc())
     before = picture.read_bytes()
     os.mkfifo(tmp_path / "pipe")
@@ -282,7 +282,7 @@ def test_nothing_but_a_model_is_replaced_by_a_model(m2l: CommandLine, tmp_path: 
     assert m2l("synth", f"pca:2,model={tmp_path / 'pipe'}", tmp_path / "out", *TINY).code == 1
 
 
-def test_pictures_are_not_replaced_unasked(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
+def test_masks__pictures_are_not_replaced_unasked(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
     kept = save(tmp_path / "kept.png", disc())
     before = kept.read_bytes()
     for arguments in (
@@ -298,7 +298,7 @@ def test_pictures_are_not_replaced_unasked(m2l: CommandLine, tmp_path: Path, mas
     assert m2l("masks", "describe", masks, "--plot", kept, "--overwrite").code == 0
 
 
-def test_what_else_lies_in_a_folder_of_masks_is_kept(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
+def test_masks__what_else_lies_in_a_folder_of_masks_is_kept(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
     out = tmp_path / "out"
     m2l("masks", "shapes", out, "--count", 2)
     (out / "notes.txt").write_text("mine")
@@ -310,7 +310,7 @@ def test_what_else_lies_in_a_folder_of_masks_is_kept(m2l: CommandLine, tmp_path:
         assert (refused.code, "lie in one another" in refused.err) == (1, True)
 
 
-def test_options_without_effect_are_refused(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
+def test_masks__options_without_effect_are_refused(m2l: CommandLine, tmp_path: Path, masks: Path) -> None:
     model = ("--model", tmp_path / "m.npz")
     for arguments, name in (
         ((masks, *model, "--sheet", "s.png"), "--sheet has no effect on learning"),
@@ -322,6 +322,6 @@ def test_options_without_effect_are_refused(m2l: CommandLine, tmp_path: Path, ma
         assert (refused.code, name in " ".join(refused.err.split())) == (2, True), refused.err
 
 
-def test_small_masks_have_shapes_that_fit(m2l: CommandLine, tmp_path: Path) -> None:
+def test_masks__small_masks_have_shapes_that_fit(m2l: CommandLine, tmp_path: Path) -> None:
     assert m2l("masks", "shapes", tmp_path / "small", "--count", 20, "--size", 16).code == 0
     assert m2l("masks", "shapes", tmp_path / "large", "--count", 20, "--largest", 0.5).code == 0

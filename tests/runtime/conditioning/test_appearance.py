@@ -10,7 +10,7 @@ from m2l_runtime.conditioning.appearance import lab, measure
 from m2l_runtime.types import NAMES
 
 
-def test_lab_is_that_of_scikit_image() -> None:
+def test_appearance__lab_is_that_of_scikit_image() -> None:
     color = pytest.importorskip("skimage.color")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     pixels[0, :16] = np.arange(16)[:, None]  # near black, where L* is linear
@@ -28,12 +28,12 @@ def test_lab_is_that_of_scikit_image() -> None:
         ((0, 0, 255), (32.30, 79.19, -107.86)),
     ],
 )
-def test_colours_that_tables_list(rgb: tuple[int, int, int], expected: tuple[float, float, float]) -> None:
+def test_appearance__colours_that_tables_list(rgb: tuple[int, int, int], expected: tuple[float, float, float]) -> None:
     """Lindbloom's CIE colour calculator and others: sRGB primaries under D65."""
     np.testing.assert_allclose(lab(np.array(rgb, np.uint8)), expected, atol=0.02)
 
 
-def test_the_numbers_are_mean_and_spread_of_each_region() -> None:
+def test_appearance__the_numbers_are_mean_and_spread_of_each_region() -> None:
     mask = disc(64, 20, 30, 30)
     mask[mask == 0] = 127  # still skin
     mask[mask == 255] = 128  # just lesion
@@ -54,13 +54,13 @@ def test_the_numbers_are_mean_and_spread_of_each_region() -> None:
 
 
 @pytest.mark.parametrize("level", [0, 255])
-def test_without_one_of_the_regions_both_have_the_numbers_of_the_whole(level: int) -> None:
+def test_appearance__without_one_of_the_regions_both_have_the_numbers_of_the_whole(level: int) -> None:
     image = np.random.default_rng(3).integers(0, 256, (16, 16, 3)).astype(np.uint8)
     found = measure(image, np.full((16, 16), level, np.uint8))
     whole = lab(image).reshape(-1, 3)
     np.testing.assert_allclose(found, np.tile(np.concatenate([whole.mean(0), whole.std(0)]), 2), rtol=1e-4)
 
 
-def test_another_size_is_refused() -> None:
+def test_appearance__another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"image must be \(8, 8, 3\)"):
         measure(np.zeros((8, 9, 3), np.uint8), np.zeros((8, 8), np.uint8))

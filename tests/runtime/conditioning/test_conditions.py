@@ -22,7 +22,7 @@ from m2l_runtime.errors import ArrayError, InputError
 from m2l_runtime.types import NAMES
 
 
-def test_golden_numbers() -> None:
+def test_conditions__golden_numbers() -> None:
     """They never change: a seed in a log must give the same image years later."""
     assert item_seed(0, "sub/a") == item_seed(0, "sub/a", 1) == 0x7FD765934E7FB751
     assert item_seed(7, "sub/a", 2) == 0x11735E40CE26F276
@@ -33,7 +33,7 @@ def test_golden_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "sub/b", "caf\udce9"])
-def test_what_is_drawn_is_the_stream_of_the_definition(name: str) -> None:
+def test_conditions__what_is_drawn_is_the_stream_of_the_definition(name: str) -> None:
     if name.isascii():
         appearance, bits = drawn(3, name, 4)
         seed = item_seed(3, name, 4)
@@ -42,7 +42,7 @@ def test_what_is_drawn_is_the_stream_of_the_definition(name: str) -> None:
     assert len({item_seed(s, name, k) for s in range(4) for k in range(1, 5)}) == 16
 
 
-def test_half_of_the_features_are_kept_and_more_bytes_begin_alike() -> None:
+def test_conditions__half_of_the_features_are_kept_and_more_bytes_begin_alike() -> None:
     bits = np.stack([dropout_bits(item_seed(0, str(n)), 21_504) for n in range(20)])
     shares = np.unpackbits(bits, axis=1).mean(0)
     assert abs(shares.mean() - 0.5) < 6 * 0.5 / np.sqrt(shares.size * 20)
@@ -50,7 +50,7 @@ def test_half_of_the_features_are_kept_and_more_bytes_begin_alike() -> None:
     np.testing.assert_array_equal(dropout_bits(1, 3), dropout_bits(1, 30)[:3])
 
 
-def test_every_row_of_the_table_is_drawn_about_as_often() -> None:
+def test_conditions__every_row_of_the_table_is_drawn_about_as_often() -> None:
     draw = AppearanceSampler(table(), RANDOM_APPEARANCE)
     rows = {tuple(row): i for i, row in enumerate(table())}
     counts = np.bincount([rows[tuple(draw.sample(seed))] for seed in range(60 * ROWS)], minlength=ROWS)
@@ -58,14 +58,14 @@ def test_every_row_of_the_table_is_drawn_about_as_often() -> None:
     assert counts.max() < 60 + 6 * np.sqrt(60)
 
 
-def test_a_fixed_appearance_is_given_to_all() -> None:
+def test_conditions__a_fixed_appearance_is_given_to_all() -> None:
     wanted = np.arange(1, 13, dtype=np.float32)
     draw = AppearanceSampler(table(), AppearanceChoice.fixed(wanted))
     for seed in range(5):
         np.testing.assert_array_equal(draw.sample(seed), wanted)
 
 
-def test_some_numbers_given_draw_the_others_from_the_nearest_twentieth() -> None:
+def test_conditions__some_numbers_given_draw_the_others_from_the_nearest_twentieth() -> None:
     rng = np.random.default_rng(2)
     rows = rng.normal(50, 5, (200, 12)).astype(np.float32)
     rows[:, 6] = rng.normal(50, 0.05, 200)  # hardly varies: being off in it weighs a hundred times more
@@ -78,14 +78,14 @@ def test_some_numbers_given_draw_the_others_from_the_nearest_twentieth() -> None
     assert {(float(row[0]), float(row[6])) for row in found} == {(55.0, float(np.float32(50.1)))}
 
 
-def test_a_table_of_one_row_without_spread() -> None:
+def test_conditions__a_table_of_one_row_without_spread() -> None:
     row = np.full((1, 12), 7, np.float32)
     found = AppearanceSampler(row, AppearanceChoice.from_values({"skin_a": 8})).sample(5)
     assert found.tolist() == [8 if name == "skin_a" else 7 for name in NAMES]
 
 
 @pytest.mark.parametrize(("number", "is_far"), [(9.9, True), (10.1, False), (50, False), (89.9, False), (90.1, True)])
-def test_numbers_far_from_all_that_was_seen_are_warned_of(number: float, is_far: bool) -> None:
+def test_conditions__numbers_far_from_all_that_was_seen_are_warned_of(number: float, is_far: bool) -> None:
     rows = np.repeat(np.array([[40], [60]], np.float32), 12, axis=1)  # a standard deviation of 10
     warnings = AppearanceSampler(rows, AppearanceChoice.from_values({"lesion_L": number, "skin_a": 50})).warnings
     assert len(warnings) == is_far
@@ -106,17 +106,17 @@ def test_numbers_far_from_all_that_was_seen_are_warned_of(number: float, is_far:
         ({"a\x1b[31m": 1}, r"have no 'a\\x1b"),
     ],
 )
-def test_numbers_that_cannot_be_are_refused(numbers: dict[str, float], message: str) -> None:
+def test_conditions__numbers_that_cannot_be_are_refused(numbers: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         AppearanceChoice.from_values(numbers)
 
 
-def test_a_name_given_twice() -> None:
+def test_conditions__a_name_given_twice() -> None:
     with pytest.raises(InputError, match="skin_a is given twice"):
         AppearanceChoice((("skin_a", 1), ("skin_a", 2)))
 
 
-def test_labels_tell_choices_apart_and_not_how_they_were_written() -> None:
+def test_conditions__labels_tell_choices_apart_and_not_how_they_were_written() -> None:
     assert RANDOM_APPEARANCE.label == AppearanceChoice.from_values({}).label == "drawn"
     one = AppearanceChoice.from_values({"skin_a": 12, "lesion_L": 35.1})
     assert one.label == "lesion_L=35.1,skin_a=12.0"
@@ -141,12 +141,12 @@ def test_labels_tell_choices_apart_and_not_how_they_were_written() -> None:
         (np.array([-3, 0]), "got -3"),
     ],
 )
-def test_seeds_that_are_refused(seeds: Any, message: str) -> None:
+def test_conditions__seeds_that_are_refused(seeds: Any, message: str) -> None:
     with pytest.raises(ArrayError, match=r"seeds must be \(2,\) integers from 0 to 2\^64-1, *.*" + message):
         check_seeds(seeds, 2)
 
 
-def test_seeds_that_are_taken() -> None:
+def test_conditions__seeds_that_are_taken() -> None:
     most = (1 << 64) - 1
     for seeds in ([0, most], (0, most), np.array([0, most], np.uint64), [np.uint64(0), most]):
         assert check_seeds(seeds, 2) == [0, most]
@@ -164,6 +164,6 @@ def test_seeds_that_are_taken() -> None:
         (np.full(12, np.nan, np.float32), "infinite or undefined"),
     ],
 )
-def test_appearances_that_are_refused(appearances: Any, message: str) -> None:
+def test_conditions__appearances_that_are_refused(appearances: Any, message: str) -> None:
     with pytest.raises(ArrayError, match=r"appearances must be \(2, 12\) or \(12,\) float32.*" + message):
         check_appearances(appearances, 2)

@@ -8,14 +8,14 @@ import pytest
 from m2l_runtime.conditioning.random import normal, uniform
 
 
-def test_they_are_distributed_as_they_should_be() -> None:
+def test_random_distributions__they_are_distributed_as_they_should_be() -> None:
     stats = pytest.importorskip("scipy.stats")
     assert stats.kstest(normal(20_001, 0, "test"), "norm").pvalue > 0.01
     assert stats.kstest(uniform(20_000, 0, "test"), "uniform").pvalue > 0.01
     assert normal(20_001, 0, "test").shape == (20_001,)
 
 
-def test_they_do_not_change() -> None:
+def test_random_distributions__they_do_not_change() -> None:
     np.testing.assert_array_equal(normal(5, 3, "a"), normal(50, 3, "a")[:5])
     assert normal(3, 0, "golden") == pytest.approx(GOLDEN, abs=1e-12)
 

@@ -31,7 +31,7 @@ def numbers(text: str, mask: Path | None = None) -> npt.NDArray[np.float32]:
     return np.array([number for _, number in choice.values], np.float32)
 
 
-def test_numbers_by_name() -> None:
+def test_appearance_query__numbers_by_name() -> None:
     assert parse_appearance_numbers("lesion_L=35,skin_a=12").values == (("lesion_L", 35.0), ("skin_a", 12.0))
     assert resolve_appearance_query("skin_a=-3.5, lesion_L=1e1", SIZE)[0].values == (
         ("lesion_L", 10.0),
@@ -51,12 +51,12 @@ def test_numbers_by_name() -> None:
         ("lesion_L=1,lesion_L=1", "given twice"),
     ],
 )
-def test_words_that_are_refused(text: str, message: str) -> None:
+def test_appearance_query__words_that_are_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         resolve_appearance_query(text, SIZE)
 
 
-def test_a_photograph_is_squashed_as_in_training_and_measured_with_its_mask(tmp_path: Path) -> None:
+def test_appearance_query__a_photograph_is_squashed_as_in_training_and_measured_with_its_mask(tmp_path: Path) -> None:
     mask = disc(96, 25, 40, 50)[:72]
     path, its_mask = save(tmp_path / "x.png", photograph(mask)), save(tmp_path / "of_x.png", mask)
     small = [
@@ -79,7 +79,7 @@ def test_a_photograph_is_squashed_as_in_training_and_measured_with_its_mask(tmp_
         "../masks/x_segmentation.png",
     ],
 )
-def test_its_mask_is_found_by_the_names_that_people_use(tmp_path: Path, name: str) -> None:
+def test_appearance_query__its_mask_is_found_by_the_names_that_people_use(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "data" / "images"
     for place in (folder, folder / "masks", tmp_path / "data" / "masks"):
         place.mkdir(parents=True)
@@ -95,7 +95,7 @@ def test_its_mask_is_found_by_the_names_that_people_use(tmp_path: Path, name: st
     assert "its mask is" in notes[0]
 
 
-def test_without_a_mask_the_darker_side_is_the_lesion(tmp_path: Path) -> None:
+def test_appearance_query__without_a_mask_the_darker_side_is_the_lesion(tmp_path: Path) -> None:
     mask = disc(64, 20, 30, 30)
     path = save(tmp_path / "x.png", photograph(mask))
     choice, notes = resolve_appearance_query(str(path), SIZE)
@@ -104,7 +104,7 @@ def test_without_a_mask_the_darker_side_is_the_lesion(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_otsus_threshold_is_the_best_of_all(seed: int) -> None:
+def test_appearance_query__otsus_threshold_is_the_best_of_all(seed: int) -> None:
     """The definition, tried at every threshold: the split of least variance within its two sides."""
     rng = np.random.default_rng(seed)
     colors = np.concatenate([rng.normal(70, 30, (900, 3)), rng.normal(170, 40, (700, 3))])
@@ -120,11 +120,11 @@ def test_otsus_threshold_is_the_best_of_all(seed: int) -> None:
     assert bins[found].max() < bins[~found].min()
 
 
-def test_one_lightness_is_all_skin() -> None:
+def test_appearance_query__one_lightness_is_all_skin() -> None:
     assert not split_by_lightness(np.full((8, 8, 3), 77, np.uint8)).any()
 
 
-def test_photographs_and_masks_that_are_refused(tmp_path: Path) -> None:
+def test_appearance_query__photographs_and_masks_that_are_refused(tmp_path: Path) -> None:
     good = save(tmp_path / "x.png", photograph(disc(64)))
     bad = tmp_path / "bad.jpg"
     bad.write_text("no picture")

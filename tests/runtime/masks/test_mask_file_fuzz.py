@@ -18,7 +18,7 @@ from m2l_runtime.masks.mask_file import read_mask
 @pytest.mark.slow
 @pytest.mark.parametrize("picture_format", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
-def test_two_hundred_damaged_files(tmp_path: Path, picture_format: str, mode: str) -> None:
+def test_mask_file_fuzz__two_hundred_damaged_files(tmp_path: Path, picture_format: str, mode: str) -> None:
     buffer = io.BytesIO()
     picture = Image.fromarray(disc(64, 20, 30, 30))
     try:

@@ -12,7 +12,7 @@ IMAGE = np.full((256, 256, 3), 90, np.uint8)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, MAX_PAIRS, MAX_PAIRS + 7])
-def test_any_number_of_pairs(count: int) -> None:
+def test_contact_sheet__any_number_of_pairs(count: int) -> None:
     sheet = ContactSheet("title", "footnote")
     for index in range(count):
         sheet.add(f"{index:05}.png", disc(), IMAGE)
@@ -22,7 +22,7 @@ def test_any_number_of_pairs(count: int) -> None:
     assert picture.shape[1] < 1600
 
 
-def test_odd_names_and_sizes() -> None:
+def test_contact_sheet__odd_names_and_sizes() -> None:
     sheet = ContactSheet("t" * 500, "f\n\x1b[31m" * 90)
     sheet.add("n" * 400 + ".png", disc(), IMAGE)
     sheet.add("a\nb\u202e\ud800 \u6f22\u5b57.png", disc()[:128], IMAGE[:128])

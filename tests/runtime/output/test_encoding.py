@@ -39,7 +39,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("level", [0, 1, 2, 6])
 @pytest.mark.parametrize("name", PICTURES)
-def test_pixels_and_text_come_back(name: str, level: int) -> None:
+def test_encoding__pixels_and_text_come_back(name: str, level: int) -> None:
     text = {"Description": "lésion synthétique", "m2l-seed": "7", "Long": "x" * 5000, "Other script": "皮膚"}
     content = encode_png(PICTURES[name], text, level)
     with Image.open(io.BytesIO(content)) as picture:
@@ -50,14 +50,14 @@ def test_pixels_and_text_come_back(name: str, level: int) -> None:
         assert {key: picture.info[key] for key in text} == text
 
 
-def test_a_damaged_byte_is_noticed() -> None:
+def test_encoding__a_damaged_byte_is_noticed() -> None:
     content = bytearray(encode_png(PICTURES["smooth"], {}))
     content[len(content) // 2] ^= 1
     with pytest.raises((SyntaxError, OSError)), Image.open(io.BytesIO(content)) as picture:
         picture.verify()
 
 
-def test_the_filter_is_that_of_the_standard() -> None:
+def test_encoding__the_filter_is_that_of_the_standard() -> None:
     """Filter type 3, Average: x - floor((left + above) / 2) modulo 256, with zeros outside, one pixel to the left."""
     image = PICTURES["noise"]
     content = encode_png(image, {})
@@ -71,13 +71,13 @@ def test_the_filter_is_that_of_the_standard() -> None:
         assert rows[y, 1 + 3 * x + channel] == (int(image[y, x, channel]) - (left + above) // 2) % 256
 
 
-def test_the_default_is_no_larger_than_pillows() -> None:
+def test_encoding__the_default_is_no_larger_than_pillows() -> None:
     """Of pictures without repeats, within a tenth."""
     mine, pillows = (len(encode_png(PICTURES["smooth"], {}, level)) for level in (Encoding.png_level, 6))
     assert mine < 1.1 * pillows
 
 
-def test_the_same_picture_gives_the_same_bytes() -> None:
+def test_encoding__the_same_picture_gives_the_same_bytes() -> None:
     assert encode_png(PICTURES["smooth"], {"a": "b"}) == encode_png(PICTURES["smooth"].copy(), {"a": "b"})
 
 
@@ -90,13 +90,13 @@ def test_the_same_picture_gives_the_same_bytes() -> None:
         (Encoding("npz"), f"npz, numpy {np.__version__}"),
     ],
 )
-def test_the_log_names_all_that_bytes_depend_on(encoding: Encoding, said: str) -> None:
+def test_encoding__the_log_names_all_that_bytes_depend_on(encoding: Encoding, said: str) -> None:
     assert encoding.label.startswith(said)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 1), (4, 4, 4), (0, 4, 3), (4, 0, 3)])
 @pytest.mark.parametrize("level", [1, 6])
-def test_arrays_that_are_no_images(shape: tuple[int, ...], level: int) -> None:
+def test_encoding__arrays_that_are_no_images(shape: tuple[int, ...], level: int) -> None:
     with pytest.raises(ArrayError, match=r"\(H, W, 3\) uint8 .*, got \("):
         encode_png(np.zeros(shape, np.uint8), {}, level)
     with pytest.raises(ArrayError, match="float32"):

@@ -68,7 +68,7 @@ def log(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("batch_size", "streams"), [(1, 1), (4, 1), (4, 3), (16, 1)])
-def test_each_mask_gets_its_own(bundle: Bundle, batch_size: int, streams: int) -> None:
+def test_appearance_and_samples__each_mask_gets_its_own(bundle: Bundle, batch_size: int, streams: int) -> None:
     seeds = [item_seed(2, f"m{i}") for i in range(len(MASKS))]
     with Synthesizer.open(bundle, device="cpu", batch_size=batch_size, threads=3, streams=streams) as synth:
         found = synth(MASKS, seeds)
@@ -82,7 +82,7 @@ def test_each_mask_gets_its_own(bundle: Bundle, batch_size: int, streams: int) -
         np.testing.assert_array_equal(same[i], image(mask, given[3], bits))
 
 
-def test_without_seeds_a_mask_has_its_own_image_alone_and_among_others(bundle: Bundle) -> None:
+def test_appearance_and_samples__without_seeds_a_mask_has_its_own_image_alone_and_among_others(bundle: Bundle) -> None:
     with Synthesizer.open(bundle, device="cpu", batch_size=4) as synth:
         found = synth(MASKS)
         np.testing.assert_array_equal(found[::-1], synth(MASKS[::-1]))
@@ -94,7 +94,7 @@ def test_without_seeds_a_mask_has_its_own_image_alone_and_among_others(bundle: B
 
 
 @pytest.mark.parametrize("roles", [("appearance",), ("dropout_bits",)])
-def test_generators_with_one_of_the_two(tmp_path: Path, roles: tuple[Role, ...]) -> None:
+def test_appearance_and_samples__generators_with_one_of_the_two(tmp_path: Path, roles: tuple[Role, ...]) -> None:
     with Synthesizer.open(steered_bundle(tmp_path / "b", roles), device="cpu") as synth:
         assert synth.extra.is_random
         (found,) = synth(MASKS[:1], [item_seed(0, "x")])
@@ -106,7 +106,7 @@ def test_generators_with_one_of_the_two(tmp_path: Path, roles: tuple[Role, ...])
                 synth(MASKS[:1], appearances=table()[0])
 
 
-def test_a_generator_of_the_mask_alone(tiny_synth: Synthesizer) -> None:
+def test_appearance_and_samples__a_generator_of_the_mask_alone(tiny_synth: Synthesizer) -> None:
     mask = disc()[None]
     assert not tiny_synth.extra.is_random
     np.testing.assert_array_equal(tiny_synth(mask, [1]), tiny_synth(mask, [2]))
@@ -116,7 +116,7 @@ def test_a_generator_of_the_mask_alone(tiny_synth: Synthesizer) -> None:
         tiny_synth(mask, [1, 2])
 
 
-def test_the_fake_shows_what_comes_in(tmp_path: Path) -> None:
+def test_appearance_and_samples__the_fake_shows_what_comes_in(tmp_path: Path) -> None:
     with Synthesizer.open(steered_bundle(tmp_path / "b"), backend="fake", batch_size=4) as synth:
         seeds = [item_seed(0, f"m{i}") for i in range(len(MASKS))]
         found = synth(MASKS, seeds)
@@ -131,7 +131,7 @@ def test_the_fake_shows_what_comes_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "streams", "workers"), [(1, 1, 1), (4, 2, 3)])
-def test_a_run_draws_by_names(
+def test_appearance_and_samples__a_run_draws_by_names(
     bundle: Bundle, masks: Path, tmp_path: Path, batch_size: int, streams: int, workers: int
 ) -> None:
     with Synthesizer.open(bundle, device="cpu", batch_size=batch_size, threads=2, streams=streams) as synth:
@@ -147,7 +147,9 @@ def test_a_run_draws_by_names(
         np.testing.assert_array_equal(result.appearance, drawn(5, name)[0])
 
 
-def test_the_log_and_the_image_say_what_it_was_drawn_with(bundle: Bundle, masks: Path, tmp_path: Path) -> None:
+def test_appearance_and_samples__the_log_and_the_image_say_what_it_was_drawn_with(
+    bundle: Bundle, masks: Path, tmp_path: Path
+) -> None:
     with Synthesizer.open(bundle, device="cpu") as synth:
         synthesize_folder(masks, tmp_path / "out", synth, seed=5)
         with Image.open(tmp_path / "out" / "sub" / "a.png") as picture:
@@ -162,7 +164,9 @@ def test_the_log_and_the_image_say_what_it_was_drawn_with(bundle: Bundle, masks:
     assert about["m2l-appearance"].split(",")[0] == f"lesion_L={drawn(5, 'sub/a')[0][0]}"
 
 
-def test_samples_are_named_sorted_and_the_first_is_the_one_without(bundle: Bundle, masks: Path, tmp_path: Path) -> None:
+def test_appearance_and_samples__samples_are_named_sorted_and_the_first_is_the_one_without(
+    bundle: Bundle, masks: Path, tmp_path: Path
+) -> None:
     options = OutputOptions(pairs=True)
     with Synthesizer.open(bundle, device="cpu", batch_size=4) as synth:
         summary = synthesize_folder(masks, tmp_path / "out", synth, options, samples=10, seed=1)
@@ -182,7 +186,7 @@ def test_samples_are_named_sorted_and_the_first_is_the_one_without(bundle: Bundl
     assert {row["source"] for row in rows} == {f"{name}.png" for name in NAMED}
 
 
-def test_tars_shards_and_resuming_of_samples_give_the_files_of_one_run(
+def test_appearance_and_samples__tars_shards_and_resuming_of_samples_give_the_files_of_one_run(
     bundle: Bundle, masks: Path, tmp_path: Path
 ) -> None:
     options = OutputOptions(format="webdataset", masks_per_file=4)
@@ -208,7 +212,9 @@ def test_tars_shards_and_resuming_of_samples_give_the_files_of_one_run(
     assert about[1]["m2l-seed"] == str(item_seed(0, "a_b", 2))
 
 
-def test_resuming_makes_again_what_was_drawn_otherwise(bundle: Bundle, masks: Path, tmp_path: Path) -> None:
+def test_appearance_and_samples__resuming_makes_again_what_was_drawn_otherwise(
+    bundle: Bundle, masks: Path, tmp_path: Path
+) -> None:
     dark = AppearanceChoice.from_values({"lesion_L": 35})
     with Synthesizer.open(bundle, device="cpu") as synth:
 
@@ -233,7 +239,7 @@ def test_resuming_makes_again_what_was_drawn_otherwise(bundle: Bundle, masks: Pa
             np.testing.assert_array_equal(found[f"z_sample{sample}"], expected(masks, "z", 1, sample))
 
 
-def test_logs_of_plain_bundles_are_as_they_were_and_go_on_whatever_the_seed(
+def test_appearance_and_samples__logs_of_plain_bundles_are_as_they_were_and_go_on_whatever_the_seed(
     masks: Path, tmp_path: Path, tiny_synth: Synthesizer
 ) -> None:
     with Synthesizer.open(TINY_BUNDLE, backend="fake") as synth:
@@ -250,7 +256,7 @@ def test_logs_of_plain_bundles_are_as_they_were_and_go_on_whatever_the_seed(
     assert not (tmp_path / "three").exists()
 
 
-def test_one_mask_to_a_file_name(bundle: Bundle, masks: Path, tmp_path: Path) -> None:
+def test_appearance_and_samples__one_mask_to_a_file_name(bundle: Bundle, masks: Path, tmp_path: Path) -> None:
     with Synthesizer.open(bundle, device="cpu") as synth:
         synthesize_folder(masks / "z.png", tmp_path / "z.png", synth, seed=3)
         np.testing.assert_array_equal(opened(tmp_path / "z.png"), expected(masks, "z", 3))
@@ -275,7 +281,9 @@ def test_one_mask_to_a_file_name(bundle: Bundle, masks: Path, tmp_path: Path) ->
             )
 
 
-def test_masks_of_one_name_collide_by_their_own_names(bundle: Bundle, masks: Path, tmp_path: Path) -> None:
+def test_appearance_and_samples__masks_of_one_name_collide_by_their_own_names(
+    bundle: Bundle, masks: Path, tmp_path: Path
+) -> None:
     save(masks / "z.jpg", disc(SIDE), quality=95)
     with (
         Synthesizer.open(bundle, device="cpu") as synth,
@@ -287,7 +295,9 @@ def test_masks_of_one_name_collide_by_their_own_names(bundle: Bundle, masks: Pat
 # The command line
 
 
-def test_the_options_of_synth(bundle: Bundle, masks: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_appearance_and_samples__the_options_of_synth(
+    bundle: Bundle, masks: Path, tmp_path: Path, m2l: CommandLine
+) -> None:
     common = ("--bundle", bundle.path, "--device", "cpu", "--json", "--overwrite")
     outcome = m2l("synth", masks, tmp_path / "out", *common, "--seed", 4, "--samples", 2)
     facts = json.loads(outcome.out)
@@ -313,7 +323,9 @@ def test_the_options_of_synth(bundle: Bundle, masks: Path, tmp_path: Path, m2l: 
     assert "drawn with seed 0, 1 sample of each mask, appearance: all given" in outcome.out
 
 
-def test_the_command_line_warns_and_refuses(bundle: Bundle, masks: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_appearance_and_samples__the_command_line_warns_and_refuses(
+    bundle: Bundle, masks: Path, tmp_path: Path, m2l: CommandLine
+) -> None:
     def synth(*options: Any, from_values: Path | str = "") -> Any:
         return m2l("synth", masks, tmp_path / "out", "--overwrite", "--bundle", from_values or bundle.path, *options)
 
@@ -338,7 +350,9 @@ def test_the_command_line_warns_and_refuses(bundle: Bundle, masks: Path, tmp_pat
     assert synth("--seed", 3, from_values=TINY_BUNDLE).code == 0
 
 
-def test_drawn_masks_and_the_contact_sheet(bundle: Bundle, tmp_path: Path, m2l: CommandLine) -> None:
+def test_appearance_and_samples__drawn_masks_and_the_contact_sheet(
+    bundle: Bundle, tmp_path: Path, m2l: CommandLine
+) -> None:
     outcome = m2l(
         "synth", f"shapes:3,size={SIDE + 4}", tmp_path / "out", "--bundle", bundle.path, "--samples", 2,
         "--contact-sheet", tmp_path / "sheet.png",
@@ -355,7 +369,7 @@ def test_drawn_masks_and_the_contact_sheet(bundle: Bundle, tmp_path: Path, m2l: 
 # The bundle
 
 
-def test_inspect_and_verify(bundle: Bundle, m2l: CommandLine) -> None:
+def test_appearance_and_samples__inspect_and_verify(bundle: Bundle, m2l: CommandLine) -> None:
     text = m2l("inspect", bundle.path).out
     column = table()[:, 0].astype(float)
     for words in (
@@ -373,7 +387,9 @@ def test_inspect_and_verify(bundle: Bundle, m2l: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("changed", ["appearance", "dropout_bits"])
-def test_verify_gives_the_engine_every_input(tmp_path: Path, m2l: CommandLine, changed: str) -> None:
+def test_appearance_and_samples__verify_gives_the_engine_every_input(
+    tmp_path: Path, m2l: CommandLine, changed: str
+) -> None:
     bundle = steered_bundle(tmp_path / "b")
     inputs, images = bundle.read_golden()
     inputs[changed] = inputs[changed].copy()
@@ -410,7 +426,9 @@ def swap(manifest: dict[str, Any]) -> None:
         (lambda m: m["appearance"].update(count=0), BundleDamaged, r"\$.appearance.count"),
     ],
 )
-def test_manifests_that_are_refused(tmp_path: Path, change: Any, error: type[BundleError], message: str) -> None:
+def test_appearance_and_samples__manifests_that_are_refused(
+    tmp_path: Path, change: Any, error: type[BundleError], message: str
+) -> None:
     bundle = steered_bundle(tmp_path / "b")
     edit(bundle.path, change)
     with pytest.raises(error, match=message):
@@ -427,7 +445,9 @@ def test_manifests_that_are_refused(tmp_path: Path, change: Any, error: type[Bun
         (b"no zip", "is not an .npz of arrays"),
     ],
 )
-def test_tables_that_are_refused(tmp_path: Path, content: bytes, message: str, m2l: CommandLine) -> None:
+def test_appearance_and_samples__tables_that_are_refused(
+    tmp_path: Path, content: bytes, message: str, m2l: CommandLine
+) -> None:
     bundle = steered_bundle(tmp_path / "b")
     replace_file(bundle.path, "appearances.npz", content)
     for call in (lambda: open_bundle(bundle.path).check(), lambda: Synthesizer.open(bundle.path, device="cpu")):
@@ -435,7 +455,7 @@ def test_tables_that_are_refused(tmp_path: Path, content: bytes, message: str, m
             call()
 
 
-def test_golden_arrays_of_every_input_are_checked(tmp_path: Path) -> None:
+def test_appearance_and_samples__golden_arrays_of_every_input_are_checked(tmp_path: Path) -> None:
     bundle = steered_bundle(tmp_path / "b")
     inputs, images = bundle.read_golden()
     assert list(inputs) == ["mask", *BOTH]
@@ -445,14 +465,14 @@ def test_golden_arrays_of_every_input_are_checked(tmp_path: Path) -> None:
             open_bundle(bundle.path).read_golden()
 
 
-def test_a_model_with_other_inputs_than_declared_is_refused(tmp_path: Path) -> None:
+def test_appearance_and_samples__a_model_with_other_inputs_than_declared_is_refused(tmp_path: Path) -> None:
     bundle = steered_bundle(tmp_path / "b")
     replace_file(bundle.path, "generator.onnx", onnx_of(("appearance",)))
     with pytest.raises(BundleDamaged, match="the manifest declares"):
         Synthesizer.open(bundle.path, device="cpu")
 
 
-def test_a_plain_bundle_has_no_table(tmp_path: Path) -> None:
+def test_appearance_and_samples__a_plain_bundle_has_no_table(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="has no table of appearances"):
         open_bundle(TINY_BUNDLE).read_appearances()
     plain = steered_bundle(tmp_path / "b", ())

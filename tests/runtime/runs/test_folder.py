@@ -39,7 +39,9 @@ def images_below(folder: Path) -> list[str]:
     return sorted(name for name in files if "m2l-" not in name)
 
 
-def test_names_mirror_the_tree_and_pixels_the_masks(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
+def test_folder__names_mirror_the_tree_and_pixels_the_masks(
+    masks: Path, tmp_path: Path, tiny_synth: Synthesizer
+) -> None:
     summary = synthesize_folder(masks, tmp_path / "out", tiny_synth)
     assert images_below(tmp_path / "out") == NAMES
     assert (summary.image_count, summary.bad_masks, summary.empty_count, summary.full_count) == (4, [], 0, 0)
@@ -49,7 +51,7 @@ def test_names_mirror_the_tree_and_pixels_the_masks(masks: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_any_batch_size_writes_the_same_files(
+def test_folder__any_batch_size_writes_the_same_files(
     masks: Path, tmp_path: Path, tiny_synth: Synthesizer, batch_size: int
 ) -> None:
     (masks / "a" / "bad.png").write_text("no")
@@ -60,7 +62,7 @@ def test_any_batch_size_writes_the_same_files(
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "expected" / name).read_bytes()
 
 
-def test_every_image_says_what_it_is(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
+def test_folder__every_image_says_what_it_is(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
     synthesize_folder(masks, tmp_path / "out", tiny_synth)
     with Synthesizer.open(TINY_BUNDLE, backend="fake") as fake:
         synthesize_folder(masks, tmp_path / "fake", fake)
@@ -73,7 +75,7 @@ def test_every_image_says_what_it_is(masks: Path, tmp_path: Path, tiny_synth: Sy
             assert text["Software"].startswith("m2l ")
 
 
-def test_bad_masks_are_named_and_the_others_done(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
+def test_folder__bad_masks_are_named_and_the_others_done(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
     (masks / "a" / "bad.png").write_text("no")
     save(masks / "photo.jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
     save(masks / "black.png", np.zeros((9, 9), np.uint8))
@@ -97,20 +99,20 @@ def test_bad_masks_are_named_and_the_others_done(masks: Path, tmp_path: Path, ti
     assert images_below(tmp_path / "out") == sorted({*NAMES, "black.png", "white.png"})
 
 
-def test_a_lesion_that_vanishes_at_the_models_size_is_no_error(tmp_path: Path, tiny_synth: Synthesizer) -> None:
+def test_folder__a_lesion_that_vanishes_at_the_models_size_is_no_error(tmp_path: Path, tiny_synth: Synthesizer) -> None:
     big = np.zeros((4000, 4000), np.uint8)
     big[2000, 2000] = 255
     save(tmp_path / "dot.png", big)
     assert synthesize_folder(tmp_path / "dot.png", tmp_path / "out", tiny_synth).image_count == 1
 
 
-def test_one_file_to_a_folder_or_a_name(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
+def test_folder__one_file_to_a_folder_or_a_name(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
     synthesize_folder(masks / "one.png", tmp_path / "out", tiny_synth)
     synthesize_folder(masks / "one.png", tmp_path / "new" / "lesion.png", tiny_synth)
     assert (tmp_path / "out" / "one.png").read_bytes() == (tmp_path / "new" / "lesion.png").read_bytes()
 
 
-def test_existing_images_stay_unless_told(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
+def test_folder__existing_images_stay_unless_told(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "one.png").write_text("mine")
     with pytest.raises(OutputError, match="one.png exists already"):
@@ -121,14 +123,14 @@ def test_existing_images_stay_unless_told(masks: Path, tmp_path: Path, tiny_synt
     assert images_below(tmp_path / "out") == NAMES
 
 
-def test_two_masks_for_one_image_are_refused(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
+def test_folder__two_masks_for_one_image_are_refused(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
     save(masks / "one.jpg", disc())
     with pytest.raises(InputError, match=r"one.jpg and .*one.png would both become one.png"):
         synthesize_folder(masks, tmp_path / "out", tiny_synth)
     assert not (tmp_path / "out").exists()
 
 
-def test_masks_are_never_overwritten(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
+def test_folder__masks_are_never_overwritten(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
     (tmp_path / "link").symlink_to(masks)
     for out in (masks, masks / "a", masks / "new", tmp_path / "link"):
         with pytest.raises(OutputError, match="is inside"):
@@ -139,7 +141,7 @@ def test_masks_are_never_overwritten(masks: Path, tmp_path: Path, tiny_synth: Sy
     assert len(images_below(masks)) == 7
 
 
-def test_places_that_cannot_be(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
+def test_folder__places_that_cannot_be(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="is a file"):
         synthesize_folder(masks, tmp_path / "file", tiny_synth)
@@ -155,14 +157,14 @@ def test_places_that_cannot_be(masks: Path, tmp_path: Path, tiny_synth: Synthesi
         synthesize_folder(tmp_path / "pipe.png", tmp_path / "out", tiny_synth)
 
 
-def test_a_pipe_among_the_masks_does_not_hang(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
+def test_folder__a_pipe_among_the_masks_does_not_hang(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
     os.mkfifo(masks / "pipe.png")
     summary = synthesize_folder(masks, tmp_path / "out", tiny_synth)
     assert len(summary.bad_masks) == 1
     assert "is not a plain file" in summary.bad_masks[0]
 
 
-def test_links_are_followed_and_loops_are_not(masks: Path, tmp_path: Path) -> None:
+def test_folder__links_are_followed_and_loops_are_not(masks: Path, tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     save(tmp_path / "more" / "six.png", disc())
     (masks / "more").symlink_to(tmp_path / "more")
@@ -172,7 +174,7 @@ def test_links_are_followed_and_loops_are_not(masks: Path, tmp_path: Path) -> No
     assert len(found) == 5
 
 
-def test_the_contact_sheet_shows_each_pair_side_by_side(masks: Path, tmp_path: Path) -> None:
+def test_folder__the_contact_sheet_shows_each_pair_side_by_side(masks: Path, tmp_path: Path) -> None:
     with Synthesizer.open(TINY_BUNDLE, backend="fake") as fake:
         synthesize_folder(masks, tmp_path / "out", fake, OutputOptions(contact_sheet=tmp_path / "sheets" / "sheet.png"))
     with Image.open(tmp_path / "sheets" / "sheet.png") as picture:
@@ -185,7 +187,9 @@ def test_the_contact_sheet_shows_each_pair_side_by_side(masks: Path, tmp_path: P
     assert together > 0.95 * lesion.sum() > 1000
 
 
-def test_a_contact_sheet_may_not_hit_an_image_or_a_mask(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
+def test_folder__a_contact_sheet_may_not_hit_an_image_or_a_mask(
+    masks: Path, tmp_path: Path, tiny_synth: Synthesizer
+) -> None:
     for sheet, message in ((tmp_path / "out" / "one.png", "would overwrite"), (masks / "new.png", "for a mask")):
         with pytest.raises(OutputError, match=message):
             synthesize_folder(masks, tmp_path / "out", tiny_synth, OutputOptions(contact_sheet=sheet))

@@ -34,7 +34,7 @@ def mask_file(level: int) -> MaskFile:
 
 
 @pytest.mark.parametrize(("batch_size", "streams"), [(1, 1), (1, 3), (4, 1), (3, 2)])
-def test_results_come_in_order_each_with_its_own_image(batch_size: int, streams: int) -> None:
+def test_pipeline__results_come_in_order_each_with_its_own_image(batch_size: int, streams: int) -> None:
     generator = np.random.default_rng(batch_size)
     pauses = generator.uniform(0, 0.004, (2, 120))
 
@@ -58,7 +58,7 @@ def test_results_come_in_order_each_with_its_own_image(batch_size: int, streams:
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.97])
-def test_the_queues_are_bounded_however_slow_the_consumer_is(kept: float) -> None:
+def test_pipeline__the_queues_are_bounded_however_slow_the_consumer_is(kept: float) -> None:
     taken = 0
 
     def items() -> Iterator[int]:
@@ -79,7 +79,7 @@ def test_the_queues_are_bounded_however_slow_the_consumer_is(kept: float) -> Non
         made.close()
 
 
-def test_engine_calls_run_side_by_side_as_many_as_there_are_streams() -> None:
+def test_pipeline__engine_calls_run_side_by_side_as_many_as_there_are_streams() -> None:
     together = threading.Barrier(3, timeout=20)
     with Synthesizer.open(TINY_BUNDLE, backend="fake", streams=3) as synth:
         backend = synth._backend
@@ -99,7 +99,7 @@ def test_engine_calls_run_side_by_side_as_many_as_there_are_streams() -> None:
 
 
 @pytest.mark.parametrize("where", ["read", "engine", "encode"])
-def test_an_error_comes_in_its_turn_and_ends_the_work(where: str) -> None:
+def test_pipeline__an_error_comes_in_its_turn_and_ends_the_work(where: str) -> None:
     def trouble(place: str, index: int) -> None:
         if place == where and index == 20:
             raise EngineError(f"in {place}")
@@ -129,7 +129,7 @@ def test_an_error_comes_in_its_turn_and_ends_the_work(where: str) -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("m2l-")]
 
 
-def test_iterating_gives_what_the_synthesizer_gives(masks: Path, tiny_synth: Synthesizer) -> None:
+def test_pipeline__iterating_gives_what_the_synthesizer_gives(masks: Path, tiny_synth: Synthesizer) -> None:
     results = {result.name: result for result in iterate_folder(masks, tiny_synth)}
     assert list(results) == sorted(path.name for path in masks.iterdir())
     assert "is not a PNG" in str(results["m05bad.png"].problem)
@@ -146,7 +146,7 @@ def test_iterating_gives_what_the_synthesizer_gives(masks: Path, tiny_synth: Syn
         result.mask[:] = 0
 
 
-def test_iterating_at_the_original_size(masks: Path, tiny_synth: Synthesizer) -> None:
+def test_pipeline__iterating_at_the_original_size(masks: Path, tiny_synth: Synthesizer) -> None:
     results = [r for r in iterate_folder(masks, tiny_synth, original_size=True, workers=1) if r.image is not None]
     for result in results:
         assert result.mask is not None
@@ -157,7 +157,7 @@ def test_iterating_at_the_original_size(masks: Path, tiny_synth: Synthesizer) ->
     assert len(results) == 12
 
 
-def test_iterating_may_end_early_and_refuses_at_once(masks: Path, tiny_synth: Synthesizer) -> None:
+def test_pipeline__iterating_may_end_early_and_refuses_at_once(masks: Path, tiny_synth: Synthesizer) -> None:
     results = iterate_folder(masks, tiny_synth)
     assert next(results).name == "m00.png"
     del results  # as leaving a loop does

@@ -65,7 +65,7 @@ def log(out: Path, name: str = "m2l-log.jsonl") -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp", "npz"])
-def test_each_format_holds_the_image_and_says_what_it_is(
+def test_writers_and_resume__each_format_holds_the_image_and_says_what_it_is(
     masks: Path, tmp_path: Path, tiny_synth: Synthesizer, image_format: str
 ) -> None:
     options = OutputOptions(format=image_format, image_encoding=Encoding(image_format))  # type: ignore[arg-type]
@@ -94,7 +94,7 @@ def test_each_format_holds_the_image_and_says_what_it_is(
     assert np.abs(difference).mean() <= {"png": 0, "jpeg": 3, "webp": 4}[image_format]
 
 
-def test_the_log_tells_all(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__the_log_tells_all(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
     synthesize_folder(masks, tmp_path / "out", fake)
     lines = log(tmp_path / "out")
     assert [line["name"] for line in lines] == sorted(p.relative_to(masks).as_posix() for p in masks.rglob("*.png"))
@@ -109,7 +109,7 @@ def test_the_log_tells_all(masks: Path, tmp_path: Path, fake: Synthesizer) -> No
             assert line["output_sha256"] == hashlib.sha256(made).hexdigest()
 
 
-def test_tars_hold_their_share_in_order(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__tars_hold_their_share_in_order(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
     synthesize_folder(masks, tmp_path / "out", fake, TARS)
     names = sorted(p.relative_to(masks).as_posix() for p in masks.rglob("*.png"))
     tars = sorted((tmp_path / "out").glob("*.tar"))
@@ -136,7 +136,7 @@ def test_tars_hold_their_share_in_order(masks: Path, tmp_path: Path, fake: Synth
     assert found == [name for name in names if name != "m07bad.png"]
 
 
-def test_parquet_reads_back_as_images(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__parquet_reads_back_as_images(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     synthesize_folder(masks, tmp_path / "out", fake, OutputOptions(format="parquet", masks_per_file=10))
     rows = []
@@ -153,7 +153,7 @@ def test_parquet_reads_back_as_images(masks: Path, tmp_path: Path, fake: Synthes
         assert row["mask_sha256"] == hashlib.sha256((masks / row["name"]).read_bytes()).hexdigest()
 
 
-def test_parquet_without_pyarrow_names_the_command(
+def test_writers_and_resume__parquet_without_pyarrow_names_the_command(
     masks: Path, tmp_path: Path, fake: Synthesizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "m2l_runtime.output.writers.parquet", raising=False)
@@ -163,7 +163,7 @@ def test_parquet_without_pyarrow_names_the_command(
     assert not (tmp_path / "out").exists()
 
 
-def test_pairs_and_the_original_size(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__pairs_and_the_original_size(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
     options = OutputOptions(pairs=True, original_size=True)
     synthesize_folder(masks, tmp_path / "out", fake, options)
     with (tmp_path / "out" / "pairs.csv").open(newline="") as file:
@@ -179,7 +179,7 @@ def test_pairs_and_the_original_size(masks: Path, tmp_path: Path, fake: Synthesi
 
 @pytest.mark.parametrize("options", [OutputOptions(pairs=True), TARS], ids=["pairs", "tars"])
 @pytest.mark.parametrize("count", [2, 3, 7])
-def test_any_split_gives_the_same_files(
+def test_writers_and_resume__any_split_gives_the_same_files(
     masks: Path, tmp_path: Path, fake: Synthesizer, options: OutputOptions, count: int
 ) -> None:
     synthesize_folder(masks, tmp_path / "whole", fake, options)
@@ -189,7 +189,7 @@ def test_any_split_gives_the_same_files(
 
 
 @pytest.mark.parametrize("options", [OutputOptions(pairs=True), TARS], ids=["pairs", "tars"])
-def test_resuming_redoes_what_is_missing_altered_or_outdated(
+def test_writers_and_resume__resuming_redoes_what_is_missing_altered_or_outdated(
     masks: Path, tmp_path: Path, fake: Synthesizer, options: OutputOptions
 ) -> None:
     out = tmp_path / "out"
@@ -237,7 +237,7 @@ def test_resuming_redoes_what_is_missing_altered_or_outdated(
     assert notes == [f"images made earlier are made again, as they were made with batch size {before}, now 3"]
 
 
-def test_without_resume_or_overwrite_an_earlier_run_is_left_alone(
+def test_writers_and_resume__without_resume_or_overwrite_an_earlier_run_is_left_alone(
     masks: Path, tmp_path: Path, fake: Synthesizer
 ) -> None:
     synthesize_folder(masks, tmp_path / "out", fake)
@@ -248,7 +248,7 @@ def test_without_resume_or_overwrite_an_earlier_run_is_left_alone(
     assert synthesize_folder(masks, tmp_path / "out", fake, overwrite=True).image_count == COUNT
 
 
-def test_one_run_at_a_time(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__one_run_at_a_time(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with FileLock(out / ".m2l-lock"):
@@ -262,7 +262,9 @@ def test_one_run_at_a_time(masks: Path, tmp_path: Path, fake: Synthesizer) -> No
         synthesize_folder(masks, out, fake, shard=(1, 3), resume=True)
 
 
-def test_stopping_finishes_what_is_in_flight(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__stopping_finishes_what_is_in_flight(
+    masks: Path, tmp_path: Path, fake: Synthesizer
+) -> None:
     seen: list[str] = []
     summary = synthesize_folder(
         masks,
@@ -278,7 +280,9 @@ def test_stopping_finishes_what_is_in_flight(masks: Path, tmp_path: Path, fake: 
     assert rest.image_count == COUNT - summary.image_count
 
 
-def test_an_output_folder_that_is_removed_is_an_error(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__an_output_folder_that_is_removed_is_an_error(
+    masks: Path, tmp_path: Path, fake: Synthesizer
+) -> None:
     def remove(_: object) -> None:
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
@@ -286,7 +290,7 @@ def test_an_output_folder_that_is_removed_is_an_error(masks: Path, tmp_path: Pat
         synthesize_folder(masks, tmp_path / "out", fake, workers=1, callbacks=RunCallbacks(on_result=remove))
 
 
-def test_wrong_options(masks: Path, tmp_path: Path, fake: Synthesizer, m2l: CommandLine) -> None:
+def test_writers_and_resume__wrong_options(masks: Path, tmp_path: Path, fake: Synthesizer, m2l: CommandLine) -> None:
     for make in (
         lambda: OutputOptions(format="gif"),  # type: ignore[arg-type]
         lambda: OutputOptions(format="webdataset", pairs=True),
@@ -303,7 +307,7 @@ def test_wrong_options(masks: Path, tmp_path: Path, fake: Synthesizer, m2l: Comm
     assert not (tmp_path / "out").exists()
 
 
-def test_the_summary_for_programs(masks: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_writers_and_resume__the_summary_for_programs(masks: Path, tmp_path: Path, m2l: CommandLine) -> None:
     outcome = m2l("synth", masks, tmp_path / "out", "--bundle", TINY_BUNDLE, "--json")
     assert outcome.code == 3
     facts = json.loads(outcome.out)
@@ -312,7 +316,7 @@ def test_the_summary_for_programs(masks: Path, tmp_path: Path, m2l: CommandLine)
     assert facts["peak_memory_megabytes"] > 10
 
 
-def test_temporaries_of_killed_runs_are_swept_and_those_of_other_shards_left(
+def test_writers_and_resume__temporaries_of_killed_runs_are_swept_and_those_of_other_shards_left(
     masks: Path, tmp_path: Path, fake: Synthesizer
 ) -> None:
     out = tmp_path / "out"
@@ -330,7 +334,7 @@ def names_below(out: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("again", [{"resume": True}, {"overwrite": True}], ids=["resume", "overwrite"])
-def test_what_no_mask_of_now_has_made_is_removed(
+def test_writers_and_resume__what_no_mask_of_now_has_made_is_removed(
     masks: Path, tmp_path: Path, fake: Synthesizer, again: dict[str, bool]
 ) -> None:
     out = tmp_path / "out"
@@ -352,7 +356,7 @@ def test_what_no_mask_of_now_has_made_is_removed(
         assert names_below(out) == names_below(undisturbed) | {"mine.txt"}
 
 
-def test_a_tar_of_bad_masks_alone_goes(tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__a_tar_of_bad_masks_alone_goes(tmp_path: Path, fake: Synthesizer) -> None:
     masks, out = tmp_path / "masks", tmp_path / "out"
     masks.mkdir()
     for index in range(6):
@@ -365,7 +369,7 @@ def test_a_tar_of_bad_masks_alone_goes(tmp_path: Path, fake: Synthesizer) -> Non
     assert sorted(contents(out)) == ["lesions-000000.tar", "lesions-000002.tar"]
 
 
-def test_names_that_are_escaped_in_the_log_are_kept(tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__names_that_are_escaped_in_the_log_are_kept(tmp_path: Path, fake: Synthesizer) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
     names = ["caf\udce9.png", "ü\n1.png", "a\\udce9.png", "z.png"]
@@ -378,7 +382,9 @@ def test_names_that_are_escaped_in_the_log_are_kept(tmp_path: Path, fake: Synthe
     assert (summary.kept_count, contents(tmp_path / "out")) == (4, before)
 
 
-def test_shards_of_another_layout_are_not_mixed(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__shards_of_another_layout_are_not_mixed(
+    masks: Path, tmp_path: Path, fake: Synthesizer
+) -> None:
     out = tmp_path / "out"
     synthesize_folder(masks, out, fake, TARS, shard=(1, 2))
     before = contents(out)
@@ -389,7 +395,7 @@ def test_shards_of_another_layout_are_not_mixed(masks: Path, tmp_path: Path, fak
     assert contents(out) == before
 
 
-def test_pairs_csv_names_only_what_is_there(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__pairs_csv_names_only_what_is_there(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
     out = tmp_path / "out"
     synthesize_folder(masks, out, fake)
     synthesize_folder(masks, out, fake, OutputOptions(pairs=True), resume=True)
@@ -399,7 +405,9 @@ def test_pairs_csv_names_only_what_is_there(masks: Path, tmp_path: Path, fake: S
     assert all((out / row[kind]).exists() for row in rows for kind in ("image", "mask"))
 
 
-def test_a_log_without_hashes_proves_nothing(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__a_log_without_hashes_proves_nothing(
+    masks: Path, tmp_path: Path, fake: Synthesizer
+) -> None:
     out = tmp_path / "out"
     synthesize_folder(masks, out, fake)
     lines = log(out)
@@ -411,7 +419,9 @@ def test_a_log_without_hashes_proves_nothing(masks: Path, tmp_path: Path, fake: 
     assert (out / "m05.png").exists()
 
 
-def test_pipes_and_loops_do_not_hang_or_end_a_run(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__pipes_and_loops_do_not_hang_or_end_a_run(
+    masks: Path, tmp_path: Path, fake: Synthesizer
+) -> None:
     os.mkfifo(masks / "m08pipe.png")
     (masks / "m09loop.png").symlink_to("m09loop.png")
     for again in ({}, {"resume": True}):
@@ -422,7 +432,7 @@ def test_pipes_and_loops_do_not_hang_or_end_a_run(masks: Path, tmp_path: Path, f
         synthesize_folder(masks, tmp_path / "out", fake, TARS, resume=True)
 
 
-def test_shards_that_begin_together_do_not_refuse_one_another(tmp_path: Path) -> None:
+def test_writers_and_resume__shards_that_begin_together_do_not_refuse_one_another(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib; from m2l_runtime.runs.lock import locked\n"
         "for _ in range(200):\n    with locked(pathlib.Path(sys.argv[1]), (int(sys.argv[2]), 3)): pass"
@@ -434,7 +444,7 @@ def test_shards_that_begin_together_do_not_refuse_one_another(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("stderr", ["2>&-", slow("2>/dev/full")])
-def test_without_standard_error_a_run_goes_on_and_signals_work(tmp_path: Path, stderr: str) -> None:
+def test_writers_and_resume__without_standard_error_a_run_goes_on_and_signals_work(tmp_path: Path, stderr: str) -> None:
     masks, out = tmp_path / "masks", tmp_path / "out"
     masks.mkdir()
     for index in range(300):
@@ -449,7 +459,9 @@ def test_without_standard_error_a_run_goes_on_and_signals_work(tmp_path: Path, s
     assert len(contents(out)) == 300
 
 
-def test_a_signal_amid_a_tar_leaves_no_traceback(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+def test_writers_and_resume__a_signal_amid_a_tar_leaves_no_traceback(
+    masks: Path, tmp_path: Path, fake: Synthesizer
+) -> None:
     seen: list[str] = []
     synthesize_folder(
         masks,
@@ -461,7 +473,9 @@ def test_a_signal_amid_a_tar_leaves_no_traceback(masks: Path, tmp_path: Path, fa
     gc.collect()  # what a tar that was let go writes at its end would be an unraisable error, which fails this test
 
 
-def test_names_of_files_and_options_without_effect(masks: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_writers_and_resume__names_of_files_and_options_without_effect(
+    masks: Path, tmp_path: Path, m2l: CommandLine
+) -> None:
     mask = masks / "m01.png"
     for name, kind in (("a.jpg", "JPEG"), ("a.webp", "WEBP"), ("a.png", "PNG")):
         assert m2l("synth", mask, tmp_path / name, "--backend", "fake").code == 0
@@ -494,7 +508,7 @@ def test_names_of_files_and_options_without_effect(masks: Path, tmp_path: Path, 
     assert (tmp_path / "j" / "m01.jpg").exists()
 
 
-def test_jpeg_in_tars(masks: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_writers_and_resume__jpeg_in_tars(masks: Path, tmp_path: Path, m2l: CommandLine) -> None:
     options = ("--format", "webdataset", "--image-format", "jpeg", "--quality", 90, "--backend", "fake")
     assert m2l("synth", masks, tmp_path / "out", *options).code == 3
     with tarfile.open(tmp_path / "out" / "lesions-000000.tar") as tar:
@@ -517,7 +531,9 @@ def wait_for(out: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
-def test_signals_leave_a_run_that_can_be_resumed(tmp_path: Path, number: signal.Signals, m2l: CommandLine) -> None:
+def test_writers_and_resume__signals_leave_a_run_that_can_be_resumed(
+    tmp_path: Path, number: signal.Signals, m2l: CommandLine
+) -> None:
     masks, out = tmp_path / "masks", tmp_path / "out"
     masks.mkdir()
     for index in range(400):
@@ -532,7 +548,7 @@ def test_signals_leave_a_run_that_can_be_resumed(tmp_path: Path, number: signal.
     assert (facts["kept"], facts["images"]) == (made, 400 - made)
 
 
-def test_a_run_of_another_bundle_is_not_gone_on_with(
+def test_writers_and_resume__a_run_of_another_bundle_is_not_gone_on_with(
     masks: Path, tmp_path: Path, fake: Synthesizer, bundle_copy: Path
 ) -> None:
     out = tmp_path / "out"
@@ -549,7 +565,7 @@ def test_a_run_of_another_bundle_is_not_gone_on_with(
         assert synthesize_folder(masks, out, other, resume=True).kept_count == COUNT
 
 
-def test_ten_thousand_bad_masks_are_summed_up(tmp_path: Path, m2l: CommandLine) -> None:
+def test_writers_and_resume__ten_thousand_bad_masks_are_summed_up(tmp_path: Path, m2l: CommandLine) -> None:
     (tmp_path / "masks").mkdir()
     for index in range(10_000):
         (tmp_path / "masks" / f"{index}.png").write_bytes(b"no")
@@ -588,7 +604,7 @@ def read_back(program: str, out: Path, *arguments: object) -> dict[str, tuple[np
         return {str(n): (m, i) for n, m, i in zip(found["names"], found["masks"], found["images"], strict=True)}
 
 
-def test_tars_read_back_by_webdataset(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
+def test_writers_and_resume__tars_read_back_by_webdataset(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
     if importlib.util.find_spec("webdataset") is None:
         pytest.skip("webdataset is not installed")
     synthesize_folder(masks, tmp_path / "out", tiny_synth, TARS)
@@ -601,7 +617,7 @@ def test_tars_read_back_by_webdataset(masks: Path, tmp_path: Path, tiny_synth: S
         np.testing.assert_array_equal(image, tiny_synth(expected[None])[0])
 
 
-def test_parquet_reads_back_as_images_of_hugging_face_datasets(
+def test_writers_and_resume__parquet_reads_back_as_images_of_hugging_face_datasets(
     masks: Path, tmp_path: Path, tiny_synth: Synthesizer
 ) -> None:
     if importlib.util.find_spec("datasets") is None:
@@ -627,7 +643,7 @@ def kill_after_outputs(masks: Path, out: Path, arguments: list[object], waits: l
 
 @pytest.mark.parametrize("waits", [[3], slow([3, 1, 2])])
 @pytest.mark.parametrize("form", [[], ["--format", "webdataset", "--masks-per-file", 20]], ids=["png", "tars"])
-def test_kills_change_nothing(tmp_path: Path, form: list[object], waits: list[int]) -> None:
+def test_writers_and_resume__kills_change_nothing(tmp_path: Path, form: list[object], waits: list[int]) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
     for index in range(300):
@@ -641,7 +657,9 @@ def test_kills_change_nothing(tmp_path: Path, form: list[object], waits: list[in
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [[], ["--format", "webdataset", "--masks-per-file", 50]], ids=["png", "tars"])
-def test_ten_kills_over_two_thousand_masks_with_the_embedded_model(tmp_path: Path, form: list[object]) -> None:
+def test_writers_and_resume__ten_kills_over_two_thousand_masks_with_the_embedded_model(
+    tmp_path: Path, form: list[object]
+) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
     for index in range(2000):
@@ -666,7 +684,9 @@ def test_ten_kills_over_two_thousand_masks_with_the_embedded_model(tmp_path: Pat
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting takes root")
-def test_a_full_disk_leaves_a_run_that_can_be_resumed(masks: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_writers_and_resume__a_full_disk_leaves_a_run_that_can_be_resumed(
+    masks: Path, tmp_path: Path, m2l: CommandLine
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]

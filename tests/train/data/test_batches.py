@@ -28,7 +28,7 @@ def coordinates(side: int) -> DecodedPair:
     return DecodedPair(image[:, :, 0], image, (side, side), (side, side), 0.5, ())
 
 
-def test_crops_and_flips_are_the_originals_and_keep_mask_and_image_together() -> None:
+def test_batches__crops_and_flips_are_the_originals_and_keep_mask_and_image_together() -> None:
     config, arrays = TrainConfig(), coordinates(286)
     tops, lefts, flips = set(), set(), []
     for place in range(600):
@@ -49,7 +49,7 @@ def test_crops_and_flips_are_the_originals_and_keep_mask_and_image_together() ->
     assert 0.43 < np.mean(flips) < 0.57
 
 
-def test_what_is_drawn_never_changes() -> None:
+def test_batches__what_is_drawn_never_changes() -> None:
     config = TrainConfig(seed=7)
     assert order(10, config, 3) == GOLDEN_ORDER
     assert sorted(order(1000, config, 1)) == list(range(1000))
@@ -57,7 +57,7 @@ def test_what_is_drawn_never_changes() -> None:
     assert len(set(map(tuple, orders))) == 3
 
 
-def test_an_epoch_has_every_pair_once_and_can_be_entered_anywhere(tmp_path: Path) -> None:
+def test_batches__an_epoch_has_every_pair_once_and_can_be_entered_anywhere(tmp_path: Path) -> None:
     pairs = open_data(data_folder(tmp_path, 7)).train
     with ThreadPoolExecutor(3) as pool:
         whole = list(epoch_batches(pairs, SMALL, 2, pool))
@@ -72,7 +72,7 @@ def test_an_epoch_has_every_pair_once_and_can_be_entered_anywhere(tmp_path: Path
                 np.testing.assert_array_equal(one.masks, other.masks)
 
 
-def test_a_bad_pair_stops_or_is_left_out(tmp_path: Path) -> None:
+def test_batches__a_bad_pair_stops_or_is_left_out(tmp_path: Path) -> None:
     data_folder(tmp_path, 5)
     (tmp_path / "train" / "images" / "p002.png").write_bytes(b"no")
     pairs = open_data(tmp_path).train
@@ -85,7 +85,7 @@ def test_a_bad_pair_stops_or_is_left_out(tmp_path: Path) -> None:
     assert len(skipped) == 1
 
 
-def test_combined_pictures_either_way_round(tmp_path: Path) -> None:
+def test_batches__combined_pictures_either_way_round(tmp_path: Path) -> None:
     data_folder(tmp_path / "apart", 3)
     for direction, folder in (("AtoB", "left"), ("BtoA", "right")):
         (tmp_path / folder / "train").mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_combined_pictures_either_way_round(tmp_path: Path) -> None:
             np.testing.assert_array_equal(one.images, other.images)
 
 
-def test_mirrored_margins_are_those_of_pictures_that_have_them(tmp_path: Path) -> None:
+def test_batches__mirrored_margins_are_those_of_pictures_that_have_them(tmp_path: Path) -> None:
     """Pixel -k is pixel k, and likewise at the far end; either way of reading gives the crops of such pictures."""
     plain, made = data_folder(tmp_path / "plain", 5, side=128), tmp_path / "made"
     places = [*range(8, 0, -1), *range(128), *range(126, 118, -1)]

@@ -24,20 +24,20 @@ def combined(folder: Path, count: int = 4, *, mask_is_left: bool = True) -> Path
 
 
 @pytest.mark.parametrize("mask_is_left", [True, False])
-def test_combined_pictures_are_known_by_their_halves(tmp_path: Path, mask_is_left: bool) -> None:
+def test_data_folder__combined_pictures_are_known_by_their_halves(tmp_path: Path, mask_is_left: bool) -> None:
     assert len(open_data(combined(tmp_path / "c", mask_is_left=mask_is_left)).train) == 4
     (tmp_path / "c" / "0.png").write_bytes(b"torn")  # told when it is read
     assert len(open_data(tmp_path / "c").train) == 4
 
 
-def test_folders_of_masks_or_of_photographs_are_no_combined_pictures(tmp_path: Path) -> None:
+def test_data_folder__folders_of_masks_or_of_photographs_are_no_combined_pictures(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data", 4, 2, 64)
     for folder in (data / "train" / "masks", data / "train" / "images"):
         with pytest.raises(InputError, match="holds no combined A|B pictures: 4 of 4 looked at have not a mask"):
             open_data(folder)
 
 
-def test_a_folder_of_other_layouts_is_not_searched_for_pairs(tmp_path: Path) -> None:
+def test_data_folder__a_folder_of_other_layouts_is_not_searched_for_pairs(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "few" / "out", 4, 2, 64)
     (tmp_path / "few" / "i").mkdir()
     Image.open(next((data / "train" / "images").iterdir())).save(tmp_path / "few" / "i" / "a.png")

@@ -22,7 +22,7 @@ def matched(found: Pairing) -> list[tuple[str, str]]:
     return [(pair.image.name, pair.mask.name) for pair in found.pairs]
 
 
-def test_the_names_of_isic_in_two_folders_or_one(tmp_path: Path) -> None:
+def test_pairing__the_names_of_isic_in_two_folders_or_one(tmp_path: Path) -> None:
     images = ("ISIC_0000001.jpg", "ISIC_0000002.JPG", "ISIC_0000001_superpixels.png", "metadata.csv")
     masks = ("ISIC_0000001_segmentation.png", "ISIC_0000002_Segmentation.PNG")
     expected = [(images[0], masks[0]), (images[1], masks[1])]
@@ -34,7 +34,7 @@ def test_the_names_of_isic_in_two_folders_or_one(tmp_path: Path) -> None:
         assert (found.images_without_mask, found.masks_without_image, found.ambiguous) == ([], [], [])
 
 
-def test_the_names_of_ph2_and_equal_names(tmp_path: Path) -> None:
+def test_pairing__the_names_of_ph2_and_equal_names(tmp_path: Path) -> None:
     folder = touch(tmp_path / "ph2", "IMD003/a/IMD003.bmp", "IMD003/b/IMD003_lesion.bmp")
     assert matched(find_pairs(folder, folder)) == [("IMD003.bmp", "IMD003_lesion.bmp")]
     touch(tmp_path, "x/Photo.tif", "x/other.jpeg", "y/photo.png", "y/other_mask.png")
@@ -44,7 +44,7 @@ def test_the_names_of_ph2_and_equal_names(tmp_path: Path) -> None:
     ]
 
 
-def test_what_does_not_pair_is_told(tmp_path: Path) -> None:
+def test_pairing__what_does_not_pair_is_told(tmp_path: Path) -> None:
     images = touch(tmp_path / "i", "a.jpg", "b.jpg", "c.jpg", "sub/c.png")
     masks = touch(tmp_path / "m", "a_segmentation.png", "c.png", "d_segmentation.png")
     found = find_pairs(images, masks)
@@ -64,14 +64,14 @@ def test_what_does_not_pair_is_told(tmp_path: Path) -> None:
         (["images/a.jpg", "masks/a.png", "masks/b.png"], "1 mask without a photograph"),
     ],
 )
-def test_folders_that_cannot_be_trained_on(tmp_path: Path, files: list[str], message: str) -> None:
+def test_pairing__folders_that_cannot_be_trained_on(tmp_path: Path, files: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_data(touch(tmp_path, *files))
     with pytest.raises(InputError, match="does not exist; expected a folder of pairs"):
         open_data(tmp_path / "absent")
 
 
-def test_all_layouts_are_read(tmp_path: Path) -> None:
+def test_pairing__all_layouts_are_read(tmp_path: Path) -> None:
     split = touch(
         tmp_path / "split", *(f"{s}/{k}/{n}.png" for s in ("train", "val") for k in ("images", "masks") for n in "ab")
     )

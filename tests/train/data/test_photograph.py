@@ -19,7 +19,7 @@ def pair(folder: Path, image: str, mask: str = "mask.png") -> Pair:
     return Pair("x", folder / image, folder / mask)
 
 
-def test_both_are_squashed_bicubic_straight_from_their_own_size(tmp_path: Path) -> None:
+def test_photograph__both_are_squashed_bicubic_straight_from_their_own_size(tmp_path: Path) -> None:
     mask = np.zeros((300, 400), np.uint8)
     mask[50:200, 100:250] = 255
     save(tmp_path / "mask.png", mask)
@@ -36,7 +36,7 @@ def test_both_are_squashed_bicubic_straight_from_their_own_size(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("mode", "note"), [("L", "greyscale"), ("CMYK", "CMYK"), ("P", "P"), ("RGBA", "RGBA")])
-def test_other_colour_modes_become_rgb_and_are_noted(tmp_path: Path, mode: str, note: str) -> None:
+def test_photograph__other_colour_modes_become_rgb_and_are_noted(tmp_path: Path, mode: str, note: str) -> None:
     mask = disc(100, 30, 50, 50)
     save(tmp_path / "mask.png", mask)
     picture = Image.fromarray(photograph(mask, 2))
@@ -48,7 +48,7 @@ def test_other_colour_modes_become_rgb_and_are_noted(tmp_path: Path, mode: str, 
 
 
 @pytest.mark.parametrize("turn", [1, 3, 6, 8])
-def test_exif_orientation_is_heeded_unless_the_mask_does_not(tmp_path: Path, turn: int) -> None:
+def test_photograph__exif_orientation_is_heeded_unless_the_mask_does_not(tmp_path: Path, turn: int) -> None:
     mask = np.zeros((60, 90), np.uint8)
     mask[5:20, 10:50] = 255
     upright = Image.fromarray(photograph(mask, 3))
@@ -69,7 +69,7 @@ def test_exif_orientation_is_heeded_unless_the_mask_does_not(tmp_path: Path, tur
         assert found.notes == ("EXIF orientation ignored, as its mask does",)
 
 
-def test_another_size_of_the_same_aspect_is_noted(tmp_path: Path) -> None:
+def test_photograph__another_size_of_the_same_aspect_is_noted(tmp_path: Path) -> None:
     save(tmp_path / "mask.png", np.zeros((50, 100), np.uint8))
     save(tmp_path / "photo.png", photograph(np.zeros((100, 200), np.uint8), 4))
     assert read_pair(pair(tmp_path, "photo.png"), 64).notes == ("sizes differ", "empty")
@@ -101,13 +101,13 @@ def write_bad(folder: Path, what: str) -> None:
         ("16 bit", r"photo\.png: has the colour mode I;16; expected an 8-bit colour photograph"),
     ],
 )
-def test_what_cannot_be_used_is_named(tmp_path: Path, what: str, message: str) -> None:
+def test_photograph__what_cannot_be_used_is_named(tmp_path: Path, what: str, message: str) -> None:
     write_bad(tmp_path, what)
     with pytest.raises(PairError, match=message):
         read_pair(pair(tmp_path, "photo.png"), 64)
 
 
-def test_a_combined_picture_with_jpeg_noise(tmp_path: Path) -> None:
+def test_photograph__a_combined_picture_with_jpeg_noise(tmp_path: Path) -> None:
     write_pair(tmp_path, "a", 3, suffix=".png")
     halves = [np.array(Image.open(tmp_path / n).convert("RGB")) for n in ("a_segmentation.png", "a.png")]
     Image.fromarray(np.concatenate(halves, 1)).save(tmp_path / "ab.jpg", quality=90)

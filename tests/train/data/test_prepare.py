@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in names}
 
 
-def test_pairs_are_squashed_split_and_listed(source: Path, tmp_path: Path) -> None:
+def test_prepare__pairs_are_squashed_split_and_listed(source: Path, tmp_path: Path) -> None:
     report = prepare(source, source, tmp_path / "data", PrepareOptions(combined=True))
     assert (report.pairs, report.prepared, report.splits) == (20, 20, {"train": 18, "val": 2})
     data = open_data(tmp_path / "data")
@@ -65,7 +65,7 @@ def test_pairs_are_squashed_split_and_listed(source: Path, tmp_path: Path) -> No
     assert json.loads((tmp_path / "data" / "dataset.json").read_text())["size"] == 286
 
 
-def test_the_report_names_all_that_is_odd(source: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_prepare__the_report_names_all_that_is_odd(source: Path, tmp_path: Path, m2l: CommandLine) -> None:
     masks = {n: source / f"ISIC_{n:07}_segmentation.png" for n in range(20)}
     images = {n: source / f"ISIC_{n:07}.jpg" for n in range(20)}
     masks[0].unlink()
@@ -99,7 +99,7 @@ def test_the_report_names_all_that_is_odd(source: Path, tmp_path: Path, m2l: Com
     assert "left out" in outcome.err
 
 
-def test_nothing_that_pairs_is_an_error(source: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_prepare__nothing_that_pairs_is_an_error(source: Path, tmp_path: Path, m2l: CommandLine) -> None:
     (tmp_path / "empty").mkdir()
     outcome = m2l("prepare", tmp_path / "empty", tmp_path / "empty", tmp_path / "data")
     assert outcome.code == 1
@@ -115,7 +115,7 @@ def test_nothing_that_pairs_is_an_error(source: Path, tmp_path: Path, m2l: Comma
         prepare(source, source, tmp_path / "data")
 
 
-def test_splits_depend_on_names_and_seed_alone(source: Path, tmp_path: Path) -> None:
+def test_prepare__splits_depend_on_names_and_seed_alone(source: Path, tmp_path: Path) -> None:
     def val(seed: int, share: float = 0.3) -> set[str]:
         out = tmp_path / f"data{seed}-{share}"
         prepare(
@@ -139,7 +139,7 @@ def test_splits_depend_on_names_and_seed_alone(source: Path, tmp_path: Path) -> 
             PrepareOptions(splits=splits)
 
 
-def test_a_split_file(source: Path, tmp_path: Path) -> None:
+def test_prepare__a_split_file(source: Path, tmp_path: Path) -> None:
     table = tmp_path / "split.csv"
     table.write_text("ID,Split\nisic_0000001,train\nISIC_0000002.jpg,train\nISIC_0000003,val\nISIC_0000099,val\n")
     report = prepare(source, source, tmp_path / "data", PrepareOptions(size=32, split_file=table))
@@ -158,7 +158,7 @@ def test_a_split_file(source: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_resuming_makes_what_is_missing_altered_or_changed(source: Path, tmp_path: Path) -> None:
+def test_prepare__resuming_makes_what_is_missing_altered_or_changed(source: Path, tmp_path: Path) -> None:
     data, options = tmp_path / "data", PrepareOptions(size=64)
     prepare(source, source, data, options)
     expected = contents(data)
@@ -180,7 +180,7 @@ def test_resuming_makes_what_is_missing_altered_or_changed(source: Path, tmp_pat
     assert not list(data.rglob("*.partial"))
 
 
-def test_another_split_leaves_no_pair_in_two(source: Path, tmp_path: Path) -> None:
+def test_prepare__another_split_leaves_no_pair_in_two(source: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     prepare(source, source, data, PrepareOptions(size=32, combined=True))
     for name in ("ISIC_0000001.jpg", "ISIC_0000002.jpg"):
@@ -194,7 +194,7 @@ def test_another_split_leaves_no_pair_in_two(source: Path, tmp_path: Path) -> No
     assert not (data / "combined").exists()
 
 
-def test_names_that_are_no_utf8(source: Path, tmp_path: Path) -> None:
+def test_prepare__names_that_are_no_utf8(source: Path, tmp_path: Path) -> None:
     for suffix in (".jpg", "_segmentation.png"):
         (source / f"ISIC_0000001{suffix}").rename(source / f"caf\udce9\n{suffix}")
     prepare(source, source, tmp_path / "data", PrepareOptions(size=32))
@@ -204,7 +204,7 @@ def test_names_that_are_no_utf8(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("counts", [(5,), slow((1, 5, 9))])
-def test_a_kill_leaves_what_can_be_gone_on_with(source: Path, tmp_path: Path, counts: tuple[int, ...]) -> None:
+def test_prepare__a_kill_leaves_what_can_be_gone_on_with(source: Path, tmp_path: Path, counts: tuple[int, ...]) -> None:
     prepare(source, source, tmp_path / "whole")
     command = [sys.executable, "-c", "from m2l_runtime.cli.main import main; main()", "prepare"]
     arguments = [str(source), str(source), str(tmp_path / "data"), "--workers", "1", "--resume"]
@@ -220,7 +220,7 @@ def test_a_kill_leaves_what_can_be_gone_on_with(source: Path, tmp_path: Path, co
     assert contents(tmp_path / "data") == contents(tmp_path / "whole")
 
 
-def test_places_that_cannot_be(source: Path, tmp_path: Path) -> None:
+def test_prepare__places_that_cannot_be(source: Path, tmp_path: Path) -> None:
     for out, message in (
         (source / "data", "lie in one another"),
         (tmp_path, "lie in one another"),
@@ -235,7 +235,7 @@ def test_places_that_cannot_be(source: Path, tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
 
 
-def test_near_duplicates_across_splits_are_told(source: Path, tmp_path: Path) -> None:
+def test_prepare__near_duplicates_across_splits_are_told(source: Path, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for index in range(20):  # unlike one another, as photographs are
         blotches = Image.fromarray(generator.integers(0, 255, (6, 6, 3), dtype=np.uint8))
@@ -250,7 +250,7 @@ def test_near_duplicates_across_splits_are_told(source: Path, tmp_path: Path) ->
     assert [(one, other) for one, other, _ in report.near_duplicates] == [("train/ISIC_0000004", "val/ISIC_0000011")]
 
 
-def test_likeness_is_the_correlation() -> None:
+def test_prepare__likeness_is_the_correlation() -> None:
     one, other = (photograph(disc(32, 9, 10 + 8 * n, 16), n) for n in (0, 1))
     found = descriptor(one) @ descriptor(other)
     gray, other_gray = (np.array(Image.fromarray(image).convert("L"), np.float64).ravel() for image in (one, other))
@@ -260,11 +260,11 @@ def test_likeness_is_the_correlation() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--split", "train"), ("--split", "a=1,a=0"), ("--split", "train=x")])
-def test_wrong_usage(source: Path, tmp_path: Path, m2l: CommandLine, arguments: tuple[str, str]) -> None:
+def test_prepare__wrong_usage(source: Path, tmp_path: Path, m2l: CommandLine, arguments: tuple[str, str]) -> None:
     assert m2l("prepare", source, source, tmp_path / "data", *arguments).code == 2
 
 
-def test_signals_leave_what_can_be_gone_on_with(source: Path, tmp_path: Path) -> None:
+def test_prepare__signals_leave_what_can_be_gone_on_with(source: Path, tmp_path: Path) -> None:
     seen: list[object] = []
     report = prepare(source, source, tmp_path / "data", on_pair=seen.append, should_stop=lambda: len(seen) > 2)
     assert report.was_stopped
@@ -297,7 +297,7 @@ def killed(what: str, at: int, source: Path, out: Path, *more: str) -> None:
 @pytest.mark.parametrize(
     ("what", "at"), [slow("mkdir", 1), ("mkdir", 3), slow("mkdir", 5), slow("replace", 1), ("replace", 3)]
 )
-def test_a_call_that_is_killed_early_is_gone_on_with_or_begun_anew(
+def test_prepare__a_call_that_is_killed_early_is_gone_on_with_or_begun_anew(
     what: str, at: int, source: Path, tmp_path: Path
 ) -> None:
     prepare(source, source, tmp_path / "whole")
@@ -308,7 +308,7 @@ def test_a_call_that_is_killed_early_is_gone_on_with_or_begun_anew(
         assert not list((tmp_path / f"{number}").rglob("*.partial"))
 
 
-def test_beginning_anew_may_be_killed_too(source: Path, tmp_path: Path) -> None:
+def test_prepare__beginning_anew_may_be_killed_too(source: Path, tmp_path: Path) -> None:
     prepare(source, source, tmp_path / "data")
     expected = contents(tmp_path / "data")
     killed("truncate", 1, source, tmp_path / "data", "again")
@@ -317,7 +317,9 @@ def test_beginning_anew_may_be_killed_too(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [41, 42, 43])
-def test_a_kill_while_tables_are_written_leaves_no_temporary_file(at: int, source: Path, tmp_path: Path) -> None:
+def test_prepare__a_kill_while_tables_are_written_leaves_no_temporary_file(
+    at: int, source: Path, tmp_path: Path
+) -> None:
     killed("replace", at, source, tmp_path / "data")
     prepare(source, source, tmp_path / "data", resume=True)
     assert not list((tmp_path / "data").rglob("*.partial"))
@@ -325,7 +327,9 @@ def test_a_kill_while_tables_are_written_leaves_no_temporary_file(at: int, sourc
 
 @pytest.mark.parametrize("at", [6])
 @pytest.mark.parametrize("how", ["resume", "overwrite"])
-def test_what_a_kill_left_unrecorded_is_in_no_second_split(at: int, how: str, source: Path, tmp_path: Path) -> None:
+def test_prepare__what_a_kill_left_unrecorded_is_in_no_second_split(
+    at: int, how: str, source: Path, tmp_path: Path
+) -> None:
     for path in source.iterdir():
         if not path.name.startswith(("ISIC_0000000", "ISIC_0000001", "ISIC_0000002", "ISIC_0000003")):
             path.unlink()
@@ -336,7 +340,7 @@ def test_what_a_kill_left_unrecorded_is_in_no_second_split(at: int, how: str, so
     assert contents(tmp_path / "data") == contents(tmp_path / "undisturbed")
 
 
-def test_splits_of_other_names_are_not_taken_for_pairs_side_by_side(
+def test_prepare__splits_of_other_names_are_not_taken_for_pairs_side_by_side(
     m2l: CommandLine, source: Path, tmp_path: Path
 ) -> None:
     done = m2l("prepare", source, source, tmp_path / "data", "--split", "training=0.8,validation=0.2")
@@ -347,12 +351,12 @@ def test_splits_of_other_names_are_not_taken_for_pairs_side_by_side(
     assert len(open_data(tmp_path / "data" / "training").train) == 16
 
 
-def test_a_split_that_gets_no_pair_is_told(source: Path, tmp_path: Path) -> None:
+def test_prepare__a_split_that_gets_no_pair_is_told(source: Path, tmp_path: Path) -> None:
     report = prepare(source, source, tmp_path / "data", PrepareOptions(splits={"train": 0.99, "val": 0.01}))
     assert report.warnings == ["no pair is in the split val"]
 
 
-def test_pipes_hold_nothing_up(source: Path, tmp_path: Path) -> None:
+def test_prepare__pipes_hold_nothing_up(source: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "splits.csv")
     with pytest.raises(InputError, match=r"splits\.csv is not a plain file"):
         prepare(source, source, tmp_path / "data", PrepareOptions(split_file=tmp_path / "splits.csv"))
@@ -363,7 +367,7 @@ def test_pipes_hold_nothing_up(source: Path, tmp_path: Path) -> None:
     assert open_data(tmp_path / "data").stored_size == 286
 
 
-def test_a_split_file_of_absurd_fields(source: Path, tmp_path: Path) -> None:
+def test_prepare__a_split_file_of_absurd_fields(source: Path, tmp_path: Path) -> None:
     (tmp_path / "splits.csv").write_text("name,split\n" + "x" * 200_000 + ",train\n")
     with pytest.raises(InputError, match=r"splits\.csv is no CSV file of splits: field larger"):
         prepare(source, source, tmp_path / "data", PrepareOptions(split_file=str(tmp_path / "splits.csv")))
@@ -383,12 +387,12 @@ def test_a_split_file_of_absurd_fields(source: Path, tmp_path: Path) -> None:
         ({"splits": None}, "splits must be a mapping of names to shares, got None"),
     ],
 )
-def test_values_of_other_types(options: dict[str, Any], message: str) -> None:
+def test_prepare__values_of_other_types(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         PrepareOptions(**options)
 
 
-def test_paths_that_are_none(source: Path, tmp_path: Path) -> None:
+def test_prepare__paths_that_are_none(source: Path, tmp_path: Path) -> None:
     for images, masks, out in (("a\0", source, "o"), (source, "a\0", "o"), (source, source, "a\0"), (5, source, "o")):
         with pytest.raises(InputError, match="must be a path without NUL"):
             prepare(cast(str, images), masks, tmp_path / out if out == "o" else out)
@@ -396,14 +400,14 @@ def test_paths_that_are_none(source: Path, tmp_path: Path) -> None:
         prepare(source, source, tmp_path / "data", workers=cast(int, 1.5))
 
 
-def test_splits_that_are_meant_to_be_empty_or_not_reached_are_no_warning(source: Path, tmp_path: Path) -> None:
+def test_prepare__splits_that_are_meant_to_be_empty_or_not_reached_are_no_warning(source: Path, tmp_path: Path) -> None:
     options = PrepareOptions(size=32, splits={"train": 1.0, "val": 0.0})
     assert prepare(source, source, tmp_path / "data", options).warnings == []
     stopped = prepare(source, source, tmp_path / "stopped", should_stop=lambda: True)
     assert (stopped.was_stopped, stopped.warnings) == (True, [])
 
 
-def test_combined_pictures_of_other_splits_are_not_mixed(source: Path, tmp_path: Path) -> None:
+def test_prepare__combined_pictures_of_other_splits_are_not_mixed(source: Path, tmp_path: Path) -> None:
     splits = {"training": 0.8, "validation": 0.2}
     prepare(source, source, tmp_path / "data", PrepareOptions(size=32, splits=splits, combined=True))
     with pytest.raises(InputError, match="combined has the splits training, validation, and none called train"):
@@ -411,18 +415,18 @@ def test_combined_pictures_of_other_splits_are_not_mixed(source: Path, tmp_path:
     assert len(open_data(tmp_path / "data" / "combined" / "training").train) == 16
 
 
-def test_the_help_says_what_a_split_file_leaves_out(source: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_prepare__the_help_says_what_a_split_file_leaves_out(source: Path, tmp_path: Path, m2l: CommandLine) -> None:
     assert "left out on purpose" in " ".join(m2l("prepare", "--help").out.split())
     (tmp_path / "splits.csv").write_text("name,split\nISIC_0000001,train\nISIC_0000002,train\n")
     done = m2l("prepare", source, source, tmp_path / "data", "--split-file", tmp_path / "splits.csv")
     assert (done.code, "18 not in the split file, left out" in done.out) == (0, True)
 
 
-def test_numpys_numbers_are_numbers() -> None:
+def test_prepare__numpys_numbers_are_numbers() -> None:
     assert type(PrepareOptions(size=cast(int, np.int64(300))).size) is int
 
 
-def test_names_that_would_become_one_are_not_taken(source: Path, tmp_path: Path) -> None:
+def test_prepare__names_that_would_become_one_are_not_taken(source: Path, tmp_path: Path) -> None:
     try:
         write_pair(source, "caf\udce9", 1)
     except (OSError, UnicodeEncodeError):
@@ -432,7 +436,7 @@ def test_names_that_would_become_one_are_not_taken(source: Path, tmp_path: Path)
     assert (report.pairs, len(report.ambiguous)) == (20, 2)
 
 
-def test_a_picture_that_does_not_fit_in_memory_is_named(
+def test_prepare__a_picture_that_does_not_fit_in_memory_is_named(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from m2l_runtime.masks import mask_file
@@ -451,7 +455,7 @@ def test_a_picture_that_does_not_fit_in_memory_is_named(
     assert "does not fit in memory" in report.left_out[0]
 
 
-def test_a_mask_that_does_not_fit_in_memory_is_named(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare__a_mask_that_does_not_fit_in_memory_is_named(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from m2l_runtime.masks import mask_file
 
     def starved(_: object) -> None:
@@ -462,7 +466,7 @@ def test_a_mask_that_does_not_fit_in_memory_is_named(source: Path, monkeypatch: 
         mask_file.read_mask(source / "ISIC_0000000_segmentation.png", (64, 64))
 
 
-def test_a_header_that_does_not_fit_in_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare__a_header_that_does_not_fit_in_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from m2l_runtime.masks import image_file
 
     def starved(*_: object, **__: object) -> None:
@@ -473,7 +477,9 @@ def test_a_header_that_does_not_fit_in_memory_is_told(monkeypatch: pytest.Monkey
         image_file.decode(b"abc")
 
 
-def test_going_on_without_options_keeps_those_of_before(m2l: CommandLine, source: Path, tmp_path: Path) -> None:
+def test_prepare__going_on_without_options_keeps_those_of_before(
+    m2l: CommandLine, source: Path, tmp_path: Path
+) -> None:
     data = tmp_path / "data"
     begun = ("prepare", source, source, data)
     assert m2l(*begun, "--size", 64, "--combined", "--split", "train=0.6,val=0.2,test=0.2", "--seed", 3).code == 0
@@ -490,11 +496,13 @@ def test_going_on_without_options_keeps_those_of_before(m2l: CommandLine, source
     assert (broken.code, "is damaged" in broken.err) == (1, True)
 
 
-def test_two_ways_to_split_at_once(m2l: CommandLine, source: Path, tmp_path: Path) -> None:
+def test_prepare__two_ways_to_split_at_once(m2l: CommandLine, source: Path, tmp_path: Path) -> None:
     done = m2l("prepare", source, source, tmp_path / "d", "--split", "train=1", "--split-file", "s.csv")
     assert (done.code, (tmp_path / "d").exists()) == (2, False)
 
 
-def test_names_of_several_files_are_told_by_the_exit_status(m2l: CommandLine, source: Path, tmp_path: Path) -> None:
+def test_prepare__names_of_several_files_are_told_by_the_exit_status(
+    m2l: CommandLine, source: Path, tmp_path: Path
+) -> None:
     (source / "ISIC_0000001.jpeg").write_bytes((source / "ISIC_0000001.jpg").read_bytes())
     assert m2l("prepare", source, source, tmp_path / "d").code == 3

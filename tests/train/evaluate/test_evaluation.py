@@ -55,7 +55,7 @@ def val_images(data: Path) -> Array:
     return np.stack([np.asarray(Image.open(p)) for p in sorted((data / "val" / "images").iterdir())])
 
 
-def test_every_figure_is_there(synthetic: Path, data: Path, segmenter: Path) -> None:
+def test_evaluation__every_figure_is_there(synthetic: Path, data: Path, segmenter: Path) -> None:
     found = evaluate(synthetic, data, segmenter=segmenter)
     missing = {name: figure.reason for name, figure in found.figures.items() if figure.value is None}
     assert missing == {
@@ -82,7 +82,7 @@ def test_every_figure_is_there(synthetic: Path, data: Path, segmenter: Path) -> 
     assert any("8 images are few" in warning for warning in found.warnings)
 
 
-def test_the_real_images_themselves(data: Path, segmenter: Path, tmp_path: Path) -> None:
+def test_evaluation__the_real_images_themselves(data: Path, segmenter: Path, tmp_path: Path) -> None:
     found = evaluate(write(tmp_path / "copies", val_images(data), 100), data, segmenter=segmenter)
     assert (value(found, "l1"), value(found, "ssim")) == pytest.approx((0, 1))
     assert found.figures["psnr"].value is None
@@ -96,7 +96,7 @@ def test_the_real_images_themselves(data: Path, segmenter: Path, tmp_path: Path)
             assert (figure.value, figure.low, figure.high) == pytest.approx(same), name
 
 
-def test_a_known_shift(data: Path, tmp_path: Path) -> None:
+def test_evaluation__a_known_shift(data: Path, tmp_path: Path) -> None:
     images = val_images(data)
     assert images.max() < 255 - 10
     found = evaluate(write(tmp_path / "lighter", images + 10, 100), data)
@@ -108,7 +108,7 @@ def test_a_known_shift(data: Path, tmp_path: Path) -> None:
     assert value(found, "colour_spread_skin") == pytest.approx(real(found, "colour_spread_skin"), rel=0.1)
 
 
-def test_a_planted_copy_of_a_training_image(data: Path, synthetic: Path, tmp_path: Path) -> None:
+def test_evaluation__a_planted_copy_of_a_training_image(data: Path, synthetic: Path, tmp_path: Path) -> None:
     planted = Path(shutil.copytree(synthetic, tmp_path / "planted"))
     copy = np.asarray(Image.open(data / "train" / "images" / "p004.png"))
     save(planted / "p103.png", np.rot90(copy, 3)[:, ::-1])
@@ -120,7 +120,7 @@ def test_a_planted_copy_of_a_training_image(data: Path, synthetic: Path, tmp_pat
     assert real(after, "neighbour_p5") == real(before, "neighbour_p5")
 
 
-def test_a_planted_checkerboard(data: Path, synthetic: Path, tmp_path: Path) -> None:
+def test_evaluation__a_planted_checkerboard(data: Path, synthetic: Path, tmp_path: Path) -> None:
     images = np.stack([np.asarray(Image.open(p)) for p in sorted(synthetic.iterdir())]).astype(int)
     images[:, ::2, ::2] += 12
     found = evaluate(write(tmp_path / "grid", np.clip(images, 0, 255).astype(np.uint8), 100), data)
@@ -130,7 +130,7 @@ def test_a_planted_checkerboard(data: Path, synthetic: Path, tmp_path: Path) -> 
     assert real(found, "checkerboard_2") == real(before, "checkerboard_2")
 
 
-def test_lesions_ten_pixels_from_their_masks(tmp_path: Path, data: Path, segmenter: Path) -> None:
+def test_evaluation__lesions_ten_pixels_from_their_masks(tmp_path: Path, data: Path, segmenter: Path) -> None:
     """Discs of radius 60: Dice 0.894 by the overlap of circles, boundaries 6.4 pixels apart on average."""
     places = [(100 + 7 * n, 110 + 5 * n) for n in range(6)]
     discs = np.stack([disc(256, 60, y, x) for y, x in places])
@@ -146,7 +146,7 @@ def test_lesions_ten_pixels_from_their_masks(tmp_path: Path, data: Path, segment
     assert real(found, "boundary") < 2
 
 
-def test_one_image_for_all_masks_has_no_variety(data: Path, synthetic: Path, tmp_path: Path) -> None:
+def test_evaluation__one_image_for_all_masks_has_no_variety(data: Path, synthetic: Path, tmp_path: Path) -> None:
     same = np.stack([np.asarray(Image.open(synthetic / "p100.png"))] * 8)
     found = evaluate(write(tmp_path / "same", same, 100), data)
     assert value(found, "variety") == value(found, "variety_ratio") == 0
@@ -154,7 +154,7 @@ def test_one_image_for_all_masks_has_no_variety(data: Path, synthetic: Path, tmp
     assert value(found, "colour_spread_skin") < 0.7 * real(found, "colour_spread_skin")
 
 
-def test_samples_of_one_mask(data: Path, synthetic: Path, tmp_path: Path) -> None:
+def test_evaluation__samples_of_one_mask(data: Path, synthetic: Path, tmp_path: Path) -> None:
     images = np.stack([np.asarray(Image.open(p)) for p in sorted(synthetic.iterdir())])
     more = write(tmp_path / "more", np.clip(images, 0, 250) + 5, 100)
     found = evaluate(synthetic, data, (more,))
@@ -167,7 +167,7 @@ def test_samples_of_one_mask(data: Path, synthetic: Path, tmp_path: Path) -> Non
         evaluate(synthetic, data, (more,))
 
 
-def test_the_same_seed_gives_the_same_document(synthetic: Path, data: Path, segmenter: Path) -> None:
+def test_evaluation__the_same_seed_gives_the_same_document(synthetic: Path, data: Path, segmenter: Path) -> None:
     one, other = (
         msgspec.structs.replace(evaluate(synthetic, data, segmenter=segmenter, seed=3), seconds=0) for _ in range(2)
     )
@@ -179,7 +179,7 @@ def test_the_same_seed_gives_the_same_document(synthetic: Path, data: Path, segm
     assert third.figures["swd"].value != one.figures["swd"].value
 
 
-def test_provenance(data: Path, segmenter: Path, tmp_path: Path) -> None:
+def test_evaluation__provenance(data: Path, segmenter: Path, tmp_path: Path) -> None:
     with Synthesizer.open(TINY_BUNDLE, backend="fake") as synthesizer:
         synthesize_folder(data / "val" / "masks", tmp_path / "made", synthesizer)
         sha256 = synthesizer.bundle.sha256
@@ -202,7 +202,7 @@ def test_provenance(data: Path, segmenter: Path, tmp_path: Path) -> None:
     assert from_bundle.provenance.synthesized_fingerprint == found.provenance.synthesized_fingerprint
 
 
-def test_a_fake_is_known_by_its_entry_not_its_name(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation__a_fake_is_known_by_its_entry_not_its_name(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(source: ModelSource, options: BackendOptions) -> fake.FakeBackend:
         backend = fake.load(source, options)
         backend.settings = dataclasses.replace(backend.settings, backend="echo")
@@ -215,7 +215,7 @@ def test_a_fake_is_known_by_its_entry_not_its_name(data: Path, monkeypatch: pyte
     assert found.counts.fake == 8
 
 
-def test_a_bundle_that_varies_draws_by_the_names_of_pairs(data: Path, tmp_path: Path) -> None:
+def test_evaluation__a_bundle_that_varies_draws_by_the_names_of_pairs(data: Path, tmp_path: Path) -> None:
     bundle = steered_bundle(tmp_path / "bundle", side=256)
     with Synthesizer.open(bundle, backend="fake") as synthesizer:
         synthesize_folder(data / "val" / "masks", tmp_path / "made", synthesizer, seed=3)
@@ -231,7 +231,7 @@ def test_a_bundle_that_varies_draws_by_the_names_of_pairs(data: Path, tmp_path: 
     assert (from_files.provenance.image_seed, from_files.provenance.appearance) == (None, None)
 
 
-def test_without_a_training_split(data: Path, synthetic: Path, segmenter: Path) -> None:
+def test_evaluation__without_a_training_split(data: Path, synthetic: Path, segmenter: Path) -> None:
     found = evaluate(synthetic, data / "val", segmenter=segmenter)
     assert found.compared_with == "evaluated real images"
     assert found.figures["swd"].real is None
@@ -242,7 +242,9 @@ def test_without_a_training_split(data: Path, synthetic: Path, segmenter: Path) 
     assert any("has no train split" in warning for warning in found.warnings)
 
 
-def test_photographs_alone_are_compared_as_sets_of_any_size(data: Path, synthetic: Path, tmp_path: Path) -> None:
+def test_evaluation__photographs_alone_are_compared_as_sets_of_any_size(
+    data: Path, synthetic: Path, tmp_path: Path
+) -> None:
     real_images = write(tmp_path / "photographs", photographs(5, first=20))
     found = evaluate(synthetic, real_images)
     assert (found.counts.synthesized, found.counts.real, found.counts.wasserstein_per_set) == (8, 5, 5)
@@ -254,14 +256,16 @@ def test_photographs_alone_are_compared_as_sets_of_any_size(data: Path, syntheti
     del data
 
 
-def test_images_of_another_size_than_the_real_ones(data: Path, synthetic: Path, tmp_path: Path) -> None:
+def test_evaluation__images_of_another_size_than_the_real_ones(data: Path, synthetic: Path, tmp_path: Path) -> None:
     larger = [np.asarray(Image.open(p).resize((96, 96), Image.Resampling.BICUBIC)) for p in sorted(synthetic.iterdir())]
     found = evaluate(write(tmp_path / "larger", np.stack(larger), 100), data)
     assert found.image_size == 96
     assert value(found, "l1") == pytest.approx(value(evaluate(synthetic, data), "l1"), rel=0.15)
 
 
-def test_names_that_do_not_match_are_counted_and_none_is_an_error(data: Path, synthetic: Path, tmp_path: Path) -> None:
+def test_evaluation__names_that_do_not_match_are_counted_and_none_is_an_error(
+    data: Path, synthetic: Path, tmp_path: Path
+) -> None:
     some = Path(shutil.copytree(synthetic, tmp_path / "some"))
     (some / "p100.png").rename(some / "X.png")
     (some / "p101.png").rename(some / "P101_segmentation.png")
@@ -274,7 +278,7 @@ def test_names_that_do_not_match_are_counted_and_none_is_an_error(data: Path, sy
         evaluate(write(tmp_path / "one", photographs(1), 100), data)
 
 
-def test_what_is_no_yardstick(data: Path, synthetic: Path, tmp_path: Path) -> None:
+def test_evaluation__what_is_no_yardstick(data: Path, synthetic: Path, tmp_path: Path) -> None:
     for folder, what in ((data / "val" / "images", "a real image"), (data / "val" / "masks", "a mask")):
         with pytest.raises(InputError, match=f"is given as synthesized and is {what}"):
             evaluate(folder, data)
@@ -290,7 +294,9 @@ def test_what_is_no_yardstick(data: Path, synthetic: Path, tmp_path: Path) -> No
         evaluate(synthetic, mixed)
 
 
-def test_pairs_that_cannot_be_read_are_left_out_on_both_sides(data: Path, synthetic: Path, tmp_path: Path) -> None:
+def test_evaluation__pairs_that_cannot_be_read_are_left_out_on_both_sides(
+    data: Path, synthetic: Path, tmp_path: Path
+) -> None:
     broken = Path(shutil.copytree(data, tmp_path / "broken"))
     (broken / "val" / "images" / "p102.png").write_bytes(b"none")
     (broken / "train" / "masks" / "p002.png").write_bytes(b"none")
@@ -302,7 +308,9 @@ def test_pairs_that_cannot_be_read_are_left_out_on_both_sides(data: Path, synthe
     assert value(found, "l1") == value(evaluate(keep, data), "l1")
 
 
-def test_large_sets_are_sampled(data: Path, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation__large_sets_are_sampled(
+    data: Path, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from m2l_train.evaluate import evaluation, inputs, registry
 
     monkeypatch.setattr(inputs, "MAX_IMAGES", 6)
@@ -316,14 +324,14 @@ def test_large_sets_are_sampled(data: Path, synthetic: Path, tmp_path: Path, mon
     assert alone.counts.real == 6
 
 
-def test_a_wish_to_stop(synthetic: Path, data: Path) -> None:
+def test_evaluation__a_wish_to_stop(synthetic: Path, data: Path) -> None:
     assert evaluate_images(synthetic, data, EvaluationOptions(should_stop=lambda: True)) is None
     calls = iter(range(1000))
     assert evaluate_images(synthetic, data, EvaluationOptions(should_stop=lambda: next(calls) > 20)) is None
     assert evaluate_bundle(data, TINY_BUNDLE, EvaluationOptions(should_stop=lambda: True), backend="fake") is None
 
 
-def test_progress_counts_what_it_said_it_would(synthetic: Path, data: Path, segmenter: Path) -> None:
+def test_evaluation__progress_counts_what_it_said_it_would(synthetic: Path, data: Path, segmenter: Path) -> None:
     for given in (None, segmenter):
         for folder in (data, data / "val"):
             totals: list[int] = []
@@ -332,7 +340,7 @@ def test_progress_counts_what_it_said_it_would(synthetic: Path, data: Path, segm
             assert totals == [sum(done)]
 
 
-def test_options_out_of_range() -> None:
+def test_evaluation__options_out_of_range() -> None:
     for options in ({"seed": -1}, {"workers": 0}):
         with pytest.raises(InputError, match=f"{next(iter(options))} must be"):
             EvaluationOptions(**options)  # type: ignore[arg-type]
@@ -343,7 +351,7 @@ def arguments(synthetic: Path, data: Path) -> tuple[object, ...]:
     return ("evaluate", "images", synthetic, data)
 
 
-def test_the_command_line(
+def test_evaluation__the_command_line(
     m2l: CommandLine,
     arguments: tuple[object, ...],
     segmenter: Path,
@@ -367,14 +375,16 @@ def test_the_command_line(
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_bundles_at_the_command_line(m2l: CommandLine, data: Path) -> None:
+def test_evaluation__bundles_at_the_command_line(m2l: CommandLine, data: Path) -> None:
     done = m2l("evaluate", "bundle", data, TINY_BUNDLE, "--backend", "fake", "--threads", 1)
     assert (done.code, "8 images of bundle" in done.out, "no model was run" in done.out) == (0, True, True), done
     masks_alone = m2l("evaluate", "bundle", data / "val" / "images", TINY_BUNDLE, "--backend", "fake")
     assert (masks_alone.code, "has no masks" in masks_alone.err) == (1, True)
 
 
-def test_bad_input_at_the_command_line(m2l: CommandLine, arguments: tuple[object, ...], tmp_path: Path) -> None:
+def test_evaluation__bad_input_at_the_command_line(
+    m2l: CommandLine, arguments: tuple[object, ...], tmp_path: Path
+) -> None:
     (tmp_path / "text.pt").write_text("none")
     cases: list[tuple[tuple[object, ...], str]] = [
         ((*arguments, "--segmenter", tmp_path / "text.pt"), "is no file of tensors"),
@@ -396,7 +406,7 @@ def test_bad_input_at_the_command_line(m2l: CommandLine, arguments: tuple[object
     assert [path.name for path in tmp_path.iterdir()] == ["text.pt"]
 
 
-def test_a_signal_leaves_nothing_behind(
+def test_evaluation__a_signal_leaves_nothing_behind(
     m2l: CommandLine, arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = sets.read_synthetic
@@ -411,7 +421,7 @@ def test_a_signal_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_appears_meanwhile_is_left_as_it_is(
+def test_evaluation__a_file_that_appears_meanwhile_is_left_as_it_is(
     m2l: CommandLine, arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, out = sets.read_synthetic, tmp_path / "result.json"
@@ -425,7 +435,7 @@ def test_a_file_that_appears_meanwhile_is_left_as_it_is(
     assert (done.code, "exists already" in done.err, out.read_text()) == (1, True, "mine")
 
 
-def test_asking_for_help_loads_nothing_heavy() -> None:
+def test_evaluation__asking_for_help_loads_nothing_heavy() -> None:
     import subprocess
     import sys
 
@@ -437,20 +447,20 @@ def test_asking_for_help_loads_nothing_heavy() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_missing_packages_are_named() -> None:
+def test_evaluation__missing_packages_are_named() -> None:
     code = "import sys; sys.modules['skimage'] = None; import m2l_train.evaluate; m2l_train.evaluate.evaluate_images"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert re.search(r"EngineNotInstalled: .*skimage.*pip install '\.\[evaluate\]'", done.stderr)
 
 
-def test_outputs_of_the_data_layouts_that_training_reads(tmp_path: Path, synthetic: Path) -> None:
+def test_evaluation__outputs_of_the_data_layouts_that_training_reads(tmp_path: Path, synthetic: Path) -> None:
     data = write_data(tmp_path / "data", 0, 8)
     found = evaluate(synthetic, data)
     assert found.provenance.split == "val"
     assert found.provenance.data == "data"
 
 
-def test_masks_are_no_synthesized_images(data: Path, tmp_path: Path) -> None:
+def test_evaluation__masks_are_no_synthesized_images(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data / "val" / "masks", tmp_path / "copies")
     with pytest.raises(InputError, match="8 of 8 images in .* are black and white, as masks are"):
         evaluate_images(tmp_path / "copies", data)

@@ -23,7 +23,7 @@ from m2l_train.evaluate.training import augment, train_segmenter
 QUICK: dict[str, Any] = {"epochs": 1, "width": 2, "threads": 1, "workers": 1}
 
 
-def test_it_learns_to_find_lesions(segmenter: Path) -> None:
+def test_segmenter__it_learns_to_find_lesions(segmenter: Path) -> None:
     network = load_segmenter(segmenter)
     images, given = photographs(6, 256, 300), masks(6, 256, 300)
     counted: list[int] = []
@@ -36,7 +36,7 @@ def test_it_learns_to_find_lesions(segmenter: Path) -> None:
     np.testing.assert_allclose(one[0], lesions[2], atol=1e-5)
 
 
-def test_the_same_seed_gives_the_same_weights(data: Path, tmp_path: Path) -> None:
+def test_segmenter__the_same_seed_gives_the_same_weights(data: Path, tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.pt", "b.pt", "c.pt")]
     for path, seed in zip(files, (0, 0, 1), strict=True):
         train_segmenter(data, path, seed=seed, **QUICK)
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_weights(data: Path, tmp_path: Path) -> Non
     assert found[0].sha256 == found[1].sha256
 
 
-def test_augmentation_turns_both_halves_alike_and_leaves_masks_their_values() -> None:
+def test_segmenter__augmentation_turns_both_halves_alike_and_leaves_masks_their_values() -> None:
     image, mask = photographs(1)[0], masks(1)[0]
     seen = set()
     for place in range(80):
@@ -61,7 +61,7 @@ def test_augmentation_turns_both_halves_alike_and_leaves_masks_their_values() ->
     assert len(seen) == 8
 
 
-def test_a_network_has_drawn_weights_of_the_right_size() -> None:
+def test_segmenter__a_network_has_drawn_weights_of_the_right_size() -> None:
     network = new_network(SegmenterSpec(), 0)
     weight = dict(network.named_parameters())["down.2.0.0.weight"]
     assert weight.std().item() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.05)
@@ -70,7 +70,7 @@ def test_a_network_has_drawn_weights_of_the_right_size() -> None:
 
 
 @pytest.mark.parametrize("values", [{"width": 0}, {"levels": 9}, {"side": 100}, {"width": 1.5}])
-def test_specs_out_of_range(values: dict[str, Any]) -> None:
+def test_segmenter__specs_out_of_range(values: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="a segmenter's"):
         SegmenterSpec(**values)
 
@@ -80,7 +80,7 @@ class Bomb:
         return eval, ("1/0",)
 
 
-def test_files_that_are_no_segmenter(segmenter: Path, tmp_path: Path) -> None:
+def test_segmenter__files_that_are_no_segmenter(segmenter: Path, tmp_path: Path) -> None:
     content = torch.load(segmenter, weights_only=True)
     files = {name: tmp_path / name for name in ("missing", "text", "empty", "bomb", "pickled", "cut")}
     files["text"].write_text("none")
@@ -105,7 +105,7 @@ def test_files_that_are_no_segmenter(segmenter: Path, tmp_path: Path) -> None:
             load_segmenter(path)
 
 
-def test_what_cannot_be_trained(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segmenter__what_cannot_be_trained(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.pt"
     for options, error, message in (
         ({"epochs": 0}, InputError, "epochs must be"),
@@ -133,7 +133,7 @@ def test_what_cannot_be_trained(data: Path, tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["out.pt"]
 
 
-def test_a_limit_of_time_keeps_what_was_reached(tmp_path: Path) -> None:
+def test_segmenter__a_limit_of_time_keeps_what_was_reached(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", 40, 2)
     report = train_segmenter(data, tmp_path / "out.pt", **QUICK | {"max_minutes": 1e-6, "epochs": 3})
     assert report.facts is not None
@@ -141,13 +141,15 @@ def test_a_limit_of_time_keeps_what_was_reached(tmp_path: Path) -> None:
     assert load_segmenter(tmp_path / "out.pt").facts == report.facts
 
 
-def test_a_wish_to_stop_writes_nothing(data: Path, tmp_path: Path) -> None:
+def test_segmenter__a_wish_to_stop_writes_nothing(data: Path, tmp_path: Path) -> None:
     report = train_segmenter(data, tmp_path / "out.pt", should_stop=lambda: True, **QUICK)
     assert report.was_stopped
     assert list(tmp_path.iterdir()) == []
 
 
-def test_at_the_command_line(m2l: CommandLine, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segmenter__at_the_command_line(
+    m2l: CommandLine, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out.pt"
     options = ("--epochs", 1, "--width", 2, "--threads", 1)
     done = m2l("evaluate", "segmenter", data, out, *options)
@@ -170,7 +172,7 @@ def test_at_the_command_line(m2l: CommandLine, data: Path, tmp_path: Path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["out.pt"]
 
 
-def test_a_file_with_a_flipped_bit_is_refused(segmenter: Path, tmp_path: Path) -> None:
+def test_segmenter__a_file_with_a_flipped_bit_is_refused(segmenter: Path, tmp_path: Path) -> None:
     content = bytearray(segmenter.read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "s.pt").write_bytes(content)

@@ -26,7 +26,7 @@ TEXT = {
 
 @pytest.mark.parametrize("format_", ["png", "jpeg", "webp"])
 @pytest.mark.parametrize("is_fake", [False, True])
-def test_images_of_m2l_are_known_by_what_they_say(tmp_path: Path, format_: str, is_fake: bool) -> None:
+def test_sets__images_of_m2l_are_known_by_what_they_say(tmp_path: Path, format_: str, is_fake: bool) -> None:
     path = tmp_path / f"image.{format_}"
     text = TEXT | {"Description": FAKE} if is_fake else TEXT
     path.write_bytes(encode_image(photographs(1)[0], masks(1)[0], Encoding(format_), text))  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ def test_images_of_m2l_are_known_by_what_they_say(tmp_path: Path, format_: str, 
     assert sets.image_provenance(tmp_path / "none.png") is None
 
 
-def test_splits(tmp_path: Path) -> None:
+def test_sets__splits(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", 4, 3)
     found = sets.find_real(data, None)
     assert ([p.name for p in found.pairs], len(found.reference), found.split) == (["p100", "p101", "p102"], 4, "val")
@@ -56,7 +56,7 @@ def test_splits(tmp_path: Path) -> None:
         sets.find_real(data, "../data")
 
 
-def test_data_without_splits(tmp_path: Path) -> None:
+def test_sets__data_without_splits(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", 0, 3) / "val"
     found = sets.find_real(data, None)
     assert (len(found.pairs), found.has_masks, found.reference, found.split) == (3, True, (), None)
@@ -73,7 +73,7 @@ def test_data_without_splits(tmp_path: Path) -> None:
     ]
 
 
-def test_combined_pictures(tmp_path: Path) -> None:
+def test_sets__combined_pictures(tmp_path: Path) -> None:
     wide = np.concatenate([np.repeat(masks(3)[..., None], 3, 3), photographs(3)], 2)
     found = sets.find_real(write(tmp_path / "combined", wide), None)
     read = sets.read_pairs(found.pairs, 64, workers=2)
@@ -81,7 +81,7 @@ def test_combined_pictures(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.images, photographs(3))
 
 
-def test_what_is_no_data(tmp_path: Path) -> None:
+def test_sets__what_is_no_data(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     for name, message in (("missing", "does not exist"), ("file", "is not a folder"), ("empty", "holds no picture")):
@@ -95,7 +95,7 @@ def test_what_is_no_data(tmp_path: Path) -> None:
         sets.find_real(tmp_path / "other", None)
 
 
-def test_real_images_are_squashed_as_training_squashes_them(tmp_path: Path) -> None:
+def test_sets__real_images_are_squashed_as_training_squashes_them(tmp_path: Path) -> None:
     image = np.asarray(Image.fromarray(photographs(1, 128)[0]).resize((200, 100)))
     mask = np.asarray(Image.fromarray(masks(1, 128)[0]).resize((200, 100), Image.Resampling.NEAREST))
     for kind, picture in (("images", image), ("masks", mask)):
@@ -105,7 +105,7 @@ def test_real_images_are_squashed_as_training_squashes_them(tmp_path: Path) -> N
         np.testing.assert_array_equal(array, Image.fromarray(picture).resize((64, 64), Image.Resampling.BICUBIC))
 
 
-def test_pairs_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_sets__pairs_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", 0, 4) / "val"
     (data / "images" / "p101.png").write_bytes(b"none")
     read = sets.read_pairs(sets.find_real(data, None).pairs, 64, workers=2)
@@ -117,7 +117,7 @@ def test_pairs_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         sets.read_pairs(sets.find_real(data, None).pairs, 64, workers=2)
 
 
-def test_synthesized_images_are_squares_of_one_size(tmp_path: Path) -> None:
+def test_sets__synthesized_images_are_squares_of_one_size(tmp_path: Path) -> None:
     folder = write(tmp_path / "images", photographs(3))
     found = sets.find_synthetic(tmp_path)  # as with --pairs
     assert sorted(found.by_key) == ["p000", "p001", "p002"]
@@ -135,7 +135,7 @@ def test_synthesized_images_are_squares_of_one_size(tmp_path: Path) -> None:
         sets.read_synthetic([folder / "p002.png"], 1)
 
 
-def test_names_that_several_images_share_are_not_used(tmp_path: Path) -> None:
+def test_sets__names_that_several_images_share_are_not_used(tmp_path: Path) -> None:
     write(tmp_path / "a", photographs(2))
     write(tmp_path / "b", photographs(1), suffix="_segmentation")
     found = sets.find_synthetic(tmp_path)
@@ -143,7 +143,7 @@ def test_names_that_several_images_share_are_not_used(tmp_path: Path) -> None:
     assert found.ambiguous == ("a/p000.png", "b/p000_segmentation.png")
 
 
-def test_samples_and_fingerprints() -> None:
+def test_sets__samples_and_fingerprints() -> None:
     assert sets.sample(5, 9, 0, "a") == [0, 1, 2, 3, 4]
     some = sets.sample(100, 9, 0, "a")
     assert len(set(some)) == 9
@@ -158,7 +158,7 @@ def test_samples_and_fingerprints() -> None:
     assert len(prints) == 4
 
 
-def test_work_in_threads_stays_in_order_and_only_a_little_ahead() -> None:
+def test_sets__work_in_threads_stays_in_order_and_only_a_little_ahead() -> None:
     taken: list[int] = []
 
     def numbers() -> Iterator[int]:

@@ -22,20 +22,20 @@ from m2l_train.models.networks import (
 
 
 @pytest.mark.parametrize(("levels", "ngf", "count"), [(8, 64, 54_409_603), (9, 64, 66_993_539)])
-def test_parameter_counts(levels: int, ngf: int, count: int) -> None:
+def test_networks__parameter_counts(levels: int, ngf: int, count: int) -> None:
     with torch.device("meta"):
         network = UnetGenerator(UnetSpec(levels, ngf, 3, 3, "instance"))
     assert sum(p.numel() for p in network.parameters()) == count
 
 
-def test_the_originals_state_dict_loads_key_for_key() -> None:
+def test_networks__the_originals_state_dict_loads_key_for_key() -> None:
     state = torch.load(TINY / "tiny_net_G.pth", weights_only=True)
     network = UnetGenerator(UnetSpec(8, 2, 3, 3, "instance"))
     assert list(network.state_dict()) == list(state)
     network.load_state_dict(state)
 
 
-def test_it_computes_what_the_original_computed() -> None:
+def test_networks__it_computes_what_the_original_computed() -> None:
     network = UnetGenerator(UnetSpec(8, 2, 3, 3, "instance")).eval()
     network.load_state_dict(torch.load(TINY / "tiny_net_G.pth", weights_only=True))
     for _, mask, original in oracle(TINY / "masks", TINY / "images_eval"):
@@ -49,7 +49,7 @@ def test_it_computes_what_the_original_computed() -> None:
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 @pytest.mark.parametrize(("levels", "side"), [(5, 32), (7, 128), (8, 256), (7, 256), (6, 64)])
-def test_it_equals_the_description_in_float64(norm: Norm, levels: int, side: int) -> None:
+def test_networks__it_equals_the_description_in_float64(norm: Norm, levels: int, side: int) -> None:
     """Against a plain functional reading of DESIGN's table, in-place activations and all."""
     torch.manual_seed(levels)
     network = UnetGenerator(UnetSpec(levels, 2, 3, 3, norm)).double().eval()
@@ -64,7 +64,7 @@ def test_it_equals_the_description_in_float64(norm: Norm, levels: int, side: int
     np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-12)
 
 
-def test_dropout_stands_where_the_original_has_it() -> None:
+def test_networks__dropout_stands_where_the_original_has_it() -> None:
     for levels, expected in ((8, 3), (7, 2), (9, 4), (5, 0)):
         network = UnetGenerator(UnetSpec(levels, 2, 3, 3, "instance"))
         dropouts = [m for m in network.modules() if isinstance(m, torch.nn.Dropout)]
@@ -74,7 +74,7 @@ def test_dropout_stands_where_the_original_has_it() -> None:
         )
 
 
-def test_initialisation() -> None:
+def test_networks__initialisation() -> None:
     torch.manual_seed(0)
     network = UnetGenerator(UnetSpec(8, 16, 3, 3, "instance"))
     weights = torch.cat([p.flatten() for n, p in network.named_parameters() if n.endswith("weight")])
@@ -84,12 +84,12 @@ def test_initialisation() -> None:
     assert not biases.any()
 
 
-def test_too_few_levels() -> None:
+def test_networks__too_few_levels() -> None:
     with pytest.raises(ValueError, match="at least 5 levels, got 4"):
         UnetGenerator(UnetSpec(4, 2, 3, 3, "instance"))
 
 
-def test_the_discriminator_is_the_one_described() -> None:
+def test_networks__the_discriminator_is_the_one_described() -> None:
     torch.manual_seed(3)
     network = PatchDiscriminator(6, 4, "instance").double()
     state = network.state_dict()
@@ -104,7 +104,7 @@ def test_the_discriminator_is_the_one_described() -> None:
     torch.testing.assert_close(network(x), y)
 
 
-def test_the_discriminator_judges_patches_of_70_pixels() -> None:
+def test_networks__the_discriminator_judges_patches_of_70_pixels() -> None:
     network = PatchDiscriminator(6, 4, "none").double()
     x = torch.rand(1, 6, 256, 256, dtype=torch.float64, requires_grad=True)
     network(x)[0, 0, 15, 15].backward()
@@ -113,7 +113,7 @@ def test_the_discriminator_judges_patches_of_70_pixels() -> None:
     assert (len(rows), len(columns)) == (70, 70)
 
 
-def test_weights_begin_as_the_originals() -> None:
+def test_networks__weights_begin_as_the_originals() -> None:
     torch.manual_seed(0)
     for network in (UnetGenerator(UnetSpec(8, 8, 3, 3, "instance")), PatchDiscriminator(6, 16, "instance")):
         for name, value in network.named_parameters():
@@ -124,7 +124,7 @@ def test_weights_begin_as_the_originals() -> None:
                 assert float(value.detach().std()) == pytest.approx(0.02, rel=0.05)
 
 
-def test_upsampling_by_resize_repeats_pixels_and_convolves() -> None:
+def test_networks__upsampling_by_resize_repeats_pixels_and_convolves() -> None:
     torch.manual_seed(0)
     layer = ResizeConv2d(3, 5, bias=True).double()
     x = torch.rand(2, 3, 4, 6, dtype=torch.float64)
@@ -141,14 +141,14 @@ def test_upsampling_by_resize_repeats_pixels_and_convolves() -> None:
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
-def test_a_generator_that_resizes_has_its_levels_and_sizes(norm: Norm) -> None:
+def test_networks__a_generator_that_resizes_has_its_levels_and_sizes(norm: Norm) -> None:
     network = UnetGenerator(UnetSpec(7, 2, 3, 3, norm, upsample="resize")).eval()
     assert sum(isinstance(m, ResizeConv2d) for m in network.modules()) == 7
     assert not any(isinstance(m, torch.nn.ConvTranspose2d) for m in network.modules())
     assert network(torch.rand(1, 3, 128, 256)).shape == (1, 3, 128, 256)
 
 
-def test_several_discriminators_judge_at_half_the_side_each() -> None:
+def test_networks__several_discriminators_judge_at_half_the_side_each() -> None:
     torch.manual_seed(4)
     network = ScaledDiscriminators(3, 6, 2, "instance").double()
     x = torch.rand(2, 6, 256, 256, dtype=torch.float64)
@@ -159,7 +159,7 @@ def test_several_discriminators_judge_at_half_the_side_each() -> None:
         torch.testing.assert_close(logits, alone(cells))
 
 
-def test_detail_is_what_a_blur_takes_away() -> None:
+def test_networks__detail_is_what_a_blur_takes_away() -> None:
     """The impulse response by hand; a flat colour has no detail, not even at its frame; grey has none of colour."""
     flat = torch.tensor([0.3, -0.5, 0.9], dtype=torch.float64).view(1, 3, 1, 1).expand(1, 3, 9, 9)
     torch.testing.assert_close(detail(flat), torch.zeros_like(flat))
@@ -179,7 +179,7 @@ def test_detail_is_what_a_blur_takes_away() -> None:
     torch.testing.assert_close(of_gray[:, 1:], torch.zeros_like(of_gray[:, 1:]))
 
 
-def test_l1_over_cells_sees_their_means_alone() -> None:
+def test_networks__l1_over_cells_sees_their_means_alone() -> None:
     real = torch.zeros(1, 3, 8, 8)
     checks = real + 1 - 2 * ((torch.arange(8)[:, None] + torch.arange(8)) % 2)  # 1 and -1 by turns: the mean is 0
     assert float(losses.l1(checks, real, 1)) == 1

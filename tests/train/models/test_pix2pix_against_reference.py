@@ -14,7 +14,7 @@ def steps(request: pytest.FixtureRequest) -> Steps:
     return read_steps(path)
 
 
-def test_steps_are_those_of_the_original(steps: Steps) -> None:
+def test_pix2pix_against_reference__steps_are_those_of_the_original(steps: Steps) -> None:
     found = distance(steps, take_steps(steps))
     assert found.losses <= 1e-3
     assert found.fake <= 1e-5
@@ -26,7 +26,7 @@ def test_steps_are_those_of_the_original(steps: Steps) -> None:
 
 
 @pytest.mark.parametrize("sabotage", SABOTAGES)
-def test_sabotage_is_noticed(steps: Steps, sabotage: str) -> None:
+def test_pix2pix_against_reference__sabotage_is_noticed(steps: Steps, sabotage: str) -> None:
     found = distance(steps, SABOTAGES[sabotage](steps))
     assert not found.agrees
     if sabotage == "D's loss not halved":  # Adam hides it from the weights; D's gradient shows it

@@ -50,7 +50,7 @@ def state(run: Path) -> dict[str, Any]:
     return found
 
 
-def test_colours_on_the_device_are_those_of_the_runtime() -> None:
+def test_fast_preset__colours_on_the_device_are_those_of_the_runtime() -> None:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (5, 32, 24, 3), dtype=np.uint8)
     images[1] = (images[1] // 16) + 200  # hardly any spread
@@ -68,7 +68,7 @@ def test_colours_on_the_device_are_those_of_the_runtime() -> None:
 
 
 @pytest.mark.parametrize("config", [SMALL, replace(SMALL, load_size=128, turn=False), replace(SMALL, flip=False)])
-def test_decoded_batches_are_those_that_are_read_one_by_one(tmp_path: Path, config: TrainConfig) -> None:
+def test_fast_preset__decoded_batches_are_those_that_are_read_one_by_one(tmp_path: Path, config: TrainConfig) -> None:
     pairs = open_data(data_folder(tmp_path / "data", 7)).train
     with ThreadPoolExecutor(2) as pool:
         assert decoded_cache.decode_pairs(pairs, config, tmp_path / "pixels", pool, None) == set()
@@ -99,7 +99,7 @@ def test_decoded_batches_are_those_that_are_read_one_by_one(tmp_path: Path, conf
         assert together == [b.names for b in whole if len(b.names) == 2], "the odd one at the end is left out"
 
 
-def test_pairs_that_cannot_be_read_are_told_and_left_out(tmp_path: Path) -> None:
+def test_fast_preset__pairs_that_cannot_be_read_are_told_and_left_out(tmp_path: Path) -> None:
     folder = data_folder(tmp_path / "data", 6)
     (folder / "train" / "images" / "p002.png").write_bytes(b"no picture")
     with pytest.raises(PairError, match=r"p002\.png"):
@@ -112,7 +112,7 @@ def test_pairs_that_cannot_be_read_are_told_and_left_out(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("decode_once", [True, False])
-def test_a_folder_of_bad_pairs_is_told(tmp_path: Path, decode_once: bool) -> None:
+def test_fast_preset__a_folder_of_bad_pairs_is_told(tmp_path: Path, decode_once: bool) -> None:
     folder = data_folder(tmp_path / "data", 3)
     for path in (folder / "train" / "images").iterdir():
         path.write_bytes(b"no picture")
@@ -120,7 +120,7 @@ def test_a_folder_of_bad_pairs_is_told(tmp_path: Path, decode_once: bool) -> Non
         go(folder, tmp_path / "run", replace(SMALL, decode_once=decode_once), skip_bad=True)
 
 
-def test_a_turn_turns_anticlockwise(tmp_path: Path) -> None:
+def test_fast_preset__a_turn_turns_anticlockwise(tmp_path: Path) -> None:
     from m2l_train.data.batches import Placement
 
     rows = torch.arange(4, dtype=torch.uint8).reshape(1, 2, 2, 1).repeat(1, 1, 1, 4)
@@ -131,7 +131,7 @@ def test_a_turn_turns_anticlockwise(tmp_path: Path) -> None:
     assert masks[0].tolist() == [[0, 2], [1, 3]]
 
 
-def test_an_appearance_scales_and_shifts_what_the_norms_give() -> None:
+def test_fast_preset__an_appearance_scales_and_shifts_what_the_norms_give() -> None:
     torch.manual_seed(0)
     network = UnetGenerator(UnetSpec(7, 2, 3, 3, "instance", dropout=False, appearance_rows=3)).double().eval()
     steering = network.appearance
@@ -168,7 +168,7 @@ def test_an_appearance_scales_and_shifts_what_the_norms_give() -> None:
     assert not torch.allclose(first, other, atol=1e-3)
 
 
-def test_appearances_are_kept_with_the_weights(tmp_path: Path) -> None:
+def test_fast_preset__appearances_are_kept_with_the_weights(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data", 5)
     go(data, tmp_path / "run", max_steps=1)
     saved = torch.load(tmp_path / "run" / "latest_net_G.pth", weights_only=True)
@@ -182,7 +182,7 @@ def test_appearances_are_kept_with_the_weights(tmp_path: Path) -> None:
     torch.testing.assert_close(without["appearance.table"], saved["appearance.table"], atol=1e-4, rtol=0)
 
 
-def test_half_precision_is_normalised_in_single() -> None:
+def test_fast_preset__half_precision_is_normalised_in_single() -> None:
     x = (torch.rand(1, 2, 64, 64) * 1e-2 + 100).to(torch.bfloat16)
     found = InstanceNorm2d(2)(x)
     assert found.dtype == torch.bfloat16
@@ -191,7 +191,7 @@ def test_half_precision_is_normalised_in_single() -> None:
     torch.testing.assert_close(found.double(), expected, atol=2**-8, rtol=2**-7)
 
 
-def test_the_average_follows_the_generator() -> None:
+def test_fast_preset__the_average_follows_the_generator() -> None:
     torch.manual_seed(0)
     networks = Pix2Pix(replace(SMALL, appearance=False, bf16=False, ema=0.7))
     assert networks.ema_generator is not None
@@ -216,7 +216,7 @@ def test_the_average_follows_the_generator() -> None:
 
 
 @pytest.mark.parametrize("config", [SMALL, replace(SMALL, decode_once=False, appearance=False)])
-def test_going_on_gives_the_bits_of_a_run_in_one_go(tmp_path: Path, config: TrainConfig) -> None:
+def test_fast_preset__going_on_gives_the_bits_of_a_run_in_one_go(tmp_path: Path, config: TrainConfig) -> None:
     data = data_folder(tmp_path / "data", 5)
     go(data, tmp_path / "whole", config)
     for limit in (2, 5, None):
@@ -230,7 +230,7 @@ def test_going_on_gives_the_bits_of_a_run_in_one_go(tmp_path: Path, config: Trai
     assert not torch.equal(other["G"]["model.model.0.weight"], inference_generator["model.model.0.weight"])
 
 
-def test_a_state_without_its_average_is_refused(tmp_path: Path) -> None:
+def test_fast_preset__a_state_without_its_average_is_refused(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data", 5)
     go(data, tmp_path / "run", max_steps=1)
     damaged = state(tmp_path / "run")
@@ -250,12 +250,12 @@ def test_a_state_without_its_average_is_refused(tmp_path: Path) -> None:
         ({"turn": None}, "turn must be True or False"),
     ],
 )
-def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
+def test_fast_preset__settings_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(SMALL, **settings)
 
 
-def test_the_preset_from_the_command_line(tmp_path: Path, m2l: CommandLine) -> None:
+def test_fast_preset__the_preset_from_the_command_line(tmp_path: Path, m2l: CommandLine) -> None:
     data = data_folder(tmp_path / "data", 5)
     small = ("--image-size", 128, "--ngf", 2, "--ndf", 2, "--batch-size", 2, "--no-compile", "--threads", 1)
     m2l("train", data, tmp_path / "run", "--preset", "fast", *small, "--max-steps", 2)
@@ -269,7 +269,7 @@ def test_the_preset_from_the_command_line(tmp_path: Path, m2l: CommandLine) -> N
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # PyTorch's compiler imports what PyTorch itself calls outdated
-def test_compiled_networks_compute_the_same(tmp_path: Path) -> None:
+def test_fast_preset__compiled_networks_compute_the_same(tmp_path: Path) -> None:
     masks = np.zeros((2, 128, 128), np.uint8)
     masks[:, 30:80, 40:90] = 255
     images = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
@@ -331,7 +331,7 @@ def in_processes(count: int, *command: object) -> list[subprocess.CompletedProce
     return [subprocess.CompletedProcess(p.args, p.returncode, out, err) for p, out, err in done]
 
 
-def test_two_processes_average_to_the_gradients_of_one_with_the_doubled_batch(tmp_path: Path) -> None:
+def test_fast_preset__two_processes_average_to_the_gradients_of_one_with_the_doubled_batch(tmp_path: Path) -> None:
     with np.load(TINY / "train_steps.npz") as found:
         masks = np.concatenate([found[f"step{s}/mask"] for s in range(2)])
         images = np.concatenate([found[f"step{s}/image"] for s in range(2)])
@@ -358,7 +358,7 @@ def test_two_processes_average_to_the_gradients_of_one_with_the_doubled_batch(tm
 MAIN = "from m2l_runtime.cli.main import main; main()"
 
 
-def test_a_run_of_two_processes_is_a_run(tmp_path: Path) -> None:
+def test_fast_preset__a_run_of_two_processes_is_a_run(tmp_path: Path) -> None:
     """One writes; what they trained is what one process trains on whole batches, within rounding; one can go on."""
     data = data_folder(tmp_path / "data", 5)
     options = ("--preset", "fast", "--image-size", 128, "--ngf", 2, "--ndf", 2, "--batch-size", 2, "--no-compile")
@@ -397,7 +397,9 @@ def test_a_run_of_two_processes_is_a_run(tmp_path: Path) -> None:
         slow(("--batch-size", 3), "cannot be dealt out evenly to 2 processes"),
     ],
 )
-def test_what_several_processes_cannot_do(tmp_path: Path, options: tuple[object, ...], message: str) -> None:
+def test_fast_preset__what_several_processes_cannot_do(
+    tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
     data = data_folder(tmp_path / "data", 3)
     (tmp_path / "main.py").write_text(MAIN)
     small = ("--preset", "fast", "--image-size", 128, "--ngf", 2, "--ndf", 2, "--no-compile", "--device", "cpu")
@@ -407,7 +409,7 @@ def test_what_several_processes_cannot_do(tmp_path: Path, options: tuple[object,
         assert "Traceback" not in done.stderr
 
 
-def test_torchruns_variables_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_preset__torchruns_variables_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = data_folder(tmp_path / "data", 3)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "two")
@@ -419,7 +421,7 @@ def test_torchruns_variables_are_looked_at(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("is_fast", [True, False])
-def test_a_run_says_what_it_takes_the_data_for_and_how_it_computes(
+def test_fast_preset__a_run_says_what_it_takes_the_data_for_and_how_it_computes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_fast: bool
 ) -> None:
     notes: list[str] = []

@@ -77,7 +77,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in ("images_per_s", "hours")} for row in found]
 
 
-def test_data_that_disappears_ends_no_epoch(data: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_stop_and_resume__data_that_disappears_ends_no_epoch(data: Path, tmp_path: Path, m2l: CommandLine) -> None:
     run = tmp_path / "run"
     go(data, run, max_steps=3)
     for path in (data / "train" / "images").iterdir():
@@ -92,7 +92,7 @@ def test_data_that_disappears_ends_no_epoch(data: Path, tmp_path: Path, m2l: Com
     assert go(data, run, None, resume=True, skip_bad=True).step == 6
 
 
-def test_a_vanished_picture_may_be_left_out_but_not_its_folder(data: Path, tmp_path: Path) -> None:
+def test_stop_and_resume__a_vanished_picture_may_be_left_out_but_not_its_folder(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
 
     def lose_one(_: object) -> None:
@@ -110,7 +110,7 @@ def test_a_vanished_picture_may_be_left_out_but_not_its_folder(data: Path, tmp_p
     assert state(tmp_path / "other")["epoch"] == 1
 
 
-def test_a_run_that_another_has_ended_meanwhile_is_left_alone(
+def test_stop_and_resume__a_run_that_another_has_ended_meanwhile_is_left_alone(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -135,7 +135,7 @@ def without_what_varies(run: Path) -> dict[str, bytes]:
 
 # Of one epoch's end, renames are: grid, 1_net_G.pth, state.pt, latest_net_G.pth, latest_net_D.pth, progress.json.
 @pytest.mark.parametrize("kill_at", [slow(4), 5, slow(11)])
-def test_a_kill_between_the_files_of_a_save_leaves_nothing_behind_or_undone(
+def test_stop_and_resume__a_kill_between_the_files_of_a_save_leaves_nothing_behind_or_undone(
     data: Path, tmp_path: Path, kill_at: int
 ) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
@@ -150,7 +150,9 @@ def test_a_kill_between_the_files_of_a_save_leaves_nothing_behind_or_undone(
     assert not list(run.rglob("*.partial"))
 
 
-def test_temporary_files_of_every_kind_are_swept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_and_resume__temporary_files_of_every_kind_are_swept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go(data, tmp_path / "run", max_steps=1)
     seen: list[str] = []
     rename = os.replace
@@ -165,7 +167,7 @@ def test_temporary_files_of_every_kind_are_swept(data: Path, tmp_path: Path, mon
     assert all(name.startswith(".m2l-train-") for name in seen)
 
 
-def test_overwriting_removes_what_a_run_wrote_and_no_more(data: Path, tmp_path: Path) -> None:
+def test_stop_and_resume__overwriting_removes_what_a_run_wrote_and_no_more(data: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     (foreign / "grids").mkdir(parents=True)
     (foreign / "config.json").write_text('{"format": 1, "model": "bert"}')
@@ -186,7 +188,7 @@ def test_overwriting_removes_what_a_run_wrote_and_no_more(data: Path, tmp_path: 
     assert not {n for n in content(run) if n in old and n.startswith(("grids/", "1_", "2_"))}
 
 
-def test_a_kill_while_overwriting_leaves_a_folder_that_can_be_overwritten(
+def test_stop_and_resume__a_kill_while_overwriting_leaves_a_folder_that_can_be_overwritten(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -210,7 +212,9 @@ def test_a_kill_while_overwriting_leaves_a_folder_that_can_be_overwritten(
 
 
 @pytest.mark.parametrize("left", ["progress.json", "latest_net_G.pth"])
-def test_a_state_that_is_gone_is_not_begun_anew_in_silence(data: Path, tmp_path: Path, left: str) -> None:
+def test_stop_and_resume__a_state_that_is_gone_is_not_begun_anew_in_silence(
+    data: Path, tmp_path: Path, left: str
+) -> None:
     run = tmp_path / "run"
     go(data, run, max_steps=1)
     for name in ("state.pt", "progress.json", "latest_net_G.pth", "latest_net_D.pth"):
@@ -220,7 +224,7 @@ def test_a_state_that_is_gone_is_not_begun_anew_in_silence(data: Path, tmp_path:
         go(data, run, None, resume=True)
 
 
-def test_an_edited_config_is_noticed(data: Path, tmp_path: Path) -> None:
+def test_stop_and_resume__an_edited_config_is_noticed(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     go(data, run, max_steps=1)
     config = json.loads((run / "config.json").read_text()) | {"lr": 0.01, "seed": 5}
@@ -230,7 +234,7 @@ def test_an_edited_config_is_noticed(data: Path, tmp_path: Path) -> None:
         go(data, run, None, resume=True)
 
 
-def test_damaged_states_are_refused(data: Path, tmp_path: Path) -> None:
+def test_stop_and_resume__damaged_states_are_refused(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     go(data, run, max_steps=1)
     whole = state(run)
@@ -272,7 +276,7 @@ def test_damaged_states_are_refused(data: Path, tmp_path: Path) -> None:
         go(data, run, None, resume=True)
 
 
-def test_damaged_metrics_do_no_harm(tmp_path: Path) -> None:
+def test_stop_and_resume__damaged_metrics_do_no_harm(tmp_path: Path) -> None:
     damaged = ['{"step":"x"}', '{"step":null}', "[1]", "[" * 100_000, '{"step":2,"epoch":null,"val_l1_levels":1}']
     late = ['{"step":3,"epoch":2,"val_l1_levels":1}', '{"step":4,"epoch":3}']
     (tmp_path / "metrics.jsonl").write_text("\n".join([*damaged, *late, ""]))
@@ -280,7 +284,9 @@ def test_damaged_metrics_do_no_harm(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == damaged
 
 
-def test_the_line_of_an_epoch_comes_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_and_resume__the_line_of_an_epoch_comes_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save, run = RunFolder.save, tmp_path / "run"
 
     def die_at_the_end(folder: RunFolder, state: Any, *arguments: Any, **options: Any) -> None:
@@ -299,7 +305,7 @@ def test_the_line_of_an_epoch_comes_once(data: Path, tmp_path: Path, monkeypatch
     assert rows(run) == rows(tmp_path / "whole")
 
 
-def test_data_and_run_lie_apart(data: Path, tmp_path: Path) -> None:
+def test_stop_and_resume__data_and_run_lie_apart(data: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(data)
     before = content(tmp_path)
     for run in (data / "run", data / "train" / "run", tmp_path / "link" / "run"):
@@ -312,7 +318,7 @@ def test_data_and_run_lie_apart(data: Path, tmp_path: Path) -> None:
         go(tmp_path / "run" / "data", tmp_path / "run", None, resume=True)
 
 
-def test_a_bad_pair_to_validate_on_is_an_error_too(tmp_path: Path, m2l: CommandLine) -> None:
+def test_stop_and_resume__a_bad_pair_to_validate_on_is_an_error_too(tmp_path: Path, m2l: CommandLine) -> None:
     data, run = data_folder(tmp_path / "data", 3, 2), tmp_path / "run"
     (data / "val" / "images" / "p101.png").write_bytes(b"no")
     with pytest.raises(InputError, match=r"p101\.png: is not a PNG.*\(a pair to validate on\); --skip-bad leaves"):
@@ -334,7 +340,7 @@ def test_train__stopped_before_its_first_step_can_be_resumed(data: Path, tmp_pat
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_limit_of_all_steps_ends_the_run(data: Path, tmp_path: Path) -> None:
+def test_stop_and_resume__a_limit_of_all_steps_ends_the_run(data: Path, tmp_path: Path) -> None:
     report = go(data, tmp_path / "run", max_steps=6)
     assert (report.is_complete, report.epoch, report.val_l1_levels is not None) == (True, 2, True)
     assert json.loads((tmp_path / "run" / "progress.json").read_text())["is_complete"]
@@ -346,7 +352,7 @@ def test_a_limit_of_all_steps_ends_the_run(data: Path, tmp_path: Path) -> None:
     assert (stopped.is_complete, stopped.was_stopped) == (True, False)
 
 
-def test_too_little_memory_is_told_wherever_it_is_short(
+def test_stop_and_resume__too_little_memory_is_told_wherever_it_is_short(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -368,7 +374,9 @@ def test_too_little_memory_is_told_wherever_it_is_short(
             go(data, tmp_path / "wide", replace(CONFIG, batch_size=16))
 
 
-def test_a_full_disk_names_the_events(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_and_resume__a_full_disk_names_the_events(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     run, is_open = tmp_path / "run", Path.open
@@ -381,13 +389,13 @@ def test_a_full_disk_names_the_events(data: Path, tmp_path: Path, monkeypatch: p
         go(data, run, tensorboard=True)
 
 
-def test_a_run_folder_that_is_removed_names_the_right_file(data: Path, tmp_path: Path) -> None:
+def test_stop_and_resume__a_run_folder_that_is_removed_names_the_right_file(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(OutputError, match=r"cannot write .*run/(grids|state\.pt)"):
         go(data, run, tensorboard=True, on_step=lambda _: shutil.rmtree(run, ignore_errors=True))
 
 
-def test_the_lock_gives_no_name_to_errors_of_others(tmp_path: Path) -> None:
+def test_stop_and_resume__the_lock_gives_no_name_to_errors_of_others(tmp_path: Path) -> None:
     from m2l_runtime.runs.lock import locked
 
     with pytest.raises(OSError, match="^of another kind$"), locked(tmp_path, (1, 1)):
@@ -395,7 +403,7 @@ def test_the_lock_gives_no_name_to_errors_of_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
-def test_a_second_signal_ends_with_its_own_status(number: signal.Signals) -> None:
+def test_stop_and_resume__a_second_signal_ends_with_its_own_status(number: signal.Signals) -> None:
     program = (
         "import os, sys, time; from m2l_runtime._utils.signals import StopSignals; from m2l_runtime.cli import main\n"
         "def app():\n"
@@ -431,12 +439,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG, ids=[next(iter(c)) + str(i) for i, (c, _) in enumerate(WRONG)])
-def test_settings_of_another_type_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_stop_and_resume__settings_of_another_type_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         TrainConfig(**changes)
 
 
-def test_numbers_of_numpy_are_numbers(data: Path, tmp_path: Path) -> None:
+def test_stop_and_resume__numbers_of_numpy_are_numbers(data: Path, tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"load_size": np.int64(143), "ngf": np.uint8(2), "lr": np.float64(1e-3), "lambda_l1": 10}
     config = replace(CONFIG, **sizes)
     assert [type(getattr(config, name)) for name in sizes] == [int, int, float, float]
@@ -461,13 +469,15 @@ def test_numbers_of_numpy_are_numbers(data: Path, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_wrong_arguments_are_refused(data: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_stop_and_resume__wrong_arguments_are_refused(
+    data: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         go(data, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 
 
-def test_combined_data_stay_as_they_are(tmp_path: Path) -> None:
+def test_stop_and_resume__combined_data_stay_as_they_are(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     for number in range(3):
@@ -480,7 +490,9 @@ def test_combined_data_stay_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("skip_bad", [False, True])
-def test_a_run_that_cannot_take_its_first_step_replaces_none(data: Path, tmp_path: Path, skip_bad: bool) -> None:
+def test_stop_and_resume__a_run_that_cannot_take_its_first_step_replaces_none(
+    data: Path, tmp_path: Path, skip_bad: bool
+) -> None:
     run = tmp_path / "run"
     go(data, run, max_steps=2)
     before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}

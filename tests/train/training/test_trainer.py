@@ -74,7 +74,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_leaves_what_it_promises(data: Path, tmp_path: Path) -> None:
+def test_trainer__a_run_leaves_what_it_promises(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     report = go(data, run, tensorboard=True)
     assert (report.step, report.epoch, report.is_complete, report.was_complete) == (15, 3, True, False)
@@ -92,7 +92,7 @@ def test_a_run_leaves_what_it_promises(data: Path, tmp_path: Path) -> None:
         assert isinstance(value, (torch.Tensor, int, float, str, bool, type(None)))
 
 
-def test_the_networks_are_in_the_originals_layout(data: Path, tmp_path: Path) -> None:
+def test_trainer__the_networks_are_in_the_originals_layout(data: Path, tmp_path: Path) -> None:
     config = TrainConfig(ngf=2, ndf=2, n_epochs=1, n_epochs_decay=0)
     go(data, tmp_path / "run", config, max_steps=1)
     generator = torch.load(tmp_path / "run" / "latest_net_G.pth", weights_only=True)
@@ -104,7 +104,7 @@ def test_the_networks_are_in_the_originals_layout(data: Path, tmp_path: Path) ->
     assert {k: tuple(v.shape) for k, v in discriminator.items()} == keys
 
 
-def test_the_grid_shows_mask_synthesized_and_real(data: Path, tmp_path: Path) -> None:
+def test_trainer__the_grid_shows_mask_synthesized_and_real(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     go(data, run)
     assert sorted(p.name for p in (run / "grids").iterdir()) == [f"epoch_{n:04}.png" for n in (1, 2, 3)]
@@ -125,7 +125,7 @@ def test_the_grid_shows_mask_synthesized_and_real(data: Path, tmp_path: Path) ->
         assert np.abs(cells[1].astype(int) - y).max() <= 1
 
 
-def test_tensorboard_reads_the_events(data: Path, tmp_path: Path) -> None:
+def test_trainer__tensorboard_reads_the_events(data: Path, tmp_path: Path) -> None:
     go(data, tmp_path / "run", tensorboard=True)
     program = (
         "import sys, json; from tensorboard.backend.event_processing.event_accumulator import EventAccumulator\n"
@@ -149,7 +149,7 @@ def test_tensorboard_reads_the_events(data: Path, tmp_path: Path) -> None:
         slow([1, 2, 9, 10, 14], {"batch_size": 2, "norm": "batch"}),
     ],
 )
-def test_stopping_and_going_on_gives_the_same_bits(
+def test_trainer__stopping_and_going_on_gives_the_same_bits(
     data: Path, tmp_path: Path, stops: list[int], changes: dict[str, Any]
 ) -> None:
     config = replace(CONFIG, **changes)
@@ -169,13 +169,13 @@ def test_stopping_and_going_on_gives_the_same_bits(
     assert without_speed[0] == without_speed[1]
 
 
-def test_another_seed_gives_another_run(data: Path, tmp_path: Path) -> None:
+def test_trainer__another_seed_gives_another_run(data: Path, tmp_path: Path) -> None:
     go(data, tmp_path / "one", max_steps=2)
     go(data, tmp_path / "two", replace(CONFIG, seed=1), max_steps=2)
     assert not torch.equal(state(tmp_path / "one")["rng_cpu"], state(tmp_path / "two")["rng_cpu"])
 
 
-def test_it_learns(tmp_path: Path) -> None:
+def test_trainer__it_learns(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data", 8, 2)
     config = TrainConfig(image_size=128, ngf=8, ndf=8, n_epochs=16, n_epochs_decay=0, lr=1e-3)
     go(data, tmp_path / "run", config, threads=2)
@@ -200,7 +200,7 @@ def wait_until(ready: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("pauses", [(0.02,), slow((0.0, 0.02, 0.05))])
-def test_kills_never_lose_the_state_before(data: Path, tmp_path: Path, pauses: tuple[float, ...]) -> None:
+def test_trainer__kills_never_lose_the_state_before(data: Path, tmp_path: Path, pauses: tuple[float, ...]) -> None:
     run = tmp_path / "run"
     go(data, tmp_path / "whole")
     reached = 0
@@ -219,7 +219,7 @@ def test_kills_never_lose_the_state_before(data: Path, tmp_path: Path, pauses: t
 
 
 @pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
-def test_signals_save(data: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_trainer__signals_save(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     run = tmp_path / "run"
     process = start(data, run, "--n-epochs", 300)
     wait_until(lambda: (run / "progress.json").exists())
@@ -229,7 +229,7 @@ def test_signals_save(data: Path, tmp_path: Path, number: signal.Signals) -> Non
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting takes root")
-def test_a_full_disk_keeps_the_state_before(data: Path, tmp_path: Path) -> None:
+def test_trainer__a_full_disk_keeps_the_state_before(data: Path, tmp_path: Path) -> None:
     go(data, tmp_path / "whole")
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -265,7 +265,7 @@ def diverge_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "gan_loss", broken)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(
+def test_trainer__a_loss_that_is_not_finite_stops_and_keeps_the_last_state(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, m2l: CommandLine
 ) -> None:
     run = tmp_path / "run"
@@ -283,7 +283,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(
     assert "Traceback" not in outcome.err
 
 
-def test_weights_that_are_not_finite_are_never_saved(
+def test_trainer__weights_that_are_not_finite_are_never_saved(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -306,7 +306,7 @@ def test_weights_that_are_not_finite_are_never_saved(
 @pytest.mark.parametrize(
     ("batch_size", "advice"), [(4, "a batch of 2 may fit: --batch-size 2"), (1, "--ngf 1 --ndf 1")]
 )
-def test_too_little_memory_says_what_may_fit(
+def test_trainer__too_little_memory_says_what_may_fit(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, advice: str
 ) -> None:
     def full(*_: object) -> None:
@@ -317,7 +317,7 @@ def test_too_little_memory_says_what_may_fit(
         go(data, tmp_path / "run", replace(CONFIG, batch_size=batch_size))
 
 
-def test_a_corrupt_picture_stops_or_is_left_out(data: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_trainer__a_corrupt_picture_stops_or_is_left_out(data: Path, tmp_path: Path, m2l: CommandLine) -> None:
     (data / "train" / "images" / "p003.png").write_bytes(b"no")
     run = tmp_path / "run"
     with pytest.raises(InputError, match=r"p003\.png: is not a PNG"):
@@ -334,7 +334,7 @@ def test_a_corrupt_picture_stops_or_is_left_out(data: Path, tmp_path: Path, m2l:
         go(data, run, None, resume=True)
 
 
-def test_a_run_that_is_there_is_left_alone(data: Path, tmp_path: Path) -> None:
+def test_trainer__a_run_that_is_there_is_left_alone(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     go(data, run, max_steps=1)
     before = (run / "state.pt").read_bytes()
@@ -354,7 +354,7 @@ def test_a_run_that_is_there_is_left_alone(data: Path, tmp_path: Path) -> None:
         go(data, tmp_path / "absent", None, resume=True)
 
 
-def test_a_run_folder_that_is_removed_is_an_error(data: Path, tmp_path: Path) -> None:
+def test_trainer__a_run_folder_that_is_removed_is_an_error(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
 
     def remove(_: object) -> None:
@@ -365,7 +365,7 @@ def test_a_run_folder_that_is_removed_is_an_error(data: Path, tmp_path: Path) ->
     assert not run.exists()
 
 
-def test_data_that_cannot_be_trained_on_leaves_no_run_behind(data: Path, tmp_path: Path) -> None:
+def test_trainer__data_that_cannot_be_trained_on_leaves_no_run_behind(data: Path, tmp_path: Path) -> None:
     for path in (data / "val" / "images").iterdir():
         path.write_bytes(b"no")
     with pytest.raises(InputError, match="no pair to validate on can be read"):
@@ -374,7 +374,7 @@ def test_data_that_cannot_be_trained_on_leaves_no_run_behind(data: Path, tmp_pat
     assert go(data, tmp_path / "run", max_steps=1).step == 1
 
 
-def test_a_run_that_is_done_says_so(data: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_trainer__a_run_that_is_done_says_so(data: Path, tmp_path: Path, m2l: CommandLine) -> None:
     run = tmp_path / "run"
     go(data, run)
     before = (run / "state.pt").read_bytes()
@@ -385,7 +385,7 @@ def test_a_run_that_is_done_says_so(data: Path, tmp_path: Path, m2l: CommandLine
     assert (run / "state.pt").read_bytes() == before
 
 
-def test_states_that_do_not_fit_are_refused(data: Path, tmp_path: Path) -> None:
+def test_trainer__states_that_do_not_fit_are_refused(data: Path, tmp_path: Path) -> None:
     go(data, tmp_path / "one", max_steps=1)
     go(data, tmp_path / "two", replace(CONFIG, ngf=4), max_steps=1)
     altered = state(tmp_path / "one") | {"G": state(tmp_path / "two")["G"]}
@@ -408,7 +408,7 @@ def test_states_that_do_not_fit_are_refused(data: Path, tmp_path: Path) -> None:
             go(data, tmp_path / "two", None, resume=True)
 
 
-def test_a_256_store_is_warned_about(tmp_path: Path) -> None:
+def test_trainer__a_256_store_is_warned_about(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data", 3, 1, side=256)
     notes: list[str] = []
     config = TrainConfig(ngf=1, ndf=1, n_epochs=1, n_epochs_decay=0)
@@ -417,7 +417,9 @@ def test_a_256_store_is_warned_about(tmp_path: Path) -> None:
     assert f"warning: {report.warnings[0]}" in notes
 
 
-def test_every_setting_is_an_option_and_wrong_ones_are_refused(data: Path, tmp_path: Path, m2l: CommandLine) -> None:
+def test_trainer__every_setting_is_an_option_and_wrong_ones_are_refused(
+    data: Path, tmp_path: Path, m2l: CommandLine
+) -> None:
     text = " ".join(m2l("train", "--help").out.split())
     for field in fields(TrainConfig):
         assert f"--{field.metadata['flag'] or field.name.replace('_', '-')}" in text
@@ -439,7 +441,7 @@ def test_every_setting_is_an_option_and_wrong_ones_are_refused(data: Path, tmp_p
             go(data, tmp_path / "run", device="cuda")
 
 
-def test_the_learning_rate_falls_in_a_straight_line_and_never_to_zero() -> None:
+def test_trainer__the_learning_rate_falls_in_a_straight_line_and_never_to_zero() -> None:
     config = TrainConfig()
     rates = [config.learning_rate(epoch) / 2e-4 for epoch in range(1, 201)]
     assert rates[:100] == [1.0] * 100
@@ -464,7 +466,7 @@ def test_the_learning_rate_falls_in_a_straight_line_and_never_to_zero() -> None:
         {"load_size": 128, "mirror": 8, "decode_once": True},
     ],
 )
-def test_other_settings_train(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_trainer__other_settings_train(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     report = go(data, tmp_path / "run", replace(CONFIG, **changes), max_steps=2)
     assert report.step == 2
 

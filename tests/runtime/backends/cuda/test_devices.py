@@ -108,7 +108,7 @@ def cuda_runtime(runtime: FakeRuntime) -> BindingsRuntime:
 
 
 @pytest.mark.usefixtures("runtime")
-def test_two_cards() -> None:
+def test_devices__two_cards() -> None:
     cards = find_gpus()
     assert cards == (
         Gpu(0, "NVIDIA RTX 4070", "8.9", 8 << 30, "13.2"),
@@ -121,7 +121,7 @@ def test_two_cards() -> None:
             card(index)
 
 
-def test_no_driver(runtime: FakeRuntime) -> None:
+def test_devices__no_driver(runtime: FakeRuntime) -> None:
     runtime.fails["cudaGetDeviceCount"] = Code.cudaErrorInsufficientDriver
     runtime.gives["cudaDriverGetVersion"] = (0,)
     words = "there is no NVIDIA driver (cudaErrorInsufficientDriver); install it, start the container with the GPUs, or"
@@ -131,7 +131,7 @@ def test_no_driver(runtime: FakeRuntime) -> None:
         card(0)
 
 
-def test_a_driver_too_old(runtime: FakeRuntime) -> None:
+def test_devices__a_driver_too_old(runtime: FakeRuntime) -> None:
     runtime.fails["cudaGetDeviceCount"] = Code.cudaErrorInsufficientDriver
     runtime.gives["cudaDriverGetVersion"] = (12040,)
     with pytest.raises(DeviceUnavailable, match=r"the driver supports CUDA 12\.4 and CUDA 13 is needed: update the"):
@@ -139,7 +139,7 @@ def test_a_driver_too_old(runtime: FakeRuntime) -> None:
 
 
 @pytest.mark.parametrize("is_zero", [True, False])
-def test_no_card(runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, is_zero: bool) -> None:
+def test_devices__no_card(runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, is_zero: bool) -> None:
     """As an error, and as none of it with a count of zero."""
     if is_zero:
         runtime.gives["cudaGetDeviceCount"] = (0,)
@@ -155,14 +155,14 @@ def test_no_card(runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, is_zero:
         find_gpus()
 
 
-def test_a_process_forked_from_one_that_used_cuda(runtime: FakeRuntime) -> None:
+def test_devices__a_process_forked_from_one_that_used_cuda(runtime: FakeRuntime) -> None:
     runtime.fails["cudaGetDeviceCount"] = Code.cudaErrorInitializationError
     with pytest.raises(DeviceUnavailable, match="have child processes spawned, or choose device cpu"):
         find_gpus()
 
 
 @pytest.mark.parametrize("name", ["cuda.bindings.runtime", "cuda.bindings", "cuda"])
-def test_a_missing_package(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_devices__a_missing_package(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for module in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, name, None)
@@ -174,7 +174,7 @@ def test_a_missing_package(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert memory_in_use_bytes(0) is None
 
 
-def test_a_package_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices__a_package_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: str) -> None:
         raise ImportError("libdl.so.2: cannot open shared object file")
 
@@ -185,7 +185,7 @@ def test_a_package_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
         find_gpus()
 
 
-def test_memory_in_use(runtime: FakeRuntime) -> None:
+def test_devices__memory_in_use(runtime: FakeRuntime) -> None:
     """Asked in a thread of its own, whose current card nobody else has."""
     assert memory_in_use_bytes(1) == 5 << 30
     assert ("cudaSetDevice", 1) in runtime.calls
@@ -195,7 +195,7 @@ def test_memory_in_use(runtime: FakeRuntime) -> None:
     assert memory_in_use_bytes(0) is None
 
 
-def test_how_the_driver_calls_cuda(cuda_runtime: BindingsRuntime, runtime: FakeRuntime) -> None:
+def test_devices__how_the_driver_calls_cuda(cuda_runtime: BindingsRuntime, runtime: FakeRuntime) -> None:
     """Every call has its card current in the thread that calls, whatever others made current there."""
     address = ctypes.addressof(runtime.memory)
     memory = cuda_runtime.allocate_pinned(64)
@@ -235,7 +235,7 @@ def test_how_the_driver_calls_cuda(cuda_runtime: BindingsRuntime, runtime: FakeR
         assert runtime.calls == [("cudaSetDevice", 1), said]
 
 
-def test_a_capture(cuda_runtime: BindingsRuntime, runtime: FakeRuntime) -> None:
+def test_devices__a_capture(cuda_runtime: BindingsRuntime, runtime: FakeRuntime) -> None:
     assert cuda_runtime.capture(11, lambda: runtime.calls.append(("the call",))) == 14
     assert runtime.said() == [
         ("cudaStreamBeginCapture", 11, "thread local"),
@@ -249,7 +249,7 @@ def test_a_capture(cuda_runtime: BindingsRuntime, runtime: FakeRuntime) -> None:
 
 @pytest.mark.parametrize("error", [EngineError("refused"), KeyboardInterrupt()])
 @pytest.mark.parametrize("is_graph", [True, False])
-def test_a_capture_in_which_the_call_raises_is_ended(
+def test_devices__a_capture_in_which_the_call_raises_is_ended(
     cuda_runtime: BindingsRuntime, runtime: FakeRuntime, error: BaseException, is_graph: bool
 ) -> None:
     def fail() -> None:
@@ -276,7 +276,7 @@ def test_a_capture_in_which_the_call_raises_is_ended(
         ("cudaGraphUpload", [("cudaGraphExecDestroy", 14)]),
     ],
 )
-def test_a_capture_that_comes_to_nothing_leaves_nothing(
+def test_devices__a_capture_that_comes_to_nothing_leaves_nothing(
     cuda_runtime: BindingsRuntime, runtime: FakeRuntime, name: str, ending: list[tuple[Any, ...]]
 ) -> None:
     runtime.fails[name] = Code.cudaErrorStreamCaptureInvalidated
@@ -303,7 +303,7 @@ def test_a_capture_that_comes_to_nothing_leaves_nothing(
         ("cudaSetDevice", 100, DeviceUnavailable, "no NVIDIA GPU can be used: no CUDA-capable device"),
     ],
 )
-def test_what_the_driver_says_of_codes(
+def test_devices__what_the_driver_says_of_codes(
     cuda_runtime: BindingsRuntime, runtime: FakeRuntime, name: str, code: int, kind: type[Exception], message: str
 ) -> None:
     calls: dict[str, Callable[[], object]] = {
@@ -319,7 +319,7 @@ def test_what_the_driver_says_of_codes(
 
 
 @pytest.mark.parametrize("visible", [None, ""])
-def test_the_real_library_where_it_has_no_card(visible: str | None) -> None:
+def test_devices__the_real_library_where_it_has_no_card(visible: str | None) -> None:
     """It answers, in a process that goes on; with each function as it is really called, none knows of a card."""
     pytest.importorskip("cuda.bindings")
     code = (

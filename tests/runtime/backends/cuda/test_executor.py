@@ -81,7 +81,7 @@ def check(executor: Executor, count: int, seed: int = 0) -> Array:
 
 @pytest.mark.parametrize("use_graphs", [True, False])
 @pytest.mark.parametrize("seed", range(15))
-def test_images_of_many_calls_in_many_threads(make: Maker, seed: int, use_graphs: bool) -> None:
+def test_executor__images_of_many_calls_in_many_threads(make: Maker, seed: int, use_graphs: bool) -> None:
     random = np.random.default_rng(seed)
     batch_sizes = tuple(random.choice(np.arange(1, 12), random.integers(1, 5), replace=False).tolist())
     bench = make(batch_sizes, int(random.integers(1, 5)), use_graphs, seed, captures_itself=seed % 5 == 4)
@@ -94,7 +94,7 @@ def test_images_of_many_calls_in_many_threads(make: Maker, seed: int, use_graphs
     assert bench.cuda_runtime.pending == 0
 
 
-def test_a_call_takes_the_smallest_batch_that_holds_it_padded_with_zeros(make: Maker) -> None:
+def test_executor__a_call_takes_the_smallest_batch_that_holds_it_padded_with_zeros(make: Maker) -> None:
     """A full batch ahead of each leaves nothing in the padding."""
     bench = make((8, 2, 5, 2), slots=1, use_graphs=False)
     for count, batch_size in ((1, 2), (2, 2), (3, 5), (5, 5), (6, 8), (8, 8)):
@@ -107,7 +107,7 @@ def test_a_call_takes_the_smallest_batch_that_holds_it_padded_with_zeros(make: M
         assert not appearances[count:].any()
 
 
-def test_images_belong_to_the_caller(make: Maker) -> None:
+def test_executor__images_belong_to_the_caller(make: Maker) -> None:
     bench = make(slots=1)
     first = check(bench.executor, 4)
     assert first.flags.owndata
@@ -119,7 +119,7 @@ def test_images_belong_to_the_caller(make: Maker) -> None:
     check(bench.executor, 3)
 
 
-def test_images_are_copied_ahead_of_the_slot_s_next_call(make: Maker) -> None:
+def test_executor__images_are_copied_ahead_of_the_slot_s_next_call(make: Maker) -> None:
     class Slow(threading.Condition):
         def __exit__(self, *error: Any) -> None:
             super().__exit__(*error)
@@ -131,14 +131,14 @@ def test_images_are_copied_ahead_of_the_slot_s_next_call(make: Maker) -> None:
         list(threads.map(lambda number: check(bench.executor, 2, number), range(12)))
 
 
-def test_a_first_call_ahead_of_the_real_one_computes_on_zeros(make: Maker) -> None:
+def test_executor__a_first_call_ahead_of_the_real_one_computes_on_zeros(make: Maker) -> None:
     bench = make((4,))
     check(bench.executor, 4)
     assert [masks.any() for masks in bench.engine.masks] == [False, True]
     assert not bench.engine.appearances[0].any()
 
 
-def test_inputs_of_any_layout(make: Maker) -> None:
+def test_executor__inputs_of_any_layout(make: Maker) -> None:
     given = inputs(4)
     turned = {
         MASK.name: np.asfortranarray(given[MASK.name][::-1]),
@@ -147,7 +147,7 @@ def test_inputs_of_any_layout(make: Maker) -> None:
     np.testing.assert_array_equal(make().executor.run(turned), expected(given)[::-1])
 
 
-def test_the_next_call_is_copied_in_while_one_is_computed(make: Maker) -> None:
+def test_executor__the_next_call_is_copied_in_while_one_is_computed(make: Maker) -> None:
     bench = make((2,), slots=2)
     bench.executor.warm_up()
     before = bench.cuda_runtime.executed.copy()
@@ -163,7 +163,7 @@ def test_the_next_call_is_copied_in_while_one_is_computed(make: Maker) -> None:
             call.result(10)
 
 
-def test_the_next_call_is_computed_while_images_of_one_are_copied_out(make: Maker) -> None:
+def test_executor__the_next_call_is_computed_while_images_of_one_are_copied_out(make: Maker) -> None:
     bench = make((2,), slots=2)
     bench.executor.warm_up()
     computed = sum(kind == "compute" for kind, _ in bench.cuda_runtime.executed)
@@ -176,7 +176,7 @@ def test_the_next_call_is_computed_while_images_of_one_are_copied_out(make: Make
             call.result(10)
 
 
-def test_no_more_calls_are_under_way_than_there_are_slots(make: Maker) -> None:
+def test_executor__no_more_calls_are_under_way_than_there_are_slots(make: Maker) -> None:
     bench = make((2,), slots=2)
     bench.executor.warm_up()
     submitted = bench.cuda_runtime.calls["launch"]
@@ -189,7 +189,7 @@ def test_no_more_calls_are_under_way_than_there_are_slots(make: Maker) -> None:
             call.result(10)
 
 
-def test_a_graph_for_every_slot_and_batch_size_made_once(make: Maker) -> None:
+def test_executor__a_graph_for_every_slot_and_batch_size_made_once(make: Maker) -> None:
     bench = make((1, 4, 6), slots=3)
     assert bench.engine.prepared == []
     bench.executor.warm_up()
@@ -204,7 +204,7 @@ def test_a_graph_for_every_slot_and_batch_size_made_once(make: Maker) -> None:
     assert bench.executor.notes == ()
 
 
-def test_one_caller_makes_the_graphs_of_one_slot(make: Maker) -> None:
+def test_executor__one_caller_makes_the_graphs_of_one_slot(make: Maker) -> None:
     bench = make((1, 4), slots=3)
     for seed in range(4):
         check(bench.executor, 4, seed)
@@ -213,7 +213,7 @@ def test_one_caller_makes_the_graphs_of_one_slot(make: Maker) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_graphs_made_while_others_run(make: Maker, seed: int) -> None:
+def test_executor__graphs_made_while_others_run(make: Maker, seed: int) -> None:
     bench = make((1, 2, 3, 4), slots=3, seed=seed)
     with ThreadPoolExecutor(5) as threads:
         warming = [threads.submit(bench.executor.warm_up) for _ in range(2)]
@@ -224,7 +224,9 @@ def test_graphs_made_while_others_run(make: Maker, seed: int) -> None:
 
 
 @pytest.mark.parametrize("options", [{"captures_itself": True}, {"use_graphs": False}])
-def test_no_graphs_of_who_makes_its_own_or_where_they_are_not_wanted(make: Maker, options: dict[str, bool]) -> None:
+def test_executor__no_graphs_of_who_makes_its_own_or_where_they_are_not_wanted(
+    make: Maker, options: dict[str, bool]
+) -> None:
     bench = make(**options)
     bench.executor.warm_up()
     check(bench.executor, 3)
@@ -233,7 +235,7 @@ def test_no_graphs_of_who_makes_its_own_or_where_they_are_not_wanted(make: Maker
     assert bench.executor.notes == ()
 
 
-def test_an_engine_that_cannot_be_captured_runs_all_the_same_and_it_is_noted(make: Maker) -> None:
+def test_executor__an_engine_that_cannot_be_captured_runs_all_the_same_and_it_is_noted(make: Maker) -> None:
     bench = make(slots=2, refuses_capture=True)
     bench.executor.warm_up()
     with ThreadPoolExecutor(3) as threads:
@@ -243,7 +245,7 @@ def test_an_engine_that_cannot_be_captured_runs_all_the_same_and_it_is_noted(mak
     assert bench.cuda_runtime.calls["capture"] == 1
 
 
-def test_a_capture_that_fails_later_leaves_the_graphs_there_are(make: Maker) -> None:
+def test_executor__a_capture_that_fails_later_leaves_the_graphs_there_are(make: Maker) -> None:
     bench = make((1, 4), slots=1)
     bench.cuda_runtime.fails["capture", 2] = "the memory of the fake does not hold what this takes (out of memory)"
     check(bench.executor, 1)
@@ -258,7 +260,7 @@ def test_a_capture_that_fails_later_leaves_the_graphs_there_are(make: Maker) -> 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("use_graphs", [True, False])
-def test_an_engine_that_fails_once(make: Maker, use_graphs: bool, number: int) -> None:
+def test_executor__an_engine_that_fails_once(make: Maker, use_graphs: bool, number: int) -> None:
     """In the call ahead of a capture or in a plain one; in the capture itself it is not a failure."""
     bench = make(slots=1, use_graphs=use_graphs, fails=[number])
     failed = 0
@@ -290,7 +292,7 @@ def test_an_engine_that_fails_once(make: Maker, use_graphs: bool, number: int) -
     ],
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_any_call_of_cuda_that_fails_once(make: Maker, method: str, number: int, seed: int) -> None:
+def test_executor__any_call_of_cuda_that_fails_once(make: Maker, method: str, number: int, seed: int) -> None:
     """Its slot is not lost, and it has nothing under way any more; with one slot a lost one would wait for ever."""
     bench = make((3,), slots=1, seed=seed)
     bench.cuda_runtime.fails[method, number] = "CUDA failed once"
@@ -302,7 +304,7 @@ def test_any_call_of_cuda_that_fails_once(make: Maker, method: str, number: int,
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_failed_call_leaves_nothing_under_way(make: Maker, seed: int) -> None:
+def test_executor__a_failed_call_leaves_nothing_under_way(make: Maker, seed: int) -> None:
     bench = make((3,), slots=1, seed=seed)
     check(bench.executor, 3)
     bench.cuda_runtime.fails["record", 6] = "CUDA failed once"
@@ -312,7 +314,7 @@ def test_a_failed_call_leaves_nothing_under_way(make: Maker, seed: int) -> None:
     assert bench.cuda_runtime.pending == 0
 
 
-def test_a_failed_call_does_not_disturb_a_capture(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_executor__a_failed_call_does_not_disturb_a_capture(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream must not be waited for while it is captured."""
     bench = make((1, 2), slots=2)
     check(bench.executor, 1)
@@ -339,7 +341,7 @@ def test_a_failed_call_does_not_disturb_a_capture(make: Maker, monkeypatch: pyte
 
 @pytest.mark.parametrize("kind", ["copy_in", "compute", "copy_out"])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_card_left_unusable_is_an_error_for_all_and_nobody_waits(make: Maker, kind: str, seed: int) -> None:
+def test_executor__a_card_left_unusable_is_an_error_for_all_and_nobody_waits(make: Maker, kind: str, seed: int) -> None:
     bench = make((3,), slots=2, seed=seed)
     bench.cuda_runtime.breaks.add((kind, 9))
     with ThreadPoolExecutor(6) as threads:
@@ -354,7 +356,7 @@ def test_a_card_left_unusable_is_an_error_for_all_and_nobody_waits(make: Maker, 
         bench.executor.run(inputs(1))
 
 
-def test_an_interrupt_leaves_nothing_under_way(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_executor__an_interrupt_leaves_nothing_under_way(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make((3,), slots=1)
     check(bench.executor, 3)
 
@@ -369,7 +371,7 @@ def test_an_interrupt_leaves_nothing_under_way(make: Maker, monkeypatch: pytest.
     check(bench.executor, 3, seed=1)
 
 
-def test_an_engine_that_does_not_take_a_batch_size(make: Maker) -> None:
+def test_executor__an_engine_that_does_not_take_a_batch_size(make: Maker) -> None:
     bench = make((1, 4), slots=1, takes=[4])
     with pytest.raises(EngineError, match="the engine takes no 1 items"):
         check(bench.executor, 1)
@@ -389,7 +391,7 @@ def test_an_engine_that_does_not_take_a_batch_size(make: Maker) -> None:
         ({"more\x1b": np.zeros(2)}, r"got the inputs appearance, mask, more\\x1b; expected appearance, mask"),
     ],
 )
-def test_inputs_that_are_not_what_was_declared(make: Maker, changes: Arrays, message: str) -> None:
+def test_executor__inputs_that_are_not_what_was_declared(make: Maker, changes: Arrays, message: str) -> None:
     bench = make()
     with pytest.raises(EngineError, match=message):
         bench.executor.run(inputs(2) | changes)
@@ -399,7 +401,7 @@ def test_inputs_that_are_not_what_was_declared(make: Maker, changes: Arrays, mes
 
 
 @pytest.mark.parametrize("count", [0, 5])
-def test_more_or_fewer_items_than_a_call_takes(make: Maker, count: int) -> None:
+def test_executor__more_or_fewer_items_than_a_call_takes(make: Maker, count: int) -> None:
     with pytest.raises(EngineError, match=f"got {count} items; a call takes 1 to 4"):
         make().executor.run(inputs(count))
 
@@ -414,7 +416,7 @@ def test_more_or_fewer_items_than_a_call_takes(make: Maker, count: int) -> None:
         ({"outputs": [APPEARANCE]}, "the first output must be the images, uint8"),
     ],
 )
-def test_rings_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+def test_executor__rings_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     cuda_runtime = FakeCuda()
     engine = FakeEngine(cuda_runtime)
     arguments: dict[str, Any] = {
@@ -428,7 +430,7 @@ def test_rings_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     assert cuda_runtime.live == {}
 
 
-def test_other_outputs_stay_on_the_card() -> None:
+def test_executor__other_outputs_stay_on_the_card() -> None:
     """They have memory there, which the engine is told of, and are not copied."""
     depth = TensorSpec(name="depth", role="depth", dtype="float32", shape=("batch", 3))
     cuda_runtime = FakeCuda()
@@ -449,7 +451,7 @@ def test_other_outputs_stay_on_the_card() -> None:
     assert (cuda_runtime.live, cuda_runtime.violations) == ({}, [])
 
 
-def test_a_card_whose_memory_does_not_hold_it() -> None:
+def test_executor__a_card_whose_memory_does_not_hold_it() -> None:
     """What was allocated already is given back; the engine is left to who made it."""
     needed = 2 * 4 * (HEIGHT * WIDTH * 4 + 8)
     for memory_bytes in range(0, needed, 20):
@@ -464,7 +466,7 @@ def test_a_card_whose_memory_does_not_hold_it() -> None:
 
 
 @pytest.mark.parametrize("method", ["allocate_pinned", "allocate", "create_stream", "create_event", "copy_in"])
-def test_whatever_fails_when_it_is_made_leaves_nothing(method: str) -> None:
+def test_executor__whatever_fails_when_it_is_made_leaves_nothing(method: str) -> None:
     for number in range(1, 7 if method != "create_stream" else 4):
         if method == "copy_in" and number > 4:
             break
@@ -475,7 +477,7 @@ def test_whatever_fails_when_it_is_made_leaves_nothing(method: str) -> None:
         assert cuda_runtime.live == {}
 
 
-def test_a_call_for_which_the_card_has_no_memory_left(make: Maker) -> None:
+def test_executor__a_call_for_which_the_card_has_no_memory_left(make: Maker) -> None:
     bench = make((1, 4), slots=3, use_graphs=False)
     bench.cuda_runtime.fails["copy_out", 1] = "CUDA error: out of memory"
     with pytest.raises(EngineError, match="too little memory for 4 images a call and 3 calls at once"):
@@ -483,7 +485,7 @@ def test_a_call_for_which_the_card_has_no_memory_left(make: Maker) -> None:
     check(bench.executor, 1)
 
 
-def test_closing_frees_all_and_once(make: Maker) -> None:
+def test_executor__closing_frees_all_and_once(make: Maker) -> None:
     bench = make((1, 4), slots=3)
     bench.executor.warm_up()
     check(bench.executor, 2)
@@ -497,7 +499,7 @@ def test_closing_frees_all_and_once(make: Maker) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_closing_while_others_run(make: Maker, seed: int) -> None:
+def test_executor__closing_while_others_run(make: Maker, seed: int) -> None:
     """Each call gives its images or says that it is closed; none is cut off, none waits."""
     bench = make((1, 4), slots=2, seed=seed)
     started = threading.Barrier(7)
@@ -524,7 +526,7 @@ def test_closing_while_others_run(make: Maker, seed: int) -> None:
         assert sum(one.result(10) for one in calls) >= 3
 
 
-def test_closing_waits_for_the_call_under_way_and_sends_away_who_waits_for_a_slot(make: Maker) -> None:
+def test_executor__closing_waits_for_the_call_under_way_and_sends_away_who_waits_for_a_slot(make: Maker) -> None:
     bench = make((1,), slots=1)
     with ThreadPoolExecutor(3) as threads:
         with bench.cuda_runtime.held("copy_out"):
@@ -540,7 +542,7 @@ def test_closing_waits_for_the_call_under_way_and_sends_away_who_waits_for_a_slo
         closing.result(10)
 
 
-def test_freeing_that_fails_does_not_keep_the_rest() -> None:
+def test_executor__freeing_that_fails_does_not_keep_the_rest() -> None:
     cuda_runtime = FakeCuda()
     engine = FakeEngine(cuda_runtime)
     executor = Executor(cuda_runtime, engine, [MASK, APPEARANCE], [IMAGE], [1])
@@ -555,7 +557,7 @@ def test_freeing_that_fails_does_not_keep_the_rest() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_a_fork_is_told_to_open_its_own() -> None:
+def test_executor__a_fork_is_told_to_open_its_own() -> None:
     code = (
         "import os\n"
         "from fake_cuda import *\n"
@@ -579,7 +581,7 @@ def test_a_fork_is_told_to_open_its_own() -> None:
     assert kept == "4"
 
 
-def test_the_fake_punishes_what_cuda_leaves_undefined() -> None:
+def test_executor__the_fake_punishes_what_cuda_leaves_undefined() -> None:
     """Of orders that were not asked for some are taken, and garbage is what memory holds until it is written."""
 
     def value_read(cuda_runtime: FakeCuda, is_awaited: bool) -> int:

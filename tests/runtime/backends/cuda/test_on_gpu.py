@@ -68,7 +68,7 @@ def check(executor: Executor, count: int, seed: int) -> tuple[Array, Array]:
     return images, expected
 
 
-def test_cards(card: Gpu) -> None:
+def test_on_gpu__cards(card: Gpu) -> None:
     assert card.memory_bytes > 1 << 30
     assert float(card.compute_capability) >= 7
     in_use = memory_in_use_bytes(card.index)
@@ -79,7 +79,7 @@ def test_cards(card: Gpu) -> None:
 @pytest.mark.parametrize("use_graphs", [True, False])
 @pytest.mark.parametrize("slots", [1, 2, 4])
 @pytest.mark.parametrize("ticks", [0, 200_000])
-def test_images_of_many_calls_in_many_threads(make: Maker, use_graphs: bool, slots: int, ticks: int) -> None:
+def test_on_gpu__images_of_many_calls_in_many_threads(make: Maker, use_graphs: bool, slots: int, ticks: int) -> None:
     executor = make(slots=slots, use_graphs=use_graphs, ticks=ticks)
     counts = np.random.default_rng(slots).integers(1, 17, 200).tolist()
     with ThreadPoolExecutor(6) as threads:
@@ -89,7 +89,7 @@ def test_images_of_many_calls_in_many_threads(make: Maker, use_graphs: bool, slo
     assert executor.notes == ()
 
 
-def test_warming_up_while_others_run(make: Maker) -> None:
+def test_on_gpu__warming_up_while_others_run(make: Maker) -> None:
     """Captures in one thread, copies and waits in others."""
     executor = make(batch_sizes=tuple(range(1, 17)), slots=3)
     with ThreadPoolExecutor(4) as threads:
@@ -99,7 +99,7 @@ def test_warming_up_while_others_run(make: Maker) -> None:
     assert executor.notes == ()
 
 
-def test_what_cannot_be_captured_runs_all_the_same(make: Maker) -> None:
+def test_on_gpu__what_cannot_be_captured_runs_all_the_same(make: Maker) -> None:
     """The capture was begun and ended; the streams must be as they were."""
     executor = make(refuses_capture=True)
     for seed in range(20):
@@ -108,14 +108,14 @@ def test_what_cannot_be_captured_runs_all_the_same(make: Maker) -> None:
     assert "do not run as CUDA graphs" in executor.notes[0]
 
 
-def test_memory_that_the_card_does_not_have(make: Maker, card: Gpu) -> None:
+def test_on_gpu__memory_that_the_card_does_not_have(make: Maker, card: Gpu) -> None:
     cuda_runtime = BindingsRuntime(card.index)
     with pytest.raises(EngineError, match=rf"the memory of cuda:{card.index} does not hold .* bytes more .*out of mem"):
         cuda_runtime.allocate(1 << 44)
     check(make(), 3, seed=0)  # the failure is not kept for others to find
 
 
-def test_closing_gives_the_memory_of_the_card_back(make: Maker, card: Gpu) -> None:
+def test_on_gpu__closing_gives_the_memory_of_the_card_back(make: Maker, card: Gpu) -> None:
     """Sixteen rings of 256 MiB, one after the other, take no more than one."""
     check(make(), 1, seed=0)
     wide = TensorSpec(name="wide", role="wide", dtype="uint8", shape=("batch", 1 << 24))
@@ -130,7 +130,7 @@ def test_closing_gives_the_memory_of_the_card_back(make: Maker, card: Gpu) -> No
     assert after - before < 1 << 30
 
 
-def test_a_card_left_unusable_is_an_error_for_every_later_call(card: Gpu) -> None:
+def test_on_gpu__a_card_left_unusable_is_an_error_for_every_later_call(card: Gpu) -> None:
     """In a process of its own, which cannot use the card any more."""
     code = (
         "import numpy as np\n"

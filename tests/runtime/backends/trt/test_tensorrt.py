@@ -238,7 +238,7 @@ def expected(masks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 MASKS = np.stack([disc(radius=r) for r in range(5, 26)])
 
 
-def test_a_plan_is_built_once_and_kept(library: FakeLibrary, bundle_copy: Path, tmp_path: Path) -> None:
+def test_tensorrt__a_plan_is_built_once_and_kept(library: FakeLibrary, bundle_copy: Path, tmp_path: Path) -> None:
     bundle = with_plans(bundle_copy)
     for number in range(2):
         with Synthesizer.open(bundle, backend="tensorrt", batch_size=4, streams=2) as synth:
@@ -255,7 +255,7 @@ def test_a_plan_is_built_once_and_kept(library: FakeLibrary, bundle_copy: Path, 
     assert not library.cuda_runtime.live
 
 
-def test_another_batch_size_card_driver_or_version_is_another_plan(
+def test_tensorrt__another_batch_size_card_driver_or_version_is_another_plan(
     library: FakeLibrary, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = with_plans(bundle_copy)
@@ -277,7 +277,9 @@ def test_another_batch_size_card_driver_or_version_is_another_plan(
     assert len(library.builds) == len(others) + 1
 
 
-def test_a_damaged_plan_in_the_cache_is_built_anew(library: FakeLibrary, bundle_copy: Path, tmp_path: Path) -> None:
+def test_tensorrt__a_damaged_plan_in_the_cache_is_built_anew(
+    library: FakeLibrary, bundle_copy: Path, tmp_path: Path
+) -> None:
     bundle, cache = with_plans(bundle_copy), tmp_path / "mine"
     options = BackendOptions(cache_dir=cache)
     load_backend(bundle, "tensorrt", options).close()
@@ -292,7 +294,7 @@ def test_a_damaged_plan_in_the_cache_is_built_anew(library: FakeLibrary, bundle_
     assert not library.kernels_given
 
 
-def test_a_plan_in_the_cache_that_the_library_does_not_take_is_built_anew(
+def test_tensorrt__a_plan_in_the_cache_that_the_library_does_not_take_is_built_anew(
     library: FakeLibrary, bundle_copy: Path, tmp_path: Path
 ) -> None:
     bundle = with_plans(bundle_copy)
@@ -312,7 +314,9 @@ def test_a_plan_in_the_cache_that_the_library_does_not_take_is_built_anew(
     assert len(library.builds) == 2
 
 
-def test_a_plan_of_the_bundle_is_taken_only_where_it_is_trusted(library: FakeLibrary, bundle_copy: Path) -> None:
+def test_tensorrt__a_plan_of_the_bundle_is_taken_only_where_it_is_trusted(
+    library: FakeLibrary, bundle_copy: Path
+) -> None:
     bundle = with_plans(bundle_copy, {}, content=GOOD + b" of the bundle")
     with Synthesizer.open(bundle, backend="tensorrt") as synth:
         assert any("0.plan: it fits, but plans are code" in note for note in synth.notes)
@@ -325,7 +329,7 @@ def test_a_plan_of_the_bundle_is_taken_only_where_it_is_trusted(library: FakeLib
     assert library.loaded[-1] == GOOD + b" of the bundle"
 
 
-def test_an_altered_plan_is_not_loaded_even_if_trusted(library: FakeLibrary, bundle_copy: Path) -> None:
+def test_tensorrt__an_altered_plan_is_not_loaded_even_if_trusted(library: FakeLibrary, bundle_copy: Path) -> None:
     bundle = with_plans(bundle_copy, {})
     (bundle_copy / "0.plan").write_bytes(GOOD[:-1] + b"?")
     with pytest.raises(BundleDamaged, match=r"0\.plan is not the file the bundle was made with"):
@@ -346,7 +350,7 @@ def test_an_altered_plan_is_not_loaded_even_if_trusted(library: FakeLibrary, bun
         ({"batch_sizes": (1, 2, 3)}, "it takes 1 to 3 masks a call, asked for are 16"),
     ],
 )
-def test_a_plan_that_does_not_fit_names_both_sides(
+def test_tensorrt__a_plan_that_does_not_fit_names_both_sides(
     library: FakeLibrary,
     bundle_copy: Path,
     change: dict[str, Any],
@@ -365,14 +369,14 @@ def test_a_plan_that_does_not_fit_names_both_sides(
         Synthesizer.open(bundle, backend="tensorrt", trust_plans=True)
 
 
-def test_the_first_plan_that_fits_is_taken(library: FakeLibrary, bundle_copy: Path) -> None:
+def test_tensorrt__the_first_plan_that_fits_is_taken(library: FakeLibrary, bundle_copy: Path) -> None:
     bundle = with_plans(bundle_copy, {"compute_capability": "8.6"}, {"card": "Fake 4090"}, {})
     with Synthesizer.open(bundle, backend="tensorrt", trust_plans=True) as synth:
         assert synth.notes == ("runs the bundle's plan 1.plan",)
     assert not library.builds
 
 
-def test_a_card_that_rtx_does_not_build_for(
+def test_tensorrt__a_card_that_rtx_does_not_build_for(
     library: FakeLibrary, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hopper = Environment(Gpu(0, "Fake H100", "9.0", 1 << 36, "13.0"), {"tensorrt_rtx": "1.7.1"})
@@ -386,20 +390,20 @@ def test_a_card_that_rtx_does_not_build_for(
         Synthesizer.open(with_plans(bundle_copy), backend="tensorrt")
 
 
-def test_a_foreign_plan_is_refused_by_the_library_and_told(library: FakeLibrary, bundle_copy: Path) -> None:
+def test_tensorrt__a_foreign_plan_is_refused_by_the_library_and_told(library: FakeLibrary, bundle_copy: Path) -> None:
     bundle = with_plans(bundle_copy, {}, content=b"something else altogether")
     with pytest.raises(PlanError, match=r"does not load in tensorrt_rtx 1\.7\.1: deserialization failed: magic tag"):
         Synthesizer.open(bundle, backend="tensorrt", trust_plans=True)
     assert not library.cuda_runtime.live
 
 
-def test_a_plan_of_another_size(library: FakeLibrary, bundle_copy: Path) -> None:
+def test_tensorrt__a_plan_of_another_size(library: FakeLibrary, bundle_copy: Path) -> None:
     library.side = 128
     with pytest.raises(PlanError, match=r"has \{'mask': \('uint8', \(128, 128\)\).*, the manifest declares"):
         Synthesizer.open(with_plans(bundle_copy, {}), backend="tensorrt", trust_plans=True)
 
 
-def test_memory_that_is_not_there(library: FakeLibrary, bundle_copy: Path) -> None:
+def test_tensorrt__memory_that_is_not_there(library: FakeLibrary, bundle_copy: Path) -> None:
     bundle = with_plans(bundle_copy, {})
     library.context_error = "Error Code 2: OutOfMemory (Requested size was 8053063680 bytes.)"
     with pytest.raises(
@@ -413,7 +417,7 @@ def test_memory_that_is_not_there(library: FakeLibrary, bundle_copy: Path) -> No
         Synthesizer.open(bundle, backend="tensorrt", trust_plans=True, batch_size=64)
 
 
-def test_a_call_that_fails_does_not_end_the_next(library: FakeLibrary, bundle_copy: Path) -> None:
+def test_tensorrt__a_call_that_fails_does_not_end_the_next(library: FakeLibrary, bundle_copy: Path) -> None:
     with Synthesizer.open(with_plans(bundle_copy, {}), backend="tensorrt", trust_plans=True) as synth:
         library.cuda_runtime.fails["launch", library.cuda_runtime.calls["launch"] + 1] = "CUDA failed: launch failure"
         with pytest.raises(EngineError, match="launch failure"):
@@ -421,14 +425,14 @@ def test_a_call_that_fails_does_not_end_the_next(library: FakeLibrary, bundle_co
         np.testing.assert_array_equal(synth(MASKS), expected(MASKS))
 
 
-def test_a_call_that_does_not_run(library: FakeLibrary, bundle_copy: Path) -> None:
+def test_tensorrt__a_call_that_does_not_run(library: FakeLibrary, bundle_copy: Path) -> None:
     library.run_fails = True
     with pytest.raises(PlanError, match="did not run in tensorrt_rtx"):
         Synthesizer.open(with_plans(bundle_copy, {}), backend="tensorrt", trust_plans=True)
     assert not library.cuda_runtime.live
 
 
-def test_options_that_are_not_for_it(library: FakeLibrary, bundle_copy: Path) -> None:
+def test_tensorrt__options_that_are_not_for_it(library: FakeLibrary, bundle_copy: Path) -> None:
     bundle = with_plans(bundle_copy)
     with pytest.raises(DeviceUnavailable, match="runs on NVIDIA GPUs; choose device cuda"):
         Synthesizer.open(bundle, backend="tensorrt", device="cpu")
@@ -436,7 +440,7 @@ def test_options_that_are_not_for_it(library: FakeLibrary, bundle_copy: Path) ->
         Synthesizer.open(bundle, backend="tensorrt", provider_options={"use_tf32": "0"})
 
 
-def test_one_process_at_a_time_builds_a_plan(tmp_path: Path) -> None:
+def test_tensorrt__one_process_at_a_time_builds_a_plan(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom m2l_runtime.backends.compiled_cache import CompiledCache\n"
         "with CompiledCache(Path(sys.argv[1])).locked({'model': 'x'}):\n    print('inside', flush=True); input()\n"
@@ -464,7 +468,7 @@ def test_one_process_at_a_time_builds_a_plan(tmp_path: Path) -> None:
     assert order == ["another plan does not wait", "inside"]
 
 
-def test_a_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
+def test_tensorrt__a_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\nfrom pathlib import Path\n"
         "from m2l_runtime.backends.compiled_cache import CompiledCache\n"
@@ -476,7 +480,7 @@ def test_a_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
         pass
 
 
-def test_a_cache_that_cannot_be_written_still_gives_a_plan(
+def test_tensorrt__a_cache_that_cannot_be_written_still_gives_a_plan(
     library: FakeLibrary, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -499,12 +503,12 @@ def test_a_cache_that_cannot_be_written_still_gives_a_plan(
         ({"parity": "measured, trust me"}, "Invalid enum value"),
     ],
 )
-def test_manifests_that_contradict_themselves(bundle_copy: Path, change: dict[str, Any], said: str) -> None:
+def test_tensorrt__manifests_that_contradict_themselves(bundle_copy: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(BundleDamaged, match=said):
         with_plans(bundle_copy, change)
 
 
-def test_inspect_tells_which_plans_load_here(
+def test_tensorrt__inspect_tells_which_plans_load_here(
     m2l: CommandLine, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_plans(bundle_copy, {}, {"compute_capability": "9.0"})
@@ -525,7 +529,9 @@ def test_inspect_tells_which_plans_load_here(
     assert (outcome.code, "1.plan is not the file the bundle was made with" in outcome.err) == (1, True)
 
 
-def test_without_a_card_it_is_told_and_the_process_lives(m2l: CommandLine, bundle_copy: Path, tmp_path: Path) -> None:
+def test_tensorrt__without_a_card_it_is_told_and_the_process_lives(
+    m2l: CommandLine, bundle_copy: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("cuda.bindings")
     pytest.importorskip("tensorrt_rtx")
     try:
@@ -548,7 +554,7 @@ def test_without_a_card_it_is_told_and_the_process_lives(m2l: CommandLine, bundl
     assert "0.plan  no  no NVIDIA GPU can be used" in outcome.out
 
 
-def test_verify_replays_the_bundles_plan_where_it_is_trusted(
+def test_tensorrt__verify_replays_the_bundles_plan_where_it_is_trusted(
     library: FakeLibrary, m2l: CommandLine, bundle_copy: Path
 ) -> None:
     """The fake's images differ from the golden ones, which is told; whose plan it was as well."""
@@ -562,7 +568,7 @@ def test_verify_replays_the_bundles_plan_where_it_is_trusted(
 
 
 @pytest.mark.parametrize("base", ["/proc/self/nope", "relative"])
-def test_a_cache_that_cannot_be_is_no_reason_not_to_run(
+def test_tensorrt__a_cache_that_cannot_be_is_no_reason_not_to_run(
     library: FakeLibrary, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, base: str, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", base)
@@ -578,18 +584,18 @@ def test_a_cache_that_cannot_be_is_no_reason_not_to_run(
         Synthesizer.open(bundle, backend="tensorrt", cache_dir="/proc/self/nope")
 
 
-def test_trust_is_a_truth_value(bundle_copy: Path) -> None:
+def test_tensorrt__trust_is_a_truth_value(bundle_copy: Path) -> None:
     with pytest.raises(EngineError, match="trust_plans is True or False, got 'no'"):
         Synthesizer.open(bundle_copy, trust_plans="no")  # type: ignore[arg-type]
 
 
-def test_what_a_manifest_says_of_plans_cannot_steer_a_terminal(bundle_copy: Path) -> None:
+def test_tensorrt__what_a_manifest_says_of_plans_cannot_steer_a_terminal(bundle_copy: Path) -> None:
     with pytest.raises(BundleDamaged, match="Invalid enum value"):
         with_plans(bundle_copy, {"convolutions": {"fp16\x1b[2J": 16}})
 
 
 @pytest.mark.parametrize("error", [OSError("libnvinfer.so.11"), AttributeError("odd"), RuntimeError("odder")])
-def test_a_library_that_breaks_when_it_loads(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt__a_library_that_breaks_when_it_loads(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: str) -> Any:
         raise error
 
@@ -600,14 +606,14 @@ def test_a_library_that_breaks_when_it_loads(error: Exception, monkeypatch: pyte
         load_runtime()
 
 
-def test_where_plans_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tensorrt__where_plans_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert plans.cache_folder() == tmp_path / "m2l" / "plans"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert plans.cache_folder() == Path.home() / ".cache" / "m2l" / "plans"
 
 
-def test_what_runs_plans_is_asked_only_once_a_card_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt__what_runs_plans_is_asked_only_once_a_card_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: int) -> Gpu:
         raise DeviceUnavailable("no GPU")
 
@@ -620,12 +626,12 @@ def test_what_runs_plans_is_asked_only_once_a_card_is_known(monkeypatch: pytest.
         plans.detect_environment()
 
 
-def test_mismatch_of_a_plan_that_fits(bundle_copy: Path) -> None:
+def test_tensorrt__mismatch_of_a_plan_that_fits(bundle_copy: Path) -> None:
     (plan,) = with_plans(bundle_copy, {"card": "Fake 4090"}).manifest.plans
     assert mismatch(plan, HERE) is None
 
 
-def test_types_as_the_inspector_tells_them() -> None:
+def test_tensorrt__types_as_the_inspector_tells_them() -> None:
     """In the form of TensorRT's documentation of its detailed inspector; none was at hand to look at."""
 
     def layer(kind: str, name: str, told: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def ellipses(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_pixel_shows_what_was_where_its_displacement_points() -> None:
+def test_deform__a_pixel_shows_what_was_where_its_displacement_points() -> None:
     mask = disc(256, 30, 127.5, 127.5)
     control = np.zeros((2, 3, 3))
     control[0], control[1] = 0.05, -0.1  # shows what is below and to the left: the lesion moves up and to the right
@@ -65,7 +65,7 @@ def test_a_pixel_shows_what_was_where_its_displacement_points() -> None:
     assert 18 < x - 127.5 < 30
 
 
-def test_the_part_around_the_lesion_moves_by_radii_of_it() -> None:
+def test_deform__the_part_around_the_lesion_moves_by_radii_of_it() -> None:
     for radius in (15.0, 45.0):
         mask = disc(256, radius, 100, 140)
         own = np.zeros((2, 8, 8))
@@ -76,7 +76,7 @@ def test_the_part_around_the_lesion_moves_by_radii_of_it() -> None:
         assert np.abs(moved[:, 100 + int(3 * radius), 140]).max() == 0
 
 
-def test_stretch_agrees_with_differences_of_the_displacement() -> None:
+def test_deform__stretch_agrees_with_differences_of_the_displacement() -> None:
     one = lesion(disc(256, 40, 110, 130))
     generator = np.random.default_rng(3)
     warp = Warp(generator.normal(0, 0.02, (2, 4, 4)), generator.normal(0, 0.15, (2, 8, 8)), one)
@@ -86,7 +86,7 @@ def test_stretch_agrees_with_differences_of_the_displacement() -> None:
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.4, 0.0])
-def test_no_lesion_leaves_the_frame_or_falls_apart(alpha: float) -> None:
+def test_deform__no_lesion_leaves_the_frame_or_falls_apart(alpha: float) -> None:
     source = open_deformations(EXAMPLES, DeformOptions(alpha=alpha, range=0.9, size=128))
     names = [path.stem for path in find_masks(EXAMPLES).paths]
     changed = 0
@@ -104,7 +104,7 @@ def test_no_lesion_leaves_the_frame_or_falls_apart(alpha: float) -> None:
     assert changed > 20
 
 
-def test_a_mask_depends_on_settings_and_number_alone() -> None:
+def test_deform__a_mask_depends_on_settings_and_number_alone() -> None:
     one, again = (open_deformations(EXAMPLES, DeformOptions(seed=3, alpha=0.5, size=64)) for _ in range(2))
     backwards = {number: again.draw(number) for number in reversed(range(14))}
     for number in range(14):
@@ -112,14 +112,14 @@ def test_a_mask_depends_on_settings_and_number_alone() -> None:
     assert (one.draw(0) != one.draw(12)).any()  # the same mask, deformed anew
 
 
-def test_a_range_that_folds_whatever_is_drawn(tmp_path: Path) -> None:
+def test_deform__a_range_that_folds_whatever_is_drawn(tmp_path: Path) -> None:
     save(tmp_path / "m.png", disc())
     source = open_deformations(tmp_path, DeformOptions(range=10, modes=72))
     with pytest.raises(InputError, match=r"m: none of 100 deformations can be used: 100 fold.* smaller --range"):
         source.draw(0)
 
 
-def test_empty_full_and_broken_masks_are_passed_over(tmp_path: Path) -> None:
+def test_deform__empty_full_and_broken_masks_are_passed_over(tmp_path: Path) -> None:
     save(tmp_path / "a.png", np.zeros((64, 64), np.uint8))
     save(tmp_path / "b.png", np.full((64, 64), 255, np.uint8))
     (tmp_path / "c.png").write_bytes(b"nothing")
@@ -136,7 +136,7 @@ def test_empty_full_and_broken_masks_are_passed_over(tmp_path: Path) -> None:
         open_deformations(tmp_path, DeformOptions())
 
 
-def test_variation_cannot_be_learnt_from_one_mask_or_one_shape(tmp_path: Path) -> None:
+def test_deform__variation_cannot_be_learnt_from_one_mask_or_one_shape(tmp_path: Path) -> None:
     save(tmp_path / "a.png", disc())
     with pytest.raises(InputError, match=r"at least 3 masks, got 1 usable mask; --alpha 1 does without one"):
         open_deformations(tmp_path, DeformOptions(alpha=0.5))
@@ -146,7 +146,7 @@ def test_variation_cannot_be_learnt_from_one_mask_or_one_shape(tmp_path: Path) -
         open_deformations(tmp_path, DeformOptions(alpha=0.5))
 
 
-def test_registration_brings_one_outline_onto_another() -> None:
+def test_deform__registration_brings_one_outline_onto_another() -> None:
     box = (BOX_RADII, 1.0)
     moving, target = (
         aligned_distances(m, pose(m > 127), 64, *box) for m in (disc(256, 50), ellipse(62, 40, angle=0.6))
@@ -163,7 +163,7 @@ def test_registration_brings_one_outline_onto_another() -> None:
     assert after.sum() < 0.35 * before.sum()
 
 
-def test_ellipses_vary_as_ellipses_do(ellipses: Path) -> None:
+def test_deform__ellipses_vary_as_ellipses_do(ellipses: Path) -> None:
     variation = fit_variation(read_lesions(find_masks(ellipses), 256), 20)
     assert variation.explained[:2].sum() > 0.85  # longer along the axes, longer along the diagonals
     source = Deformations(read_lesions(find_masks(ellipses), 512), DeformOptions(alpha=0.0), variation)
@@ -172,7 +172,7 @@ def test_ellipses_vary_as_ellipses_do(ellipses: Path) -> None:
     assert max(ratios) < 3
 
 
-def test_the_number_of_modes_is_limited_by_the_masks(ellipses: Path) -> None:
+def test_deform__the_number_of_modes_is_limited_by_the_masks(ellipses: Path) -> None:
     for path in sorted(ellipses.iterdir())[4:]:
         path.unlink()
     assert len(fit_variation(read_lesions(find_masks(ellipses), 256), 20).modes) <= 3
@@ -189,12 +189,12 @@ def test_the_number_of_modes_is_limited_by_the_masks(ellipses: Path) -> None:
         ({"size": 5000}, "size must be between"),
     ],
 )
-def test_what_is_refused(options: dict[str, object], message: str) -> None:
+def test_deform__what_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DeformOptions(**options)  # type: ignore[arg-type]
 
 
-def test_names_are_safe_for_files(tmp_path: Path) -> None:
+def test_deform__names_are_safe_for_files(tmp_path: Path) -> None:
     folder = tmp_path / "sub"
     folder.mkdir()
     save(folder / "ein Fleck\nü.png", disc(64, 15, 30, 30))

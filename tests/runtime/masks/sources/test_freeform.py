@@ -10,7 +10,7 @@ from m2l_runtime.masks.sources.freeform import NEVER_FOLDS, Field, basis, pixel_
 
 
 @pytest.mark.parametrize("n", [2, 5, 9])
-def test_weights_are_those_of_scipys_cubic_splines(n: int) -> None:
+def test_freeform__weights_are_those_of_scipys_cubic_splines(n: int) -> None:
     at = np.linspace(-0.4, 1.4, 181)
     found = basis(at, n, clamped=False)
     for control in range(1, n + 1):
@@ -19,13 +19,13 @@ def test_weights_are_those_of_scipys_cubic_splines(n: int) -> None:
 
 
 @pytest.mark.parametrize("clamped", [True, False])
-def test_slopes_are_differences_of_nearby_places(clamped: bool) -> None:
+def test_freeform__slopes_are_differences_of_nearby_places(clamped: bool) -> None:
     at, step = np.linspace(0.01, 0.99, 57), 1e-6
     before, after = (basis(at + sign * step, 6, clamped=clamped) for sign in (-1, 1))
     np.testing.assert_allclose(basis(at, 6, clamped=clamped, slope=True), (after - before) / (2 * step), atol=1e-6)
 
 
-def test_nothing_moves_along_the_frame_of_a_clamped_grid() -> None:
+def test_freeform__nothing_moves_along_the_frame_of_a_clamped_grid() -> None:
     control = np.random.default_rng(0).normal(size=(2, 5, 5))
     inner, edge = basis(pixel_places(32), 5, clamped=True), basis(np.array([0.0, 1.0]), 5, clamped=True)
     assert np.abs(spread(control, edge, inner)).max() < 1e-15
@@ -35,7 +35,7 @@ def test_nothing_moves_along_the_frame_of_a_clamped_grid() -> None:
     assert np.abs(spread(control, free, inner)).max() > 0.05
 
 
-def test_stretch_is_how_areas_of_small_squares_change() -> None:
+def test_freeform__stretch_is_how_areas_of_small_squares_change() -> None:
     control = np.random.default_rng(1).normal(0, 0.03, (2, 4, 4))
     side = 400
     rows = basis(pixel_places(side), 4, clamped=True)
@@ -57,14 +57,14 @@ def smallest_stretch(control: Field) -> float:
     return float(stretch(spread(control, slopes, rows), spread(control, rows, slopes)).min())
 
 
-def test_displacements_below_the_bound_never_fold() -> None:
+def test_freeform__displacements_below_the_bound_never_fold() -> None:
     generator = np.random.default_rng(2)
     worst = [generator.choice([-1.0, 1.0], (2, 6, 6)) / 7 for _ in range(200)]
     assert min(smallest_stretch(NEVER_FOLDS * one) for one in worst) > 0
     assert min(smallest_stretch(0.75 * one) for one in worst) < 0
 
 
-def test_vibrations_are_eigenvectors_of_a_clamped_sheet_of_springs() -> None:
+def test_freeform__vibrations_are_eigenvectors_of_a_clamped_sheet_of_springs() -> None:
     n, count = 5, 14
     line = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
     stiffness = np.kron(line, np.eye(n)) + np.kron(np.eye(n), line)

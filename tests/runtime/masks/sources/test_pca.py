@@ -68,7 +68,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ShapeModel:
     return fit_shape_model(read_lesions(find_masks(folder), READ_SIDE))
 
 
-def test_ellipses_differ_in_one_way(model: ShapeModel) -> None:
+def test_pca__ellipses_differ_in_one_way(model: ShapeModel) -> None:
     assert model.mask_count == 60
     assert model.explained[0] > 0.85
     assert model.explained.sum() <= 1 + 1e-9
@@ -77,7 +77,7 @@ def test_ellipses_differ_in_one_way(model: ShapeModel) -> None:
     np.testing.assert_allclose(flat @ flat.T, np.eye(len(flat)), atol=1e-4)
 
 
-def test_the_mean_is_the_mean_ellipse(model: ShapeModel) -> None:
+def test_pca__the_mean_is_the_mean_ellipse(model: ShapeModel) -> None:
     mask = render(model, np.zeros(1), (0.5, 0.5, 0.2, 0.0), 256)
     assert mask is not None
     root = np.exp(0.25)
@@ -86,7 +86,7 @@ def test_the_mean_is_the_mean_ellipse(model: ShapeModel) -> None:
     assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.97
 
 
-def test_along_the_component_the_ratio_of_axes_goes_one_way_and_outlines_stay_smooth(model: ShapeModel) -> None:
+def test_pca__along_the_component_the_ratio_of_axes_goes_one_way_and_outlines_stay_smooth(model: ShapeModel) -> None:
     """A ragged outline is longer than the ellipse's."""
     source = AlongComponent(model, 1, steps=9, sigmas=1.8)
     masks = [source.draw(number) for number in range(9)]
@@ -104,17 +104,17 @@ def test_along_the_component_the_ratio_of_axes_goes_one_way_and_outlines_stay_sm
 
 
 @pytest.mark.parametrize("angle", np.radians([0, 30, 90, 135, 200, 300]))
-def test_orientation_follows_a_turned_shape(angle: float) -> None:
+def test_pca__orientation_follows_a_turned_shape(angle: float) -> None:
     found = orientation(egg(angle) > 127) - orientation(egg(0.0) > 127)
     assert (found - angle + np.pi) % (2 * np.pi) - np.pi == pytest.approx(0, abs=0.03)
 
 
-def test_orientation_in_the_picture() -> None:
+def test_pca__orientation_in_the_picture() -> None:
     """x to the right, y down: an ellipse that falls to the right."""
     assert math.sin(2 * orientation(ellipse(60, 20, angle=0.5) > 127)) == pytest.approx(math.sin(1.0), abs=0.05)
 
 
-def test_a_shape_is_put_where_its_pose_says(tmp_path: Path) -> None:
+def test_pca__a_shape_is_put_where_its_pose_says(tmp_path: Path) -> None:
     """Learn from eggs, draw the mean at the pose of one: the same egg comes out, not a mirrored one."""
     angles = np.radians([10, 75, 150, 222, 318])
     for number, angle in enumerate(angles):
@@ -129,7 +129,7 @@ def test_a_shape_is_put_where_its_pose_says(tmp_path: Path) -> None:
         assert 2 * (found & original).sum() / (found.sum() + original.sum()) > 0.94
 
 
-def test_random_shapes_lie_inside_in_one_piece(model: ShapeModel) -> None:
+def test_pca__random_shapes_lie_inside_in_one_piece(model: ShapeModel) -> None:
     source = RandomShapes(model, size=128, seed=2)
     for number in range(20):
         mask = source.draw(number)
@@ -140,7 +140,7 @@ def test_random_shapes_lie_inside_in_one_piece(model: ShapeModel) -> None:
     assert (source.draw(0) != RandomShapes(model, size=128, seed=3).draw(0)).any()
 
 
-def test_a_model_is_read_as_it_was_written(model: ShapeModel, tmp_path: Path) -> None:
+def test_pca__a_model_is_read_as_it_was_written(model: ShapeModel, tmp_path: Path) -> None:
     save_model(model, tmp_path / "m.npz")
     again = load(tmp_path / "m.npz")
     for name in ShapeModel.__dataclass_fields__:
@@ -157,7 +157,7 @@ class Bomb:
         return (print, ("boom",))
 
 
-def test_other_files_are_refused(model: ShapeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pca__other_files_are_refused(model: ShapeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "m.npz"
     save_model(model, path)
     whole = path.read_bytes()
@@ -190,20 +190,20 @@ def test_other_files_are_refused(model: ShapeModel, tmp_path: Path, capsys: pyte
             load(missing)
 
 
-def test_components_beyond_the_rank(model: ShapeModel) -> None:
+def test_pca__components_beyond_the_rank(model: ShapeModel) -> None:
     count = len(model.components)
     for component in (0, -1, count + 1):
         with pytest.raises(InputError, match=f"learnt from 60 masks; expected from 1 to {count}, got {component}"):
             AlongComponent(model, component)
 
 
-def test_few_masks_have_few_components(tmp_path: Path) -> None:
+def test_pca__few_masks_have_few_components(tmp_path: Path) -> None:
     for number, ratio in enumerate((1.2, 1.5, 2.0)):
         save(tmp_path / f"{number}.png", ellipse(50 * ratio**0.5, 50 / ratio**0.5))
     assert len(fit_shape_model(read_lesions(find_masks(tmp_path), READ_SIDE)).components) <= 2
 
 
-def test_what_cannot_be_learnt(tmp_path: Path) -> None:
+def test_pca__what_cannot_be_learnt(tmp_path: Path) -> None:
     save(tmp_path / "a.png", disc())
     with pytest.raises(InputError, match="at least 3 masks whose lesion lies inside the frame, got 1$"):
         fit_shape_model(read_lesions(find_masks(tmp_path), READ_SIDE))
@@ -226,11 +226,11 @@ def test_what_cannot_be_learnt(tmp_path: Path) -> None:
         ({"size": 4}, "size must be between"),
     ],
 )
-def test_what_is_refused(model: ShapeModel, options: dict[str, object], message: str) -> None:
+def test_pca__what_is_refused(model: ShapeModel, options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         AlongComponent(model, 1, **options)  # type: ignore[arg-type]
 
 
-def test_a_shape_that_does_not_fit(model: ShapeModel) -> None:
+def test_pca__a_shape_that_does_not_fit(model: ShapeModel) -> None:
     with pytest.raises(InputError, match="leaves no shape inside the frame; give fewer --sigmas"):
         AlongComponent(model, 1, radius=0.6).draw(0)

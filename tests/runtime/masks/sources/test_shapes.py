@@ -32,7 +32,7 @@ def area(shape: Shape, side: int) -> float:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "blob"])
-def test_area_and_centre_are_those_of_the_closed_form(kind: str) -> None:
+def test_shapes__area_and_centre_are_those_of_the_closed_form(kind: str) -> None:
     source = Shapes((kind,), smallest=0.2)
     for number in range(8):
         shape, mask = source.shape(number), source.draw(number)
@@ -41,7 +41,7 @@ def test_area_and_centre_are_those_of_the_closed_form(kind: str) -> None:
         assert center(mask) == pytest.approx((shape.y * 256, shape.x * 256), abs=0.3)
 
 
-def test_a_corner_points_where_the_rotation_says() -> None:
+def test_shapes__a_corner_points_where_the_rotation_says() -> None:
     """x to the right, y down, angles clockwise as seen."""
     for rotation, corner, opposite in (
         (0.0, (128, 189), (128, 67)),
@@ -53,7 +53,7 @@ def test_a_corner_points_where_the_rotation_says() -> None:
         assert mask[opposite] == 0
 
 
-def test_edges_have_the_greys_of_a_mask_brought_to_its_size() -> None:
+def test_shapes__edges_have_the_greys_of_a_mask_brought_to_its_size() -> None:
     """A disc of 1024 pixels, squashed as training does, is what a circle is drawn as."""
     from m2l_runtime.masks.mask_file import resize
 
@@ -65,7 +65,7 @@ def test_edges_have_the_greys_of_a_mask_brought_to_its_size() -> None:
     assert difference.mean() < 0.25
 
 
-def test_shapes_stay_inside_and_come_by_turns() -> None:
+def test_shapes__stay_inside_and_come_by_turns() -> None:
     source = Shapes(size=64, largest=0.46)
     for number in range(180):
         mask = source.draw(number)
@@ -74,7 +74,7 @@ def test_shapes_stay_inside_and_come_by_turns() -> None:
         assert source.label(number) == KINDS[number % len(KINDS)]
 
 
-def test_a_mask_depends_on_seed_and_number_alone() -> None:
+def test_shapes__a_mask_depends_on_seed_and_number_alone() -> None:
     one, again, other = Shapes(seed=5), Shapes(seed=5), Shapes(seed=6)
     later = one.draw(7)
     for number in range(9):
@@ -84,7 +84,7 @@ def test_a_mask_depends_on_seed_and_number_alone() -> None:
     assert (Shapes(("circle",), seed=5).draw(0) == one.draw(0)).all()
 
 
-def test_golden_parameters() -> None:
+def test_shapes__golden_parameters() -> None:
     """A change here changes every mask that people have drawn with a seed."""
     shape = Shapes(seed=1).shape(8)
     assert (shape.kind, len(shape.form)) == ("blob", 10)
@@ -110,18 +110,18 @@ GOLDEN = (0.5254650683545482, 0.5296412502300162, 0.24704966468722125, 2.3575460
         ({"seed": -1}, "seed must be at least 0"),
     ],
 )
-def test_what_is_refused(options: dict[str, object], message: str) -> None:
+def test_shapes__what_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
         Shapes(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [0, -3, 10_000_001])
-def test_a_number_of_masks_that_cannot_be(count: int) -> None:
+def test_shapes__a_number_of_masks_that_cannot_be(count: int) -> None:
     with pytest.raises(InputError, match="number of masks must be between 1 and 10,000,000"):
         DrawnMasks(Shapes(), count)
 
 
-def test_names_are_in_order_and_tell_the_kind() -> None:
+def test_shapes__names_are_in_order_and_tell_the_kind() -> None:
     names = DrawnMasks(Shapes(("star", "circle")), 11).names
     assert names == sorted(names)
     assert names[:2] == ["000000-star.png", "000001-circle.png"]

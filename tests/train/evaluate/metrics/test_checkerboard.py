@@ -31,7 +31,7 @@ def energy(images: Array) -> dict[int | None, Estimate]:
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.0, 1.5])
-def test_without_a_grid_it_is_about_one_whatever_the_slope(slope: float) -> None:
+def test_checkerboard__without_a_grid_it_is_about_one_whatever_the_slope(slope: float) -> None:
     found = energy(noise(24, slope))
     assert found[None].value == pytest.approx(1, abs=0.05)
     for stride in (4, 8, 16):
@@ -44,7 +44,7 @@ def test_without_a_grid_it_is_about_one_whatever_the_slope(slope: float) -> None
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8, 16])
-def test_a_planted_grid_is_found_at_its_stride_and_not_at_finer_ones(stride: int) -> None:
+def test_checkerboard__a_planted_grid_is_found_at_its_stride_and_not_at_finer_ones(stride: int) -> None:
     images = noise(8, 1.0)
     before = energy(images)
     grid = images.astype(int)
@@ -60,14 +60,14 @@ def test_a_planted_grid_is_found_at_its_stride_and_not_at_finer_ones(stride: int
             assert pure[other].value == pytest.approx(before[other].value, rel=0.1)
 
 
-def test_a_grid_of_another_period_is_not_one() -> None:
+def test_checkerboard__a_grid_of_another_period_is_not_one() -> None:
     images = noise(8, 1.0)
     cosine = 6 * np.cos(2 * np.pi * np.arange(SIDE) * 27 / SIDE)
     found = energy(np.clip(images + cosine[None, None, :, None], 0, 255).astype(np.uint8))
     assert found[None].value == pytest.approx(1, abs=0.15)
 
 
-def test_every_point_is_counted_once_under_its_smallest_stride() -> None:
+def test_checkerboard__every_point_is_counted_once_under_its_smallest_stride() -> None:
     found = checkerboard.points(SIDE)
     assert {stride: len(some) for stride, some in found.items()} == {2: 3, 4: 6, 8: 24, 16: 96}
     every = [place for some in found.values() for place in some]
@@ -76,12 +76,12 @@ def test_every_point_is_counted_once_under_its_smallest_stride() -> None:
     assert found[2] == [(0, 128), (128, 0), (128, 128)]
 
 
-def test_small_images_have_room_for_few_strides() -> None:
+def test_checkerboard__small_images_have_room_for_few_strides() -> None:
     assert checkerboard.measured_strides(256) == (2, 4, 8, 16)
     assert checkerboard.measured_strides(64) == (2, 4)
     assert checkerboard.measured_strides(36) == (2,)
     assert checkerboard.measured_strides(33) == ()
 
 
-def test_flat_images_have_no_grid() -> None:
+def test_checkerboard__flat_images_have_no_grid() -> None:
     assert energy(np.full((3, 64, 64, 3), 90, np.uint8))[None].value == pytest.approx(1, abs=1e-6)

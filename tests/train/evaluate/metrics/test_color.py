@@ -23,7 +23,7 @@ def lab(rgb: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     return np.asarray(rgb2lab(rgb[None, None].astype(float) / 255)).reshape(3)
 
 
-def test_flat_colours_are_found_and_their_difference_is_scikit_images() -> None:
+def test_color__flat_colours_are_found_and_their_difference_is_scikit_images() -> None:
     dark, brown, pink = (np.array(c, np.uint8) for c in ((90, 50, 40), (140, 90, 70), (220, 180, 160)))
     mask = masks(1)[0]
     generated = color.region_colors(np.stack([flat(dark, pink, mask)] * 6), np.stack([mask] * 6))
@@ -39,7 +39,7 @@ def test_flat_colours_are_found_and_their_difference_is_scikit_images() -> None:
     assert color.paired_difference(generated.skin, real.skin, weights(6)).value == 0
 
 
-def test_masks_without_lesion_or_skin_are_left_out() -> None:
+def test_color__masks_without_lesion_or_skin_are_left_out() -> None:
     all_masks = masks(7)
     all_masks[0], all_masks[1] = 0, 255
     images = photographs(7)
@@ -54,7 +54,7 @@ def test_masks_without_lesion_or_skin_are_left_out() -> None:
     assert np.isnan(color.set_difference(nothing, nothing, weights(7), weights(7)).value)
 
 
-def test_spreads() -> None:
+def test_color__spreads() -> None:
     colours = np.random.default_rng(0).normal((50, 10, 20), (5, 2, 3), (200, 3))
     narrow = colours.mean(0) + (colours - colours.mean(0)) / 4
     found = color.spread_ratio(narrow, colours, weights(200), weights(200))

@@ -66,7 +66,7 @@ def weights(inception_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return path
 
 
-def test_features_are_those_of_torch_fidelity(inception_module: Any, weights: Path) -> None:
+def test_inception__features_are_those_of_torch_fidelity(inception_module: Any, weights: Path) -> None:
     images = photographs(3)
     network = inception_module.Inception(weights)
     found = network(images)
@@ -81,7 +81,7 @@ def test_features_are_those_of_torch_fidelity(inception_module: Any, weights: Pa
 
 
 @pytest.mark.slow
-def test_figures_of_a_whole_evaluation(
+def test_inception__figures_of_a_whole_evaluation(
     inception_module: Any, weights: Path, data: Path, synthetic: Path, tmp_path: Path
 ) -> None:
     del inception_module
@@ -107,7 +107,7 @@ class Bomb:
         return builtins.eval, ("1/0",)
 
 
-def test_other_files_are_refused_and_nothing_is_downloaded_or_run(
+def test_inception__other_files_are_refused_and_nothing_is_downloaded_or_run(
     inception_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*arguments: object, **options: object) -> None:
@@ -124,7 +124,7 @@ def test_other_files_are_refused_and_nothing_is_downloaded_or_run(
             inception_module.Inception(path)
 
 
-def test_without_torch_fidelity_the_error_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception__without_torch_fidelity_the_error_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     from m2l_train.evaluate import evaluation
 
     monkeypatch.delitem(sys.modules, "m2l_train.evaluate.metrics.inception", raising=False)
@@ -134,7 +134,7 @@ def test_without_torch_fidelity_the_error_is_the_command(monkeypatch: pytest.Mon
         evaluation._open_inception("any")
 
 
-def test_fid_is_scipys(inception_module: Any) -> None:
+def test_inception__fid_is_scipys(inception_module: Any) -> None:
     generator = np.random.default_rng(0)
     mixing = generator.normal(0, 1, (6, 6))
     for count in (4, 40):  # fewer and more images than features
@@ -147,7 +147,7 @@ def test_fid_is_scipys(inception_module: Any) -> None:
         assert inception_module.frechet_distance(one, other) == pytest.approx(expected, rel=1e-5)
 
 
-def test_fid_of_gaussians_is_the_closed_form(inception_module: Any) -> None:
+def test_inception__fid_of_gaussians_is_the_closed_form(inception_module: Any) -> None:
     generator = np.random.default_rng(1)
     one = generator.normal((0, 0, 0), (1, 2, 3), (40_000, 3)).astype(np.float32)
     other = generator.normal((1, 0, 2), (2, 2, 1), (40_000, 3)).astype(np.float32)

@@ -16,7 +16,7 @@ def weights(count: int, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.fl
     return bootstrap.multiplicities(bootstrap.resample_indices(count, 0, name))
 
 
-def test_it_is_the_unbiased_estimate() -> None:
+def test_kid__it_is_the_unbiased_estimate() -> None:
     x, y = features(0, 7), features(1, 5, 0.5)
 
     def k(
@@ -30,7 +30,7 @@ def test_it_is_the_unbiased_estimate() -> None:
     assert kid.distance(x, y, weights(7, "x"), weights(5, "y")).value == pytest.approx(within + other - 2 * across)
 
 
-def test_two_samples_of_one_distribution_are_at_zero_on_average_and_a_shift_is_seen() -> None:
+def test_kid__two_samples_of_one_distribution_are_at_zero_on_average_and_a_shift_is_seen() -> None:
     found = [
         kid.distance(features(2 * n), features(2 * n + 1, 90), np.ones((1, 60)), np.ones((1, 90))).value
         for n in range(60)
@@ -43,7 +43,7 @@ def test_two_samples_of_one_distribution_are_at_zero_on_average_and_a_shift_is_s
     assert shifts[0].value < shifts[1].value < shifts[2].value
 
 
-def test_standardised_features_do_not_depend_on_scales() -> None:
+def test_kid__standardised_features_do_not_depend_on_scales() -> None:
     x, y = features(0), features(1, 90, 0.3)
     scales = np.array([1, 10, 0.1, 5, 1, 2, 100, 1], np.float32)
     found = [
@@ -55,7 +55,7 @@ def test_standardised_features_do_not_depend_on_scales() -> None:
     assert not kid.standardized(np.ones((3, 2), np.float32), np.ones((4, 2), np.float32)).any()
 
 
-def test_the_interval_is_not_drawn_up_by_images_drawn_twice() -> None:
+def test_kid__the_interval_is_not_drawn_up_by_images_drawn_twice() -> None:
     found = kid.distance(features(0), features(1), weights(60, "x"), weights(60, "y"))
     assert found.low is not None and found.high is not None  # noqa: PT018
     assert abs((found.low + found.high) / 2 - found.value) < 0.5 * (found.high - found.low)

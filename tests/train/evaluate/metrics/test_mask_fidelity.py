@@ -22,11 +22,11 @@ def compare(one: Array, other: Array) -> tuple[float, float, int]:
     return float(found.dice[0]), float(found.boundary_px[0]), found.one_empty
 
 
-def test_a_mask_agrees_with_itself() -> None:
+def test_mask_fidelity__a_mask_agrees_with_itself() -> None:
     assert compare(disc(), disc()) == (1, 0, 0)
 
 
-def test_a_disc_moved_by_ten_pixels() -> None:
+def test_mask_fidelity__a_disc_moved_by_ten_pixels() -> None:
     dice, boundary, _ = compare(disc(256, 60, 120, 130), disc(256, 60, 120, 140))
     assert dice == pytest.approx(overlap(60, 10), abs=0.003)
     # the nearest point of a circle of radius r moved by d: |sqrt(r^2 + d^2 - 2 r d cos t) - r|, averaged over t
@@ -38,13 +38,13 @@ def test_a_disc_moved_by_ten_pixels() -> None:
     assert tighten_limits[1] > boundary
 
 
-def test_rings_within_each_other() -> None:
+def test_mask_fidelity__rings_within_each_other() -> None:
     dice, boundary, _ = compare(disc(256, 50), disc(256, 60))
     assert dice == pytest.approx(2 * 50**2 / (50**2 + 60**2), abs=0.005)
     assert boundary == pytest.approx(10, abs=0.2)
 
 
-def test_a_boundary_distance_is_that_of_brute_force() -> None:
+def test_mask_fidelity__a_boundary_distance_is_that_of_brute_force() -> None:
     lesions = disc(64, 17.3, 30, 25) > 0, (disc(64, 12, 35, 33) | disc(64, 6, 8, 62)) > 0
     edges = []
     for lesion in lesions:
@@ -56,7 +56,7 @@ def test_a_boundary_distance_is_that_of_brute_force() -> None:
     assert mask_fidelity.boundary_distance(*lesions) == pytest.approx(expected)
 
 
-def test_squares_by_hand() -> None:
+def test_mask_fidelity__squares_by_hand() -> None:
     one, other = np.zeros((20, 20), bool), np.zeros((20, 20), bool)
     one[5, 5], other[5, 9] = True, True
     assert mask_fidelity.boundary_distance(one, other) == 4
@@ -65,14 +65,14 @@ def test_squares_by_hand() -> None:
     assert mask_fidelity.dice(one, other) == pytest.approx(2 / 3)
 
 
-def test_empty_ones() -> None:
+def test_mask_fidelity__empty_ones() -> None:
     empty = np.zeros((256, 256), np.uint8)
     assert compare(empty, empty) == (1, 0, 0)
     for pair in ((empty, disc()), (disc(), empty)):
         assert compare(*pair) == pytest.approx((0, 256 * math.sqrt(2), 1))
 
 
-def test_distances_are_in_pixels_of_256() -> None:
+def test_mask_fidelity__distances_are_in_pixels_of_256() -> None:
     assert compare(disc(64, 15, 30, 32), disc(64, 15, 30, 34))[1] == pytest.approx(
         compare(disc(256, 60, 120, 128), disc(256, 60, 120, 136))[1], rel=0.1
     )

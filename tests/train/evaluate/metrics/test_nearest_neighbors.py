@@ -14,7 +14,7 @@ def small(image: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     return np.asarray(image.reshape(32, 2, 32, 2, 3).mean((1, 3)))
 
 
-def test_distances_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearest_neighbors__distances_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nearest_neighbors, "_BLOCK", 4)
     training, made = photographs(11), photographs(5, first=60)
     found = nearest_neighbors.nearest(nearest_neighbors.shrink(made), nearest_neighbors.shrink(training))
@@ -26,7 +26,7 @@ def test_distances_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("way", range(8))
-def test_a_planted_copy_is_found_however_it_is_turned(way: int) -> None:
+def test_nearest_neighbors__a_planted_copy_is_found_however_it_is_turned(way: int) -> None:
     training, made = photographs(9), photographs(4, first=60)
     copy = training[6] if way < 4 else training[6][:, ::-1]
     made[2] = np.rot90(copy, way % 4)
@@ -36,7 +36,7 @@ def test_a_planted_copy_is_found_however_it_is_turned(way: int) -> None:
     assert np.delete(found.levels, 2).min() > 1
 
 
-def test_a_brighter_copy_is_a_near_duplicate_without_being_near() -> None:
+def test_nearest_neighbors__a_brighter_copy_is_a_near_duplicate_without_being_near() -> None:
     rows, columns = np.mgrid[:64, :64]
     odd = np.repeat((100 + 60 * np.sin(rows / 5) * np.cos(columns / 9))[..., None], 3, 2).astype(np.uint8)
     training = np.concatenate([photographs(5), odd[None]])

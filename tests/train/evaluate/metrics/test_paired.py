@@ -11,7 +11,7 @@ from support import Array
 from m2l_train.evaluate.metrics import paired
 
 
-def test_equal_images() -> None:
+def test_paired__equal_images() -> None:
     images = photographs(3)
     found = paired.compare(images, images)
     assert found.l1_levels.tolist() == [0, 0, 0]
@@ -19,7 +19,7 @@ def test_equal_images() -> None:
     assert found.ssim == pytest.approx([1, 1, 1])
 
 
-def test_a_known_shift() -> None:
+def test_paired__a_known_shift() -> None:
     images = np.clip(photographs(2), 0, 240)
     shifted = images.copy()
     shifted[1] += 12
@@ -43,7 +43,7 @@ def own_ssim(one: Array, other: Array) -> float:
     return float(index[5:-5, 5:-5].mean())
 
 
-def test_ssim_is_that_of_the_paper_and_falls_with_noise() -> None:
+def test_paired__ssim_is_that_of_the_paper_and_falls_with_noise() -> None:
     image = photographs(1)[0]
     noise = np.random.default_rng(0).normal(0, 1, image.shape)
     noisy = [np.clip(image + scale * noise, 0, 255).astype(np.uint8) for scale in (4, 12, 40)]

@@ -34,7 +34,7 @@ def published_pyramid(image: Array, levels: int) -> list[FloatArray]:
     return found
 
 
-def test_the_pyramid_is_the_published_one() -> None:
+def test_sliced_wasserstein__the_pyramid_is_the_published_one() -> None:
     image = photographs(1)[0]
     found = sliced_wasserstein.laplacian_pyramid(torch.from_numpy(image).permute(2, 0, 1)[None].float())
     assert [level.shape[-1] for level in found] == [64, 32, 16] == sliced_wasserstein.pyramid_sides(64)
@@ -44,7 +44,7 @@ def test_the_pyramid_is_the_published_one() -> None:
     assert sliced_wasserstein.pyramid_sides(36) == [36, 18]
 
 
-def test_patches_are_cut_out_of_their_level() -> None:
+def test_sliced_wasserstein__patches_are_cut_out_of_their_level() -> None:
     images = photographs(2)
     found = sliced_wasserstein.describe(images, 0)
     assert [level.shape for level in found] == [(256, 3, 7, 7)] * 3
@@ -54,7 +54,7 @@ def test_patches_are_cut_out_of_their_level() -> None:
         assert np.abs(windows - patch).max((1, 2, 3)).min() < 1e-3
 
 
-def test_a_distance_is_the_mean_over_directions_of_scipys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sliced_wasserstein__a_distance_is_the_mean_over_directions_of_scipys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sliced_wasserstein, "DIRECTIONS", 8)
     generator = np.random.default_rng(0)
     one = generator.normal(0, 1, (100, 3, 7, 7)).astype(np.float32)
@@ -71,7 +71,7 @@ def test_a_distance_is_the_mean_over_directions_of_scipys(monkeypatch: pytest.Mo
     )
 
 
-def test_it_is_zero_for_one_set_small_for_two_of_a_kind_and_large_for_others() -> None:
+def test_sliced_wasserstein__it_is_zero_for_one_set_small_for_two_of_a_kind_and_large_for_others() -> None:
     first, second = photographs(12), photographs(12, first=40)
     blurred = scipy.ndimage.gaussian_filter(second.astype(float), (0, 2, 2, 0)).astype(np.uint8)
     sets = [sliced_wasserstein.describe(images, 0) for images in (first, second, blurred)]
