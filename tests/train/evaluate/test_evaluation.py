@@ -426,8 +426,8 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage.metrics", None)
     monkeypatch.delitem(sys.modules, "m2l_train.evaluate.metrics.paired")
     monkeypatch.delitem(sys.modules, "m2l_train.evaluate.evaluation")
-    monkeypatch.delitem(sys.modules, "m2l_train.evaluate.figures", raising=False)
-    for name in ("paired", "evaluation", "figures", "evaluate_images"):
+    monkeypatch.delitem(sys.modules, "m2l_train.evaluate.registry", raising=False)
+    for name in ("paired", "evaluation", "registry", "evaluate_images"):
         monkeypatch.delitem(vars(package), name, raising=False)
     monkeypatch.delitem(vars(sys.modules["m2l_train.evaluate.metrics"]), "paired", raising=False)
     with pytest.raises(EngineNotInstalled, match=r"pip install '\.\[evaluate\]'"):
