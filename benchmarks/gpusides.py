@@ -52,12 +52,12 @@ def probe() -> None:
     """Describe the GPU that sides would run on, or why there is none, and what PyTorch was built with."""
     import torch
 
-    from m2l_runtime.backends.cuda.devices import card
+    from m2l_runtime.backends.cuda.devices import find_gpu
     from m2l_runtime.errors import M2LError
 
     facts: dict[str, Any] = {"name": None, "compute_capability": None, "cuda": None, "reason": None}
     try:
-        gpu = card(0)
+        gpu = find_gpu(0)
         facts |= {"name": gpu.name, "compute_capability": gpu.compute_capability, "cuda": gpu.driver_version}
     except M2LError as error:
         facts["reason"] = gpufiles.one_line(error)

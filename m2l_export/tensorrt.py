@@ -18,7 +18,7 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
 from m2l_runtime.backends.base import BackendOptions, ModelSource, PlanRef
-from m2l_runtime.backends.cuda.devices import Gpu, card
+from m2l_runtime.backends.cuda.devices import Gpu, find_gpu
 from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.backends.trt import library
 from m2l_runtime.backends.trt.build import BuildOptions, Plan, build_plan, require_target
@@ -82,7 +82,7 @@ def resolve(plan_options: PlanOptions) -> tuple[BuildOptions, ...]:
         EngineNotInstalled: the library is not installed; the message has the command that installs it.
     """
     try:
-        gpu: Gpu | None = card(0)
+        gpu: Gpu | None = find_gpu(0)
     except (DeviceUnavailable, EngineNotInstalled):
         gpu = None
     variant = plan_options.tensorrt_variant or _default_variant(plan_options.compute_capabilities, gpu)

@@ -277,6 +277,7 @@ def test_export__a_kill_in_mid_export_leaves_the_old_bundle(exported: Path, tmp_
     assert os.listdir(tmp_path) == ["b"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference checkpoint is not here")
 def test_export__the_trained_reference_end_to_end(tmp_path: Path) -> None:
     report = export_checkpoint(REFERENCE / "latest_net_G.pth", tmp_path / "b", ExportOptions(masks=REFERENCE / "masks"))

@@ -76,12 +76,12 @@ def _load_on_cpu(source: ModelSource, options: BackendOptions, why_not_cuda: str
 def _load_on_cuda(source: ModelSource, options: BackendOptions, index: int) -> CudaBackend:
     # Imported here, as a first image on a CPU would wait for it.
     from m2l_runtime.backends.cuda.backend import BATCH_SIZE, STREAMS, CudaBackend, open_executor
-    from m2l_runtime.backends.cuda.devices import card
+    from m2l_runtime.backends.cuda.devices import find_gpu
     from m2l_runtime.backends.cuda.runtime_api import BindingsRuntime
     from m2l_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
     _require_cuda_build()
-    card(index)  # ahead of the library's own CUDA, whose words for a GPU that is not there are hard to read
+    find_gpu(index)  # ahead of the library's own CUDA, whose words for a GPU that is not there are hard to read
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
     streams = STREAMS if options.streams is None else options.streams

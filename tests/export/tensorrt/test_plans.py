@@ -41,7 +41,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: int) -> Gpu:
         raise DeviceUnavailable("there is no card")
 
-    monkeypatch.setattr(tensorrt, "card", absent)
+    monkeypatch.setattr(tensorrt, "find_gpu", absent)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_plans__the_flavour_follows_card_and_libraries(monkeypatch: pytest.Monke
     ):
         monkeypatch.setattr(library, "installed", lambda there=there: there)
         assert tensorrt._default_variant(asked, card) == flavour
-    monkeypatch.setattr(tensorrt, "card", lambda _: GPU)
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda _: GPU)
     monkeypatch.setattr(library, "load", lambda _: None)
     (options,) = resolve(PlanOptions(tensorrt_variant="tensorrt"))
     assert (options.card, options.compute_capability) == (GPU, None)
@@ -318,7 +318,7 @@ def test_plans__a_plan_whose_card_is_here_is_measured(
     import m2l_export.export
 
     monkeypatch.setattr(m2l_export.export, "build_plans", build)
-    monkeypatch.setattr(tensorrt, "card", lambda _: GPU)
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda _: GPU)
     monkeypatch.setattr(library, "load", lambda _: None)
     monkeypatch.setattr(library, "installed", lambda: ("tensorrt",))
     monkeypatch.setattr(tensorrt, "build_plan", build_plan)

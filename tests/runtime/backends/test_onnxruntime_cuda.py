@@ -146,7 +146,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibrary]:
     fake = FakeLibrary()
     monkeypatch.setattr(backend, "onnxruntime", fake)
     monkeypatch.setattr("m2l_runtime.backends.cuda.runtime_api.BindingsRuntime", lambda _: fake.cuda_runtime)
-    monkeypatch.setattr("m2l_runtime.backends.cuda.devices.card", lambda _: GPU)
+    monkeypatch.setattr("m2l_runtime.backends.cuda.devices.find_gpu", lambda _: GPU)
     yield fake
     assert not fake.cuda_runtime.violations
 
@@ -304,7 +304,7 @@ def test_onnxruntime_cuda__auto_is_the_cpu_where_there_is_no_card(
     def absent(_: int) -> Gpu:
         raise error
 
-    monkeypatch.setattr("m2l_runtime.backends.cuda.devices.card", absent)
+    monkeypatch.setattr("m2l_runtime.backends.cuda.devices.find_gpu", absent)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     with Synthesizer.open(TINY_BUNDLE, backend="onnxruntime") as synth:

@@ -51,12 +51,12 @@ def find_gpus() -> tuple[Gpu, ...]:
     if count == 0:
         raise unavailable(runtime, runtime.cudaError_t.cudaErrorNoDevice)
     _, version = runtime.cudaDriverGetVersion()
-    cards = []
+    gpus = []
     for index in range(count):
         code, properties = runtime.cudaGetDeviceProperties(index)
         if code != 0:
             raise unavailable(runtime, code)
-        cards.append(
+        gpus.append(
             Gpu(
                 index=index,
                 name=printable(properties.name.partition(b"\0")[0].decode("utf-8", "replace")),
@@ -65,20 +65,20 @@ def find_gpus() -> tuple[Gpu, ...]:
                 driver_version=_version(version),
             )
         )
-    return tuple(cards)
+    return tuple(gpus)
 
 
-def card(index: int) -> Gpu:
+def find_gpu(index: int) -> Gpu:
     """Find the GPU of an index.
 
     Raises:
         EngineNotInstalled, DeviceUnavailable: as :func:`find_gpus`; or there is no GPU of that index.
     """
-    cards = find_gpus()
-    if 0 <= index < len(cards):
-        return cards[index]
-    there = ", ".join(f"cuda:{found.index} ({found.name})" for found in cards)
-    raise DeviceUnavailable(f"there is no cuda:{index}, only {plural(len(cards), 'NVIDIA GPU')}; choose among {there}")
+    gpus = find_gpus()
+    if 0 <= index < len(gpus):
+        return gpus[index]
+    there = ", ".join(f"cuda:{found.index} ({found.name})" for found in gpus)
+    raise DeviceUnavailable(f"there is no cuda:{index}, only {plural(len(gpus), 'NVIDIA GPU')}; choose among {there}")
 
 
 def memory_in_use_bytes(index: int) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.base import PlanRef
-from m2l_runtime.backends.cuda.devices import Gpu, card
+from m2l_runtime.backends.cuda.devices import Gpu, find_gpu
 from m2l_runtime.backends.trt import library as libraries
 from m2l_runtime.backends.trt.build import COMPUTE_CAPABILITIES
 from m2l_runtime.bundle.schema import Manifest, PlanFile, Precision, TensorRtVariant
@@ -55,7 +55,7 @@ def detect_environment(index: int = 0) -> Environment:
         DeviceUnavailable: there is no such GPU.
         EngineNotInstalled: what finds GPUs is not installed.
     """
-    gpu = card(index)
+    gpu = find_gpu(index)
     versions: dict[TensorRtVariant, str] = {}
     for flavour in libraries.installed():
         try:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2l_runtime.backends.cuda.devices import Gpu, card, find_gpus, memory_in_use_bytes
+from m2l_runtime.backends.cuda.devices import Gpu, find_gpu, find_gpus, memory_in_use_bytes
 from m2l_runtime.backends.cuda.runtime_api import BindingsRuntime
 from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled
 
@@ -114,11 +114,11 @@ def test_devices__two_cards() -> None:
         Gpu(0, "NVIDIA RTX 4070", "8.9", 8 << 30, "13.2"),
         Gpu(1, "NVIDIA H100\\x1b", "9.9", 9 << 30, "13.2"),
     )
-    assert card(1) == cards[1]
+    assert find_gpu(1) == cards[1]
     for index in (2, -1):
         words = f"there is no cuda:{index}, only 2 NVIDIA GPUs; choose among cuda:0 (NVIDIA RTX 4070), cuda:1 (NVIDIA H"
         with pytest.raises(DeviceUnavailable, match=re.escape(words)):
-            card(index)
+            find_gpu(index)
 
 
 def test_devices__no_driver(runtime: FakeRuntime) -> None:
@@ -128,7 +128,7 @@ def test_devices__no_driver(runtime: FakeRuntime) -> None:
     with pytest.raises(DeviceUnavailable, match=re.escape(words)):
         find_gpus()
     with pytest.raises(DeviceUnavailable, match=re.escape(words)):
-        card(0)
+        find_gpu(0)
 
 
 def test_devices__a_driver_too_old(runtime: FakeRuntime) -> None:
@@ -325,7 +325,7 @@ def test_devices__the_real_library_where_it_has_no_card(visible: str | None) -> 
     code = (
         "import numpy, sys\n"
         "from cuda.bindings import runtime\n"
-        "from m2l_runtime.backends.cuda.devices import card, find_gpus, memory_in_use_bytes\n"
+        "from m2l_runtime.backends.cuda.devices import find_gpu, find_gpus, memory_in_use_bytes\n"
         "from m2l_runtime.backends.cuda.runtime_api import BindingsRuntime\n"
         "from m2l_runtime.errors import DeviceUnavailable\n"
         "if runtime.cudaGetDeviceCount()[0] == 0: sys.exit('there is a card')\n"
@@ -333,7 +333,7 @@ def test_devices__the_real_library_where_it_has_no_card(visible: str | None) -> 
         "    try: call()\n"
         "    except DeviceUnavailable as error: assert 'no NVIDIA GPU can be used: ' in str(error), error\n"
         "    else: raise AssertionError(call)\n"
-        "for call in (find_gpus, lambda: card(0), lambda: BindingsRuntime(0)): expect(call)\n"
+        "for call in (find_gpus, lambda: find_gpu(0), lambda: BindingsRuntime(0)): expect(call)\n"
         "assert memory_in_use_bytes(0) is None\n"
         "if runtime.cudaDriverGetVersion()[1] == 0:\n"  # handles that are none are given to no driver
         "    class Blind(BindingsRuntime):\n"

@@ -620,7 +620,7 @@ def test_tensorrt__what_runs_plans_is_asked_only_once_a_card_is_known(monkeypatc
     def touched(_: TensorRtVariant) -> Any:
         raise AssertionError("the library was touched")
 
-    monkeypatch.setattr(plans, "card", absent)
+    monkeypatch.setattr(plans, "find_gpu", absent)
     monkeypatch.setattr(library_module, "load", touched)
     with pytest.raises(DeviceUnavailable, match="no GPU"):
         plans.detect_environment()
