@@ -10,10 +10,10 @@ import io
 import os
 import pickletools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,7 +21,11 @@ from torch import Tensor
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import CheckpointError
 from m2l_runtime.literals import Norm, Upsample
+from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec, infer_modulated_spec, is_modulated
 from m2l_train.models.networks import MIN_DEPTH, UnetGenerator, UnetSpec
+
+Generator: TypeAlias = UnetGenerator | ModulatedGenerator
+"""A network that can be shipped."""
 
 EXPECTED: Final = "expected the generator of pix2pix with --netG unet_128 or unet_256, as in latest_net_G.pth"
 MAX_BYTES: Final = 1 << 32
@@ -33,7 +37,7 @@ _STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
 class Checkpoint:
     """Hold a generator as trained."""
 
-    network: UnetGenerator
+    network: Generator
     """On the CPU, fp32, in evaluation mode."""
     file_name: str
     sha256: str
@@ -145,12 +149,14 @@ def _names_in_pickle(content: bytes) -> list[str]:
     return [name for name in names if not name.startswith(("torch.", "collections."))]
 
 
-def to_network(state: Mapping[str, Tensor]) -> UnetGenerator:
+def to_network(state: Mapping[str, Tensor]) -> Generator:
     """Build the generator that a state_dict belongs to.
 
     Raises:
         CheckpointError: the state_dict is of something else, a shape does not fit, or a weight is not finite.
     """
+    if is_modulated(state):
+        return _to_modulated(state)
     spec = infer_spec(state)
     if spec.norm != "batch":  # old InstanceNorms saved statistics they never used
         state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in _STATISTICS}
@@ -160,26 +166,58 @@ def to_network(state: Mapping[str, Tensor]) -> UnetGenerator:
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     optional = [key for key in missing if key.endswith("num_batches_tracked")]  # absent before PyTorch 0.4.1
     missing = [key for key in missing if key not in optional]
+    _require_same_keys(missing, extra, f"a U-Net generator with {spec.levels} levels and ngf {spec.ngf}")
+    for key, value in state.items():
+        _check_tensor(key, value, expected[key])
+    if spec.appearance_rows and not (state["appearance.std"] > 0).all():
+        raise CheckpointError("has numbers in appearance.std that are not above 0, and appearances are divided by them")
+    network.load_state_dict({key: torch.tensor(0) for key in optional} | _copied(state, expected), assign=True)
+    return network.float().eval()
+
+
+def _to_modulated(state: Mapping[str, Tensor]) -> ModulatedGenerator:
+    """Build the modulated generator of a state_dict.
+
+    Raises:
+        CheckpointError: see `to_network`.
+    """
+    try:
+        spec: ModulatedSpec = infer_modulated_spec(state)
+        with torch.device("meta"):
+            network = ModulatedGenerator(spec)
+    except (KeyError, IndexError, ValueError) as error:
+        raise CheckpointError(f"is like a modulated generator, but is none ({error}); {EXPECTED}") from None
+    expected = network.state_dict()
+    _require_same_keys(expected.keys() - state.keys(), state.keys() - expected.keys(), "a modulated generator")
+    for key, value in state.items():
+        _check_tensor(key, value, expected[key])
+    if not (state["std"] > 0).all():
+        raise CheckpointError("has numbers in std that are not above 0, and appearances are divided by them")
+    if not spec.appearance_rows:
+        raise CheckpointError("keeps no appearances of the images trained on, which a bundle's are drawn from")
+    network.load_state_dict(_copied(state, expected), assign=True)
+    return network.float().eval()
+
+
+def _require_same_keys(missing: Collection[str], extra: Collection[str], kind: str) -> None:
     if missing or extra:
         raise CheckpointError(
-            f"is like a U-Net generator with {spec.levels} levels and ngf {spec.ngf}, but "
+            f"is like {kind}, but "
             + " and ".join(
-                f"{verb} {printable(keys[0])}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+                f"{verb} {printable(min(keys))}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
                 for verb, keys in (("lacks", missing), ("also has", extra))
                 if keys
             )
             + f"; {EXPECTED}"
         )
-    for key, value in state.items():
-        _check_tensor(key, value, expected[key])
-    if spec.appearance_rows and not (state["appearance.std"] > 0).all():
-        raise CheckpointError("has numbers in appearance.std that are not above 0, and appearances are divided by them")
-    weights = {
+
+
+def _copied(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors, in the types that are expected."""
+    return {
         key: value.to(expected[key].dtype, copy=True, memory_format=torch.contiguous_format)
         for key, value in state.items()
     }
-    network.load_state_dict({key: torch.tensor(0) for key in optional} | weights, assign=True)
-    return network.float().eval()
 
 
 def _check_tensor(key: str, value: Tensor, expected: Tensor) -> None:

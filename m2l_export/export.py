@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from m2l_export.checkpoint import Checkpoint, load_checkpoint
+from m2l_export.checkpoint import Checkpoint, Generator, load_checkpoint
 from m2l_export.graph.deploy import STORED_FORMS, Deployed, deploy, require_dropout
 from m2l_export.graph.fp16_weights import store_weights_as_fp16
 from m2l_export.graph.onnx_writer import BATCH, IMAGE, OPSET, input_specs, to_onnx
@@ -64,11 +64,15 @@ from m2l_runtime.conditioning.conditions import Appearances
 from m2l_runtime.errors import CheckpointError, InputError, OutputError
 from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.types import Images
-from m2l_train.models.networks import UnetGenerator, UnetSpec
+from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec
+from m2l_train.models.networks import UnetSpec
 
 MAX_SIDE: Final = 4096
 
 MAX_CONTRAST: Final = 100.0
+
+MODULATED_SIDE: Final = 256
+"""Side of masks and images of a modulated generator where nothing else is said: its layers do not tell."""
 
 OnStep = Callable[[str], None]
 OnProgress = Callable[[str, int, int], bool]
@@ -231,7 +235,7 @@ class LoadedNetwork:
     """(height, width) of masks and images."""
 
     @property
-    def network(self) -> UnetGenerator:
+    def network(self) -> Generator:
         """On the CPU, in fp32 and evaluation mode."""
         return self.checkpoint.network
 
@@ -255,16 +259,23 @@ def load(task: Task, path: str | os.PathLike[str]) -> LoadedNetwork:
     size = _image_size(spec, image_size, name)
     if options.stochastic and config is not None and not config.dropout:
         raise CheckpointError(f"{name}: was trained without dropout; leave out --stochastic")
-    if options.stochastic:
+    if options.stochastic and not isinstance(checkpoint.network, ModulatedGenerator):
         try:
             require_dropout(checkpoint.network)
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from None
-    task.on_step(
-        f"found a U-Net generator: {spec.levels} levels, ngf {spec.ngf}, {spec.input_nc} to {spec.output_nc} "
-        f"channels, norm {spec.norm}; masks and images of {size[1]}x{size[0]}"
-    )
+    task.on_step(f"found {_describe(spec)}; masks and images of {size[1]}x{size[0]}")
     return LoadedNetwork(name, checkpoint, run, size)
+
+
+def _describe(spec: UnetSpec | ModulatedSpec) -> str:
+    if isinstance(spec, ModulatedSpec):
+        widths = ", ".join(map(str, spec.decoder))
+        return f"a modulated generator: {spec.levels} levels, {widths} channels, {spec.numbers} numbers an appearance"
+    return (
+        f"a U-Net generator: {spec.levels} levels, ngf {spec.ngf}, {spec.input_nc} to {spec.output_nc} channels, norm "
+        f"{spec.norm}"
+    )
 
 
 @dataclass(frozen=True)
@@ -490,15 +501,16 @@ def _model_files(graph: BuiltGraph, variants: Sequence[ModelVariant]) -> dict[st
     return {graph.source.name: graph.source.content} | {one.model.file.path: one.content for one in variants}
 
 
-def _appearances(network: UnetGenerator, min_contrast: float, checkpoint: str) -> Appearances | None:
+def _appearances(network: Generator, min_contrast: float, checkpoint: str) -> Appearances | None:
     """Find the table (count, 12) that a network trained with appearances keeps, without those of less contrast."""
     if not 0 <= min_contrast <= MAX_CONTRAST:
         raise InputError(f"--min-contrast must be between 0 and {MAX_CONTRAST:g} Delta E, got {min_contrast:g}")
-    if network.appearance is None:
+    keeper = network if isinstance(network, ModulatedGenerator) else network.appearance
+    if keeper is None:
         if min_contrast:
             raise InputError(f"{checkpoint}: was trained without appearances; leave out --min-contrast")
         return None
-    table: Appearances = network.appearance.table.float().numpy()
+    table: Appearances = keeper.table.float().numpy()
     contrast = appearance.contrast(table)
     kept: Appearances = table[contrast >= min_contrast]
     if not len(kept):
@@ -518,10 +530,11 @@ def _check_bundle_path(path: Path, overwrite: bool) -> None:
     atomic.check_new_folder(path)
 
 
-def _image_size(spec: UnetSpec, image_size: int | None, checkpoint: str) -> tuple[int, int]:
+def _image_size(spec: UnetSpec | ModulatedSpec, image_size: int | None, checkpoint: str) -> tuple[int, int]:
     step = 1 << spec.levels
     if image_size is None:
-        return step, step
+        side = MODULATED_SIDE if isinstance(spec, ModulatedSpec) else step
+        return side, side
     if image_size % step or not step <= image_size <= MAX_SIDE:
         raise CheckpointError(
             f"{checkpoint}: a network of {spec.levels} levels works on multiples of {step} pixels up to "

@@ -36,6 +36,7 @@ from m2l_runtime.bundle.schema import (
 )
 from m2l_runtime.conditioning.conditions import Appearances
 from m2l_runtime.types import NAMES
+from m2l_train.models.modulated import ModulatedSpec
 
 GOLDEN_NAME = "golden.npz"
 MODEL_CARD_NAME = "MODEL_CARD.md"
@@ -126,6 +127,20 @@ def _model_card(contents: BundleContents, options: ExportOptions) -> str:
 def describe_network(checkpoint: Checkpoint, deployed: Deployed, source: ModelSource) -> Network:
     """Make the manifest's entry of a network, from the network as trained and from the file made of it."""
     spec, inputs = checkpoint.network.spec, {one.name for one in source.inputs}
+    parameter_count = sum(p.numel() for p in checkpoint.network.parameters())
+    if isinstance(spec, ModulatedSpec):
+        return Network(
+            architecture="modulated",
+            levels=spec.levels,
+            ngf=spec.decoder[-1],
+            input_nc=1,
+            output_nc=3,
+            norm="none",
+            norm_statistics="none",
+            parameter_count=parameter_count,
+            upsample="resize",
+            appearance=True,
+        )
     return Network(
         architecture="unet",
         levels=spec.levels,
@@ -134,7 +149,7 @@ def describe_network(checkpoint: Checkpoint, deployed: Deployed, source: ModelSo
         output_nc=spec.output_nc,
         norm=spec.norm,
         norm_statistics=deployed.norm_statistics,
-        parameter_count=sum(p.numel() for p in checkpoint.network.parameters()),
+        parameter_count=parameter_count,
         upsample=spec.upsample,
         appearance=APPEARANCE in inputs,
         dropout="input" if DROPOUT_BITS in inputs else "off",

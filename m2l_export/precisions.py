@@ -15,7 +15,8 @@ import torch
 
 from m2l_export.graph.deploy import ByteGraph, DeployUnet, Form, use_sub_pixel
 from m2l_export.graph.half_precision import emulate_half_precision, to_half_precision
-from m2l_export.graph.onnx_writer import APPEARANCE, DROPOUT_BITS, to_onnx
+from m2l_export.graph.modulated import DeployModulated
+from m2l_export.graph.onnx_writer import APPEARANCE, DROPOUT_BITS, NOISE, to_onnx
 from m2l_export.parity.metrics import Fidelity, ParityLimits, Shortfall, fidelity
 from m2l_export.quantize.calibration import Calibration, describe_calibration
 from m2l_export.quantize.equalize import channel_peaks, equalize, equalize_results
@@ -132,7 +133,7 @@ class Reference:
         )
 
 
-_INPUT_WORDS: Final = {APPEARANCE: "appearances", DROPOUT_BITS: "dropout bits"}
+_INPUT_WORDS: Final = {APPEARANCE: "appearances", DROPOUT_BITS: "dropout bits", NOISE: "noise"}
 
 
 @dataclass(frozen=True)
@@ -368,7 +369,9 @@ def build_int8_variant(
         ParityError: the file is not within `limits`, or only with all layers in float.
         EngineNotInstalled, EngineError: the engine does not run it.
     """
-    form: Form = "deconvolution" if engine == TENSORRT and base.form == "deconvolution" else "sub-pixel"
+    form: Form = base.form
+    if not isinstance(graph.unet, DeployModulated):
+        form = "deconvolution" if engine == TENSORRT and base.form == "deconvolution" else "sub-pixel"
     graph = _equalize_for(engine, graph, reference.calibration.calibration_inputs, form)
     quantizer = Quantizer(to_onnx(graph.eval(), fp32.inputs), reference.calibration.calibration_inputs, engine)
     candidates = _Int8Candidates(quantizer, fp32, engine, reference)
@@ -402,6 +405,8 @@ def build_int8_variant(
 @torch.inference_mode()
 def _equalize_for(engine: Target, graph: ByteGraph, inputs: Inputs, form: Form) -> ByteGraph:
     """Make channels alike in range as the engine's integer kernels need, and write upsampling in `form`."""
+    if isinstance(graph.unet, DeployModulated):
+        return graph  # its layers give variance 1 in every channel
     peaks = channel_peaks(graph, inputs)
     graph = equalize(graph, peaks)
     if engine == REFERENCE_ENGINE:

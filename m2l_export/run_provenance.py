@@ -15,6 +15,7 @@ from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.schema import Training
 from m2l_runtime.errors import CheckpointError
 from m2l_train.config import TrainConfig
+from m2l_train.models.modulated import ModulatedSpec
 from m2l_train.models.networks import UnetSpec
 from m2l_train.training.run_folder import GENERATOR, METRICS, RunFolder
 
@@ -31,14 +32,14 @@ class RunProvenance:
     is_named_by_run: bool = False
     """Whether the folder of the run was given rather than the file."""
 
-    def for_network(self, spec: UnetSpec) -> RunProvenance:
+    def for_network(self, spec: UnetSpec | ModulatedSpec) -> RunProvenance:
         """Check the run against the network in the file. A file of another network is not of the run around it.
 
         Raises:
             CheckpointError: the run itself was given, and its file holds another network than its config says.
         """
         config = self.config
-        if config is None:
+        if config is None or isinstance(spec, ModulatedSpec):
             return self
         actual = (spec.levels, spec.ngf, spec.norm, spec.upsample, bool(spec.appearance_rows))
         wanted = (config.levels, config.ngf, config.norm, config.upsample, config.appearance)

@@ -27,8 +27,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m2l_export.graph.modulated import DeployModulated
 from m2l_runtime.errors import CheckpointError
 from m2l_train.models import networks
+from m2l_train.models.modulated import ModulatedGenerator
 from m2l_train.models.networks import Appearance, ResizeConv2d, UnetBlock, UnetGenerator, UnetSpec
 
 NormStatistics = Literal["instance", "running"]
@@ -140,16 +142,29 @@ class ByteGraph(nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(self, mask: Tensor, appearance: Tensor | None = None, dropout_bits: Tensor | None = None) -> Tensor:
+    def convolution_weight(self) -> Tensor:
+        """Return the weight of a convolution, whose type is that of all convolutions."""
+        return next(module.weight for module in self.modules() if isinstance(module, nn.Conv2d))
+
+    def forward(
+        self,
+        mask: Tensor,
+        appearance: Tensor | None = None,
+        dropout_bits: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """Cast before all else, because TensorRT neither reshapes nor subtracts uint8, and back to bytes in the end.
 
         Args:
             mask: uint8 (N, H, W).
-            appearance: float32 (N, 12).
+            appearance: float32 (N, numbers).
             dropout_bits: uint8 (N, n), see :func:`dropout_factors`.
+            noise: uint8 (N, n), of a modulated generator alone.
         """
-        x = mask.to(_float_type(self)).unsqueeze(1) * (2 / 255) - 1
-        if appearance is None and dropout_bits is None:
+        x = mask.to(self.convolution_weight().dtype).unsqueeze(1) * (2 / 255) - 1
+        if noise is not None:
+            y = self.unet(x, appearance, noise.to(x.dtype))
+        elif appearance is None and dropout_bits is None:
             y = self.unet(x)
         else:
             y = self.unet(x, appearance, None if dropout_bits is None else dropout_factors(dropout_bits.to(x.dtype)))
@@ -187,10 +202,6 @@ def dropout_byte_count(spec: UnetSpec, image_size: tuple[int, int]) -> int:
     return sum(channels * rows * columns for channels, rows, columns in dropout_shapes(spec, image_size)) // 8
 
 
-def _float_type(module: nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype
-
-
 @dataclass(frozen=True)
 class Deployed:
     """Hold the graph to ship, and how it is written."""
@@ -201,7 +212,7 @@ class Deployed:
 
 
 def deploy(
-    network: UnetGenerator,
+    network: UnetGenerator | ModulatedGenerator,
     norm_statistics: NormStatistics = "instance",
     upsampling: Upsampling = "pixel-shuffle",
     stochastic: bool = False,
@@ -221,6 +232,8 @@ def deploy(
     Raises:
         CheckpointError: the network has no running statistics, no dropout, or cannot be written as asked for.
     """
+    if isinstance(network, ModulatedGenerator):
+        return _deploy_modulated(network, norm_statistics, upsampling, stochastic)
     if norm_statistics == "running" and network.spec.norm != "batch":
         raise CheckpointError(
             f"has no running statistics (its norm is '{network.spec.norm}'); leave out --norm-statistics running"
@@ -240,6 +253,18 @@ def deploy(
     return Deployed(
         ByteGraph(use_sub_pixel(unet) if upsampling == "pixel-shuffle" else unet).eval(), statistics, upsampling
     )
+
+
+def _deploy_modulated(
+    network: ModulatedGenerator, norm_statistics: NormStatistics, upsampling: Upsampling, stochastic: bool
+) -> Deployed:
+    if norm_statistics == "running":
+        raise CheckpointError("has no norms, hence no running statistics; leave out --norm-statistics running")
+    if stochastic:
+        raise CheckpointError("takes noise in place of dropout; leave out --stochastic")
+    if upsampling == "transposed":
+        raise CheckpointError("has no transposed convolutions; leave out --upsampling")
+    return Deployed(ByteGraph(DeployModulated(network)).eval(), "none", "resize")
 
 
 def require_dropout(network: UnetGenerator) -> None:

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from m2l_export.graph.deploy import ByteGraph, DeployUnet, Stage
 from m2l_export.graph.fp16_weights import MAX_FP16
+from m2l_export.graph.modulated import DeployModulated
 from m2l_runtime.errors import CheckpointError
 
 
@@ -62,21 +63,31 @@ def to_half_precision(graph: ByteGraph, fp32_norms: bool = True) -> ByteGraph:
         CheckpointError: a weight is beyond half precision's range (65,504).
     """
     converted = copy.deepcopy(graph)
+    if isinstance(converted.unet, DeployModulated):
+        for module in converted.unet.modules():
+            if isinstance(module, nn.Conv2d):
+                _require_in_range(module)
+                module.half()
+        return converted
     unet = cast(DeployUnet, converted.unet)
     for stage in (*unet.downs, *unet.ups):
         one = cast(Stage, stage)
-        for name, weight in one.named_parameters():
-            largest = float(weight.detach().abs().amax())
-            if not largest <= MAX_FP16:
-                raise CheckpointError(
-                    f"has weights of up to {largest:.3g} ({name}), which half precision cannot hold (at most "
-                    f"{MAX_FP16:,.0f}); leave it in single precision"
-                )
+        _require_in_range(one)
         one.layer.half()
         if one.norm is None:
             continue
         one.norm = Fp32Norm(one.norm) if fp32_norms else one.norm.half()
     return converted
+
+
+def _require_in_range(module: nn.Module) -> None:
+    for name, weight in module.named_parameters():
+        largest = float(weight.detach().abs().amax())
+        if not largest <= MAX_FP16:
+            raise CheckpointError(
+                f"has weights of up to {largest:.3g} ({name}), which half precision cannot hold (at most "
+                f"{MAX_FP16:,.0f}); leave it in single precision"
+            )
 
 
 def emulate_half_precision(graph: ByteGraph) -> ByteGraph:

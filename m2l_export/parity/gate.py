@@ -21,20 +21,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from m2l_export.checkpoint import Generator
 from m2l_export.graph.deploy import NormStatistics
-from m2l_export.graph.onnx_writer import APPEARANCE, BATCH, DROPOUT_BITS, MASK
+from m2l_export.graph.onnx_writer import APPEARANCE, BATCH, DROPOUT_BITS, MASK, NOISE
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.backends.base import BackendOptions, ModelSource
 from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.bundle import embedded
 from m2l_runtime.bundle.schema import Parity, TensorSpec
-from m2l_runtime.conditioning.conditions import Appearances, dropout_bits, item_seed
+from m2l_runtime.conditioning.conditions import Appearances, dropout_bits, item_seed, noise_bytes
 from m2l_runtime.conditioning.random import random_below, random_uint64
 from m2l_runtime.errors import InputError, ParityError
 from m2l_runtime.masks.mask_file import read_mask
 from m2l_runtime.masks.mask_folder import find_masks
 from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.types import Images, Mask, Masks
+from m2l_train.models.modulated import ModulatedGenerator, scale_noise
 from m2l_train.models.networks import UnetGenerator
 
 Inputs = Mapping[str, npt.NDArray[Any]]
@@ -150,6 +152,18 @@ def _random_dropout_bits(
     return np.stack([dropout_bits(seed, size) for seed in seeds])
 
 
+def _random_noise(spec: TensorSpec, table: Appearances | None, count: int, words: Sequence[str]) -> npt.NDArray[Any]:
+    size = next(side for side in spec.shape if side != BATCH)
+    seeds = [item_seed(0, " ".join(words), sample) for sample in range(1, count + 1)]
+    return np.stack([noise_bytes(seed, size) for seed in seeds])
+
+
+def _gate_noise(random: RandomRows, count: int, table: Appearances | None) -> npt.NDArray[Any]:
+    rows = random(ROUNDS * count, ("gate", "noise")).reshape(ROUNDS, count, -1)
+    rows[-2, ::2], rows[-1, ::2] = 0, 255
+    return rows.reshape(ROUNDS * count, -1)
+
+
 def _gate_appearances(random: RandomRows, count: int, table: Appearances | None) -> npt.NDArray[Any]:
     assert table is not None  # noqa: S101 - as above
     columns = np.arange(count) % table.shape[1]
@@ -181,6 +195,7 @@ class RoleRows:
 ROLE_ROWS: Final[Mapping[str, RoleRows]] = {
     "appearance": RoleRows(_random_appearances, _gate_appearances),
     "dropout_bits": RoleRows(_random_dropout_bits, _gate_dropout_bits),
+    "noise": RoleRows(_random_noise, _gate_noise),
 }
 """By role of the input, see :data:`m2l_runtime.bundle.roles.ROLES`; the mask is not among them."""
 
@@ -197,7 +212,7 @@ def golden_rows(inputs: Inputs, mask_count: int) -> list[int]:
     return [index + number * per_round for number, index in enumerate(masks)]
 
 
-def reference_images(network: UnetGenerator, inputs: Inputs, norm_statistics: NormStatistics) -> Images:
+def reference_images(network: Generator, inputs: Inputs, norm_statistics: NormStatistics) -> Images:
     """Run the network as trained on `inputs`, and round to bytes. Dropout is off unless its bits are among them.
 
     Raises:
@@ -211,14 +226,9 @@ def reference_images(network: UnetGenerator, inputs: Inputs, norm_statistics: No
     images = []
     with torch.inference_mode():
         for index, mask in enumerate(inputs[MASK]):
-            x = torch.from_numpy(mask).float().div(255).sub(0.5).div(0.5).expand(1, network.spec.input_nc, *mask.shape)
-            with contextlib.ExitStack() as stack:
-                if DROPOUT_BITS in inputs:
-                    stack.enter_context(_dropout_from_bits(network, inputs[DROPOUT_BITS][index]))
-                if APPEARANCE in inputs:
-                    y = network(x, torch.from_numpy(inputs[APPEARANCE][index : index + 1].copy()))[0]
-                else:
-                    y = network(x)[0]
+            x = torch.from_numpy(mask).float().div(255).sub(0.5).div(0.5)
+            others = {name: torch.from_numpy(rows[index : index + 1].copy()) for name, rows in inputs.items()}
+            y = _reference_image(network, x, others)
             if not torch.isfinite(y).all():
                 raise ParityError(
                     f"the network itself gives NaN or infinite pixels (mask {index} of the gate); nothing was written"
@@ -226,6 +236,19 @@ def reference_images(network: UnetGenerator, inputs: Inputs, norm_statistics: No
             levels = ((y.double() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
             images.append(np.broadcast_to(levels.transpose(1, 2, 0), (*mask.shape, 3)))
     return np.stack(images)
+
+
+def _reference_image(network: Generator, mask: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Run the network on a mask (H, W) in [-1, 1] and one row of each input: (C, H, W) in [-1, 1], to be clipped."""
+    if isinstance(network, ModulatedGenerator):
+        drawn: Tensor = network(mask[None, None], inputs[APPEARANCE], scale_noise(inputs[NOISE]))
+        return drawn[0]
+    x = mask.expand(1, network.spec.input_nc, *mask.shape)
+    with contextlib.ExitStack() as stack:
+        if DROPOUT_BITS in inputs:
+            stack.enter_context(_dropout_from_bits(network, inputs[DROPOUT_BITS][0].numpy()))
+        batch: Tensor = network(x, inputs[APPEARANCE]) if APPEARANCE in inputs else network(x)
+    return batch[0]
 
 
 @contextlib.contextmanager
@@ -316,7 +339,7 @@ def measure(
 
 def _listed(names: Sequence[str]) -> str:
     """Describe what differs from round to round, by the inputs beside the mask."""
-    words = {APPEARANCE: "another appearance", DROPOUT_BITS: "other dropout bits"}
+    words = {APPEARANCE: "another appearance", DROPOUT_BITS: "other dropout bits", NOISE: "other noise"}
     return " and ".join(words[name] for name in names)
 
 

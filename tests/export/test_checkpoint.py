@@ -64,18 +64,22 @@ def test_checkpoint__stale_buffers_of_untracked_norms_are_dropped() -> None:
         stale |= {f"{key}.running_mean": torch.zeros(2), f"{key}.running_var": torch.ones(2)}
         stale[f"{key}.num_batches_tracked"] = torch.tensor(7)
     network = to_network(stale)
+    assert isinstance(network, UnetGenerator)
     assert network.spec.norm == "instance"
     assert list(network.state_dict()) == list(state())
 
 
 def test_checkpoint__a_batch_norm_from_before_batches_were_counted() -> None:
     old = {k: v for k, v in state(norm="batch").items() if not k.endswith("num_batches_tracked")}
-    assert to_network(old).spec.norm == "batch"
+    network = to_network(old)
+    assert isinstance(network, UnetGenerator)
+    assert network.spec.norm == "batch"
 
 
 def test_checkpoint__half_precision_is_widened(tmp_path: Path) -> None:
     torch.save({k: v.half() for k, v in state().items()}, tmp_path / "g.pth")
     network = load_checkpoint(tmp_path / "g.pth").network
+    assert isinstance(network, UnetGenerator)
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     assert torch.equal(network.model.down.weight, state()["model.model.0.weight"].half().float())
 

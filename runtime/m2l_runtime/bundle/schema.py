@@ -262,7 +262,8 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         (8, 24)
     """
 
-    architecture: Literal["unet"]
+    architecture: Literal["unet", "modulated"]
+    """modulated is an addition of m2l: appearances scale convolutions, and noise comes in (docs/model.md)."""
     levels: Count
     """Depth of the U-Net."""
     ngf: Count

@@ -233,6 +233,7 @@ def agree(a: Tensor, b: Tensor) -> bool:
 @pytest.mark.parametrize("name", ["ISIC_0003582.png", "disc.png"])
 def test_dropout__samples_are_spread_as_those_of_live_dropout(name: str) -> None:
     made = load_checkpoint(REFERENCE / "latest_net_G.pth").network
+    assert isinstance(made, UnetGenerator)
     mask = read_mask(REFERENCE / "masks" / name, (256, 256)).mask
     ours = samples(made, mask, 64)
     assert agree(ours, live_samples(made, mask, 64))

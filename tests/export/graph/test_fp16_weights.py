@@ -184,6 +184,7 @@ def test_fp16_weights__the_gate_accepts_two_levels_for_these_and_one_for_others(
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference checkpoint is not here")
 def test_fp16_weights__the_trained_reference_moves_by_a_level_at_most(tmp_path: Path) -> None:
     made = load_checkpoint(REFERENCE / "latest_net_G.pth").network
+    assert isinstance(made, UnetGenerator)
     inputs = {"mask": gate.gate_masks((256, 256), REFERENCE / "masks")}
     report = export_checkpoint(
         REFERENCE / "latest_net_G.pth", tmp_path / "b", ExportOptions(weights="fp16", masks=REFERENCE / "masks")

@@ -54,6 +54,11 @@ class UnetSpec:
         return tuple(self.ngf * min(1 << level, 8) for level in range(self.levels))
 
     @property
+    def numbers(self) -> int:
+        """Numbers of an appearance."""
+        return APPEARANCE_SIZE
+
+    @property
     def has_bias(self) -> bool:
         """Whether layers that a norm may follow have a bias: only beside InstanceNorm."""
         return self.norm == "instance"

@@ -1,0 +1,273 @@
+"""Build the modulated generator: a mask encoder, and a decoder steered by appearance and noise.
+
+It keeps the U-Net's shape, and differs from it where the original's pictures give themselves away:
+
+- Convolutions are modulated and demodulated by the appearance, in place of instance norms, whose spikes leave marks at
+  fixed places. From Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020
+  (arXiv:1912.04958), section 2.2.
+- Noise comes in at every size, so textures differ from image to image.
+- Luma is drawn at the full side and chroma at half of it, as in the JPEG files that dermoscopic photographs are kept in
+  (4:2:0). So there is no colored noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m2l_train.models.networks import LEAKY_RELU_SLOPE
+
+NOISE_MEAN: Final = 127.5
+NOISE_DEVIATION: Final = math.sqrt((256**2 - 1) / 12)
+"""Standard deviation of a uniform byte: noise comes in as bytes, and is scaled to variance 1."""
+MAX_DEVIATIONS: Final = 4.0
+"""Numbers of an appearance count for no more than so many deviations from the training images' mean."""
+DEMODULATION_EPS: Final = 1e-8
+GAIN: Final = math.sqrt(2 / (1 + LEAKY_RELU_SLOPE**2))
+"""Keeps the variance through the activation (He et al., arXiv:1502.01852, equation 15)."""
+LUMA_PHASES: Final = 4
+"""Pixels of the full side to one of half of it."""
+
+YCBCR_TO_RGB: Final = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
+"""From Y, Cb, Cr to R, G, B, all around 0: ITU-T T.871 (JFIF), section 7."""
+
+
+@dataclass(frozen=True)
+class ModulatedSpec:
+    """Describe the layout of a modulated generator."""
+
+    encoder: tuple[int, ...] = (16, 32, 48, 64, 64)
+    """Channels after each stride-2 convolution of the mask, from half the image's side on."""
+    decoder: tuple[int, ...] = (256, 192, 128, 64, 48)
+    """Channels at each side, from the innermost to half the image's: as many entries as `encoder`."""
+    numbers: int = 34
+    """Numbers of an appearance."""
+    hidden: int = 96
+    """Width of the two layers that map appearances to scales."""
+    appearance_rows: int = 0
+    """Appearances that the network keeps of the images trained on."""
+
+    def __post_init__(self) -> None:
+        if len(self.decoder) != len(self.encoder):
+            raise ValueError(
+                f"a modulated generator has as many sides in its decoder as in its encoder, got encoder {self.encoder} "
+                f"and decoder {self.decoder}"
+            )
+
+    @property
+    def levels(self) -> int:
+        """Stride-2 convolutions; sides of masks are multiples of 2 to this power."""
+        return len(self.encoder)
+
+    def noise_sides(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """List (rows, columns) of the noise of each convolution in the decoder, for an image size (height, width)."""
+        height, width = image_size
+        shifts = [self.levels - max(place - 1 + number, 0) for place in range(self.levels) for number in range(2)]
+        return tuple((height >> shift, width >> shift) for shift in shifts)
+
+    def noise_count(self, image_size: tuple[int, int]) -> int:
+        """Count the bytes of noise that an image takes."""
+        return sum(rows * columns for rows, columns in self.noise_sides(image_size))
+
+
+class ModulatedConv2d(nn.Module):
+    """Convolve 3x3 with scaled inputs, beside features of the mask and noise; activate, and normalize by the scales.
+
+    Maps (B, C, H, W) to (B, C', H, W). What normalizes is known without looking at the features: inputs of variance 1
+    that do not depend on each other give outputs of variance 1.
+    """
+
+    def __init__(self, channels: int, skip: int, out_channels: int, hidden: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, channels, 3, 3) / math.sqrt(channels * 9))
+        self.skip_weight = (
+            nn.Parameter(torch.randn(out_channels, skip, 3, 3) / math.sqrt(2 * skip * 9)) if skip else None
+        )
+        self.noise_weight = nn.Parameter(torch.randn(out_channels, 1, 3, 3) * (0.2 / 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.style = nn.Linear(hidden, channels)
+        nn.init.normal_(self.style.weight, 0.0, 0.3 / math.sqrt(hidden))
+        nn.init.zeros_(self.style.bias)
+
+    def constant_power(self) -> Tensor:
+        """Compute the variance (C',) that features of the mask and noise give."""
+        power = self.noise_weight.square().sum((1, 2, 3))
+        return power if self.skip_weight is None else power + self.skip_weight.square().sum((1, 2, 3))
+
+    def factors(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute scales of the inputs (B, C) and of the outputs (B, C'), from (B, hidden)."""
+        scale = 1 + self.style(hidden)
+        power = scale.square() @ self.weight.square().sum((2, 3)).T + self.constant_power()
+        return scale, torch.rsqrt(power + DEMODULATION_EPS) * GAIN
+
+    def forward(self, x: Tensor, skip: Tensor | None, hidden: Tensor, noise: Tensor) -> Tensor:
+        """See the class.
+
+        Args:
+            x: (B, C, H, W).
+            skip: features of the mask (B, S, H, W); None where the layer has no weights for them.
+            hidden: (B, hidden), from the appearance.
+            noise: (B, 1, H, W) of variance 1.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            scale, normalizing = self.factors(hidden)
+        y = F.conv2d(x * scale[:, :, None, None].to(x.dtype), self.weight, self.bias, padding=1)
+        y = y + F.conv2d(noise, self.noise_weight, padding=1)
+        if self.skip_weight is not None:
+            assert skip is not None  # noqa: S101 - see above
+            y = y + F.conv2d(skip, self.skip_weight, padding=1)
+        return F.leaky_relu(y, LEAKY_RELU_SLOPE) * normalizing[:, :, None, None].to(y.dtype)
+
+
+class ModulatedGenerator(nn.Module):
+    """Synthesize images (B, 3, H, W) from masks (B, 1, H, W) in [-1, 1], appearances and noise.
+
+    Images are RGB around 0, mostly in [-1, 1]; beyond that they are to be clipped. H and W are multiples of
+    ``2 ** spec.levels``. At each side there are two convolutions, with the doubling of the side between them.
+    """
+
+    def __init__(self, spec: ModulatedSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("table", torch.zeros(spec.appearance_rows, spec.numbers))
+        self.register_buffer("mean", torch.zeros(spec.numbers))
+        self.register_buffer("std", torch.ones(spec.numbers))
+        self.table: Tensor
+        self.mean: Tensor
+        self.std: Tensor
+        self.downs = nn.ModuleList(
+            nn.Conv2d(before, after, 4, 2, 1) for before, after in zip((1, *spec.encoder), spec.encoder, strict=False)
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(spec.numbers, spec.hidden),
+            nn.LeakyReLU(LEAKY_RELU_SLOPE),
+            nn.Linear(spec.hidden, spec.hidden),
+            nn.LeakyReLU(LEAKY_RELU_SLOPE),
+        )
+        self.layers = nn.ModuleList()
+        before = spec.encoder[-1]
+        for channels, skip in zip(spec.decoder, (0, *reversed(spec.encoder[:-1])), strict=True):
+            self.layers.append(ModulatedConv2d(before, 0, channels, spec.hidden))
+            self.layers.append(ModulatedConv2d(channels, skip, channels, spec.hidden))
+            before = channels
+        self.head = nn.Conv2d(spec.decoder[-1], 3 + LUMA_PHASES, 3, 1, 1)
+        """Draws Y, Cb and Cr at half the side, and what is added to Y in each of the 2x2 pixels of the full side."""
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for conv in map(_as_conv, self.downs):
+            nn.init.kaiming_normal_(conv.weight, a=LEAKY_RELU_SLOPE)
+            nn.init.zeros_(_bias(conv))
+        nn.init.normal_(self.head.weight, 0.0, 0.5 / math.sqrt(self.head.in_channels * 9))
+        nn.init.zeros_(_bias(self.head))
+        with torch.no_grad():  # all phases alike, so that training begins without a checkerboard
+            self.head.weight[3:] = self.head.weight[3:4] / 10
+
+    @torch.no_grad()
+    def set_table(self, table: Tensor) -> None:
+        """Keep the appearances (rows, numbers) of the images trained on, which numbers are scaled by."""
+        self.table.copy_(table)
+        self.mean.copy_(table.mean(0))
+        self.std.copy_(table.std(0).clamp_min(1e-3))
+
+    def places(self) -> Iterator[tuple[int, int, ModulatedConv2d]]:
+        """Yield (place of the side from the innermost, number at that side, layer)."""
+        for index, layer in enumerate(self.layers):
+            yield index // 2, index % 2, cast(ModulatedConv2d, layer)
+
+    def encode(self, mask: Tensor) -> list[Tensor]:
+        """Compute the features of masks after each convolution of the encoder."""
+        features = []
+        for conv in self.downs:
+            mask = F.leaky_relu(conv(mask), LEAKY_RELU_SLOPE)
+            features.append(mask)
+        return features
+
+    def hidden(self, appearance: Tensor) -> Tensor:
+        """Map appearances (B, numbers) to (B, hidden)."""
+        scaled = ((appearance - self.mean) / self.std).clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)
+        hidden: Tensor = self.mlp(scaled)
+        return hidden
+
+    def draw(self, mask: Tensor, appearance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute Y, Cb, Cr at half the side (B, 3, H/2, W/2), and what is added to Y at the full one (B, 1, H, W).
+
+        Args:
+            mask: (B, 1, H, W) in [-1, 1].
+            appearance: (B, numbers).
+            noise: (B, n) of variance 1, by convolution and row by row; `ModulatedSpec.noise_count` of them.
+        """
+        with torch.autocast(mask.device.type, enabled=False):
+            hidden = self.hidden(appearance)
+        sides = self.spec.noise_sides((mask.shape[2], mask.shape[3]))
+        parts = torch.split(noise, [math.prod(side) for side in sides], 1)
+        planes = [part.reshape(-1, 1, *side) for part, side in zip(parts, sides, strict=True)]
+        features = self.encode(mask)
+        x = features[-1]
+        for (place, number, layer), plane in zip(self.places(), planes, strict=True):
+            if place and number:
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = layer(x, features[-1 - place] if place and number else None, hidden, plane)
+        drawn = self.head(x).float()
+        return drawn[:, :3], F.pixel_shuffle(drawn[:, 3:], 2)
+
+    def forward(self, mask: Tensor, appearance: Tensor, noise: Tensor) -> Tensor:
+        """See the class; `noise` is as in `draw`."""
+        return to_rgb(*self.draw(mask, appearance, noise))
+
+
+def to_rgb(color: Tensor, luma: Tensor | None = None) -> Tensor:
+    """Combine what `ModulatedGenerator.draw` returns: RGB (B, 3, H, W); at half the side where luma is left out.
+
+    Chroma is enlarged as JPEG decoders do it, by a triangle filter.
+    """
+    matrix = color.new_tensor(YCBCR_TO_RGB)
+    if luma is not None:
+        color = F.interpolate(color, scale_factor=2.0, mode="bilinear", align_corners=False)
+        color = torch.cat([color[:, :1] + luma, color[:, 1:]], 1)
+    return torch.einsum("rc,bchw->brhw", matrix, color)
+
+
+def scale_noise(noise: Tensor) -> Tensor:
+    """Scale bytes of noise, uint8, to floats of mean 0 and variance 1."""
+    return (noise.float() - NOISE_MEAN) / NOISE_DEVIATION
+
+
+def is_modulated(state: Mapping[str, Tensor]) -> bool:
+    """Tell whether a state_dict is of a modulated generator, by its keys."""
+    return {"mlp.0.weight", "head.weight", "downs.0.weight", "layers.0.weight"} <= state.keys()
+
+
+def infer_modulated_spec(state: Mapping[str, Tensor]) -> ModulatedSpec:
+    """Infer the layout from a state_dict's shapes.
+
+    Raises:
+        KeyError, IndexError, ValueError: keys or shapes are not those of one network.
+    """
+    encoder: list[int] = []
+    decoder: list[int] = []
+    while f"downs.{len(encoder)}.weight" in state:
+        encoder.append(state[f"downs.{len(encoder)}.weight"].shape[0])
+    while f"layers.{2 * len(decoder)}.weight" in state:
+        decoder.append(state[f"layers.{2 * len(decoder)}.weight"].shape[0])
+    return ModulatedSpec(
+        encoder=tuple(encoder),
+        decoder=tuple(decoder),
+        numbers=state["mlp.0.weight"].shape[1],
+        hidden=state["mlp.0.weight"].shape[0],
+        appearance_rows=state["table"].shape[0],
+    )
+
+
+def _as_conv(module: nn.Module) -> nn.Conv2d:
+    return cast(nn.Conv2d, module)
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    return cast(Tensor, conv.bias)
