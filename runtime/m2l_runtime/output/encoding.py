@@ -51,7 +51,7 @@ class Encoding:
     png_level: int = 1
     """PNG level, 0 to 9. Level 1 is an encoder of our own: one filter for all rows (differences from the mean of two
     neighbors), and Huffman coding without a search. Files are about as small as those of Pillow's default, 6, in a
-    fourteenth of its time (docs/benchmarks.md). The others are zlib levels of Pillow's encoder."""
+    fourteenth of its time (docs/measurements.md). The others are zlib levels of Pillow's encoder."""
 
     def __post_init__(self) -> None:
         if self.format not in IMAGE_FORMATS:
