@@ -24,8 +24,6 @@ from m2l_runtime.errors import EngineError
 
 pytest.importorskip("onnxruntime")
 
-pytestmark = pytest.mark.slow
-
 BENCHMARKS = ROOT / "benchmarks"
 BASELINE = "PyTorch eager fp32, batch 1"
 Line = dict[str, Any]
@@ -60,6 +58,7 @@ def shuffled_rounds(file: Path) -> dict[str, Line]:
     return {line["side"]: line for line in map(json.loads, file.read_text().splitlines())}
 
 
+@pytest.mark.slow
 def test_gpu_benchmark__every_side_that_was_named_has_metrics_or_a_reason(shrunk: Path) -> None:
     found = shuffled_rounds(shrunk)
     assert list(found) == next(iter(found.values()))["sides"]
@@ -78,6 +77,7 @@ def test_gpu_benchmark__every_side_that_was_named_has_metrics_or_a_reason(shrunk
     assert "--only" in found[BASELINE]["command"]
 
 
+@pytest.mark.slow
 def test_gpu_benchmark__images_are_those_of_pytorch_in_single_precision(shrunk: Path) -> None:
     found = {name: line["metrics"] for name, line in shuffled_rounds(shrunk).items() if line["reason"] is None}
     for name in (BASELINE, "onnxruntime fp32, batch 2"):
@@ -91,6 +91,7 @@ def test_gpu_benchmark__images_are_those_of_pytorch_in_single_precision(shrunk: 
     assert found["onnxruntime fp32, batch 2"]["gpu_memory_megabytes"] is None
 
 
+@pytest.mark.slow
 def test_gpu_benchmark__the_table_has_ratios_to_the_baseline_of_the_same_run(shrunk: Path, benchmark: Import) -> None:
     found = {name: line["metrics"] for name, line in shuffled_rounds(shrunk).items() if line["reason"] is None}
     text = benchmark("gpu_table").as_markdown(shrunk.read_text().splitlines())
@@ -106,6 +107,7 @@ def test_gpu_benchmark__the_table_has_ratios_to_the_baseline_of_the_same_run(shr
     assert "a rehearsal of the command, no measurement of a GPU" in text
 
 
+@pytest.mark.slow
 def test_gpu_benchmark__parity_sees_a_network_of_other_weights(benchmark: Import, tmp_path: Path) -> None:
     import torch
 
@@ -122,6 +124,7 @@ def test_gpu_benchmark__parity_sees_a_network_of_other_weights(benchmark: Import
     assert found["psnr_db"] < 30
 
 
+@pytest.mark.slow
 def test_gpu_benchmark__parity_sees_one_wrong_image_and_whose_it_is(benchmark: Import, tmp_path: Path) -> None:
     """At a batch size that their number is no multiple of, and with two calls at once."""
     files, harness = benchmark("models"), benchmark("harness")
@@ -171,6 +174,7 @@ def test_gpu_benchmark__pixels_that_are_not_finite_are_told(benchmark: Import, t
     assert "**pixels that are not finite**" in benchmark("gpu_table").as_markdown(map(json.dumps, rounds))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "backend", "told"),
     [("onnxruntime", "onnxruntime", "onnxruntime"), ("tensorrt_rtx", "tensorrt", "tensorrt-rtx")],
@@ -194,6 +198,7 @@ def test_gpu_benchmark__a_library_that_is_missing_is_a_reason(
     assert told in ending.reason
 
 
+@pytest.mark.slow
 def test_gpu_benchmark__without_a_gpu_it_ends_before_any_work(tmp_path: Path) -> None:
     out = tmp_path / "gpu.jsonl"
     ending = gpu("all", "--out", out, CUDA_VISIBLE_DEVICES="")
