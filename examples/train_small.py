@@ -41,7 +41,7 @@ def main(folder: str = "example-training", steps: str = "60") -> None:
 
     config = TrainConfig(image_size=128, ngf=8, ndf=8, n_epochs=20, n_epochs_decay=0)
     done = train(root / "data", root / "run", config, device="cpu", max_steps=int(steps), tensorboard=False)
-    print(f"{done.step} steps, {done.images_per_s:.0f} images/s")
+    print(f"{done.step} steps, {done.images_per_s:.3g} images/s")
 
     export_checkpoint(root / "run", root / "bundle")
     with Synthesizer.open(root / "bundle") as synthesizer:

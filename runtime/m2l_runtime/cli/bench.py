@@ -175,10 +175,12 @@ def _duration(seconds: float) -> str:
 
 def _format_row(row: Row) -> str:
     """Describe one round of a row in half a line."""
+    from m2l_runtime._utils.text import rate
+
     if row.reason is not None:
         return row.reason
     (measured,) = row.rounds
     return (
-        f"{measured.images_per_s:.1f} images/s, {measured.end_to_end_images_per_s:.1f} from files to files, "
+        f"{rate(measured.images_per_s)} images/s, {rate(measured.end_to_end_images_per_s)} from files to files, "
         f"{measured.latency_p50_ms:.1f} ms a call"
     )

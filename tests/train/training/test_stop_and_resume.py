@@ -340,6 +340,24 @@ def test_train__stopped_before_its_first_step_can_be_resumed(data: Path, tmp_pat
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.parametrize("limit", [{"max_steps": 3}, {"max_steps": 2}, {"max_minutes": 0}])
+def test_train__a_limit_that_is_reached_already_takes_no_step(
+    data: Path, tmp_path: Path, m2l: CommandLine, limit: dict[str, int]
+) -> None:
+    run, (name, value) = tmp_path / "run", next(iter(limit.items()))
+    for step in (3, 5):  # after an epoch, and within one
+        go(data, run, None if step == 5 else CONFIG, resume=step == 5, max_steps=step)
+        weights = (run / "latest_net_G.pth").read_bytes()
+        outcome = m2l("train", data, run, "--resume", f"--{name.replace('_', '-')}", value, "--no-tensorboard")
+        assert outcome.code == 0, outcome.err
+        assert f"{step} steps, epoch 2 of 2" in outcome.out
+        assert "no step in this call" in outcome.out
+        assert (run / "latest_net_G.pth").read_bytes() == weights
+    assert go(data, run, None, resume=True).is_complete
+    report = go(data, run, None, resume=True, **limit)
+    assert (report.was_complete, report.step) == (True, 6)
+
+
 def test_stop_and_resume__a_limit_of_all_steps_ends_the_run(data: Path, tmp_path: Path) -> None:
     report = go(data, tmp_path / "run", max_steps=6)
     assert (report.is_complete, report.epoch, report.val_l1_levels is not None) == (True, 2, True)
