@@ -34,6 +34,8 @@ def paint(folder: Path, count: int) -> None:
 def main(folder: str = "example-training", steps: str = "60") -> None:
     """Do everything inside `folder`, which must not be there yet."""
     root = Path(folder)
+    if root.exists():
+        sys.exit(f"{root} is there already; remove it, or give another folder: {sys.argv[0]} FOLDER")
     paint(root / "photographs", 12)
 
     report = prepare(root / "photographs", root / "photographs", root / "data", PrepareOptions(size=143))
