@@ -53,6 +53,7 @@ from m2l_export.tensorrt import (
     write_timings,
 )
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.base import BackendOptions, ModelSource
 from m2l_runtime.backends.registry import backend_module
@@ -102,6 +103,7 @@ class ExportReport:
     """TensorRT plans."""
 
 
+@check_types(renamed={"form": "upsampling"})
 def export_checkpoint(
     checkpoint: str | os.PathLike[str],
     bundle: str | os.PathLike[str],

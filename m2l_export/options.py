@@ -11,6 +11,7 @@ from m2l_export.graph.deploy import NormStatistics, Upsampling
 from m2l_export.parity.metrics import ParityLimits
 from m2l_export.precisions import MAX_FP16_LEVELS
 from m2l_export.tensorrt import PlanOptions
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime.bundle.schema import Precision
 
 Weights = Literal["fp32", "fp16"]
@@ -21,6 +22,7 @@ ACCEPTED_LEVELS: Final[Mapping[Weights, int]] = {"fp32": 1, "fp16": 2}
 """Largest difference that the gate accepts by default, in levels of 0..255, by how weights are stored."""
 
 
+@check_types(renamed={"form": "upsampling"})
 @dataclass(frozen=True)
 class ExportOptions:
     """Describe how a checkpoint is exported. The defaults give one fp32 file.

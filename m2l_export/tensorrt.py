@@ -15,6 +15,7 @@ import numpy as np
 from m2l_export.parity import gate
 from m2l_export.parity.metrics import ParityLimits, fidelity
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
 from m2l_runtime.backends.base import BackendOptions, ModelSource, PlanRef
@@ -32,6 +33,7 @@ MAX_TIMING_CACHE_BYTES: Final = 1 << 28
 TIMINGS_HEAD: Final = b"m2l: timings of TensorRT, version 1\n"
 
 
+@check_types()
 @dataclass(frozen=True)
 class PlanOptions:
     """Describe the TensorRT plans to build.

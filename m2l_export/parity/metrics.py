@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime.errors import InputError
 from m2l_runtime.types import Images
 
@@ -20,6 +21,7 @@ _IDENTICAL_DB: Final = 99.0
 """PSNR of equal images, and the largest that is reported: one byte of 256x256x3 off by one would be 101 dB."""
 
 
+@check_types()
 @dataclass(frozen=True)
 class ParityLimits:
     """Describe how far images in a lower precision may be from those in fp32.

@@ -4,6 +4,7 @@
 
     M2LError
     ├── InputError          (ValueError)       an argument is not what was expected
+    │   ├── ArgumentError   (TypeError too)    an argument of the wrong type, or of a name that there is not
     │   ├── ArrayError      (TypeError too)    an array of the wrong shape, type or range
     │   ├── PictureFileError                   a file that is not a usable picture
     │   │   └── MaskFileError                  a file that is not a usable mask
@@ -41,6 +42,10 @@ class M2LError(Exception):
 
 class InputError(M2LError, ValueError):
     """Signal that an argument is not what was expected."""
+
+
+class ArgumentError(InputError, TypeError):
+    """Signal that an argument has the wrong type, or a name that there is not."""
 
 
 class ArrayError(InputError, TypeError):

@@ -11,6 +11,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import Final, cast, get_args
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.signals import raise_interrupt
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.base import Backend, BackendModule, BackendOptions, ModelSource, PlanRef
@@ -50,6 +51,7 @@ class BackendChoice:
     """Backends that could have been taken; several where `auto` had a choice."""
 
 
+@check_types()
 def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
     """Load the backend `name`, or the one that :func:`choose_backend` takes for "auto".
 
@@ -112,6 +114,7 @@ def backend_module(name: str) -> BackendModule:
         ) from error
 
 
+@check_types()
 def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> BackendChoice:
     """Choose `name` itself, or for "auto" the fastest installed backend that has a file in the precision asked for.
 

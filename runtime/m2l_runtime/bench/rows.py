@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar, cast, get_args
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.registry import BACKENDS, BackendEntry, is_installed
 from m2l_runtime.bench.messages import BenchConfig
@@ -28,6 +29,7 @@ _NVIDIA: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _T = TypeVar("_T")
 
 
+@check_types()
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
     """Hold what is measured, and how long.

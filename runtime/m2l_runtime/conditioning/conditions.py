@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from m2l_runtime._utils.arguments import Renamed, check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import TensorSpec
@@ -68,6 +69,7 @@ def dropout_bits(seed: int, size_bytes: int) -> npt.NDArray[np.uint8]:
     return random_uint64(-(-size_bytes // 8), seed, "dropout_bits").astype("<u8").view(np.uint8)[:size_bytes]
 
 
+@check_types(renamed={"given": "values"})
 @dataclass(frozen=True)
 class AppearanceChoice:
     """Choose appearances by some of their numbers. The others are sampled from the training images.
@@ -88,6 +90,9 @@ class AppearanceChoice:
     values: tuple[tuple[str, float], ...] = ()
     """(name, number), in the order of :data:`m2l_runtime.types.NAMES`. Empty: all sampled. All 12: one appearance."""
 
+    given = Renamed("values")
+    of = Renamed("from_values")
+
     def __post_init__(self) -> None:
         for name, number in self.values:
             if name not in NAMES:
@@ -102,6 +107,7 @@ class AppearanceChoice:
         object.__setattr__(self, "values", tuple(sorted(self.values, key=lambda one: NAMES.index(one[0]))))
 
     @classmethod
+    @check_types()
     def from_values(cls, numbers: Mapping[str, float]) -> AppearanceChoice:
         """Choose some numbers by name."""
         return cls(tuple(numbers.items()))

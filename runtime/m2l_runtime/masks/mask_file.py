@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import MaskFileError, PictureFileError
 from m2l_runtime.masks.image_file import decode, read_bytes
@@ -59,6 +60,7 @@ class MaskFile:
     inside); None otherwise."""
 
 
+@check_types()
 def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
     """Read a mask file and resize it to `image_size`.
 

@@ -21,7 +21,7 @@ from m2l_runtime.output.formats import FORMATS, IMAGE_FORMATS, format_of_suffix
 from m2l_runtime.output.options import OutputOptions
 from m2l_runtime.output.writers.base import Writer
 from m2l_runtime.runs.jsonl import read_lines
-from m2l_runtime.runs.log import LOG_PATTERN, LogIndex, Record, RunSettings, log_path
+from m2l_runtime.runs.log import LOG_PATTERN, LogIndex, Record, RunSettings, log_path, names_output
 from m2l_runtime.synthesizer import Synthesizer
 
 
@@ -145,12 +145,15 @@ def check_collisions(run: Run) -> None:
 def check_empty(run: Run, writer: Writer) -> None:
     """Check that no log and no image of an earlier run lies where this one would write.
 
+    The log of a run that made nothing is no obstacle: it is replaced.
+
     Raises:
         OutputError: one does.
+        InputError: the log cannot be read.
     """
     advice = "--resume goes on with it, --overwrite begins anew"
     log = log_path(run.out, run.shard)
-    if os.path.lexists(log):
+    if os.path.lexists(log) and not (log.is_file() and not names_output(log)):
         raise OutputError(f"{printable(run.out)} holds an earlier run ({log.name}); {advice}")
     for _, items in run.groups():
         for place, name in items:
@@ -203,7 +206,7 @@ def check_other_shards(run: Run) -> None:
     if run.shard[1] == 1:
         return
     for path in sorted(run.out.glob(LOG_PATTERN)):
-        if path == log_path(run.out, run.shard):
+        if path == log_path(run.out, run.shard) or not names_output(path):
             continue
         last = deque(read_lines(path, Record), 1)
         if last and last[0].layout != run.settings.layout:

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import check_workers
 from m2l_runtime._utils.text import utf8
 from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, Conditions, rounded
@@ -56,6 +57,7 @@ MAX_MESSAGES: Final = 1000
 """Messages about bad masks that a summary keeps; all of them are in the log."""
 
 
+@check_types()
 @dataclass(frozen=True)
 class RunCallbacks:
     """Follow a run, and stop it. All are called on the thread that called :func:`synthesize_folder`.
@@ -127,6 +129,7 @@ class Summary:
         return self.image_count / self.engine_seconds if self.engine_seconds else 0.0
 
 
+@check_types()
 def synthesize_folder(
     masks: str | os.PathLike[str] | MaskSet,
     out: str | os.PathLike[str],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import numbers
 from pathlib import Path
 from typing import Final, Protocol
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime.errors import EngineNotInstalled, InputError
 from m2l_runtime.masks.mask_file import MaskFile, parse_mask
 from m2l_runtime.output.encoding import encode_gray_mask
@@ -54,6 +56,7 @@ class MaskSource(Protocol):
         ...
 
 
+@check_types()
 class DrawnMasks:
     """Offer the first `count` masks of a source as a MaskSet; each is drawn when it is read.
 
@@ -97,6 +100,16 @@ class DrawnMasks:
     def sha256(self, name: str) -> str | None:
         """See :class:`m2l_runtime.masks.mask_set.MaskSet`."""
         return hashlib.sha256(self.content(name)).hexdigest()
+
+
+def check_number(number: object) -> None:
+    """Check the number of a mask.
+
+    Raises:
+        InputError: it is no whole number, or below 0.
+    """
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral) or int(number) < 0:
+        raise InputError(f"masks are numbered 0, 1, 2, ..., got {number!r}")
 
 
 def check_size(size: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import InputError
 from m2l_runtime.masks.sources.mask_source import DrawnMasks, MaskSource, not_installed
@@ -48,6 +49,7 @@ def is_spec(text: str) -> bool:
     return text.lower().startswith(("shapes:", "deform:", "pca:")) and not os.path.lexists(text)
 
 
+@check_types()
 def open_source(text: str, size: int = 256) -> DrawnMasks:
     """Open the masks that `text` asks for.
 
