@@ -177,7 +177,7 @@ def build_plans(
             for line in describe_types(plan):
                 on_step(line)
             if one.card is not None and one.card.compute_capability == plan.compute_capability:
-                on_step("the gate: the same images through the plan")
+                on_step("validating: the same images through the plan")
                 parity = _measure(built, model, content, source, images)
                 built = dataclasses.replace(built, entry=msgspec.structs.replace(built.entry, parity=parity))
             built_plans.append(built)

@@ -78,3 +78,22 @@ def test_recipes__can_be_typed_one_after_another_in_one_folder(pages: tuple[str,
     assert [output for output, count in counts.items() if count > 1] == []
     if "README.md" in pages:
         assert {"lesions", "drawn-lesions", "my-bundle", "my-lesions", "data", "run", "pairs", "samples"} <= set(counts)
+
+
+@pytest.mark.parametrize(("package", "title"), [("torch", "PyTorch"), ("onnx", "onnx")])
+def test_readme__and_doctor_name_the_same_commands_that_need_a_package(package: str, title: str) -> None:
+    from m2l_runtime.doctor import NEEDED_BY
+
+    rows = re.findall(r"^\| `[^|]*` \| ([^|]*) \| ([^|]*) \|$", (DOCS.parent / "README.md").read_text(), re.M)
+    uses = [use.partition(" (")[0] for use, installs in rows if title in re.findall(r"\w+", installs)]
+    assert sorted(re.findall(r"`m2l (\w+)`", " ".join(uses))) == sorted(NEEDED_BY[package])
+
+
+def test_bench_page__names_every_key_of_the_json() -> None:
+    from bench_reports import make_report, make_row
+
+    from m2l_runtime.bench.report import as_json
+
+    report = as_json(make_report(make_row(1, 10.0, 20.0)))
+    page = (DOCS / "bench.md").read_text()
+    assert [key for key in (*report, *report["rows"][0]) if f'"{key}"' not in page] == []

@@ -22,7 +22,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from m2l_export import ExportOptions, export_checkpoint
-from m2l_runtime.errors import ArgumentError
+from m2l_runtime.errors import ArgumentTypeError
 from m2l_train import PrepareOptions, TrainConfig, TrainOptions, prepare, train
 from m2l_train.evaluate import EvaluationOptions, evaluate_bundle
 
@@ -137,6 +137,6 @@ def test_public_api__a_wrong_type_is_told_by_the_arguments_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ArgumentError, match=message):
+    with pytest.raises(ArgumentTypeError, match=message):
         what(*arguments, **options)
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
 """Measure how far images in a lower precision are from those in fp32, and compare the metrics with limits.
 
-Every pixel of such images may differ, so what counts is how much: PSNR image by image, and the shift of colours, which
+Every pixel of such images may differ, so what counts is how much: PSNR image by image, and the shift of colors, which
 nobody should see.
 """
 
@@ -116,7 +116,7 @@ class Fidelity:
                 "dB",
             ),
             (self.mean_levels > limits.mean_levels, "mean difference", self.mean_levels, limits.mean_levels, "levels"),
-            (shift > limits.colour_shift_levels, "colour shift", shift, limits.colour_shift_levels, "levels"),
+            (shift > limits.colour_shift_levels, "color shift", shift, limits.colour_shift_levels, "levels"),
         )
         return [
             f"{what} {got:.2f} {unit} (limit {limit:g})" for is_missed, what, got, limit, unit in checks if is_missed

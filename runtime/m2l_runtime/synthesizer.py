@@ -97,7 +97,8 @@ class Synthesizer:
         Raises:
             BundleNotFound, BundleTooNew, BundleDamaged: the bundle cannot be used.
             EngineNotInstalled: the message is the command that installs it.
-            DeviceUnavailable, EngineError: the engine or the device does not work here, or an option is out of range.
+            DeviceUnavailable, EngineError: the engine or the device does not work here.
+            ArgumentError: an option is out of range, or a name is unknown.
             OutputError: `cache_dir` cannot be written, or others may write to it.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(embedded.BUNDLE if bundle is None else bundle)

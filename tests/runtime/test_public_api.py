@@ -34,7 +34,7 @@ from m2l_runtime import (
     synthesize_folder,
 )
 from m2l_runtime._moved import MOVED
-from m2l_runtime.errors import ArgumentError, InputError
+from m2l_runtime.errors import ArgumentTypeError, InputError
 
 EXPORTED = {
     "m2l_runtime": [
@@ -193,7 +193,7 @@ def test_public_api__a_wrong_type_is_told_by_the_arguments_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with Synthesizer.open(backend="fake") as synth, pytest.raises(ArgumentError, match=message):
+    with Synthesizer.open(backend="fake") as synth, pytest.raises(ArgumentTypeError, match=message):
         what(*(synth if one is ... else one for one in arguments), **options)
     assert list(tmp_path.iterdir()) == []
 

@@ -175,7 +175,7 @@ class TrainConfig:
     )
     detail: bool = _field(
         False,
-        "Show discriminators the image's finest detail as well, amplified, grey apart from colour.",
+        "Show discriminators the image's finest detail as well, amplified, grey apart from color.",
         _switch,
     )
     norm: Norm = _field("instance", "Norm of both networks: instance, batch or none.", _one_of(Norm))
@@ -188,7 +188,7 @@ class TrainConfig:
     dropout: bool = _field(True, "Use dropout 0.5 in the generator's inner blocks.", _switch)
     appearance: bool = _field(
         False,
-        "Give the generator an appearance as a second input: colours of lesion and skin, and their "
+        "Give the generator an appearance as a second input: colors of lesion and skin, and their "
         "spread. It is measured from each training image.",
         _switch,
     )

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NoReturn, TypeVar, Union
 
 from m2l_runtime._utils.text import printable
-from m2l_runtime.errors import ArgumentError
+from m2l_runtime.errors import ArgumentError, ArgumentTypeError, InputError
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
@@ -44,8 +44,9 @@ _PLAIN: Final[Mapping[Any, tuple[str, Callable[[Any], bool]]]] = {
 def check_types(*, renamed: Mapping[str, str] | None = None) -> Callable[[_T], _T]:
     """Decorate a function or a dataclass: its arguments are checked by their annotations before anything else.
 
-    Types alone are looked at; what a value may be is for the function to say. The annotations are read at the first
-    call, so that the decoration costs no import.
+    Types alone are looked at; what a value may be is for the function to say. An `InputError` of a dataclass's own
+    checks becomes an `ArgumentError`, for they have looked at nothing else. The annotations are read at the first call,
+    so that the decoration costs no import.
 
     Example:
         >>> @check_types(renamed={"number": "count"})
@@ -55,17 +56,17 @@ def check_types(*, renamed: Mapping[str, str] | None = None) -> Callable[[_T], _
         'abab'
         >>> repeat("ab", "3")
         Traceback (most recent call last):
-        m2l_runtime.errors.ArgumentError: repeat: count must be a whole number, got '3' (str)
+        m2l_runtime.errors.ArgumentTypeError: repeat: count must be a whole number, got '3' (str)
         >>> repeat("ab", number=3)
         Traceback (most recent call last):
-        m2l_runtime.errors.ArgumentError: repeat: number is called count
+        m2l_runtime.errors.ArgumentTypeError: repeat: number is called count
 
     Args:
         renamed: new name of an argument by its former one.
 
     Raises:
-        ArgumentError: an argument is of another type, or there is none of that name. If it is a field of the options
-            that the function takes, the message says so.
+        ArgumentTypeError: an argument is of another type, or there is none of that name. If it is a field of the
+            options that the function takes, the message says so.
     """
 
     def decorate(target: Any) -> Any:
@@ -103,6 +104,7 @@ class Renamed:
 def _checked(function: Any, name: str, annotated: Any, renamed: Mapping[str, str]) -> Any:
     """Wrap `function` so that its arguments are checked by the annotations of `annotated`, itself or its class."""
     signature = inspect.signature(function)
+    is_constructor = function.__name__ == "__init__"
     takes_any = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
     annotations = {
         one.name
@@ -118,7 +120,7 @@ def _checked(function: Any, name: str, annotated: Any, renamed: Mapping[str, str
     def checked(*args: Any, **kwargs: Any) -> Any:
         for given in kwargs:
             if given in renamed or not (takes_any or given in signature.parameters):
-                raise ArgumentError(f"{name}: {_unknown(given, signature, hints(), renamed)}")
+                raise ArgumentTypeError(f"{name}: {_unknown(given, signature, hints(), renamed)}")
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
@@ -126,8 +128,13 @@ def _checked(function: Any, name: str, annotated: Any, renamed: Mapping[str, str
         for argument in filter(annotations.__contains__, bound.arguments):
             value, hint = bound.arguments[argument], hints().get(argument, Any)
             if not _fits(value, hint):
-                raise ArgumentError(f"{name}: {_mismatch(argument, value, hint, annotated)}")
-        return function(*args, **kwargs)
+                raise ArgumentTypeError(f"{name}: {_mismatch(argument, value, hint, annotated)}")
+        try:
+            return function(*args, **kwargs)
+        except InputError as error:
+            if is_constructor and type(error) is InputError:
+                raise ArgumentError(*error.args) from None
+            raise
 
     checked.checks_types = hints  # type: ignore[attr-defined]
     return checked

@@ -22,7 +22,7 @@ from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.conditioning.random import check_seed, random_below, random_uint64
-from m2l_runtime.errors import ArrayError, InputError
+from m2l_runtime.errors import ArgumentError, ArrayError, InputError
 from m2l_runtime.types import NAMES, Appearance, Mask, Masks, describe
 
 Appearances = npt.NDArray[np.float32]
@@ -305,7 +305,7 @@ class Conditions:
         """
         check_seed(seed)
         if not 1 <= samples <= MAX_SAMPLES:
-            raise InputError(f"the samples of each mask must be between 1 and {MAX_SAMPLES:,}, got {samples:,}")
+            raise ArgumentError(f"the samples of each mask must be between 1 and {MAX_SAMPLES:,}, got {samples:,}")
         if samples > 1 and not extra.is_random:
             raise InputError(
                 f"all {samples:,} images of a mask would be the same: the generator of this bundle takes the mask "

@@ -135,7 +135,7 @@ def to_gray(picture: PillowImage.Image) -> tuple[Mask, str | None]:
     difference = round(int((channels.max(axis=2).astype(np.int64) - channels.min(axis=2)).max()) / unit)
     if difference > MAX_CHANNEL_DIFFERENCE:
         raise MaskFileError(
-            f"is coloured: its channels differ by up to {difference} levels; "
+            f"is colored: its channels differ by up to {difference} levels; "
             f"expected black, white and greys, within {MAX_CHANNEL_DIFFERENCE} levels"
         )
     if int(gray.max()) < BLACK_BELOW:
@@ -183,7 +183,7 @@ def _channels(picture: PillowImage.Image) -> _Channels:
         return np.asarray(picture).astype(np.uint16)[:, :, None]
     if mode in ("I", "F"):
         return _from_wide(np.asarray(picture))[:, :, None]
-    raise MaskFileError(f"has the colour mode {mode}; expected black and white")
+    raise MaskFileError(f"has the color mode {mode}; expected black and white")
 
 
 def _from_wide(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

@@ -13,7 +13,7 @@ from typing import Final
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import printable, stem
 from m2l_runtime.conditioning.conditions import Conditions
-from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_runtime.masks.mask_folder import SUFFIXES
 from m2l_runtime.masks.mask_set import MaskSet
 from m2l_runtime.masks.samples import source_mask
@@ -233,10 +233,11 @@ def check_sheet_name(path: Path) -> None:
     """Check that a contact sheet is a PNG file.
 
     Raises:
-        OutputError: its name ends otherwise, or is a folder's.
+        ArgumentError: its name ends otherwise.
+        OutputError: it is a folder's.
     """
     if path.suffix.lower() != ".png":
-        raise OutputError(f"the contact sheet is a PNG; {printable(path)} should end in .png")
+        raise ArgumentError(f"the contact sheet is a PNG; {printable(path)} should end in .png")
     if path.is_dir():
         raise OutputError(f"{printable(path)} is a folder; expected a file name for the contact sheet")
 
@@ -266,7 +267,8 @@ def check_sheet_path(run: Run, writer: Writer) -> Path | None:
     """Return the path of the contact sheet if one is asked for, once it is sure to hit no mask and no output.
 
     Raises:
-        OutputError: it would, or is no PNG file.
+        OutputError: it would.
+        ArgumentError: it is no PNG file.
     """
     if run.options.contact_sheet is None:
         return None

@@ -18,7 +18,7 @@ from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import check_workers
 from m2l_runtime._utils.text import utf8
 from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, Conditions, rounded
-from m2l_runtime.errors import InputError, MaskFileError
+from m2l_runtime.errors import ArgumentError, MaskFileError
 from m2l_runtime.masks.mask_file import MaskFile
 from m2l_runtime.masks.mask_folder import mask_set
 from m2l_runtime.masks.mask_set import MaskSet
@@ -182,7 +182,7 @@ def synthesize_folder(
     """
     options = options or OutputOptions()
     if not 1 <= shard[0] <= shard[1]:
-        raise InputError(f"a shard is I/N with I from 1 to N, got {shard[0]}/{shard[1]}")
+        raise ArgumentError(f"a shard is I/N with I from 1 to N, got {shard[0]}/{shard[1]}")
     check_workers(workers)
     conditions = Conditions(synthesizer.extra, seed, appearance, samples)
     sampled_masks, target = sampled(mask_set(masks), samples), Path(out)
@@ -228,7 +228,7 @@ def _make_folder(job: _Job, resume: bool, overwrite: bool) -> Summary:
     check_collisions(run)
     sheet_path = check_sheet_path(run, writer)
     if resume and overwrite:
-        raise InputError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
+        raise ArgumentError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
     if not resume and not overwrite:
         check_empty(run, writer)
     atomic.make_folder(root)

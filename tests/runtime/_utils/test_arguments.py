@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from m2l_runtime._utils.arguments import Renamed, check_types
-from m2l_runtime.errors import ArgumentError
+from m2l_runtime.errors import ArgumentTypeError
 
 
 class Named(Protocol):
@@ -105,7 +105,7 @@ def test_check_types__right_types_pass(arguments: dict[str, Any]) -> None:
     ],
 )
 def test_check_types__a_wrong_type_is_told_by_name(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
+    with pytest.raises(ArgumentTypeError, match=message):
         take(**arguments)
 
 
@@ -113,15 +113,15 @@ def test_check_types__names_that_there_are_not_are_told_where_they_belong() -> N
     @check_types()
     def run(count: int, options: Options | None = None) -> None: ...
 
-    with pytest.raises(ArgumentError, match=r"size is a field of Options; write options=Options\(size=\.\.\.\)"):
+    with pytest.raises(ArgumentTypeError, match=r"size is a field of Options; write options=Options\(size=\.\.\.\)"):
         run(1, size=3)  # type: ignore[call-arg]
-    with pytest.raises(ArgumentError, match="there is no argument side; it takes count, options"):
+    with pytest.raises(ArgumentTypeError, match="there is no argument side; it takes count, options"):
         run(1, side=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'count'"):
         run()  # type: ignore[call-arg]
-    with pytest.raises(ArgumentError, match="Options: there is no argument sizes; it takes size, names"):
+    with pytest.raises(ArgumentTypeError, match="Options: there is no argument sizes; it takes size, names"):
         Options(sizes=3)  # type: ignore[call-arg]
-    with pytest.raises(ArgumentError, match="Options: names must be a tuple, each item a text, got 'ab'"):
+    with pytest.raises(ArgumentTypeError, match="Options: names must be a tuple, each item a text, got 'ab'"):
         Options(names="ab")  # type: ignore[arg-type]
 
 

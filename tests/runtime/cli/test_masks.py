@@ -227,7 +227,7 @@ def test_masks__iterate_over_drawn_masks(tiny_synth: Synthesizer, tmp_path: Path
     ("text", "message"),
     [
         ("shapes:0", "number of masks must be between 1"),
-        ("shapes:3,colour=red", "shapes has no setting 'colour=red'; expected some of kinds, size"),
+        ("shapes:3,color=red", "shapes has no setting 'color=red'; expected some of kinds, size"),
         ("shapes:3,seed=x", "shapes: seed must be a number, got 'x'"),
         ("shapes:3,kinds=cube", "no kind of shape 'cube'"),
         ("deform:3", "deform needs masks to deform"),

@@ -373,7 +373,7 @@ def test_appearance_and_samples__inspect_and_verify(bundle: Bundle, m2l: Command
     text = m2l("inspect", bundle.path).out
     column = table()[:, 0].astype(float)
     for words in (
-        "appearance: float32, 12 (colours",
+        "appearance: float32, 12 (colors",
         "dropout_bits: uint8, 12 (which features",
         "of 60 training images",
         f"lesion_L {column.mean():.1f} ± {column.std():.1f}",

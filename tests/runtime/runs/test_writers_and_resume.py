@@ -89,7 +89,7 @@ def test_writers_and_resume__each_format_holds_the_image_and_says_what_it_is(
     assert "Synthetic image" in words
     assert sha256 in words
     difference = pixels.astype(int) - expected
-    if image_format == "webp":  # it halves the colour's resolution, and these images are all colour: look at the light
+    if image_format == "webp":  # it halves the color's resolution, and these images are all color: look at the light
         difference = difference @ np.array([0.299, 0.587, 0.114])
     assert np.abs(difference).mean() <= {"png": 0, "jpeg": 3, "webp": 4}[image_format]
 

@@ -449,7 +449,7 @@ def test_trainer__every_setting_is_an_option_and_wrong_ones_are_refused(
         (("--max-steps", 0), "max_steps must be between 1 and 1000000000, got 0"),
     ):
         outcome = m2l("train", data, tmp_path / "run", *arguments)
-        assert outcome.code == 1
+        assert outcome.code == 2
         assert message in outcome.err
     assert m2l("train", data, tmp_path / "run", "--preset", "best").code == 2
     if not torch.cuda.is_available():

@@ -15,7 +15,7 @@ import msgspec
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable, utf8
-from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_runtime.runs.jsonl import LineWriter, read_lines
 from m2l_runtime.runs.lock import locked
 from m2l_train.data.data_folder import DATASET_FILE
@@ -91,9 +91,9 @@ def prepare(
     images, masks = require_path(images, "the folder of photographs"), require_path(masks, "the folder of masks")
     root = require_path(out, "the data folder")
     if resume and overwrite:
-        raise InputError("data is either gone on with (--resume) or written again (--overwrite); choose one")
+        raise ArgumentError("data is either gone on with (--resume) or written again (--overwrite); choose one")
     if workers is not None and (not isinstance(workers, int) or not 1 <= workers <= 1024):
-        raise InputError(f"the number of workers must be a whole number between 1 and 1024, got {workers!r}")
+        raise ArgumentError(f"the number of workers must be a whole number between 1 and 1024, got {workers!r}")
     pairing, report = _find_pairs(images, masks)
     split_of = split_pairs(pairing.pairs, options, report)
     _check_out(root, images, masks, resume, overwrite)

@@ -67,7 +67,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     equal_pairs: int
     """Whose PSNR is infinite, which its mean leaves out."""
     without_lesion: int
-    """Masks without lesion, or without skin; colours leave them out."""
+    """Masks without lesion, or without skin; colors leave them out."""
     without_skin: int
     one_empty: int | None
     """Synthesized images where either the mask or the lesion found is empty."""

@@ -294,7 +294,7 @@ def _loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def augment(image: Image, mask: Mask, seed: int, epoch: int, place: int) -> tuple[Image, Mask]:
-    """Rotate and mirror a pair (H, W, 3), (H, W) in one of eight ways, and change its light and colour a little."""
+    """Rotate and mirror a pair (H, W, 3), (H, W) in one of eight ways, and change its light and color a little."""
     numbers = uniform(7, seed, "segmenter", "augment", epoch, place)
     quarter_turns, mirrored = int(numbers[0] * 4), numbers[1] < 0.5
     image, mask = np.rot90(image, quarter_turns), np.rot90(mask, quarter_turns)

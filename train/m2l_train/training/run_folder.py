@@ -33,7 +33,7 @@ import torch
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
-from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_train import config_file
 from m2l_train.config import TrainConfig
 
@@ -95,7 +95,7 @@ class RunFolder:
         """
         name = printable(self.path)
         if resume and overwrite:
-            raise InputError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
+            raise ArgumentError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
         if resume:
             if not (self.path / CONFIG).is_file():  # a damaged one is told of when it is read
                 raise InputError(f"{name} holds no run to resume; leave out --resume to begin one")

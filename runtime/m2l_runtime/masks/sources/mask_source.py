@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from m2l_runtime._utils.arguments import check_types
-from m2l_runtime.errors import EngineNotInstalled, InputError
+from m2l_runtime.errors import ArgumentError, EngineNotInstalled, InputError
 from m2l_runtime.masks.mask_file import MaskFile, parse_mask
 from m2l_runtime.output.encoding import encode_gray_mask
 from m2l_runtime.types import Mask
@@ -109,7 +109,7 @@ def check_number(number: object) -> None:
         InputError: it is no whole number, or below 0.
     """
     if isinstance(number, bool) or not isinstance(number, numbers.Integral) or int(number) < 0:
-        raise InputError(f"masks are numbered 0, 1, 2, ..., got {number!r}")
+        raise ArgumentError(f"masks are numbered 0, 1, 2, ..., got {number!r}")
 
 
 def check_size(size: int) -> None:
@@ -119,7 +119,7 @@ def check_size(size: int) -> None:
         InputError: it is out of range.
     """
     if not MIN_SIDE <= size <= MAX_SIDE:
-        raise InputError(f"the size must be between {MIN_SIDE} and {MAX_SIDE} pixels, got {size}")
+        raise ArgumentError(f"the size must be between {MIN_SIDE} and {MAX_SIDE} pixels, got {size}")
 
 
 def not_installed(error: ModuleNotFoundError, what: str) -> EngineNotInstalled:

@@ -35,7 +35,7 @@ from m2l_runtime.backends.trt.plans import Environment, mismatch
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import FileEntry, PlanFile, TensorRtVariant
 from m2l_runtime.errors import (
-    ArgumentError,
+    ArgumentTypeError,
     BundleDamaged,
     DeviceUnavailable,
     EngineError,
@@ -592,7 +592,7 @@ def test_tensorrt__a_cache_that_cannot_be_is_no_reason_not_to_run(
 
 
 def test_tensorrt__trust_is_a_truth_value(bundle_copy: Path) -> None:
-    with pytest.raises(ArgumentError, match="trust_plans must be True or False, got 'no'"):
+    with pytest.raises(ArgumentTypeError, match="trust_plans must be True or False, got 'no'"):
         Synthesizer.open(bundle_copy, trust_plans="no")  # type: ignore[arg-type]
 
 
