@@ -155,7 +155,7 @@ USAGE = [
     (("synth",), "Missing argument"),
     (("dance",), "No such command"),
     (("synth", "masks", "out", "--nonsense"), "No such option"),
-    (("synth", "masks", "out", "--batch-size", "many"), "not a valid"),
+    (("synth", "masks", "out", "--batch-size", "many"), "Invalid value for '--batch-size'"),
     (("synth", "masks", "out", "--precision", "fp7"), "fp7"),
     (("synth", "masks", "out", "--backend", "caffe"), "choose one of auto"),
     (("synth", "masks", "out", "--device", "tpu"), "choose auto, cpu, cuda"),

@@ -136,7 +136,7 @@ def test_masks__pca_learns_and_draws(m2l: CommandLine, tmp_path: Path, masks: Pa
     done = m2l("masks", "pca", "--model", model, tmp_path / "any", "--random", "--count", 4, "--size", 64)
     assert (done.code, len(contents(tmp_path / "any"))) == (0, 5)
     beyond = m2l("masks", "pca", "--model", model, tmp_path / "no", "--component", 40)
-    assert (beyond.code, "expected from 1 to" in beyond.err) == (1, True)
+    assert (beyond.code, "expected from 1 to" in beyond.err) == (2, True)
     both = m2l("masks", "pca", "--model", model, tmp_path / "no", "--component", 1, "--random")
     assert both.code == 2
     assert not (tmp_path / "no").exists()

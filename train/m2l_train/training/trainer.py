@@ -18,7 +18,7 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._utils.text import plural, printable
-from m2l_runtime.errors import ArgumentError, Diverged, InputError, OutOfMemory
+from m2l_runtime.errors import Diverged, InputError, OutOfMemory
 from m2l_runtime.output.encoding import SYNTHETIC, encode_png
 from m2l_runtime.runs.lock import locked
 from m2l_train.config import MAX_THREADS, PRESETS, TrainConfig, differences
@@ -171,9 +171,9 @@ def _check_shared(config: TrainConfig, processes: ProcessGroup) -> None:
     if processes.world_size == 1:
         return
     if not config.decode_once:
-        raise ArgumentError(f"{processes.world_size} processes share what is decoded once; give --decode-once")
+        raise InputError(f"{processes.world_size} processes share what is decoded once; give --decode-once")
     if config.batch_size % processes.world_size:
-        raise ArgumentError(
+        raise InputError(
             f"a batch of {config.batch_size} cannot be dealt out evenly to {processes.world_size} processes; give "
             f"--batch-size as a multiple of {processes.world_size}"
         )
