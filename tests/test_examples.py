@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from m2l_runtime import open_bundle
@@ -74,8 +77,17 @@ def test_own_checkpoint__bundle_is_verified(tmp_path: Path) -> None:
 
 def test_train_small__trains_exports_and_synthesizes(tmp_path: Path) -> None:
     shown = run(tmp_path, "train_small.py", "all", "4")
-    assert "4 steps" in shown
+    speed = re.search(r"^4 steps, ([0-9.e+]+) images/s$", shown, re.MULTILINE)
+    assert speed is not None
+    assert float(speed[1]) > 0
     images = sorted((tmp_path / "all" / "lesions").glob("*.png"))
     assert len(images) == 4
     assert all(pixels(path).shape == (128, 128, 3) and pixels(path).std() > FEWEST_LEVELS for path in images)
     assert len({pixels(path).tobytes() for path in images}) == 4
+
+
+def test_train_small__a_folder_that_is_there_is_told(tmp_path: Path) -> None:
+    main = runpy.run_path(str(EXAMPLES / "train_small.py"))["main"]
+    with pytest.raises(SystemExit, match="is there already; remove it, or give another folder"):
+        main(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []

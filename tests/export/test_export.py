@@ -100,7 +100,7 @@ def test_export__a_new_backend_gets_the_fp32_file(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(cast(dict[str, Any], BACKENDS), "echo", entry)
     steps: list[str] = []
     export_checkpoint(CHECKPOINT, tmp_path / "bundle", ExportOptions(), on_step=steps.append)
-    assert "the gate: the same through echo" in steps
+    assert "validating: the same through echo" in steps
     with Synthesizer.open(tmp_path / "bundle", backend="echo") as synth:
         assert synth(disc()[None]).shape == (1, 256, 256, 3)
 

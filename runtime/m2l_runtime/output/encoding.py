@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._version import __version__
 from m2l_runtime.backends.base import BackendSettings
 from m2l_runtime.backends.engines import is_fake
@@ -33,6 +34,7 @@ _PNG_MEAN_FILTER: Final = 3
 _EXIF_DESCRIPTION, _EXIF_SOFTWARE, _EXIF_ARTIST = 0x010E, 0x0131, 0x013B
 
 
+@check_types()
 @dataclass(frozen=True)
 class Encoding:
     """Choose how images become bytes. The same encoding and Pillow give the same bytes.

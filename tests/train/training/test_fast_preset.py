@@ -50,7 +50,7 @@ def state(run: Path) -> dict[str, Any]:
     return found
 
 
-def test_fast_preset__colours_on_the_device_are_those_of_the_runtime() -> None:
+def test_fast_preset__colors_on_the_device_are_those_of_the_runtime() -> None:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (5, 32, 24, 3), dtype=np.uint8)
     images[1] = (images[1] // 16) + 200  # hardly any spread

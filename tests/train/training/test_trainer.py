@@ -28,6 +28,7 @@ from m2l_train.config_file import from_json, to_json
 from m2l_train.models import losses
 from m2l_train.models.networks import UnetGenerator, UnetSpec
 from m2l_train.models.pix2pix import Pix2Pix
+from m2l_train.training.run_folder import RunFolder
 
 CONFIG = TrainConfig(image_size=128, ngf=2, ndf=2, n_epochs=2, n_epochs_decay=1)
 OPTIONS = ("--image-size", 128, "--ngf", 2, "--ndf", 2, "--n-epochs", 2, "--n-epochs-decay", 1, "--threads", 1)
@@ -283,6 +284,21 @@ def test_trainer__a_loss_that_is_not_finite_stops_and_keeps_the_last_state(
     assert "Traceback" not in outcome.err
 
 
+def test_train__a_run_that_saved_nothing_blocks_none(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        diverge_at(1, patch)
+        with pytest.raises(Diverged):
+            go(data, run)
+    assert (run / "config.json").exists()
+    assert go(data, run, replace(CONFIG, lr=1e-4), max_steps=1).step == 1
+    assert RunFolder(run).read_config().lr == 1e-4
+    with pytest.raises(OutputError, match="holds a run"):
+        go(data, run)
+
+
 def test_trainer__weights_that_are_not_finite_are_never_saved(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,7 +449,7 @@ def test_trainer__every_setting_is_an_option_and_wrong_ones_are_refused(
         (("--max-steps", 0), "max_steps must be between 1 and 1000000000, got 0"),
     ):
         outcome = m2l("train", data, tmp_path / "run", *arguments)
-        assert outcome.code == 1
+        assert outcome.code == 2
         assert message in outcome.err
     assert m2l("train", data, tmp_path / "run", "--preset", "best").code == 2
     if not torch.cuda.is_available():

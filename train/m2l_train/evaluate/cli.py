@@ -93,7 +93,8 @@ def images(
     Names match as those of masks and photographs do. DATA may also be a folder of photographs alone: then only sets are
     compared.
 
-    Exit status: 0 done, 1 it cannot be done, 2 wrong usage, 130 or 143 stopped by a signal (nothing is written).
+    Exit status: 0 done, 1 it cannot be done, 2 the command line was wrong, 130 or 143 stopped by a signal
+    (nothing is written).
     """
 
     def run(options: EvaluationOptions) -> Evaluation | None:
@@ -122,7 +123,8 @@ def bundle(
 ) -> None:
     """Evaluate a bundle: synthesize from the masks of real pairs, in memory, and compare.
 
-    Exit status: 0 done, 1 it cannot be done, 2 wrong usage, 130 or 143 stopped by a signal (nothing is written).
+    Exit status: 0 done, 1 it cannot be done, 2 the command line was wrong, 130 or 143 stopped by a signal
+    (nothing is written).
     """
 
     def run(options: EvaluationOptions) -> Evaluation | None:
@@ -188,7 +190,8 @@ def segmenter(
 ) -> None:
     """Train the small network that finds lesions, which `--segmenter` takes.
 
-    Exit status: 0 done, 1 it cannot be done, 2 wrong usage, 130 or 143 stopped by a signal (nothing is written).
+    Exit status: 0 done, 1 it cannot be done, 2 the command line was wrong, 130 or 143 stopped by a signal
+    (nothing is written).
     """
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from m2l_runtime import Synthesizer
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import plural
 from m2l_runtime.errors import EngineNotInstalled, InputError
 from m2l_runtime.types import Image, Mask
@@ -41,6 +42,7 @@ FEW_IMAGES: Final = 30
 _LISTED: Final = 100
 
 
+@check_types()
 def evaluate_images(
     synthetic: str | os.PathLike[str],
     data: str | os.PathLike[str],
@@ -73,6 +75,7 @@ def evaluate_images(
     return _evaluate(chosen, lambda: read_folders(Path(synthetic), Path(data), chosen, [Path(s) for s in samples]))
 
 
+@check_types()
 def evaluate_bundle(
     data: str | os.PathLike[str],
     bundle: str | os.PathLike[str] | None = None,

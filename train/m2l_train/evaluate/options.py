@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime.errors import InputError
 
@@ -14,6 +15,7 @@ class EvaluationStopped(Exception):
     """End an evaluation because the caller says to stop."""
 
 
+@check_types()
 @dataclass(frozen=True)
 class EvaluationOptions:
     """Hold what an evaluation may be told beside its images.

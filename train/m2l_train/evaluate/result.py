@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_train.evaluate.metrics.bootstrap import Estimate
 
 SCHEMA: Final = "m2l-evaluation"
@@ -66,7 +67,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     equal_pairs: int
     """Whose PSNR is infinite, which its mean leaves out."""
     without_lesion: int
-    """Masks without lesion, or without skin; colours leave them out."""
+    """Masks without lesion, or without skin; colors leave them out."""
     without_skin: int
     one_empty: int | None
     """Synthesized images where either the mask or the lesion found is empty."""
@@ -131,6 +132,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
+@check_types()
 def to_json(evaluation: Evaluation) -> bytes:
     """Encode an evaluation as indented JSON with a line break at the end.
 
