@@ -217,7 +217,7 @@ def test_evaluation__a_fake_is_known_by_its_entry_not_its_name(data: Path, monke
 
 
 def test_evaluation__a_bundle_that_varies_draws_by_the_names_of_pairs(data: Path, tmp_path: Path) -> None:
-    bundle = steered_bundle(tmp_path / "bundle", side=256)
+    bundle = steered_bundle(tmp_path / "bundle", side=64)
     with Synthesizer.open(bundle, backend="fake") as synthesizer:
         synthesize_folder(data / "val" / "masks", tmp_path / "made", synthesizer, seed=3)
     given = {"backend": "fake", "device": "cpu", "threads": 1}
