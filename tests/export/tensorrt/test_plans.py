@@ -32,6 +32,8 @@ from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 pytest.importorskip("tensorrt_rtx")
 
+pytestmark = pytest.mark.usefixtures("only_onnxruntime")
+
 CHECKPOINT = TINY / "tiny_net_G.pth"
 GPU = Gpu(0, "Fake H100", "9.0", 1 << 36, "13.0")
 

@@ -38,5 +38,5 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def segmenter(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A segmenter that has learnt that dark is lesion."""
     out = tmp_path_factory.mktemp("evaluate") / "segmenter.pt"
-    train_segmenter(data, out, epochs=32, width=8, threads=1, workers=1)
+    train_segmenter(data, out, epochs=24, width=4, threads=1, workers=1)
     return out

@@ -17,6 +17,7 @@ import pytest
 import torch
 from command_line import CommandLine
 from PIL import Image
+from preloaded import PreloadedProcess
 from support import disc, slow
 from synthetic_data import data_folder, photograph
 
@@ -141,8 +142,7 @@ def test_stop_and_resume__a_kill_between_the_files_of_a_save_leaves_nothing_behi
     run, whole = tmp_path / "run", tmp_path / "whole"
     go(data, whole, save_epochs=1)
     more = (*OPTIONS, "--save-epochs", 1, "--no-tensorboard")
-    command = [sys.executable, "-c", KILLER, kill_at, "train", data, run, *more]
-    assert subprocess.run(list(map(str, command)), capture_output=True, check=False).returncode == -signal.SIGKILL
+    assert PreloadedProcess(KILLER, kill_at, "train", data, run, *more).wait() == -signal.SIGKILL
     assert list(run.rglob(".m2l-train-*.partial"))
     go(data, run, None, resume=True, save_epochs=1)
     assert without_what_varies(run) == without_what_varies(whole)
