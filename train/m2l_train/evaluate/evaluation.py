@@ -205,9 +205,10 @@ def _evaluate_data(
         networks.inception is not None,
         networks.imagenet is not None,
     )
-    encoding, made = evaluation_data.encoding, (evaluation_data.generated, *evaluation_data.samples)
     total = sum(group.cost(counts) for group in METRIC_GROUPS)
-    options.on_start(len(reference) + (total if encoding is None else 2 * total + sum(map(len, made))))
+    if evaluation_data.encoding is not None:  # measured twice
+        total = 2 * total + len(evaluation_data.generated) * (1 + len(evaluation_data.samples))
+    options.on_start(len(reference) + total)
     training = None
     if len(reference) >= sets.MIN_IMAGES:
         sets.refuse_synthetic(reference, options.worker_count)
@@ -221,30 +222,7 @@ def _evaluate_data(
         training,
         evaluation_data.samples,
     )
-    compared = inputs
-    if encoding is not None:
-        generated, *samples = (encoding.encode_all(images, options.worker_count, watch) for images in made)
-        compared = dataclasses.replace(inputs, generated=generated, samples=tuple(samples))
-
-    def measure(images: EvaluationInputs, shared: dict[str, Any]) -> MetricsResult:
-        return measure_metrics(
-            MetricContext(
-                images,
-                options.seed,
-                options.worker_count,
-                watch,
-                networks.segmenter,
-                networks.inception,
-                networks.imagenet,
-                shared,
-            )
-        )
-
-    shared: dict[str, Any] = {}
-    result = measure(compared, shared)
-    if encoding is not None:
-        plain = measure(inputs, shared).figures
-        result.figures = {name: _with_as_made(figure, plain[name]) for name, figure in result.figures.items()}
+    compared, result = _measure(inputs, evaluation_data, options, networks, watch)
     if options.sheet is not None:
         write_told_apart(Path(options.sheet), compared, result.told_apart)
     return Evaluation(
@@ -263,6 +241,41 @@ def _evaluate_data(
         unmatched_real=evaluation_data.unmatched_real[:_LISTED],
         seconds=round(time.monotonic() - started, 1),
     )
+
+
+def _measure(
+    inputs: EvaluationInputs,
+    evaluation_data: EvaluationData,
+    options: EvaluationOptions,
+    networks: _Networks,
+    watch: Callable[[int], None],
+) -> tuple[EvaluationInputs, MetricsResult]:
+    """Measure images encoded as the real files are, and as made beside that; return the former and their metrics."""
+    shared: dict[str, Any] = {}
+
+    def measure(images: EvaluationInputs) -> MetricsResult:
+        context = MetricContext(
+            images,
+            options.seed,
+            options.worker_count,
+            watch,
+            networks.segmenter,
+            networks.inception,
+            networks.imagenet,
+            shared,
+        )
+        return measure_metrics(context)
+
+    encoding = evaluation_data.encoding
+    if encoding is None:
+        return inputs, measure(inputs)
+    generated, *samples = (
+        encoding.encode_all(images, options.worker_count, watch) for images in (inputs.generated, *inputs.samples)
+    )
+    compared = dataclasses.replace(inputs, generated=generated, samples=tuple(samples))
+    result, as_made = measure(compared), measure(inputs).figures
+    result.figures = {name: _with_as_made(figure, as_made[name]) for name, figure in result.figures.items()}
+    return compared, result
 
 
 def _with_as_made(figure: Metric, as_made: Metric) -> Metric:

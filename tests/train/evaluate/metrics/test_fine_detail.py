@@ -19,13 +19,19 @@ def noise(spread: float, seed: int = 0, is_grey: bool = False) -> Array:
 
 def test_fine_detail__white_noise_has_twenty_times_its_variance() -> None:
     """The Laplacian's weights are -4 and four times 1: 20 times the variance, by 0.299, 0.587 and 0.114 in grey."""
-    found = fine_detail.measure(noise(10)).sharpness
-    assert found == pytest.approx(20 * 100.08 * (0.299**2 + 0.587**2 + 0.114**2), rel=0.05)
+    for channel, weight in enumerate((0.299, 0.587, 0.114)):
+        images = np.full((4, 128, 128, 3), 128, np.uint8)
+        images[..., channel] = noise(10)[..., channel]
+        found = fine_detail.measure(images).sharpness
+        assert found == pytest.approx(20 * 100.08 * weight**2, rel=0.05)
 
 
 def test_fine_detail__one_light_for_all_channels_and_a_noise_for_each() -> None:
     assert fine_detail.measure(noise(10, is_grey=True)).red_green == pytest.approx(1)
     assert fine_detail.measure(noise(10)).red_green == pytest.approx(0, abs=0.05)
+    mixed = noise(10)
+    mixed[..., 0] = mixed[..., 1]
+    assert fine_detail.measure(mixed).red_green == pytest.approx(1)
     flat = fine_detail.measure(np.full((2, 32, 32, 3), 9, np.uint8))
     assert np.isnan(flat.red_green).all()
     assert not flat.sharpness.any()
