@@ -43,6 +43,8 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     better: Better
     reason: str | None = None
     no_interval: str | None = None
+    as_made: Interval | None = None
+    """Of the synthesized images as they were made, where `value` is of images encoded as the real files are."""
 
 
 class Neighbor(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +53,15 @@ class Neighbor(msgspec.Struct, frozen=True, kw_only=True):
     synthesized: str
     training: str
     levels: float
+
+
+class ToldApart(msgspec.Struct, frozen=True, kw_only=True):
+    """Name an image that the classifier of two samples tells most surely."""
+
+    name: str
+    is_synthesized: bool
+    log_odds: float
+    """That it is synthesized, as a classifier says that was not trained on it."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +109,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     segmenter_sha256: str | None
     segmenter_val_dice: float | None
     inception_sha256: str | None
+    imagenet_sha256: str | None
+    encoding: str | None
+    """That synthesized images were encoded with, as the real files are; None: they were taken as made."""
     seed: int
     image_seed: int | None = None
     """What a bundle's images were drawn with; None where its generator takes the mask alone, or of files."""
@@ -122,6 +136,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """What the metrics of sets measure both columns, or the one column, against."""
     figures: dict[str, Metric]
     closest: list[Neighbor]
+    told_apart: list[ToldApart]
+    """Synthesized images and real ones, the surest of each first; empty where that was not measured."""
     counts: Counts
     parameters: dict[str, float]
     provenance: Provenance
