@@ -2,12 +2,13 @@
 
     make demo && .venv-demo/bin/python benchmarks/footprint.py
 
-Prints one line of JSON. The environment is the one of the Python that runs this; pip, setuptools and the bundle
-inside the package are left out of its size.
+Prints one line of JSON. The environment is the one of the Python that runs this, which needs no more than Python; pip,
+setuptools and the bundle inside the package are left out of its size.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -16,30 +17,29 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
-RUNS = 7
-EXCLUDED = ("pip", "setuptools", "_distutils_hack", "pkg_resources")
+RUNS: Final = 7
+EXCLUDED: Final = ("pip", "setuptools", "_distutils_hack", "pkg_resources")
 
 
 def help_cpu_s(m2l: Path) -> list[float]:
     """Measure user plus system CPU seconds of each of `RUNS` runs of `m2l --help`, after one that is not counted."""
-    seconds = []
+    totals = []
     for _ in range(RUNS + 1):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([m2l, "--help"], check=True, stdout=subprocess.DEVNULL)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return seconds[1:]
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        totals.append(usage.ru_utime + usage.ru_stime)
+    return [after - before for before, after in itertools.pairwise(totals)]
 
 
 def environment_bytes(prefix: Path) -> int:
-    """Count bytes of all files below `prefix`, each counted once, less what is left out."""
+    """Count bytes of all files below `prefix`, less what is left out."""
     total = 0
     for folder, folders, files in os.walk(prefix):
-        folders[:] = [f for f in folders if not f.startswith(EXCLUDED)]
-        if Path(folder).parts[-3:] == ("m2l_runtime", "data", "bundle"):
-            continue
-        total += sum(Path(folder, f).lstat().st_size for f in files)
+        folders[:] = [name for name in folders if not name.startswith(EXCLUDED)]
+        if Path(folder).parts[-3:] != ("m2l_runtime", "data", "bundle"):
+            total += sum(Path(folder, name).lstat().st_size for name in files)
     return total
 
 
@@ -48,18 +48,15 @@ def main() -> None:
     if not m2l.exists():
         sys.exit(f"{m2l} is not there; run this with the Python of an environment that has m2l")
     seconds = help_cpu_s(m2l)
-    print(
-        json.dumps(
-            {
-                "benchmark": "footprint",
-                "python": platform.python_version(),
-                "machine": platform.machine(),
-                "help_cpu_s_median": round(statistics.median(seconds), 4),
-                "help_cpu_s_max": round(max(seconds), 4),
-                "environment_megabytes": round(environment_bytes(Path(sys.prefix)) / 1e6, 1),
-            }
-        )
-    )
+    facts = {
+        "benchmark": "footprint",
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "help_cpu_s_median": round(statistics.median(seconds), 4),
+        "help_cpu_s_max": round(max(seconds), 4),
+        "environment_megabytes": round(environment_bytes(Path(sys.prefix)) / 1e6, 1),
+    }
+    print(json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -1,41 +1,44 @@
-"""Share among benchmarks: masks, a process of its own for each side, rounds, lines of JSON, Markdown tables."""
+"""Share among benchmarks: sides in processes of their own that take turns, conditions, lines of JSON."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from PIL import Image
+from tables import Metrics, Side
 
 from m2l_runtime._utils.cpu import cpu_model, instructions, usable_cpus
 from m2l_runtime.bench.benchmark import shuffled_rounds
 from m2l_runtime.bench.process import ProcessResult, run_for_json
-from m2l_runtime.bench.report import Statistic
-from m2l_runtime.bench.table import number as short
 
-PACKAGES = (
+PACKAGES: Final = (
     *("m2l", "numpy", "pillow", "onnxruntime", "openvino", "torch"),
     *("onnxruntime-gpu", "tensorrt", "tensorrt-cu13", "tensorrt-rtx-cu13"),
 )
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
+INSTRUCTIONS: Final = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
 """Those of a processor that engines choose their kernels by."""
-GPU = {"name": "name", "compute_capability": "compute_cap", "driver": "driver_version", "memory_mib": "memory.total"}
+GPU: Final = {"name": "name", "compute_capability": "compute_cap", "driver": "driver_version"}
 """What is told of a GPU, by nvidia-smi's words."""
-TIMEOUT_S = 6 * 3600.0
+SIDES: Final = Path(__file__).with_name("sides.py")
+RESULTS: Final = Path(__file__).with_name("results")
+TIMEOUT_S: Final = 6 * 3600.0
 """Of one side: a hundred thousand masks take a while."""
+_FAILED: Final = "its process ended with status 1: "
+_BEGAN: Final = time.monotonic()
+
+Turn = tuple[str, Metrics | None, str | None]
+"""A side's name, its metrics of one round, or the reason why there are none."""
+Measure = Callable[[], Iterable[Turn]]
 
 
 def conditions() -> dict[str, Any]:
@@ -46,19 +49,19 @@ def conditions() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    found = instructions()
+    available = instructions()
     return {
         "cpu": cpu_model(),
         "cpus": usable_cpus(),
-        "instructions": [name for name in INSTRUCTIONS if name in found],
+        "instructions": [name for name in INSTRUCTIONS if name in available],
         "python": platform.python_version(),
-        "card": card(),
+        "gpu": gpu(),
         **versions,
     }
 
 
 @functools.cache
-def card() -> dict[str, str] | None:
+def gpu() -> dict[str, str] | None:
     """Describe the first NVIDIA GPU that processes may use, as nvidia-smi tells; None without either."""
     command, visible = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES")
     if command is None or visible == "":
@@ -73,87 +76,100 @@ def card() -> dict[str, str] | None:
     return dict(zip(GPU, words, strict=True)) if len(words) == len(GPU) else None
 
 
-def draw_masks(folder: Path, count: int, side: int = 512) -> None:
-    """Draw `count` mask files of ellipses in `folder`: at most 200 pictures, the others are links to them."""
-    folder.mkdir(parents=True)
-    rows, columns = np.ogrid[:side, :side]
-    for number in range(count):
-        path = folder / f"mask-{number:06}.png"
-        if number >= 200:
-            os.link(folder / f"mask-{number % 200:06}.png", path)
-            continue
-        generator = np.random.default_rng(number)
-        y, x = generator.uniform(0.35, 0.65, 2) * side
-        b, a = generator.uniform(0.08, 0.35, 2) * side
-        Image.fromarray(((rows - y) / b) ** 2 + ((columns - x) / a) ** 2 < 1).save(path)
-
-
-def ask(script: Path, *arguments: object, timeout_s: float = TIMEOUT_S) -> ProcessResult:
+def run_side(*arguments: object, script: Path = SIDES, timeout_s: float = TIMEOUT_S) -> ProcessResult:
     """Run `script` with this Python for what it prints last, as JSON, or the reason why it does not.
 
     The moment, by `time.monotonic()`, is the first line of its standard input.
     """
     request = f"{time.monotonic()}\n".encode()
-    return run_for_json([sys.executable, script, *map(str, arguments)], request=request, timeout_s=timeout_s)
+    ending = run_for_json([sys.executable, script, *map(str, arguments)], request=request, timeout_s=timeout_s)
+    return ProcessResult(ending.document, ending.reason and ending.reason.removeprefix(_FAILED), ending.was_stopped)
 
 
-def in_own_process(script: Path, *arguments: object) -> dict[str, Any]:
-    """Run `script` for the JSON that it prints last; the benchmark ends where it fails."""
-    ending = ask(script, *arguments)
-    if ending.reason is not None:
-        sys.exit(f"{script.name} {' '.join(map(str, arguments))}: {ending.reason}")
-    result: dict[str, Any] = ending.document
-    return result
+def measure_side(name: str, *arguments: object, script: Path = SIDES, timeout_s: float = TIMEOUT_S) -> Measure:
+    """Make what runs a side once in a process of its own."""
+
+    def measure() -> Iterator[Turn]:
+        ending = run_side(*arguments, script=script, timeout_s=timeout_s)
+        yield name, ending.document, ending.reason
+
+    return measure
 
 
-def interleave(
-    sides: Mapping[str, Sequence[object]],
-    script: Path,
+def take_turns(
+    measures: Mapping[str, Measure],
     repeats: int,
-    reasons: dict[str, str] | None = None,
-    timeout_s: float = TIMEOUT_S,
-    on_round: Callable[[int, str], None] = lambda _, __: None,
-    on_answer: Callable[[int, str, ProcessResult], None] = lambda _, __, ___: None,
-) -> dict[str, list[dict[str, Any]]]:
-    """Run each side `repeats` times, in a process of its own; by turns, so that a busy machine hits all alike.
+    on_turn: Callable[[int, Turn], None] = lambda _, __: None,
+) -> dict[str, Side]:
+    """Measure each side `repeats` times; by turns, so that a busy machine hits all alike.
+
+    A side that fails is not measured again.
 
     Args:
-        sides: arguments of `script`, by name.
-        script: what runs a side.
+        measures: what measures a side once, or several, by name.
         repeats: rounds.
-        reasons: filled with why a side has no results; None: the benchmark ends where one fails.
-        timeout_s: seconds after which a side has failed.
-        on_round: called before each turn with the round, from 0, and the side.
-        on_answer: called after each turn with these and what came of it, where there are `reasons`.
+        on_turn: called with the round, from 0, and each turn of it.
+
+    Returns:
+        Sides by the names of their turns.
     """
-    names = list(sides)
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    names, sides = list(measures), dict[str, Side]()
     for number, index in shuffled_rounds(len(names), repeats):
-        name = names[index]
-        if name not in results:
+        known = sides.get(names[index])
+        if known is not None and known.reason is not None:
             continue
-        on_round(number, name)
-        if reasons is None:
-            results[name].append(in_own_process(script, *sides[name]))
+        print_progress(f"round {number + 1} of {repeats}: {names[index]}")
+        for name, metrics, reason in measures[names[index]]():
+            side = sides.setdefault(name, Side())
+            if side.reason is not None:
+                continue
+            side.add(number, metrics, reason)
+            if reason is not None:
+                print_progress(f"{name}: {reason}")
+            on_turn(number, (name, metrics, reason))
+    return sides
+
+
+def as_columns(sides: Mapping[str, Side], names: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Collect, of each side that did not fail, numbers (and lists of them) by round, to five digits, and words once.
+
+    Args:
+        sides: by name.
+        names: what metrics are to be called, and are called in a side; None: all, by their own names.
+    """
+    columns: dict[str, dict[str, Any]] = {}
+    for name, side in sides.items():
+        if side.reason is not None:
             continue
-        ending = ask(script, *sides[name], timeout_s=timeout_s)
-        on_answer(number, name, ending)
-        if ending.reason is None:
-            results[name].append(ending.document)
-        else:
-            reasons[name] = ending.reason
-            del results[name]
-    return results
+        first = next(iter(side.rounds.values()))
+        wanted = {key: key for key in first} if names is None else names
+        columns[name] = {
+            new: [_short(one[old]) for one in side.rounds.values()]
+            if isinstance(first[old], float | list)
+            else first[old]
+            for new, old in wanted.items()
+            if first.get(old) is not None
+        }
+    return columns
 
 
-def rates(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
-    """Compute median images/s of each side."""
-    return {name: statistics.median(run["images_per_s"] for run in runs) for name, runs in results.items()}
+def _short(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def report(benchmark: str, **facts: Any) -> None:
-    """Print one line of JSON."""
-    print(line_of(benchmark, **facts), flush=True)
+def reasons(sides: Mapping[str, Side]) -> dict[str, str]:
+    """Return why sides failed, by name."""
+    return {name: side.reason for name, side in sides.items() if side.reason is not None}
+
+
+def record(results: Path | None, benchmark: str, **facts: Any) -> None:
+    """Print a line of JSON with the conditions that it holds for, and add it to a file."""
+    line = line_of(benchmark, **facts)
+    if results is not None:
+        results.parent.mkdir(parents=True, exist_ok=True)
+        with results.open("a") as file:
+            file.write(line + "\n")
+    print(line, flush=True)
 
 
 def line_of(benchmark: str, **facts: Any) -> str:
@@ -161,38 +177,6 @@ def line_of(benchmark: str, **facts: Any) -> str:
     return json.dumps({"benchmark": benchmark, **facts, "conditions": conditions()})
 
 
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a Markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def format_median(figure: Statistic | None, *, is_short: bool = False) -> str:
-    """Write a median (lowest..highest), a dash for None; the median alone where `is_short` and all are the same."""
-    if figure is None:
-        return "-"
-    if is_short and figure.lowest == figure.highest:
-        return short(figure.median)
-    return f"{short(figure.median)} ({short(figure.lowest)}..{short(figure.highest)})"
-
-
-_BEGAN: Final = time.monotonic()
-
-
 def print_progress(text: str) -> None:
     """Print a line with the seconds since the start to standard error."""
     print(f"{time.monotonic() - _BEGAN:7.1f} s  {text}", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def environment(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable while the block runs."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

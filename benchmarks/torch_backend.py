@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -15,14 +14,12 @@ from torch import Tensor, nn
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime.backends.base import BackendSettings, Inputs
 from m2l_runtime.errors import DeviceUnavailable
-from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 
 @dataclass(frozen=True)
 class TorchMode:
     """Describe how PyTorch computes."""
 
-    title: str
     autocast: torch.dtype | None = None
     tf32: bool = False
     """Whether convolutions of fp32 may round what they multiply to 10 bits, on tensor cores."""
@@ -32,25 +29,23 @@ class TorchMode:
 
 
 CPU_MODES: Final = {
-    "eager": TorchMode("PyTorch eager"),
-    "channels_last": TorchMode("PyTorch eager, channels last", channels_last=True),
-    "compiled": TorchMode("PyTorch compiled, channels last", channels_last=True, compile_mode="default"),
-    "bf16": TorchMode("PyTorch bf16, channels last", torch.bfloat16, channels_last=True),
+    "PyTorch eager": TorchMode(),
+    "PyTorch eager, channels last": TorchMode(channels_last=True),
+    "PyTorch compiled, channels last": TorchMode(channels_last=True, compile_mode="default"),
+    "PyTorch bf16, channels last": TorchMode(torch.bfloat16, channels_last=True),
 }
-"""The first is as the original's test."""
+"""By title; the first is as the original's test."""
 
 GPU_MODES: Final = {
-    "fp32": TorchMode("PyTorch eager fp32"),
-    "tf32": TorchMode("PyTorch eager TF32", tf32=True),
-    "fp16": TorchMode("PyTorch autocast fp16, channels last", torch.float16, channels_last=True),
-    "bf16": TorchMode("PyTorch autocast bf16, channels last", torch.bfloat16, channels_last=True),
-    "compiled": TorchMode(
-        "PyTorch compiled max-autotune, autocast fp16, channels last",
-        torch.float16,
-        channels_last=True,
-        compile_mode="max-autotune",
+    "PyTorch eager fp32": TorchMode(),
+    "PyTorch eager TF32": TorchMode(tf32=True),
+    "PyTorch autocast fp16, channels last": TorchMode(torch.float16, channels_last=True),
+    "PyTorch autocast bf16, channels last": TorchMode(torch.bfloat16, channels_last=True),
+    "PyTorch compiled max-autotune, autocast fp16, channels last": TorchMode(
+        torch.float16, channels_last=True, compile_mode="max-autotune"
     ),
 }
+"""By title; the first is what ratios are to."""
 
 
 class ByteNetwork(nn.Module):
@@ -125,21 +120,9 @@ class TorchBackend:
     def _call(self, inputs: Inputs) -> tuple[npt.NDArray[np.uint8], Tensor]:
         with self._without_gradients():
             images, pixels = self._network(torch.from_numpy(inputs["mask"]).to(self._device))
-            found: npt.NDArray[np.uint8] = images.cpu().numpy()
-        return found, pixels
+            array: npt.NDArray[np.uint8] = images.cpu().numpy()
+        return array, pixels
 
     def close(self) -> None:
         """See :class:`m2l_runtime.backends.base.Backend`."""
         self._network = None
-
-
-def unet_256(ngf: int, **more: Any) -> UnetSpec:
-    """Describe the network of a width."""
-    return UnetSpec(levels=8, ngf=ngf, input_nc=3, output_nc=3, norm="instance", **more)
-
-
-def load_network(checkpoint: Path, spec: UnetSpec) -> UnetGenerator:
-    """Load a network with the weights of a checkpoint."""
-    network = UnetGenerator(spec)
-    network.load_state_dict(torch.load(checkpoint, weights_only=True))
-    return network.eval()

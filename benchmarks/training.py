@@ -11,21 +11,23 @@ PNG masks of 1022x767 pixels, as those of ISIC 2017 are at most.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 import torch
 import typer
-from harness import interleave, rates, report
+from harness import as_columns, measure_side, reasons, record, take_turns
 from PIL import Image
+from tables import compare
 
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_train.config import PRESETS, TrainConfig
@@ -41,7 +43,7 @@ WARM_UP: Final = 3
 # The original's loop; the preset; and the preset less one thing at a time.
 PLAIN: Final = PRESETS["paper"]
 FAST: Final = PRESETS["fast"]
-SIDES: Final = {
+CONFIGS: Final = {
     "plain": PLAIN,
     "fast": FAST,
     "fast, not compiled": dataclasses.replace(FAST, compile=False),
@@ -62,54 +64,41 @@ def steps(
     batch_size: Annotated[int, typer.Option(help="Pairs per step of the fast sides.")] = FAST.batch_size,
     images: Annotated[int, typer.Option(help="Images trained on in a run, after the warm-up; about.")] = 32,
     repeats: Annotated[int, typer.Option(help="Runs of each side.")] = 3,
-    sides: Annotated[str, typer.Option(help="Some of the sides, with commas and | between: 'plain|fast'.")] = "",
+    sides: Annotated[str, typer.Option(help="Some of the sides, with | between: 'plain|fast'.")] = "|".join(CONFIGS),
     device: Device = "cpu",
 ) -> None:
     """Measure images/s of whole training steps, data and all."""
-    chosen = sides.split("|") if sides else list(SIDES)
-    with tempfile.TemporaryDirectory() as folder:
-        data = draw_pairs(Path(folder, "data"), 4 * batch_size)
-        results = interleave(
-            {name: ("side", data, name, ngf, ndf, batch_size, images, device) for name in chosen}, HERE, repeats
-        )
-    median = rates(results)
-    report(
-        "training steps",
-        ngf=ngf,
-        ndf=ndf,
-        batch_size=batch_size,
-        device=results[chosen[0]][0]["device"],
-        repeats=repeats,
-        images_per_s={name: [round(run["images_per_s"], 3) for run in runs] for name, runs in results.items()},
-        over_the_first={name: round(value / median[chosen[0]], 3) for name, value in median.items()},
-        least_over_the_first={
-            name: round(
-                min(a["images_per_s"] / b["images_per_s"] for a, b in zip(runs, results[chosen[0]], strict=True)), 3
-            )
-            for name, runs in results.items()
-        },
-    )
+    runs = {name: ("train", name, ngf, ndf, batch_size, images, device) for name in sides.split("|")}
+    _measure("training steps", runs, 4 * batch_size, repeats, ngf=ngf, ndf=ndf, batch_size=batch_size)
 
 
 @app.command()
 def data(
     batch_size: Annotated[int, typer.Option(help="Pairs of a batch.")] = FAST.batch_size,
     pairs: Annotated[int, typer.Option(help="Pairs of the data folder.")] = 128,
+    seconds: Annotated[float, typer.Option(help="Seconds of a run, about.")] = 5.0,
     repeats: Annotated[int, typer.Option(help="Runs of each side.")] = 3,
     device: Device = "cpu",
 ) -> None:
     """Measure images/s of batches without training: read each epoch, and decoded once (decoding not counted)."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = draw_pairs(Path(folder, "data"), pairs)
-        sides = {name: ("batches", root, name, batch_size, device) for name in ("read each epoch", "decoded once")}
-        results = interleave(sides, HERE, repeats)
-    report(
-        "training data",
-        batch_size=batch_size,
-        pairs=pairs,
-        repeats=repeats,
-        images_per_s={name: [round(run["images_per_s"], 1) for run in runs] for name, runs in results.items()},
-    )
+    names = ("read each epoch", "decoded once")
+    runs = {name: ("batches", name == "decoded once", batch_size, seconds, device) for name in names}
+    _measure("training data", runs, pairs, repeats, batch_size=batch_size)
+
+
+def _measure(benchmark: str, runs: Mapping[str, Sequence[object]], pairs: int, repeats: int, **facts: Any) -> None:
+    """Run a command of this file on a new data folder for each side, by turns, and print a line."""
+    with tempfile.TemporaryDirectory() as temporary:
+        root = draw_pairs(Path(temporary, "data"), pairs)
+        measures = {
+            name: measure_side(name, command, root, *more, script=HERE) for name, (command, *more) in runs.items()
+        }
+        sides = take_turns(measures, repeats)
+    first = next(iter(sides.values())).values("images_per_s")
+    ratios = {name: compare(side.values("images_per_s"), first) for name, side in sides.items()}
+    times = {name: dataclasses.asdict(found) for name, found in ratios.items() if found is not None}
+    facts |= {"pairs": pairs, "repeats": repeats}
+    record(None, benchmark, **facts, sides=as_columns(sides), over_the_first=times, reasons=reasons(sides))
 
 
 def draw_pairs(root: Path, count: int) -> Path:
@@ -133,62 +122,57 @@ def draw_pairs(root: Path, count: int) -> Path:
 
 
 @app.command(hidden=True)
-def side(root: Path, name: str, ngf: int, ndf: int, batch_size: int, images: int, device: str) -> None:
+def train(root: Path, name: str, ngf: int, ndf: int, batch_size: int, images: int, device: str) -> None:
     """Measure one side of `steps`."""
-    given = SIDES[name]
+    given = CONFIGS[name]
     config = dataclasses.replace(given, ngf=ngf, ndf=ndf, batch_size=1 if name == "plain" else batch_size)
     place = torch.device(device)
     torch.set_num_threads(usable_cpus())
     torch.manual_seed(0)
     networks = Pix2Pix(config, place, appearance_rows=1)
-    with ThreadPoolExecutor(min(usable_cpus(), 8)) as pool, tempfile.TemporaryDirectory() as folder:
-        batches = _endless(root, config, pool, Path(folder), place)
-        for batch in itertools.islice(batches, WARM_UP):
+    title = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
+    with _endless(root, config, place) as source:
+        for batch in itertools.islice(source, WARM_UP):
             networks.step(batch.masks, batch.images)
         count, began = 0, time.perf_counter()
-        for batch in batches:
+        while count < images:
+            batch = next(source)
             networks.step(batch.masks, batch.images)
             count += len(batch.names)
-            if count >= images:
-                break
-        seconds = time.perf_counter() - began
-    print(json.dumps({"images_per_s": count / seconds, "device": _device_name(place)}))
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
+        print(json.dumps({"images_per_s": count / (time.perf_counter() - began), "device": title}))
 
 
 @app.command(hidden=True)
-def batches(root: Path, name: str, batch_size: int, device: str) -> None:
+def batches(root: Path, decode_once: bool, batch_size: int, seconds: float, device: str) -> None:
     """Measure one side of `data`."""
-    config = dataclasses.replace(FAST, batch_size=batch_size, decode_once=name == "decoded once")
-    with ThreadPoolExecutor(min(usable_cpus(), 8)) as pool, tempfile.TemporaryDirectory() as folder:
-        source = _endless(root, config, pool, Path(folder), torch.device(device))
+    config = dataclasses.replace(FAST, batch_size=batch_size, decode_once=decode_once)
+    with _endless(root, config, torch.device(device)) as source:
         for _ in itertools.islice(source, WARM_UP):
             pass
         count, began = 0, time.perf_counter()
-        for batch in source:
-            count += len(batch.names)
-            if time.perf_counter() - began > 5:
-                break
-        seconds = time.perf_counter() - began
-    print(json.dumps({"images_per_s": count / seconds}))
+        while time.perf_counter() - began < seconds:
+            count += len(next(source).names)
+        print(json.dumps({"images_per_s": count / (time.perf_counter() - began)}))
 
 
-def _endless(
-    root: Path, config: TrainConfig, pool: ThreadPoolExecutor, folder: Path, device: torch.device
-) -> Iterator[Batch]:
-    """Yield whole batches, epoch after epoch, as training takes them."""
+@contextlib.contextmanager
+def _endless(root: Path, config: TrainConfig, device: torch.device) -> Iterator[Iterator[Batch]]:
+    """Give whole batches, epoch after epoch, as training takes them."""
     pairs = open_data(root).train
-    if config.decode_once:
-        decoded_cache.decode_pairs(pairs, config, folder / "pixels", pool, None)
-        pixels = decoded_cache.map_pixels(folder / "pixels", len(pairs), config.crop_from)
-    for epoch in itertools.count(1):
+    with ThreadPoolExecutor(min(usable_cpus(), 8)) as pool, tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary, "pixels")
         if config.decode_once:
-            yield from decoded_cache.decoded_batches(pairs, pixels, set(), config, epoch, pool, device)
-        else:
-            yield from epoch_batches(pairs, config, epoch, pool)
+            decoded_cache.decode_pairs(pairs, config, path, pool, None)
+            pixels = decoded_cache.map_pixels(path, len(pairs), config.crop_from)
 
+        def epoch_of(epoch: int) -> Iterator[Batch]:
+            if config.decode_once:
+                return decoded_cache.decoded_batches(pairs, pixels, set(), config, epoch, pool, device)
+            return epoch_batches(pairs, config, epoch, pool)
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        yield itertools.chain.from_iterable(map(epoch_of, itertools.count(1)))
 
 
 if __name__ == "__main__":

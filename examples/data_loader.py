@@ -34,7 +34,7 @@ class SyntheticLesions(Dataset[Pair]):
         if self.synthesizer is None:
             self.synthesizer = Synthesizer.open(backend="onnxruntime", device="cpu", threads=1, streams=1)
         mask = self.masks.draw(number)
-        image = self.synthesizer(mask[None], seeds=[self.seed + number])[0]  # the seed draws its colours
+        image = self.synthesizer(mask[None], seeds=[self.seed + number])[0]  # the seed draws its colors
         return (
             torch.from_numpy(image).permute(2, 0, 1).float() / 255,
             torch.from_numpy(mask > 127)[None].float(),

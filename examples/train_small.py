@@ -34,6 +34,8 @@ def paint(folder: Path, count: int) -> None:
 def main(folder: str = "example-training", steps: str = "60") -> None:
     """Do everything inside `folder`, which must not be there yet."""
     root = Path(folder)
+    if root.exists():
+        sys.exit(f"{root} is there already; remove it, or give another folder: {sys.argv[0]} FOLDER")
     paint(root / "photographs", 12)
 
     report = prepare(root / "photographs", root / "photographs", root / "data", PrepareOptions(size=143))
@@ -41,7 +43,7 @@ def main(folder: str = "example-training", steps: str = "60") -> None:
 
     config = TrainConfig(image_size=128, ngf=8, ndf=8, n_epochs=20, n_epochs_decay=0)
     done = train(root / "data", root / "run", config, device="cpu", max_steps=int(steps), tensorboard=False)
-    print(f"{done.step} steps, {done.images_per_s:.0f} images/s")
+    print(f"{done.step} steps, {done.images_per_s:.3g} images/s")
 
     export_checkpoint(root / "run", root / "bundle")
     with Synthesizer.open(root / "bundle") as synthesizer:

@@ -54,10 +54,10 @@ class GraphFlags:
     weights: Literal["fp32", "fp16"] = option_field(
         "fp32", "How weights are stored. fp16 halves the file; arithmetic is fp32 either way."
     )
-    masks: Path | None = option_field(None, "Folder of more masks for the gate, which compares images with PyTorch's.")
+    masks: Path | None = option_field(None, "Folder of more masks on which images are validated against PyTorch's.")
     max_level_difference: int | None = option_field(
         None,
-        "Largest difference that the gate accepts, in levels of 0..255.",
+        "Largest difference that validation accepts, in levels of 0..255.",
         default="1; 2 for fp16, weights or precision",
     )
 
@@ -78,7 +78,8 @@ class PrecisionFlags:
     )
     calibrate: str | None = option_field(
         None,
-        "Masks that int8 is calibrated on, and that bf16 and int8 are evaluated on: a folder, or shapes:300.",
+        "Masks that int8 is calibrated on, and that bf16 and int8 are evaluated on: a folder of at least 16 different "
+        "masks, or shapes:300.",
         default="generated shapes",
     )
     min_psnr: float | None = option_field(
@@ -126,7 +127,7 @@ class BundleFlags:
 
     min_contrast: float = option_field(
         0.0,
-        "Leave out appearances whose lesion differs from its skin by less, in Delta E*ab of mean colours: nobody sees "
+        "Leave out appearances whose lesion differs from its skin by less, in Delta E*ab of mean colors: nobody sees "
         "there where the mask is.",
     )
     origin: str = option_field("", "A paragraph for the model card: data, licence, training.", default="none")
@@ -157,8 +158,8 @@ def export(
 ) -> None:
     """Export a trained generator as a bundle, validated against PyTorch before it is written.
 
-    Exit status: 0 the bundle is written, 1 it is not (the gate did not pass, or something cannot be read or written),
-    2 wrong usage, 130 interrupted, 143 terminated. Unless it is 0, nothing is left behind.
+    Exit status: 0 the bundle is written, 1 it is not (validation did not pass, or something cannot be read or written),
+    2 the command line was wrong, 130 interrupted, 143 terminated. Unless it is 0, nothing is left behind.
     """
     from m2l_runtime._utils.signals import exit_on_sigterm
     from m2l_runtime._utils.text import print_stderr, printable

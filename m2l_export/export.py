@@ -53,6 +53,7 @@ from m2l_export.tensorrt import (
     write_timings,
 )
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.base import BackendOptions, ModelSource
 from m2l_runtime.backends.registry import backend_module
@@ -61,7 +62,7 @@ from m2l_runtime.bundle.io import Bundle, require_bundle, write_bundle
 from m2l_runtime.bundle.schema import FileEntry, Manifest, ModelFile, Parity, Precision, TensorSpec
 from m2l_runtime.conditioning import appearance
 from m2l_runtime.conditioning.conditions import Appearances
-from m2l_runtime.errors import CheckpointError, InputError, OutputError
+from m2l_runtime.errors import ArgumentError, CheckpointError, InputError, OutputError
 from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.types import Images
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec
@@ -106,6 +107,7 @@ class ExportReport:
     """TensorRT plans."""
 
 
+@check_types(renamed={"form": "upsampling"})
 def export_checkpoint(
     checkpoint: str | os.PathLike[str],
     bundle: str | os.PathLike[str],
@@ -116,7 +118,7 @@ def export_checkpoint(
 ) -> ExportReport:
     """Export a checkpoint of pytorch-CycleGAN-and-pix2pix, or a run of `m2l train`, as a bundle.
 
-    Nothing is written before the gate has passed. The gate compares the images of the ONNX file on onnxruntime with
+    Nothing is written before validation has passed. It compares the images of the ONNX file on onnxruntime with
     those of the network in PyTorch, over the example masks, black, white, a dot, noise and a disc, at batch sizes 1, 3
     and 8. It does the same on OpenVINO where that is installed. Precisions below fp32 are compared with fp32, over at
     least 100 masks that they were not calibrated on.
@@ -134,7 +136,7 @@ def export_checkpoint(
         CheckpointError: the file is not a U-Net generator, cannot run at the image size, has no dropout or not the
             upsampling asked for, or has weights that fp16 cannot hold.
         InputError: an option is out of range, or a mask cannot be read.
-        ParityError: the gate did not pass.
+        ParityError: validation did not pass.
         EngineNotInstalled: onnxruntime is missing, or no engine is installed that computes a precision asked for.
         PlanError: a plan cannot be built, or is not what was asked for.
         OutputError: `bundle` exists and may not be replaced, or cannot be written.
@@ -211,8 +213,8 @@ def plan_targets(task: Task) -> Targets:
     options = task.options
     _check_bundle_path(task.bundle, options.overwrite)
     if not 0 <= options.accepted_levels <= 255:
-        raise InputError(f"--max-level-difference must be between 0 and 255, got {options.accepted_levels}")
-    backend_module(REFERENCE_ENGINE)  # without it there is no gate
+        raise ArgumentError(f"--max-level-difference must be between 0 and 255, got {options.accepted_levels}")
+    backend_module(REFERENCE_ENGINE)  # without it nothing is validated
     engines = choose_targets(options.lower_precisions, options.engines, options.plans is not None, task.on_step)
     if options.plans is None:
         return Targets(engines)
@@ -288,7 +290,7 @@ class ExportInputs:
     """Appearances of the bundle: float32 (count, 12)."""
     gate_inputs: gate.Inputs
     mask_count: int
-    """Masks of the gate, of which `gate_inputs` may hold several rounds."""
+    """Masks to validate on, of which `gate_inputs` may hold several rounds."""
     golden_inputs: gate.Inputs
     """Inputs of the golden images, which the bundle keeps."""
     calibration: Calibration | None
@@ -296,7 +298,7 @@ class ExportInputs:
 
     @property
     def count(self) -> int:
-        """Images of the gate."""
+        """Images to validate."""
         return len(next(iter(self.gate_inputs.values())))
 
 
@@ -360,7 +362,7 @@ class ValidatedGraph:
     """Hold the fp32 file's entries in the manifest, and the images it was compared with."""
 
     reference: Images
-    """Images of the gate by the network as trained, in PyTorch."""
+    """Images to validate by the network as trained, in PyTorch."""
     models: tuple[ModelFile, ...]
     """One for each engine that the file was run on, onnxruntime first."""
     golden: GoldenImages
@@ -378,7 +380,7 @@ def validate(task: Task, loaded: LoadedNetwork, data: ExportInputs, graph: Built
         ParityError: the images differ by more than is accepted.
     """
     options, source = task.options, graph.source
-    task.on_step(f"the gate: {data.count} images through PyTorch and through {REFERENCE_ENGINE}")
+    task.on_step(f"validating: {data.count} images through PyTorch and through {REFERENCE_ENGINE}")
     reference = gate.reference_images(loaded.network, data.gate_inputs, options.norm_statistics)
     accepted = options.accepted_levels
     parity = gate.measure(reference, data.gate_inputs, data.mask_count, source, REFERENCE_ENGINE, accepted)
@@ -395,7 +397,7 @@ def validate(task: Task, loaded: LoadedNetwork, data: ExportInputs, graph: Built
     )
     models = [base]
     for engine in fp32_engines():
-        task.on_step(f"the gate: the same through {engine}")
+        task.on_step(f"validating: the same through {engine}")
         parity = gate.measure(reference, data.gate_inputs, data.mask_count, source, engine, accepted)
         models.append(msgspec.structs.replace(base, engines=(engine,), parity=parity))
     return ValidatedGraph(reference, tuple(models), golden)
@@ -504,7 +506,7 @@ def _model_files(graph: BuiltGraph, variants: Sequence[ModelVariant]) -> dict[st
 def _appearances(network: Generator, min_contrast: float, checkpoint: str) -> Appearances | None:
     """Find the table (count, 12) that a network trained with appearances keeps, without those of less contrast."""
     if not 0 <= min_contrast <= MAX_CONTRAST:
-        raise InputError(f"--min-contrast must be between 0 and {MAX_CONTRAST:g} Delta E, got {min_contrast:g}")
+        raise ArgumentError(f"--min-contrast must be between 0 and {MAX_CONTRAST:g} Delta E, got {min_contrast:g}")
     keeper = network if isinstance(network, ModulatedGenerator) else network.appearance
     if keeper is None:
         if min_contrast:
@@ -555,7 +557,7 @@ def _warnings(options: ExportOptions, validated: ValidatedGraph, variants: Seque
     parity, known_miss = validated.base.parity, None
     if parity.max_level_difference > ACCEPTED_LEVELS[options.weights]:
         known_miss = (
-            f"the gate was told to accept differences of up to {parity.accepted_max_level_difference} levels and "
+            f"validation was told to accept differences of up to {parity.accepted_max_level_difference} levels and "
             f"found {parity.max_level_difference}"
         )
     warnings = (gate.mask_blindness(validated.reference), known_miss, *(variant.warning for variant in variants))

@@ -25,7 +25,7 @@ the same size come out.{beside}
 - For research, and for enlarging training sets of lesion segmentation.
 - **Never for diagnosis.** Every image is synthetic. None shows a patient; none says anything about one.
 - A network trained on these images inherits what its training data lacked: skin tones, cameras, kinds of
-  lesion. Judge it on real images only.
+  lesion. Evaluate it on real images only.
 
 ## Network
 U-Net generator, {levels} levels, ngf {ngf}, {input_nc} input and {output_nc} output channels, norm
@@ -213,14 +213,14 @@ def _input_lines(network: Network, appearance_count: int, min_contrast: float) -
     text = ""
     if network.appearance:
         text += (
-            "\n\nBeside each mask goes an appearance: the colours of lesion and skin and their spread, as 12 numbers "
+            "\n\nBeside each mask goes an appearance: the colors of lesion and skin and their spread, as 12 numbers "
             "(CIE L*a*b*).\nThe network was trained with those measured on its own "
             f"images; `appearances.npz` has {appearance_count:,} of them, from which\n`m2l synth` draws. They are "
             "statistics of real photographs, not pictures."
         )
         if min_contrast:
             text += (
-                " Left out are those whose mean colours of lesion and\nskin are less than "
+                " Left out are those whose mean colors of lesion and\nskin are less than "
                 f"{min_contrast:.3g} Delta E*ab apart: there nobody sees where the mask is."
             )
     if network.dropout == "input":
@@ -243,9 +243,9 @@ def _training(training: Training | None) -> str:
     )
     if training.step is not None and training.epoch is not None:
         far = f"for {training.step:,} steps (epoch {training.epoch} of {epochs})"
-    judged = ""
+    validated = ""
     if training.val_l1_levels is not None:
-        judged = (
+        validated = (
             f" After the last whole epoch: {training.val_l1_levels:.2f} levels from the real images, on average over "
             "the validation split, or over pairs trained on where there was none."
         )
@@ -253,6 +253,6 @@ def _training(training: Training | None) -> str:
     made = ", ".join(f"{name} {version}" for name, version in training.versions.items())
     settings = ", ".join(f"{name} {value}" for name, value in config.items())
     return (
-        f"Trained by `m2l train` on {training.pair_count:,} pairs {far}{hours}, with {made}.{judged}\n\n"
+        f"Trained by `m2l train` on {training.pair_count:,} pairs {far}{hours}, with {made}.{validated}\n\n"
         f"Settings: {settings}.\n"
     )

@@ -11,6 +11,7 @@ from m2l_export.graph.deploy import NormStatistics, Upsampling
 from m2l_export.parity.metrics import ParityLimits
 from m2l_export.precisions import MAX_FP16_LEVELS
 from m2l_export.tensorrt import PlanOptions
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime.bundle.schema import Precision
 
 Weights = Literal["fp32", "fp16"]
@@ -18,9 +19,10 @@ Weights = Literal["fp32", "fp16"]
 DEFAULT_CALIBRATION: Final = "shapes:200,seed=1"
 
 ACCEPTED_LEVELS: Final[Mapping[Weights, int]] = {"fp32": 1, "fp16": 2}
-"""Largest difference that the gate accepts by default, in levels of 0..255, by how weights are stored."""
+"""Largest difference that validation accepts by default, in levels of 0..255, by how weights are stored."""
 
 
+@check_types(renamed={"form": "upsampling"})
 @dataclass(frozen=True)
 class ExportOptions:
     """Describe how a checkpoint is exported. The defaults give one fp32 file.
@@ -49,9 +51,9 @@ class ExportOptions:
     weights: Weights = "fp32"
     """How weights are stored. ``fp16`` halves the file. Arithmetic is fp32 either way, from rounded weights."""
     masks: str | os.PathLike[str] | None = None
-    """Folder of more masks for the gate."""
+    """Folder of more masks to validate on."""
     max_level_difference: int | None = None
-    """Largest difference of a byte that the gate accepts, 0..255. It is recorded in the manifest.
+    """Largest difference of a byte that validation accepts, 0..255. It is recorded in the manifest.
     None: see `ACCEPTED_LEVELS`."""
     precisions: Sequence[Precision] = ("fp32",)
     """What convolutions compute in, on each engine that can: `bf16` on OpenVINO; `int8` on onnxruntime, OpenVINO and
@@ -65,7 +67,7 @@ class ExportOptions:
     limits: ParityLimits = field(default_factory=ParityLimits)
     """How far bf16 and int8 may be from fp32."""
     min_contrast: float = 0.0
-    """Least difference of the mean colours of lesion and skin, in Delta E*ab. Appearances below it are left out of the
+    """Least difference of the mean colors of lesion and skin, in Delta E*ab. Appearances below it are left out of the
     bundle's table, because nobody sees there where the mask is."""
     overwrite: bool = False
     """Whether an existing bundle is replaced."""
@@ -76,12 +78,12 @@ class ExportOptions:
 
     @property
     def accepted_levels(self) -> int:
-        """Largest difference that the gate accepts of files in fp32, in levels."""
+        """Largest difference that validation accepts of files in fp32, in levels."""
         return ACCEPTED_LEVELS[self.weights] if self.max_level_difference is None else self.max_level_difference
 
     @property
     def accepted_fp16_levels(self) -> int:
-        """Largest difference that the gate accepts of files in fp16, in levels."""
+        """Largest difference that validation accepts of files in fp16, in levels."""
         return max(MAX_FP16_LEVELS, self.accepted_levels)
 
     @property

@@ -38,10 +38,10 @@ FLOAT_SHARE_WARNING: Final = 0.5
 """Share of the multiplications in float above which an int8 file gets a warning."""
 
 MARGIN_DB: Final = 0.5
-"""How much better than the limits layers are chosen for, because the gate evaluates other images."""
+"""How much better than the limits layers are chosen for, because validation takes other images."""
 
 MAX_ATTEMPTS: Final = 4
-"""Choices of layers in float that the gate evaluates at most."""
+"""Choices of layers in float that are validated at most."""
 
 _FAILURE_ADVICE: Final = (
     "nothing was written. Calibrate on masks like those it is for (--calibrate FOLDER), leave that precision out, or "
@@ -152,7 +152,7 @@ def evaluate(
     Raises:
         EngineNotInstalled, EngineError: the engine does not run the file in that precision.
     """
-    on_step(f"the gate of {precision} on {engine}: {describe_calibration(reference.calibration, is_calibrated=False)}")
+    on_step(f"validating {precision} on {engine}: {describe_calibration(reference.calibration, is_calibrated=False)}")
     run = run_file(replace(source, precision=precision), engine, reference.calibration.evaluation_inputs)
     for note in run.notes if proxy_engine(engine) == engine else ():
         on_step(f"note: {note}")
@@ -232,7 +232,7 @@ def build_fp16_variant(
         base: the manifest's entry of `fp32`.
         fp32: the same network's file.
         reference: images of `inputs` by the network as trained, in fp32.
-        inputs: inputs of the gate.
+        inputs: inputs to validate on.
         accepted: largest difference of a byte that is accepted, in levels.
         engines: engines that the file is for.
         on_step: called with a line of text as each step begins.
@@ -245,10 +245,10 @@ def build_fp16_variant(
     name = "generator.fp16.onnx"
     content = to_onnx(half.eval(), fp32.inputs)
     count = len(reference)
-    on_step(f"the gate of fp16: {plural(count, 'image')}, rounded after every operator in PyTorch")
+    on_step(f"validating fp16: {plural(count, 'image')}, rounded after every operator in PyTorch")
     by_torch = _run_in_torch(emulate_half_precision(half), inputs)
     # Loaded as fp32, onnxruntime's CPU takes the file. It computes in fp32 between roundings.
-    on_step(f"the gate of fp16: the file through {REFERENCE_ENGINE} on the CPU")
+    on_step(f"validating fp16: the file through {REFERENCE_ENGINE} on the CPU")
     by_file = run_file(replace(fp32, name=name, content=content), REFERENCE_ENGINE, inputs)
     checked = []
     for images, engine in ((by_torch, "emulated in PyTorch"), (by_file.images, by_file.engine)):
@@ -352,7 +352,7 @@ def build_int8_variant(
 ) -> ModelVariant:
     """Equalize, calibrate, choose the layers that stay in float, quantize and validate; for one engine.
 
-    The choice is made on a few images. Where the gate measures too large an error on the others, the choice is made
+    The choice is made on a few images. Where validation measures too large an error on the others, the choice is made
     again for a smaller one, up to `MAX_ATTEMPTS` times in all.
 
     Args:

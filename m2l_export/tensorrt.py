@@ -15,6 +15,7 @@ import numpy as np
 from m2l_export.parity import gate
 from m2l_export.parity.metrics import ParityLimits, fidelity
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
 from m2l_runtime.backends.base import BackendOptions, ModelSource, PlanRef
@@ -32,6 +33,7 @@ MAX_TIMING_CACHE_BYTES: Final = 1 << 28
 TIMINGS_HEAD: Final = b"m2l: timings of TensorRT, version 1\n"
 
 
+@check_types()
 @dataclass(frozen=True)
 class PlanOptions:
     """Describe the TensorRT plans to build.
@@ -175,7 +177,7 @@ def build_plans(
             for line in describe_types(plan):
                 on_step(line)
             if one.card is not None and one.card.compute_capability == plan.compute_capability:
-                on_step("the gate: the same images through the plan")
+                on_step("validating: the same images through the plan")
                 parity = _measure(built, model, content, source, images)
                 built = dataclasses.replace(built, entry=msgspec.structs.replace(built.entry, parity=parity))
             built_plans.append(built)

@@ -28,7 +28,7 @@ from m2l_runtime.conditioning.appearance import contrast
 def main(
     bundle: Path,
     out: Path,
-    min_contrast: Annotated[float, typer.Option(help="Delta E*ab of mean colours.")] = 0.0,
+    min_contrast: Annotated[float, typer.Option(help="Delta E*ab of mean colors.")] = 0.0,
     masks: Annotated[str, typer.Option(help="Masks to compare over.")] = "shapes:300,seed=1",
 ) -> None:
     """Write the bundle."""
@@ -72,7 +72,7 @@ def main(
     card = files[manifest.model_card.path].decode()
     card = card.replace(f"`appearances.npz` has {len(table):,} of them", f"`appearances.npz` has {len(kept):,} of them")
     card += (
-        f"\n## Since it was exported\nAppearances whose mean colours of lesion and skin are less than {min_contrast:g} "
+        f"\n## Since it was exported\nAppearances whose mean colors of lesion and skin are less than {min_contrast:g} "
         f"Delta E*ab apart were left out ({len(table) - len(kept):,} of {len(table):,}): there nobody sees where the "
         "mask is. OpenVINO was added, compared with onnxruntime on the same file: in fp32 at most "
         f"{measured.max_levels} level apart, in bf16 a PSNR of {bf16.parity.mean_psnr_db:.1f} dB, worst "

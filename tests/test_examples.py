@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+from preloaded import PreloadedProcess
 
 from m2l_runtime import open_bundle
 
@@ -28,6 +32,17 @@ def run(folder: Path, name: str, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run_preloaded(folder: Path, name: str, *arguments: str) -> str:
+    """Run a script that does its own work in the process: PyTorch need not be imported anew."""
+    code = (
+        "import os, runpy, sys; os.chdir(sys.argv.pop(1)); sys.argv.pop(0)\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    process = PreloadedProcess(code, folder, EXAMPLES / name, *arguments)
+    assert process.wait() == 0, process.stderr
+    return process.stdout
 
 
 def pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -66,16 +81,25 @@ def test_data_loader__gives_pairs_from_worker_processes(tmp_path: Path) -> None:
 
 
 def test_own_checkpoint__bundle_is_verified(tmp_path: Path) -> None:
-    shown = run(tmp_path, "own_checkpoint.py", "bundle")
+    shown = run_preloaded(tmp_path, "own_checkpoint.py", "bundle")
     assert "agrees" in shown
     assert "one image: (1, 256, 256, 3) uint8" in shown
     assert open_bundle(tmp_path / "bundle").manifest.image_size == (256, 256)
 
 
 def test_train_small__trains_exports_and_synthesizes(tmp_path: Path) -> None:
-    shown = run(tmp_path, "train_small.py", "all", "4")
-    assert "4 steps" in shown
+    shown = run_preloaded(tmp_path, "train_small.py", "all", "4")
+    speed = re.search(r"^4 steps, ([0-9.e+]+) images/s$", shown, re.MULTILINE)
+    assert speed is not None
+    assert float(speed[1]) > 0
     images = sorted((tmp_path / "all" / "lesions").glob("*.png"))
     assert len(images) == 4
     assert all(pixels(path).shape == (128, 128, 3) and pixels(path).std() > FEWEST_LEVELS for path in images)
     assert len({pixels(path).tobytes() for path in images}) == 4
+
+
+def test_train_small__a_folder_that_is_there_is_told(tmp_path: Path) -> None:
+    main = runpy.run_path(str(EXAMPLES / "train_small.py"))["main"]
+    with pytest.raises(SystemExit, match="is there already; remove it, or give another folder"):
+        main(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []

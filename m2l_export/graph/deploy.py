@@ -417,8 +417,8 @@ class SubPixelConv2d(nn.Module):
 def use_sub_pixel(unet: DeployUnet) -> DeployUnet:
     """Write transposed convolutions as convolutions and a pixel shuffle, for which engines have better kernels.
 
-    Measured layer by layer and in whole networks (docs/benchmarks.md): at ngf 64 in bf16 3 times the images/s, in fp32
-    4 to 6 % more, in int8 the only way that engines have integer kernels for. Where a layer alone is faster
+    Measured layer by layer and in whole networks (docs/measurements.md): at ngf 64 in bf16 3 times the images/s, in
+    fp32 4 to 6 % more, in int8 the only way that engines have integer kernels for. Where a layer alone is faster
     transposed, a network with it so is no faster, so all are written alike.
     """
     unet = copy.deepcopy(unet)

@@ -1,7 +1,7 @@
 """Compare the images of a file with those of the network that it was made from.
 
 The network as trained runs in PyTorch, in fp32, one mask at a time. The file runs on the engine it is meant for.
-The network's side uses nothing of the deploy graph, so the gate sees every mistake in it. Where the file takes more
+The network's side uses nothing of the deploy graph, so validation sees every mistake in it. Where the file takes more
 than the mask, each mask is run in `ROUNDS` rounds, with other appearances and dropout bits in each.
 """
 
@@ -89,7 +89,7 @@ PROBES: Final[Mapping[str, Callable[[tuple[int, int]], Mask]]] = {
     "dot": dot,
     "noise": noise,
 }
-"""Masks that every gate runs, first in :func:`gate_masks` and in this order."""
+"""Masks that are always validated on, first in :func:`gate_masks` and in this order."""
 
 
 def probe_index(name: str) -> int:
@@ -107,14 +107,14 @@ def gate_masks(image_size: tuple[int, int], folder: str | os.PathLike[str] | Non
     if folder is not None:
         more = find_masks(folder).paths
         if not more:
-            raise InputError(f"{printable(folder)} holds no mask files for the gate")
+            raise InputError(f"{printable(folder)} holds no mask files to validate on")
         files += more
     masks_ = [probe(image_size) for probe in PROBES.values()]
     return np.stack(masks_ + [read_mask(file, image_size).mask for file in files])
 
 
 def gate_inputs(masks: Masks, specs: Sequence[TensorSpec], table: Appearances | None = None) -> Inputs:
-    """What the gate runs: `masks`, and in `ROUNDS` rounds of them what else `specs` name.
+    """Make what is validated on: `masks`, and in `ROUNDS` rounds of them what else `specs` name.
 
     Round by round, appearances are the table's mean, a row drawn for each mask, then the rows that are least and those
     that are most in one of the numbers, in turns. Dropout bits are drawn for each image; every second mask keeps all
@@ -184,7 +184,7 @@ RandomRows = Callable[[int, Sequence[str]], npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class RoleRows:
-    """Say which values of an input the gate and the calibration run."""
+    """Say which values of an input validation and calibration run."""
 
     random: Callable[[TensorSpec, Appearances | None, int, Sequence[str]], npt.NDArray[Any]]
     """Sample rows for a tensor: (tensor, table of appearances, number of rows, words that say for what)."""
@@ -231,7 +231,8 @@ def reference_images(network: Generator, inputs: Inputs, norm_statistics: NormSt
             y = _reference_image(network, x, others)
             if not torch.isfinite(y).all():
                 raise ParityError(
-                    f"the network itself gives NaN or infinite pixels (mask {index} of the gate); nothing was written"
+                    f"the network itself gives NaN or infinite pixels (mask {index} of those to "
+                    f"validate on); nothing was written"
                 )
             levels = ((y.double() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
             images.append(np.broadcast_to(levels.transpose(1, 2, 0), (*mask.shape, 3)))

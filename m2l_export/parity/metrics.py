@@ -1,6 +1,6 @@
 """Measure how far images in a lower precision are from those in fp32, and compare the metrics with limits.
 
-Every pixel of such images may differ, so what counts is how much: PSNR image by image, and the shift of colours, which
+Every pixel of such images may differ, so what counts is how much: PSNR image by image, and the shift of colors, which
 nobody should see.
 """
 
@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime.errors import InputError
 from m2l_runtime.types import Images
 
@@ -20,6 +21,7 @@ _IDENTICAL_DB: Final = 99.0
 """PSNR of equal images, and the largest that is reported: one byte of 256x256x3 off by one would be 101 dB."""
 
 
+@check_types()
 @dataclass(frozen=True)
 class ParityLimits:
     """Describe how far images in a lower precision may be from those in fp32.
@@ -114,7 +116,7 @@ class Fidelity:
                 "dB",
             ),
             (self.mean_levels > limits.mean_levels, "mean difference", self.mean_levels, limits.mean_levels, "levels"),
-            (shift > limits.colour_shift_levels, "colour shift", shift, limits.colour_shift_levels, "levels"),
+            (shift > limits.colour_shift_levels, "color shift", shift, limits.colour_shift_levels, "levels"),
         )
         return [
             f"{what} {got:.2f} {unit} (limit {limit:g})" for is_missed, what, got, limit, unit in checks if is_missed

@@ -20,6 +20,9 @@ from m2l_runtime.masks.mask_folder import find_masks
 from m2l_runtime.masks.sources.spec import is_spec, open_source
 from m2l_runtime.types import Mask, Masks
 
+_EVALUATED_ON: Final = "judged on"
+"""Name of the random numbers that evaluation's inputs are drawn with. Another name would give others."""
+
 MIN_MASKS: Final = 16
 """Fewest different masks that a calibration takes."""
 MAX_CALIBRATION_MASKS: Final = 64
@@ -83,13 +86,13 @@ def read_calibration(masks: str, specs: Sequence[TensorSpec], table: Appearances
         )
     tuned_count = min(MAX_CALIBRATION_MASKS, len(distinct_masks) // 3)
     tuned_places = set(_spread(len(distinct_masks), tuned_count))
-    judged = [mask for place, mask in enumerate(distinct_masks) if place not in tuned_places]
-    missing = max(0, MIN_EVALUATION_MASKS - len(judged))
+    evaluated = [mask for place, mask in enumerate(distinct_masks) if place not in tuned_places]
+    missing = max(0, MIN_EVALUATION_MASKS - len(evaluated))
     drawn: list[Mask] = []
     if missing:
         words = _GENERATED_MASKS.format(count=2 * missing + len(distinct_masks))
         drawn = _read(words, size, missing, always | {_hash(mask) for mask in distinct_masks})
-    mine = _inputs(np.stack(judged + drawn + plain), specs, table, "judged on")
+    mine = _inputs(np.stack(evaluated + drawn + plain), specs, table, _EVALUATED_ON)
     tuned = _inputs(np.stack([distinct_masks[place] for place in sorted(tuned_places)]), specs, table, "tuned on")
     few = _spread(tuned_count, min(SELECTION_MASKS, tuned_count))
     extremes = _inputs(np.stack(plain), specs, table, "looked at")
@@ -142,6 +145,6 @@ def describe_calibration(calibration: Calibration, *, is_calibrated: bool) -> st
     is_mixed = calibration.drawn_count and not calibration.source
     drawn = f", {calibration.drawn_count} of them drawn" if is_mixed else ""
     if not is_calibrated:
-        return f"judged on {calibration.evaluation_mask_count} masks{calibration.source}{drawn}"
+        return f"evaluated on {calibration.evaluation_mask_count} masks{calibration.source}{drawn}"
     tuned = plural(len(calibration.calibration_inputs[MASK]), "mask")
-    return f"tuned on {tuned}{calibration.source}, judged on {calibration.evaluation_mask_count} others{drawn}"
+    return f"tuned on {tuned}{calibration.source}, evaluated on {calibration.evaluation_mask_count} others{drawn}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Final
 
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._version import __version__
@@ -17,6 +19,9 @@ from m2l_runtime.backends.trt.plans import detect_environment
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import EngineNotInstalled, M2LError
+
+NEEDED_BY: Final[Mapping[str, tuple[str, ...]]] = {"torch": ("train", "export", "evaluate"), "onnx": ("export",)}
+"""Commands that need a package which the runtime does without."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,10 @@ def machine_facts() -> dict[str, str]:
     }
     for package in ("numpy", "pillow"):
         facts[package] = _version(package)
-    for package, users in (("torch", "`m2l train` and `m2l export` need"), ("onnx", "`m2l export` needs")):
+    for package, verbs in NEEDED_BY.items():
         there = importlib.util.find_spec(package) is not None
-        facts[package] = _version(package) if there else f"not installed (only {users} it)"
+        users = ", ".join(f"`m2l {verb}`" for verb in verbs)
+        facts[package] = _version(package) if there else f"not installed (only for {users})"
     facts["TensorRT plans"] = _plans()
     return facts
 

@@ -4,6 +4,8 @@
 
     M2LError
     ├── InputError          (ValueError)       an argument is not what was expected
+    │   ├── ArgumentError                      a value out of range, or arguments that do not go together
+    │   │   └── ArgumentTypeError (TypeError too)  an argument of the wrong type, or of a name that there is not
     │   ├── ArrayError      (TypeError too)    an array of the wrong shape, type or range
     │   ├── PictureFileError                   a file that is not a usable picture
     │   │   └── MaskFileError                  a file that is not a usable mask
@@ -41,6 +43,17 @@ class M2LError(Exception):
 
 class InputError(M2LError, ValueError):
     """Signal that an argument is not what was expected."""
+
+
+class ArgumentError(InputError):
+    """Signal that a value is out of range or none of the choices, or that arguments do not go together.
+
+    That can be told from the call alone, before anything is read. At the command line the exit status is 2.
+    """
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """Signal that an argument has the wrong type, or a name that there is not."""
 
 
 class ArrayError(InputError, TypeError):

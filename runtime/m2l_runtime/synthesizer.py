@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime.backends.base import Backend, BackendOptions, BackendSettings
 from m2l_runtime.backends.messages import out_of_memory_advice
 from m2l_runtime.backends.registry import BackendChoice, choose_backend, load_backend
@@ -56,6 +57,7 @@ class Synthesizer:
         """What the generator takes beside the mask. `extra.is_random` tells whether seeds change the image."""
 
     @classmethod
+    @check_types(renamed={"trust_engines": "trust_plans"})
     def open(
         cls,
         bundle: str | os.PathLike[str] | Bundle | None = None,
@@ -95,12 +97,11 @@ class Synthesizer:
         Raises:
             BundleNotFound, BundleTooNew, BundleDamaged: the bundle cannot be used.
             EngineNotInstalled: the message is the command that installs it.
-            DeviceUnavailable, EngineError: the engine or the device does not work here, or an option is out of range.
+            DeviceUnavailable, EngineError: the engine or the device does not work here.
+            ArgumentError: an option is out of range, or a name is unknown.
             OutputError: `cache_dir` cannot be written, or others may write to it.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(embedded.BUNDLE if bundle is None else bundle)
-        if trust_plans not in (True, False):
-            raise EngineError(f"trust_plans is True or False, got {trust_plans!r}")
         cache = None if cache_dir is None else Path(cache_dir)
         options = BackendOptions(
             device, precision, batch_size, threads, streams, dict(provider_options or {}), cache, trust_plans, on_step

@@ -1,4 +1,4 @@
-"""The CPU benchmarks: their statistics, the page that is written from their lines, and the coders and layers they time.
+"""The CPU benchmarks: turns, ratios, the page written from recorded lines, encoders, and a rehearsal of each script.
 
 No speed is asserted.
 """
@@ -6,9 +6,11 @@ No speed is asserted.
 from __future__ import annotations
 
 import importlib
-import io
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,27 @@ import pytest
 from PIL import Image
 from support import ROOT
 
-pytestmark = pytest.mark.slow
-
+BENCHMARKS = ROOT / "benchmarks"
 Line = dict[str, Any]
+Import = Callable[[str], Any]
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Import:
     """A module of benchmarks/ by name."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module
 
 
-def synthetic_results(part: str, **facts: Any) -> Line:
+def rehearse(script: str, *arguments: object) -> str:
+    """Run a script of benchmarks/ for what it prints."""
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    ending = subprocess.run(command, capture_output=True, text=True)
+    assert ending.returncode == 0, ending.stderr
+    return ending.stdout
+
+
+def synthetic_line(part: str, **facts: Any) -> Line:
     conditions = {
         "cpu": "A Processor",
         "cpus": 2,
@@ -39,165 +49,203 @@ def synthetic_results(part: str, **facts: Any) -> Line:
         "torch": "2.13.0",
         "openvino": None,
     }
-    facts = {"repeats": 3, "ngf": 8, "load_average_before": 0.5, "reasons": {}} | facts
-    return {"benchmark": f"cpu {part}", **facts, "conditions": conditions}
-
-
-def all_parts() -> list[Line]:
-    """A line of each part, ahead of them one of `engines` that is out of date, and one of another benchmark."""
     rates = {"PyTorch": [10.0, 20.0, 40.0], "m2l": [40.0, 30.0, 60.0]}
-    ratios = {"PyTorch": [1.0, 1.0, 1.0], "m2l": [1.5, 1.5, 4.0]}
     sides = {name: {"images_per_s": values, "streams": 1, "threads": 2} for name, values in rates.items()}
-    stale = {name: side | {"images_per_s": [777.0] * 3} for name, side in sides.items()}
-    engines = {"seconds": 1.0, "psnr_db": {"OpenVINO int8": 44.0}, "over_the_first": ratios}
-    two = {"1": [1.0, 2.0, 3.0], "8": [2.0, 3.0, 4.0]}
-    candidates = ("onnxruntime fp32", "OpenVINO bf16")
-    both = {"deconvolution": [4.0, 6.0, 9.0], "sub-pixel": [2.0, 2.0, 2.0]}
-    return [
-        {"benchmark": "bulk ratio"},
-        synthetic_results("engines", sides=stale, **engines),
-        synthetic_results("engines", sides=sides, **engines, reasons={"PyTorch compiled": "no compiler"}),
-        synthetic_results(
-            "end-to-end",
-            sides={"PyTorch": sides["PyTorch"], "m2l": sides["m2l"] | {"engine_images_per_s": [50.0, 40.0, 60.0]}},
-            over_the_first=ratios,
-            masks=12,
-            masks_of_todays_loop=3,
-            mask_side=512,
-            encoding="png runs",
-        ),
-        synthetic_results(
-            "first-image",
-            sides={name: {"seconds": values, "engine": "one"} for name, values in rates.items()},
-            over_the_first=ratios,
-        ),
-        synthetic_results(
-            "growth",
-            ngf_of_counts=16,
-            **{
-                name: dict.fromkeys(candidates, two)
-                for name in ("images_per_s_by_batch_size", "images_per_s_by_ngf", "seconds_by_image_count")
-            },
-        ),
-        synthetic_results(
-            "forms",
-            layers=[{"side": side, "layer": f"side {side}", "ms": dict.fromkeys(candidates, both)} for side in (1, 2)],
-            networks={
-                candidate: {"sub-pixel everywhere": [2.0, 2.0, 2.0], "other": [1.0, 2.0, 3.0]}
-                for candidate in candidates
-            },
-        ),
-        synthetic_results(
-            "encoders",
-            images=2,
-            image_side=256,
-            versions={"Pillow's zlib": "1.2.13"},
-            ways={
-                "PNG": {"cpu_ms": [20.0], "bytes": 80_000, "is_lossless": True, "over_the_first": [1.0, 1.0, 1.0]},
-                "JPEG": {"cpu_ms": [0.5], "bytes": 20_000, "is_lossless": False, "over_the_first": [40.0, 40.0, 40.0]},
-            },
-        ),
-        synthetic_results(
-            "profile",
-            giga_multiplications=6.0,
-            ways={
-                "OpenVINO int8": {
-                    "latency_p50_ms": [20.0, 20.0, 20.0],
-                    "ms_by_kind": {"Convolution, amx_I8": [12.0, 12.0, 12.0], "MVN, jit": [8.0, 8.0, 8.0]},
-                    "peak_giga_multiplications_per_s": [1000.0, 1000.0, 1000.0],
-                    "threads": 2,
-                }
-            },
-        ),
+    common = {"repeats": 3, "ngf": 8, "load_average_before": 0.5, "reasons": {}, "method": "As is.", "sides": sides}
+    return {"benchmark": f"cpu {part}", **common, **facts, "conditions": conditions}
+
+
+def test_page__of_the_stored_results_is_the_one_in_docs(benchmark: Import) -> None:
+    page = benchmark("page")
+    lines = page.read_latest((BENCHMARKS / "results" / "cpu.jsonl").read_text().splitlines())
+    docs = ROOT / "docs"
+
+    assert list(lines) == list(page.PARTS)
+    assert page.as_markdown(lines) == (docs / "benchmarks.md").read_text()
+    assert all((docs / page.picture_name(part)).exists() for part in lines)
+
+
+def test_page__takes_the_latest_line_of_each_part(benchmark: Import) -> None:
+    stale = {"PyTorch": {"images_per_s": [777.0] * 3, "streams": 1, "threads": 2}}
+    files = {"loop": {"images_per_s": [4.0, 3.0, 6.0]}, "m2l": {"images_per_s": [4.0, 3.0, 6.0]}}
+    files["m2l"]["engine_images_per_s"] = [5.0, 4.0, 6.0]
+    lines = [
+        {"benchmark": "bulk memory"},
+        synthetic_line("engines", sides=stale),
+        synthetic_line("engines", psnr_db={"OpenVINO int8": 44.0}, reasons={"PyTorch compiled": "no compiler"}),
+        synthetic_line("end-to-end", sides=files),
+        synthetic_line("growth"),
     ]
 
+    page = benchmark("page")
+    text = page.as_markdown(page.read_latest(map(json.dumps, lines)))
 
-def test_benchmarks__a_page_is_written_from_the_latest_line_of_each_part(
-    benchmark: Callable[[str], Any], tmp_path: Path
-) -> None:
-    results = tmp_path / "cpu.jsonl"
-    results.write_text("".join(json.dumps(line) + "\n" for line in all_parts()))
-
-    page, *pictures = benchmark("page").write_page(results, tmp_path)
-
-    text = page.read_text()
-    assert text.count("\n## ") == 7
+    assert text.count("\n## ") == 2
     assert "777" not in text
-    assert "| m2l | 40.0 (30.0..60.0) | 1.50 (1.50..4.00) |" in text
-    assert "not measured: PyTorch compiled: no compiler" in text
-    assert "0.800 (0.750..1.00)" in text, "the engine's share of the time, round by round"
-    assert "3.00 (2.00..4.50)" in text, "deconvolution over sub-pixel, round by round"
-    assert "| 500 | 1,000 (1,000..1,000) | 50% | 30% |" in text, "6 GMAC in 12 of 20 ms, of 1,000 a second"
-    assert text.count("Conditions: A Processor (AVX512 VNNI), 2 usable CPUs") == 7
+    assert "| configuration | images/s | times PyTorch | calls x threads |" in text, "no columns of dashes"
+    assert "| m2l | 40.0 (30.0..60.0) | 1.50 (1.50..4.00) | 1 x 2 |" in text, "not 40 / 20, the ratio of medians"
+    assert "- not measured: PyTorch compiled: no compiler" in text
+    assert "Fidelity to fp32 of these files: OpenVINO int8 44.0 dB." in text
+    assert "| 0.800 (0.750..1.00) |" in text, "the engine's share of the time, round by round"
+    assert text.count("Conditions: A Processor (AVX512 VNNI), 2 usable CPUs") == 2
     assert "openvino" not in text.split("Conditions:")[1].split("\n")[0], "a package that was not there"
-    assert len(pictures) == 7
+
+
+def test_page__of_times_shows_how_many_times_as_soon(benchmark: Import) -> None:
+    sides = {"PyTorch": {"seconds": [2.0, 4.0], "engine": "one"}, "m2l": {"seconds": [1.0, 1.0], "engine": "two"}}
+    line = synthetic_line("first-image", sides=sides, repeats=2, is_rehearsal=True)
+
+    text = benchmark("page").as_markdown({"first-image": line})
+
+    assert "| m2l | 1.00 (1.00..1.00) | 3.00 (2.00..4.00) | two |" in text
+    assert "A rehearsal (`--quick`), not a measurement." in text
+
+
+@pytest.mark.slow
+def test_plot__shows_bars(benchmark: Import) -> None:
+    pytest.importorskip("matplotlib")
+    page, plots, line = benchmark("page"), benchmark("plots"), synthetic_line("engines")
+    png = plots.plot_sides(line, page.PARTS["engines"], page.read_sides(line))
+    assert png.startswith(b"\x89PNG")
+    assert png != plots.plot_sides(line | {"ngf": 16}, page.PARTS["engines"], page.read_sides(line))
+
+
+def test_take_turns__a_side_that_fails_is_not_run_again(benchmark: Import) -> None:
+    harness, calls = benchmark("harness"), list[str]()
+
+    def measure(name: str, *answers: Any) -> Callable[[], Iterator[Any]]:
+        left = iter(answers)
+
+        def once() -> Iterator[Any]:
+            calls.append(name)
+            yield name, *next(left)
+
+        return once
+
+    def several() -> Iterator[Any]:
+        calls.append("bench")
+        yield "row 1", {"images_per_s": 1.0, "engine": "x"}, None
+        yield "row 2", None, "broken"
+
+    turns: list[Any] = []
+    measures = {"a": measure("a", ({"n": 1.23456789}, None), (None, "crashed")), "bench": several}
+    sides = harness.take_turns(measures, 3, lambda number, turn: turns.append((number, turn[0])))
+
+    assert calls == ["a", "bench", "bench", "a", "bench"], "in another order each round"
+    assert harness.reasons(sides) == {"a": "in round 2: crashed", "row 2": "broken"}
+    assert harness.as_columns(sides) == {"row 1": {"images_per_s": [1.0] * 3, "engine": "x"}}
+    assert turns.count((0, "row 2")) == 1
+    assert (2, "row 2") not in turns
+    assert sides["a"].rounds == {0: {"n": 1.23456789}}
+    assert harness.as_columns({"a": harness.Side(sides["a"].rounds)}) == {"a": {"n": [1.2346]}}
+
+
+def test_ratio__is_taken_within_rounds_that_both_sides_have(benchmark: Import) -> None:
+    tables = benchmark("tables")
+    first, other = ({0: 10.0, 1: 20.0, 2: 40.0}, {1: 30.0, 2: 20.0, 3: 1.0})
+
+    found = tables.compare(other, first)
+
+    assert (found.median, found.lowest, found.highest) == (1.0, 0.5, 1.5)
+    times = [{number: 1 / value for number, value in one.items()} for one in (other, first)]
+    inverse = tables.compare(*times, is_inverse=True)
+    assert (inverse.lowest, inverse.highest) == (pytest.approx(0.5), pytest.approx(1.5)), "less time is sooner"
+    assert tables.compare(other, {}) is None
+
+
+def test_encoders__lossless_are_told_from_others(benchmark: Import) -> None:
+    encoders = benchmark("encoders")
+    image = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
+
+    assert {name for name, encode in encoders.built_in().items() if not encoders.is_lossless(encode, image)} == {
+        "Pillow JPEG 95 4:4:4",
+        "Pillow WebP 95",
+    }
+    assert encoders.is_lossless(lambda _: b"no image", image) is None
+    sides = encoders.measure({"one": lambda pixels: bytes(10 * len(pixels))}, image[None], 2)
+    assert list(sides["one"].values("kilobytes").values()) == [0.07, 0.07]
+
+
+@pytest.mark.slow
+def test_cpu__a_rehearsal_records_each_part_and_the_page_tells_it(benchmark: Import, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    pytest.importorskip("matplotlib")
+    results = tmp_path / "cpu.jsonl"
+
+    rehearse("cpu.py", "all", "--quick", "--results", results)
+
+    lines = benchmark("page").read_latest(results.read_text().splitlines())
+    assert list(lines) == ["engines", "end-to-end", "first-image"]
+    assert all(line["reasons"] == {} for line in lines.values())
+    assert list(lines["engines"]["sides"]) == [
+        "PyTorch eager, batch 1",
+        "onnxruntime fp32, plain export, batch 1",
+        "OpenVINO fp32, plain export, batch 1",
+        "m2l, onnxruntime fp32, batch 1",
+        "m2l, OpenVINO fp32, batch 1",
+    ]
+    assert {name.split(",")[0] for name in lines["end-to-end"]["sides"]} == {
+        "original's loop: PyTorch eager",
+        "m2l",
+    }
+    page, *pictures = rehearse("cpu.py", "page", "--results", results, "--docs", tmp_path).splitlines()
+    assert Path(page).read_text().count("A rehearsal (`--quick`), not a measurement.") == 3
+    assert len(pictures) == 3
     for picture in pictures:
-        assert f"]({picture.name})" in text
         with Image.open(picture) as opened:
             assert opened.width > 800
-            assert np.ptp(np.asarray(opened.convert("RGB"))) > 0
 
 
-def test_benchmarks__a_rehearsal_says_so_and_parts_that_were_not_measured_are_left_out(
-    benchmark: Callable[[str], Any], tmp_path: Path
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "arguments", "names"),
+    [
+        ("bulk.py", "memory --fake 40 --model 0 --few 20", ["20 masks", "20 masks, resumed", "40 masks"]),
+        (
+            "training.py",
+            "steps --ngf 4 --ndf 4 --batch-size 2 --images 2 --repeats 1 --sides plain",
+            ["plain"],
+        ),
+        (
+            "training.py",
+            "data --pairs 4 --batch-size 2 --repeats 1 --seconds 0.05",
+            ["read each epoch", "decoded once"],
+        ),
+    ],
+)
+def test_script__a_rehearsal_prints_images_per_s_of_each_side(script: str, arguments: str, names: list[str]) -> None:
+    line = json.loads(rehearse(script, *arguments.split()))
+    assert line["reasons"] == {}
+    for name in names:
+        assert line["sides"][name]["images_per_s"][0] > 0
+
+
+@pytest.mark.slow
+def test_footprint__counts_files_but_not_pip_or_the_bundle(benchmark: Import, tmp_path: Path) -> None:
+    for name, size in (("lib/a.py", 10), ("pip/b.py", 100), ("m2l_runtime/data/bundle/c.onnx", 1000)):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    footprint = benchmark("footprint")
+    assert footprint.environment_bytes(tmp_path) == 10
+    m2l = tmp_path / "m2l"
+    m2l.write_text("#!/bin/sh\n")
+    m2l.chmod(0o755)
+    assert len(footprint.help_cpu_s(m2l)) == footprint.RUNS
+
+
+def test_gpu__is_told_as_nvidia_smi_tells_it(
+    benchmark: Import, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = tmp_path / "cpu.jsonl"
-    line = next(line for line in all_parts() if line["benchmark"] == "cpu encoders")
-    results.write_text(json.dumps(line | {"is_rehearsal": True}) + "\n")
-
-    page, *pictures = benchmark("page").write_page(results, tmp_path)
-
-    assert "A rehearsal (`--quick`), not a measurement." in page.read_text()
-    assert [picture.name for picture in pictures] == ["benchmarks-encoders.png"]
-
-
-def test_benchmarks__ratios_are_taken_within_rounds(benchmark: Callable[[str], Any]) -> None:
-    cpu = benchmark("cpu")
-    rounds = {
-        "first": [{"images_per_s": value} for value in (10.0, 20.0, 40.0)],
-        "other": [{"images_per_s": value} for value in (40.0, 30.0, 60.0)],
-    }
-
-    found = cpu._over_the_first(rounds, "images_per_s")
-
-    assert found == {"first": [1.0, 1.0, 1.0], "other": [1.5, 1.5, 4.0]}, "not 40 / 20, the ratio of medians"
-    seconds = {name: [{"seconds": 1 / one["images_per_s"]} for one in runs] for name, runs in rounds.items()}
-    assert cpu._over_the_first(seconds, "seconds") == found, "less time is more times as soon"
-
-
-@pytest.mark.parametrize("kind", [2, 3])
-def test_benchmarks__png_of_one_filter_is_what_other_readers_read(benchmark: Callable[[str], Any], kind: int) -> None:
-    coders = benchmark("coders")
-    picture = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
-
-    with Image.open(io.BytesIO(coders.png_of_one_filter(kind, 3)(picture))) as again:
-        read = np.array(again)
-
-    np.testing.assert_array_equal(read, picture)
-    assert coders.is_lossless(coders.pillow(format="PNG"), picture) is True
-    assert coders.is_lossless(coders.pillow(format="JPEG"), picture) is False
-
-
-def test_benchmarks__both_forms_of_a_layer_give_the_same_and_count_their_multiplications(
-    benchmark: Callable[[str], Any], tmp_path: Path
-) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    layers, torch_backend = benchmark("layers"), benchmark("torch_backend")
-    found = layers.upsampling_layers(torch_backend.unet_256(2))
-    assert [layer.side for layer in found] == [1, 2, 4, 8, 16, 32, 64, 128]
-    assert [(layer.inputs, layer.outputs) for layer in found] == [
-        *((16, 16), (32, 16), (32, 16), (32, 16)),
-        *((32, 8), (16, 4), (8, 2), (4, 3)),
-    ]
-    layer = found[3]
-    x = np.random.default_rng(0).normal(size=(1, layer.inputs, layer.side, layer.side)).astype(np.float32)
-
-    results, counts = [], []
-    for form in ("deconvolution", "sub-pixel"):
-        path = layers.upsampling_file(layer, form, tmp_path / f"{form}.onnx")
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        results.append(session.run(None, {"x": x})[0])
-        counts += layers.multiplications(path.read_bytes()).values()
-
-    np.testing.assert_allclose(results[0], results[1], atol=1e-5)
-    assert counts == [8 * 8 * 32 * 16 * 16, 9 * 9 * 32 * 64 * 4]
+    command = tmp_path / "nvidia-smi"
+    command.write_text('#!/bin/sh\necho "NVIDIA H100 80GB HBM3, 9.0, 580.159.04"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    tell = benchmark("harness").gpu.__wrapped__
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert tell() == {"name": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "driver": "580.159.04"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert tell() is None
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    command.write_text("#!/bin/sh\necho 'no devices were found'; exit 6\n")
+    assert tell() is None

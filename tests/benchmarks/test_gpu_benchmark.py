@@ -1,6 +1,6 @@
 """The GPU benchmark, shrunk and on the CPU, so that it does not rot: its lines, its parity, its reasons, its table.
 
-No speed is asserted, and nothing here needs a card.
+No speed is asserted, and nothing here needs a GPU.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from m2l_runtime.bundle.io import open_bundle
 from m2l_runtime.errors import EngineError
 
 pytest.importorskip("onnxruntime")
-
-pytestmark = pytest.mark.slow
 
 BENCHMARKS = ROOT / "benchmarks"
 BASELINE = "PyTorch eager fp32, batch 1"
@@ -60,7 +58,8 @@ def shuffled_rounds(file: Path) -> dict[str, Line]:
     return {line["side"]: line for line in map(json.loads, file.read_text().splitlines())}
 
 
-def test_gpu_benchmark__every_side_that_was_named_has_figures_or_a_reason(shrunk: Path) -> None:
+@pytest.mark.slow
+def test_gpu_benchmark__every_side_that_was_named_has_metrics_or_a_reason(shrunk: Path) -> None:
     found = shuffled_rounds(shrunk)
     assert list(found) == next(iter(found.values()))["sides"]
     assert {name for name, line in found.items() if line["reason"] is None} == {
@@ -72,14 +71,15 @@ def test_gpu_benchmark__every_side_that_was_named_has_figures_or_a_reason(shrunk
     built = importlib.util.find_spec("tensorrt_rtx") is not None
     told = found["TensorRT int8, batch 2"]["reason"]
     assert ("for compute capability 8.9 in" in told and "not run: there is no GPU" in told) if built else told
-    assert all((line["figures"] is None) == (line["reason"] is not None) for line in found.values())
+    assert all((line["metrics"] is None) == (line["reason"] is not None) for line in found.values())
     conditions = found[BASELINE]["conditions"]
-    assert {"torch", "onnxruntime", "tensorrt-rtx-cu13", "card"} <= conditions.keys()
+    assert {"torch", "onnxruntime", "tensorrt-rtx-cu13", "gpu"} <= conditions.keys()
     assert "--only" in found[BASELINE]["command"]
 
 
+@pytest.mark.slow
 def test_gpu_benchmark__images_are_those_of_pytorch_in_single_precision(shrunk: Path) -> None:
-    found = {name: line["figures"] for name, line in shuffled_rounds(shrunk).items() if line["reason"] is None}
+    found = {name: line["metrics"] for name, line in shuffled_rounds(shrunk).items() if line["reason"] is None}
     for name in (BASELINE, "onnxruntime fp32, batch 2"):
         assert found[name]["parity"]["max_levels"] <= 1
         assert found[name]["parity"]["psnr_db"] > 70
@@ -88,41 +88,46 @@ def test_gpu_benchmark__images_are_those_of_pytorch_in_single_precision(shrunk: 
     assert half["is_finite"] is True
     assert found[BASELINE]["options"] == {"allow_tf32": "False"}
     assert "images_per_s_two_at_once" in found["onnxruntime fp32, batch 2"]
-    assert found["onnxruntime fp32, batch 2"]["card_memory_megabytes"] is None
+    assert found["onnxruntime fp32, batch 2"]["gpu_memory_megabytes"] is None
 
 
+@pytest.mark.slow
 def test_gpu_benchmark__the_table_has_ratios_to_the_baseline_of_the_same_run(shrunk: Path, benchmark: Import) -> None:
-    found = {name: line["figures"] for name, line in shuffled_rounds(shrunk).items() if line["reason"] is None}
-    text = benchmark("gputable").as_markdown(shrunk.read_text().splitlines())
+    found = {name: line["metrics"] for name, line in shuffled_rounds(shrunk).items() if line["reason"] is None}
+    text = benchmark("gpu_table").as_markdown(shrunk.read_text().splitlines())
     number = importlib.import_module("m2l_runtime.bench.table").number
     rate = found["onnxruntime fp32, batch 2"]["images_per_s"]
     row = next(line for line in text.splitlines() if line.startswith("| onnxruntime fp32, batch 2 |"))
     assert f"| {number(rate)} | {number(rate / found[BASELINE]['images_per_s'])} |" in row
     files = found["mask files to JPEG in tars, onnxruntime fp32, batch 2"]
     assert f"| {number(files['images_per_s'] / files['engine_images_per_s'])} |" in text
+    assert files["images"] > 0
+    assert files["tar_kilobytes_an_image"] > 0.5, "a JPEG of 32x32 pixels, and what a tar adds"
     assert "- not measured: TensorRT int8, batch 2: " in text
     assert "a rehearsal of the command, no measurement of a GPU" in text
 
 
+@pytest.mark.slow
 def test_gpu_benchmark__parity_sees_a_network_of_other_weights(benchmark: Import, tmp_path: Path) -> None:
     import torch
 
-    files, harness = benchmark("gpufiles"), benchmark("harness")
+    files, harness = benchmark("models"), benchmark("harness")
     network = files.make_network(tmp_path, 2, 32)
     weights = network.state_dict()
     weights["model.model.3.bias"] += 0.25
     torch.save(weights, tmp_path / files.CHECKPOINT)
 
-    side = ("pytorch", tmp_path, "fp32", "cpu", "--seconds", 0.01)
-    found = harness.ask(BENCHMARKS / "gpusides.py", *side).document["parity"]
+    side = ("pytorch", tmp_path, BASELINE.removesuffix(", batch 1"), "cpu", "--seconds", 0.01)
+    found = harness.run_side(*side).document["parity"]
 
     assert found["max_levels"] > 5
     assert found["psnr_db"] < 30
 
 
+@pytest.mark.slow
 def test_gpu_benchmark__parity_sees_one_wrong_image_and_whose_it_is(benchmark: Import, tmp_path: Path) -> None:
     """At a batch size that their number is no multiple of, and with two calls at once."""
-    files, harness = benchmark("gpufiles"), benchmark("harness")
+    files, harness = benchmark("models"), benchmark("harness")
     opened = open_bundle(TINY_BUNDLE)
     inputs, golden = opened.read_golden()
     files.onnx_file(tmp_path, "fp32").write_bytes(opened.read_model(opened.manifest.models[0]))
@@ -131,7 +136,7 @@ def test_gpu_benchmark__parity_sees_one_wrong_image_and_whose_it_is(benchmark: I
     def parity(images: Array) -> Line:
         names = np.array([f"mask {number}" for number in range(len(images))])
         np.savez(tmp_path / files.EXPECTED, masks=inputs["mask"], images=images, names=names)
-        found: Line = harness.ask(BENCHMARKS / "gpusides.py", *side).document["parity"]
+        found: Line = harness.run_side(*side).document["parity"]
         return found
 
     assert parity(golden)["max_levels"] <= 1
@@ -142,8 +147,8 @@ def test_gpu_benchmark__parity_sees_one_wrong_image_and_whose_it_is(benchmark: I
 
 
 def test_gpu_benchmark__half_precision_on_a_cpu_is_not_measured(benchmark: Import, tmp_path: Path) -> None:
-    files, sides = benchmark("gpufiles"), benchmark("gpusides")
-    assert files.levels(256) == 8
+    files, sides = benchmark("models"), benchmark("sides")
+    assert files.depth_for(256) == 8
     with pytest.raises(EngineError, match="on GPUs alone"):
         sides._module("onnxruntime", "fp16", "cpu")
     with pytest.raises(EngineError, match="no backend 'magic'"):
@@ -153,10 +158,11 @@ def test_gpu_benchmark__half_precision_on_a_cpu_is_not_measured(benchmark: Impor
 def test_gpu_benchmark__pixels_that_are_not_finite_are_told(benchmark: Import, tmp_path: Path) -> None:
     import torch
 
+    from m2l_train.models.networks import UnetGenerator, UnetSpec
+
     torch_backend = benchmark("torch_backend")
-    spec = torch_backend.UnetSpec(levels=5, ngf=2, input_nc=3, output_nc=3, norm="instance")
-    network = torch_backend.UnetGenerator(spec)
-    backend = torch_backend.TorchBackend(network, torch_backend.GPU_MODES["fp32"], "cpu", 1)
+    network: Any = UnetGenerator(UnetSpec(levels=5, ngf=2, input_nc=3, output_nc=3, norm="instance"))
+    backend = torch_backend.TorchBackend(network, torch_backend.GPU_MODES["PyTorch eager fp32"], "cpu", 1)
     mask = {"mask": np.zeros((1, 32, 32), np.uint8)}
     backend.run_checked(mask)
     assert backend.is_finite
@@ -165,9 +171,10 @@ def test_gpu_benchmark__pixels_that_are_not_finite_are_told(benchmark: Import, t
     backend.run_checked(mask)
     assert not backend.is_finite
     rounds = [synthetic_results(BASELINE, 0, {"is_finite": False})]
-    assert "**pixels that are not finite**" in benchmark("gputable").as_markdown(map(json.dumps, rounds))
+    assert "**pixels that are not finite**" in benchmark("gpu_table").as_markdown(map(json.dumps, rounds))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "backend", "told"),
     [("onnxruntime", "onnxruntime", "onnxruntime"), ("tensorrt_rtx", "tensorrt", "tensorrt-rtx")],
@@ -175,7 +182,7 @@ def test_gpu_benchmark__pixels_that_are_not_finite_are_told(benchmark: Import, t
 def test_gpu_benchmark__a_library_that_is_missing_is_a_reason(
     package: str, backend: str, told: str, benchmark: Import, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files, harness = benchmark("gpufiles"), benchmark("harness")
+    files, harness = benchmark("models"), benchmark("harness")
     files.onnx_file(tmp_path, "fp32").write_bytes(b"onnx")
     empty = np.zeros((1, 32, 32), np.uint8)
     np.savez(tmp_path / files.EXPECTED, masks=empty, images=empty, names=np.array(["black"]))
@@ -183,7 +190,7 @@ def test_gpu_benchmark__a_library_that_is_missing_is_a_reason(
     (tmp_path / package / "__init__.py").write_text("raise ImportError('libsomething.so.9 is not there')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    ending = harness.ask(BENCHMARKS / "gpusides.py", "engine", tmp_path, backend, "fp32", "cpu")
+    ending = harness.run_side("engine", tmp_path, backend, "fp32", "cpu")
 
     assert ending.document is None
     assert "libsomething.so.9 is not there" in ending.reason
@@ -191,7 +198,8 @@ def test_gpu_benchmark__a_library_that_is_missing_is_a_reason(
     assert told in ending.reason
 
 
-def test_gpu_benchmark__without_a_card_it_ends_before_any_work(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_gpu_benchmark__without_a_gpu_it_ends_before_any_work(tmp_path: Path) -> None:
     out = tmp_path / "gpu.jsonl"
     ending = gpu("all", "--out", out, CUDA_VISIBLE_DEVICES="")
     assert ending.returncode == 1
@@ -203,9 +211,9 @@ def test_gpu_benchmark__without_a_card_it_ends_before_any_work(tmp_path: Path) -
 
 
 def synthetic_results(
-    side: str, number: int, parity: Line | None = None, reason: str | None = None, **figures: Any
+    side: str, number: int, parity: Line | None = None, reason: str | None = None, **metrics: Any
 ) -> Line:
-    """A turn of a run on a card that there never was."""
+    """A turn of a run on a GPU that there never was."""
     agreed = {"max_levels": 2, "mean_levels": 0.25, "psnr_db": 50.0, "worst_psnr_db": 44.0, "worst_mask": "black"}
     found = {"latency_p50_ms": 1.0, "latency_p95_ms": 2.0, "images_per_s": 100.0, "load_s": 9.0 / (1 + number)}
     versions = {"cpu": "A Processor", "cpus": 16, "python": "3.12.3", "m2l": "0.1.0", "torch": "2.13.0+cu130"}
@@ -215,13 +223,13 @@ def synthetic_results(
         "command": "python benchmarks/gpu.py all",
         **{"device": "cuda", "ngf": 8, "size": 64, "seconds": 1.0, "repeats": 3, "expected": "PyTorch"},
         "cuda": {
-            **{"name": "A Card", "compute_capability": "9.9", "cuda": "13.0", "reason": None, "system": "Linux x86_64"},
+            **{"name": "A GPU", "compute_capability": "9.9", "cuda": "13.0", "reason": None, "system": "Linux x86_64"},
             **{"torch_cuda": "13.0", "torch_cudnn": 91000},
         },
         "sides": [BASELINE, "TensorRT fp16, batch 64", "TensorRT int8, batch 64"],
         **{"side": side, "round": number, "reason": reason},
-        "figures": None if reason else found | figures | {"parity": agreed | (parity or {})},
-        "conditions": {**versions, "card": {"name": "A Card", "driver": "999.1"}},
+        "metrics": None if reason else found | metrics | {"parity": agreed | (parity or {})},
+        "conditions": {**versions, "gpu": {"name": "A GPU", "driver": "999.1"}},
     }
 
 
@@ -238,8 +246,8 @@ def test_gpu_benchmark__ratios_are_taken_within_rounds_and_what_is_missing_is_to
     ]
 
     for line in lines[4:6]:
-        line["figures"]["images_per_s_two_at_once"] = 2 * line["figures"]["images_per_s"]
-    text = benchmark("gputable").as_markdown(map(json.dumps, lines))
+        line["metrics"]["images_per_s_two_at_once"] = 2 * line["metrics"]["images_per_s"]
+    text = benchmark("gpu_table").as_markdown(map(json.dumps, lines))
 
     assert "777" not in text, "of an earlier run"
     row = next(line for line in text.splitlines() if line.startswith(f"| {fast}"))
@@ -249,29 +257,6 @@ def test_gpu_benchmark__ratios_are_taken_within_rounds_and_what_is_missing_is_to
     assert "| 3, 0.25 | 50.0, 44.0 (black) |" in row, "the round that is farthest off"
     assert f"- not measured: {fast}: in round 3: CUDA out of memory" in text
     assert "- not reached: TensorRT int8, batch 64" in text
-    assert "A Card (compute capability 9.9), driver 999.1, CUDA 13.0" in text
+    assert "A GPU (compute capability 9.9), driver 999.1, CUDA 13.0" in text
     with pytest.raises(ValueError, match="no line of gpu.py"):
-        benchmark("gputable").as_markdown(['{"benchmark": "cpu engines"}'])
-
-
-def test_gpu_benchmark__the_card_is_told_as_nvidia_smi_tells_it(
-    benchmark: Import, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = tmp_path / "nvidia-smi"
-    command.write_text('#!/bin/sh\necho "NVIDIA H100 80GB HBM3, 9.0, 580.159.04, 81559"\n')
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    harness = benchmark("harness")
-    tell = harness.card.__wrapped__
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert tell() == {
-        "name": "NVIDIA H100 80GB HBM3",
-        "compute_capability": "9.0",
-        "driver": "580.159.04",
-        "memory_mib": "81559",
-    }
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert tell() is None
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    command.write_text("#!/bin/sh\necho 'no devices were found'; exit 6\n")
-    assert tell() is None
+        benchmark("gpu_table").as_markdown(['{"benchmark": "cpu engines"}'])

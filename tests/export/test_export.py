@@ -95,12 +95,13 @@ def test_export__what_a_bundle_holds(exported: Path) -> None:
     assert manifest["provenance"]["checkpoint_sha256"] in card
 
 
+@pytest.mark.usefixtures("without_openvino")
 def test_export__a_new_backend_gets_the_fp32_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = replace(BACKENDS["onnxruntime"], precisions=("fp32",), is_reference=False)
     monkeypatch.setitem(cast(dict[str, Any], BACKENDS), "echo", entry)
     steps: list[str] = []
     export_checkpoint(CHECKPOINT, tmp_path / "bundle", ExportOptions(), on_step=steps.append)
-    assert "the gate: the same through echo" in steps
+    assert "validating: the same through echo" in steps
     with Synthesizer.open(tmp_path / "bundle", backend="echo") as synth:
         assert synth(disc()[None]).shape == (1, 256, 256, 3)
 
@@ -140,6 +141,7 @@ def test_export__sizes_that_the_network_cannot_do(tmp_path: Path) -> None:
             export_checkpoint(CHECKPOINT, tmp_path / "b", ExportOptions(image_size=size))
 
 
+@pytest.mark.usefixtures("without_openvino")
 def test_export__own_masks_take_part_in_the_gate(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     for index in range(3):
@@ -148,6 +150,7 @@ def test_export__own_masks_take_part_in_the_gate(tmp_path: Path) -> None:
     assert report.parity.mask_count == 20
 
 
+@pytest.mark.usefixtures("without_openvino")
 def test_export__a_gate_that_fails_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write_another(graph: ByteGraph, inputs: Sequence[TensorSpec]) -> bytes:
         last = cast(SubPixelConv2d, cast(Stage, cast(DeployUnet, graph.unet).ups[0]).layer)
@@ -165,6 +168,7 @@ def test_export__a_gate_that_fails_writes_nothing(tmp_path: Path, monkeypatch: p
     assert "Warnings of the export" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.usefixtures("without_openvino")
 def test_export__a_network_blind_to_masks_is_warned_about(tmp_path: Path, m2l: CommandLine) -> None:
     state = torch.load(CHECKPOINT, weights_only=True)
     state["model.model.3.weight"] *= 0
@@ -182,6 +186,7 @@ def test_export__a_trained_like_network_is_not_warned_about(exported: Path) -> N
     assert (np.abs(images[0] - images[1]).mean() < 3) == bool(manifest.warnings)
 
 
+@pytest.mark.usefixtures("without_openvino")
 def test_export__existing_bundles(exported: Path, tmp_path: Path, m2l: CommandLine) -> None:
     there = Path(shutil.copytree(exported, tmp_path / "b"))
     outcome = m2l("export", CHECKPOINT, there)
@@ -206,6 +211,7 @@ def test_export__the_command_line(tmp_path: Path, m2l: CommandLine) -> None:
     assert m2l("synth", TINY / "masks", tmp_path / "out", "--bundle", tmp_path / "new" / "b").code == 0
 
 
+@pytest.mark.usefixtures("without_openvino")
 def test_export__what_was_made_as_json(tmp_path: Path, m2l: CommandLine) -> None:
     outcome = m2l("export", CHECKPOINT, tmp_path / "b", "--json", "--upsampling", "transposed")
     made = json.loads(outcome.out)

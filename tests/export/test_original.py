@@ -11,7 +11,10 @@ from support import REFERENCE, assert_equals_original, oracle
 from m2l_export import export_checkpoint
 from m2l_runtime import Synthesizer
 
-pytestmark = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference images are not here")
+pytestmark = [
+    pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference images are not here"),
+    pytest.mark.usefixtures("only_onnxruntime"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ from m2l_runtime.literals import Norm
 from m2l_train import TrainConfig, train
 from m2l_train.models.networks import UnetGenerator, UnetSpec
 
+pytestmark = pytest.mark.usefixtures("only_onnxruntime")
+
 CONFIG = TrainConfig(image_size=128, ngf=2, ndf=2, n_epochs=1, n_epochs_decay=0)
 
 FORMS: tuple[Upsampling, ...] = ("pixel-shuffle", "transposed", "resize")

@@ -84,3 +84,17 @@ def names_new_module(message: str, package: str, moved: Mapping[str, str], old: 
 def members_without_example(package: str) -> list[str]:
     """Exported members of which nobody shows how to use them."""
     return [name for name in exported_members(package) if not examples_of(package, name)]
+
+
+def without_checks(package: str) -> list[str]:
+    """Exported functions and options whose arguments are not checked by type, or that have unknown annotations."""
+    module, missing = importlib.import_module(package), []
+    for name in exported_members(package):
+        member = getattr(module, name)
+        if inspect.isclass(member) and name.endswith(("Options", "Config", "Limits")):
+            member = member.__init__
+        if inspect.isfunction(member):
+            checks = getattr(member, "checks_types", None)
+            if checks is None or not checks():
+                missing.append(name)
+    return missing

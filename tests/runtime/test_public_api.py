@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import doctest
 import importlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from public_api import (
@@ -14,9 +16,25 @@ from public_api import (
     members_without_example,
     names_new_module,
     run_examples,
+    without_checks,
 )
 
+from m2l_runtime import (
+    AppearanceChoice,
+    DrawnMasks,
+    Encoding,
+    OutputOptions,
+    RunCallbacks,
+    Shapes,
+    Synthesizer,
+    iterate_folder,
+    open_bundle,
+    open_source,
+    read_mask,
+    synthesize_folder,
+)
 from m2l_runtime._moved import MOVED
+from m2l_runtime.errors import ArgumentTypeError, InputError
 
 EXPORTED = {
     "m2l_runtime": [
@@ -96,6 +114,11 @@ def test_exported_members__all_have_an_example(package: str) -> None:
     assert members_without_example(package) == []
 
 
+@pytest.mark.parametrize("package", EXPORTED)
+def test_exported_members__check_the_types_of_their_arguments(package: str) -> None:
+    assert without_checks(package) == []
+
+
 @pytest.mark.parametrize(("package", "name"), [(package, name) for package in EXPORTED for name in EXPORTED[package]])
 def test_examples__give_what_they_say(package: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -127,3 +150,63 @@ def test_renamed_members__name_the_new_one(package: str, old: str, new: str) -> 
         getattr(importlib.import_module(package), old)
     module, _, name = new.rpartition(".")
     assert getattr(importlib.import_module(module), name) is not None
+
+
+WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
+    (read_mask, ("m.png", 256), {}, "read_mask: image_size must be a tuple"),
+    (open_bundle, (5,), {}, "open_bundle: path must be a text or a path, got 5"),
+    (open_source, (5,), {}, "open_source: text must be a text, got 5"),
+    (Synthesizer.open, (), {"threads": "2"}, r"Synthesizer\.open: threads must be a whole number or None, got '2'"),
+    (Synthesizer.open, (), {"device": 3}, "device must be a text, got 3"),
+    (Synthesizer.open, (), {"trust_plans": "yes"}, "trust_plans must be True or False"),
+    (Synthesizer.open, (), {"trust_engines": True}, "trust_engines is called trust_plans"),
+    (synthesize_folder, ("m", "o", "s"), {}, "synthesizer must be a Synthesizer, got 's'"),
+    (synthesize_folder, (None, "o", ...), {}, "masks must be a text, a path or a MaskSet, got None"),
+    (synthesize_folder, ("m", "o", ..., {"pairs": True}), {}, r"write OutputOptions\(pairs=True\)"),
+    (synthesize_folder, ("m", "o", ...), {"pairs": True}, r"write options=OutputOptions\(pairs=\.\.\.\)"),
+    (synthesize_folder, ("m", "o", ...), {"on_note": print}, r"write callbacks=RunCallbacks\(on_note=\.\.\.\)"),
+    (synthesize_folder, ("m", "o", ...), {"samples": "3"}, "samples must be a whole number, got '3'"),
+    (synthesize_folder, ("m", "o", ...), {"shard": 2}, "shard must be a tuple"),
+    (synthesize_folder, ("m", "o", ...), {"appearance": {"skin_a": 9}}, r"write AppearanceChoice\.from_values\(\{"),
+    (synthesize_folder, ("m", "o", ...), {"appearance": "skin_a=9"}, "appearance must be an AppearanceChoice or None"),
+    (iterate_folder, ("m", ...), {"samples": "3"}, "iterate_folder: samples must be a whole number"),
+    (AppearanceChoice, ({"skin_a": 9},), {}, r"write AppearanceChoice\.from_values\(\{'skin_a': 9\}\)"),
+    (AppearanceChoice.from_values, ([("skin_a", 9)],), {}, r"AppearanceChoice\.from_values: numbers must be a mapping"),
+    (OutputOptions, (), {"pairs": "yes"}, "OutputOptions: pairs must be True or False"),
+    (OutputOptions, (), {"image_encoding": "jpeg"}, "image_encoding must be an Encoding"),
+    (Encoding, ("jpeg", "90"), {}, "Encoding: quality must be a whole number"),
+    (RunCallbacks, (5,), {}, "RunCallbacks: on_start must be something to call"),
+    (Shapes, (), {"seed": "a"}, "Shapes: seed must be a whole number, got 'a'"),
+    (Shapes, (), {"kinds": "star"}, "Shapes: kinds must be a tuple, each item a text, got 'star'"),
+    (DrawnMasks, (5, 2), {}, "DrawnMasks: source must be a MaskSource, got 5"),
+]
+"""What, its positional arguments (... for a synthesizer), its other arguments, and the message."""
+
+
+@pytest.mark.parametrize(("what", "arguments", "options", "message"), WRONG)
+def test_public_api__a_wrong_type_is_told_by_the_arguments_name(
+    what: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Synthesizer.open(backend="fake") as synth, pytest.raises(ArgumentTypeError, match=message):
+        what(*(synth if one is ... else one for one in arguments), **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [-1, "x", 1.5, True, None])
+def test_shapes__masks_have_whole_numbers_from_0(number: Any) -> None:
+    for method in (Shapes().draw, Shapes().label, Shapes().shape):
+        with pytest.raises(InputError, match="masks are numbered 0, 1, 2"):
+            method(number)
+
+
+def test_appearance_choice__former_names_name_the_new_ones() -> None:
+    with pytest.raises(AttributeError, match=r"AppearanceChoice\.of is now AppearanceChoice\.from_values"):
+        _ = AppearanceChoice.of
+    with pytest.raises(AttributeError, match=r"AppearanceChoice\.given is now AppearanceChoice\.values"):
+        _ = AppearanceChoice().given

@@ -11,7 +11,7 @@ from support import TINY_BUNDLE, Array, disc
 from m2l_runtime import Synthesizer
 from m2l_runtime.backends.base import Inputs
 from m2l_runtime.backends.fake import LESION, SKIN
-from m2l_runtime.errors import ArrayError, BundleNotFound, DeviceUnavailable, EngineError
+from m2l_runtime.errors import ArgumentError, ArrayError, BundleNotFound, DeviceUnavailable, EngineError
 
 MASKS = np.stack([disc(radius=10 + 9 * i, x=60 + 12 * i) for i in range(7)])
 
@@ -118,12 +118,12 @@ def test_synthesizer__the_fake_paints_where_the_mask_is() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"backend": "caffe"}, EngineError, "choose one of auto, openvino, onnxruntime, tensorrt, fake"),
-        ({"device": "tpu"}, DeviceUnavailable, "choose auto, cpu, cuda or cuda:N"),
-        ({"device": "cuda:x"}, DeviceUnavailable, "choose auto, cpu, cuda or cuda:N"),
-        ({"batch_size": 0}, EngineError, "batch size must be between 1 and 4096, got 0"),
-        ({"threads": -2}, EngineError, "number of threads must be between"),
-        ({"streams": 0}, EngineError, "number of streams must be between"),
+        ({"backend": "caffe"}, ArgumentError, "choose one of auto, openvino, onnxruntime, tensorrt, fake"),
+        ({"device": "tpu"}, ArgumentError, "choose auto, cpu, cuda or cuda:N"),
+        ({"device": "cuda:x"}, ArgumentError, "choose auto, cpu, cuda or cuda:N"),
+        ({"batch_size": 0}, ArgumentError, "batch size must be between 1 and 4096, got 0"),
+        ({"threads": -2}, ArgumentError, "number of threads must be between"),
+        ({"streams": 0}, ArgumentError, "number of streams must be between"),
         ({"backend": "fake", "device": "cuda"}, DeviceUnavailable, "only cpu"),
         ({"device": "cpu", "provider_options": {"a": "b"}}, EngineError, "provider options are for CUDA"),
     ],

@@ -91,7 +91,8 @@ def prepare(
     IMD003_lesion.bmp), and equal names.
 
     Exit status: 0 all pairs used (of those that a split file names), 3 some could not be used, or pair with several
-    files, and were left out, 1 nothing made, 2 wrong usage, 130 or 143 stopped by a signal (continue with --resume).
+    files, and were left out, 1 nothing made, 2 the command line was wrong, 130 or 143 stopped by a signal (continue
+    with --resume).
     """
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter
@@ -178,8 +179,8 @@ def train(
 ) -> None:
     """Train pix2pix to synthesize photographs from masks. Stop it at any time, and continue with --resume.
 
-    Exit status: 0 done or at a limit, 3 some pairs were left out, 1 it cannot go on, 2 wrong usage, 130 or 143 stopped
-    by a signal (continue with --resume).
+    Exit status: 0 done or at a limit, 3 some pairs were left out, 1 it cannot go on, 2 the command line was wrong,
+    130 or 143 stopped by a signal (continue with --resume).
     """
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter

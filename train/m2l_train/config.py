@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime.errors import InputError
 from m2l_runtime.literals import Norm, Upsample
 
@@ -25,6 +26,14 @@ MAX_INTEGER: Final = 1 << 31
 
 MAX_THREADS: Final = 1024
 """PyTorch and its thread libraries crash when they are asked for very many."""
+
+FIELD_BY_FLAG: Final[Mapping[str, str]] = {
+    "reflect_pad": "mirror",
+    "rotate90": "turn",
+    "num_discriminators": "discriminators",
+    "l1_pool": "l1_cell",
+}
+"""Fields named otherwise than their option, by the option's name: they are keys of config.json and keep their names."""
 
 Check = Callable[[str, Any], Any]
 """Takes the name and the value of a setting, and returns the value as it is kept. Raises InputError if it is wrong."""
@@ -95,6 +104,12 @@ def _one_of(literal: Any) -> Check:
     return check
 
 
+def _label(name: str) -> str:
+    """Name a setting in a message, with its option where that has another name."""
+    flag = next((flag for flag, field_name in FIELD_BY_FLAG.items() if field_name == name), None)
+    return name if flag is None else f"{name} (--{flag.replace('_', '-')})"
+
+
 def _field(default: Any, doc: str, check: Check, *, flag: str | None = None) -> Any:
     """Make a field with the check of its value, and what the command line needs.
 
@@ -108,6 +123,7 @@ def _field(default: Any, doc: str, check: Check, *, flag: str | None = None) -> 
     return field(default=default, metadata={"doc": doc, "check": check, "flag": flag, "option": flag and f"--{flag}"})
 
 
+@check_types(renamed=FIELD_BY_FLAG)
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Hold the settings of a training run, by the original's names where it has one.
@@ -159,7 +175,7 @@ class TrainConfig:
     )
     detail: bool = _field(
         False,
-        "Show discriminators the image's finest detail as well, amplified, grey apart from colour.",
+        "Show discriminators the image's finest detail as well, amplified, grey apart from color.",
         _switch,
     )
     norm: Norm = _field("instance", "Norm of both networks: instance, batch or none.", _one_of(Norm))
@@ -172,7 +188,7 @@ class TrainConfig:
     dropout: bool = _field(True, "Use dropout 0.5 in the generator's inner blocks.", _switch)
     appearance: bool = _field(
         False,
-        "Give the generator an appearance as a second input: colours of lesion and skin, and their "
+        "Give the generator an appearance as a second input: colors of lesion and skin, and their "
         "spread. It is measured from each training image.",
         _switch,
     )
@@ -225,7 +241,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
-            object.__setattr__(self, each.name, each.metadata["check"](each.name, getattr(self, each.name)))
+            value = each.metadata["check"](_label(each.name), getattr(self, each.name))
+            object.__setattr__(self, each.name, value)
         for is_met, message in _RULES:
             if not is_met(self):
                 raise InputError(message(self))
@@ -278,17 +295,21 @@ _RULES: Final[tuple[tuple[Callable[[TrainConfig], bool], Callable[[TrainConfig],
     (
         lambda c: c.image_size >> c.discriminators - 1 >= MIN_DISCRIMINATOR_SIDE,
         lambda c: (
-            f"discriminators must be at most {(c.image_size // MIN_DISCRIMINATOR_SIDE).bit_length()} for images of "
-            f"{c.image_size} pixels (the last one sees at least {MIN_DISCRIMINATOR_SIDE}), got {c.discriminators}"
+            f"{_label('discriminators')} must be at most "
+            f"{(c.image_size // MIN_DISCRIMINATOR_SIDE).bit_length()} for images of {c.image_size} pixels (the last "
+            f"one sees at least {MIN_DISCRIMINATOR_SIDE}), got {c.discriminators}"
         ),
     ),
     (
         lambda c: c.image_size % c.l1_cell == 0,
-        lambda c: f"l1_cell must divide image_size ({c.image_size}), got {c.l1_cell}",
+        lambda c: f"{_label('l1_cell')} must divide image_size ({c.image_size}), got {c.l1_cell}",
     ),
     (
         lambda c: c.mirror < c.resize_to,
-        lambda c: f"mirror must be less than the side that pictures are resized to ({c.resize_to}), got {c.mirror}",
+        lambda c: (
+            f"{_label('mirror')} must be less than the side that pictures are resized to ({c.resize_to}), "
+            f"got {c.mirror}"
+        ),
     ),
     (
         lambda c: c.image_size <= c.resize_to <= 4 * c.image_size,
@@ -299,9 +320,9 @@ _RULES: Final[tuple[tuple[Callable[[TrainConfig], bool], Callable[[TrainConfig],
 
 
 def differences(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ, by name, with both values."""
+    """Return the settings that differ, by name (and option, where that is another one), with both values."""
     names = (f.name for f in dataclasses.fields(TrainConfig))
-    return {n: (getattr(one, n), getattr(other, n)) for n in names if getattr(one, n) != getattr(other, n)}
+    return {_label(n): (getattr(one, n), getattr(other, n)) for n in names if getattr(one, n) != getattr(other, n)}
 
 
 PRESETS: Final[Mapping[str, TrainConfig]] = {

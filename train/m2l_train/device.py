@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from m2l_runtime._utils.text import plural
-from m2l_runtime.errors import DeviceUnavailable, InputError
+from m2l_runtime.errors import ArgumentError, DeviceUnavailable
 from m2l_train.config import MAX_THREADS
 
 
@@ -16,16 +16,14 @@ def open_device(name: str) -> torch.device:
     """Open a device by its name: auto, cpu, cuda or cuda:N. `auto` is CUDA where there is a GPU, else the CPU.
 
     Raises:
-        InputError: it is no text.
-        DeviceUnavailable: there is no such device.
+        ArgumentError: no device is called so.
+        DeviceUnavailable: there is no such device here.
     """
-    if not isinstance(name, str):
-        raise InputError(f"device must be one of 'auto', 'cpu', 'cuda' and 'cuda:N', got {name!r}")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
-        raise DeviceUnavailable(f"there is no device '{name}'; choose auto, cpu, cuda or cuda:N")
+        raise ArgumentError(f"there is no device '{name}'; choose auto, cpu, cuda or cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
         raise DeviceUnavailable("PyTorch finds no CUDA device here; choose cpu, or install a CUDA build of torch")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
@@ -45,10 +43,10 @@ def torch_threads(count: int) -> Iterator[None]:
     """Let PyTorch's operators use `count` CPU threads while the block runs.
 
     Raises:
-        InputError: fewer than one, or more than `MAX_THREADS`.
+        ArgumentError: fewer than one, or more than `MAX_THREADS`.
     """
     if not 1 <= count <= MAX_THREADS:
-        raise InputError(f"threads must be between 1 and {MAX_THREADS}, got {count}")
+        raise ArgumentError(f"threads must be between 1 and {MAX_THREADS}, got {count}")
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

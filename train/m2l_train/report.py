@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from m2l_runtime._utils.text import plural, printable
+from m2l_runtime._utils.text import plural, printable, rate
 from m2l_train.data.near_duplicates import THRESHOLD
 
 if TYPE_CHECKING:
@@ -65,9 +65,10 @@ def describe_training(report: TrainReport) -> str:
         if report.val_l1_levels is None
         else f", after the last whole epoch {report.val_l1_levels:.2f} levels from the real images"
     )
+    speed = f"{rate(report.images_per_s)} images/s" if report.images_per_s else "no step in this call"
     lines = [
         f"{run}: {plural(report.step, 'step')}, epoch {report.epoch} of {report.config.epoch_count}{validated} "
-        f"({report.images_per_s:.2f} images/s)"
+        f"({speed})"
     ]
     if not report.is_complete and not report.was_stopped:
         lines.append("the same command with --resume and a higher limit goes on")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from m2l_runtime.errors import InputError
+from m2l_runtime.errors import ArgumentError
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -107,4 +107,4 @@ def check_workers(workers: int | None) -> None:
         InputError: it is below 1 or above 1024.
     """
     if workers is not None and not 1 <= workers <= 1024:
-        raise InputError(f"the number of workers must be between 1 and 1024, got {workers}")
+        raise ArgumentError(f"the number of workers must be between 1 and 1024, got {workers}")

@@ -43,6 +43,15 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def rate(per_second: float) -> str:
+    """Write things per second in three significant digits, so that a slow rate is not rounded to nothing.
+
+    >>> rate(0.4123), rate(11.8), rate(5120.4)
+    ('0.412', '11.8', '5,120')
+    """
+    return f"{per_second:.3g}" if per_second < 999.5 else f"{per_second:,.0f}"
+
+
 def table(rows: Iterable[tuple[str, ...]]) -> str:
     """Align rows of cells in columns, two spaces apart."""
     cells = [tuple(row) for row in rows]

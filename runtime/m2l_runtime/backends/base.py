@@ -10,12 +10,14 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime.bundle.schema import PlanFile, Precision, TensorSpec
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 """One array per input of the manifest, by name; the first axis of each is the batch."""
 
 
+@check_types()
 @dataclass(frozen=True)
 class BackendOptions:
     """Choose how a backend computes; None leaves the choice to it.

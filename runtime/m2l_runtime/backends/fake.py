@@ -1,7 +1,7 @@
 """Paint a lesion-colored patch where the mask is. No model is run.
 
 For tests, and to time everything around an engine. Whatever it makes is marked as a fake's work. What comes in beside
-the mask shifts the colour, by a checksum (CRC-32): so any change of it shows.
+the mask shifts the color, by a checksum (CRC-32): so any change of it shows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LESION: Final = np.array([120, 72, 60], np.int16)
 SHIFT: Final = 16
 """Levels below which each other input shifts a color channel."""
 
-# (256, 3): the colour of each mask level, from skin at 0 to lesion at 255.
+# (256, 3): the color of each mask level, from skin at 0 to lesion at 255.
 _PALETTE: Final = (SKIN + (LESION - SKIN) * np.arange(256)[:, None] / 255).round().astype(np.uint8)
 
 

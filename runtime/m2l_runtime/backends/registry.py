@@ -11,13 +11,14 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import Final, cast, get_args
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.signals import raise_interrupt
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.base import Backend, BackendModule, BackendOptions, ModelSource, PlanRef
 from m2l_runtime.backends.engines import BACKENDS, BackendEntry, is_installed
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import ModelFile, Precision
-from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled
+from m2l_runtime.errors import ArgumentError, DeviceUnavailable, EngineError, EngineNotInstalled
 
 __all__ = [
     "BACKENDS",
@@ -50,6 +51,7 @@ class BackendChoice:
     """Backends that could have been taken; several where `auto` had a choice."""
 
 
+@check_types()
 def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
     """Load the backend `name`, or the one that :func:`choose_backend` takes for "auto".
 
@@ -63,7 +65,8 @@ def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
 
     Raises:
         EngineNotInstalled: with the command that installs it.
-        EngineError: unknown name, options out of range, or the bundle was not made for it in that precision.
+        ArgumentError: unknown name, or options out of range.
+        EngineError: the bundle was not made for it in that precision.
         DeviceUnavailable, BundleDamaged: see :class:`BackendModule`.
     """
     for what, value in (
@@ -72,7 +75,7 @@ def load_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backend:
         ("number of streams", options.streams),
     ):
         if value is not None and not 1 <= value <= 4096:
-            raise EngineError(f"the {what} must be between 1 and 4096, got {value}")
+            raise ArgumentError(f"the {what} must be between 1 and 4096, got {value}")
     name = choose_backend(bundle, name, options).name
     entry = BACKENDS[name]
     module, model = backend_module(name), _model_for(bundle, name, entry, options.precision)
@@ -112,6 +115,7 @@ def backend_module(name: str) -> BackendModule:
         ) from error
 
 
+@check_types()
 def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> BackendChoice:
     """Choose `name` itself, or for "auto" the fastest installed backend that has a file in the precision asked for.
 
@@ -126,27 +130,32 @@ def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backen
 
     Raises:
         EngineNotInstalled: none is installed; with the commands that install one.
-        EngineError: unknown name, or the bundle was made for no backend in that precision.
-        DeviceUnavailable: no device is called so, or CUDA is asked for and no backend that has it is among those that
-            the bundle was made for in that precision.
+        ArgumentError: unknown name of a backend, a device or a precision.
+        EngineError: the bundle was made for no backend in that precision.
+        DeviceUnavailable: no backend that runs on the device asked for is among those that the bundle was made for in
+            that precision.
     """
     device, _ = read_device(options.device)
     precision = options.precision
     if precision not in get_args(Precision):
-        raise EngineError(f"there is no precision {str(precision)!r}; choose one of {', '.join(get_args(Precision))}")
+        raise ArgumentError(f"there is no precision {str(precision)!r}; choose one of {', '.join(get_args(Precision))}")
     if name != "auto":
         if name not in BACKENDS:
-            raise EngineError(f"there is no backend '{name}'; choose one of auto, {', '.join(BACKENDS)}")
+            raise ArgumentError(f"there is no backend '{name}'; choose one of auto, {', '.join(BACKENDS)}")
         return BackendChoice(name, "it was asked for", (name,))
     compatible = [
         (name, entry) for name, entry in BACKENDS.items() if not entry.is_fake and _models(bundle, name, precision)
     ]
     if not compatible:
         raise EngineError(_unsupported_message(bundle, "any backend known here", precision))
-    fitting = [(name, entry) for name, entry in compatible if device != "cuda" or "cuda" in entry.devices]
+    fitting = [(name, entry) for name, entry in compatible if device == "auto" or device in entry.devices]
     if not fitting:
-        names = ", ".join(name for name, _ in compatible)
-        raise DeviceUnavailable(f"in {precision} the bundle was made for {names}, which has no CUDA; choose device cpu")
+        names, other = ", ".join(name for name, _ in compatible), "cpu" if device == "cuda" else "cuda"
+        lacks = "has no CUDA" if device == "cuda" else "runs on NVIDIA GPUs alone"
+        raise DeviceUnavailable(
+            f"in {precision} the bundle was made for {names}, which {lacks}; choose device {other}, or "
+            "another precision"
+        )
     installed = tuple(name for name, entry in fitting if is_installed(entry))
     if not installed:
         commands = "; ".join(entry.install for _, entry in fitting)
@@ -175,12 +184,12 @@ def read_device(device: str) -> tuple[str, int]:
         ('cuda', 1)
 
     Raises:
-        DeviceUnavailable: no device is called so.
+        ArgumentError: no device is called so.
     """
     kind, colon, number = device.partition(":")
     if device in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and number.isdecimal()):
         return kind, int(number or 0)
-    raise DeviceUnavailable(f"there is no device '{device}' here; choose auto, cpu, cuda or cuda:N")
+    raise ArgumentError(f"there is no device '{device}' here; choose auto, cpu, cuda or cuda:N")
 
 
 def _is_distribution(name: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import cpu_model, usable_cpus
 from m2l_runtime._utils.text import plural
 from m2l_runtime.bench import worker
@@ -28,6 +29,7 @@ UNSTEADY_SPREAD: Final = 0.2
 """Spread of a row's images/s, as a fraction of the median, from which on a note says so."""
 
 
+@check_types()
 def bench(
     bundle: str | os.PathLike[str] | Bundle | None = None,
     options: BenchOptions | None = None,

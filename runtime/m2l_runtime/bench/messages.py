@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime.backends.base import BackendSettings
 from m2l_runtime.bundle.schema import Precision
 
 _T = TypeVar("_T")
 
 
+@check_types()
 @dataclass(frozen=True)
 class BenchConfig:
     """Describe a way to run a bundle: what one row measures.

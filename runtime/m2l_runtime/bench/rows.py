@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar, cast, get_args
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.registry import BACKENDS, BackendEntry, is_installed
 from m2l_runtime.bench.messages import BenchConfig
 from m2l_runtime.bench.process import TIMEOUT_S
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import Precision
-from m2l_runtime.errors import EngineNotInstalled, InputError
+from m2l_runtime.errors import ArgumentError, EngineNotInstalled
 
 PRECISIONS: Final[tuple[str, ...]] = get_args(Precision)
 BATCH_SIZES: Final = (1, 8)
@@ -28,6 +29,7 @@ _NVIDIA: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _T = TypeVar("_T")
 
 
+@check_types()
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
     """Hold what is measured, and how long.
@@ -86,7 +88,7 @@ def plan_rows(bundle: Bundle, options: BenchOptions | None = None) -> tuple[tupl
     ):
         for value in values:
             if value is not None and not 1 <= value <= _MAX_VALUE:
-                raise InputError(f"the {what} must be between 1 and {_MAX_VALUE}, got {value}")
+                raise ArgumentError(f"the {what} must be between 1 and {_MAX_VALUE}, got {value}")
     notes: list[str] = []
     names = _each(options.backends) if options.backends else _installed(bundle, notes)
     configs = [
@@ -106,9 +108,9 @@ def plan_rows(bundle: Bundle, options: BenchOptions | None = None) -> tuple[tupl
         for stream_count in _each(options.streams)
     ]
     if not configs:
-        raise InputError("nothing is to be measured; name at least one batch size")
+        raise ArgumentError("nothing is to be measured; name at least one batch size")
     if len(configs) > MAX_ROWS:
-        raise InputError(f"{len(configs):,} rows are too many, at most {MAX_ROWS:,} are measured; ask for fewer")
+        raise ArgumentError(f"{len(configs):,} rows are too many, at most {MAX_ROWS:,} are measured; ask for fewer")
     if any(BACKENDS[name].is_fake for name in names):
         notes.append("the fake backend runs no model: its row times all that is around an engine")
     return tuple(configs), tuple(notes)
@@ -117,7 +119,7 @@ def plan_rows(bundle: Bundle, options: BenchOptions | None = None) -> tuple[tupl
 def _check_names(what: str, names: Sequence[str] | None, known: Sequence[str]) -> None:
     for name in names or ():
         if name not in known:
-            raise InputError(f"there is no {what} '{printable(name[:40])}'; choose among {', '.join(known)}")
+            raise ArgumentError(f"there is no {what} '{printable(name[:40])}'; choose among {', '.join(known)}")
 
 
 def check_effort(options: BenchOptions) -> None:
@@ -127,10 +129,10 @@ def check_effort(options: BenchOptions) -> None:
         InputError: a number is out of range.
     """
     if not 1 <= options.repeats <= 1000:
-        raise InputError(f"the number of repeats must be between 1 and 1000, got {options.repeats}")
+        raise ArgumentError(f"the number of repeats must be between 1 and 1000, got {options.repeats}")
     for what, value in (("seconds of a measurement", options.seconds), ("seconds of a time-out", options.timeout_s)):
         if not (math.isfinite(value) and 0 < value <= 86400):
-            raise InputError(f"the {what} must be more than 0 and at most 86400, got {value:g}")
+            raise ArgumentError(f"the {what} must be more than 0 and at most 86400, got {value:g}")
 
 
 def _each(values: Iterable[_T]) -> list[_T]:

@@ -19,6 +19,7 @@ from m2l_runtime.backends.base import Backend
 from m2l_runtime.bundle import embedded
 from m2l_runtime.conditioning.conditions import ExtraInputs
 from m2l_runtime.masks.mask_file import read_mask
+from m2l_runtime.output.options import OutputOptions
 from m2l_runtime.runs.folder import synthesize_folder
 from m2l_runtime.synthesizer import Synthesizer
 from m2l_runtime.types import Masks
@@ -82,15 +83,18 @@ def images_per_s(backend: Backend, inputs: Sequence[Batch], seconds: float) -> f
     return sum(count for _, _, count in spans) * backend.settings.batch_size / elapsed
 
 
-def end_to_end(synthesizer: Synthesizer, folder: Path, seconds: float) -> tuple[float, int]:
-    """Measure (images/s, images) from mask files to PNG files, as `m2l synth` makes them, after a warm-up.
+def end_to_end(
+    synthesizer: Synthesizer, folder: Path, seconds: float, options: OutputOptions | None = None
+) -> tuple[float, int]:
+    """Measure (images/s, images) from mask files to image files, as `m2l synth` makes them, after a warm-up.
 
     As many masks as take about `seconds`, and a whole number of batches in each stream.
 
     Args:
         synthesizer: what to synthesize with.
-        folder: an empty folder; masks and images stay in it.
+        folder: an empty folder; masks and images stay in it, the images that count in `timed-images`.
         seconds: how long it goes on.
+        options: how images are written; None: as PNG files.
     """
     settings = synthesizer.settings
     at_once = settings.batch_size * settings.streams
@@ -101,7 +105,7 @@ def end_to_end(synthesizer: Synthesizer, folder: Path, seconds: float) -> tuple[
 
     def make(name: str, count: int) -> float:
         lay_out_masks(folder / f"{name}-masks", count)
-        return synthesize_folder(folder / f"{name}-masks", folder / f"{name}-images", synthesizer).images_per_s
+        return synthesize_folder(folder / f"{name}-masks", folder / f"{name}-images", synthesizer, options).images_per_s
 
     first = make("first", count_for(0))
     rate = make("warm", count_for(first * _WARM_UP * seconds))

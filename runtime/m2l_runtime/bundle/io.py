@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle import onnx_file
 from m2l_runtime.bundle.schema import (
@@ -168,6 +169,7 @@ def _check_array(
         raise BundleDamaged(f"{where}: '{printable(name)}' holds values that are infinite or undefined")
 
 
+@check_types()
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle: read and check its manifest, and check that its files are there with the right sizes.
 
@@ -252,6 +254,7 @@ def _read_plain_file(folder: Path, path: str, size: int | None) -> bytes:
     return content
 
 
+@check_types()
 def write_bundle(
     path: str | os.PathLike[str],
     manifest: Manifest,

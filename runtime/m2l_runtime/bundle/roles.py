@@ -52,7 +52,7 @@ class Role:
 ROLES: Final[Mapping[str, Role]] = {
     "mask": Role("uint8", ("height", "width"), "0 background, 255 lesion", is_required=True),
     "appearance": Role(
-        "float32", (len(NAMES),), "colours of lesion and skin: drawn with --seed, or chosen with --appearance"
+        "float32", (len(NAMES),), "colors of lesion and skin: drawn with --seed, or chosen with --appearance"
     ),
     "dropout_bits": Role("uint8", ("N",), "which features are kept, eight a byte: drawn with --seed"),
 }

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.roles import ROLES
 from m2l_runtime.bundle.schema import MANIFEST_NAME, SCHEMA, SCHEMA_VERSION, Manifest, ManifestHead
@@ -15,6 +16,7 @@ from m2l_runtime.errors import BundleDamaged, BundleTooNew
 from m2l_runtime.types import NAMES
 
 
+@check_types()
 def parse_manifest(content: bytes, where: str = MANIFEST_NAME) -> Manifest:
     """Parse and check the content of a manifest.json.
 

@@ -94,7 +94,7 @@ def bench(bundle: BundleArgument = None, *, flags: BenchFlags) -> None:
 
     Every row runs in processes of its own, in several rounds of another order each. Values are medians with their
     spread. Exit status: 0 measured, with the reason where a row could not be, 1 no row could be or the run failed,
-    2 wrong usage, 130 or 143 stopped by a signal.
+    2 the command line was wrong, 130 or 143 stopped by a signal.
     """
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime._utils.text import plural, print_stderr
@@ -102,7 +102,7 @@ def bench(bundle: BundleArgument = None, *, flags: BenchFlags) -> None:
     from m2l_runtime.bench.report import as_json
     from m2l_runtime.bench.table import as_table
     from m2l_runtime.cli.progress import Reporter
-    from m2l_runtime.errors import EngineError, InputError
+    from m2l_runtime.errors import EngineError
 
     draw = None if flags.plot is None else _drawing(flags.plot, flags.overwrite)
     with Reporter() as reporter, StopSignals("ending the process that measures") as stop:
@@ -114,10 +114,7 @@ def bench(bundle: BundleArgument = None, *, flags: BenchFlags) -> None:
         def on_round(number: int, row: Row) -> None:
             reporter.message(f"round {number + 1} of {flags.repeats}: {row.label}: {_format_row(row)}")
 
-        try:
-            report = measure(bundle, flags.to_options(), on_start=on_start, on_round=on_round, should_stop=stop.is_set)
-        except InputError as error:
-            raise typer.BadParameter(str(error)) from error
+        report = measure(bundle, flags.to_options(), on_start=on_start, on_round=on_round, should_stop=stop.is_set)
     if flags.json:
         echo_json(as_json(report))
     elif report.measured or not report.was_stopped:
@@ -156,11 +153,11 @@ def _drawing(path: Path, overwrite: bool) -> Callable[[BenchReport], bytes]:
     """Return what draws a report, once it is sure that it can be drawn and written there."""
     from m2l_runtime._utils import atomic
     from m2l_runtime._utils.text import printable
-    from m2l_runtime.errors import OutputError
+    from m2l_runtime.errors import ArgumentError
     from m2l_runtime.masks.sources.mask_source import not_installed
 
     if path.suffix.lower() != ".png":
-        raise OutputError(f"the plot is a PNG; {printable(path)} should end in .png")
+        raise ArgumentError(f"the plot is a PNG; {printable(path)} should end in .png")
     atomic.check_new_file(path, overwrite=overwrite)
     try:
         from m2l_runtime.bench.plot import plot
@@ -175,10 +172,12 @@ def _duration(seconds: float) -> str:
 
 def _format_row(row: Row) -> str:
     """Describe one round of a row in half a line."""
+    from m2l_runtime._utils.text import rate
+
     if row.reason is not None:
         return row.reason
     (measured,) = row.rounds
     return (
-        f"{measured.images_per_s:.1f} images/s, {measured.end_to_end_images_per_s:.1f} from files to files, "
+        f"{rate(measured.images_per_s)} images/s, {rate(measured.end_to_end_images_per_s)} from files to files, "
         f"{measured.latency_p50_ms:.1f} ms a call"
     )

@@ -16,11 +16,12 @@ import typer
 
 from m2l_runtime._utils.text import print_stderr, printable
 from m2l_runtime._version import __version__
-from m2l_runtime.errors import M2LError
+from m2l_runtime.errors import ArgumentError, M2LError
 
 GROUP: Final = "m2l.commands"
 DEBUG: Final = "--debug"
 INTERRUPTED: Final = 130  # 128 plus SIGINT, as a shell would say it
+USAGE_ERROR: Final = 2  # as Typer says of an option that there is not
 _STREAM_ERRORS: Final = (errno.ENOSPC, errno.EIO)
 
 
@@ -59,7 +60,10 @@ def _print_version(value: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors that m2l knows become one line and exit status 1."""
+    """Run the command line; errors that m2l knows become one line.
+
+    Exit status: 2 if the line itself is wrong, whatever the files and the machine; 1 if the work cannot be done.
+    """
     debug = _pop_debug_flag(sys.argv)
     warnings.filterwarnings(
         "ignore", message="Image size .* exceeds limit"
@@ -69,7 +73,7 @@ def main() -> None:
     except M2LError as error:
         if debug:
             raise
-        _fail(f"error: {error}")
+        _fail(f"error: {error}", USAGE_ERROR if isinstance(error, ArgumentError) else 1)
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as stop:  # what Typer makes of an interrupt that a command does not handle itself, without a word
@@ -107,7 +111,7 @@ def _pop_debug_flag(arguments: list[str]) -> bool:
     return is_debug
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, status: int = 1) -> None:
     text = "\n".join(printable(line) for line in message.split("\n"))
     print_stderr(f"m2l: {text}")
-    sys.exit(1)
+    sys.exit(status)

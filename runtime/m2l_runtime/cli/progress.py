@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from m2l_runtime._utils.text import plural, print_stderr, printable
+from m2l_runtime._utils.text import plural, print_stderr, printable, rate
 
 _SECONDS_BETWEEN_LINES = 10.0
 _MAX_NOTES = 20
@@ -36,7 +36,7 @@ class _RateColumn(ProgressColumn):
         """Write items a second since the start."""
         if not task.elapsed:
             return Text("")
-        return Text(f"{(task.completed - self._done_before) / task.elapsed:.1f} {self._items}/s")
+        return Text(f"{rate((task.completed - self._done_before) / task.elapsed)} {self._items}/s")
 
 
 class Reporter:
@@ -71,9 +71,9 @@ class Reporter:
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0], count)
         elif (seconds := time.monotonic() - self._last_line) >= _SECONDS_BETWEEN_LINES:
-            rate = (self._done - self._done_at_last_line) / seconds
-            left = f", {timedelta(seconds=round((self._total - self._done) / rate))} to go" if rate else ""
-            self.message(f"{self._done:,} of {self._total:,}, {rate:.1f} {self._items}/s{left}")
+            speed = (self._done - self._done_at_last_line) / seconds
+            left = f", {timedelta(seconds=round((self._total - self._done) / speed))} to go" if speed else ""
+            self.message(f"{self._done:,} of {self._total:,}, {rate(speed)} {self._items}/s{left}")
             self._last_line, self._done_at_last_line = time.monotonic(), self._done
 
     def note(self, text: str) -> None:

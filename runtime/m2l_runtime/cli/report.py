@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from m2l_runtime._utils.cpu import peak_memory_megabytes
-from m2l_runtime._utils.text import plural, printable, table
+from m2l_runtime._utils.text import plural, printable, rate, table
 from m2l_runtime.backends.base import BackendSettings
 from m2l_runtime.backends.trt.library import TITLES
 from m2l_runtime.bundle.io import Bundle
@@ -159,7 +159,7 @@ def describe_replays(bundle: Bundle, replays: Sequence[Replay]) -> str:
 
 def describe_summary(summary: Summary, settings: BackendSettings, out: str) -> str:
     """Describe what a run did in a few lines."""
-    rates = f"{summary.images_per_s:.1f} images/s, {summary.engine_images_per_s:.1f} while the engine ran; "
+    rates = f"{rate(summary.images_per_s)} images/s, {rate(summary.engine_images_per_s)} while the engine ran; "
     lines = [
         f"{plural(summary.image_count, 'image')} in {out} ({rates if summary.image_count else ''}"
         f"{settings.engine}, {settings.device}, {settings.precision}, "

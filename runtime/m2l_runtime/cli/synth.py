@@ -146,8 +146,8 @@ def synth(
     Masks are drawn as m2l masks does if MASKS is shapes:COUNT, deform:COUNT,masks=FOLDER or pca:COUNT,model=FILE,
     perhaps with settings: shapes:200,kinds=star+blob,seed=3. Then masks are written beside the images.
 
-    Exit status: 0 all done, 3 some masks were skipped, 1 nothing was made, a value is out of range or the run failed,
-    2 wrong usage, 130 or 143 stopped by a signal (go on with --resume).
+    Exit status: 0 all done, 3 some masks were skipped, 1 nothing was made or the run failed, 2 the command line was
+    wrong, 130 or 143 stopped by a signal (go on with --resume).
     """
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter

@@ -17,11 +17,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from m2l_runtime._utils.arguments import Renamed, check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.conditioning.random import check_seed, random_below, random_uint64
-from m2l_runtime.errors import ArrayError, InputError
+from m2l_runtime.errors import ArgumentError, ArrayError, InputError
 from m2l_runtime.types import NAMES, Appearance, Mask, Masks, describe
 
 Appearances = npt.NDArray[np.float32]
@@ -68,6 +69,7 @@ def dropout_bits(seed: int, size_bytes: int) -> npt.NDArray[np.uint8]:
     return random_uint64(-(-size_bytes // 8), seed, "dropout_bits").astype("<u8").view(np.uint8)[:size_bytes]
 
 
+@check_types(renamed={"given": "values"})
 @dataclass(frozen=True)
 class AppearanceChoice:
     """Choose appearances by some of their numbers. The others are sampled from the training images.
@@ -88,6 +90,9 @@ class AppearanceChoice:
     values: tuple[tuple[str, float], ...] = ()
     """(name, number), in the order of :data:`m2l_runtime.types.NAMES`. Empty: all sampled. All 12: one appearance."""
 
+    given = Renamed("values")
+    of = Renamed("from_values")
+
     def __post_init__(self) -> None:
         for name, number in self.values:
             if name not in NAMES:
@@ -102,6 +107,7 @@ class AppearanceChoice:
         object.__setattr__(self, "values", tuple(sorted(self.values, key=lambda one: NAMES.index(one[0]))))
 
     @classmethod
+    @check_types()
     def from_values(cls, numbers: Mapping[str, float]) -> AppearanceChoice:
         """Choose some numbers by name."""
         return cls(tuple(numbers.items()))
@@ -299,7 +305,7 @@ class Conditions:
         """
         check_seed(seed)
         if not 1 <= samples <= MAX_SAMPLES:
-            raise InputError(f"the samples of each mask must be between 1 and {MAX_SAMPLES:,}, got {samples:,}")
+            raise ArgumentError(f"the samples of each mask must be between 1 and {MAX_SAMPLES:,}, got {samples:,}")
         if samples > 1 and not extra.is_random:
             raise InputError(
                 f"all {samples:,} images of a mask would be the same: the generator of this bundle takes the mask "

@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.errors import InputError
+from m2l_runtime.errors import ArgumentError
 
 
 def check_seed(seed: int) -> None:
@@ -22,7 +22,7 @@ def check_seed(seed: int) -> None:
         InputError: it is below 0 or not below 2^64.
     """
     if not 0 <= seed < 1 << 64:
-        raise InputError(f"the seed must be at least 0 and below 2^64, got {seed}")
+        raise ArgumentError(f"the seed must be at least 0 and below 2^64, got {seed}")
 
 
 def random_uint64(count: int, seed: int, *names: str | int) -> npt.NDArray[np.uint64]:

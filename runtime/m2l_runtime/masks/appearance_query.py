@@ -20,7 +20,7 @@ from PIL import Image as PillowImage
 from m2l_runtime._utils.text import printable
 from m2l_runtime.conditioning.appearance import lab, measure
 from m2l_runtime.conditioning.conditions import AppearanceChoice
-from m2l_runtime.errors import InputError, PictureFileError
+from m2l_runtime.errors import ArgumentError, InputError, PictureFileError
 from m2l_runtime.masks.image_file import decode, read_bytes
 from m2l_runtime.masks.mask_file import read_mask
 from m2l_runtime.masks.mask_folder import SUFFIXES
@@ -52,7 +52,7 @@ def resolve_appearance_query(
     """
     if not os.path.lexists(text) and "=" in text:
         if mask is not None:
-            raise InputError("the mask of an appearance goes with a photograph; numbers need none, leave it out")
+            raise ArgumentError("the mask of an appearance goes with a photograph; numbers need none, leave it out")
         return parse_appearance_numbers(text), []
     return measure_photograph(Path(text), image_size, None if mask is None else Path(mask))
 
@@ -70,7 +70,7 @@ def parse_appearance_numbers(text: str) -> AppearanceChoice:
             numbers.append((name.strip(), float(value)))
         except ValueError:
             what = f"{name.strip()} must be a number" if equals else "expected NAME=NUMBER,NAME=NUMBER,..."
-            raise InputError(f"appearance: {printable(what[:80])}, got '{printable(word[:80])}'") from None
+            raise ArgumentError(f"appearance: {printable(what[:80])}, got '{printable(word[:80])}'") from None
     return AppearanceChoice(tuple(numbers))
 
 
@@ -120,7 +120,7 @@ def _read(path: Path, image_size: tuple[int, int]) -> tuple[Image, tuple[int, in
     try:
         picture = decode(read_bytes(path))
         if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
-            raise PictureFileError(f"has the colour mode {picture.mode}; expected an 8-bit colour photograph")
+            raise PictureFileError(f"has the color mode {picture.mode}; expected an 8-bit color photograph")
         colors = picture.convert("RGB")
         resized = colors.resize(image_size[::-1], PillowImage.Resampling.BICUBIC)
     except PictureFileError as error:

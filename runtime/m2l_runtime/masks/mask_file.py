@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import MaskFileError, PictureFileError
 from m2l_runtime.masks.image_file import decode, read_bytes
@@ -59,6 +60,7 @@ class MaskFile:
     inside); None otherwise."""
 
 
+@check_types()
 def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
     """Read a mask file and resize it to `image_size`.
 
@@ -133,7 +135,7 @@ def to_gray(picture: PillowImage.Image) -> tuple[Mask, str | None]:
     difference = round(int((channels.max(axis=2).astype(np.int64) - channels.min(axis=2)).max()) / unit)
     if difference > MAX_CHANNEL_DIFFERENCE:
         raise MaskFileError(
-            f"is coloured: its channels differ by up to {difference} levels; "
+            f"is colored: its channels differ by up to {difference} levels; "
             f"expected black, white and greys, within {MAX_CHANNEL_DIFFERENCE} levels"
         )
     if int(gray.max()) < BLACK_BELOW:
@@ -181,7 +183,7 @@ def _channels(picture: PillowImage.Image) -> _Channels:
         return np.asarray(picture).astype(np.uint16)[:, :, None]
     if mode in ("I", "F"):
         return _from_wide(np.asarray(picture))[:, :, None]
-    raise MaskFileError(f"has the colour mode {mode}; expected black and white")
+    raise MaskFileError(f"has the color mode {mode}; expected black and white")
 
 
 def _from_wide(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._version import __version__
 from m2l_runtime.backends.base import BackendSettings
 from m2l_runtime.backends.engines import is_fake
@@ -33,6 +34,7 @@ _PNG_MEAN_FILTER: Final = 3
 _EXIF_DESCRIPTION, _EXIF_SOFTWARE, _EXIF_ARTIST = 0x010E, 0x0131, 0x013B
 
 
+@check_types()
 @dataclass(frozen=True)
 class Encoding:
     """Choose how images become bytes. The same encoding and Pillow give the same bytes.
@@ -51,7 +53,7 @@ class Encoding:
     png_level: int = 1
     """PNG level, 0 to 9. Level 1 is an encoder of our own: one filter for all rows (differences from the mean of two
     neighbors), and Huffman coding without a search. Files are about as small as those of Pillow's default, 6, in a
-    fourteenth of its time (docs/benchmarks.md). The others are zlib levels of Pillow's encoder."""
+    fourteenth of its time (docs/measurements.md). The others are zlib levels of Pillow's encoder."""
 
     def __post_init__(self) -> None:
         if self.format not in IMAGE_FORMATS:

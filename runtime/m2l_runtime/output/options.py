@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime.errors import InputError
 from m2l_runtime.output.encoding import Encoding
 from m2l_runtime.output.formats import FORMATS, Format
 
 
+@check_types()
 @dataclass(frozen=True)
 class OutputOptions:
     """Choose what is written for each mask, and where.

@@ -13,7 +13,7 @@ from typing import Final
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import printable, stem
 from m2l_runtime.conditioning.conditions import Conditions
-from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_runtime.masks.mask_folder import SUFFIXES
 from m2l_runtime.masks.mask_set import MaskSet
 from m2l_runtime.masks.samples import source_mask
@@ -21,7 +21,7 @@ from m2l_runtime.output.formats import FORMATS, IMAGE_FORMATS, format_of_suffix
 from m2l_runtime.output.options import OutputOptions
 from m2l_runtime.output.writers.base import Writer
 from m2l_runtime.runs.jsonl import read_lines
-from m2l_runtime.runs.log import LOG_PATTERN, LogIndex, Record, RunSettings, log_path
+from m2l_runtime.runs.log import LOG_PATTERN, LogIndex, Record, RunSettings, log_path, names_output
 from m2l_runtime.synthesizer import Synthesizer
 
 
@@ -145,12 +145,15 @@ def check_collisions(run: Run) -> None:
 def check_empty(run: Run, writer: Writer) -> None:
     """Check that no log and no image of an earlier run lies where this one would write.
 
+    The log of a run that made nothing is no obstacle: it is replaced.
+
     Raises:
         OutputError: one does.
+        InputError: the log cannot be read.
     """
     advice = "--resume goes on with it, --overwrite begins anew"
     log = log_path(run.out, run.shard)
-    if os.path.lexists(log):
+    if os.path.lexists(log) and not (log.is_file() and not names_output(log)):
         raise OutputError(f"{printable(run.out)} holds an earlier run ({log.name}); {advice}")
     for _, items in run.groups():
         for place, name in items:
@@ -203,7 +206,7 @@ def check_other_shards(run: Run) -> None:
     if run.shard[1] == 1:
         return
     for path in sorted(run.out.glob(LOG_PATTERN)):
-        if path == log_path(run.out, run.shard):
+        if path == log_path(run.out, run.shard) or not names_output(path):
             continue
         last = deque(read_lines(path, Record), 1)
         if last and last[0].layout != run.settings.layout:
@@ -230,10 +233,11 @@ def check_sheet_name(path: Path) -> None:
     """Check that a contact sheet is a PNG file.
 
     Raises:
-        OutputError: its name ends otherwise, or is a folder's.
+        ArgumentError: its name ends otherwise.
+        OutputError: it is a folder's.
     """
     if path.suffix.lower() != ".png":
-        raise OutputError(f"the contact sheet is a PNG; {printable(path)} should end in .png")
+        raise ArgumentError(f"the contact sheet is a PNG; {printable(path)} should end in .png")
     if path.is_dir():
         raise OutputError(f"{printable(path)} is a folder; expected a file name for the contact sheet")
 
@@ -263,7 +267,8 @@ def check_sheet_path(run: Run, writer: Writer) -> Path | None:
     """Return the path of the contact sheet if one is asked for, once it is sure to hit no mask and no output.
 
     Raises:
-        OutputError: it would, or is no PNG file.
+        OutputError: it would.
+        ArgumentError: it is no PNG file.
     """
     if run.options.contact_sheet is None:
         return None

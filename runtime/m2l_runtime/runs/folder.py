@@ -14,10 +14,11 @@ from typing import Final
 import numpy as np
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import check_workers
 from m2l_runtime._utils.text import utf8
 from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, Conditions, rounded
-from m2l_runtime.errors import InputError, MaskFileError
+from m2l_runtime.errors import ArgumentError, MaskFileError
 from m2l_runtime.masks.mask_file import MaskFile
 from m2l_runtime.masks.mask_folder import mask_set
 from m2l_runtime.masks.mask_set import MaskSet
@@ -56,6 +57,7 @@ MAX_MESSAGES: Final = 1000
 """Messages about bad masks that a summary keeps; all of them are in the log."""
 
 
+@check_types()
 @dataclass(frozen=True)
 class RunCallbacks:
     """Follow a run, and stop it. All are called on the thread that called :func:`synthesize_folder`.
@@ -127,6 +129,7 @@ class Summary:
         return self.image_count / self.engine_seconds if self.engine_seconds else 0.0
 
 
+@check_types()
 def synthesize_folder(
     masks: str | os.PathLike[str] | MaskSet,
     out: str | os.PathLike[str],
@@ -179,7 +182,7 @@ def synthesize_folder(
     """
     options = options or OutputOptions()
     if not 1 <= shard[0] <= shard[1]:
-        raise InputError(f"a shard is I/N with I from 1 to N, got {shard[0]}/{shard[1]}")
+        raise ArgumentError(f"a shard is I/N with I from 1 to N, got {shard[0]}/{shard[1]}")
     check_workers(workers)
     conditions = Conditions(synthesizer.extra, seed, appearance, samples)
     sampled_masks, target = sampled(mask_set(masks), samples), Path(out)
@@ -225,7 +228,7 @@ def _make_folder(job: _Job, resume: bool, overwrite: bool) -> Summary:
     check_collisions(run)
     sheet_path = check_sheet_path(run, writer)
     if resume and overwrite:
-        raise InputError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
+        raise ArgumentError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
     if not resume and not overwrite:
         check_empty(run, writer)
     atomic.make_folder(root)

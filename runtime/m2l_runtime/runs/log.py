@@ -89,6 +89,29 @@ def log_path(out: Path, shard: tuple[int, int]) -> Path:
     return out / LOG_NAME.format(shard="" if shard[1] == 1 else f"-{shard[0]}-of-{shard[1]}")
 
 
+def names_output(path: Path) -> bool:
+    """Tell whether a log names a file that was written. A log of a run that made nothing does not.
+
+    Of a line that no log of this version has, True: it is not known what it says. A last line that was cut off counts
+    for nothing.
+
+    Raises:
+        InputError: the log cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    if msgspec.json.decode(line, type=Record).outputs:
+                        return True
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    if line.endswith(b"\n"):
+                        return True
+    except OSError as error:
+        raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+    return False
+
+
 class LogIndex:
     """Find the last line about each mask in the logs of an output folder. It takes 16 bytes a mask.
 
@@ -167,11 +190,11 @@ class LogIndex:
         return msgspec.json.decode(line, type=Record)
 
     def other_bundle(self, place: int, bundle_sha256: str) -> str | None:
-        """Return the SHA-256 of the bundle in the last line about a mask, if it is not the one given."""
+        """Return the SHA-256 of the bundle that made the image of a mask, if it is not the one given."""
         if self._offsets[place] == _NO_LINE or self._bundles[place] == self._bundle_numbers.get(bundle_sha256):
             return None
         record = self.get(place)
-        return None if record is None else record.bundle_sha256
+        return None if record is None or record.problem is not None else record.bundle_sha256
 
     def close(self) -> None:
         """Close the logs."""

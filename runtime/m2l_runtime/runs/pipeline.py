@@ -20,6 +20,7 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 from PIL import Image as PillowImage
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import check_workers, usable_cpus
 from m2l_runtime._utils.text import stem
 from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, Conditions, stack_conditions
@@ -73,6 +74,7 @@ class Result:
     """float32 (12,) that the generator was given; None where it takes none."""
 
 
+@check_types()
 def iterate_folder(
     masks: str | os.PathLike[str] | MaskSet,
     synthesizer: Synthesizer,

@@ -31,6 +31,8 @@ from m2l_runtime.literals import Norm, Upsample
 from m2l_runtime.masks.mask_file import read_mask
 from m2l_train.models.networks import UnetGenerator, UnetSpec
 
+pytestmark = pytest.mark.usefixtures("only_onnxruntime")
+
 CHECKPOINTS = [
     pytest.param(TINY / "tiny_net_G.pth", id="tiny"),
     pytest.param(
@@ -314,10 +316,12 @@ def inverted(to: Builder, factors: Value) -> Value:
 def test_dropout__a_graph_that_drops_elsewhere_does_not_pass_the_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[Builder, Value], Value]
 ) -> None:
+    torch.save(network(UnetSpec(6, 4, 3, 3, "instance")).float().state_dict(), tmp_path / "latest_net_G.pth")
+    export_checkpoint(tmp_path / "latest_net_G.pth", tmp_path / "right", ExportOptions(stochastic=True))
     factors = onnx_writer._dropout_factors
     monkeypatch.setattr(onnx_writer, "_dropout_factors", lambda to, packed: wrong(to, factors(to, packed)))
     with pytest.raises(ParityError, match="nothing was written"):
-        export_checkpoint(TINY / "tiny_net_G.pth", tmp_path / "b", ExportOptions(stochastic=True))
+        export_checkpoint(tmp_path / "latest_net_G.pth", tmp_path / "b", ExportOptions(stochastic=True))
 
 
 def test_dropout__the_command_line(tmp_path: Path, m2l: CommandLine) -> None:

@@ -28,6 +28,8 @@ from m2l_runtime.errors import CheckpointError
 from m2l_runtime.literals import Norm, Upsample
 from m2l_train.models.networks import UnetGenerator, UnetSpec
 
+pytestmark = pytest.mark.usefixtures("only_onnxruntime")
+
 SPEC = UnetSpec(6, 16, 3, 3, "instance")
 
 

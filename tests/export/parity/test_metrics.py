@@ -70,7 +70,7 @@ GOOD = Fidelity(
         ({"mean_psnr_db": 39.99}, "mean PSNR 39.99 dB (limit 40)"),
         ({"worst_psnr_db": 35.5}, "worst PSNR (image 4) 35.50 dB (limit 36)"),
         ({"mean_levels": 2.25}, "mean difference 2.25 levels (limit 2)"),
-        ({"colour_shift_levels": (0.0, 0.0, -1.5)}, "colour shift 1.50 levels (limit 1)"),
+        ({"colour_shift_levels": (0.0, 0.0, -1.5)}, "color shift 1.50 levels (limit 1)"),
         ({"psnr_db": 1.0, "max_levels": 255}, None),
     ],
 )

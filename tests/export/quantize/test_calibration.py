@@ -83,8 +83,8 @@ def test_calibration__a_large_folder(tmp_path: Path) -> None:
         assert numbers == sorted(numbers)
         quarters = np.histogram(numbers, 4, (0, 300))[0]
         assert quarters.min() >= 0.9 * quarters.max()
-    assert describe_calibration(found, is_calibrated=True) == "tuned on 64 masks, judged on 205 others"
-    assert describe_calibration(found, is_calibrated=False) == "judged on 205 masks"
+    assert describe_calibration(found, is_calibrated=True) == "tuned on 64 masks, evaluated on 205 others"
+    assert describe_calibration(found, is_calibrated=False) == "evaluated on 205 masks"
 
 
 def test_calibration__drawn_shapes_make_up_for_what_a_folder_lacks(tmp_path: Path) -> None:
@@ -95,7 +95,9 @@ def test_calibration__drawn_shapes_make_up_for_what_a_folder_lacks(tmp_path: Pat
     assert found.evaluation_mask_count == 100 + ALWAYS
     own = {make_disc(number).tobytes() for number in range(16)}
     assert sum(key in own for key in keys(found.evaluation_inputs["mask"])) == 11
-    assert describe_calibration(found, is_calibrated=True) == "tuned on 5 masks, judged on 105 others, 89 of them drawn"
+    assert (
+        describe_calibration(found, is_calibrated=True) == "tuned on 5 masks, evaluated on 105 others, 89 of them drawn"
+    )
 
 
 def test_calibration__masks_that_are_drawn_by_the_way_are_not_those_tuned_on(tmp_path: Path) -> None:
@@ -155,8 +157,10 @@ def test_calibration__words(tmp_path: Path) -> None:
         for n in open_source("shapes:200", SIDE).names
     }
     assert set(keys(found.calibration_inputs["mask"])) <= drawn
-    assert describe_calibration(found, is_calibrated=True) == "tuned on 64 masks (drawn: shapes), judged on 141 others"
-    assert describe_calibration(read("shapes:40"), is_calibrated=False) == "judged on 105 masks (drawn: shapes)"
+    assert (
+        describe_calibration(found, is_calibrated=True) == "tuned on 64 masks (drawn: shapes), evaluated on 141 others"
+    )
+    assert describe_calibration(read("shapes:40"), is_calibrated=False) == "evaluated on 105 masks (drawn: shapes)"
     assert read("shapes:2000").evaluation_mask_count == 200 + ALWAYS
     folder(tmp_path / "masks", 3)
     source = read(f"deform:40,masks={tmp_path / 'masks'}").source
@@ -193,7 +197,7 @@ def test_calibration__no_folder_no_words(tmp_path: Path) -> None:
         (tmp_path / "empty", "got 0 from"),
         ("shapes:many", "does not say what to draw"),
         ("shapes:3", "got 3 from shapes:3"),
-        ("shapes:200,colour=red", "no setting 'colour=red'"),
+        ("shapes:200,color=red", "no setting 'color=red'"),
         ("new\nline", r"new\\nline does not exist"),
     ):
         with pytest.raises(InputError, match=said):

@@ -27,7 +27,7 @@ from m2l_runtime.backends.trt.build import BuildOptions, Plan, PlanError, _confi
 from m2l_runtime.backends.trt.inspect import ConvolutionType, LayerType
 from m2l_runtime.backends.trt.library import logger
 from m2l_runtime.bundle.schema import TensorSpec
-from m2l_runtime.errors import EngineNotInstalled
+from m2l_runtime.errors import ArgumentError, EngineNotInstalled
 from m2l_runtime.literals import Norm
 from m2l_train.models.networks import UnetGenerator, UnetSpec
 
@@ -249,7 +249,7 @@ def test_build__what_the_parser_does_not_take_is_named() -> None:
             BuildOptions(flavour="tensorrt", compute_capability="8.9", card=GPU),
             "builds for the GPU that is there, of compute capability 9.0; got 8.9: leave it out, or build with ten",
         ),
-        (BuildOptions(compute_capability="8.9", optimization_level=6), "the optimisation level is 0 to 5; got 6"),
+        (BuildOptions(compute_capability="8.9", optimization_level=6), "the optimization level is 0 to 5; got 6"),
         (BuildOptions(batch_sizes=(4, 2, 8)), "from 1 and in order; got 4, 2, 8"),
         (BuildOptions(batch_sizes=(0, 2, 8)), "from 1 and in order; got 0, 2, 8"),
         (BuildOptions(batch_sizes=(1, 2, 4097)), "a call takes at most 4,096 masks; got 4,097"),
@@ -257,7 +257,8 @@ def test_build__what_the_parser_does_not_take_is_named() -> None:
 )
 def test_build__options_that_cannot_be(options: BuildOptions, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.import_module", lambda _: None)
-    with pytest.raises(PlanError, match=said):
+    is_out_of_range = options.optimization_level is not None or options.batch_sizes != BuildOptions.batch_sizes
+    with pytest.raises(ArgumentError if is_out_of_range else PlanError, match=said):
         build_plan(b"", (MASK,), "fp32", options)
 
 

@@ -108,7 +108,7 @@ def test_utils__progress_without_a_terminal_is_a_line_now_and_then(
             now += 0.2
             reporter.advance()
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["250 of 1,000, 5.0 images/s, 0:02:30 to go", "300 of 1,000, 5.0 images/s, 0:02:20 to go"]
+    assert lines == ["250 of 1,000, 5 images/s, 0:02:30 to go", "300 of 1,000, 5 images/s, 0:02:20 to go"]
 
 
 def test_utils__phases_of_a_builder_are_bars_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from m2l_runtime.backends import messages
 from m2l_runtime.backends import onnxruntime as ort_backend
 from m2l_runtime.backends.base import BackendOptions
 from m2l_runtime.backends.registry import BACKENDS, choose_backend
-from m2l_runtime.errors import DeviceUnavailable, EngineError, EngineNotInstalled
+from m2l_runtime.errors import ArgumentError, DeviceUnavailable, EngineError, EngineNotInstalled
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 HAS_CUDA = CUDA in onnxruntime.get_available_providers()
@@ -105,7 +105,7 @@ def test_registry__auto_keeps_to_what_the_bundle_was_made_for(installed: set[str
 def test_registry__what_auto_cannot_take(replay_targets: Path, installed: set[str]) -> None:
     bundle = open_bundle(replay_targets)
     for name in ("auto", "onnxruntime"):
-        with pytest.raises(EngineError, match="there is no precision 'int4'; choose one of fp32, fp16, bf16, int8"):
+        with pytest.raises(ArgumentError, match="there is no precision 'int4'; choose one of fp32, fp16, bf16, int8"):
             choose_backend(bundle, name, BackendOptions(precision="int4"))  # type: ignore[arg-type]
     with pytest.raises(
         EngineError, match="not made for any backend known here in int8, only for onnxruntime in fp32, "
@@ -122,6 +122,25 @@ def test_registry__what_auto_cannot_take(replay_targets: Path, installed: set[st
         EngineNotInstalled, match=r"made for in bf16: pip install '\.\[openvino\]' in a checkout of m2l$"
     ):
         choose_backend(bundle, "auto", BackendOptions(precision="bf16"))
+
+
+def test_choose_backend__a_cpu_is_never_answered_with_a_backend_of_gpus(bundle_copy: Path, installed: set[str]) -> None:
+    add_model_entry(bundle_copy, "onnxruntime", "fp16")
+    add_model_entry(bundle_copy, "tensorrt", "fp16")
+    bundle, options = open_bundle(bundle_copy), BackendOptions(device="cpu", precision="fp16")
+    installed |= {"tensorrt-cu13", "tensorrt"}
+    assert choose_backend(bundle, "auto", options).name == "onnxruntime"  # which says that fp16 is for CUDA
+    with pytest.raises(DeviceUnavailable, match="fp16 is for CUDA"):
+        Synthesizer.open(bundle, device="cpu", precision="fp16")
+
+
+def test_choose_backend__a_bundle_of_plans_alone_names_the_device(bundle_copy: Path, installed: set[str]) -> None:
+    add_model_entry(bundle_copy, "tensorrt", "fp16")
+    message = (
+        "in fp16 the bundle was made for tensorrt, which runs on NVIDIA GPUs alone; choose device cuda, or another"
+    )
+    with pytest.raises(DeviceUnavailable, match=message):
+        Synthesizer.open(bundle_copy, device="cpu", precision="fp16")
 
 
 def test_registry__a_bundle_for_engines_unknown_here(bundle_copy: Path) -> None:

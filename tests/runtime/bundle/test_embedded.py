@@ -1,4 +1,4 @@
-"""The model inside the package: lesions where the masks are, and colours as they are asked for."""
+"""The model inside the package: lesions where the masks are, and colors as they are asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def examples(synth: Synthesizer) -> Array:
     return np.stack([read_mask(embedded.EXAMPLE_MASKS / name, synth.image_size).mask for name in found.names])
 
 
-def test_embedded__colours_are_those_that_were_asked_for() -> None:
+def test_embedded__colors_are_those_that_were_asked_for() -> None:
     with Synthesizer.open(streams=None) as synth:
         masks = examples(synth)
         table = synth.bundle.read_appearances()

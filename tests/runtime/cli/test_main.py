@@ -106,11 +106,6 @@ def test_main__names_with_anything_in_them(m2l: CommandLine, tmp_path: Path) -> 
         (("synth", "{tmp}/masks", "{tmp}/masks/out"), "is inside"),
         (("synth", "{tmp}/masks", "{tmp}/out", "--bundle", "{tmp}/absent"), "does not exist; a bundle is the folder"),
         (("synth", "{tmp}/masks", "{tmp}/out", "--bundle", "{tmp}/masks"), "has no manifest.json"),
-        (("synth", "{tmp}/masks", "{tmp}/out", "--backend", "caffe"), "choose one of auto"),
-        (("synth", "{tmp}/masks", "{tmp}/out", "--device", "tpu"), "choose auto, cpu, cuda"),
-        (("synth", "{tmp}/masks", "{tmp}/out", "--batch-size", "0"), "between 1 and 4096, got 0"),
-        (("synth", "{tmp}/masks", "{tmp}/out", "--threads", "0"), "between 1 and 4096, got 0"),
-        (("synth", "{tmp}/masks", "{tmp}/out", "--contact-sheet", "{tmp}/s.jpg"), "should end in .png"),
         (("inspect", "{tmp}/absent"), "does not exist"),
         (("verify", "{tmp}/absent"), "does not exist"),
     ],
@@ -156,10 +151,51 @@ def test_main__what_we_did_not_expect_is_still_no_traceback(
     assert "Traceback" not in outcome.err
 
 
-def test_main__wrong_usage_is_status_two(m2l: CommandLine) -> None:
-    assert m2l("synth").code == 2
-    assert m2l("dance").code == 2
-    assert m2l("synth", "a", "b", "--nonsense").code == 2
+USAGE = [
+    (("synth",), "Missing argument"),
+    (("dance",), "No such command"),
+    (("synth", "masks", "out", "--nonsense"), "No such option"),
+    (("synth", "masks", "out", "--batch-size", "many"), "Invalid value for '--batch-size'"),
+    (("synth", "masks", "out", "--precision", "fp7"), "fp7"),
+    (("synth", "masks", "out", "--backend", "caffe"), "choose one of auto"),
+    (("synth", "masks", "out", "--device", "tpu"), "choose auto, cpu, cuda"),
+    (("synth", "masks", "out", "--batch-size", "0"), "between 1 and 4096, got 0"),
+    (("synth", "masks", "out", "--threads", "0"), "between 1 and 4096, got 0"),
+    (("synth", "masks", "out", "--shard", "3/2"), "I from 1 to N"),
+    (("synth", "masks", "out", "--quality", "0", "--format", "jpeg"), "quality must be between 1 and 100"),
+    (("synth", "masks", "out", "--quality", "9"), "--quality has no effect on png"),
+    (("synth", "masks", "out", "--seed", "-1"), "seed must be at least 0"),
+    (("synth", "masks", "out", "--samples", "0"), "samples of each mask must be between 1"),
+    (("synth", "masks", "out", "--workers", "0"), "workers must be between 1"),
+    (("synth", "masks", "out", "--resume", "--overwrite"), "choose one"),
+    (("synth", "masks", "out", "--appearance", "lesion_X=3"), "no 'lesion_X'"),
+    (("synth", "masks", "out", "--appearance", "lesion_L=300"), "lesion_L must be between 0 and 100"),
+    (("synth", "masks", "out", "--contact-sheet", "sheet.jpg"), "should end in .png"),
+    (("synth", "shapes:0", "out"), "number of masks must be between 1"),
+    (("synth", "shapes:3,kinds=cube", "out"), "no kind of shape 'cube'"),
+    (("synth", "shapes:many", "out"), "does not say what to draw"),
+    (("masks", "shapes", "out", "--count", "0"), "number of masks must be between 1"),
+    (("masks", "shapes", "out", "--kinds", "cube"), "no kind of shape 'cube'"),
+    (("bench", "--batch-size", "0"), "batch size must be between 1"),
+    (("bench", "--plot", "speed.jpg"), "should end in .png"),
+]
+"""Lines that are wrong whatever files there are, and what is said of them."""
+
+
+@pytest.mark.parametrize(("arguments", "message"), USAGE, ids=[" ".join(line) for line, _ in USAGE])
+def test_main__a_line_that_is_wrong_is_status_two(
+    m2l: CommandLine,
+    masks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = m2l(*arguments)
+    assert outcome.code == 2
+    assert message in " ".join(outcome.err.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_main__version(m2l: CommandLine) -> None:

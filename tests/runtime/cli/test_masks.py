@@ -136,7 +136,7 @@ def test_masks__pca_learns_and_draws(m2l: CommandLine, tmp_path: Path, masks: Pa
     done = m2l("masks", "pca", "--model", model, tmp_path / "any", "--random", "--count", 4, "--size", 64)
     assert (done.code, len(contents(tmp_path / "any"))) == (0, 5)
     beyond = m2l("masks", "pca", "--model", model, tmp_path / "no", "--component", 40)
-    assert (beyond.code, "expected from 1 to" in beyond.err) == (1, True)
+    assert (beyond.code, "expected from 1 to" in beyond.err) == (2, True)
     both = m2l("masks", "pca", "--model", model, tmp_path / "no", "--component", 1, "--random")
     assert both.code == 2
     assert not (tmp_path / "no").exists()
@@ -227,7 +227,7 @@ def test_masks__iterate_over_drawn_masks(tiny_synth: Synthesizer, tmp_path: Path
     ("text", "message"),
     [
         ("shapes:0", "number of masks must be between 1"),
-        ("shapes:3,colour=red", "shapes has no setting 'colour=red'; expected some of kinds, size"),
+        ("shapes:3,color=red", "shapes has no setting 'color=red'; expected some of kinds, size"),
         ("shapes:3,seed=x", "shapes: seed must be a number, got 'x'"),
         ("shapes:3,kinds=cube", "no kind of shape 'cube'"),
         ("deform:3", "deform needs masks to deform"),

@@ -28,8 +28,8 @@ def test_appearance__lab_is_that_of_scikit_image() -> None:
         ((0, 0, 255), (32.30, 79.19, -107.86)),
     ],
 )
-def test_appearance__colours_that_tables_list(rgb: tuple[int, int, int], expected: tuple[float, float, float]) -> None:
-    """Lindbloom's CIE colour calculator and others: sRGB primaries under D65."""
+def test_appearance__colors_that_tables_list(rgb: tuple[int, int, int], expected: tuple[float, float, float]) -> None:
+    """Lindbloom's CIE color calculator and others: sRGB primaries under D65."""
     np.testing.assert_allclose(lab(np.array(rgb, np.uint8)), expected, atol=0.02)
 
 

@@ -19,7 +19,7 @@ SIZE = (64, 64)
 
 
 def photograph(mask: Array) -> Array:
-    """Of two colours with some noise, dark where the mask is."""
+    """Of two colors with some noise, dark where the mask is."""
     noise = np.random.default_rng(4).integers(-6, 7, (*mask.shape, 3))
     colors = np.where(mask[..., None] > 127, [100, 70, 60], [210, 170, 160])
     return (colors + noise).astype(np.uint8)
@@ -132,7 +132,7 @@ def test_appearance_query__photographs_and_masks_that_are_refused(tmp_path: Path
         resolve_appearance_query(str(bad), SIZE)
     with pytest.raises(PictureFileError, match=r"absent\.jpg: cannot be read"):
         resolve_appearance_query(str(tmp_path / "absent.jpg"), SIZE)
-    with pytest.raises(PictureFileError, match=r"wide\.png: has the colour mode I;16"):
+    with pytest.raises(PictureFileError, match=r"wide\.png: has the color mode I;16"):
         resolve_appearance_query(str(save(tmp_path / "wide.png", np.zeros((8, 8), np.uint16))), SIZE)
     with pytest.raises(InputError, match=r"tall\.png: is 64 x 80 pixels, its photograph 64 x 64"):
         resolve_appearance_query(str(good), SIZE, save(tmp_path / "tall.png", np.vstack([disc(64), disc(64)[:16]])))

@@ -73,7 +73,7 @@ def test_mask_file__wide_tiff(tmp_path: Path, dtype: type) -> None:
     same_disc(save(tmp_path / "mask.tif", INSIDE.astype(dtype)))
 
 
-def test_mask_file__a_palette_of_any_two_colours(tmp_path: Path) -> None:
+def test_mask_file__a_palette_of_any_two_colors(tmp_path: Path) -> None:
     same_disc(palette(tmp_path / "voc.png", [0, 0, 0, 128, 0, 0]))
     same_disc(palette(tmp_path / "grey.png", [10, 10, 10, 200, 200, 200]))
 
@@ -96,7 +96,7 @@ def test_mask_file__transparent_is_background(
     same_disc(save(tmp_path / "mask.png", rgba(inside, outside)))
 
 
-def test_mask_file__rgb_of_two_colours(tmp_path: Path) -> None:
+def test_mask_file__rgb_of_two_colors(tmp_path: Path) -> None:
     same_disc(save(tmp_path / "mask.png", rgba((255, 255, 0), (0, 0, 90))))
 
 
@@ -218,12 +218,12 @@ def test_mask_file__truncated_files(tmp_path: Path, suffix: str, share: float) -
     [
         (PHOTOGRAPH, r"looks like a photograph: \d+ grey levels, \d+ % of pixels neither black nor white"),
         (COLUMNS, r"looks like a photograph: 256 grey levels, 88 % of pixels"),
-        (np.where((COLUMNS > 250)[:, :, None], np.uint8(255), rgba((255, 0, 0), (0, 0, 0))), "is coloured"),
+        (np.where((COLUMNS > 250)[:, :, None], np.uint8(255), rgba((255, 0, 0), (0, 0, 0))), "is colored"),
         (DISC // 255 + 2 * (COLUMNS > 200).astype(np.uint8), "class labels"),
         (np.where(INSIDE, np.float32("nan"), np.float32(0)), "undefined"),
         (np.where(INSIDE, np.float32(-1), np.float32(0)), "from -1 to 0"),
     ],
-    ids=["photograph", "gradient", "three colours", "labels", "nan", "negative"],
+    ids=["photograph", "gradient", "three colors", "labels", "nan", "negative"],
 )
 def test_mask_file__pictures_that_are_no_masks(tmp_path: Path, array: np.ndarray, message: str) -> None:
     path = save(tmp_path / ("mask.tif" if array.dtype == np.float32 else "mask.png"), array)

@@ -331,11 +331,11 @@ def test_appearance_and_samples__the_command_line_warns_and_refuses(
 
     assert "skin_a -120 is far from all that the network was trained with" in synth("--appearance", "skin_a=-120").err
     for options, status, message in (
-        (("--appearance", "skin=1"), 1, "appearances have no 'skin'; expected some of lesion_L"),
+        (("--appearance", "skin=1"), 2, "appearances have no 'skin'; expected some of lesion_L"),
         (("--appearance", tmp_path / "none.jpg"), 1, "none.jpg: cannot be read"),
         (("--appearance-mask", masks / "a.png"), 2, "goes with --appearance FILE"),
-        (("--samples", 0), 1, "must be between 1 and"),
-        (("--seed", 1 << 64), 1, "below 2^64"),
+        (("--samples", 0), 2, "must be between 1 and"),
+        (("--seed", 1 << 64), 2, "below 2^64"),
     ):
         outcome = synth(*options)
         assert outcome.code == status
@@ -373,7 +373,7 @@ def test_appearance_and_samples__inspect_and_verify(bundle: Bundle, m2l: Command
     text = m2l("inspect", bundle.path).out
     column = table()[:, 0].astype(float)
     for words in (
-        "appearance: float32, 12 (colours",
+        "appearance: float32, 12 (colors",
         "dropout_bits: uint8, 12 (which features",
         "of 60 training images",
         f"lesion_L {column.mean():.1f} ± {column.std():.1f}",

@@ -11,7 +11,7 @@ from PIL import Image
 from support import TINY_BUNDLE, disc, save
 
 from m2l_runtime import Synthesizer, open_bundle
-from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_runtime.masks.mask_folder import find_masks
 from m2l_runtime.output.options import OutputOptions
 from m2l_runtime.runs.folder import RunCallbacks, synthesize_folder
@@ -193,6 +193,6 @@ def test_folder__a_contact_sheet_may_not_hit_an_image_or_a_mask(
     for sheet, message in ((tmp_path / "out" / "one.png", "would overwrite"), (masks / "new.png", "for a mask")):
         with pytest.raises(OutputError, match=message):
             synthesize_folder(masks, tmp_path / "out", tiny_synth, OutputOptions(contact_sheet=sheet))
-    with pytest.raises(OutputError, match=r"should end in \.png"):
+    with pytest.raises(ArgumentError, match=r"should end in \.png"):
         synthesize_folder(masks, tmp_path / "out", tiny_synth, OutputOptions(contact_sheet=tmp_path / "sheet.jpg"))
     assert not (tmp_path / "out").exists()

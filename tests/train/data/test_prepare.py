@@ -111,8 +111,9 @@ def test_prepare__nothing_that_pairs_is_an_error(source: Path, tmp_path: Path, m
         prepare(tmp_path / "absent", source, tmp_path / "data")
     for path in source.glob("*.jpg"):
         path.write_bytes(b"no")
-    with pytest.raises(InputError, match="none of the 20 pairs can be used; the first: .*ISIC_0000000.jpg"):
-        prepare(source, source, tmp_path / "data")
+    for _ in range(2):  # what made nothing does not block
+        with pytest.raises(InputError, match="none of the 20 pairs can be used; the first: .*ISIC_0000000.jpg"):
+            prepare(source, source, tmp_path / "data")
 
 
 def test_prepare__splits_depend_on_names_and_seed_alone(source: Path, tmp_path: Path) -> None:
@@ -376,15 +377,15 @@ def test_prepare__a_split_file_of_absurd_fields(source: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": "286"}, "the size must be a whole number, got '286'"),
-        ({"size": 286.0}, "the size must be a whole number, got 286.0"),
-        ({"seed": True}, "the seed must be a whole number, got True"),
+        ({"size": "286"}, "size must be a whole number, got '286'"),
+        ({"size": 286.0}, "size must be a whole number, got 286.0"),
+        ({"seed": True}, "seed must be a whole number, got True"),
         ({"seed": 1 << 64}, "the seed must be between 0 and 9223372036854775807, got 18446744073709551616"),
         ({"splits": {"train": "1"}}, "the share of split 'train' must be a number, got '1'"),
         ({"splits": {5: 1.0}}, "the name of a split must be a string, got 5"),
-        ({"split_file": 5}, "the split file must be a path without NUL, got 5"),
+        ({"split_file": 5}, "split_file must be a text, a path or None, got 5"),
         ({"split_file": "a\0b"}, "the split file must be a path without NUL"),
-        ({"splits": None}, "splits must be a mapping of names to shares, got None"),
+        ({"splits": None}, "splits must be a mapping, got None"),
     ],
 )
 def test_prepare__values_of_other_types(options: dict[str, Any], message: str) -> None:

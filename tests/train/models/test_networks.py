@@ -160,7 +160,7 @@ def test_networks__several_discriminators_judge_at_half_the_side_each() -> None:
 
 
 def test_networks__detail_is_what_a_blur_takes_away() -> None:
-    """The impulse response by hand; a flat colour has no detail, not even at its frame; grey has none of colour."""
+    """The impulse response by hand; a flat color has no detail, not even at its frame; grey has none of color."""
     flat = torch.tensor([0.3, -0.5, 0.9], dtype=torch.float64).view(1, 3, 1, 1).expand(1, 3, 9, 9)
     torch.testing.assert_close(detail(flat), torch.zeros_like(flat))
 

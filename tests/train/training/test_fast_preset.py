@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from command_line import CommandLine
+from preloaded import M2L, PreloadedProcess
 from support import TINY, slow
 from synthetic_data import data_folder
 from torch import Tensor
@@ -50,7 +48,7 @@ def state(run: Path) -> dict[str, Any]:
     return found
 
 
-def test_fast_preset__colours_on_the_device_are_those_of_the_runtime() -> None:
+def test_fast_preset__colors_on_the_device_are_those_of_the_runtime() -> None:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (5, 32, 24, 3), dtype=np.uint8)
     images[1] = (images[1] // 16) + 200  # hardly any spread
@@ -309,26 +307,20 @@ with process_group(torch.device("cpu")) as processes:
 """
 
 
-def in_processes(count: int, *command: object) -> list[subprocess.CompletedProcess[str]]:
-    """The same command in several processes that know of one another as torchrun would tell them."""
+def in_processes(count: int, code: str, *arguments: object) -> list[PreloadedProcess]:
+    """The same program in several processes that know of one another as torchrun would tell them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     started = [
-        subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            env=os.environ | {k: str(v) for k, v in (shared | {"RANK": n, "LOCAL_RANK": n}).items()},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for n in range(count)
+        PreloadedProcess(code, *arguments, environment=shared | {"RANK": n, "LOCAL_RANK": n}) for n in range(count)
     ]
-    done = [(p, *p.communicate(timeout=300)) for p in started]
-    if any(p.returncode == -signal.SIGABRT and "without an active exception" in err for p, _, err in done):
-        return in_processes(count, *command)  # a thread of gloo that outlives the interpreter, now and then
-    return [subprocess.CompletedProcess(p.args, p.returncode, out, err) for p, out, err in done]
+    for process in started:
+        process.wait()
+    if any(p.wait() == -signal.SIGABRT and "without an active exception" in p.stderr for p in started):
+        return in_processes(count, code, *arguments)  # a thread of gloo that outlives the interpreter, now and then
+    return started
 
 
 def test_fast_preset__two_processes_average_to_the_gradients_of_one_with_the_doubled_batch(tmp_path: Path) -> None:
@@ -336,10 +328,9 @@ def test_fast_preset__two_processes_average_to_the_gradients_of_one_with_the_dou
         masks = np.concatenate([found[f"step{s}/mask"] for s in range(2)])
         images = np.concatenate([found[f"step{s}/image"] for s in range(2)])
     np.savez(tmp_path / "data.npz", mask=masks, image=images)
-    (tmp_path / "step.py").write_text(STEP)
     for count in (1, 2):
-        for done in in_processes(count, tmp_path / "step.py", tmp_path / "data.npz", tmp_path / f"{count}.npz"):
-            assert done.returncode == 0, done.stderr
+        for done in in_processes(count, STEP, tmp_path / "data.npz", tmp_path / f"{count}.npz"):
+            assert done.wait() == 0, done.stderr
     with np.load(tmp_path / "1.npz") as one, np.load(tmp_path / "2.npz") as two:
         np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-5)
         compared = 0
@@ -355,17 +346,13 @@ def test_fast_preset__two_processes_average_to_the_gradients_of_one_with_the_dou
         assert compared >= 16 + 5, "all weights of both networks"
 
 
-MAIN = "from m2l_runtime.cli.main import main; main()"
-
-
 def test_fast_preset__a_run_of_two_processes_is_a_run(tmp_path: Path) -> None:
     """One writes; what they trained is what one process trains on whole batches, within rounding; one can go on."""
     data = data_folder(tmp_path / "data", 5)
     options = ("--preset", "fast", "--image-size", 128, "--ngf", 2, "--ndf", 2, "--batch-size", 2, "--no-compile")
     more = ("--no-bf16", "--threads", 1, "--device", "cpu", "--n-epochs", 1, "--n-epochs-decay", 0)
-    (tmp_path / "main.py").write_text(MAIN)
-    two = in_processes(2, tmp_path / "main.py", "train", data, tmp_path / "two", *options, *more)
-    assert [done.returncode for done in two] == [0, 0], [done.stderr for done in two]
+    two = in_processes(2, M2L, "train", data, tmp_path / "two", *options, *more)
+    assert [done.wait() for done in two] == [0, 0], [done.stderr for done in two]
     assert two[1].stdout == "", "the second process says nothing"
     found = state(tmp_path / "two")
     assert found["step"] == 2, "the odd pair at the end is left out"
@@ -401,10 +388,9 @@ def test_fast_preset__what_several_processes_cannot_do(
     tmp_path: Path, options: tuple[object, ...], message: str
 ) -> None:
     data = data_folder(tmp_path / "data", 3)
-    (tmp_path / "main.py").write_text(MAIN)
     small = ("--preset", "fast", "--image-size", 128, "--ngf", 2, "--ndf", 2, "--no-compile", "--device", "cpu")
-    for done in in_processes(2, tmp_path / "main.py", "train", data, tmp_path / "run", *small, *options):
-        assert done.returncode == 1
+    for done in in_processes(2, M2L, "train", data, tmp_path / "run", *small, *options):
+        assert done.wait() == 1
         assert message in done.stderr
         assert "Traceback" not in done.stderr
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from command_line import CommandLine
 from PIL import Image
+from preloaded import PreloadedProcess
 from support import disc, slow
 from synthetic_data import data_folder, photograph
 
@@ -141,8 +142,7 @@ def test_stop_and_resume__a_kill_between_the_files_of_a_save_leaves_nothing_behi
     run, whole = tmp_path / "run", tmp_path / "whole"
     go(data, whole, save_epochs=1)
     more = (*OPTIONS, "--save-epochs", 1, "--no-tensorboard")
-    command = [sys.executable, "-c", KILLER, kill_at, "train", data, run, *more]
-    assert subprocess.run(list(map(str, command)), capture_output=True, check=False).returncode == -signal.SIGKILL
+    assert PreloadedProcess(KILLER, kill_at, "train", data, run, *more).wait() == -signal.SIGKILL
     assert list(run.rglob(".m2l-train-*.partial"))
     go(data, run, None, resume=True, save_epochs=1)
     assert without_what_varies(run) == without_what_varies(whole)
@@ -340,6 +340,24 @@ def test_train__stopped_before_its_first_step_can_be_resumed(data: Path, tmp_pat
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.parametrize("limit", [{"max_steps": 3}, {"max_steps": 2}, {"max_minutes": 0}])
+def test_train__a_limit_that_is_reached_already_takes_no_step(
+    data: Path, tmp_path: Path, m2l: CommandLine, limit: dict[str, int]
+) -> None:
+    run, (name, value) = tmp_path / "run", next(iter(limit.items()))
+    for step in (3, 5):  # after an epoch, and within one
+        go(data, run, None if step == 5 else CONFIG, resume=step == 5, max_steps=step)
+        weights = (run / "latest_net_G.pth").read_bytes()
+        outcome = m2l("train", data, run, "--resume", f"--{name.replace('_', '-')}", value, "--no-tensorboard")
+        assert outcome.code == 0, outcome.err
+        assert f"{step} steps, epoch 2 of 2" in outcome.out
+        assert "no step in this call" in outcome.out
+        assert (run / "latest_net_G.pth").read_bytes() == weights
+    assert go(data, run, None, resume=True).is_complete
+    report = go(data, run, None, resume=True, **limit)
+    assert (report.was_complete, report.step) == (True, 6)
+
+
 def test_stop_and_resume__a_limit_of_all_steps_ends_the_run(data: Path, tmp_path: Path) -> None:
     report = go(data, tmp_path / "run", max_steps=6)
     assert (report.is_complete, report.epoch, report.val_l1_levels is not None) == (True, 2, True)
@@ -421,19 +439,22 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
     ({"batch_size": 1.5}, "batch_size must be a whole number"),
     ({"ngf": True}, "ngf must be a whole number, got True"),
-    ({"image_size": "128"}, "image_size must be a whole number, got '128'"),
+    ({"image_size": "128"}, "image_size must be one of 128, 256, 512, got '128'"),
     ({"load_size": 143.0}, "load_size must be a whole number"),
     ({"lr": "fast"}, "lr must be a number, got 'fast'"),
     ({"beta1": False}, "beta1 must be a number, got False"),
     ({"lambda_l1": float("nan")}, "lambda_l1 must be a finite number, got nan"),
     ({"lambda_l1": 10**400}, "lambda_l1 must be a finite number"),
-    ({"norm": ["batch"]}, "norm must be a text"),
-    ({"mirror": -1}, "mirror must be between 0"),
-    ({"mirror": 286}, r"mirror must be less than the side that pictures are resized to \(286\), got 286"),
+    ({"norm": ["batch"]}, "norm must be one of instance, batch, none, got "),
+    ({"mirror": -1}, r"mirror \(--reflect-pad\) must be between 0"),
+    (
+        {"mirror": 286},
+        r"mirror \(--reflect-pad\) must be less than the side that pictures are resized to \(286\), got 286",
+    ),
     ({"detail": 1}, "detail must be True or False, got 1"),
-    ({"discriminators": 0}, "discriminators must be between 1"),
+    ({"discriminators": 0}, r"discriminators \(--num-discriminators\) must be between 1"),
     ({"discriminators": 5}, r"at most 4 for images of 256 pixels \(the last one sees at least 32\), got 5"),
-    ({"l1_cell": 3}, r"l1_cell must divide image_size \(256\), got 3"),
+    ({"l1_cell": 3}, r"l1_cell \(--l1-pool\) must divide image_size \(256\), got 3"),
     ({"seed": 2**64}, f"seed must be between 0 and 2147483648, got {2**64}"),
 ]
 
@@ -457,10 +478,10 @@ def test_stop_and_resume__numbers_of_numpy_are_numbers(data: Path, tmp_path: Pat
     ("options", "message"),
     [
         ({"config": {"ngf": 2}}, "config must be a TrainConfig or None"),
-        ({"threads": "2"}, "threads must be a whole number, got '2'"),
+        ({"threads": "2"}, "threads must be a whole number or None, got '2'"),
         ({"threads": 100_000}, "threads must be between 1 and 1024, got 100000"),
         ({"workers": 1025}, "workers must be between 1 and 1024"),
-        ({"device": 0}, "device must be one of .*, got 0"),
+        ({"device": 0}, "device must be a text, got 0"),
         ({"max_steps": True}, "max_steps must be a whole number"),
         ({"max_minutes": "1"}, "max_minutes must be a number"),
         ({"save_minutes": -1}, "save_minutes must be between 0 and 1000000000, got -1"),

@@ -19,6 +19,7 @@ import pytest
 import torch
 from command_line import CommandLine
 from PIL import Image
+from preloaded import M2L, PreloadedProcess
 from support import TINY, slow
 from synthetic_data import data_folder
 
@@ -28,10 +29,10 @@ from m2l_train.config_file import from_json, to_json
 from m2l_train.models import losses
 from m2l_train.models.networks import UnetGenerator, UnetSpec
 from m2l_train.models.pix2pix import Pix2Pix
+from m2l_train.training.run_folder import RunFolder
 
 CONFIG = TrainConfig(image_size=128, ngf=2, ndf=2, n_epochs=2, n_epochs_decay=1)
 OPTIONS = ("--image-size", 128, "--ngf", 2, "--ndf", 2, "--n-epochs", 2, "--n-epochs-decay", 1, "--threads", 1)
-PROGRAM = "from m2l_runtime.cli.main import main; main()"
 
 
 @pytest.fixture
@@ -177,18 +178,17 @@ def test_trainer__another_seed_gives_another_run(data: Path, tmp_path: Path) -> 
 
 def test_trainer__it_learns(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data", 8, 2)
-    config = TrainConfig(image_size=128, ngf=8, ndf=8, n_epochs=16, n_epochs_decay=0, lr=1e-3)
-    go(data, tmp_path / "run", config, threads=2)
+    config = TrainConfig(image_size=128, ngf=8, ndf=2, n_epochs=10, n_epochs_decay=0, lr=2e-3)
+    go(data, tmp_path / "run", config)
     levels = [row["val_l1_levels"] for row in metrics(tmp_path / "run") if "val_l1_levels" in row]
     assert levels[-1] < 0.4 * levels[0]
-    grid = np.array(Image.open(tmp_path / "run" / "grids" / "epoch_0016.png")).astype(int)
+    grid = np.array(Image.open(tmp_path / "run" / "grids" / "epoch_0010.png")).astype(int)
     mask, made = grid[:128, :128, 0] > 127, grid[:128, 132:260]
     assert made[~mask].mean() - made[mask].mean() > 60, "the lesion is dark and where the mask is"
 
 
-def start(data: Path, run: Path, *more: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", PROGRAM, "train", data, run, *OPTIONS, "--no-tensorboard", *more]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(data: Path, run: Path, *more: object) -> PreloadedProcess:
+    return PreloadedProcess(M2L, "train", data, run, *OPTIONS, "--no-tensorboard", *more)
 
 
 def wait_until(ready: Callable[[], bool]) -> None:
@@ -281,6 +281,21 @@ def test_trainer__a_loss_that_is_not_finite_stops_and_keeps_the_last_state(
     assert outcome.code == 1
     assert "m2l: error: step 7" in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_train__a_run_that_saved_nothing_blocks_none(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        diverge_at(1, patch)
+        with pytest.raises(Diverged):
+            go(data, run)
+    assert (run / "config.json").exists()
+    assert go(data, run, replace(CONFIG, lr=1e-4), max_steps=1).step == 1
+    assert RunFolder(run).read_config().lr == 1e-4
+    with pytest.raises(OutputError, match="holds a run"):
+        go(data, run)
 
 
 def test_trainer__weights_that_are_not_finite_are_never_saved(
@@ -433,7 +448,7 @@ def test_trainer__every_setting_is_an_option_and_wrong_ones_are_refused(
         (("--max-steps", 0), "max_steps must be between 1 and 1000000000, got 0"),
     ):
         outcome = m2l("train", data, tmp_path / "run", *arguments)
-        assert outcome.code == 1
+        assert outcome.code == 2
         assert message in outcome.err
     assert m2l("train", data, tmp_path / "run", "--preset", "best").code == 2
     if not torch.cuda.is_available():

@@ -60,8 +60,9 @@ def find_pairs(images: str | os.PathLike[str], masks: str | os.PathLike[str]) ->
     """
     image_folder, mask_folder = Path(images), Path(masks)
     for folder in (image_folder, mask_folder):
-        if folder.is_file():
-            raise InputError(f"{printable(folder)} is a file; expected a folder of pictures")
+        if not folder.is_dir():
+            what = "is a file" if folder.is_file() else "does not exist"
+            raise InputError(f"{printable(folder)} {what}; expected a folder of pictures")
     is_one_folder = image_folder.resolve() == mask_folder.resolve()
     by_key: tuple[dict[str, list[str]], dict[str, list[str]]] = ({}, {})
     for kind, folder in enumerate((image_folder, mask_folder)):

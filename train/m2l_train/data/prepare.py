@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable, utf8
-from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_runtime.runs.jsonl import LineWriter, read_lines
 from m2l_runtime.runs.lock import locked
 from m2l_train.data.data_folder import DATASET_FILE
@@ -32,6 +34,7 @@ from m2l_train.data.prepare_tables import fill_report, write_tables
 from m2l_train.data.splits import split_pairs
 
 
+@check_types()
 def prepare(
     images: str | os.PathLike[str],
     masks: str | os.PathLike[str],
@@ -88,9 +91,9 @@ def prepare(
     images, masks = require_path(images, "the folder of photographs"), require_path(masks, "the folder of masks")
     root = require_path(out, "the data folder")
     if resume and overwrite:
-        raise InputError("data is either gone on with (--resume) or written again (--overwrite); choose one")
+        raise ArgumentError("data is either gone on with (--resume) or written again (--overwrite); choose one")
     if workers is not None and (not isinstance(workers, int) or not 1 <= workers <= 1024):
-        raise InputError(f"the number of workers must be a whole number between 1 and 1024, got {workers!r}")
+        raise ArgumentError(f"the number of workers must be a whole number between 1 and 1024, got {workers!r}")
     pairing, report = _find_pairs(images, masks)
     split_of = split_pairs(pairing.pairs, options, report)
     _check_out(root, images, masks, resume, overwrite)
@@ -177,7 +180,7 @@ def _check_out(root: Path, images: Path, masks: Path, resume: bool, overwrite: b
     if root.is_dir() and _holds_something(root):
         if not ((root / LOG).is_file() or (root / SETTINGS).is_file()):
             raise OutputError(f"{printable(root)} holds something that is no prepared data; choose another folder")
-        if not (resume or overwrite):
+        if not (resume or overwrite) and _has_made_something(root):
             raise OutputError(f"{printable(root)} holds prepared data; --resume goes on, --overwrite begins anew")
 
 
@@ -222,6 +225,13 @@ def _holds_something(folder: Path) -> bool:
         _holds_something(entry) if entry.is_dir() and not entry.is_symlink() else not entry.name.startswith(".m2l-")
         for entry in folder.iterdir()
     )
+
+
+def _has_made_something(root: Path) -> bool:
+    """Tell whether a table, or a file that the log names, is there. A call that used no pair leaves none of them."""
+    names = [PAIRS, REPORT, DATASET_FILE]
+    logged = read_lines(root / LOG, Prepared) if (root / LOG).is_file() else ()
+    return any(os.path.lexists(root / name) for name in itertools.chain(names, *(one.outputs for one in logged)))
 
 
 def _earlier(root: Path) -> dict[str, Prepared]:

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable, utf8
 from m2l_runtime.errors import InputError
 from m2l_train.config import check_integer
@@ -26,6 +27,7 @@ MAX_NAMED: Final = 1000
 """Names of each kind in a report; the count is of all."""
 
 
+@check_types()
 @dataclass(frozen=True)
 class PrepareOptions:
     """Hold what `prepare` writes.
@@ -53,8 +55,6 @@ class PrepareOptions:
         for field_name, low, high in (("size", 16, 4096), ("seed", 0, (1 << 63) - 1)):
             number = check_integer(f"the {field_name}", getattr(self, field_name), low, high)
             object.__setattr__(self, field_name, number)
-        if not isinstance(self.splits, Mapping):
-            raise InputError(f"splits must be a mapping of names to shares, got {self.splits!r}")
         if self.split_file is not None:
             object.__setattr__(self, "split_file", require_path(self.split_file, "the split file"))
         for name, share in self.splits.items():

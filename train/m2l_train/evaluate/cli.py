@@ -53,6 +53,12 @@ class EvaluationFlags:
     split: str | None = option_field(None, "Which real pairs.", default="val, or all where there are no splits")
     segmenter: Path | None = option_field(None, "File of m2l evaluate segmenter, for metrics of masks.")
     inception: Path | None = option_field(None, "Inception weights of torch-fidelity, for FID; never downloaded.")
+    no_imagenet: bool = option_field(False, "Compute no ImageNet features, which take a minute or two of CPU.")
+    feature_cache: Path | None = option_field(None, "Folder that keeps the ImageNet features of real images.")
+    encoding: Literal["real", "none"] = option_field(
+        "real", "Encode synthesized images as most real files are (JPEG), or not."
+    )
+    sheet: Path | None = option_field(None, "Also draw the images told apart most surely, to this .png or .jpg file.")
     direction: Literal["AtoB", "BtoA"] = option_field("AtoB", _DIRECTION_HELP)
     out: Path | None = option_field(None, "Also write the result to this JSON file.")
     json: bool = option_field(False, "Print JSON instead of a table.")
@@ -93,7 +99,8 @@ def images(
     Names match as those of masks and photographs do. DATA may also be a folder of photographs alone: then only sets are
     compared.
 
-    Exit status: 0 done, 1 it cannot be done, 2 wrong usage, 130 or 143 stopped by a signal (nothing is written).
+    Exit status: 0 done, 1 it cannot be done, 2 the command line was wrong, 130 or 143 stopped by a signal
+    (nothing is written).
     """
 
     def run(options: EvaluationOptions) -> Evaluation | None:
@@ -122,7 +129,8 @@ def bundle(
 ) -> None:
     """Evaluate a bundle: synthesize from the masks of real pairs, in memory, and compare.
 
-    Exit status: 0 done, 1 it cannot be done, 2 wrong usage, 130 or 143 stopped by a signal (nothing is written).
+    Exit status: 0 done, 1 it cannot be done, 2 the command line was wrong, 130 or 143 stopped by a signal
+    (nothing is written).
     """
 
     def run(options: EvaluationOptions) -> Evaluation | None:
@@ -142,12 +150,18 @@ def _evaluate(run: Callable[[EvaluationOptions], Evaluation | None], flags: Eval
 
     if flags.out is not None:
         atomic.check_new_file(flags.out, overwrite=flags.overwrite)
+    if flags.sheet is not None:
+        atomic.check_new_file(flags.sheet, overwrite=flags.overwrite)
     with Reporter("evaluating") as reporter, StopSignals() as stop:
         evaluation = run(
             EvaluationOptions(
                 split=flags.split,
                 segmenter=flags.segmenter,
                 inception=flags.inception,
+                imagenet=not flags.no_imagenet,
+                feature_cache=flags.feature_cache,
+                encoding=flags.encoding,
+                sheet=flags.sheet,
                 mask_is_left=flags.direction == "AtoB",
                 seed=flags.seed,
                 workers=flags.workers,
@@ -188,7 +202,8 @@ def segmenter(
 ) -> None:
     """Train the small network that finds lesions, which `--segmenter` takes.
 
-    Exit status: 0 done, 1 it cannot be done, 2 wrong usage, 130 or 143 stopped by a signal (nothing is written).
+    Exit status: 0 done, 1 it cannot be done, 2 the command line was wrong, 130 or 143 stopped by a signal
+    (nothing is written).
     """
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter

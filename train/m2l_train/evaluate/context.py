@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,16 @@ from m2l_runtime.types import Images
 from m2l_train.evaluate import sets
 from m2l_train.evaluate.metrics import bootstrap, nearest_neighbors
 from m2l_train.evaluate.metrics.bootstrap import Estimate
-from m2l_train.evaluate.result import Better, Metric, Neighbor, make_metric
+from m2l_train.evaluate.result import Better, Metric, Neighbor, ToldApart, make_metric
 
 if TYPE_CHECKING:
+    from m2l_train.evaluate.efficientnet_lite import ImageNetFeatures
     from m2l_train.evaluate.metrics.inception import Inception
     from m2l_train.evaluate.segmenter import Segmenter
 
 Weights = npt.NDArray[np.float64]
+
+Shared = TypeVar("Shared")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class MetricsResult:
 
     figures: dict[str, Metric] = field(default_factory=dict)
     closest: list[Neighbor] = field(default_factory=list)
+    told_apart: list[ToldApart] = field(default_factory=list)
     wasserstein_per_set: int = 0
     equal_pairs: int = 0
     one_empty: int | None = None
@@ -78,6 +82,7 @@ class ImageCounts:
     is_paired: bool
     has_segmenter: bool
     has_inception: bool
+    has_imagenet: bool
 
     @property
     def in_sets(self) -> int:
@@ -120,6 +125,8 @@ class MetricContext:
         watch: Callable[[int], None],
         segmenter: Segmenter | None = None,
         inception: Inception | None = None,
+        imagenet: ImageNetFeatures | None = None,
+        shared: dict[str, Any] | None = None,
     ) -> None:
         """Draw the resamples.
 
@@ -130,9 +137,12 @@ class MetricContext:
             watch: called with the number of images done; may raise to end the work.
             segmenter: finds lesions; None: metrics that need it are not measured.
             inception: gives Inception features; None: likewise.
+            imagenet: gives ImageNet features; None: likewise.
+            shared: what :meth:`once` keeps, of another context with the same real images; None: nothing yet.
         """
         self.inputs, self.seed, self.workers, self.watch = inputs, seed, workers, watch
-        self.segmenter, self.inception = segmenter, inception
+        self.segmenter, self.inception, self.imagenet = segmenter, inception, imagenet
+        self.shared: dict[str, Any] = {} if shared is None else shared
         self.places = bootstrap.resample_indices(len(inputs.generated), seed, "images")
         self.real_places = (
             self.places if inputs.is_paired else bootstrap.resample_indices(len(inputs.real.images), seed, "real")
@@ -145,6 +155,21 @@ class MetricContext:
             else bootstrap.multiplicities(bootstrap.resample_indices(len(inputs.base.images), seed, "training"))
         )
         self.result = MetricsResult()
+
+    def once(self, name: str, count: int, measure: Callable[[], Shared]) -> Shared:
+        """Return what is measured of real images alone; contexts that share it measure it once.
+
+        Args:
+            name: of what it is.
+            count: the images that `measure` reports to `watch`.
+            measure: called where it has not been measured.
+        """
+        if name in self.shared:
+            self.watch(count)
+        else:
+            self.shared[name] = measure()
+        kept: Shared = self.shared[name]
+        return kept
 
     def add(
         self,

@@ -7,30 +7,36 @@ trained on are the yardstick.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import numpy as np
 
 from m2l_runtime import Synthesizer
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import plural
 from m2l_runtime.errors import EngineNotInstalled, InputError
 from m2l_runtime.types import Image, Mask
 from m2l_train.data.pairing import Pair
 from m2l_train.evaluate import sets
-from m2l_train.evaluate.context import EvaluationInputs, ImageCounts, MetricContext, Training
-from m2l_train.evaluate.inputs import EvaluationData, read_folders, synthesize_with_bundle
+from m2l_train.evaluate.context import EvaluationInputs, ImageCounts, MetricContext, MetricsResult, Training
+from m2l_train.evaluate.inputs import EvaluationData, finisher, read_folders, synthesize_with_bundle
 from m2l_train.evaluate.metrics import nearest_neighbors
 from m2l_train.evaluate.options import EvaluationOptions, EvaluationStopped
 from m2l_train.evaluate.provenance import count_images, parameters_of, provenance_of
 from m2l_train.evaluate.registry import METRIC_GROUPS, measure_metrics
-from m2l_train.evaluate.result import Evaluation
+from m2l_train.evaluate.result import Evaluation, Interval, Metric
 from m2l_train.evaluate.segmenter import Segmenter, load_segmenter
+from m2l_train.evaluate.sheet import write_told_apart
 
 if TYPE_CHECKING:
+    from m2l_train.evaluate.efficientnet_lite import ImageNetFeatures
     from m2l_train.evaluate.metrics.inception import Inception
 
 MAX_TRAINING: Final = 1000
@@ -41,6 +47,16 @@ FEW_IMAGES: Final = 30
 _LISTED: Final = 100
 
 
+@dataclass(frozen=True)
+class _Networks:
+    """Hold the networks that metrics use; None: those metrics are not measured."""
+
+    segmenter: Segmenter | None
+    inception: Inception | None
+    imagenet: ImageNetFeatures | None
+
+
+@check_types()
 def evaluate_images(
     synthetic: str | os.PathLike[str],
     data: str | os.PathLike[str],
@@ -73,6 +89,7 @@ def evaluate_images(
     return _evaluate(chosen, lambda: read_folders(Path(synthetic), Path(data), chosen, [Path(s) for s in samples]))
 
 
+@check_types()
 def evaluate_bundle(
     data: str | os.PathLike[str],
     bundle: str | os.PathLike[str] | None = None,
@@ -120,6 +137,7 @@ def _evaluate(options: EvaluationOptions, gather: Callable[[], EvaluationData]) 
     started = time.monotonic()
     segmenter = None if options.segmenter is None else load_segmenter(options.segmenter)
     inception = None if options.inception is None else _open_inception(options.inception)
+    networks = _Networks(segmenter, inception, _open_imagenet(options))
 
     def watch(count: int) -> None:
         if count:
@@ -130,7 +148,7 @@ def _evaluate(options: EvaluationOptions, gather: Callable[[], EvaluationData]) 
     try:
         evaluation_data = gather()
         watch(0)
-        return _evaluate_data(evaluation_data, options, segmenter, inception, watch, started)
+        return _evaluate_data(evaluation_data, options, networks, watch, started)
     except EvaluationStopped:
         return None
 
@@ -148,11 +166,21 @@ def _open_inception(path: str | os.PathLike[str]) -> Inception:
     return Inception(path)
 
 
+def _open_imagenet(options: EvaluationOptions) -> ImageNetFeatures | None:
+    """Open the network if it is wanted and its weights are installed."""
+    if not options.imagenet:
+        return None
+    from m2l_train.evaluate import efficientnet_lite
+
+    if efficientnet_lite.weights_path() is None:
+        return None
+    return efficientnet_lite.ImageNetFeatures(options.feature_cache)
+
+
 def _evaluate_data(
     evaluation_data: EvaluationData,
     options: EvaluationOptions,
-    segmenter: Segmenter | None,
-    inception: Inception | None,
+    networks: _Networks,
     watch: Callable[[int], None],
     started: float,
 ) -> Evaluation:
@@ -176,14 +204,18 @@ def _evaluate_data(
         len(reference),
         min(len(reference), MAX_TRAINING),
         evaluation_data.files.has_masks,
-        segmenter is not None,
-        inception is not None,
+        networks.segmenter is not None,
+        networks.inception is not None,
+        networks.imagenet is not None,
     )
-    options.on_start(len(reference) + sum(group.cost(counts) for group in METRIC_GROUPS))
+    total = sum(group.cost(counts) for group in METRIC_GROUPS)
+    if evaluation_data.encoding is not None:  # measured twice
+        total = 2 * total + len(evaluation_data.generated) * (1 + len(evaluation_data.samples))
+    options.on_start(len(reference) + total)
     training = None
     if len(reference) >= sets.MIN_IMAGES:
         sets.refuse_synthetic(reference, options.worker_count)
-        training, problems = _read_training(reference, evaluation_data.files, side, options, watch)
+        training, problems = _read_training(reference, evaluation_data, side, options, watch)
         warnings += [f"left out {problem}" for problem in problems]
     inputs = EvaluationInputs(
         evaluation_data.names,
@@ -193,16 +225,20 @@ def _evaluate_data(
         training,
         evaluation_data.samples,
     )
-    context = MetricContext(inputs, options.seed, options.worker_count, watch, segmenter, inception)
-    result = measure_metrics(context)
+    compared, result = _measure(inputs, evaluation_data, options, networks, watch)
+    if options.sheet is not None:
+        write_told_apart(Path(options.sheet), compared, result.told_apart)
     return Evaluation(
         image_size=side,
         compared_with="training images" if training is not None else "evaluated real images",
         figures=result.figures,
         closest=result.closest,
         counts=count_images(evaluation_data, inputs, result),
-        parameters=parameters_of(segmenter),
-        provenance=provenance_of(evaluation_data, inputs, options, segmenter, inception),
+        told_apart=result.told_apart,
+        parameters=parameters_of(networks.segmenter),
+        provenance=provenance_of(
+            evaluation_data, inputs, options, networks.segmenter, networks.inception, networks.imagenet
+        ),
         warnings=warnings,
         unmatched_synthesized=evaluation_data.unmatched_generated[:_LISTED],
         unmatched_real=evaluation_data.unmatched_real[:_LISTED],
@@ -210,8 +246,55 @@ def _evaluate_data(
     )
 
 
+def _measure(
+    inputs: EvaluationInputs,
+    evaluation_data: EvaluationData,
+    options: EvaluationOptions,
+    networks: _Networks,
+    watch: Callable[[int], None],
+) -> tuple[EvaluationInputs, MetricsResult]:
+    """Measure images encoded as the real files are, and as made beside that; return the former and their metrics."""
+    shared: dict[str, Any] = {}
+
+    def measure(images: EvaluationInputs) -> MetricsResult:
+        context = MetricContext(
+            images,
+            options.seed,
+            options.worker_count,
+            watch,
+            networks.segmenter,
+            networks.inception,
+            networks.imagenet,
+            shared,
+        )
+        return measure_metrics(context)
+
+    encoding = evaluation_data.encoding
+    if encoding is None:
+        return inputs, measure(inputs)
+    generated, *samples = (
+        encoding.encode_all(images, options.worker_count, watch) for images in (inputs.generated, *inputs.samples)
+    )
+    compared = dataclasses.replace(inputs, generated=generated, samples=tuple(samples))
+    result, as_made = measure(compared), measure(inputs).figures
+    result.figures = {name: _with_as_made(figure, as_made[name]) for name, figure in result.figures.items()}
+    return compared, result
+
+
+def _with_as_made(figure: Metric, as_made: Metric) -> Metric:
+    """Set the figure of the images as they were made beside that of the encoded ones."""
+    if figure.value is None:
+        return figure
+    interval = Interval(value=as_made.value, low=as_made.low, high=as_made.high)
+    return msgspec.structs.replace(figure, as_made=interval)
+
+
 def _read_training(
-    pairs: Sequence[Pair], files: sets.RealFiles, side: int, options: EvaluationOptions, watch: Callable[[int], None]
+    pairs: Sequence[Pair],
+    evaluation_data: EvaluationData,
+    side: int,
+    options: EvaluationOptions,
+    watch: Callable[[int], None],
 ) -> tuple[Training, list[str]]:
     """(the training split, a line for each pair that cannot be read)."""
     wanted = set(sets.sample(len(pairs), MAX_TRAINING, options.seed, "training"))
@@ -219,9 +302,16 @@ def _read_training(
     kept: list[tuple[str, Image, Mask]] = []
     problems: list[str] = []
 
+    files = evaluation_data.files
+
     def pictures() -> Iterator[Image]:
         found = sets.iterate_pairs(
-            pairs, side, workers=options.worker_count, has_masks=files.has_masks, mask_is_left=files.mask_is_left
+            pairs,
+            side,
+            workers=options.worker_count,
+            has_masks=files.has_masks,
+            mask_is_left=files.mask_is_left,
+            finish=finisher(evaluation_data.encoding),
         )
         for place, (name, image, mask, problem) in enumerate(found):
             watch(1)

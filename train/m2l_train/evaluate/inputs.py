@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from m2l_runtime.errors import InputError
 from m2l_runtime.types import Images
 from m2l_train.data.pairing import Pair, pair_key
 from m2l_train.evaluate import sets
+from m2l_train.evaluate.encoding import JpegEncoding, common_encoding, encode_once
 from m2l_train.evaluate.options import EvaluationOptions, EvaluationStopped
 
 MAX_IMAGES: Final = 2000
@@ -47,6 +49,8 @@ class EvaluationData:
     fake: int
     unmatched_generated: list[str]
     unmatched_real: list[str]
+    encoding: JpegEncoding | None
+    """That most of the real files have; None: most have none, or it is not asked for."""
     conditions: Conditions | None = None
     """Of a bundle: what its images depend on beside their masks."""
 
@@ -102,7 +106,8 @@ def read_folders(
     sets.refuse_masks(generated, synthetic)
     wanted = [by_key[key] for key in keys] if files.has_masks else list(by_key.values())
     wanted = _subsample(wanted, MAX_IMAGES, "real image", options.seed, warnings)
-    real = _read_real(wanted, files, generated.shape[1], options)
+    encoding = _encoding_of(wanted, options)
+    real = _read_real(wanted, files, generated.shape[1], options, encoding)
     warnings += [f"left out {problem}" for problem in real.problems]
     if files.has_masks:
         place = {pair_key(name): i for i, name in enumerate(real.names)}
@@ -125,6 +130,7 @@ def read_folders(
         fake=fake,
         unmatched_generated=unmatched_generated,
         unmatched_real=unmatched_real,
+        encoding=encoding,
     )
 
 
@@ -144,7 +150,8 @@ def synthesize_with_bundle(data: Path, synthesizer: Synthesizer, options: Evalua
     warnings = list(files.warnings)
     sets.check_side(*synthesizer.image_size)
     wanted = _subsample(files.pairs, MAX_IMAGES, "pair", options.seed, warnings)
-    real = _read_real(wanted, files, synthesizer.image_size[0], options)
+    encoding = _encoding_of(wanted, options)
+    real = _read_real(wanted, files, synthesizer.image_size[0], options, encoding)
     warnings += [f"left out {problem}" for problem in real.problems]
     conditions = Conditions(synthesizer.extra, options.seed)
     settings, generated = synthesizer.settings, []
@@ -169,6 +176,7 @@ def synthesize_with_bundle(data: Path, synthesizer: Synthesizer, options: Evalua
         fake=len(real.names) if is_fake(settings.backend) else 0,
         unmatched_generated=[],
         unmatched_real=[],
+        encoding=encoding,
         conditions=conditions,
     )
 
@@ -180,9 +188,31 @@ def _subsample(items: Sequence[Any], max_count: int, noun: str, seed: int, warni
     return [items[i] for i in chosen]
 
 
-def _read_real(pairs: Sequence[Pair], files: sets.RealFiles, side: int, options: EvaluationOptions) -> sets.RealSet:
+def _encoding_of(pairs: Sequence[Pair], options: EvaluationOptions) -> JpegEncoding | None:
+    if options.encoding == "none":
+        return None
+    return common_encoding([pair.image for pair in pairs], options.worker_count)
+
+
+def finisher(encoding: JpegEncoding | None) -> sets.Finish:
+    """Return what brings a real image to `encoding`, unless its file has it: see :func:`encode_once`."""
+    return (lambda path, image: image) if encoding is None else functools.partial(encode_once, encoding)
+
+
+def _read_real(
+    pairs: Sequence[Pair],
+    files: sets.RealFiles,
+    side: int,
+    options: EvaluationOptions,
+    encoding: JpegEncoding | None,
+) -> sets.RealSet:
     return sets.read_pairs(
-        pairs, side, workers=options.worker_count, has_masks=files.has_masks, mask_is_left=files.mask_is_left
+        pairs,
+        side,
+        workers=options.worker_count,
+        has_masks=files.has_masks,
+        mask_is_left=files.mask_is_left,
+        finish=finisher(encoding),
     )
 
 

@@ -22,7 +22,10 @@ from m2l_train.evaluate.metrics import (
     diversity,
     nearest_neighbors,
     paired,
+    precision_recall,
+    repeated_marks,
     sliced_wasserstein,
+    two_sample,
 )
 from m2l_train.evaluate.metrics.mask_fidelity import LESION_FROM
 from m2l_train.evaluate.options import EvaluationOptions
@@ -31,6 +34,7 @@ from m2l_train.evaluate.result import Counts, Provenance
 from m2l_train.evaluate.segmenter import Segmenter
 
 if TYPE_CHECKING:
+    from m2l_train.evaluate.efficientnet_lite import ImageNetFeatures
     from m2l_train.evaluate.metrics.inception import Inception
 
 
@@ -69,6 +73,11 @@ def parameters_of(segmenter: Segmenter | None) -> dict[str, float]:
         "neighbour_side": nearest_neighbors.SIDE,
         "near_duplicate_likeness": THRESHOLD,
         "variety_side": diversity.SIDE,
+        "manifold_neighbours": precision_recall.NEIGHBORS,
+        "two_sample_folds": two_sample.FOLDS,
+        "two_sample_repeats": two_sample.REPEATS,
+        "two_sample_ridge": two_sample.RIDGE,
+        "marks_blur_fraction": repeated_marks.BLUR_FRACTION,
         "lesion_from": LESION_FROM,
     }
     if segmenter is not None:
@@ -82,6 +91,7 @@ def provenance_of(
     options: EvaluationOptions,
     segmenter: Segmenter | None,
     inception: Inception | None,
+    imagenet: ImageNetFeatures | None,
 ) -> Provenance:
     """Describe what metrics were computed from and with."""
     masks = inputs.real.masks if inputs.is_paired else np.zeros((len(inputs.generated), 0), np.uint8)
@@ -98,6 +108,8 @@ def provenance_of(
         segmenter_sha256=None if segmenter is None else segmenter.sha256,
         segmenter_val_dice=None if segmenter is None else segmenter.facts.val_dice,
         inception_sha256=None if inception is None else inception.sha256,
+        imagenet_sha256=None if imagenet is None else imagenet.sha256,
+        encoding=None if evaluation_data.encoding is None else evaluation_data.encoding.label,
         seed=options.seed,
         image_seed=None if evaluation_data.conditions is None else evaluation_data.conditions.seed,
         appearance=None if evaluation_data.conditions is None else evaluation_data.conditions.label,

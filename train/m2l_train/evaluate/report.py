@@ -15,14 +15,17 @@ def describe_evaluation(evaluation: Evaluation) -> str:
     """Describe an evaluation as a table, a row for each metric. Those not measured stand below, by reason."""
     from m2l_train.evaluate.registry import metric_spec
 
-    rows = [("metric", "synthesized [95 %]", "real [95 %]", "better is", "unit")]
+    is_encoded = any(figure.as_made is not None for figure in evaluation.figures.values())
+    as_made = ("as made",) if is_encoded else ()
+    rows = [("metric", "synthesized [95 %]", *as_made, "real [95 %]", "better is", "unit")]
     reasons: dict[str, list[str]] = {}
     for name, figure in evaluation.figures.items():
         if figure.value is None:
             reasons.setdefault(figure.reason or "", []).append(name)
             continue
         real = "" if figure.real is None else _cell(figure.real)
-        rows.append((metric_spec(name).title, _cell(figure), real, figure.better, figure.unit))
+        made = (("" if figure.as_made is None else _number(figure.as_made.value)),) if is_encoded else ()
+        rows.append((metric_spec(name).title, _cell(figure), *made, real, figure.better, figure.unit))
     counts = evaluation.counts
     side = evaluation.image_size
     head = [
@@ -34,6 +37,8 @@ def describe_evaluation(evaluation: Evaluation) -> str:
             else "the real ones"
         )
     ]
+    if evaluation.provenance.encoding is not None:
+        head.append(f"synthesized images encoded as the real files are ({evaluation.provenance.encoding})")
     lines = [*head, "", table(rows)]
     if evaluation.closest:
         lines += ["", "nearest to training images:"]
@@ -41,6 +46,10 @@ def describe_evaluation(evaluation: Evaluation) -> str:
             f"  {printable(near.synthesized)} to {printable(near.training)}: {near.levels:.1f} levels"
             for near in evaluation.closest
         ]
+    for is_synthesized, what in ((True, "synthesized"), (False, "real")):
+        told = [image.name for image in evaluation.told_apart if image.is_synthesized is is_synthesized]
+        if told:
+            lines += ["", f"told most surely as {what}: {printable(', '.join(told))}"]
     if reasons:
         lines.append("")
     lines += [f"not measured ({reason}): {', '.join(names)}" for reason, names in reasons.items()]

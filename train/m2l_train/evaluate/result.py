@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_train.evaluate.metrics.bootstrap import Estimate
 
 SCHEMA: Final = "m2l-evaluation"
@@ -42,6 +43,8 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     better: Better
     reason: str | None = None
     no_interval: str | None = None
+    as_made: Interval | None = None
+    """Of the synthesized images as they were made, where `value` is of images encoded as the real files are."""
 
 
 class Neighbor(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +53,15 @@ class Neighbor(msgspec.Struct, frozen=True, kw_only=True):
     synthesized: str
     training: str
     levels: float
+
+
+class ToldApart(msgspec.Struct, frozen=True, kw_only=True):
+    """Name an image that the classifier of two samples tells most surely."""
+
+    name: str
+    is_synthesized: bool
+    log_odds: float
+    """That it is synthesized, as a classifier says that was not trained on it."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +78,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     equal_pairs: int
     """Whose PSNR is infinite, which its mean leaves out."""
     without_lesion: int
-    """Masks without lesion, or without skin; colours leave them out."""
+    """Masks without lesion, or without skin; colors leave them out."""
     without_skin: int
     one_empty: int | None
     """Synthesized images where either the mask or the lesion found is empty."""
@@ -97,6 +109,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     segmenter_sha256: str | None
     segmenter_val_dice: float | None
     inception_sha256: str | None
+    imagenet_sha256: str | None
+    encoding: str | None
+    """That synthesized images were encoded with, as the real files are; None: they were taken as made."""
     seed: int
     image_seed: int | None = None
     """What a bundle's images were drawn with; None where its generator takes the mask alone, or of files."""
@@ -121,6 +136,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """What the metrics of sets measure both columns, or the one column, against."""
     figures: dict[str, Metric]
     closest: list[Neighbor]
+    told_apart: list[ToldApart]
+    """Synthesized images and real ones, the surest of each first; empty where that was not measured."""
     counts: Counts
     parameters: dict[str, float]
     provenance: Provenance
@@ -131,6 +148,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
+@check_types()
 def to_json(evaluation: Evaluation) -> bytes:
     """Encode an evaluation as indented JSON with a line break at the end.
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.conditioning.random import normal
 from m2l_runtime.errors import InputError
@@ -223,6 +224,7 @@ def save_segmenter(path: Path, spec: SegmenterSpec, network: SegmenterNetwork, f
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
+@check_types()
 def load_segmenter(path: str | os.PathLike[str]) -> Segmenter:
     """Open the file of a segmenter. No code in the file is run.
 

@@ -40,6 +40,13 @@ _AHEAD: Final = 8
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
+Finish = Callable[[Path, Image], Image]
+"""Of a file of a photograph and the image (S, S, 3) read from it, to the image that counts."""
+
+
+def _as_read(path: Path, image: Image) -> Image:
+    return image
+
 
 @dataclass(frozen=True)
 class RealFiles:
@@ -201,16 +208,24 @@ def refuse_synthetic(pairs: Sequence[Pair], workers: int) -> None:
 
 
 def read_pairs(
-    pairs: Sequence[Pair], side: int, *, workers: int, has_masks: bool = True, mask_is_left: bool = True
+    pairs: Sequence[Pair],
+    side: int,
+    *,
+    workers: int,
+    has_masks: bool = True,
+    mask_is_left: bool = True,
+    finish: Finish = _as_read,
 ) -> RealSet:
     """Decode pairs and squash them to (side, side); those that cannot be read are left out and named.
+
+    `finish` is called with each file and its image, and returns the image that counts.
 
     Raises:
         InputError: fewer than two can be read.
     """
     names, images, masks, problems = [], [], [], []
     for name, image, mask, problem in iterate_pairs(
-        pairs, side, workers=workers, has_masks=has_masks, mask_is_left=mask_is_left
+        pairs, side, workers=workers, has_masks=has_masks, mask_is_left=mask_is_left, finish=finish
     ):
         if image is None or mask is None:
             problems.append(problem)
@@ -225,18 +240,24 @@ def read_pairs(
 
 
 def iterate_pairs(
-    pairs: Sequence[Pair], side: int, *, workers: int, has_masks: bool = True, mask_is_left: bool = True
+    pairs: Sequence[Pair],
+    side: int,
+    *,
+    workers: int,
+    has_masks: bool = True,
+    mask_is_left: bool = True,
+    finish: Finish = _as_read,
 ) -> Iterator[tuple[str, Image | None, Mask | None, str]]:
     """Yield (name, image, mask, "") of each pair, in order; (name, None, None, problem) of one that cannot be read."""
 
     def read(pair: Pair) -> tuple[str, Image | None, Mask | None, str]:
         try:
             if not has_masks:
-                return pair.name, _resized(pair.image, side), np.zeros((side, side), np.uint8), ""
+                return pair.name, finish(pair.image, _resized(pair.image, side)), np.zeros((side, side), np.uint8), ""
             arrays = read_pair(pair, side, mask_is_left=mask_is_left)
         except PairError as error:
             return pair.name, None, None, str(error)
-        return pair.name, arrays.image, arrays.mask, ""
+        return pair.name, finish(pair.image, arrays.image), arrays.mask, ""
 
     yield from in_threads(read, pairs, workers)
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from m2l_runtime import __version__
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._utils.text import printable
 from m2l_runtime.conditioning.random import random_permutation, uniform
@@ -51,6 +52,7 @@ _MAX_BRIGHTNESS_CHANGE: Final = 0.2
 _MAX_COLOR_CHANGE: Final = 0.08
 
 
+@check_types()
 @dataclass(frozen=True)
 class SegmenterOptions:
     """Hold what the training of a segmenter may be told.
@@ -123,6 +125,7 @@ class SegmenterReport:
     warnings: tuple[str, ...]
 
 
+@check_types()
 def train_segmenter(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -291,7 +294,7 @@ def _loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def augment(image: Image, mask: Mask, seed: int, epoch: int, place: int) -> tuple[Image, Mask]:
-    """Rotate and mirror a pair (H, W, 3), (H, W) in one of eight ways, and change its light and colour a little."""
+    """Rotate and mirror a pair (H, W, 3), (H, W) in one of eight ways, and change its light and color a little."""
     numbers = uniform(7, seed, "segmenter", "augment", epoch, place)
     quarter_turns, mirrored = int(numbers[0] * 4), numbers[1] < 0.5
     image, mask = np.rot90(image, quarter_turns), np.rot90(mask, quarter_turns)

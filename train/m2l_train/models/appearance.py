@@ -18,7 +18,7 @@ _OFFSET: Final = 16 / 116
 
 @torch.no_grad()
 def measure(images: Tensor, masks: Tensor, *, every: int = 1) -> Tensor:
-    """Measure the appearances of images, in fp32 even under autocast: bfloat16 loses differences of colours.
+    """Measure the appearances of images, in fp32 even under autocast: bfloat16 loses differences of colors.
 
     Args:
         images: uint8 (B, H, W, 3) RGB.
@@ -33,15 +33,15 @@ def measure(images: Tensor, masks: Tensor, *, every: int = 1) -> Tensor:
 
 
 def _measure(images: Tensor, masks: Tensor) -> Tensor:
-    colours = _lab(images).flatten(1, 2)
+    colors = _lab(images).flatten(1, 2)
     lesion = (masks >= appearance.LESION_FROM).flatten(1).to(torch.float32)
     count, most = lesion.sum(1, keepdim=True), lesion.shape[1]
     is_one = ((count == 0) | (count == most))[:, :, None]
     regions = torch.stack([lesion, 1 - lesion], 1)
     shares = torch.where(is_one, torch.ones_like(regions), regions)
     shares = shares / shares.sum(2, keepdim=True)
-    middle = colours.mean(1, keepdim=True)  # squares of what is left lose no digits
-    rest = colours - middle
+    middle = colors.mean(1, keepdim=True)  # squares of what is left lose no digits
+    rest = colors - middle
     moments = shares @ torch.cat([rest, rest.square()], 2)
     mean, square = moments[:, :, :3], moments[:, :, 3:]
     return torch.cat([mean + middle, (square - mean.square()).clamp_min(0).sqrt()], 2).flatten(1)

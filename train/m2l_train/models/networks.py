@@ -322,10 +322,10 @@ _OPPONENT: Final = ((1 / 3, 1 / 3, 1 / 3), (0.5, -0.5, 0.0), (0.25, 0.25, -0.5))
 
 
 def detail(images: Tensor) -> Tensor:
-    """Amplify what a 3x3 binomial blur takes away, as grey and two differences of colour: (B, 3, H, W) to the same.
+    """Amplify what a 3x3 binomial blur takes away, as grey and two differences of color: (B, 3, H, W) to the same.
 
-    In a photograph the finest detail is nearly grey. Coloured noise of a level or two, which a discriminator overlooks
-    beside the colours themselves, stands out here.
+    In a photograph the finest detail is nearly grey. Colored noise of a level or two, which a discriminator overlooks
+    beside the colors themselves, stands out here.
     """
     blur = torch.tensor([0.25, 0.5, 0.25], device=images.device, dtype=images.dtype)
     highpass = -torch.outer(blur, blur)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime.errors import InputError
 from m2l_train.config import MAX_THREADS, TrainConfig, check_float, check_integer
 
@@ -23,6 +24,7 @@ def _option(default: Any, doc: str) -> Any:
     return field(default=default, metadata={"doc": doc, "flag": None})
 
 
+@check_types()
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """Hold what a call of :func:`m2l_train.train` may choose that does not change what a run learns.

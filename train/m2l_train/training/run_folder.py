@@ -33,7 +33,7 @@ import torch
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
-from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_train import config_file
 from m2l_train.config import TrainConfig
 
@@ -89,18 +89,19 @@ class RunFolder:
         """Make sure that there is a run to resume, or place for a new one.
 
         Raises:
-            OutputError: there is a run and it is neither to be resumed nor replaced, or something else is there.
+            OutputError: there is a run that has saved something and it is neither to be resumed nor replaced, or
+                something else is there.
             InputError: there is no run to resume.
         """
         name = printable(self.path)
         if resume and overwrite:
-            raise InputError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
+            raise ArgumentError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
         if resume:
             if not (self.path / CONFIG).is_file():  # a damaged one is told of when it is read
                 raise InputError(f"{name} holds no run to resume; leave out --resume to begin one")
             return
         if self.is_run():
-            if not overwrite:
+            if not overwrite and self._saved():
                 raise OutputError(f"{name} holds a run; --resume goes on with it, --overwrite begins anew")
         elif self.path.exists() and (
             not self.path.is_dir() or any(not file.name.startswith(".m2l-") for file in self.path.iterdir())
@@ -219,8 +220,12 @@ class RunFolder:
             raise InputError(f"{printable(path)} is not a state of format {STATE_FORMAT}; it needs another m2l")
         return cast(dict[str, Any], state)
 
+    def _saved(self) -> list[str]:
+        """Return the names of files of a save that are there."""
+        return [name for name in (STATE, PROGRESS, GENERATOR, DISCRIMINATOR) if (self.path / name).exists()]
+
     def _require_no_trace_of_a_state(self) -> None:
-        left = [n for n in (PROGRESS, GENERATOR, DISCRIMINATOR) if (self.path / n).exists()]
+        left = self._saved()
         if left:
             raise InputError(
                 f"{printable(self.path / STATE)} is gone, but {left[0]} is there, so the run had one and cannot go on "

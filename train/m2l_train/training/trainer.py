@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import Diverged, InputError, OutOfMemory
@@ -47,6 +48,7 @@ VALIDATION_PAIRS: Final = 150
 """Pairs that are looked at after each epoch, at most."""
 
 
+@check_types()
 def train(
     data: str | os.PathLike[str],
     run: str | os.PathLike[str],
@@ -111,8 +113,6 @@ def train(
         DeviceUnavailable: there is no such device.
     """
     options = dataclasses.replace(options or TrainOptions(), **fields)
-    if config is not None and not isinstance(config, TrainConfig):
-        raise InputError(f"config must be a TrainConfig or None, got {config!r}")
     folder = RunFolder(Path(run))
     where = open_device(local_device(options.device))
     with process_group(where) as processes, contextlib.ExitStack() as stack:

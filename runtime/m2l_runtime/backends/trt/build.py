@@ -21,7 +21,7 @@ from m2l_runtime.backends.trt import inspect
 from m2l_runtime.backends.trt.inspect import TYPES, ConvolutionType, LayerType
 from m2l_runtime.backends.trt.library import TITLES, first_line, load, log, logger, reason
 from m2l_runtime.bundle.schema import TensorRtVariant, TensorSpec
-from m2l_runtime.errors import EngineError
+from m2l_runtime.errors import ArgumentError, EngineError
 
 COMPUTE_CAPABILITIES: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """Compute capabilities that TensorRT for RTX builds for; Hopper, 9.0, is not among them."""
@@ -161,17 +161,18 @@ def require_target(options: BuildOptions) -> str:
     """Choose the compute capability to build for.
 
     Raises:
-        PlanError: batch sizes or level out of range, or a GPU that is not built for, or is not here.
+        ArgumentError: batch sizes or level out of range.
+        PlanError: a GPU that is not built for, or is not here.
     """
     least, likely, most = options.batch_sizes
     if not 1 <= least <= likely <= most:
-        raise PlanError(
+        raise ArgumentError(
             f"batch sizes are least, likely and largest, from 1 and in order; got {least}, {likely}, {most}"
         )
     if most > MAX_MASKS:
-        raise PlanError(f"a call takes at most {MAX_MASKS:,} masks; got {most:,}")
+        raise ArgumentError(f"a call takes at most {MAX_MASKS:,} masks; got {most:,}")
     if options.optimization_level is not None and not 0 <= options.optimization_level <= 5:
-        raise PlanError(f"the optimisation level is 0 to 5; got {options.optimization_level}")
+        raise ArgumentError(f"the optimization level is 0 to 5; got {options.optimization_level}")
     there = None if options.card is None else options.card.compute_capability
     capability = options.compute_capability or there
     title = TITLES[options.flavour]

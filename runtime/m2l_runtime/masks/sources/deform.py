@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.conditioning.random import check_seed, normal, uniform
 from m2l_runtime.errors import InputError
@@ -27,7 +28,7 @@ from m2l_runtime.masks.mask_folder import mask_set
 from m2l_runtime.masks.mask_set import MaskSet
 from m2l_runtime.masks.sources.freeform import NEVER_FOLDS, Field, basis, pixel_places, spread, stretch, vibrations
 from m2l_runtime.masks.sources.lesions import LESION_FROM, Lesion, Lesions, read_lesions, touches_frame
-from m2l_runtime.masks.sources.mask_source import check_size
+from m2l_runtime.masks.sources.mask_source import check_number, check_size
 from m2l_runtime.masks.sources.shape_modes import BOX_RADII, Variation, fit_variation
 from m2l_runtime.masks.sources.statistics import count_parts
 from m2l_runtime.types import Mask
@@ -43,6 +44,7 @@ _CLIPPED_AT: Final = 2.5
 """Standard deviations at which coefficients of the variational part end."""
 
 
+@check_types()
 @dataclass(frozen=True)
 class DeformOptions:
     """Hold the options of deformations.
@@ -124,6 +126,7 @@ class Deformations:
 
     def label(self, number: int) -> str:
         """See :class:`m2l_runtime.masks.sources.mask_source.MaskSource`."""
+        check_number(number)
         return self._lesions[number % len(self._lesions)].label
 
     def draw(self, number: int) -> Mask:
@@ -132,6 +135,7 @@ class Deformations:
         Raises:
             InputError: every draw folds, or takes the lesion out of the frame.
         """
+        check_number(number)
         lesion = self._lesions[number % len(self._lesions)]
         source = lesion.mask()
         parts = count_parts(source >= LESION_FROM)

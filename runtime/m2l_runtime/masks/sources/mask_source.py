@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import numbers
 from pathlib import Path
 from typing import Final, Protocol
 
-from m2l_runtime.errors import EngineNotInstalled, InputError
+from m2l_runtime._utils.arguments import check_types
+from m2l_runtime.errors import ArgumentError, EngineNotInstalled, InputError
 from m2l_runtime.masks.mask_file import MaskFile, parse_mask
 from m2l_runtime.output.encoding import encode_gray_mask
 from m2l_runtime.types import Mask
@@ -54,6 +56,7 @@ class MaskSource(Protocol):
         ...
 
 
+@check_types()
 class DrawnMasks:
     """Offer the first `count` masks of a source as a MaskSet; each is drawn when it is read.
 
@@ -99,6 +102,16 @@ class DrawnMasks:
         return hashlib.sha256(self.content(name)).hexdigest()
 
 
+def check_number(number: object) -> None:
+    """Check the number of a mask.
+
+    Raises:
+        InputError: it is no whole number, or below 0.
+    """
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral) or int(number) < 0:
+        raise ArgumentError(f"masks are numbered 0, 1, 2, ..., got {number!r}")
+
+
 def check_size(size: int) -> None:
     """Check the side of masks in pixels.
 
@@ -106,7 +119,7 @@ def check_size(size: int) -> None:
         InputError: it is out of range.
     """
     if not MIN_SIDE <= size <= MAX_SIDE:
-        raise InputError(f"the size must be between {MIN_SIDE} and {MAX_SIDE} pixels, got {size}")
+        raise ArgumentError(f"the size must be between {MIN_SIDE} and {MAX_SIDE} pixels, got {size}")
 
 
 def not_installed(error: ModuleNotFoundError, what: str) -> EngineNotInstalled:

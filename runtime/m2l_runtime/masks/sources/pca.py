@@ -24,13 +24,14 @@ from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.conditioning.random import check_seed, normal, uniform
 from m2l_runtime.errors import InputError
 from m2l_runtime.masks.mask_file import resize
 from m2l_runtime.masks.sources.lesions import LESION_FROM, Lesion, Lesions, pose, touches_frame
-from m2l_runtime.masks.sources.mask_source import check_size
+from m2l_runtime.masks.sources.mask_source import check_number, check_size
 from m2l_runtime.masks.sources.signed_distance import Distances, aligned_distances
 from m2l_runtime.masks.sources.statistics import largest_part
 from m2l_runtime.types import Mask
@@ -181,6 +182,7 @@ def render(
     return resize(np.where(whole, np.uint8(255), np.uint8(0)), (size, size))
 
 
+@check_types()
 @dataclass(frozen=True)
 class AlongComponent:
     """Draw shapes along one component, from +`sigmas` over the mean to -`sigmas`, centered: a MaskSource.
@@ -208,6 +210,7 @@ class AlongComponent:
 
     def sigma(self, number: int) -> float:
         """Return the coefficient of mask `number`, in standard deviations."""
+        check_number(number)
         return self.sigmas * (1 - 2 * number / (self.steps - 1))
 
     def label(self, number: int) -> str:
@@ -227,6 +230,7 @@ class AlongComponent:
         return mask
 
 
+@check_types()
 @dataclass(frozen=True)
 class RandomShapes:
     """Draw shapes with normally distributed coefficients, placed as a mask learned from: a MaskSource.
@@ -248,6 +252,7 @@ class RandomShapes:
 
     def label(self, number: int) -> str:
         """See :class:`m2l_runtime.masks.sources.mask_source.MaskSource`."""
+        check_number(number)
         return "pca"
 
     def draw(self, number: int) -> Mask:
@@ -256,6 +261,7 @@ class RandomShapes:
         Raises:
             InputError: none of the shapes drawn fits the frame.
         """
+        check_number(number)
         count = len(self.model.components)
         for attempt in range(MAX_ATTEMPTS):
             place, turn = uniform(2, self.seed, "pca place", number, attempt)

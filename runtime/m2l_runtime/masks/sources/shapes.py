@@ -11,10 +11,11 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 from PIL import ImageDraw
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime.conditioning.random import check_seed, uniform
 from m2l_runtime.errors import InputError
 from m2l_runtime.masks.mask_file import resize
-from m2l_runtime.masks.sources.mask_source import check_size
+from m2l_runtime.masks.sources.mask_source import check_number, check_size
 from m2l_runtime.types import Mask
 
 POLYGONS: Final[Mapping[str, int]] = {"triangle": 3, "square": 4, "pentagon": 5, "hexagon": 6, "octagon": 8}
@@ -62,6 +63,7 @@ class Shape:
         return placed
 
 
+@check_types()
 @dataclass(frozen=True)
 class Shapes:
     """Draw masks of geometric shapes, of several kinds by turns, with random place, size and rotation: a MaskSource.
@@ -103,6 +105,7 @@ class Shapes:
 
     def label(self, number: int) -> str:
         """See :class:`m2l_runtime.masks.sources.mask_source.MaskSource`."""
+        check_number(number)
         return self.kinds[number % len(self.kinds)]
 
     def shape(self, number: int) -> Shape:

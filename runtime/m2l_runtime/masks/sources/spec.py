@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
-from m2l_runtime.errors import InputError
+from m2l_runtime.errors import ArgumentError
 from m2l_runtime.masks.sources.mask_source import DrawnMasks, MaskSource, not_installed
 
 _SPEC: Final = re.compile(r"(shapes|deform|pca):(\d{1,9})((?:,[^,]*)*)", re.DOTALL)
@@ -48,6 +49,7 @@ def is_spec(text: str) -> bool:
     return text.lower().startswith(("shapes:", "deform:", "pca:")) and not os.path.lexists(text)
 
 
+@check_types()
 def open_source(text: str, size: int = 256) -> DrawnMasks:
     """Open the masks that `text` asks for.
 
@@ -67,7 +69,7 @@ def open_source(text: str, size: int = 256) -> DrawnMasks:
     """
     match = _SPEC.fullmatch(text)
     if match is None:
-        raise InputError(
+        raise ArgumentError(
             f"'{printable(text[:80])}' does not say what to draw; expected KIND:COUNT,SETTING=VALUE,... as in "
             "shapes:200,seed=3"
         )
@@ -79,16 +81,16 @@ def open_source(text: str, size: int = 256) -> DrawnMasks:
     for word in words:
         name, equals, value = word.partition("=")
         if name in given:
-            raise InputError(f"{kind}: {name} is given twice")
+            raise ArgumentError(f"{kind}: {name} is given twice")
         given.add(name)
         if name in known and not value:
-            raise InputError(f"{kind}: {name} has no value; expected {name}=VALUE")
+            raise ArgumentError(f"{kind}: {name} has no value; expected {name}=VALUE")
         if not equals or name not in known:
-            raise InputError(f"{kind} has no setting '{printable(word[:80])}'; expected some of {', '.join(known)}")
+            raise ArgumentError(f"{kind} has no setting '{printable(word[:80])}'; expected some of {', '.join(known)}")
         try:
             settings[name] = known[name](value)
         except ValueError:
-            raise InputError(f"{kind}: {name} must be a number, got '{printable(value[:80])}'") from None
+            raise ArgumentError(f"{kind}: {name} must be a number, got '{printable(value[:80])}'") from None
     if kind == "shapes":
         from m2l_runtime.masks.sources.shapes import Shapes
 
@@ -105,7 +107,7 @@ def _deform(settings: dict[str, Any]) -> MaskSource:
 
     masks = settings.pop("masks", None)
     if masks is None:
-        raise InputError("deform needs masks to deform: deform:COUNT,masks=FOLDER")
+        raise ArgumentError("deform needs masks to deform: deform:COUNT,masks=FOLDER")
     return open_deformations(Path(masks), DeformOptions(**settings))
 
 
@@ -114,9 +116,9 @@ def _pca(settings: dict[str, Any], count: int) -> MaskSource:
 
     model = settings.pop("model", None)
     if model is None:
-        raise InputError("pca needs a model of `m2l masks pca MASKS --model FILE`: pca:COUNT,model=FILE")
+        raise ArgumentError("pca needs a model of `m2l masks pca MASKS --model FILE`: pca:COUNT,model=FILE")
     if "component" not in settings:
         return RandomShapes(load(model), **settings)
     if "seed" in settings:
-        raise InputError("pca: nothing is drawn along a component, so leave out seed")
+        raise ArgumentError("pca: nothing is drawn along a component, so leave out seed")
     return AlongComponent(load(model), steps=count, **settings)

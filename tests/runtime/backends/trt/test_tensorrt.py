@@ -34,7 +34,14 @@ from m2l_runtime.backends.trt.inspect import ConvolutionType
 from m2l_runtime.backends.trt.plans import Environment, mismatch
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import FileEntry, PlanFile, TensorRtVariant
-from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, EngineNotInstalled, OutputError
+from m2l_runtime.errors import (
+    ArgumentTypeError,
+    BundleDamaged,
+    DeviceUnavailable,
+    EngineError,
+    EngineNotInstalled,
+    OutputError,
+)
 
 GPU = Gpu(0, "Fake 4090", "8.9", 1 << 34, "13.0")
 HERE = Environment(GPU, {"tensorrt_rtx": "1.7.1"})
@@ -585,7 +592,7 @@ def test_tensorrt__a_cache_that_cannot_be_is_no_reason_not_to_run(
 
 
 def test_tensorrt__trust_is_a_truth_value(bundle_copy: Path) -> None:
-    with pytest.raises(EngineError, match="trust_plans is True or False, got 'no'"):
+    with pytest.raises(ArgumentTypeError, match="trust_plans must be True or False, got 'no'"):
         Synthesizer.open(bundle_copy, trust_plans="no")  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Colours of lesion and skin against scikit-image on flat images, and known shifts."""
+"""Colors of lesion and skin against scikit-image on flat images, and known shifts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def flat(lesion: Array, skin: Array, mask: Array) -> Array:
 
 
 def weights(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return bootstrap.multiplicities(bootstrap.resample_indices(count, 0, "colours"))
+    return bootstrap.multiplicities(bootstrap.resample_indices(count, 0, "colors"))
 
 
 def lab(rgb: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     return np.asarray(rgb2lab(rgb[None, None].astype(float) / 255)).reshape(3)
 
 
-def test_color__flat_colours_are_found_and_their_difference_is_scikit_images() -> None:
+def test_color__flat_colors_are_found_and_their_difference_is_scikit_images() -> None:
     dark, brown, pink = (np.array(c, np.uint8) for c in ((90, 50, 40), (140, 90, 70), (220, 180, 160)))
     mask = masks(1)[0]
     generated = color.region_colors(np.stack([flat(dark, pink, mask)] * 6), np.stack([mask] * 6))
@@ -55,10 +55,10 @@ def test_color__masks_without_lesion_or_skin_are_left_out() -> None:
 
 
 def test_color__spreads() -> None:
-    colours = np.random.default_rng(0).normal((50, 10, 20), (5, 2, 3), (200, 3))
-    narrow = colours.mean(0) + (colours - colours.mean(0)) / 4
-    found = color.spread_ratio(narrow, colours, weights(200), weights(200))
+    colors = np.random.default_rng(0).normal((50, 10, 20), (5, 2, 3), (200, 3))
+    narrow = colors.mean(0) + (colors - colors.mean(0)) / 4
+    found = color.spread_ratio(narrow, colors, weights(200), weights(200))
     assert (found.value, found.low, found.high) == pytest.approx((0.25,) * 3)
     other = np.random.default_rng(1).normal(0, 2, (300, 3))
-    found = color.spread_ratio(other, colours, weights(200)[:, :1].repeat(300, 1) * 0 + 1, weights(200))
+    found = color.spread_ratio(other, colors, weights(200)[:, :1].repeat(300, 1) * 0 + 1, weights(200))
     assert found.value == pytest.approx((12 / 38) ** 0.5, rel=0.1)

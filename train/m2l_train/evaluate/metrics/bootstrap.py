@@ -33,6 +33,11 @@ class Estimate:
     """Ends of the 95 % interval; None: there is none."""
     high: float | None = None
 
+    def times(self, factor: float) -> Estimate:
+        """Return the same in another unit; `factor` above 0."""
+        low, high = (None if end is None else factor * end for end in (self.low, self.high))
+        return Estimate(factor * self.value, low, high)
+
 
 def resample_indices(count: int, seed: int, *names: str | int, resamples: int = RESAMPLES) -> npt.NDArray[np.int64]:
     """Draw the places of the images of each resample: (resamples, count), 0..count-1.

@@ -1,6 +1,6 @@
-"""Measure the colours of lesion and skin, and how far apart they are.
+"""Measure the colors of lesion and skin, and how far apart they are.
 
-Colours are CIE L*a*b* under D65 of sRGB pixels, by scikit-image. A difference is the Euclidean one, Delta E*ab of CIE
+Colors are CIE L*a*b* under D65 of sRGB pixels, by scikit-image. A difference is the Euclidean one, Delta E*ab of CIE
 1976; about 2.3 is just noticeable (Mahy, Van Eycken, Oosterlinck, Color Research and Application 19(2), 1994).
 """
 
@@ -24,7 +24,7 @@ Colors = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RegionColors:
-    """Hold the mean colour of each image's lesion and skin."""
+    """Hold the mean color of each image's lesion and skin."""
 
     lesion: Colors
     skin: Colors
@@ -33,7 +33,7 @@ class RegionColors:
 def region_colors(
     images: Images, masks: Masks, *, workers: int = 1, on_image: Callable[[int], None] = lambda count: None
 ) -> RegionColors:
-    """Compute mean colours of images (N, S, S, 3) where masks (N, S, S) are lesion, and where they are not."""
+    """Compute mean colors of images (N, S, S, 3) where masks (N, S, S) are lesion, and where they are not."""
 
     def one(pair: tuple[Image, Mask]) -> tuple[Colors, Colors]:
         image, mask = pair
@@ -61,7 +61,7 @@ def paired_difference(generated: Colors, real: Colors, weights: npt.NDArray[np.f
 def set_difference(
     one: Colors, other: Colors, weights: npt.NDArray[np.float64], other_weights: npt.NDArray[np.float64]
 ) -> Estimate:
-    """Estimate the difference between the mean colours of two sets (N, 3) and (M, 3); weights (R, N) and (R, M)."""
+    """Estimate the difference between the mean colors of two sets (N, 3) and (M, 3); weights (R, N) and (R, M)."""
     (mean, resampled, count), (other_mean, other_resampled, other_count) = (
         _moments(colors, share)[:3] for colors, share in ((one, weights), (other, other_weights))
     )
@@ -72,7 +72,7 @@ def set_difference(
 def spread_ratio(
     one: Colors, other: Colors, weights: npt.NDArray[np.float64], other_weights: npt.NDArray[np.float64]
 ) -> Estimate:
-    """Estimate the spread of one set's colours over that of the other's.
+    """Estimate the spread of one set's colors over that of the other's.
 
     A spread is the root of the variances summed over L*, a* and b*.
     """
@@ -88,7 +88,7 @@ def spread_ratio(
 def _moments(
     colors: Colors, weights: npt.NDArray[np.float64]
 ) -> tuple[Colors, Colors, int, Colors, npt.NDArray[np.float64]]:
-    """(mean (3,), means of the resamples (R, 3), how many images count, their colours, their weights)."""
+    """(mean (3,), means of the resamples (R, 3), how many images count, their colors, their weights)."""
     known = np.isfinite(colors).all(1)
     known_values, share = colors[known], weights[:, known]
     if not len(known_values):
