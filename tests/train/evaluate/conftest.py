@@ -25,7 +25,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations compute no ImageNet features, whether the weights are installed or not: a second for 16 images."""
-    monkeypatch.setattr("m2l_train.evaluate.efficientnet_lite.weights_path", lambda: None)
+    monkeypatch.setattr("m2l_train.models.efficientnet_lite.weights_path", lambda version: None)
 
 
 @pytest.fixture(scope="session")

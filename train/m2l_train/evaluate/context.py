@@ -16,7 +16,7 @@ from m2l_train.evaluate.metrics.bootstrap import Estimate
 from m2l_train.evaluate.result import Better, Metric, Neighbor, ToldApart, make_metric
 
 if TYPE_CHECKING:
-    from m2l_train.evaluate.efficientnet_lite import ImageNetFeatures
+    from m2l_train.evaluate.imagenet_features import ImageNetFeatures
     from m2l_train.evaluate.metrics.inception import Inception
     from m2l_train.evaluate.segmenter import Segmenter
 

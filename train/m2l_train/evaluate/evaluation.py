@@ -36,7 +36,7 @@ from m2l_train.evaluate.segmenter import Segmenter, load_segmenter
 from m2l_train.evaluate.sheet import write_told_apart
 
 if TYPE_CHECKING:
-    from m2l_train.evaluate.efficientnet_lite import ImageNetFeatures
+    from m2l_train.evaluate.imagenet_features import ImageNetFeatures
     from m2l_train.evaluate.metrics.inception import Inception
 
 MAX_TRAINING: Final = 1000
@@ -170,11 +170,12 @@ def _open_imagenet(options: EvaluationOptions) -> ImageNetFeatures | None:
     """Open the network if it is wanted and its weights are installed."""
     if not options.imagenet:
         return None
-    from m2l_train.evaluate import efficientnet_lite
+    from m2l_train.evaluate import imagenet_features
+    from m2l_train.models import efficientnet_lite
 
-    if efficientnet_lite.weights_path() is None:
+    if efficientnet_lite.weights_path(imagenet_features.VERSION) is None:
         return None
-    return efficientnet_lite.ImageNetFeatures(options.feature_cache)
+    return imagenet_features.ImageNetFeatures(options.feature_cache)
 
 
 def _evaluate_data(

@@ -34,7 +34,7 @@ from m2l_train.evaluate.result import Counts, Provenance
 from m2l_train.evaluate.segmenter import Segmenter
 
 if TYPE_CHECKING:
-    from m2l_train.evaluate.efficientnet_lite import ImageNetFeatures
+    from m2l_train.evaluate.imagenet_features import ImageNetFeatures
     from m2l_train.evaluate.metrics.inception import Inception
 
 

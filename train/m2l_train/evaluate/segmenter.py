@@ -30,7 +30,7 @@ from m2l_runtime.errors import InputError
 from m2l_runtime.types import Images
 from m2l_train.device import torch_threads
 from m2l_train.evaluate.sets import in_threads
-from m2l_train.evaluate.tensorfile import read_tensors
+from m2l_train.tensorfile import read_tensors
 
 FORMAT: Final = "m2l-segmenter"
 VERSION: Final = 1

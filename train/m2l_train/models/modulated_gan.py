@@ -1,0 +1,285 @@
+"""Train a modulated generator against discriminators on features and on pixels.
+
+Half of each batch has the appearance of another image than its mask's, because that is how the generator is used. There
+only what is said of regions is compared with the other image: means and deviations of features in lesion and skin.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from m2l_runtime.errors import Diverged
+from m2l_train.models.efficientnet_lite import EfficientNetLite
+from m2l_train.models.jpeg import compress
+from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec, scale_noise, to_rgb
+from m2l_train.models.projected import PatchHead, ProjectedHeads
+
+STATISTICS_DEPTHS: Final = 3
+"""Depths of features whose statistics are compared, from the finest: strides of 4, 8 and 16 pixels."""
+MIN_REGION: Final = 0.01
+"""Share of the image below which a region is not compared."""
+SEEN_SIDE: Final = 128
+"""Side of what the networks see at a time: all of the image at half its side, or a part of it."""
+SHIFT: Final = 8
+"""Pixels by which what the feature network sees is moved at most."""
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """Hold the settings of the training."""
+
+    learning_rate_g: float = 4e-4
+    learning_rate_d: float = 3e-4
+    batch_size: int = 8
+    lambda_l1: float = 4.0
+    """Weight of the L1 loss of means of 8x8 pixels, for masks with their own appearance."""
+    lambda_statistics: float = 1.0
+    """Weight of the difference of regions' statistics."""
+    lambda_patch: float = 0.5
+    """Weight of the discriminator on pixels beside those on features."""
+    ema: float = 0.999
+    half_images: int = 14_000
+    """Images seen at half their side before training goes on at the full side."""
+
+
+@dataclass(frozen=True)
+class GanLosses:
+    """Hold the losses of a step, unweighted."""
+
+    features_d: float
+    pixels_d: float
+    features_g: float
+    pixels_g: float
+    statistics: float
+    l1_levels: float
+
+
+class ModulatedGan:
+    """Hold the networks, their optimizers and the position; train them step by step."""
+
+    def __init__(self, table: Tensor, config: GanConfig, features: EfficientNetLite, device: torch.device) -> None:
+        """Begin a training.
+
+        Args:
+            table: appearances (rows, numbers) of the images to train on.
+            config: its settings.
+            features: a network trained on photographs, in eval mode; its weights are not trained.
+            device: where all of it runs.
+        """
+        self.config, self.device = config, device
+        numbers = table.shape[1]
+        layout = torch.channels_last
+        self.generator = ModulatedGenerator(ModulatedSpec(numbers=numbers, appearance_rows=len(table)))
+        self.generator.set_table(table)
+        self.generator = self.generator.to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.features = features.to(device, memory_format=layout).requires_grad_(False).eval()  # type: ignore[call-overload]
+        self.heads = ProjectedHeads(features.channels, numbers).to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.patches = PatchHead(numbers).to(device, memory_format=layout)  # type: ignore[call-overload]
+        self._judges = [
+            p for p in itertools.chain(self.patches.parameters(), self.heads.parameters()) if p.requires_grad
+        ]
+        self.optimizer_g = torch.optim.Adam(
+            self.generator.parameters(), config.learning_rate_g, betas=(0.0, 0.99), fused=True
+        )
+        self.optimizer_d = torch.optim.Adam(self._judges, config.learning_rate_d, betas=(0.0, 0.99), fused=True)
+        self.step_count, self.images_seen = 0, 0
+        self._deviations: list[Tensor | None] = [None] * STATISTICS_DEPTHS
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a training goes on from."""
+        return {
+            "G": self.generator.state_dict(),
+            "E": self.average.state_dict(),
+            "PD": self.patches.state_dict(),
+            "HD": self.heads.state_dict(),
+            "oG": self.optimizer_g.state_dict(),
+            "oD": self.optimizer_d.state_dict(),
+            "step": self.step_count,
+            "seen": self.images_seen,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned; learning rates are those of the config."""
+        for name, module in (
+            ("G", self.generator),
+            ("E", self.average),
+            ("PD", self.patches),
+            ("HD", self.heads),
+        ):
+            module.load_state_dict(state[name])
+        for name, optimizer, rate in (
+            ("oG", self.optimizer_g, self.config.learning_rate_g),
+            ("oD", self.optimizer_d, self.config.learning_rate_d),
+        ):
+            optimizer.load_state_dict(state[name])
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        self.step_count, self.images_seen = state["step"], state["seen"]
+
+    def step(self, masks: Tensor, images: Tensor, appearances: Tensor, random: np.random.Generator) -> GanLosses:
+        """Train the discriminators, then the generator, on one batch.
+
+        Args:
+            masks: uint8 (B, S, S).
+            images: uint8 (B, S, S, 3).
+            appearances: float32 (B, numbers), of the images.
+            random: decides which parts are seen.
+
+        Raises:
+            Diverged: a loss is not finite.
+        """
+        batch, is_full = len(masks), self.images_seen >= self.config.half_images
+        mask = masks.to(self.device)[:, None].float() / 127.5 - 1
+        real = images.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        real = real if is_full else F.avg_pool2d(real, 2)
+        appearance = appearances.to(self.device)
+        own = batch // 2
+        given = [*range(own), *range(own + 1, batch), *([own] if own < batch else [])]
+        view = _View(mask, is_full, bool(self.step_count % 2), random)
+        with self._autocast():
+            color, luma = self.generator.draw(mask, appearance[given], self._noise(mask))
+        fake = to_rgb(color, luma if is_full else None)
+        seen = compress(fake) if is_full else fake
+        with self._autocast():
+            fake_features = self._features(view.features(seen))
+            with torch.no_grad():
+                real_features = self._features(view.features(real))
+        small, fine = view.features(mask), view.pixels(mask)
+        fake_pixels = torch.cat([view.pixels(seen), fine], 1)
+        real_pixels = torch.cat([view.pixels(real), fine], 1)
+
+        self._require_grad(True)
+        with self._autocast():
+            on_fake = self.heads([one.detach() for one in fake_features], small, appearance[given])
+            on_real = self.heads(real_features, small, appearance)
+            pixels_on_fake = self.patches(fake_pixels.detach(), appearance[given])
+            pixels_on_real = self.patches(real_pixels, appearance)
+        features_d = torch.stack([_hinge(a, b) for a, b in zip(on_fake, on_real, strict=True)]).mean()
+        pixels_d = _hinge(pixels_on_fake, pixels_on_real)
+        self.optimizer_d.zero_grad()
+        _backward(features_d + pixels_d)
+        self.optimizer_d.step()
+
+        self._require_grad(False)
+        with self._autocast():
+            features_g = -torch.stack(
+                [one.mean() for one in self.heads(fake_features, small, appearance[given])]
+            ).mean()
+            pixels_g = -self.patches(fake_pixels, appearance[given]).mean()
+        statistics = self._statistics(fake_features, [one[given] for one in real_features], small, small[given])
+        cell = 8 if is_full else 4
+        l1 = F.l1_loss(F.avg_pool2d(fake[:own], cell), F.avg_pool2d(real[:own], cell))
+        config = self.config
+        loss = features_g + config.lambda_patch * pixels_g + config.lambda_statistics * statistics
+        loss = loss + config.lambda_l1 * l1
+        if not torch.isfinite(loss):
+            raise Diverged(f"a loss is {loss.item():g} at step {self.step_count + 1}")
+        self.optimizer_g.zero_grad()
+        _backward(loss)
+        self.optimizer_g.step()
+        self.step_count, self.images_seen = self.step_count + 1, self.images_seen + batch
+        self._update_average()
+        values = torch.stack([features_d, pixels_d, features_g, pixels_g, statistics, l1 * 127.5]).detach().tolist()
+        return GanLosses(*values)
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.features.pyramid(images * 127.5 + 127.5)
+        return maps
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def _noise(self, mask: Tensor) -> Tensor:
+        count = self.generator.spec.noise_count((mask.shape[2], mask.shape[3]))
+        return scale_noise(torch.randint(0, 256, (len(mask), count), dtype=torch.uint8, device=self.device))
+
+    def _require_grad(self, wanted: bool) -> None:
+        for parameter in self._judges:
+            parameter.requires_grad_(wanted)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        keep = min(self.config.ema, (1 + self.step_count) / (10 + self.step_count))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - keep)
+
+    def _statistics(
+        self, fake: Sequence[Tensor], real: Sequence[Tensor], fake_mask: Tensor, real_mask: Tensor
+    ) -> Tensor:
+        """Compare means and deviations of features in lesion and skin, in deviations of the real features."""
+        total = fake_mask.new_zeros(())
+        for depth, (a, b) in enumerate(zip(fake[:STATISTICS_DEPTHS], real[:STATISTICS_DEPTHS], strict=True)):
+            a, b = a.float(), b.float()
+            spread = b.flatten(2).std(2).mean(0)[None, :, None, None] + 0.05
+            before = self._deviations[depth]
+            deviation = spread if before is None else before.lerp(spread, 0.02)
+            self._deviations[depth] = deviation
+            shares = [F.adaptive_avg_pool2d((one + 1) / 2, (a.shape[2], a.shape[3])) for one in (fake_mask, real_mask)]
+            for invert in (False, True):
+                of_fake, of_real = (1 - share if invert else share for share in shares)
+                is_there = (of_fake.mean((1, 2, 3)) > MIN_REGION) & (of_real.mean((1, 2, 3)) > MIN_REGION)
+                weight = is_there.float()[:, None, None, None]
+                for one, other in zip(_moments(a, of_fake), _moments(b, of_real), strict=True):
+                    total = total + ((one - other) / deviation * weight).abs().mean()
+        return total / (4 * STATISTICS_DEPTHS)
+
+
+class _View:
+    """Choose which part of the images the networks see in a step: the same of real and synthesized ones."""
+
+    def __init__(self, mask: Tensor, is_full: bool, is_odd: bool, random: np.random.Generator) -> None:
+        places = (mask.shape[2] - SEEN_SIDE) // 16 + 1
+        self.is_full, self.is_native = is_full, is_full and is_odd
+        self._part = tuple(int(v) * 16 for v in random.integers(0, places, 2))
+        self._shift = tuple(int(v) for v in random.integers(-SHIFT, SHIFT + 1, 2))
+        self._pixels = tuple(int(v) * 16 for v in random.integers(0, places, 2))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Cut or shrink what the feature network sees."""
+        if self.is_native:
+            return _contiguous(_cut(x, self._part))
+        x = F.avg_pool2d(x, 2) if x.shape[2] > SEEN_SIDE else x
+        padded = F.pad(x, (SHIFT,) * 4, mode="replicate")
+        top, left = (SHIFT + one for one in self._shift)
+        return _contiguous(padded[:, :, top : top + x.shape[2], left : left + x.shape[3]])
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """Cut what the discriminator on pixels sees."""
+        if self.is_full:
+            return _cut(x, self._pixels)
+        return F.avg_pool2d(x, 2) if x.shape[2] > SEEN_SIDE else x
+
+
+def _cut(x: Tensor, corner: tuple[int, ...]) -> Tensor:
+    top, left = corner
+    return x[:, :, top : top + SEEN_SIDE, left : left + SEEN_SIDE]
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _hinge(on_fake: Tensor, on_real: Tensor) -> Tensor:
+    """Return the hinge loss of a discriminator (Lim and Ye, arXiv:1705.02894)."""
+    return F.relu(1 + on_fake).mean() + F.relu(1 - on_real).mean()
+
+
+def _moments(features: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation (B, C, 1, 1) of features (B, C, H, W), weighted by (B, 1, H, W)."""
+    area = share.sum((2, 3), keepdim=True).clamp_min(1e-6)
+    mean = (features * share).sum((2, 3), keepdim=True) / area
+    variance = ((features - mean).square() * share).sum((2, 3), keepdim=True) / area
+    return mean, (variance + 1e-4).sqrt()
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
