@@ -28,7 +28,7 @@ from m2l_runtime.backends.base import BackendOptions, ModelSource
 from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.bundle import embedded
 from m2l_runtime.bundle.schema import Parity, TensorSpec
-from m2l_runtime.conditioning.conditions import Appearances, dropout_bits, item_seed
+from m2l_runtime.conditioning.conditions import Appearances, dropout_bits, item_seed, noise_bytes
 from m2l_runtime.conditioning.random import random_below, random_uint64
 from m2l_runtime.errors import InputError, ParityError
 from m2l_runtime.masks.mask_file import read_mask
@@ -164,6 +164,16 @@ def _gate_dropout_bits(random: RandomRows, count: int, table: Appearances | None
     return bits.reshape(ROUNDS * count, -1)
 
 
+def _random_noise(spec: TensorSpec, table: Appearances | None, count: int, words: Sequence[str]) -> npt.NDArray[Any]:
+    size = next(side for side in spec.shape if side != BATCH)
+    seeds = [item_seed(0, " ".join(words), sample) for sample in range(1, count + 1)]
+    return np.stack([noise_bytes(seed, size) for seed in seeds])
+
+
+def _gate_noise(random: RandomRows, count: int, table: Appearances | None) -> npt.NDArray[Any]:
+    return random(ROUNDS * count, ("gate",))
+
+
 RandomRows = Callable[[int, Sequence[str]], npt.NDArray[Any]]
 """Sample a number of rows; the words say for what."""
 
@@ -181,6 +191,7 @@ class RoleRows:
 ROLE_ROWS: Final[Mapping[str, RoleRows]] = {
     "appearance": RoleRows(_random_appearances, _gate_appearances),
     "dropout_bits": RoleRows(_random_dropout_bits, _gate_dropout_bits),
+    "noise": RoleRows(_random_noise, _gate_noise),
 }
 """By role of the input, see :data:`m2l_runtime.bundle.roles.ROLES`; the mask is not among them."""
 
