@@ -21,6 +21,7 @@ from torch import Tensor
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import CheckpointError
 from m2l_runtime.literals import Norm, Upsample
+from m2l_runtime.types import KNOWN_NAMES
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec, infer_modulated_spec, is_modulated
 from m2l_train.models.networks import MIN_DEPTH, UnetGenerator, UnetSpec
 
@@ -193,6 +194,10 @@ def _to_modulated(state: Mapping[str, Tensor]) -> ModulatedGenerator:
         _check_tensor(key, value, expected[key])
     if not (state["std"] > 0).all():
         raise CheckpointError("has numbers in std that are not above 0, and appearances are divided by them")
+    unknown = [name for name in spec.names if name not in KNOWN_NAMES]
+    if unknown or spec.numbers != state["mlp.0.weight"].shape[1]:
+        what = f"a number '{printable(unknown[0])}'" if unknown else f"{spec.numbers} names"
+        raise CheckpointError(f"has appearances with {what}, which this m2l does not know; {EXPECTED}")
     if not spec.appearance_rows:
         raise CheckpointError("keeps no appearances of the images trained on, which a bundle's are drawn from")
     network.load_state_dict(_copied(state, expected), assign=True)

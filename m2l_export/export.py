@@ -172,6 +172,7 @@ def export_checkpoint(
         provenance=describe_provenance(loaded.checkpoint, loaded.run),
         warnings=_warnings(task.options, validated, variants),
         table=data.table,
+        names=loaded.network.spec.names,
         sensitivities={one.model.engines[0]: one.sensitivity for one in variants if one.sensitivity is not None},
     )
     manifest, files = assemble_manifest(contents, task.options)

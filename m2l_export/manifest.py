@@ -35,7 +35,6 @@ from m2l_runtime.bundle.schema import (
     Resampling,
 )
 from m2l_runtime.conditioning.conditions import Appearances
-from m2l_runtime.types import NAMES
 from m2l_train.models.modulated import ModulatedSpec
 
 GOLDEN_NAME = "golden.npz"
@@ -69,7 +68,9 @@ class BundleContents:
     provenance: Provenance
     warnings: tuple[str, ...]
     table: Appearances | None
-    """Appearances to choose from at random: float32 (count, 12)."""
+    """Appearances to choose from at random: float32 (count, numbers)."""
+    names: tuple[str, ...]
+    """Names of their numbers."""
     sensitivities: Mapping[str, Sensitivity]
     """What int8 costs layer by layer, by the engine that the file is for."""
 
@@ -101,7 +102,7 @@ def assemble_manifest(contents: BundleContents, options: ExportOptions) -> tuple
         appearance=None
         if table is None
         else AppearanceTable(
-            file=entries[APPEARANCES_NAME], count=len(table), names=NAMES, min_contrast=options.min_contrast
+            file=entries[APPEARANCES_NAME], count=len(table), names=contents.names, min_contrast=options.min_contrast
         ),
         plans=contents.plans,
     )

@@ -19,8 +19,14 @@ from m2l_runtime.backends.registry import BackendChoice, choose_backend, load_ba
 from m2l_runtime.bundle import embedded
 from m2l_runtime.bundle.io import Bundle, open_bundle
 from m2l_runtime.bundle.schema import Precision
-from m2l_runtime.conditioning.conditions import Appearances, ExtraInputs, check_appearances, check_seeds
-from m2l_runtime.errors import EngineError
+from m2l_runtime.conditioning.conditions import (
+    TAKES_NO_APPEARANCE,
+    Appearances,
+    ExtraInputs,
+    check_appearances,
+    check_seeds,
+)
+from m2l_runtime.errors import ArrayError, EngineError
 from m2l_runtime.types import Images, Masks, check_masks
 
 
@@ -30,8 +36,8 @@ class Synthesizer:
     The fixed size makes results independent of how many masks come at once: a mask gives the same bytes alone or
     among others. A synthesizer may be called from several threads.
 
-    A generator may take more than the mask: an appearance (:mod:`m2l_runtime.conditioning.appearance`), and which
-    features are dropped. Both are sampled with a seed for each mask. Appearances may be given instead.
+    A generator may take more than the mask: an appearance (:mod:`m2l_runtime.conditioning.numbers`), noise, and which
+    features are dropped. All are sampled with a seed for each mask. Appearances may be given instead.
 
     Example:
         >>> import numpy as np
@@ -114,6 +120,11 @@ class Synthesizer:
         """Height and width of masks and images, in pixels."""
         return self.bundle.manifest.image_size
 
+    @property
+    def appearance_names(self) -> tuple[str, ...]:
+        """Names of the numbers of an appearance, in order; empty where the generator takes none."""
+        return self.extra.names
+
     def __call__(
         self,
         masks: Masks,
@@ -127,8 +138,8 @@ class Synthesizer:
             seeds: (N,) integers, 0..2^64-1, one for each mask. None: they follow from the masks' bytes, so a mask
                 always gives the same image. A generator that takes the mask alone (`extra.is_random` is False)
                 ignores them.
-            appearances: float32 (N, 12), or (12,) for all, in the order of :data:`m2l_runtime.types.NAMES`. None:
-                sampled from the training images.
+            appearances: float32 (N, K), or (K,) for all: a number for each of `appearance_names`. None: sampled from
+                the training images.
 
         Returns:
             uint8 (N, H, W, 3) RGB, a new array owned by the caller.
@@ -141,8 +152,13 @@ class Synthesizer:
         return self.synthesize_checked(
             masks,
             None if seeds is None else check_seeds(seeds, len(masks)),
-            None if appearances is None else check_appearances(appearances, len(masks)),
+            None if appearances is None else self._check_appearances(appearances, len(masks)),
         )
+
+    def _check_appearances(self, appearances: Appearances, count: int) -> Appearances:
+        if not self.appearance_names:
+            raise ArrayError(TAKES_NO_APPEARANCE)
+        return check_appearances(appearances, count, self.appearance_names)
 
     def synthesize_checked(
         self, masks: Masks, seeds: Sequence[int] | None = None, appearances: Appearances | None = None

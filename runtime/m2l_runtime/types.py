@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -67,7 +68,7 @@ def check_masks(masks: Any, image_size: tuple[int, int]) -> Masks:
 
 
 Appearance = npt.NDArray[np.float32]
-"""float32 (12,): the numbers named by `NAMES`, in that order."""
+"""float32 (K,): a number for each name that a bundle's table has, in its order; `NAMES` where nothing else is said."""
 
 
 NAMES: Final = (
@@ -76,4 +77,35 @@ NAMES: Final = (
     *(f"skin_{channel}" for channel in "Lab"),
     *(f"skin_spread_{channel}" for channel in "Lab"),
 )
-"""Numbers of an appearance. For each region: mean of CIE L*, a*, b* (D65) over its pixels, then their deviations."""
+"""The first numbers of an appearance, and all that bundles of schema version 1 have.
+
+For each region: mean of CIE L*, a*, b* (D65) over its pixels, then their deviations.
+"""
+
+LOOK_NAMES: Final = (
+    "sharpness",
+    "lesion_detail",
+    "skin_detail",
+    "vignette",
+    "hair",
+    "ink",
+)
+"""Numbers that are measured of an image beside its colors (:mod:`m2l_runtime.conditioning.numbers`)."""
+
+STYLE_NAMES: Final = tuple(f"style_{place}" for place in range(1, 17))
+"""Numbers that only training measures: principal components of image features, each over its deviation."""
+
+KNOWN_NAMES: Final = (*NAMES, *LOOK_NAMES, *STYLE_NAMES)
+"""Every number that a bundle's appearances may have. A bundle's table says which it has, and in which order."""
+
+
+def list_names(names: Sequence[str]) -> str:
+    """List numbers of an appearance for a message, three styles or more as a span.
+
+    Example:
+        >>> list_names(("hair", "ink", "style_1", "style_2", "style_3"))
+        'hair, ink, style_1 to style_3'
+    """
+    styles = [name for name in names if name in STYLE_NAMES]
+    others = [name for name in names if name not in STYLE_NAMES]
+    return ", ".join([*others, *([f"{styles[0]} to {styles[-1]}"] if len(styles) > 2 else styles)])

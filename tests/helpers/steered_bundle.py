@@ -1,4 +1,4 @@
-"""A bundle whose generator gives its inputs back as pixels: red the mask, green the appearance, blue the dropout bits.
+"""A bundle whose generator gives its inputs back as pixels: red the mask, green the appearance, blue bits or noise.
 
 Its ONNX file is written here byte by byte, as the protocol buffers of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 say, so that tests of the runtime need no onnx. Green and blue are the same in every row, a column each of the twelve.
@@ -29,7 +29,7 @@ from m2l_runtime.bundle.schema import (
 )
 from m2l_runtime.types import NAMES
 
-Role = Literal["appearance", "dropout_bits"]
+Role = Literal["appearance", "dropout_bits", "noise"]
 BOTH: tuple[Role, ...] = ("appearance", "dropout_bits")
 SIDE = 12
 """Of masks and images, and how many numbers and bytes come in beside them."""
@@ -43,28 +43,42 @@ def table() -> npt.NDArray[np.float32]:
     return np.random.default_rng(5).integers(1, 99, (ROWS, len(NAMES))).astype(np.float32)
 
 
-def steered_bundle(folder: Path, roles: Sequence[Role] = BOTH, side: int = SIDE) -> Bundle:
-    """The bundle, with the inputs asked for. Of another side than `SIDE` only the fake backend runs it."""
+def table_of(names: Sequence[str]) -> npt.NDArray[np.float32]:
+    """(ROWS, len(names)): the columns of `table`, and beyond those halves from -2 to 2."""
+    more = np.random.default_rng(6).integers(-4, 5, (ROWS, max(0, len(names) - len(NAMES)))) / 2
+    return np.hstack([table()[:, : len(names)], more.astype(np.float32)])
+
+
+def steered_bundle(
+    folder: Path, roles: Sequence[Role] = BOTH, side: int = SIDE, names: Sequence[str] = NAMES
+) -> Bundle:
+    """The bundle, with the inputs asked for. Of another side or number of names only the fake backend runs it."""
+    rows = table_of(names)
     inputs = [TensorSpec(name="mask", role="mask", dtype="uint8", shape=("batch", side, side))]
     if "appearance" in roles:
-        inputs.append(TensorSpec(name="appearance", role="appearance", dtype="float32", shape=("batch", len(NAMES))))
+        inputs.append(TensorSpec(name="appearance", role="appearance", dtype="float32", shape=("batch", len(names))))
     if "dropout_bits" in roles:
         inputs.append(TensorSpec(name="dropout_bits", role="dropout_bits", dtype="uint8", shape=("batch", SIDE)))
+    if "noise" in roles:
+        inputs.append(TensorSpec(name="noise", role="noise", dtype="uint8", shape=("batch", SIDE)))
     rng = np.random.default_rng(1)
     masks = np.where(rng.random((2, side, side)) < 0.5, np.uint8(0), np.uint8(255))
     extra: dict[str, npt.NDArray[Any]] = {
-        "appearance": table()[:2],
+        "appearance": rows[:2],
         "dropout_bits": rng.integers(0, 256, (2, SIDE)).astype(np.uint8),
+        "noise": rng.integers(0, 256, (2, SIDE)).astype(np.uint8),
     }
     given = {role: extra[role] for role in roles}
-    images = np.stack([image(masks[i], *(given[r][i] if r in given else None for r in BOTH)) for i in range(2)])
+    blue = given.get("dropout_bits", given.get("noise"))
+    green = given["appearance"][:, :SIDE] if "appearance" in given else None
+    images = np.stack([image(masks[i], *(None if row is None else row[i] for row in (green, blue))) for i in range(2)])
     files = {
         "generator.onnx": onnx_of(roles),
         "golden.npz": npz(mask=masks, image=images, **given),
         "MODEL_CARD.md": b"Gives back what it is given.\n",
     }
     if "appearance" in roles:
-        files["appearances.npz"] = npz(appearance=table())
+        files["appearances.npz"] = npz(appearance=rows)
     entries = {name: FileEntry.from_content(name, content) for name, content in files.items()}
     manifest = Manifest(
         name="steered",
@@ -107,7 +121,7 @@ def steered_bundle(folder: Path, roles: Sequence[Role] = BOTH, side: int = SIDE)
             dropout="input" if "dropout_bits" in roles else "off",
         ),
         provenance=Provenance(checkpoint="-", checkpoint_sha256="0" * 64, versions={}),
-        appearance=AppearanceTable(file=entries["appearances.npz"], count=ROWS, names=NAMES)
+        appearance=AppearanceTable(file=entries["appearances.npz"], count=ROWS, names=tuple(names))
         if "appearance" in roles
         else None,
     )
@@ -140,7 +154,8 @@ def onnx_of(roles: Sequence[Role] = BOTH) -> bytes:
         _node("Sub", ["red", "red"], "black"),
     ]
     colors = ["red"]
-    for role, is_float in (("appearance", True), ("dropout_bits", False)):
+    blue: Role = "noise" if "noise" in roles else "dropout_bits"
+    for role, is_float in (("appearance", True), (blue, False)):
         if role not in roles:
             colors.append("black")
             continue
@@ -152,7 +167,11 @@ def onnx_of(roles: Sequence[Role] = BOTH) -> bytes:
     nodes.append(_node("Concat", colors, "pixels", axis=3))
     nodes.append(_node("Cast", ["pixels"], "image", to=_UINT8))
     inputs = [_tensor_info("mask", _UINT8, SIDE, SIDE)]
-    inputs += [_tensor_info(role, _FLOAT if role == "appearance" else _UINT8, SIDE) for role in BOTH if role in roles]
+    inputs += [
+        _tensor_info(role, _FLOAT if role == "appearance" else _UINT8, SIDE)
+        for role in (*BOTH, "noise")
+        if role in roles
+    ]
     graph = b"".join(_field(1, node) for node in nodes)
     graph += _field(2, b"steered")
     graph += _field(5, _axes("last", 3)) + _field(5, _axes("around", 1, 3))

@@ -33,7 +33,7 @@ from m2l_runtime.bundle.schema import (
     ModelFile,
     TensorSpec,
 )
-from m2l_runtime.bundle.validate import check_path, parse_manifest
+from m2l_runtime.bundle.validate import check_path, lowest_schema_version, parse_manifest
 from m2l_runtime.errors import BundleDamaged, BundleError, BundleNotFound, OutputError
 
 
@@ -107,7 +107,9 @@ class Bundle:
         return {s.name: arrays[s.name] for s in self.manifest.inputs}, arrays[self.manifest.outputs[0].name]
 
     def read_appearances(self) -> npt.NDArray[np.float32]:
-        """Read the table of appearances: float32 (count, 12), a row for each training image.
+        """Read the table of appearances: float32 (count, K), a row for each training image.
+
+        Its columns are those that the manifest names, :attr:`AppearanceTable.names`.
 
         Raises:
             BundleDamaged: as :meth:`read`, or not such an array, or not finite.
@@ -276,7 +278,7 @@ def write_bundle(
 
     Args:
         path: the folder to write.
-        manifest: the content of manifest.json.
+        manifest: the content of manifest.json. It is written in the lowest schema version that it needs.
         contents: the content of each file the manifest lists, by its path.
         overwrite: replace a bundle that is at `path`. Anything else there is never replaced.
 
@@ -287,6 +289,7 @@ def write_bundle(
         OutputError: `path` exists and may not be replaced, or cannot be written.
         BundleError: manifest and contents do not make a bundle that can be read.
     """
+    manifest = msgspec.structs.replace(manifest, schema_version=lowest_schema_version(manifest))
     text = msgspec.json.format(msgspec.json.encode(manifest.fields()), indent=2) + b"\n"
     target = Path(path)
     if set(contents) != {entry.path for entry in manifest.files}:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from m2l_runtime.bundle.schema import DType, TensorSpec
-from m2l_runtime.types import NAMES
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,9 @@ class Role:
 ROLES: Final[Mapping[str, Role]] = {
     "mask": Role("uint8", ("height", "width"), "0 background, 255 lesion", is_required=True),
     "appearance": Role(
-        "float32", (len(NAMES),), "colors of lesion and skin: drawn with --seed, or chosen with --appearance"
+        "float32", ("K",), "colors of lesion and skin, and more: drawn with --seed, or chosen with --appearance"
     ),
     "dropout_bits": Role("uint8", ("N",), "which features are kept, eight a byte: drawn with --seed"),
+    "noise": Role("uint8", ("N",), "what varies beside the appearance, uniform bytes: drawn with --seed"),
 }
 """Roles of inputs that this version can supply, the required one first. A bundle with any other role is refused."""

@@ -14,7 +14,8 @@ from m2l_runtime.literals import Norm, Upsample
 
 SCHEMA: Final = "m2l-bundle"
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""Newest version that is read and written; a bundle is written in the lowest that it needs."""
 
 MANIFEST_NAME: Final = "manifest.json"
 
@@ -229,7 +230,7 @@ class AppearanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     count: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
     """Rows."""
     names: tuple[str, ...]
-    """Names of the columns: :data:`m2l_runtime.types.NAMES`."""
+    """Names of the columns, some of :data:`m2l_runtime.types.KNOWN_NAMES`; in version 1 the first twelve of these."""
     min_contrast: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
     """Delta E*ab by which lesion and skin differ at least, in their mean colors; rows of less were left out."""
 
@@ -334,7 +335,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """
 
     schema: Literal["m2l-bundle"] = SCHEMA
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 1
+    """Of a bundle written, what :func:`m2l_runtime.bundle.validate.lowest_schema_version` says, whatever is here."""
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     image_size: tuple[Side, Side]
     """Height, width in pixels."""

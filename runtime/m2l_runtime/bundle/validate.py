@@ -13,7 +13,7 @@ from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.roles import ROLES
 from m2l_runtime.bundle.schema import MANIFEST_NAME, SCHEMA, SCHEMA_VERSION, Manifest, ManifestHead
 from m2l_runtime.errors import BundleDamaged, BundleTooNew
-from m2l_runtime.types import NAMES
+from m2l_runtime.types import KNOWN_NAMES, NAMES, list_names
 
 
 @check_types()
@@ -26,9 +26,9 @@ def parse_manifest(content: bytes, where: str = MANIFEST_NAME) -> Manifest:
         >>> manifest = Synthesizer.open(backend="fake").bundle.manifest
         >>> parse_manifest(msgspec.json.encode(manifest.fields())) == manifest
         True
-        >>> parse_manifest(b'{"schema": "m2l-bundle", "schema_version": 2}')
+        >>> parse_manifest(b'{"schema": "m2l-bundle", "schema_version": 3}')
         Traceback (most recent call last):
-        m2l_runtime.errors.BundleTooNew: manifest.json has schema version 2, this m2l reads version 1; ...
+        m2l_runtime.errors.BundleTooNew: manifest.json has schema version 3, this m2l reads versions 1 to 2; ...
 
     Args:
         content: JSON.
@@ -46,10 +46,10 @@ def parse_manifest(content: bytes, where: str = MANIFEST_NAME) -> Manifest:
         raise BundleDamaged(
             f"{where} has schema '{printable(head.schema[:100])}', expected '{SCHEMA}': it is not a bundle's manifest"
         )
-    if head.schema_version != SCHEMA_VERSION:
+    if not 1 <= head.schema_version <= SCHEMA_VERSION:
         newer = head.schema_version > SCHEMA_VERSION
         raise BundleTooNew(
-            f"{where} has schema version {head.schema_version}, this m2l reads version {SCHEMA_VERSION}; "
+            f"{where} has schema version {head.schema_version}, this m2l reads versions 1 to {SCHEMA_VERSION}; "
             + ("install a newer m2l" if newer else "export the bundle again")
         )
     try:
@@ -59,6 +59,25 @@ def parse_manifest(content: bytes, where: str = MANIFEST_NAME) -> Manifest:
     for check in _RULES:
         check(manifest, where)
     return manifest
+
+
+def lowest_schema_version(manifest: Manifest) -> int:
+    """Return the lowest schema version whose readers know all that a manifest says.
+
+    Version 1 has the roles mask, appearance and dropout_bits, and appearances of the twelve numbers
+    :data:`m2l_runtime.types.NAMES`. Whatever else there is takes version 2.
+
+    Example:
+        >>> from m2l_runtime import Synthesizer
+        >>> lowest_schema_version(Synthesizer.open(backend="fake").bundle.manifest)
+        1
+    """
+    has_new_role = any(spec.role not in _ROLES_OF_VERSION_1 for spec in manifest.inputs)
+    has_new_names = manifest.appearance is not None and manifest.appearance.names != NAMES
+    return 2 if has_new_role or has_new_names else 1
+
+
+_ROLES_OF_VERSION_1: Final = ("mask", "appearance", "dropout_bits")
 
 
 def check_path(path: str, where: str) -> None:
@@ -126,10 +145,30 @@ def _check_appearance_table(manifest: Manifest, where: str) -> None:
             f"{where}: an input of the role 'appearance' and a table of appearances go together; got "
             + ("the input alone" if table is None else "the table alone")
         )
-    if table is not None and table.names != NAMES:
+    spec = manifest.input("appearance")
+    if table is None or spec is None:
+        return
+    unknown = next((name for name in table.names if name not in KNOWN_NAMES), None)
+    if unknown is not None:
         raise BundleTooNew(
-            f"{where}: appearances are {printable(', '.join(table.names))}; this m2l measures "
-            f"{', '.join(NAMES)}; install a newer m2l"
+            f"{where}: appearances have a number '{printable(unknown)}'; this m2l knows {list_names(KNOWN_NAMES)}; "
+            "install a newer m2l"
+        )
+    if len(set(table.names)) != len(table.names):
+        raise BundleDamaged(f"{where}: appearances have two numbers of one name: {printable(', '.join(table.names))}")
+    if spec.shape[1:] != (len(table.names),):
+        raise BundleDamaged(
+            f"{where}: the generator takes an appearance {spec.shape}, and its table has {len(table.names)} names; "
+            "expected as many"
+        )
+
+
+def _check_schema_version(manifest: Manifest, where: str) -> None:
+    needed = lowest_schema_version(manifest)
+    if manifest.schema_version < needed:
+        raise BundleDamaged(
+            f"{where} says schema version {manifest.schema_version}, and has inputs or numbers of version {needed}; "
+            "export the bundle again"
         )
 
 
@@ -179,6 +218,7 @@ _RULES: Final[tuple[Callable[[Manifest, str], None], ...]] = (
     _check_roles_are_known,
     _check_tensors,
     _check_appearance_table,
+    _check_schema_version,
     _check_paths,
     _check_one_model_per_engine,
     _check_int8,

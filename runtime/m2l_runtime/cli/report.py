@@ -14,7 +14,6 @@ from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.roles import ROLES
 from m2l_runtime.bundle.schema import Parity, TensorSpec
 from m2l_runtime.runs.folder import Summary
-from m2l_runtime.types import NAMES
 from m2l_runtime.verify import TOLERANCE, Replay
 
 if TYPE_CHECKING:  # these look for GPUs, which a run on a CPU need not wait for
@@ -88,12 +87,13 @@ def describe_bundle(bundle: Bundle) -> str:
 
 def appearance_counts(bundle: Bundle) -> dict[str, dict[str, float]] | None:
     """Compute mean and deviation of each appearance value over the training images; None without appearances."""
-    if bundle.manifest.appearance is None:
+    table = bundle.manifest.appearance
+    if table is None:
         return None
     numbers = bundle.read_appearances().astype(float)
     return {
         name: {"mean": round(float(mean), 3), "deviation": round(float(deviation), 3)}
-        for name, mean, deviation in zip(NAMES, numbers.mean(0), numbers.std(0), strict=True)
+        for name, mean, deviation in zip(table.names, numbers.mean(0), numbers.std(0), strict=True)
     }
 
 

@@ -101,7 +101,7 @@ class SamplingFlags:
     samples: int = option_field(1, "Images of each mask, where the bundle varies: NAME_sample1, NAME_sample2, ...")
     appearance: str | None = option_field(
         None,
-        "A photograph to look like, or numbers by name: lesion_L=35,skin_a=12.",
+        "A photograph to look like, or numbers by name: lesion_L=35,ita=tan. m2l inspect lists a bundle's.",
         default="sampled from the training images'",
     )
     appearance_mask: Path | None = option_field(
@@ -273,8 +273,10 @@ def _choose_appearance(
     table = synthesizer.extra.table
     if table is None:
         raise InputError(TAKES_NO_APPEARANCE)
-    choice, notes = resolve_appearance_query(sampling.appearance, synthesizer.image_size, sampling.appearance_mask)
-    for note in notes + AppearanceSampler(table, choice).warnings:
+    choice, notes = resolve_appearance_query(
+        sampling.appearance, synthesizer.image_size, sampling.appearance_mask, synthesizer.appearance_names
+    )
+    for note in notes + AppearanceSampler(table, choice, synthesizer.appearance_names).warnings:
         reporter.note(f"note: {note}")
     return choice
 

@@ -1,1 +1,1 @@
-"""Choose what a generator takes beside the mask: appearances and dropout bits, given or sampled."""
+"""Choose what a generator takes beside the mask: appearances, noise and dropout bits, given or sampled."""

@@ -1,4 +1,4 @@
-"""Sample what a generator takes beside the mask: an appearance, and which features are dropped.
+"""Sample what a generator takes beside the mask: an appearance, noise, and which features are dropped.
 
 The values of an item follow from the run's seed, the item's name and the number of its sample, and from nothing else.
 So they are the same in any order, on any machine, alone or among others. Random numbers come from
@@ -21,18 +21,23 @@ from m2l_runtime._utils.arguments import Renamed, check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import TensorSpec
-from m2l_runtime.conditioning.random import check_seed, random_below, random_uint64
+from m2l_runtime.conditioning import skin_tone
+from m2l_runtime.conditioning.numbers import NUMBERS
+from m2l_runtime.conditioning.random import check_seed, random_below, random_bytes, random_uint64
 from m2l_runtime.errors import ArgumentError, ArrayError, InputError
-from m2l_runtime.types import NAMES, Appearance, Mask, Masks, describe
+from m2l_runtime.types import KNOWN_NAMES, NAMES, Appearance, Mask, Masks, describe, list_names
 
 Appearances = npt.NDArray[np.float32]
-"""float32 (N, 12): one :data:`m2l_runtime.types.Appearance` a row."""
+"""float32 (N, K): one :data:`m2l_runtime.types.Appearance` a row."""
 
 NEAREST_FRACTION: Final = 1 / 20
 """Where some numbers are given, one of the nearest training images is sampled: this fraction of them."""
 
 FAR_DEVIATIONS: Final = 3.0
 """Standard deviations beyond the range of the training images, from where on a number gets a warning."""
+
+RARE_FRACTION: Final = 1 / 20
+"""Of training images on either side: an angle of the skin beyond those gets a warning."""
 
 MAX_SAMPLES: Final = 1_000_000
 
@@ -66,7 +71,17 @@ def dropout_bits(seed: int, size_bytes: int) -> npt.NDArray[np.uint8]:
     Returns:
         uint8 (size_bytes,): the raw random stream, little-endian.
     """
-    return random_uint64(-(-size_bytes // 8), seed, "dropout_bits").astype("<u8").view(np.uint8)[:size_bytes]
+    return random_bytes(seed, size_bytes, "dropout_bits")
+
+
+def noise_bytes(seed: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+    """Sample the noise of an item: uint8 (size_bytes,), uniform in 0..255, from a stream of its own.
+
+    Args:
+        seed: the item's seed, see :func:`item_seed`.
+        size_bytes: number of bytes.
+    """
+    return random_bytes(seed, size_bytes, "noise")
 
 
 @check_types(renamed={"given": "values"})
@@ -74,8 +89,9 @@ def dropout_bits(seed: int, size_bytes: int) -> npt.NDArray[np.uint8]:
 class AppearanceChoice:
     """Choose appearances by some of their numbers. The others are sampled from the training images.
 
-    An appearance is 12 numbers that describe the colors of lesion and skin: CIE L*, a* and b*, mean and standard
-    deviation.
+    Which numbers an appearance has stands in the bundle: CIE L*, a* and b* of lesion and skin, mean and standard
+    deviation, and perhaps more (:mod:`m2l_runtime.conditioning.numbers`). Besides, ``ita`` asks for skin of an
+    individual typology angle in degrees (:mod:`m2l_runtime.conditioning.skin_tone`).
 
     Example:
         >>> AppearanceChoice.from_values({"lesion_L": 35, "skin_a": 12}).label
@@ -84,19 +100,23 @@ class AppearanceChoice:
         'drawn'
 
     Raises:
-        InputError: an unknown name, one given twice, or a number that is not finite or that no image can have.
+        InputError: an unknown name, one given twice, a number that is not finite or that no image can have, or ``ita``
+            beside the numbers that it follows from.
     """
 
     values: tuple[tuple[str, float], ...] = ()
-    """(name, number), in the order of :data:`m2l_runtime.types.NAMES`. Empty: all sampled. All 12: one appearance."""
+    """(name, number), in the order of :data:`m2l_runtime.types.KNOWN_NAMES`, ``ita`` last. Empty: all sampled."""
 
     given = Renamed("values")
     of = Renamed("from_values")
 
     def __post_init__(self) -> None:
         for name, number in self.values:
-            if name not in NAMES:
-                raise InputError(f"appearances have no '{printable(name[:40])}'; expected some of {', '.join(NAMES)}")
+            if name not in _PLACES:
+                raise InputError(
+                    f"appearances have no '{printable(name[:40])}'; expected some of {list_names(KNOWN_NAMES)}, or "
+                    f"{skin_tone.ITA}"
+                )
             low, high = value_range(name)
             if not (math.isfinite(number) and low <= number <= high):
                 raise InputError(f"{name} must be between {low:g} and {high:g}, got {number:g}")
@@ -104,7 +124,10 @@ class AppearanceChoice:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"{twice} is given twice")
-        object.__setattr__(self, "values", tuple(sorted(self.values, key=lambda one: NAMES.index(one[0]))))
+        both = next((name for name in names if name in skin_tone.COLUMNS), None)
+        if skin_tone.ITA in names and both is not None:
+            raise InputError(f"{skin_tone.ITA} says {' and '.join(skin_tone.COLUMNS)}; give it or {both}, not both")
+        object.__setattr__(self, "values", tuple(sorted(self.values, key=lambda one: _PLACES[one[0]])))
 
     @classmethod
     @check_types()
@@ -113,68 +136,118 @@ class AppearanceChoice:
         return cls(tuple(numbers.items()))
 
     @classmethod
-    def fixed(cls, appearance: Appearance) -> AppearanceChoice:
-        """Choose one appearance, float32 (12,), such as :func:`m2l_runtime.conditioning.appearance.measure` returns."""
-        return cls(tuple(zip(NAMES, map(float, appearance), strict=True)))
+    def fixed(cls, appearance: Appearance, names: Sequence[str] = NAMES) -> AppearanceChoice:
+        """Choose all numbers named, such as :func:`m2l_runtime.conditioning.numbers.measure_numbers` returns.
+
+        Args:
+            appearance: float32, a number for each name.
+            names: what they are.
+        """
+        return cls(tuple(zip(names, map(float, appearance), strict=True)))
 
     @property
     def label(self) -> str:
         """The choice in one line, for the log; equal choices have equal labels."""
+        return self.label_for(NAMES)
+
+    def label_for(self, names: Sequence[str]) -> str:
+        """Write the choice in one line, for a bundle whose appearances have these names."""
         if not self.values:
             return "drawn"
         numbers = np.array([number for _, number in self.values], "<f4")
-        if len(self.values) == len(NAMES):
-            return f"all given, BLAKE2b {hashlib.blake2b(numbers.tobytes(), digest_size=8).hexdigest()}"
-        return ",".join(f"{name}={number!s}" for (name, _), number in zip(self.values, numbers, strict=True))
+        given = [name for name, _ in self.values]
+        words = ",".join(f"{name}={number!s}" for name, number in zip(given, numbers, strict=True))
+        if tuple(given) == NAMES == tuple(names):  # as in the logs of the first bundles
+            return f"all given, BLAKE2b {_short_hash(numbers.tobytes())}"
+        if len(given) < len(NAMES):
+            return words
+        how_many = "all" if set(given) >= set(names) else str(len(given))
+        return f"{how_many} given, BLAKE2b {_short_hash(words.encode())}"
 
+
+def _short_hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+_PLACES: Final = {name: place for place, name in enumerate((*KNOWN_NAMES, skin_tone.ITA))}
 
 RANDOM_APPEARANCE: Final = AppearanceChoice()
 
 
 def value_range(name: str) -> tuple[float, float]:
-    """Return the smallest and largest possible value of a number of an appearance."""
-    if "spread" in name:
-        return 0.0, 128.0
-    return (0.0, 100.0) if name.endswith("_L") else (-128.0, 127.0)
+    """Return the smallest and largest possible value of a number of an appearance, or of the skin's angle."""
+    return (-90.0, 90.0) if name == skin_tone.ITA else (NUMBERS[name].low, NUMBERS[name].high)
 
 
 class AppearanceSampler:
     """Sample appearances from a bundle's table, as a choice asks for.
 
     Where some numbers are given, one of the training images nearest in them is sampled, and the given numbers replace
-    its own. So the other numbers go with them as in real images.
+    its own. So the other numbers go with them as in real images. A given angle of the skin (``ita``) turns the row's
+    skin_L and skin_b onto that angle (:func:`m2l_runtime.conditioning.skin_tone.turn_to`).
+
+    Raises:
+        InputError: a number is given that the table does not have.
     """
 
-    def __init__(self, table: Appearances, choice: AppearanceChoice = RANDOM_APPEARANCE) -> None:
-        self._columns = [NAMES.index(name) for name, _ in choice.values]
-        self._numbers = np.array([number for _, number in choice.values], np.float32)
-        self._table, self._candidates = table, table
+    def __init__(
+        self,
+        table: Appearances,
+        choice: AppearanceChoice = RANDOM_APPEARANCE,
+        names: Sequence[str] = NAMES,
+    ) -> None:
+        self._names, self._table, self._candidates = tuple(names), table, table
+        self._angle = dict(choice.values).get(skin_tone.ITA)
+        given = [(name, number) for name, number in choice.values if name != skin_tone.ITA]
+        for name in (*(name for name, _ in given), *(skin_tone.COLUMNS if self._angle is not None else ())):
+            if name not in self._names:
+                raise InputError(
+                    f"the appearances of this bundle have no '{name}'; they have {list_names(self._names)}; leave it "
+                    "out, or use a bundle of a network that was trained with it"
+                )
+        self._columns = [self._names.index(name) for name, _ in given]
+        self._numbers = np.array([number for _, number in given], np.float32)
         deviation = table.std(0, np.float64)
         self._deviation = np.where(deviation > 0, deviation, 1.0)
-        if self._columns:
-            away = (table[:, self._columns] - self._numbers.astype(np.float64)) / self._deviation[self._columns]
-            nearest = np.argsort((away**2).sum(1), kind="stable")
+        distances = (table[:, self._columns] - self._numbers.astype(np.float64)) / self._deviation[self._columns]
+        if self._angle is not None:
+            self._skin = [self._names.index(name) for name in skin_tone.COLUMNS]
+            angles = skin_tone.ita(*(table[:, column] for column in self._skin))
+            distances = np.column_stack([distances, (angles - self._angle) / (angles.std() or 1.0)])
+        if distances.shape[1]:
+            nearest = np.argsort((distances**2).sum(1), kind="stable")
             self._candidates = table[nearest[: max(1, int(len(table) * NEAREST_FRACTION))]]
 
     def sample(self, seed: int) -> Appearance:
-        """Sample the appearance of an item: float32 (12,), owned by the caller."""
+        """Sample the appearance of an item: float32 (K,), owned by the caller."""
         row: Appearance = self._candidates[
             random_below(len(self._candidates), random_uint64(1, seed, "appearance"))[0]
         ].copy()
         row[self._columns] = self._numbers
+        if self._angle is not None:
+            row[self._skin] = skin_tone.turn_to(self._angle, *map(float, row[self._skin]))
         return row
 
     @property
     def warnings(self) -> list[str]:
-        """A line for each given number that is far from all that the network was trained with."""
+        """A line for each given number that is far from what the network was trained with."""
         lines = []
         for column, number in zip(self._columns, self._numbers, strict=True):
             low, high = float(self._table[:, column].min()), float(self._table[:, column].max())
             far = FAR_DEVIATIONS * self._deviation[column]
             if not low - far <= number <= high + far:
                 lines.append(
-                    f"{NAMES[column]} {number:g} is far from all that the network was trained with "
+                    f"{self._names[column]} {number:g} is far from all that the network was trained with "
                     f"({low:.1f} to {high:.1f}); do not expect it to follow"
+                )
+        if self._angle is not None:
+            angles = skin_tone.ita(*(self._table[:, column] for column in self._skin))
+            low, high = (float(bound) for bound in np.quantile(angles, (RARE_FRACTION, 1 - RARE_FRACTION)))
+            if not low <= self._angle <= high:
+                lines.append(
+                    f"{skin_tone.ITA} {self._angle:g} ({skin_tone.skin_class(self._angle)} skin) is outside what the "
+                    f"network was trained with: {1 - 2 * RARE_FRACTION:.0%} of its images are from {low:.0f} to "
+                    f"{high:.0f} degrees; do not expect it to follow"
                 )
         return lines
 
@@ -186,7 +259,9 @@ class Condition:
     seed: int
     """See :func:`item_seed`."""
     appearance: Appearance | None
-    """float32 (12,), not to be written to; None if the generator takes none."""
+    """float32 (K,), not to be written to; None if the generator takes none."""
+    names: tuple[str, ...] = NAMES
+    """What the numbers of the appearance are."""
 
     @property
     def text_fields(self) -> dict[str, str]:
@@ -194,7 +269,7 @@ class Condition:
         fields = {"m2l-seed": str(self.seed)}
         if self.appearance is not None:
             fields["m2l-appearance"] = ",".join(
-                f"{n}={v!s}" for n, v in zip(NAMES, rounded(self.appearance), strict=True)
+                f"{n}={v!s}" for n, v in zip(self.names, rounded(self.appearance), strict=True)
             )
         return fields
 
@@ -222,8 +297,10 @@ class ExtraInputs:
         manifest = bundle.manifest
         self._mask, *self._others = manifest.inputs
         self.table: Final = None if manifest.input("appearance") is None else bundle.read_appearances()
-        """float32 (count, 12) of the training images, not to be written to; None if the generator takes none."""
-        self.sampler: Final = None if self.table is None else AppearanceSampler(self.table)
+        """float32 (count, K) of the training images, not to be written to; None if the generator takes none."""
+        self.names: Final = () if manifest.appearance is None else manifest.appearance.names
+        """What the K numbers of an appearance are, in order."""
+        self.sampler: Final = None if self.table is None else AppearanceSampler(self.table, names=self.names)
         """Samples appearances where none are given."""
 
     @property
@@ -239,7 +316,7 @@ class ExtraInputs:
         Args:
             masks: uint8 (N, H, W).
             seeds: N of them, 0..2^64-1; None: :func:`mask_seed` of each mask.
-            appearances: float32 (N, 12); None: sampled with the seeds.
+            appearances: float32 (N, K); None: sampled with the seeds.
 
         Raises:
             ArrayError: appearances are given and the generator takes none.
@@ -267,20 +344,21 @@ TAKES_NO_APPEARANCE: Final = (
 def _sample_appearances(extra: ExtraInputs, spec: TensorSpec, seeds: Sequence[int]) -> npt.NDArray[Any]:
     assert extra.sampler is not None  # noqa: S101 - a manifest with this role has the table
     rows = [extra.sampler.sample(seed) for seed in seeds]
-    return np.stack(rows) if rows else np.empty((0, len(NAMES)), np.float32)
+    return np.stack(rows) if rows else np.empty((0, len(extra.names)), np.float32)
 
 
-def _sample_dropout_bits(extra: ExtraInputs, spec: TensorSpec, seeds: Sequence[int]) -> npt.NDArray[Any]:
+def _sample_bytes(extra: ExtraInputs, spec: TensorSpec, seeds: Sequence[int]) -> npt.NDArray[Any]:
     size = next(side for side in spec.shape if isinstance(side, int))
-    bits = np.empty((len(seeds), size), np.uint8)
-    for row, seed in zip(bits, seeds, strict=True):
-        row[:] = dropout_bits(seed, size)
-    return bits
+    rows = np.empty((len(seeds), size), np.uint8)
+    for row, seed in zip(rows, seeds, strict=True):
+        row[:] = random_bytes(seed, size, spec.role)
+    return rows
 
 
 SAMPLERS: Final[Mapping[str, Callable[[ExtraInputs, TensorSpec, Sequence[int]], npt.NDArray[Any]]]] = {
     "appearance": _sample_appearances,
-    "dropout_bits": _sample_dropout_bits,
+    "dropout_bits": _sample_bytes,
+    "noise": _sample_bytes,
 }
 """How the values of each role of :data:`m2l_runtime.bundle.roles.ROLES` are sampled: a row for each seed."""
 
@@ -318,16 +396,17 @@ class Conditions:
         self.samples: Final = samples
         self.seed: Final = seed if extra.is_random else None
         """The run's seed; None if no image depends on it."""
-        self.label: Final = None if extra.table is None else choice.label
+        self.label: Final = None if extra.table is None else choice.label_for(extra.names)
         """The choice of appearances in one line; None if the generator takes none."""
-        self._sampler = None if extra.table is None else AppearanceSampler(extra.table, choice)
+        self._names = extra.names
+        self._sampler = None if extra.table is None else AppearanceSampler(extra.table, choice, extra.names)
 
     def for_item(self, name: str, sample: int = 1) -> Condition | None:
         """Sample the condition of an item; None if the generator takes the mask alone. See :func:`item_seed`."""
         if self.seed is None:
             return None
         seed = item_seed(self.seed, name, sample)
-        return Condition(seed, None if self._sampler is None else self._sampler.sample(seed))
+        return Condition(seed, None if self._sampler is None else self._sampler.sample(seed), self._names)
 
 
 def check_seeds(seeds: Any, count: int) -> list[int]:
@@ -357,21 +436,27 @@ def check_seeds(seeds: Any, count: int) -> list[int]:
     return integers
 
 
-def check_appearances(appearances: Any, count: int) -> Appearances:
-    """Check the appearances of `count` masks; a single one (12,) is for all of them.
+def check_appearances(appearances: Any, count: int, names: Sequence[str] = NAMES) -> Appearances:
+    """Check the appearances of `count` masks; a single one (K,) is for all of them.
+
+    Args:
+        appearances: what a caller gave.
+        count: of masks.
+        names: what the K numbers are.
 
     Returns:
-        float32 (count, 12), not to be written to.
+        float32 (count, K), not to be written to.
 
     Raises:
         ArrayError: wrong shape or type, or numbers that are not finite.
     """
-    expected = f"appearances must be ({count}, {len(NAMES)}) or ({len(NAMES)},) float32"
+    size = len(names)
+    expected = f"appearances must be ({count}, {size}) or ({size},) float32"
     if not isinstance(appearances, np.ndarray):
         raise ArrayError(f"{expected}, got {describe(appearances)}")
-    if appearances.shape not in ((count, len(NAMES)), (len(NAMES),)) or appearances.dtype != np.float32:
+    if appearances.shape not in ((count, size), (size,)) or appearances.dtype != np.float32:
         advice = "; write appearances.astype(numpy.float32)" if appearances.dtype == np.float64 else ""
         raise ArrayError(f"{expected}, got {describe(appearances)}{advice}")
     if not np.isfinite(appearances).all():
         raise ArrayError(f"{expected} and finite, got values that are infinite or undefined")
-    return np.broadcast_to(appearances, (count, len(NAMES)))
+    return np.broadcast_to(appearances, (count, size))

@@ -42,6 +42,11 @@ def random_uint64(count: int, seed: int, *names: str | int) -> npt.NDArray[np.ui
     return stream
 
 
+def random_bytes(seed: int, size: int, *names: str | int) -> npt.NDArray[np.uint8]:
+    """Make `size` bytes, uniform in 0..255: the numbers of :func:`random_uint64`, each little-endian."""
+    return random_uint64(-(-size // 8), seed, *names).astype("<u8").view(np.uint8)[:size]
+
+
 def random_below(limit: int, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Turn numbers of :func:`random_uint64` into integers in 0..limit-1.
 

@@ -1,6 +1,7 @@
-"""Parse an appearance query, either numbers (`lesion_L=35,skin_a=12`) or a reference photograph.
+"""Parse an appearance query, either numbers (`lesion_L=35,skin_a=12`, `ita=tan`) or a reference photograph.
 
-A photograph is squashed to the model's size, as in training, and measured, lesion and skin apart. Its mask is given, or
+A photograph is squashed to the model's size, as in training, and measured, lesion and skin apart. What cannot be
+measured in a photograph (the styles) is sampled from training images that are near in what can. Its mask is given, or
 found beside it by the names that ISIC, PH2 and others use: NAME_segmentation, NAME_lesion or NAME_mask, in the same
 folder or one named ``masks`` (there NAME itself too).
 
@@ -11,6 +12,7 @@ histograms", IEEE Transactions on Systems, Man, and Cybernetics 9(1), 1979.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +20,15 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from m2l_runtime._utils.text import printable
-from m2l_runtime.conditioning.appearance import lab, measure
+from m2l_runtime.conditioning import skin_tone
+from m2l_runtime.conditioning.appearance import lab
 from m2l_runtime.conditioning.conditions import AppearanceChoice
+from m2l_runtime.conditioning.numbers import MEASURED_NAMES, measure_numbers
 from m2l_runtime.errors import ArgumentError, InputError, PictureFileError
 from m2l_runtime.masks.image_file import decode, read_bytes
 from m2l_runtime.masks.mask_file import read_mask
 from m2l_runtime.masks.mask_folder import SUFFIXES
-from m2l_runtime.types import Image, Mask
+from m2l_runtime.types import NAMES, Image, Mask
 
 MASK_SUFFIXES: Final = ("_segmentation", "_lesion", "_mask")
 """What a mask's name may add to its photograph's, in any letter case."""
@@ -37,7 +41,10 @@ _LEVELS: Final = 256
 
 
 def resolve_appearance_query(
-    text: str, image_size: tuple[int, int], mask: str | os.PathLike[str] | None = None
+    text: str,
+    image_size: tuple[int, int],
+    mask: str | os.PathLike[str] | None = None,
+    names: Sequence[str] = NAMES,
 ) -> tuple[AppearanceChoice, list[str]]:
     """Turn an appearance query into a choice, and notes that explain it.
 
@@ -45,6 +52,7 @@ def resolve_appearance_query(
         text: a photograph's file, or numbers by name.
         image_size: height and width of the model in pixels. Photographs are measured at this size.
         mask: the photograph's mask file; None: look for one.
+        names: numbers that the bundle's appearances have; those of them that can be are measured in a photograph.
 
     Raises:
         InputError: not numbers by name, an unknown name, or a number out of range.
@@ -54,11 +62,11 @@ def resolve_appearance_query(
         if mask is not None:
             raise ArgumentError("the mask of an appearance goes with a photograph; numbers need none, leave it out")
         return parse_appearance_numbers(text), []
-    return measure_photograph(Path(text), image_size, None if mask is None else Path(mask))
+    return measure_photograph(Path(text), image_size, None if mask is None else Path(mask), names)
 
 
 def parse_appearance_numbers(text: str) -> AppearanceChoice:
-    """Parse numbers by name, as in ``lesion_L=35,skin_a=12``.
+    """Parse numbers by name, as in ``lesion_L=35,skin_a=12``, and the skin's angle or class, as in ``ita=tan``.
 
     Raises:
         InputError: it is not such a text, or see :class:`m2l_runtime.conditioning.conditions.AppearanceChoice`.
@@ -67,15 +75,25 @@ def parse_appearance_numbers(text: str) -> AppearanceChoice:
     for word in text.split(","):
         name, equals, value = word.partition("=")
         try:
-            numbers.append((name.strip(), float(value)))
+            numbers.append((name.strip(), _number(name.strip(), value)))
         except ValueError:
-            what = f"{name.strip()} must be a number" if equals else "expected NAME=NUMBER,NAME=NUMBER,..."
-            raise ArgumentError(f"appearance: {printable(what[:80])}, got '{printable(word[:80])}'") from None
+            is_angle = name.strip() == skin_tone.ITA
+            or_class = f" of degrees, or one of {', '.join(skin_tone.CLASSES)}" if is_angle else ""
+            what = f"{name.strip()} must be a number{or_class}" if equals else "expected NAME=NUMBER,NAME=NUMBER,..."
+            raise ArgumentError(f"appearance: {printable(what[:160])}, got '{printable(word[:80])}'") from None
     return AppearanceChoice(tuple(numbers))
 
 
+def _number(name: str, value: str) -> float:
+    """Read a number; of the skin's angle the name of a class, too."""
+    word = value.strip().lower().replace("-", " ").replace("_", " ")
+    if name == skin_tone.ITA and word in skin_tone.CLASSES:
+        return skin_tone.CLASSES[word]
+    return float(value)
+
+
 def measure_photograph(
-    path: Path, image_size: tuple[int, int], mask: Path | None = None
+    path: Path, image_size: tuple[int, int], mask: Path | None = None, names: Sequence[str] = NAMES
 ) -> tuple[AppearanceChoice, list[str]]:
     """Measure the appearance of a photograph; see :func:`resolve_appearance_query`."""
     image, size = _read(path, image_size)
@@ -85,7 +103,7 @@ def measure_photograph(
             f"{printable(path)}: no mask beside it, so lesion and skin are told apart by Otsu's threshold of "
             "lightness; with its mask the measurement is better"
         )
-        return AppearanceChoice.fixed(measure(image, split_by_lightness(image))), [note]
+        return _measured(image, split_by_lightness(image), names), [note]
     mask_file = read_mask(source, image_size)
     height, width = mask_file.original_size
     if abs(size[1] * height / (size[0] * width) - 1) > MAX_ASPECT_DIFFERENCE:
@@ -96,7 +114,13 @@ def measure_photograph(
     notes = [] if mask is not None else [f"{printable(path)}: its mask is {printable(source)}"]
     if mask_file.note in ("empty", "full"):
         notes.append(f"{printable(source)} is {mask_file.note}, so lesion and skin have the same numbers")
-    return AppearanceChoice.fixed(measure(image, mask_file.mask)), notes
+    return _measured(image, mask_file.mask, names), notes
+
+
+def _measured(image: Image, mask: Mask, names: Sequence[str]) -> AppearanceChoice:
+    """Choose what can be measured of an image, among the names."""
+    measured = [name for name in names if name in MEASURED_NAMES]
+    return AppearanceChoice.fixed(measure_numbers(image, mask, measured), measured)
 
 
 def split_by_lightness(image: Image) -> Mask:

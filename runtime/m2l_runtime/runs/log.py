@@ -66,7 +66,7 @@ class Record(RunSettings, frozen=True, kw_only=True, omit_defaults=True):
     problem: str | None = None
     """Why there is no image; such a mask is tried again."""
     appearance: tuple[float, ...] | None = None
-    """Appearance that the generator was given, three decimals of each number of :data:`m2l_runtime.types.NAMES`."""
+    """Appearance that the generator was given, three decimals of each number that the bundle names."""
 
     @property
     def sha256s(self) -> tuple[str, ...]:

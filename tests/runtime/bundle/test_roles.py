@@ -25,7 +25,10 @@ def spec(role: str, shape: tuple[object, ...], dtype: str = "uint8") -> TensorSp
         (spec("mask", ("batch", 32)), False),
         (spec("mask", ()), False),
         (spec("appearance", ("batch", 12), "float32"), True),
-        (spec("appearance", ("batch", 11), "float32"), False),
+        (spec("appearance", ("batch", 35), "float32"), True),
+        (spec("appearance", ("batch", 11)), False),
+        (spec("noise", ("batch", 64)), True),
+        (spec("noise", ("batch", 64), "float32"), False),
         (spec("appearance", ("batch", "batch"), "float32"), False),
         (spec("dropout_bits", ("batch", 7)), True),
         (spec("dropout_bits", ("batch", "batch")), False),
@@ -37,7 +40,12 @@ def test_role_fits__type_and_every_side(one: TensorSpec, fits: bool) -> None:
 
 
 def test_role_shape__as_messages_show_it() -> None:
-    assert [role.shape(SIZE) for role in ROLES.values()] == ["('batch', 32, 48)", "('batch', 12)", "('batch', N)"]
+    assert {name: role.shape(SIZE) for name, role in ROLES.items()} == {
+        "mask": "('batch', 32, 48)",
+        "appearance": "('batch', K)",
+        "dropout_bits": "('batch', N)",
+        "noise": "('batch', N)",
+    }
 
 
 def test_samplers__have_every_role_but_the_required_one() -> None:

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m2l_runtime.types import KNOWN_NAMES
 from m2l_train.models.networks import LEAKY_RELU_SLOPE
 
 NOISE_MEAN: Final = 127.5
@@ -46,8 +47,8 @@ class ModulatedSpec:
     """Channels after each stride-2 convolution of the mask, from half the image's side on."""
     decoder: tuple[int, ...] = (256, 192, 128, 64, 48)
     """Channels at each side, from the innermost to half the image's: as many entries as `encoder`."""
-    numbers: int = 34
-    """Numbers of an appearance."""
+    names: tuple[str, ...] = KNOWN_NAMES
+    """Names of an appearance's numbers."""
     hidden: int = 96
     """Width of the two layers that map appearances to scales."""
     appearance_rows: int = 0
@@ -59,6 +60,11 @@ class ModulatedSpec:
                 f"a modulated generator has as many sides in its decoder as in its encoder, got encoder {self.encoder} "
                 f"and decoder {self.decoder}"
             )
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers an appearance has."""
+        return len(self.names)
 
     @property
     def levels(self) -> int:
@@ -138,6 +144,7 @@ class ModulatedGenerator(nn.Module):
         self.register_buffer("table", torch.zeros(spec.appearance_rows, spec.numbers))
         self.register_buffer("mean", torch.zeros(spec.numbers))
         self.register_buffer("std", torch.ones(spec.numbers))
+        self.register_buffer("names", torch.tensor(list(",".join(spec.names).encode()), dtype=torch.uint8))
         self.table: Tensor
         self.mean: Tensor
         self.std: Tensor
@@ -241,14 +248,14 @@ def scale_noise(noise: Tensor) -> Tensor:
 
 def is_modulated(state: Mapping[str, Tensor]) -> bool:
     """Tell whether a state_dict is of a modulated generator, by its keys."""
-    return {"mlp.0.weight", "head.weight", "downs.0.weight", "layers.0.weight"} <= state.keys()
+    return {"names", "mlp.0.weight", "head.weight", "downs.0.weight", "layers.0.weight"} <= state.keys()
 
 
 def infer_modulated_spec(state: Mapping[str, Tensor]) -> ModulatedSpec:
     """Infer the layout from a state_dict's shapes.
 
     Raises:
-        KeyError, IndexError, ValueError: keys or shapes are not those of one network.
+        KeyError, IndexError, ValueError: keys or shapes are not those of one network, or names are no text.
     """
     encoder: list[int] = []
     decoder: list[int] = []
@@ -259,7 +266,7 @@ def infer_modulated_spec(state: Mapping[str, Tensor]) -> ModulatedSpec:
     return ModulatedSpec(
         encoder=tuple(encoder),
         decoder=tuple(decoder),
-        numbers=state["mlp.0.weight"].shape[1],
+        names=tuple(bytes(state["names"].tolist()).decode().split(",")),
         hidden=state["mlp.0.weight"].shape[0],
         appearance_rows=state["table"].shape[0],
     )

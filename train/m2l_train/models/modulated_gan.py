@@ -66,19 +66,27 @@ class GanLosses:
 class ModulatedGan:
     """Hold the networks, their optimizers and the position; train them step by step."""
 
-    def __init__(self, table: Tensor, config: GanConfig, features: EfficientNetLite, device: torch.device) -> None:
+    def __init__(
+        self,
+        table: Tensor,
+        names: tuple[str, ...],
+        config: GanConfig,
+        features: EfficientNetLite,
+        device: torch.device,
+    ) -> None:
         """Begin a training.
 
         Args:
             table: appearances (rows, numbers) of the images to train on.
+            names: what the numbers are.
             config: its settings.
             features: a network trained on photographs, in eval mode; its weights are not trained.
             device: where all of it runs.
         """
         self.config, self.device = config, device
-        numbers = table.shape[1]
+        numbers = len(names)
         layout = torch.channels_last
-        self.generator = ModulatedGenerator(ModulatedSpec(numbers=numbers, appearance_rows=len(table)))
+        self.generator = ModulatedGenerator(ModulatedSpec(names=names, appearance_rows=len(table)))
         self.generator.set_table(table)
         self.generator = self.generator.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.generator).requires_grad_(False)

@@ -55,8 +55,13 @@ class UnetSpec:
 
     @property
     def numbers(self) -> int:
-        """Numbers of an appearance."""
+        """How many numbers an appearance has."""
         return APPEARANCE_SIZE
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of an appearance's numbers."""
+        return NAMES
 
     @property
     def has_bias(self) -> bool:
