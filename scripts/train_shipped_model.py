@@ -1,0 +1,270 @@
+"""Train the model inside the package, in sessions of any length.
+
+    .venv/bin/python scripts/train_shipped_model.py pack isic2017-256 pairs.npz
+    .venv/bin/python scripts/train_shipped_model.py train pairs.npz run --minutes 60    # again and again: it goes on
+    .venv/bin/python scripts/train_shipped_model.py sheet pairs.npz run sheet.png
+    .venv/bin/m2l export run/latest_net_G.pth bundle --weights fp16
+
+`pack` decodes all pairs, measures their appearances, and adds styles: what ImageNet features of an image tell beside its
+numbers. `train` saves the state every five minutes and at its end, and writes a line of losses to losses.jsonl every 50
+steps. Weights of EfficientNet-Lite0 come from the extra `photo`. docs/model.md says what came of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+from PIL import Image as PillowImage
+from torch import Tensor
+
+from m2l_runtime.conditioning.numbers import MEASURED_NAMES, measure_numbers
+from m2l_runtime.types import STYLE_NAMES, Images, Masks
+from m2l_train.models.efficientnet_lite import EfficientNetLite, fold_norms, load_network
+from m2l_train.models.modulated import ModulatedGenerator, infer_modulated_spec, scale_noise
+from m2l_train.models.modulated_gan import GanConfig, ModulatedGan
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+SPLITS: Final = ("train", "val")
+NEAR_DUPLICATES: Final = ("ISIC_0014596",)
+"""Training images that are nearly the same picture as one to validate on."""
+SAVE_SECONDS: Final = 300
+STEPS_A_LINE: Final = 50
+MAX_DEVIATIONS: Final = 4.0
+STATE: Final = "state.pt"
+LOSSES: Final = "losses.jsonl"
+GENERATOR: Final = "latest_net_G.pth"
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Hold the pairs of a split."""
+
+    masks: Masks
+    images: Images
+    appearances: npt.NDArray[np.float32]
+    """Measured numbers, then styles."""
+
+
+@app.command()
+def pack(data: Path, out: Path, side: int = 256) -> None:
+    """Decode the pairs of DATA/{train,val}/{images,masks}, and measure appearances, into one file."""
+    network = fold_norms(load_network(0)[0]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    arrays: dict[str, npt.NDArray[Any]] = {"names": np.array([*MEASURED_NAMES, *STYLE_NAMES])}
+    numbers, features = {}, {}
+    for split in SPLITS:
+        names = sorted(p.stem for p in (data / split / "images").iterdir() if p.stem not in NEAR_DUPLICATES)
+        masks = np.stack([_read(data / split / "masks" / f"{name}.png", "L", side) for name in names])
+        images = np.stack([_read(data / split / "images" / f"{name}.jpg", "RGB", side) for name in names])
+        with ProcessPoolExecutor() as pool:
+            numbers[split] = np.stack(list(pool.map(measure_numbers, images, masks, chunksize=16)))
+        features[split] = pooled_features(network, images)
+        arrays |= {f"{split}_masks": masks, f"{split}_images": images}
+        typer.echo(f"{split}: {len(names)} pairs")
+    styles = fit_styles(numbers["train"], features["train"], network.channels)
+    for split in SPLITS:
+        style = styles(numbers[split], features[split])
+        arrays[f"{split}_appearances"] = np.hstack([numbers[split], style]).astype(np.float32)
+    np.savez(out, allow_pickle=False, **arrays)
+
+
+def _read(path: Path, mode: str, side: int) -> npt.NDArray[np.uint8]:
+    picture = PillowImage.open(path).convert(mode)
+    return np.asarray(
+        picture.resize((side, side), PillowImage.Resampling.BICUBIC) if picture.width != side else picture
+    )
+
+
+@torch.no_grad()
+def pooled_features(network: EfficientNetLite, images: Images) -> Floats:
+    """Compute mean and deviation of the features of each depth: (N, 2 * channels of all depths)."""
+    rows = []
+    for start in range(0, len(images), 16):
+        levels = torch.from_numpy(images[start : start + 16]).permute(0, 3, 1, 2).float()
+        maps = network.pyramid(levels.contiguous(memory_format=torch.channels_last))
+        rows.append(torch.cat([part for one in maps for part in (one.mean((2, 3)), one.std((2, 3)))], 1))
+    return torch.cat(rows).numpy().astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Styles:
+    """Compute styles: principal components of what features tell beside the numbers, each of deviation 1."""
+
+    mean: Floats
+    deviation: Floats
+    feature_mean: Floats
+    feature_scale: Floats
+    told: Floats
+    """Least-squares coefficients of the features by the numbers and their squares."""
+    axes: Floats
+    scale: Floats
+
+    def __call__(self, numbers: npt.NDArray[np.float32], features: Floats) -> Floats:
+        """Compute (N, 16) from numbers (N, n) and pooled features (N, m)."""
+        left = (features - self.feature_mean) * self.feature_scale - _squares(self, numbers) @ self.told
+        styles: Floats = left @ self.axes / self.scale
+        return styles
+
+
+def _squares(styles: Styles, numbers: npt.NDArray[np.float32]) -> Floats:
+    z = np.clip((numbers - styles.mean) / styles.deviation, -MAX_DEVIATIONS, MAX_DEVIATIONS)
+    return np.hstack([np.ones((len(z), 1)), z, z**2])
+
+
+def fit_styles(numbers: npt.NDArray[np.float32], features: Floats, channels: tuple[int, ...]) -> Styles:
+    """Fit styles to the images to train on; features of each depth weigh alike."""
+    weights = np.concatenate([np.full(2 * count, (2 * count) ** -0.5) for count in channels])
+    mean, deviation = numbers.mean(0, np.float64), numbers.std(0, np.float64).clip(1e-6)
+    scale = weights / (features.std(0) + 1e-6)
+    bare = Styles(mean, deviation, features.mean(0), scale, np.zeros(0), np.zeros(0), np.zeros(0))
+    target, known = (features - bare.feature_mean) * scale, _squares(bare, numbers)
+    told = np.linalg.lstsq(known, target, rcond=None)[0]
+    left = target - known @ told
+    _, singular, axes = np.linalg.svd(left, full_matrices=False)
+    count = len(STYLE_NAMES)
+    return dataclasses.replace(
+        bare, told=told, axes=axes[:count].T, scale=(singular[:count] / np.sqrt(len(left))).clip(1e-9)
+    )
+
+
+def read_split(packed: Path, split: str) -> tuple[Split, tuple[str, ...]]:
+    """Read a split of a packed file, and the names of its numbers."""
+    with np.load(packed, allow_pickle=False) as arrays:
+        pairs = Split(*(arrays[f"{split}_{part}"] for part in ("masks", "images", "appearances")))
+        return pairs, tuple(map(str, arrays["names"]))
+
+
+@app.command()
+def train(
+    packed: Path,
+    run: Path,
+    minutes: Annotated[float, typer.Option(help="Minutes of this session.")] = 60.0,
+    threads: int = 1,
+    device: str = "cpu",
+    half_images: Annotated[int, typer.Option(help="Images seen at half their side first.")] = 14_000,
+    learning_rate: Annotated[float, typer.Option(help="Of the generator; the discriminators' is 3/4 of it.")] = 4e-4,
+    batch_size: int = 8,
+) -> None:
+    """Begin a training, or go on with it."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(time.time_ns() & 0xFFFF)
+    pairs, names = read_split(packed, "train")
+    config = GanConfig(
+        learning_rate_g=learning_rate,
+        learning_rate_d=0.75 * learning_rate,
+        batch_size=batch_size,
+        half_images=half_images,
+    )
+    table = torch.from_numpy(pairs.appearances)
+    gan = ModulatedGan(table, names, config, fold_norms(load_network(0)[0]), torch.device(device))
+    run.mkdir(parents=True, exist_ok=True)
+    cpu_seconds = 0.0
+    if (run / STATE).exists():
+        state = torch.load(run / STATE, map_location=device, weights_only=True)
+        gan.load_state(state)
+        cpu_seconds = state["cpu"]
+        typer.echo(f"on from step {gan.step_count}, {gan.images_seen} images seen")
+    masks, images = torch.from_numpy(pairs.masks), torch.from_numpy(pairs.images)
+    random = np.random.default_rng(gan.step_count + 1)
+    begin = saved = time.monotonic()
+    begin_cpu, sums = time.process_time(), np.zeros(6)
+
+    def save() -> None:
+        total = cpu_seconds + time.process_time() - begin_cpu
+        _write(run / STATE, gan.state() | {"cpu": total})
+        _write(run / GENERATOR, gan.average.state_dict())
+
+    for rows in batches(len(masks), batch_size, random):
+        times = int(random.integers(8))
+        turned = [turn(one, times) for one in (masks[rows], images[rows])]
+        losses = gan.step(turned[0], turned[1], table[rows], random)
+        sums += dataclasses.astuple(losses)
+        if gan.step_count % STEPS_A_LINE == 0:
+            names_of = [field.name for field in dataclasses.fields(losses)]
+            line: dict[str, float] = {
+                "step": gan.step_count,
+                "images": gan.images_seen,
+                "seconds": round(time.monotonic() - begin),
+            }
+            line |= {name: round(float(value), 4) for name, value in zip(names_of, sums / STEPS_A_LINE, strict=True)}
+            sums[:] = 0
+            with (run / LOSSES).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            typer.echo(json.dumps(line))
+        if time.monotonic() - saved > SAVE_SECONDS:
+            save()
+            saved = time.monotonic()
+        if time.monotonic() - begin > 60 * minutes:
+            break
+    save()
+
+
+def batches(count: int, size: int, random: np.random.Generator) -> Iterator[Tensor]:
+    """Yield rows of batches without end, each epoch in another order."""
+    waiting: list[int] = []
+    while True:
+        while len(waiting) < size:
+            waiting += random.permutation(count).tolist()
+        yield torch.tensor(waiting[:size])
+        waiting = waiting[size:]
+
+
+def turn(pixels: Tensor, times: int) -> Tensor:
+    """Turn (B, S, S, ...) by quarters, and mirror it from 4 on."""
+    pixels = pixels.flip(2) if times & 4 else pixels
+    return torch.rot90(pixels, times & 3, (1, 2))
+
+
+def _write(path: Path, content: Any) -> None:
+    part = path.with_suffix(".part")
+    torch.save(content, part)
+    part.replace(path)
+
+
+@app.command()
+def sheet(packed: Path, run: Path, out: Path, count: int = 24, columns: int = 8, seed: int = 0) -> None:
+    """Draw masks to validate on, their photographs, and two synthesized images of each."""
+    torch.set_num_threads(1)
+    pairs, _ = read_split(packed, "val")
+    state = torch.load(run / GENERATOR, weights_only=True)
+    network = ModulatedGenerator(infer_modulated_spec(state)).eval()
+    network.load_state_dict(state)
+    random = np.random.default_rng(seed)
+    chosen = np.linspace(0, len(pairs.masks) - 1, count).astype(int)
+    masks = pairs.masks[chosen]
+    rows = [np.repeat(masks[..., None], 3, 3), pairs.images[chosen]]
+    for _ in range(2):
+        appearances = network.table[torch.from_numpy(random.integers(0, len(network.table), count))]
+        rows.append(synthesize(network, masks, appearances, random))
+    lines = [np.hstack(list(row[start : start + columns])) for start in range(0, count, columns) for row in rows]
+    PillowImage.fromarray(np.vstack(lines)).save(out)
+
+
+@torch.no_grad()
+def synthesize(network: ModulatedGenerator, masks: Masks, appearances: Tensor, random: np.random.Generator) -> Images:
+    """Synthesize an image of each mask, as the exported graph does."""
+    images = []
+    noise_count = network.spec.noise_count((masks.shape[1], masks.shape[2]))
+    for mask, appearance in zip(masks, appearances, strict=True):
+        noise = torch.from_numpy(random.integers(0, 256, (1, noise_count), dtype=np.uint8))
+        x = torch.from_numpy(mask)[None, None].float() / 127.5 - 1
+        pixels = network(x, appearance[None], scale_noise(noise))
+        images.append(((pixels + 1) * 127.5).round().clamp(0, 255).byte()[0].permute(1, 2, 0).numpy())
+    return np.stack(images)
+
+
+if __name__ == "__main__":
+    app()
