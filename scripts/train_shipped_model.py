@@ -5,8 +5,8 @@
     .venv/bin/python scripts/train_shipped_model.py sheet pairs.npz run sheet.png
     .venv/bin/m2l export run/latest_net_G.pth bundle --weights fp16
 
-`pack` decodes all pairs, measures their appearances, and adds styles: what ImageNet features of an image tell beside its
-numbers. `train` saves the state every five minutes and at its end, and writes a line of losses to losses.jsonl every 50
+`pack` decodes all pairs, measures their appearances, and adds styles: what ImageNet features of an image tell beside
+its numbers. `train` saves the state every five minutes and at its end, and writes a line of losses to losses.jsonl every 50
 steps. Weights of EfficientNet-Lite0 come from the extra `photo`. docs/model.md says what came of it.
 """
 
@@ -180,7 +180,8 @@ def train(
     masks, images = torch.from_numpy(pairs.masks), torch.from_numpy(pairs.images)
     random = np.random.default_rng(gan.step_count + 1)
     begin = saved = time.monotonic()
-    begin_cpu, sums = time.process_time(), np.zeros(6)
+    begin_cpu, counted = time.process_time(), 0
+    sums: dict[str, float] = {}
 
     def save() -> None:
         total = cpu_seconds + time.process_time() - begin_cpu
@@ -191,16 +192,14 @@ def train(
         times = int(random.integers(8))
         turned = [turn(one, times) for one in (masks[rows], images[rows])]
         losses = gan.step(turned[0], turned[1], table[rows], random)
-        sums += dataclasses.astuple(losses)
+        counted += 1
+        for name, value in dataclasses.asdict(losses).items():
+            sums[name] = sums.get(name, 0.0) + value
         if gan.step_count % STEPS_A_LINE == 0:
-            names_of = [field.name for field in dataclasses.fields(losses)]
-            line: dict[str, float] = {
-                "step": gan.step_count,
-                "images": gan.images_seen,
-                "seconds": round(time.monotonic() - begin),
-            }
-            line |= {name: round(float(value), 4) for name, value in zip(names_of, sums / STEPS_A_LINE, strict=True)}
-            sums[:] = 0
+            means = {name: round(value / counted, 4) for name, value in sums.items()}
+            seconds = round(time.monotonic() - begin)
+            line = {"step": gan.step_count, "images": gan.images_seen, "seconds": seconds} | means
+            sums, counted = {}, 0
             with (run / LOSSES).open("a") as file:
                 file.write(json.dumps(line) + "\n")
             typer.echo(json.dumps(line))
