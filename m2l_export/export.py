@@ -432,7 +432,9 @@ def add_precisions(
     reference, limits = Reference(source, data.calibration), options.limits
     for precision, engine in ((p, engine) for p in targets.engines if p != "fp16" for engine in targets.engines[p]):
         if precision == "int8":
-            transposed = deploy(loaded.network, options.norm_statistics, "transposed", options.stochastic).graph
+            transposed = graph.deployed.graph
+            if not isinstance(loaded.network, ModulatedGenerator):
+                transposed = deploy(loaded.network, options.norm_statistics, "transposed", options.stochastic).graph
             variant = build_int8_variant(transposed, base, source, engine, reference, limits, task.on_step)
         else:
             evaluation = evaluate(source, engine, precision, reference, task.on_step)
