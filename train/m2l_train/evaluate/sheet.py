@@ -16,13 +16,11 @@ _QUALITY: Final = 88
 
 
 def write_told_apart(path: Path, inputs: EvaluationInputs, told: Sequence[ToldApart]) -> None:
-    """Draw a row of synthesized images and one of real ones, the surest first; write nothing where there are none.
+    """Draw a row of synthesized images and one of real ones, the surest first; at least one in all.
 
     Raises:
         OutputError: it could not be written.
     """
-    if not told:
-        return
     rows = []
     for is_synthesized, title, names, images in (
         (True, "synthesized, told most surely as such", inputs.names, inputs.generated),
