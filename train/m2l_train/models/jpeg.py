@@ -45,11 +45,16 @@ CHROMA_TABLE: Final = (
 def quantization_tables(quality: int) -> tuple[Tensor, Tensor]:
     """Compute the steps (8, 8) of luma and chroma at a quality of 1 to 100, as libjpeg scales them.
 
+    Raises:
+        ValueError: `quality` is out of that range.
+
     Example:
         >>> luma, chroma = quantization_tables(75)
         >>> luma[0].tolist()
         [8.0, 6.0, 5.0, 8.0, 12.0, 20.0, 26.0, 31.0]
     """
+    if not 1 <= quality <= 100:
+        raise ValueError(f"the quality of a JPEG is 1 to 100, got {quality}")
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     luma, chroma = (torch.tensor(table, dtype=torch.float32) for table in (LUMA_TABLE, CHROMA_TABLE))
     return tuple(((table * percent + 50) / 100).floor().clamp(1, 255) for table in (luma, chroma))  # type: ignore[return-value]
@@ -63,13 +68,18 @@ def compress(images: Tensor, quality: int = 75) -> Tensor:
         quality: 1 to 100.
 
     Returns:
-        RGB (B, 3, H, W) of whole levels in [-1, 1].
+        RGB (B, 3, H, W) of whole levels in [-1, 1], but for the rounding of float32.
+
+    Raises:
+        ValueError: sides are no multiples of 16, or `quality` is out of range.
 
     Example:
         >>> grey = torch.zeros(1, 3, 16, 16)
         >>> bool((compress(grey) - grey).abs().max() < 1 / 127)
         True
     """
+    if images.shape[2] % 16 or images.shape[3] % 16:
+        raise ValueError(f"expected images with sides that are multiples of 16, got {tuple(images.shape)}")
     with torch.no_grad():
         compressed = _compress(images.clamp(-1, 1), quality)
     return images + (compressed - images).detach()
