@@ -261,7 +261,8 @@ class ModulatedGenerator(nn.Module):
             if place and number:
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = layer(x, features[-1 - place] if place and number else None, hidden, plane)
-        drawn = self.head(x).float()
+        drawn = self.head(x)
+        drawn = drawn.to(torch.promote_types(drawn.dtype, torch.float32))  # single precision under autocast
         return drawn[:, :3], F.pixel_shuffle(drawn[:, 3:], 2)
 
     def forward(self, mask: Tensor, appearance: Tensor, noise: Tensor) -> Tensor:
