@@ -41,6 +41,11 @@ CHROMA_TABLE: Final = (
 )
 """Quantization steps at quality 50: ITU-T T.81, table K.2."""
 
+_SHRINKING: Final = (1 / 4, 2 / 4)
+_ENLARGING: Final = (8 / 16, 7 / 16)
+"""What libjpeg adds to chroma of even and odd columns before it cuts fractions off: h2v2_downsample in jcsample.c,
+h2v2_fancy_upsample in jdsample.c."""
+
 
 def quantization_tables(quality: int) -> tuple[Tensor, Tensor]:
     """Compute the steps (8, 8) of luma and chroma at a quality of 1 to 100, as libjpeg scales them.
@@ -89,9 +94,13 @@ def _compress(images: Tensor, quality: int) -> Tensor:
     luma_steps, chroma_steps = (steps.to(images.device) for steps in _tables(quality))
     levels = (images * 127.5 + 127.5).round()
     ycbcr = torch.einsum("rc,bchw->brhw", images.new_tensor(RGB_TO_YCBCR), levels)
-    luma = _quantized((ycbcr[:, :1] - 128).round(), luma_steps).round() + 128
-    chroma = _quantized(F.avg_pool2d(ycbcr[:, 1:], 2).round(), chroma_steps).round()
+    ycbcr = ycbcr.round()
+    luma = _quantized(ycbcr[:, :1] - 128, luma_steps).round() + 128
+    width = ycbcr.shape[3]
+    shrunk = (F.avg_pool2d(ycbcr[:, 1:], 2) + ycbcr.new_tensor(_SHRINKING).repeat(width // 4)).floor()
+    chroma = _quantized(shrunk, chroma_steps).round()
     chroma = F.interpolate(chroma, scale_factor=2.0, mode="bilinear", align_corners=False)
+    chroma = (chroma + ycbcr.new_tensor(_ENLARGING).repeat(width // 2)).floor()
     rgb = torch.einsum("rc,bchw->brhw", images.new_tensor(YCBCR_TO_RGB), torch.cat([luma, chroma], 1))
     return rgb.round().clamp(0, 255) / 127.5 - 1
 
