@@ -72,7 +72,7 @@ embedded-model: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "m2l needs Python 3.11 or later, this is " + sys.version.split()[0] + "; try: make test PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP_INSTALL) torch
-	.venv/bin/python $(PIP_INSTALL) --editable '.[cpu,openvino,tensorrt-rtx,masks,train,export,evaluate,parquet,dev]'
+	.venv/bin/python $(PIP_INSTALL) --editable '.[cpu,openvino,tensorrt-rtx,masks,train,export,evaluate,photo,parquet,dev]'
 	.venv/bin/python $(PIP_INSTALL) --no-deps torch-fidelity
 	@touch $@
 

@@ -1,6 +1,7 @@
-"""Load checkpoint files of pytorch-CycleGAN-and-pix2pix.
+"""Load checkpoint files: generators of pytorch-CycleGAN-and-pix2pix, and those of m2l.
 
-Such a file is a bare state_dict. Depth, width, channels and norm are inferred from its keys and shapes alone.
+Such a file is a bare state_dict. The kind of network, depth, width, channels and norm are inferred from its keys and
+shapes alone.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from torch import Tensor
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import CheckpointError
 from m2l_runtime.literals import Norm, Upsample
-from m2l_runtime.types import KNOWN_NAMES
+from m2l_runtime.types import KNOWN_NAMES, list_names
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec, infer_modulated_spec, is_modulated
 from m2l_train.models.networks import MIN_DEPTH, UnetGenerator, UnetSpec
 
 Generator: TypeAlias = UnetGenerator | ModulatedGenerator
 """A network that can be shipped."""
 
-EXPECTED: Final = "expected the generator of pix2pix with --netG unet_128 or unet_256, as in latest_net_G.pth"
+EXPECTED: Final = (
+    "expected the generator of pix2pix with --netG unet_128 or unet_256, or m2l's modulated generator, as in "
+    "latest_net_G.pth"
+)
 MAX_BYTES: Final = 1 << 32
 
 _STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
@@ -49,8 +53,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Load a ``{latest,N,iter_N}_net_G.pth``. Python code in it is never run.
 
     Raises:
-        CheckpointError: the file cannot be read, holds Python code or objects, or is no U-Net generator; the message
-            begins with the file's name and says what the file holds.
+        CheckpointError: the file cannot be read, holds Python code or objects, or is no generator; the message begins
+            with the file's name and says what the file holds.
     """
     file, name = Path(path), printable(path)
     try:
@@ -186,20 +190,34 @@ def _to_modulated(state: Mapping[str, Tensor]) -> ModulatedGenerator:
         spec: ModulatedSpec = infer_modulated_spec(state)
         with torch.device("meta"):
             network = ModulatedGenerator(spec)
-    except (KeyError, IndexError, ValueError) as error:
-        raise CheckpointError(f"is like a modulated generator, but is none ({error}); {EXPECTED}") from None
+    except KeyError as error:
+        raise CheckpointError(f"is like a modulated generator, but lacks {error.args[0]}; {EXPECTED}") from None
+    except IndexError:
+        raise CheckpointError(
+            f"is like a modulated generator, but has single numbers in place of weights; {EXPECTED}"
+        ) from None
+    except (ValueError, RuntimeError) as error:  # the latter of sizes that are too large to multiply
+        raise CheckpointError(
+            f"is like a modulated generator, but is none ({printable(str(error))}); {EXPECTED}"
+        ) from None
     expected = network.state_dict()
     _require_same_keys(expected.keys() - state.keys(), state.keys() - expected.keys(), "a modulated generator")
     for key, value in state.items():
         _check_tensor(key, value, expected[key])
     if not (state["std"] > 0).all():
         raise CheckpointError("has numbers in std that are not above 0, and appearances are divided by them")
-    unknown = [name for name in spec.names if name not in KNOWN_NAMES]
-    if unknown or spec.numbers != state["mlp.0.weight"].shape[1]:
-        what = f"a number '{printable(unknown[0])}'" if unknown else f"{spec.numbers} names"
-        raise CheckpointError(f"has appearances with {what}, which this m2l does not know; {EXPECTED}")
+    unknown = next((name for name in spec.names if name not in KNOWN_NAMES), None)
+    if unknown is not None:
+        raise CheckpointError(
+            f"has appearances with a number '{printable(unknown)}'; this m2l knows {list_names(KNOWN_NAMES)}; a later "
+            "version may know more"
+        )
+    if len(set(spec.names)) != spec.numbers:
+        raise CheckpointError(f"has appearances with two numbers of one name: {', '.join(spec.names)}; {EXPECTED}")
     if not spec.appearance_rows:
-        raise CheckpointError("keeps no appearances of the images trained on, which a bundle's are drawn from")
+        raise CheckpointError(
+            f"keeps no appearances of the images trained on, which a bundle's are drawn from; {EXPECTED}"
+        )
     network.load_state_dict(_copied(state, expected), assign=True)
     return network.float().eval()
 

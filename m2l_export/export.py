@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from m2l_export.checkpoint import Checkpoint, Generator, load_checkpoint
-from m2l_export.graph.deploy import STORED_FORMS, Deployed, deploy, require_dropout
+from m2l_export.graph.deploy import STORED_FORMS, Deployed, deploy, require_dropout, require_modulated_options
 from m2l_export.graph.fp16_weights import store_weights_as_fp16
 from m2l_export.graph.onnx_writer import BATCH, IMAGE, OPSET, input_specs, to_onnx
 from m2l_export.manifest import (
@@ -64,7 +64,7 @@ from m2l_runtime.conditioning import appearance
 from m2l_runtime.conditioning.conditions import Appearances
 from m2l_runtime.errors import ArgumentError, CheckpointError, InputError, OutputError
 from m2l_runtime.synthesizer import run_in_batches
-from m2l_runtime.types import Images
+from m2l_runtime.types import NAMES, Images, list_names
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec
 from m2l_train.models.networks import UnetSpec
 
@@ -116,7 +116,7 @@ def export_checkpoint(
     on_step: OnStep = lambda _: None,
     on_progress: OnProgress = lambda *_: True,
 ) -> ExportReport:
-    """Export a checkpoint of pytorch-CycleGAN-and-pix2pix, or a run of `m2l train`, as a bundle.
+    """Export a checkpoint of pytorch-CycleGAN-and-pix2pix or of m2l, or a run of `m2l train`, as a bundle.
 
     Nothing is written before validation has passed. It compares the images of the ONNX file on onnxruntime with
     those of the network in PyTorch, over the example masks, black, white, a dot, noise and a disc, at batch sizes 1, 3
@@ -124,17 +124,17 @@ def export_checkpoint(
     least 100 masks that they were not calibrated on.
 
     Args:
-        checkpoint: a ``*_net_G.pth`` file; depth, width, channels and norm are inferred from it. Or the folder of a run
-            of `m2l train`, for its latest_net_G.pth. What the run says about itself goes into the bundle's provenance,
-            also for another file that the run has kept.
+        checkpoint: a ``*_net_G.pth`` file, from which the network's kind, depth, width, channels and norm are inferred.
+            Or the folder of a run of `m2l train`, for its latest_net_G.pth. What the run says about itself goes into
+            the bundle's provenance, also for another file that the run has kept.
         bundle: folder to make. It is built beside its place and renamed.
         options: how to export; None: the defaults of `ExportOptions`.
         on_step: called with a line of text as each step begins.
         on_progress: called as a plan is built, with a phase and how many of how many steps are done; False stops.
 
     Raises:
-        CheckpointError: the file is not a U-Net generator, cannot run at the image size, has no dropout or not the
-            upsampling asked for, or has weights that fp16 cannot hold.
+        CheckpointError: the file is no generator of a known kind, cannot run at the image size, has no dropout or not
+            the upsampling asked for, or has weights that fp16 cannot hold.
         InputError: an option is out of range, or a mask cannot be read.
         ParityError: validation did not pass.
         EngineNotInstalled: onnxruntime is missing, or no engine is installed that computes a precision asked for.
@@ -262,11 +262,13 @@ def load(task: Task, path: str | os.PathLike[str]) -> LoadedNetwork:
     size = _image_size(spec, image_size, name)
     if options.stochastic and config is not None and not config.dropout:
         raise CheckpointError(f"{name}: was trained without dropout; leave out --stochastic")
-    if options.stochastic and not isinstance(checkpoint.network, ModulatedGenerator):
-        try:
+    try:
+        if isinstance(checkpoint.network, ModulatedGenerator):
+            require_modulated_options(options.norm_statistics, options.upsampling, options.stochastic)
+        elif options.stochastic:
             require_dropout(checkpoint.network)
-        except CheckpointError as error:
-            raise CheckpointError(f"{name}: {error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from None
     task.on_step(f"found {_describe(spec)}; masks and images of {size[1]}x{size[0]}")
     return LoadedNetwork(name, checkpoint, run, size)
 
@@ -288,7 +290,7 @@ class ExportInputs:
     specs: tuple[TensorSpec, ...]
     """The inputs that files take, the mask first."""
     table: Appearances | None
-    """Appearances of the bundle: float32 (count, 12)."""
+    """Appearances of the bundle: float32 (count, numbers)."""
     gate_inputs: gate.Inputs
     mask_count: int
     """Masks to validate on, of which `gate_inputs` may hold several rounds."""
@@ -432,10 +434,10 @@ def add_precisions(
     reference, limits = Reference(source, data.calibration), options.limits
     for precision, engine in ((p, engine) for p in targets.engines if p != "fp16" for engine in targets.engines[p]):
         if precision == "int8":
-            transposed = graph.deployed.graph
+            unquantized = graph.deployed.graph
             if not isinstance(loaded.network, ModulatedGenerator):
-                transposed = deploy(loaded.network, options.norm_statistics, "transposed", options.stochastic).graph
-            variant = build_int8_variant(transposed, base, source, engine, reference, limits, task.on_step)
+                unquantized = deploy(loaded.network, options.norm_statistics, "transposed", options.stochastic).graph
+            variant = build_int8_variant(unquantized, base, source, engine, reference, limits, task.on_step)
         else:
             evaluation = evaluate(source, engine, precision, reference, task.on_step)
             variant = validate_variant(base, source, engine, precision, reference, limits, evaluation)
@@ -507,7 +509,7 @@ def _model_files(graph: BuiltGraph, variants: Sequence[ModelVariant]) -> dict[st
 
 
 def _appearances(network: Generator, min_contrast: float, checkpoint: str) -> Appearances | None:
-    """Find the table (count, 12) that a network trained with appearances keeps, without those of less contrast."""
+    """Find the table (count, numbers) that a network trained with appearances keeps, without those of less contrast."""
     if not 0 <= min_contrast <= MAX_CONTRAST:
         raise ArgumentError(f"--min-contrast must be between 0 and {MAX_CONTRAST:g} Delta E, got {min_contrast:g}")
     keeper = network if isinstance(network, ModulatedGenerator) else network.appearance
@@ -516,7 +518,16 @@ def _appearances(network: Generator, min_contrast: float, checkpoint: str) -> Ap
             raise InputError(f"{checkpoint}: was trained without appearances; leave out --min-contrast")
         return None
     table: Appearances = keeper.table.float().numpy()
-    contrast = appearance.contrast(table)
+    names = network.spec.names
+    lacking = set(NAMES) - set(names)
+    if lacking and min_contrast:
+        raise InputError(
+            f"{checkpoint}: its appearances have no colors to tell a contrast from ({list_names(names)}); leave out "
+            "--min-contrast"
+        )
+    if lacking:
+        return table
+    contrast = appearance.contrast(table[:, [names.index(name) for name in NAMES]])
     kept: Appearances = table[contrast >= min_contrast]
     if not len(kept):
         raise InputError(
@@ -538,7 +549,7 @@ def _check_bundle_path(path: Path, overwrite: bool) -> None:
 def _image_size(spec: UnetSpec | ModulatedSpec, image_size: int | None, checkpoint: str) -> tuple[int, int]:
     step = 1 << spec.levels
     if image_size is None:
-        side = MODULATED_SIDE if isinstance(spec, ModulatedSpec) else step
+        side = max(MODULATED_SIDE, step) if isinstance(spec, ModulatedSpec) else step
         return side, side
     if image_size % step or not step <= image_size <= MAX_SIDE:
         raise CheckpointError(

@@ -122,6 +122,7 @@ def _model_card(contents: BundleContents, options: ExportOptions) -> str:
         options.min_contrast,
         contents.sensitivities,
         contents.plans,
+        contents.names,
     )
 
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from m2l_export.quantize.sensitivity import Sensitivity
+from m2l_runtime._utils.text import plural
 from m2l_runtime.backends.trt.library import TITLES
 from m2l_runtime.bundle.schema import ModelFile, Network, Parity, PlanFile, Provenance, Training
+from m2l_runtime.types import NAMES, list_names
 
 T = TypeVar("T")
 
@@ -17,8 +19,8 @@ _CARD = """\
 Made by m2l {version}. The file `manifest.json` beside this one holds the same facts for programs.
 
 ## What it is
-A pix2pix generator that paints a dermoscopic picture of a skin lesion into the shape of a binary mask
-(the Mask2Lesion method, arXiv:1906.05845). Masks of {width}x{height} pixels (wide x high) go in, RGB images of
+{kind} generator that paints a dermoscopic picture of a skin lesion into the shape of a binary mask
+({method}). Masks of {width}x{height} pixels (wide x high) go in, RGB images of
 the same size come out.{beside}
 
 ## What it is for, and what never
@@ -28,8 +30,7 @@ the same size come out.{beside}
   lesion. Evaluate it on real images only.
 
 ## Network
-U-Net generator, {levels} levels, ngf {ngf}, {input_nc} input and {output_nc} output channels, norm
-{norm} (statistics: {norm_statistics}), {parameter_count:,} parameters. {dropout}{upsample}{weights}
+{network}{weights}
 
 ## Where the weights come from
 `{checkpoint}`, SHA-256 `{checkpoint_sha256}`.
@@ -50,6 +51,7 @@ def model_card(
     min_contrast: float = 0.0,
     sensitivities: Mapping[str, Sensitivity] | None = None,
     plans: Sequence[PlanFile] = (),
+    names: Sequence[str] = NAMES,
 ) -> str:
     """Write the text of MODEL_CARD.md.
 
@@ -65,25 +67,20 @@ def model_card(
         min_contrast: least contrast of these rows, in Delta E*ab; 0: all are kept.
         sensitivities: what int8 costs layer by layer, by the engine that the file is for.
         plans: the TensorRT plans.
+        names: names of an appearance's numbers.
     """
     return _CARD.format(
         name=name,
         version=provenance.versions["m2l"],
         height=image_size[0],
         width=image_size[1],
-        levels=network.levels,
-        ngf=network.ngf,
-        input_nc=network.input_nc,
-        output_nc=network.output_nc,
-        norm=network.norm,
-        norm_statistics=network.norm_statistics,
-        parameter_count=network.parameter_count,
-        beside=_input_lines(network, appearance_count, min_contrast),
-        dropout=_DROPOUT[network.dropout],
+        kind="A modulated" if network.architecture == "modulated" else "A pix2pix",
+        method=_METHODS[network.architecture],
+        network=_describe_network(network),
+        beside=_input_lines(network, appearance_count, names, min_contrast),
         weights=next(
             (_WEIGHTS.format(file=m.file.path) for m in models if m.weights == "fp16" and m.precision == "fp32"), ""
         ),
-        upsample=" Upsampling is by repeated pixels and a 3x3 convolution." if network.upsample == "resize" else "",
         checkpoint=provenance.checkpoint,
         checkpoint_sha256=provenance.checkpoint_sha256,
         origin="\n".join(filter(None, (_training(provenance.training), origin)))
@@ -92,6 +89,39 @@ def model_card(
         plans=_plans(plans) if plans else "",
         sensitivity=sensitivity_table(sensitivities) if sensitivities else "",
         warnings="\n## Warnings of the export\n" + "\n".join(f"- {w}" for w in warnings) + "\n" if warnings else "",
+    )
+
+
+_METHODS: Final = {
+    "unet": "the Mask2Lesion method, arXiv:1906.05845",
+    "modulated": "the task of Mask2Lesion, arXiv:1906.05845, with another network",
+}
+
+_MODULATED: Final = """\
+Modulated generator: an encoder of the mask halves its side {levels} times, and a decoder doubles it again, by
+repeated pixels and 3x3 convolutions, {ngf} channels wide at half the side; {parameter_count:,} parameters. There are
+no norms and no dropout: the appearance scales the inputs of each convolution, and the outputs are divided by what
+that gives for inputs of variance 1 (as in StyleGAN2, arXiv:1912.04958). Noise comes into each convolution. Luma is
+drawn at the full side and chroma at half of it, as in the JPEG files of photographs; the graph makes RGB of them."""
+
+_UNET: Final = """\
+U-Net generator, {levels} levels, ngf {ngf}, {input_nc} input and {output_nc} output channels, norm
+{norm} (statistics: {norm_statistics}), {parameter_count:,} parameters. {dropout}{upsample}"""
+
+
+def _describe_network(network: Network) -> str:
+    if network.architecture == "modulated":
+        return _MODULATED.format(levels=network.levels, ngf=network.ngf, parameter_count=network.parameter_count)
+    return _UNET.format(
+        levels=network.levels,
+        ngf=network.ngf,
+        input_nc=network.input_nc,
+        output_nc=network.output_nc,
+        norm=network.norm,
+        norm_statistics=network.norm_statistics,
+        parameter_count=network.parameter_count,
+        dropout=_DROPOUT[network.dropout],
+        upsample=" Upsampling is by repeated pixels and a 3x3 convolution." if network.upsample == "resize" else "",
     )
 
 
@@ -208,14 +238,16 @@ def _row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _input_lines(network: Network, appearance_count: int, min_contrast: float) -> str:
+def _input_lines(network: Network, appearance_count: int, names: Sequence[str], min_contrast: float) -> str:
     """Describe the inputs beside the mask."""
     text = ""
     if network.appearance:
+        numbers = "the colors of lesion and skin and their spread, as 12 numbers (CIE L*a*b*)."
+        if tuple(names) != NAMES:
+            numbers = f"{plural(len(names), 'number')} that say what the image looks like\n({list_names(names)})."
         text += (
-            "\n\nBeside each mask goes an appearance: the colors of lesion and skin and their spread, as 12 numbers "
-            "(CIE L*a*b*).\nThe network was trained with those measured on its own "
-            f"images; `appearances.npz` has {appearance_count:,} of them, from which\n`m2l synth` draws. They are "
+            f"\n\nBeside each mask goes an appearance: {numbers}\nThe network was trained with those measured on its "
+            f"own images; `appearances.npz` has {appearance_count:,} of them, from which\n`m2l synth` draws. They are "
             "statistics of real photographs, not pictures."
         )
         if min_contrast:
@@ -227,6 +259,11 @@ def _input_lines(network: Network, appearance_count: int, min_contrast: float) -
         text += (
             "\n\nBeside each mask go dropout bits, drawn with a seed: the same seed gives the same image, another seed "
             "another\none. How much another depends on the network, and it is often little."
+        )
+    if network.architecture == "modulated":
+        text += (
+            "\n\nBeside each mask goes noise, bytes drawn with a seed: the same seed gives the same image, another "
+            "seed another one,\nwhich differs in texture; what it looks like as a whole is the appearance's."
         )
     return text
 

@@ -39,17 +39,22 @@ class RunProvenance:
             CheckpointError: the run itself was given, and its file holds another network than its config says.
         """
         config = self.config
-        if config is None or isinstance(spec, ModulatedSpec):
+        if config is None:
             return self
-        actual = (spec.levels, spec.ngf, spec.norm, spec.upsample, bool(spec.appearance_rows))
         wanted = (config.levels, config.ngf, config.norm, config.upsample, config.appearance)
-        if actual == wanted:
-            return self
+        terms = f"levels, ngf, norm, upsampling and appearance {wanted}"
+        if isinstance(spec, ModulatedSpec):
+            holds, says = "a modulated generator", f"a U-Net generator of {terms}"
+        else:
+            actual = (spec.levels, spec.ngf, spec.norm, spec.upsample, bool(spec.appearance_rows))
+            if actual == wanted:
+                return self
+            holds, says = f"a generator of levels, ngf, norm, upsampling and appearance {actual}", f"{wanted}"
         if not self.is_named_by_run:
             return RunProvenance(self.file)
         raise CheckpointError(
-            f"{printable(self.file)}: holds a generator of levels, ngf, norm, upsampling and appearance {actual}, but "
-            f"config.json beside it says {wanted}; export the file by its own name if that is what you want"
+            f"{printable(self.file)}: holds {holds}, but config.json beside it says {says}; export the file by its own "
+            "name, from another folder, if that is what you want"
         )
 
     def training(self, checkpoint: Checkpoint) -> Training | None:

@@ -6,7 +6,8 @@
     .venv/bin/m2l export run/latest_net_G.pth bundle --weights fp16
 
 `pack` decodes all pairs, measures their appearances, and adds styles: what ImageNet features of an image tell beside
-its numbers. `train` saves the state every five minutes and at its end, and writes losses to losses.jsonl. Weights of EfficientNet-Lite0 come from the extra `photo`. docs/model.md says what came of it.
+its numbers. `train` saves the state every five minutes and at its end, and writes a line of losses to losses.jsonl
+every 50 steps. Weights of EfficientNet-Lite0 come from the extra `photo`. docs/model.md says what came of it.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ Both compute the same images. Each step is exact in real arithmetic, and a test 
 6. `ByteGraph`: scaling, channel layout, rounding and the unpacking of dropout bits become part of the graph, so that no
    runtime can differ from training.
 
+A modulated generator takes step 6 alone, around :mod:`m2l_export.graph.modulated`.
+
 Another way to write an upsampling layer is another module in `Stage.layer`.
 """
 
@@ -226,14 +228,15 @@ def deploy(
             former.
         upsampling: how layers that double the side are written: as convolutions and a pixel shuffle, as transposed
             convolutions, or, for a network that was trained so, as repeated pixels and a convolution. The images are
-            the same.
+            the same. A modulated generator's are always repeated pixels.
         stochastic: make an input of what dropout keeps; otherwise dropout is off.
 
     Raises:
         CheckpointError: the network has no running statistics, no dropout, or cannot be written as asked for.
     """
     if isinstance(network, ModulatedGenerator):
-        return _deploy_modulated(network, norm_statistics, upsampling, stochastic)
+        require_modulated_options(norm_statistics, upsampling, stochastic)
+        return Deployed(ByteGraph(DeployModulated(network)).eval(), "none", "resize")
     if norm_statistics == "running" and network.spec.norm != "batch":
         raise CheckpointError(
             f"has no running statistics (its norm is '{network.spec.norm}'); leave out --norm-statistics running"
@@ -255,16 +258,26 @@ def deploy(
     )
 
 
-def _deploy_modulated(
-    network: ModulatedGenerator, norm_statistics: NormStatistics, upsampling: Upsampling, stochastic: bool
-) -> Deployed:
+def require_modulated_options(norm_statistics: NormStatistics, upsampling: Upsampling, stochastic: bool) -> None:
+    """Check that a modulated generator can be deployed so: see `deploy`.
+
+    Raises:
+        CheckpointError: it has not what is asked for.
+    """
     if norm_statistics == "running":
-        raise CheckpointError("has no norms, hence no running statistics; leave out --norm-statistics running")
+        raise CheckpointError(
+            "holds a modulated generator, which has no norms, hence no running statistics; leave out --norm-statistics"
+        )
     if stochastic:
-        raise CheckpointError("takes noise in place of dropout; leave out --stochastic")
+        raise CheckpointError(
+            "holds a modulated generator, which has no dropout: noise makes its images differ, and is always an input; "
+            "leave out --stochastic"
+        )
     if upsampling == "transposed":
-        raise CheckpointError("has no transposed convolutions; leave out --upsampling")
-    return Deployed(ByteGraph(DeployModulated(network)).eval(), "none", "resize")
+        raise CheckpointError(
+            "holds a modulated generator, which repeats pixels and has no transposed convolutions; leave out "
+            "--upsampling"
+        )
 
 
 def require_dropout(network: UnetGenerator) -> None:

@@ -23,13 +23,18 @@ Writer = Callable[[Builder, Any, str, Value], Value]
 WRITERS: Final[dict[type[nn.Module], Writer]] = {}
 """By class of module: takes the module, its name in `state_dict` and its input, and gives its output."""
 
-
-_PLACES: Final = ("downs", "ups", "noise", "skip", "head")
+_PLACE_WORDS: Final = ("downs", "ups", "noise", "skip", "head")
+"""Parts of a weight's name that tell convolutions apart, beside numbers. Others, such as `layer`, are left out."""
 
 
 def convolution_name(weight: str) -> str:
-    """Find a convolution's place in the network by the name of its weights, such as unet.downs.0.layer.weight."""
-    return ".".join(part for part in weight.split(".") if part in _PLACES or part.isdecimal())
+    """Find a convolution's place in the network by the name of its weights.
+
+    Example:
+        >>> convolution_name("unet.downs.0.layer.weight"), convolution_name("unet.ups.3.noise.weight")
+        ('downs.0', 'ups.3.noise')
+    """
+    return ".".join(part for part in weight.split(".") if part in _PLACE_WORDS or part.isdecimal())
 
 
 def write(to: Builder, module: nn.Module, name: str, x: Value) -> Value:
@@ -50,7 +55,7 @@ def unknown(module: nn.Module, name: str) -> TypeError:
     known = ", ".join(one.__name__ for one in WRITERS)
     return TypeError(
         f"{name} is of class {kind.__module__}.{kind.__qualname__}, which is not written as ONNX; "
-        f"m2l_export.graph.onnx_writer has functions for {known}"
+        f"m2l_export.graph.onnx_layers has functions for {known}"
     )
 
 

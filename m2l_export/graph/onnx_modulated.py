@@ -23,8 +23,9 @@ def write_modulated(to: Builder, core: DeployModulated, x: Value, appearance: Va
         ValueError: there is more or less noise than the network takes.
     """
     sides = core.spec.noise_sides((x.shape[1], x.shape[2]))
-    if noise.shape != (sum(map(math.prod, sides)),):
-        raise ValueError(f"the network takes {sum(map(math.prod, sides)):,} bytes of noise, and the input has {noise}")
+    count = sum(map(math.prod, sides))
+    if noise.shape != (count,):
+        raise ValueError(f"the network takes {count:,} bytes of noise, and the input has {noise.shape[0]:,}")
     hidden = _numbers(to, core.numbers, appearance)
     factors = [_factors(to, stage.factors, f"ups.{index}", hidden) for index, (_, _, stage) in enumerate(core.stages())]
     centered = to.node("Sub", "noise.centered", to.cast(f"noise.{x.dtype}", noise, x.dtype), NOISE_MEAN)

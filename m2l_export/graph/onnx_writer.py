@@ -1,6 +1,7 @@
 """Write a deploy graph as one self-contained ONNX file.
 
-Layers are written by :mod:`m2l_export.graph.onnx_layers`, and what is around them here: bytes, skips, modulation.
+Layers are written by :mod:`m2l_export.graph.onnx_layers`, what is around them in a modulated generator by
+:mod:`m2l_export.graph.onnx_modulated`, and the rest here: bytes, and a U-Net's skips, modulation and dropout.
 
 Initializers have the names that PyTorch's `state_dict` has. Convolutions are called by their place in the network,
 downs.0 (outermost) to ups.0, which engines and their logs then do, too; other nodes by their place and what they do.

@@ -2,7 +2,7 @@
 
 The network as trained runs in PyTorch, in fp32, one mask at a time. The file runs on the engine it is meant for.
 The network's side uses nothing of the deploy graph, so validation sees every mistake in it. Where the file takes more
-than the mask, each mask is run in `ROUNDS` rounds, with other appearances and dropout bits in each.
+than the mask, each mask is run in `ROUNDS` rounds, with other appearances, dropout bits and noise in each.
 """
 
 from __future__ import annotations
@@ -118,12 +118,12 @@ def gate_inputs(masks: Masks, specs: Sequence[TensorSpec], table: Appearances | 
 
     Round by round, appearances are the table's mean, a row drawn for each mask, then the rows that are least and those
     that are most in one of the numbers, in turns. Dropout bits are drawn for each image; every second mask keeps all
-    values in the third round and none in the last.
+    values in the third round and none in the last. So is noise, whose bytes are all 0 and all 255 there.
 
     Args:
         masks: of :func:`gate_masks`.
         specs: the file's inputs, the mask first.
-        table: float32 (count, 12), where there are appearances.
+        table: float32 (count, numbers), where there are appearances.
     """
     count, more = len(masks), specs[1:]
     if not more:
@@ -324,10 +324,12 @@ def measure(
             )
         worst, mean = max(worst, difference), max(mean, found_mean)
         psnr = min((p for p in (psnr, found_psnr) if p is not None), default=None)
-    dropout = "dropout on, by the same bits" if DROPOUT_BITS in inputs else "dropout off"
+    dropout = ", dropout on, by the same bits" if DROPOUT_BITS in inputs else ", dropout off"
+    if NOISE in inputs:  # of a network without dropout
+        dropout = ""
     rounds = f" ({ROUNDS} times, each with {_listed(list(inputs)[1:])})" if len(inputs) > 1 else ""
     return Parity(
-        reference=f"PyTorch {torch.__version__}, the network as trained, fp32, one mask at a time{rounds}, {dropout}",
+        reference=f"PyTorch {torch.__version__}, the network as trained, fp32, one mask at a time{rounds}{dropout}",
         engine=f"{name}, CPU",
         mask_count=mask_count,
         batch_sizes=BATCH_SIZES,

@@ -65,7 +65,7 @@ def read_calibration(masks: str, specs: Sequence[TensorSpec], table: Appearances
     Args:
         masks: a folder of masks, or a mask source such as ``shapes:200``.
         specs: the generator's inputs, the mask first.
-        table: float32 (count, 12), where there are appearances.
+        table: float32 (count, numbers), where there are appearances.
         golden: inputs of the bundle's golden images.
 
     Raises:

@@ -254,7 +254,7 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """Describe the trained network, in the terms of pytorch-CycleGAN-and-pix2pix.
+    """Describe the trained network, in the terms of pytorch-CycleGAN-and-pix2pix where it has them.
 
     Example:
         >>> from m2l_runtime import Synthesizer
@@ -266,8 +266,9 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     architecture: Literal["unet", "modulated"]
     """modulated is an addition of m2l: appearances scale convolutions, and noise comes in (docs/model.md)."""
     levels: Count
-    """Depth of the U-Net."""
+    """How often the mask's side is halved, and doubled again."""
     ngf: Count
+    """Channels of the outermost layers; of a modulated generator, of the decoder at half the side."""
     input_nc: Count
     output_nc: Count
     norm: Norm

@@ -12,13 +12,23 @@ from m2l_runtime.backends.base import BackendSettings
 from m2l_runtime.backends.trt.library import TITLES
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.roles import ROLES
-from m2l_runtime.bundle.schema import Parity, TensorSpec
+from m2l_runtime.bundle.schema import Network, Parity, TensorSpec
 from m2l_runtime.runs.folder import Summary
 from m2l_runtime.verify import TOLERANCE, Replay
 
 if TYPE_CHECKING:  # these look for GPUs, which a run on a CPU need not wait for
     from m2l_runtime.backends.trt.plans import PlanCompatibility
     from m2l_runtime.doctor import EngineReport
+
+
+def _describe_network(network: Network) -> str:
+    parameters = plural(network.parameter_count, "parameter")
+    if network.architecture == "modulated":
+        return f"modulated, {network.levels} levels, {network.ngf} channels at half the side, {parameters}"
+    return (
+        f"{network.architecture}, {network.levels} levels, ngf {network.ngf}, norm {network.norm} "
+        f"(statistics: {network.norm_statistics}), {parameters}"
+    )
 
 
 def describe_bundle(bundle: Bundle) -> str:
@@ -35,8 +45,7 @@ def describe_bundle(bundle: Bundle) -> str:
         ),
         (
             "network",
-            f"{network.architecture}, {network.levels} levels, ngf {network.ngf}, norm {network.norm} "
-            f"(statistics: {network.norm_statistics}), {plural(network.parameter_count, 'parameter')}",
+            _describe_network(network),
         ),
         (
             "made from",

