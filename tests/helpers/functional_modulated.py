@@ -102,8 +102,8 @@ def _image(
 
 
 def _convolve(x: Floats, kernel: Floats, bias: Floats, stride: int) -> Floats:
-    given = (torch.from_numpy(one.copy()) for one in (x[None], kernel, bias))
-    found: Floats = F.conv2d(*given, stride, 1)[0].numpy()
+    image, weight, added = (torch.from_numpy(one.copy()) for one in (x[None], kernel, bias))
+    found: Floats = F.conv2d(image, weight, added, stride, 1)[0].numpy()
     return found
 
 
