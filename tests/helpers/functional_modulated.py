@@ -46,7 +46,10 @@ def small_modulated(spec: ModulatedSpec = SMALL, seed: int = 0) -> ModulatedGene
 
 
 def images_by_formula(
-    state: Mapping[str, Tensor], masks: npt.NDArray[np.uint8], rows: npt.NDArray[np.float32], noise: npt.NDArray[np.uint8]
+    state: Mapping[str, Tensor],
+    masks: npt.NDArray[np.uint8],
+    rows: npt.NDArray[np.float32],
+    noise: npt.NDArray[np.uint8],
 ) -> Floats:
     """RGB (B, H, W, 3) in [-1, 1], not clipped, of masks (B, H, W), appearances (B, K) and bytes of noise (B, n)."""
     weights = {name: tensor.double().numpy() for name, tensor in state.items() if name != "names"}
@@ -99,8 +102,8 @@ def _image(
 
 
 def _convolve(x: Floats, kernel: Floats, bias: Floats, stride: int) -> Floats:
-    given = (torch.from_numpy(one.copy()) for one in (x[None], kernel, bias))
-    found: Floats = F.conv2d(*given, stride, 1)[0].numpy()
+    image, weight, added = (torch.from_numpy(one.copy()) for one in (x[None], kernel, bias))
+    found: Floats = F.conv2d(image, weight, added, stride, 1)[0].numpy()
     return found
 
 

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from functional_modulated import SMALL, small_modulated
 from onnx import TensorProto, numpy_helper
 from support import Array, disc
 from torch import nn
@@ -21,10 +22,12 @@ from torch_exporter import exported
 
 from m2l_export.graph.deploy import ByteGraph, DeployUnet, NormStatistics, Stage, Upsampling, deploy
 from m2l_export.graph.half_precision import emulate_half_precision, to_half_precision
-from m2l_export.graph.onnx_writer import APPEARANCE, DROPOUT_BITS, MASK, OPSET, input_specs, to_onnx
+from m2l_export.graph.modulated import DeployModulated
+from m2l_export.graph.onnx_writer import APPEARANCE, DROPOUT_BITS, MASK, NOISE, OPSET, input_specs, to_onnx
 from m2l_export.quantize.equalize import channel_peaks, equalize, equalize_results
 from m2l_runtime.bundle.onnx_file import external_tensors
 from m2l_runtime.bundle.schema import TensorSpec
+from m2l_train.models.modulated import ModulatedSpec
 from m2l_train.models.networks import UnetGenerator, UnetSpec
 
 PLAIN = UnetSpec(6, 4, 3, 3, "instance")
@@ -54,7 +57,7 @@ def whole_half(graph: ByteGraph, _: Mapping[str, npt.NDArray[Any]]) -> ByteGraph
 class Kind:
     """A kind of deploy graph, with random weights."""
 
-    spec: UnetSpec = PLAIN
+    spec: UnetSpec | ModulatedSpec = PLAIN
     upsampling: Upsampling = "pixel-shuffle"
     statistics: NormStatistics = "instance"
     stochastic: bool = False
@@ -78,12 +81,15 @@ class Kind:
         masks[0, height // 3, width // 2] = 255
         made: dict[str, npt.NDArray[Any]] = {
             MASK: masks,
-            APPEARANCE: generator.uniform(0, 50, (batch, 12)).astype(np.float32),
+            APPEARANCE: generator.uniform(0, 50, (batch, self.spec.numbers)).astype(np.float32),
             DROPOUT_BITS: generator.integers(0, 256, (batch, cast(int, self.specs[-1].shape[-1]))).astype(np.uint8),
         }
+        made[NOISE] = made[DROPOUT_BITS]
         return {spec.name: made[spec.name] for spec in self.specs}
 
     def graph(self) -> ByteGraph:
+        if isinstance(self.spec, ModulatedSpec):
+            return self.change(deploy(small_modulated(self.spec)).graph, self.inputs()).eval()
         torch.manual_seed(4)
         network = UnetGenerator(self.spec).eval()
         for name, tensor in network.state_dict().items():
@@ -129,6 +135,9 @@ KINDS: dict[str, Kind] = {
     "half, resize": Kind(RESIZE, upsampling="resize", change=half),
     "half, batch norm": Kind(BATCH_NORM, change=half),
     "half, appearance and dropout": Kind(replace(FILM, levels=7), stochastic=True, size=(128, 128), change=half),
+    "modulated": Kind(SMALL),
+    "modulated, wide": Kind(replace(SMALL, encoder=(3,), decoder=(4,)), size=(32, 64)),
+    "modulated, half": Kind(SMALL, change=half),
     "half throughout": Kind(change=whole_half),
     "half throughout, batch norm": Kind(BATCH_NORM, change=whole_half),
     "half throughout, no norm, one channel": Kind(replace(PLAIN, norm="none", output_nc=1), change=whole_half),
@@ -291,6 +300,12 @@ def test_onnx_writer__convolutions_are_called_by_their_place(upsampling: Upsampl
     assert names == [*(f"downs.{level}" for level in range(6)), *(f"ups.{level}" for level in reversed(range(6)))]
 
 
+def test_onnx_writer__convolutions_of_a_modulated_generator_are_called_by_their_place() -> None:
+    names = [node.name for node in onnx.load_from_string(written(Kind(SMALL))).graph.node if node.op_type == "Conv"]
+    ups = [(f"ups.{n}.noise", *((f"ups.{n}.skip",) if n in (3, 5) else ()), f"ups.{n}") for n in range(6)]
+    assert names == ["downs.0", "downs.1", "downs.2", *(name for stage in ups for name in stage), "head"]
+
+
 @by_kind
 def test_onnx_writer__bytes_are_cast_ahead_of_all_else(kind: Kind) -> None:
     """TensorRT neither reshapes nor subtracts uint8, and has no operators on bits."""
@@ -333,6 +348,13 @@ def of_a_subclass(graph: ByteGraph) -> None:
     modulation = cast(DeployUnet, graph.unet).modulation
     assert modulation is not None
     modulation.hidden[1] = Squared()
+
+
+def test_onnx_writer__a_subclass_in_a_modulated_generator_is_refused() -> None:
+    graph = Kind(SMALL).graph()
+    cast(DeployModulated, graph.unet).numbers.mlp[1] = Squared()
+    with pytest.raises(TypeError, match=r"^unet\.numbers\.mlp\.1 is of class .*Squared, .* onnx_layers has functions"):
+        to_onnx(graph, Kind(SMALL).specs)
 
 
 def of_another_network(graph: ByteGraph) -> None:
@@ -382,6 +404,13 @@ def test_onnx_writer__what_is_not_known_is_refused(change: Callable[[ByteGraph],
         (Kind(stochastic=True), input_specs(PLAIN, (64, 64)), r"acts on 512 values of the network, .* have 0 bits"),
         (Kind(stochastic=True), input_specs(PLAIN, (64, 128), True)[1:], r"got \['dropout_bits'\]"),
         (Kind(PLAIN), (), r"takes mask and perhaps appearance, dropout_bits; got \[\]"),
+        (Kind(SMALL), input_specs(FILM, (64, 64)), r"takes appearance, mask, noise; got \['mask', 'appearance'\]"),
+        (Kind(SMALL), input_specs(SMALL, (64, 64))[:2], r"takes appearance, mask, noise; got"),
+        (
+            Kind(SMALL),
+            (*input_specs(SMALL, (64, 64))[:2], *input_specs(SMALL, (32, 64))[2:]),
+            "takes 1,728 bytes of noise, and the input has 864",
+        ),
     ],
 )
 def test_onnx_writer__inputs_of_another_network(kind: Kind, specs: Sequence[TensorSpec], message: str) -> None:
