@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from m2l_runtime._utils.cpu import peak_memory_megabytes
@@ -13,6 +13,7 @@ from m2l_runtime.backends.trt.library import TITLES
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.roles import ROLES
 from m2l_runtime.bundle.schema import Network, Parity, TensorSpec
+from m2l_runtime.conditioning.numbers import NUMBERS
 from m2l_runtime.runs.folder import Summary
 from m2l_runtime.verify import TOLERANCE, Replay
 
@@ -87,23 +88,41 @@ def describe_bundle(bundle: Bundle) -> str:
     counts = appearance_counts(bundle)
     if counts is not None and manifest.appearance is not None:
         count = plural(manifest.appearance.count, "training image")
-        rows.append(("appearances", f"of {count}, mean ± standard deviation:"))
-        rows += [("", f"{name} {one['mean']:.1f} ± {one['deviation']:.1f}") for name, one in counts.items()]
+        rows.append(("appearances", f"of {count}, least to greatest, mean ± standard deviation:"))
+        rows += [("", _describe_number(name, one)) for name, one in counts.items()]
     rows.append(("files", f"all {len(manifest.files)} are as they were written"))
     rows += [("warning", printable(warning)) for warning in manifest.warnings]
     return table(rows)
 
 
 def appearance_counts(bundle: Bundle) -> dict[str, dict[str, float]] | None:
-    """Compute mean and deviation of each appearance value over the training images; None without appearances."""
+    """Compute what the training images cover, for each number of an appearance; None without appearances.
+
+    Returns:
+        By name: the least and the greatest value, the mean, and the standard deviation.
+    """
     table = bundle.manifest.appearance
     if table is None:
         return None
     numbers = bundle.read_appearances().astype(float)
     return {
-        name: {"mean": round(float(mean), 3), "deviation": round(float(deviation), 3)}
-        for name, mean, deviation in zip(table.names, numbers.mean(0), numbers.std(0), strict=True)
+        name: {
+            "least": round(float(column.min()), 3),
+            "greatest": round(float(column.max()), 3),
+            "mean": round(float(column.mean()), 3),
+            "deviation": round(float(column.std()), 3),
+        }
+        for name, column in zip(table.names, numbers.T, strict=True)
     }
+
+
+def _describe_number(name: str, one: Mapping[str, float]) -> str:
+    number = NUMBERS[name]
+    digits = 1 if number.high - number.low > 50 else 2
+    least, greatest, mean, deviation = (
+        f"{one[what]:.{digits}f}" for what in ("least", "greatest", "mean", "deviation")
+    )
+    return f"{name} {least} to {greatest}, {mean} ± {deviation} ({number.meaning}; {number.unit})"
 
 
 def _describe_input(spec: TensorSpec) -> str:

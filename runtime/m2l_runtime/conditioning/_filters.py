@@ -47,36 +47,54 @@ def gaussian(values: Floats, sigma: float) -> Floats:
     return values
 
 
-LINES: Final = ((0, 1), (1, 0), (1, 1), (1, -1))
-"""Steps (down, right) of the four lines: level, upright, falling, rising."""
+def darker_lines(values: Floats, radius: int, apart: int, directions: int = 12) -> Floats:
+    """Compute by how much a pixel lies on a dark line: the most over straight lines through it in several directions.
+
+    The mean along a line of 2 radius + 1 pixels is compared with those along the two lines beside it, `apart` pixels to
+    either side; the lesser difference counts, so that edges of dark areas are no lines.
+
+    Args:
+        values: (H, W).
+        radius: pixels of the line on either side.
+        apart: pixels between a line and the two beside it.
+        directions: number of directions, equally spaced.
+
+    Returns:
+        (H, W), negative where no direction is darker.
+    """
+    most = np.full(values.shape, -np.inf, values.dtype)
+    padded = np.pad(values, radius + apart, "edge")
+    for place in range(directions):
+        angle = np.pi * place / directions
+        down, right = np.sin(angle), np.cos(angle)
+        steps = np.arange(-radius, radius + 1)
+        wide: Floats = np.zeros_like(padded[2 * radius :, 2 * radius :])
+        for y, x in zip(np.rint(steps * down).astype(int), np.rint(steps * right).astype(int), strict=True):
+            wide += _moved(padded, int(y), int(x), radius)
+        wide /= len(steps)
+        row, column = round(apart * right), round(-apart * down)
+        least = np.minimum(_moved(wide, row, column, apart), _moved(wide, -row, -column, apart))
+        most = np.maximum(most, least - _moved(wide, 0, 0, apart))
+    return most
 
 
-def close_along(values: Floats, step: tuple[int, int], length: int) -> Floats:
-    """Close by a line of `length` pixels, an odd number: the least along it of the greatest along it."""
-    radius = length // 2
-    return _extreme_along(_extreme_along(values, step, radius, np.maximum), step, radius, np.minimum)
+def greatest_near(values: Floats, radius: int) -> Floats:
+    """Take the greatest value of the square of 2 radius + 1 pixels around each pixel."""
+    for axis in (0, 1):
+        margin = [(radius, radius) if axis == one else (0, 0) for one in (0, 1)]
+        moved = np.moveaxis(np.pad(values, margin, "edge"), axis, 0)
+        size = values.shape[axis]
+        greatest = moved[:size]
+        for step in range(1, 2 * radius + 1):
+            greatest = np.maximum(greatest, moved[step : step + size])
+        values = np.moveaxis(greatest, 0, axis)
+    return values
 
 
-def _extreme_along(values: Floats, step: tuple[int, int], radius: int, extreme: np.ufunc) -> Floats:
-    """Take an extreme of the 2 radius + 1 pixels of a line around each pixel, by doubling."""
-    down, right = step
-    height, width = values.shape
-    window = np.pad(values, radius, "symmetric")
-    length, target = 1, 2 * radius + 1
-    # window[y, x] holds the extreme of `length` pixels from (y, x) on, in the direction of (|down|, right).
-    while length < target:
-        jump = min(length, target - length)
-        rows = slice(0, window.shape[0] - down * jump)
-        later_rows = slice(down * jump, None)
-        if right >= 0:
-            columns, later_columns = slice(0, window.shape[1] - right * jump), slice(right * jump, None)
-        else:
-            columns, later_columns = slice(jump, None), slice(0, window.shape[1] - jump)
-        window = extreme(window[rows, columns], window[later_rows, later_columns])
-        length += jump
-    top = 0 if down else radius
-    left = 0 if right else radius
-    return window[top : top + height, left : left + width]
+def _moved(padded: Floats, down: int, right: int, margin: int) -> Floats:
+    """Return what lies (down, right) of each pixel, without a margin."""
+    height, width = padded.shape
+    return padded[margin + down : height - margin + down, margin + right : width - margin + right]
 
 
 @dataclass(frozen=True)
@@ -90,8 +108,10 @@ class Components:
     """Last row of each, inclusive; so `right`."""
     left: npt.NDArray[np.int64]
     right: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-    """(H, W): number of each pixel's set, -1 where not marked."""
+    rows: npt.NDArray[np.int64]
+    """Row of each marked pixel; so `columns`, and `numbers`, the number of its set."""
+    columns: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int64]
 
     @property
     def height(self) -> npt.NDArray[np.int64]:
@@ -103,14 +123,27 @@ class Components:
         """Columns that each spans."""
         return self.right - self.left + 1
 
-    def sums(self, values: Floats) -> npt.NDArray[np.float64]:
-        """Sum values (H, W) over each set."""
-        marked = self.labels >= 0
-        return np.bincount(self.labels[marked], values[marked], minlength=len(self.area)).astype(np.float64)
+    def straightness(self, within: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Measure how straight each set is along its longer principal axis.
 
-    def marked(self, is_kept: npt.NDArray[np.bool_]) -> Bools:
-        """Mark the pixels of the sets that are kept."""
-        return np.append(is_kept, False)[self.labels]
+        Args:
+            within: pixels.
+
+        Returns:
+            The share of its pixels that are nearer to the axis than `within`, and its length along the axis: sqrt(12)
+            standard deviations, the length of an even line.
+        """
+        x, y, one = self.columns.astype(np.float64), self.rows.astype(np.float64), self.numbers
+
+        def mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            return np.bincount(one, values, minlength=len(self.area)) / self.area
+
+        x, y = x - mean(x)[one], y - mean(y)[one]
+        xx, yy, xy = mean(x * x), mean(y * y), mean(x * y)
+        angle = np.arctan2(2 * xy, xx - yy) / 2
+        off = np.abs(y * np.cos(angle)[one] - x * np.sin(angle)[one])
+        variance = (xx + yy) / 2 + np.hypot((xx - yy) / 2, xy)
+        return mean((off < within).astype(np.float64)), np.sqrt(12 * variance)
 
 
 def connected(marked: Bools) -> Components:
@@ -134,9 +167,8 @@ def connected(marked: Bools) -> Components:
     np.minimum.at(left, numbers, starts)
     np.maximum.at(right, numbers, ends - 1)
     area = np.bincount(numbers, ends - starts, minlength=count).astype(np.int64)
-    labels = np.full((height, width), -1)
-    labels[marked] = np.repeat(numbers, ends - starts)
-    return Components(area, top, bottom, left, right, labels)
+    ys, xs = np.nonzero(marked)
+    return Components(area, top, bottom, left, right, ys, xs, np.repeat(numbers, ends - starts))
 
 
 def _touching(

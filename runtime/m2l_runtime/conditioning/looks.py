@@ -67,30 +67,96 @@ def _share(count: float, picture: Picture) -> float:
     return float(np.log10(1 + 1000 * count / picture.mask.size))
 
 
-HAIR_LINE: Final = 11
-"""Pixels of the lines that hairs are closed along; what is wider in all directions is no hair."""
+HAIR_DEPTH: Final = 3.0
+"""L* by which a hair's pixels are darker, at least, than what lies beside them."""
 
-HAIR_DEPTH: Final = 8.0
-"""L* by which hairs are darker than what the closing fills them with."""
+HAIR_DEVIATIONS: Final = 3.0
+"""And that in standard deviations of the skin's pixels, so that coarse skin is no hair."""
+
+HAIR_RIDGE: Final = 0.5
+"""And of the greatest difference within 2 pixels, so that black hairs are not marked broader than brown ones."""
+
+HAIR_LENGTH: Final = 35
+"""Pixels that a hair spans at least."""
+
+_BORDER: Final = 3
+"""Pixels along the image's border that are no hair: photographs have dark lines there."""
+
+_MARGIN: Final = 0.9
+"""Of skin in the Gaussian neighborhood (2 pixels) of a pixel: less is too near the lesion's edge."""
+
+_DARK: Final = 0.6
+"""Of the skin's median L*: where the blurred L* (6 pixels) is below that, it is the frame and no skin."""
 
 
 def hair(picture: Picture) -> float:
-    """Measure dark hair: log10(1 + 1000 x the fraction of pixels in thin, long, dark structures).
+    """Measure dark hair on the skin: log10(1 + 1000 x the fraction of the skin's pixels that are hair).
 
-    L* is blurred a little (0.7 pixels) and closed along lines of 11 pixels in four directions; where the greatest
-    closing is lighter by 8 L* or more, pixels are marked. Sets of marked pixels that touch count if they span 20
-    pixels or more and are thin. After DullRazor: Lee, Ng, Gallagher, Coldman and McLean, "DullRazor: A software
-    approach to hair removal from images", Computers in Biology and Medicine 27(6), 1997.
+    L* is blurred a little (0.7 pixels). A pixel is marked where a straight line of 15 pixels through it, in one of
+    twelve directions, is darker than the lines 4 pixels to either side: by 3 L*, and 3 standard deviations of this
+    difference over the skin (1.4826 times its median absolute deviation), and by half of the greatest difference within
+    2 pixels. Violet ink, dark frames, the image's border
+    and the lesion with its edge are left out. Sets of marked pixels that touch are hair if they span 35 pixels or more,
+    and have an area below 3 times their box's diagonal, or below 0.3 of their box where that is over 140 pixels: many
+    hairs that cross. Straight sets are none: scale bars are, more often than hairs are.
+
+    As DullRazor looks for hair with line elements in several directions, and keeps what is long and thin: Lee, Ng,
+    Gallagher, Coldman and McLean, "DullRazor: A software approach to hair removal from images", Computers in Biology
+    and Medicine 27(6), 1997. Its closing by lines is replaced by the comparison with both sides, which texture passes
+    less often.
     """
-    smooth = _filters.gaussian(picture.lightness, 0.7)
-    closed = np.max([_filters.close_along(smooth, step, HAIR_LINE) for step in _filters.LINES], 0)
-    sets = _filters.connected(closed - smooth > HAIR_DEPTH)
-    longest = np.maximum(sets.height, sets.width)
-    is_hair = (longest >= 20) & (sets.area < 0.35 * sets.height * sets.width + 3 * longest)
-    return _share(float(sets.area[is_hair].sum()), picture)
+    skin = picture.regions[1]
+    depth = _filters.darker_lines(_filters.gaussian(picture.lightness, 0.7), 7, 4)
+    margin = _filters.gaussian(skin.astype(np.float32), 2.0) > _MARGIN
+    is_open = margin & ~_is_violet(picture, margin)
+    if margin.any():
+        usual = float(np.median(picture.lightness[margin]))
+        is_open &= _filters.gaussian(picture.lightness, 6.0) > _DARK * usual
+    inside = np.zeros_like(skin)
+    inside[_BORDER:-_BORDER, _BORDER:-_BORDER] = True
+    is_open &= inside
+    if not is_open.any():
+        return 0.0
+    values = depth[is_open]
+    deviation = 1.4826 * float(np.median(np.abs(values - np.median(values))))
+    is_dark = depth > max(HAIR_DEPTH, HAIR_DEVIATIONS * deviation)
+    is_ridge = depth >= HAIR_RIDGE * _filters.greatest_near(depth, 2)
+    sets = _filters.connected(is_dark & is_ridge & is_open)
+    diagonal = np.hypot(sets.height, sets.width)
+    is_web = (diagonal > 140) & (sets.area < 0.3 * sets.height * sets.width)
+    on_axis, length = sets.straightness(1.6)
+    is_straight = (on_axis > 0.7) & (length > 45) & (length < 200)
+    is_hair = (diagonal >= HAIR_LENGTH) & ((sets.area < 3 * diagonal) | is_web) & ~is_straight
+    return float(np.log10(1 + 1000 * sets.area[is_hair].sum() / margin.sum()))
+
+
+def _is_violet(picture: Picture, skin: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Mark violet ink and its blurred surroundings: bluer than the skin, and no less red."""
+    red, yellow = _filters.gaussian(picture.lab[..., 1], 1.0), _filters.gaussian(picture.lab[..., 2], 1.0)
+    usual_red, usual_yellow = _usual(picture, skin)
+    is_ink = (yellow < usual_yellow - 9) & (yellow < 2) & (red > usual_red - 2)
+    return _filters.gaussian(is_ink.astype(np.float32), 1.5) > 0.1
+
+
+def _usual(picture: Picture, skin: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the skin's medians of a* and b*, black frames left out."""
+    lit = skin & (picture.lightness > 25)
+    red, yellow = np.median(picture.lab[..., 1:][lit], 0) if lit.any() else (0.0, 0.0)
+    return float(red), float(yellow)
 
 
 def ink(picture: Picture) -> float:
-    """Measure ink of markers: log10(1 + 1000 x the fraction of bluish pixels)."""
-    is_ink = (picture.lab[..., 2] < -8) & (picture.lightness > 15)
+    """Measure blue and violet ink, and stickers: log10(1 + 1000 x the fraction of such pixels outside the lesion).
+
+    Colors are blurred by 1 pixel and compared with the skin's medians where L* is above 25. A pixel is blue where b* is
+    below -8 and by 9 or more below the skin's, so that bluish light is no ink. It is violet where b* is below 3 and by
+    7 or more below the skin's, and a* is above 3 and by 4 or more above the skin's. It counts where L* is above 15 and
+    within 0.6 sides of the middle, as the frame's dark edge may be bluish. Black ink does not count.
+    """
+    red, yellow = (_filters.gaussian(picture.lab[..., channel], 1.0) for channel in (1, 2))
+    skin = picture.regions[1]
+    usual_red, usual_yellow = _usual(picture, skin)
+    is_blue = (yellow < -8) & (yellow < usual_yellow - 9)
+    is_violet = (yellow < 3) & (yellow < usual_yellow - 7) & (red > 3) & (red > usual_red + 4)
+    is_ink = (is_blue | is_violet) & skin & (picture.lightness > 15) & ~_is_corner(*picture.mask.shape)
     return _share(float(is_ink.sum()), picture)

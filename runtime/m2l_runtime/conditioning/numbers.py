@@ -55,7 +55,7 @@ _LOOKS: Final = (
     AppearanceNumber("lesion_detail", "fine structure of the lesion", "log10 L*", -2.0, 2.0, looks.lesion_detail),
     AppearanceNumber("skin_detail", "fine structure of the skin", "log10 L*", -2.0, 2.0, looks.skin_detail),
     AppearanceNumber("vignette", "how much darker than skin the corners are", "L*", 0.0, 100.0, looks.vignette),
-    AppearanceNumber("hair", "dark hair, of the image's pixels", "log10(1 + per mille)", 0.0, 3.01, looks.hair),
+    AppearanceNumber("hair", "dark hair, of the skin's pixels", "log10(1 + per mille)", 0.0, 3.01, looks.hair),
     AppearanceNumber("ink", "blue or violet ink, of the image's pixels", "log10(1 + per mille)", 0.0, 3.01, looks.ink),
 )
 

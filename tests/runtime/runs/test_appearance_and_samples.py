@@ -376,12 +376,13 @@ def test_appearance_and_samples__inspect_and_verify(bundle: Bundle, m2l: Command
         "appearance: float32, 12 (colors",
         "dropout_bits: uint8, 12 (which features",
         "of 60 training images",
-        f"lesion_L {column.mean():.1f} ± {column.std():.1f}",
+        f"lesion_L {column.min():.1f} to {column.max():.1f}, {column.mean():.1f} ± {column.std():.1f} (mean of L*",
         "all 4 are as they were",
     ):
         assert words in text
     facts = json.loads(m2l("inspect", bundle.path, "--json").out)
-    assert facts["appearances"]["lesion_L"]["mean"] == pytest.approx(column.mean(), abs=1e-3)
+    found = [facts["appearances"]["lesion_L"][what] for what in ("least", "greatest", "mean", "deviation")]
+    assert found == pytest.approx([column.min(), column.max(), column.mean(), column.std()], abs=1e-3)
     assert facts["manifest"]["appearance"]["count"] == 60
     assert m2l("verify", bundle.path).code == 0
 

@@ -21,6 +21,7 @@ from m2l_runtime.errors import Diverged
 from m2l_train.models.efficientnet_lite import EfficientNetLite
 from m2l_train.models.jpeg import compress
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec, scale_noise, to_rgb
+from m2l_train.models.networks import detail
 from m2l_train.models.projected import PatchHead, ProjectedHeads
 
 STATISTICS_DEPTHS: Final = 3
@@ -44,6 +45,9 @@ class GanConfig:
     """Weight of the L1 loss of means of 8x8 pixels, for masks with their own appearance."""
     lambda_statistics: float = 1.0
     """Weight of the difference of regions' statistics."""
+    lambda_loss: float = 30.0
+    """Weight of the mean square that compression takes from an image. Without it images have what JPEG takes away: a
+    checkerboard of the finest kind, which no network sees here."""
     lambda_patch: float = 0.5
     """Weight of the discriminator on pixels beside those on features."""
     ema: float = 0.999
@@ -174,8 +178,9 @@ class ModulatedGan:
             with torch.no_grad():
                 real_features = self._features(view.features(real))
         small, fine = view.features(mask), view.pixels(mask)
-        fake_pixels = torch.cat([view.pixels(seen), fine], 1)
-        real_pixels = torch.cat([view.pixels(real), fine], 1)
+        fake_pixels, real_pixels = (
+            torch.cat([part, detail(part), fine], 1) for part in (view.pixels(seen), view.pixels(real))
+        )
 
         self._require_grad(True)
         with self._autocast():
@@ -201,6 +206,8 @@ class ModulatedGan:
         config = self.config
         loss = features_g + config.lambda_patch * pixels_g + config.lambda_statistics * statistics
         loss = loss + config.lambda_l1 * l1
+        if is_full:
+            loss = loss + config.lambda_loss * F.mse_loss(fake, seen.detach())
         if not torch.isfinite(loss):
             raise Diverged(f"a loss is {loss.item():g} at step {self.step_count + 1}")
         self.optimizer_g.zero_grad()

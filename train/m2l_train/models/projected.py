@@ -21,6 +21,8 @@ from m2l_train.models.networks import LEAKY_RELU_SLOPE
 MIXED: Final = 64
 HEAD_WIDTH: Final = 96
 PATCH_WIDTH: Final = 48
+PATCH_CHANNELS: Final = 7
+"""Red, green, blue; the finest detail (:func:`m2l_train.models.networks.detail`); the mask."""
 
 
 class ProjectedHeads(nn.Module):
@@ -69,17 +71,17 @@ class ProjectedHeads(nn.Module):
 
 
 class PatchHead(nn.Module):
-    """Judge pixels and mask by patches of 38 pixels: (B, 4, H, W) to (B, 1, H/8, W/8).
+    """Judge pixels, their amplified detail and the mask by patches of 38 pixels: (B, 7, H, W) to (B, 1, H/8, W/8).
 
     Example:
-        >>> PatchHead(numbers=34)(torch.zeros(2, 4, 128, 128), torch.zeros(2, 34)).shape
+        >>> PatchHead(numbers=34)(torch.zeros(2, 7, 128, 128), torch.zeros(2, 34)).shape
         torch.Size([2, 1, 16, 16])
     """
 
     def __init__(self, numbers: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        before = 4
+        before = PATCH_CHANNELS
         for factor in (1, 2, 3):
             layers += [
                 spectral_norm(nn.Conv2d(before, factor * PATCH_WIDTH, 4, 2, 1)),
