@@ -55,7 +55,12 @@ def measure(image: Image, mask: Mask) -> Appearance:
     """
     if image.shape != (*mask.shape, 3):
         raise ValueError(f"image must be {(*mask.shape, 3)} as its mask is {mask.shape}, got {image.shape}")
-    colors, is_lesion = lab(image), mask >= LESION_FROM
+    return measure_colors(lab(image), mask)
+
+
+def measure_colors(colors: npt.NDArray[np.float32], mask: Mask) -> Appearance:
+    """Measure an appearance as :func:`measure` does, in an image that is L*a*b* already: float32 (H, W, 3)."""
+    is_lesion = mask >= LESION_FROM
     is_one = is_lesion.all() or not is_lesion.any()
     regions = [colors.reshape(-1, 3)] * 2 if is_one else [colors[is_lesion], colors[~is_lesion]]
     numbers = [f for region in regions for f in (region.mean(0, np.float64), region.std(0, np.float64))]

@@ -24,8 +24,7 @@ def sharpness(picture: Picture) -> float:
 
 
 def _detail(picture: Picture, region: npt.NDArray[np.bool_]) -> float:
-    fine, coarse = (_filters.gaussian(picture.lightness, sigma) for sigma in (1.0, 4.0))
-    return float(np.log10((fine - coarse)[region].std(dtype=np.float64) + 1e-2))
+    return float(np.log10(picture.band[region].std(dtype=np.float64) + 1e-2))
 
 
 def lesion_detail(picture: Picture) -> float:
@@ -132,7 +131,7 @@ def hair(picture: Picture) -> float:
 
 def _is_violet(picture: Picture, skin: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Mark violet ink and its blurred surroundings: bluer than the skin, and no less red."""
-    red, yellow = _filters.gaussian(picture.lab[..., 1], 1.0), _filters.gaussian(picture.lab[..., 2], 1.0)
+    red, yellow = picture.soft_red_and_yellow
     usual_red, usual_yellow = _usual(picture, skin)
     is_ink = (yellow < usual_yellow - 9) & (yellow < 2) & (red > usual_red - 2)
     return _filters.gaussian(is_ink.astype(np.float32), 1.5) > 0.1
@@ -153,7 +152,7 @@ def ink(picture: Picture) -> float:
     7 or more below the skin's, and a* is above 3 and by 4 or more above the skin's. It counts where L* is above 15 and
     within 0.6 sides of the middle, as the frame's dark edge may be bluish. Black ink does not count.
     """
-    red, yellow = (_filters.gaussian(picture.lab[..., channel], 1.0) for channel in (1, 2))
+    red, yellow = picture.soft_red_and_yellow
     skin = picture.regions[1]
     usual_red, usual_yellow = _usual(picture, skin)
     is_blue = (yellow < -8) & (yellow < usual_yellow - 9)

@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.conditioning.appearance import LESION_FROM, lab, measure
+from m2l_runtime.conditioning._filters import gaussian
+from m2l_runtime.conditioning.appearance import LESION_FROM, lab, measure_colors
 from m2l_runtime.types import Appearance, Image, Mask
 
 
@@ -42,7 +43,17 @@ class Picture:
     @cached_property
     def colors(self) -> Appearance:
         """The numbers of :data:`m2l_runtime.types.NAMES`, float32 (12,)."""
-        return measure(self.image, self.mask)
+        return measure_colors(self.lab, self.mask)
+
+    @cached_property
+    def soft_red_and_yellow(self) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
+        """CIE a* and b*, each blurred by 1 pixel."""
+        return gaussian(self.lab[..., 1], 1.0), gaussian(self.lab[..., 2], 1.0)
+
+    @cached_property
+    def band(self) -> npt.NDArray[np.floating]:
+        """L* blurred by 1 pixel less L* blurred by 4: structure of some pixels' size."""
+        return gaussian(self.lightness, 1.0) - gaussian(self.lightness, 4.0)
 
     @cached_property
     def regions(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
