@@ -202,6 +202,12 @@ def _to_modulated(state: Mapping[str, Tensor]) -> ModulatedGenerator:
         ) from None
     expected = network.state_dict()
     _require_same_keys(expected.keys() - state.keys(), state.keys() - expected.keys(), "a modulated generator")
+    taken = state["mlp.0.weight"].shape[1:]
+    if taken != (spec.numbers,):
+        raise CheckpointError(
+            f"names {plural(spec.numbers, 'number')} of an appearance, but has mlp.0.weight for {tuple(taken)}; "
+            f"{EXPECTED}"
+        )
     for key, value in state.items():
         _check_tensor(key, value, expected[key])
     if not (state["std"] > 0).all():
