@@ -165,8 +165,11 @@ def to_network(state: Mapping[str, Tensor]) -> Generator:
     spec = infer_spec(state)
     if spec.norm != "batch":  # old InstanceNorms saved statistics they never used
         state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in _STATISTICS}
-    with torch.device("meta"):  # shapes alone: a file that only claims to be huge must not make us allocate
-        network = UnetGenerator(spec)
+    try:
+        with torch.device("meta"):  # shapes alone: a file that only claims to be huge must not make us allocate
+            network = UnetGenerator(spec)
+    except RuntimeError as error:  # of sizes that are too large to multiply
+        raise CheckpointError(f"is like a U-Net generator, but is none ({printable(str(error))}); {EXPECTED}") from None
     expected = network.state_dict()
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     optional = [key for key in missing if key.endswith("num_batches_tracked")]  # absent before PyTorch 0.4.1
