@@ -165,8 +165,11 @@ def to_network(state: Mapping[str, Tensor]) -> Generator:
     spec = infer_spec(state)
     if spec.norm != "batch":  # old InstanceNorms saved statistics they never used
         state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in _STATISTICS}
-    with torch.device("meta"):  # shapes alone: a file that only claims to be huge must not make us allocate
-        network = UnetGenerator(spec)
+    try:
+        with torch.device("meta"):  # shapes alone: a file that only claims to be huge must not make us allocate
+            network = UnetGenerator(spec)
+    except RuntimeError as error:  # of sizes that are too large to multiply
+        raise CheckpointError(f"is like a U-Net generator, but is none ({printable(str(error))}); {EXPECTED}") from None
     expected = network.state_dict()
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     optional = [key for key in missing if key.endswith("num_batches_tracked")]  # absent before PyTorch 0.4.1
@@ -202,6 +205,12 @@ def _to_modulated(state: Mapping[str, Tensor]) -> ModulatedGenerator:
         ) from None
     expected = network.state_dict()
     _require_same_keys(expected.keys() - state.keys(), state.keys() - expected.keys(), "a modulated generator")
+    taken = state["mlp.0.weight"].shape[1:]
+    if taken != (spec.numbers,):
+        raise CheckpointError(
+            f"names {plural(spec.numbers, 'number')} of an appearance, but has mlp.0.weight for {tuple(taken)}; "
+            f"{EXPECTED}"
+        )
     for key, value in state.items():
         _check_tensor(key, value, expected[key])
     if not (state["std"] > 0).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
@@ -244,7 +245,8 @@ def _input_lines(network: Network, appearance_count: int, names: Sequence[str], 
     if network.appearance:
         numbers = "the colors of lesion and skin and their spread, as 12 numbers (CIE L*a*b*)."
         if tuple(names) != NAMES:
-            numbers = f"{plural(len(names), 'number')} that say what the image looks like\n({list_names(names)})."
+            described = f"{plural(len(names), 'number')} that say what the image looks like ({list_names(names)})."
+            numbers = textwrap.fill(described, 112, initial_indent=" " * 37)[37:]
         text += (
             f"\n\nBeside each mask goes an appearance: {numbers}\nThe network was trained with those measured on its "
             f"own images; `appearances.npz` has {appearance_count:,} of them, from which\n`m2l synth` draws. They are "
@@ -263,7 +265,7 @@ def _input_lines(network: Network, appearance_count: int, names: Sequence[str], 
     if network.architecture == "modulated":
         text += (
             "\n\nBeside each mask goes noise, bytes drawn with a seed: the same seed gives the same image, another "
-            "seed another one,\nwhich differs in texture; what it looks like as a whole is the appearance's."
+            "seed\nanother one, which differs in texture; what it looks like as a whole is the appearance's."
         )
     return text
 

@@ -148,6 +148,7 @@ def changed(key: str, value: Tensor | None, **new: Tensor) -> State:
         (changed("model.model.0.weight", torch.zeros(2, 3, 3, 3)), "U-Net generator"),
         (changed("model.model.0.weight", torch.zeros(1).expand(1 << 20, 3, 4, 4)), "fewer numbers than that"),
         (changed("model.model.0.weight", torch.zeros(1).expand(2, 3, 4, 4)), "fewer numbers than that"),
+        (changed("model.model.0.weight", torch.zeros(1).expand(1 << 40, 3, 4, 4)), "is like a U-Net .* overflowed"),
         ({k: v.to(torch.int32) for k, v in state().items()}, "as torch.int32; expected floating-point"),
         (changed("model.model.3.weight", torch.zeros(3)), "U-Net generator"),
     ],

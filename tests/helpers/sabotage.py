@@ -35,7 +35,10 @@ class Mistake:
 
 MASKS = "runtime/m2l_runtime/masks/mask_file.py"
 WRITER = "m2l_export/graph/onnx_writer.py"
+LAYERS = "m2l_export/graph/onnx_layers.py"
+MODULATED_WRITER = "m2l_export/graph/onnx_modulated.py"
 NETWORKS = "train/m2l_train/models/networks.py"
+MODULATED = "train/m2l_train/models/modulated.py"
 MISTAKES = (
     Mistake(
         "mask flipped top to bottom",
@@ -124,10 +127,38 @@ MISTAKES = (
     ),
     Mistake(
         "a swapped weight: rows and columns of each kernel",
-        WRITER,
-        "    return to.initializer(name, _array(tensor))",
-        "    return to.initializer(name, _array(tensor.transpose(-1, -2) if tensor.ndim == 4 else tensor))",
+        LAYERS,
+        "    return to.initializer(name, to_array(tensor))",
+        "    return to.initializer(name, to_array(tensor.transpose(-1, -2) if tensor.ndim == 4 else tensor))",
         ("tests/export/graph/test_onnx_writer.py",),
+    ),
+    Mistake(
+        "outputs of a modulated layer are normalized as if its inputs were not scaled, in the network",
+        MODULATED,
+        "power = scale.square() @ self",
+        "power = torch.ones_like(scale) @ self",
+        ("tests/train/models/test_modulated.py",),
+    ),
+    Mistake(
+        "a plane of noise dropped, in the network",
+        MODULATED,
+        "        y = y + F.conv2d(noise, self.noise_weight, padding=1)\n",
+        "        y = y + F.conv2d(noise, self.noise_weight, padding=1) * (self.skip_weight is None)\n",
+        ("tests/train/models/test_modulated.py",),
+    ),
+    Mistake(
+        "outputs of a modulated layer are not normalized, in the exported graph",
+        MODULATED_WRITER,
+        'by = scale if normalizing is None else to.node("Mul", f"ups.{index}.factor", normalizing, scale)',
+        "by = scale",
+        ("tests/export/graph/test_modulated.py",),
+    ),
+    Mistake(
+        "planes of noise of one side swapped, in the exported graph",
+        MODULATED_WRITER,
+        "    features = []\n",
+        "    planes[:2] = planes[1::-1]\n    features = []\n",
+        ("tests/export/graph/test_modulated.py",),
     ),
 )
 

@@ -222,8 +222,8 @@ class AppearanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     Example:
         >>> from m2l_runtime import Synthesizer
         >>> table = Synthesizer.open(backend="fake").bundle.manifest.appearance
-        >>> table.count, table.names[0]
-        (1374, 'lesion_L')
+        >>> table.count > 1000, table.names[0], table.names[12]
+        (True, 'lesion_L', 'sharpness')
     """
 
     file: FileEntry
@@ -259,8 +259,8 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     Example:
         >>> from m2l_runtime import Synthesizer
         >>> network = Synthesizer.open(backend="fake").bundle.manifest.network
-        >>> network.levels, network.ngf
-        (8, 24)
+        >>> network.architecture, network.levels, network.ngf
+        ('modulated', 5, 48)
     """
 
     architecture: Literal["unet", "modulated"]
@@ -287,8 +287,16 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Describe the run of `m2l train` that made the weights.
 
     Example:
-        >>> from m2l_runtime import Synthesizer
-        >>> training = Synthesizer.open(backend="fake").bundle.manifest.provenance.training
+        >>> training = Training(
+        ...     config={"batch_size": 4},
+        ...     pair_count=1792,
+        ...     epoch=17,
+        ...     step=7616,
+        ...     hours=1.0,
+        ...     val_l1_levels=15.2,
+        ...     device="cpu",
+        ...     versions={"torch": "2.13.0"},
+        ... )
         >>> training.epoch, training.config["batch_size"]
         (17, 4)
     """
@@ -332,7 +340,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         >>> from m2l_runtime import Synthesizer
         >>> manifest = Synthesizer.open(backend="fake").bundle.manifest
         >>> manifest.image_size, [spec.role for spec in manifest.inputs]
-        ((256, 256), ['mask', 'appearance', 'dropout_bits'])
+        ((256, 256), ['mask', 'appearance', 'noise'])
     """
 
     schema: Literal["m2l-bundle"] = SCHEMA

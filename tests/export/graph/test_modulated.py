@@ -103,7 +103,7 @@ def test_half_precision__convolutions_alone_are_in_it_and_images_are_near() -> N
 def test_half_precision__weights_beyond_it() -> None:
     network = small_modulated()
     with torch.no_grad():
-        network.layers[3].skip_weight[0] = 1e5
+        network.get_parameter("layers.3.skip_weight")[0] = 1e5
     with pytest.raises(CheckpointError, match=r"weights of up to .* which half precision cannot hold"):
         to_half_precision(deploy(network).graph)
 
