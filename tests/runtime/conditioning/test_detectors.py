@@ -1,4 +1,4 @@
-"""Hair, vignette and ink beside what a person saw in photographs of ISIC 2017 (tests/data/detectors/labels.csv)."""
+"""Hair, vignette and ink beside what was seen by eye in photographs of ISIC 2017 (tests/data/detectors/labels.csv)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ THRESHOLDS: Final = {"hair": 0.5, "vignette": 10.0, "ink": 0.5}
 
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="the photographs are not here")
-def test_detectors__find_what_a_person_saw() -> None:
+def test_detectors__find_what_was_seen_by_eye() -> None:
     with LABELS.open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = tuple(THRESHOLDS)
