@@ -48,6 +48,8 @@ class GanConfig:
     lambda_loss: float = 30.0
     """Weight of the mean square that compression takes from an image. Without it images have what JPEG takes away: a
     checkerboard of the finest kind, which no network sees here."""
+    lambda_phases: float = 300.0
+    """Weight of the mean square by which the 2x2 phases of luma differ over squares of 16 pixels."""
     lambda_patch: float = 0.5
     """Weight of the discriminator on pixels beside those on features."""
     ema: float = 0.999
@@ -208,6 +210,7 @@ class ModulatedGan:
         loss = loss + config.lambda_l1 * l1
         if is_full:
             loss = loss + config.lambda_loss * F.mse_loss(fake, seen.detach())
+            loss = loss + config.lambda_phases * _phase_difference(luma)
         if not torch.isfinite(loss):
             raise Diverged(f"a loss is {loss.item():g} at step {self.step_count + 1}")
         self.optimizer_g.zero_grad()
@@ -298,6 +301,12 @@ class _View:
 
 def _contiguous(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _phase_difference(luma: Tensor) -> Tensor:
+    """Measure how far the four phases of (B, 1, H, W) are apart over squares of 16 pixels: a checkerboard's power."""
+    phases = F.avg_pool2d(F.pixel_unshuffle(luma, 2), 8)
+    return (phases - phases.mean(1, keepdim=True)).square().mean()
 
 
 def _hinge(on_fake: Tensor, on_real: Tensor) -> Tensor:
