@@ -433,9 +433,10 @@ def tighten_limits(aim: ParityLimits, reached: Fidelity, short: Shortfall) -> Pa
 def describe_layers(errors: LayerErrors) -> Sequence[str]:
     """Describe what each layer costs, a line each."""
     total = sum(layer.multiplications for layer in errors.layers)
+    width = max(8, *(len(layer.name) for layer in errors.layers))
     return [
-        f"  {layer.name:8} {layer.multiplications / total * 100:5.1f} % of the multiplications, PSNR with it alone in "
-        f"int8 {alone.mean_psnr_db:5.1f} dB, worst {alone.worst_psnr_db:5.1f}"
+        f"  {layer.name:{width}} {layer.multiplications / total * 100:5.1f} % of the multiplications, PSNR with it "
+        f"alone in int8 {alone.mean_psnr_db:5.1f} dB, worst {alone.worst_psnr_db:5.1f}"
         for layer, alone in zip(errors.layers, errors.alone, strict=True)
     ]
 

@@ -36,7 +36,7 @@ class ParityLimits:
         >>> ParityLimits(psnr_db=120)
         Traceback (most recent call last):
         ...
-        m2l_runtime.errors.InputError: --min-psnr must be between 0 and 99 dB, got 120
+        m2l_runtime.errors.ArgumentError: --min-psnr must be between 0 and 99 dB, got 120
     """
 
     psnr_db: float = 40.0

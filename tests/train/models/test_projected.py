@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from m2l_train.models.projected import PatchHead, ProjectedHeads
+from m2l_train.models.projected import PATCH_CHANNELS, PatchHead, ProjectedHeads
 
 CHANNELS, NUMBERS = (4, 6, 8), 5
 
@@ -81,14 +81,14 @@ def test_projected_heads__all_that_is_trained_has_a_spectral_norm_of_one(heads: 
 def test_patch_head__shape_mask_and_appearance() -> None:
     torch.manual_seed(0)
     head = PatchHead(NUMBERS)
-    seen, row = torch.randn(2, 4, 32, 48), torch.randn(2, NUMBERS)
+    seen, row = torch.randn(2, PATCH_CHANNELS, 32, 48), torch.randn(2, NUMBERS)
     for _ in range(40):
         head(seen, row)
     head.eval()
     assert all(value == pytest.approx(1, abs=0.05) for value in largest_singular_values(head).values())
     before = head(seen, row)
     assert before.shape == (2, 1, 4, 6)
-    for channel in range(4):
+    for channel in range(PATCH_CHANNELS):
         changed = seen.clone()
         changed[:, channel] += 1
         assert (head(changed, row) - before).abs().mean() > 1e-3
@@ -97,7 +97,7 @@ def test_patch_head__shape_mask_and_appearance() -> None:
 
 def test_patch_head__judges_patches_of_38_pixels() -> None:
     torch.manual_seed(0)
-    seen = torch.randn(1, 4, 96, 96, requires_grad=True)
+    seen = torch.randn(1, PATCH_CHANNELS, 96, 96, requires_grad=True)
     PatchHead(NUMBERS).eval()(seen, torch.zeros(1, NUMBERS))[0, 0, 6, 6].backward()
     rows = torch.nonzero(seen.grad.abs().sum((0, 1, 3))).flatten()  # type: ignore[union-attr]
     assert int(rows[-1] - rows[0]) + 1 == len(rows) == 38
