@@ -139,7 +139,7 @@ class TrainConfig:
         >>> TrainConfig(norm="group")
         Traceback (most recent call last):
         ...
-        m2l_runtime.errors.InputError: norm must be one of instance, batch, none, got 'group'
+        m2l_runtime.errors.ArgumentError: norm must be one of instance, batch, none, got 'group'
 
     Raises:
         InputError: a value is out of range, or of another type.
