@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from m2l_runtime.errors import Diverged
 from m2l_runtime.types import KNOWN_NAMES
 from m2l_train.models.efficientnet_lite import EfficientNetLite, fold_norms
-from m2l_train.models.modulated_gan import GanConfig, GanLosses, ModulatedGan, _View
+from m2l_train.models.modulated_gan import GanConfig, GanLosses, ModulatedGan, _phase_difference, _View
 
 NAMES, SIDE, BATCH = KNOWN_NAMES[:12], 64, 4
 HALF = GanConfig(batch_size=BATCH, half_images=1 << 30)
@@ -235,3 +235,13 @@ def test_view__real_and_synthesized_are_seen_alike(is_odd: bool) -> None:
 
 def small_of(image: Tensor) -> Tensor:
     return F.avg_pool2d(image, 2)
+
+
+def test_phase_difference__is_the_power_of_a_checkerboard() -> None:
+    slope = torch.linspace(-1, 1, 32)[None, None, :, None].expand(2, 1, 32, 32)
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    checkerboard = ((y + x) % 2 * 2 - 1)[None, None].expand(2, 1, 32, 32) * 0.1
+    rest = float(_phase_difference(slope))
+    assert rest < 2e-3, "a slope is hardly one"
+    assert float(_phase_difference(checkerboard)) == pytest.approx(0.01, abs=1e-6)
+    assert float(_phase_difference(checkerboard.repeat_interleave(2, 2).repeat_interleave(2, 3))) < 1e-9
