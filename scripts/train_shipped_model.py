@@ -156,6 +156,7 @@ def train(
     device: str = "cpu",
     half_images: Annotated[int, typer.Option(help="Images seen at half their side first.")] = 14_000,
     learning_rate: Annotated[float, typer.Option(help="Of the generator; the discriminators' is 3/4 of it.")] = 4e-4,
+    ema: Annotated[float, typer.Option(help="Decay of the average of weights.")] = 0.999,
     batch_size: int = 8,
 ) -> None:
     """Begin a training, or go on with it."""
@@ -167,6 +168,7 @@ def train(
         learning_rate_d=0.75 * learning_rate,
         batch_size=batch_size,
         half_images=half_images,
+        ema=ema,
     )
     table = torch.from_numpy(pairs.appearances)
     gan = ModulatedGan(table, names, config, fold_norms(load_network(0)[0]), torch.device(device))

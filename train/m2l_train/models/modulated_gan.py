@@ -45,11 +45,11 @@ class GanConfig:
     """Weight of the L1 loss of means of 8x8 pixels, for masks with their own appearance."""
     lambda_statistics: float = 1.0
     """Weight of the difference of regions' statistics."""
-    lambda_loss: float = 30.0
+    lambda_loss: float = 100.0
     """Weight of the mean square that compression takes from an image. Without it images have what JPEG takes away: a
     checkerboard of the finest kind, which no network sees here."""
-    lambda_phases: float = 300.0
-    """Weight of the mean square by which the 2x2 phases of luma differ over squares of 16 pixels."""
+    lambda_phases: float = 1000.0
+    """Weight of the mean square by which the 2x2 phases of luma differ over squares of 8 pixels."""
     lambda_patch: float = 0.5
     """Weight of the discriminator on pixels beside those on features."""
     ema: float = 0.999
@@ -304,8 +304,8 @@ def _contiguous(x: Tensor) -> Tensor:
 
 
 def _phase_difference(luma: Tensor) -> Tensor:
-    """Measure how far the four phases of (B, 1, H, W) are apart over squares of 16 pixels: a checkerboard's power."""
-    phases = F.avg_pool2d(F.pixel_unshuffle(luma, 2), 8)
+    """Measure how far the four phases of (B, 1, H, W) are apart over squares of 8 pixels: a checkerboard's power."""
+    phases = F.avg_pool2d(F.pixel_unshuffle(luma, 2), 4)
     return (phases - phases.mean(1, keepdim=True)).square().mean()
 
 
