@@ -6,8 +6,8 @@ Each step is exact in real arithmetic:
 - What normalizes a layer and what scales the inputs of the next one are one factor, because only repeating of pixels,
   which moves nothing between channels, is between them.
 - The scaling of noise from bytes is part of its weights, once the mean is subtracted.
-- The matrix from Y, Cb, Cr to RGB is part of the convolution that draws them, because it is linear as enlarging is.
-  Luma is then added to all three channels.
+- The matrix from Cb, Cr to what they add to red, green and blue is part of the convolution that draws them, because it
+  is linear as smoothing and enlarging are. Luma is then added to all three channels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from typing import cast
+from typing import Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from m2l_train.models.modulated import (
     DEMODULATION_EPS,
     GAIN,
+    LUMA_PHASES,
     MAX_DEVIATIONS,
     NOISE_DEVIATION,
     NOISE_MEAN,
@@ -31,8 +32,12 @@ from m2l_train.models.modulated import (
     ModulatedConv2d,
     ModulatedGenerator,
     ModulatedSpec,
+    smooth,
 )
 from m2l_train.models.networks import LEAKY_RELU_SLOPE
+
+HEAD_PARTS: Final = (1, 3, LUMA_PHASES)
+"""Channels of the head: luma; what red, green and blue add to it, each by chroma; the phases of luma."""
 
 
 class Factors(nn.Module):
@@ -109,7 +114,10 @@ class DeployModulated(nn.Module):
         self.ups = nn.ModuleList(ModulatedStage(layer) for _, _, layer in network.places())
         matrix, head = network.head.weight.new_tensor(YCBCR_TO_RGB), network.head
         weight, bias = head.weight.detach().clone(), cast(Tensor, head.bias).detach().clone()
-        weight[:3], bias[:3] = torch.einsum("rc,cikl->rikl", matrix, weight[:3]), matrix @ bias[:3]
+        offset = matrix[:, 1:]  # of red, green and blue from luma, by chroma
+        chroma = torch.einsum("rc,cikl->rikl", offset, weight[1:3])
+        weight = torch.cat([weight[:1], chroma, weight[3:]])
+        bias = torch.cat([bias[:1], offset @ bias[1:3], bias[3:]])
         self.head = _convolution(weight, bias)
 
     def stages(self) -> Iterator[tuple[int, int, ModulatedStage]]:
@@ -137,6 +145,6 @@ class DeployModulated(nn.Module):
             x = stage(x, features[-1 - place] if place and number else None, plane)
             normalizing = after
         assert normalizing is not None  # noqa: S101 - there is a stage
-        drawn = self.head(x * normalizing[:, :, None, None].to(x.dtype))
-        color = F.interpolate(drawn[:, :3], scale_factor=2.0, mode="bilinear", align_corners=False)
-        return color + F.pixel_shuffle(drawn[:, 3:], 2)
+        luma, offset, phases = self.head(x * normalizing[:, :, None, None].to(x.dtype)).split(HEAD_PARTS, 1)
+        color = F.interpolate(luma + smooth(offset), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return color + smooth(F.pixel_shuffle(phases, 2))

@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
-from m2l_export.graph.modulated import DeployModulated, Factors, ModulatedStage, Numbers
+from m2l_export.graph.modulated import HEAD_PARTS, DeployModulated, Factors, ModulatedStage, Numbers
 from m2l_export.graph.onnx_builder import Builder, Value
 from m2l_export.graph.onnx_layers import repeat, weight_name, write
-from m2l_train.models.modulated import LUMA_PHASES, MAX_DEVIATIONS, NOISE_MEAN
+from m2l_train.models.modulated import MAX_DEVIATIONS, NOISE_MEAN
 from m2l_train.models.networks import LEAKY_RELU_SLOPE
 
 
@@ -47,10 +47,22 @@ def write_modulated(to: Builder, core: DeployModulated, x: Value, appearance: Va
         normalizing = after
     assert normalizing is not None  # noqa: S101 - there is a stage
     x = to.node("Mul", "head.scaled", x, _plane(to, "head.factor", normalizing, x.dtype))
-    color, phases = to.split("head.parts", write(to, core.head, "unet.head", x), [3, LUMA_PHASES])
-    color = _enlarge(to, "head.color", color)
-    luma = to.node("DepthToSpace", "head.luma", phases, shape=(1, *color.shape[1:]), blocksize=2, mode="CRD")
-    return to.node("Add", "image.rgb", color, luma)
+    luma, offset, phases = to.split("head.parts", write(to, core.head, "unet.head", x), HEAD_PARTS)
+    color = to.node("Add", "head.color", _smooth(to, "head.offset", offset), luma)
+    color = _enlarge(to, "head.enlarged", color)
+    fine = to.node("DepthToSpace", "head.luma", phases, shape=(1, *color.shape[1:]), blocksize=2, mode="CRD")
+    return to.node("Add", "image.rgb", color, _smooth(to, "head.fine", fine))
+
+
+def _smooth(to: Builder, name: str, x: Value) -> Value:
+    """Write the binomial filter of 3x3 as two means of 2x2: engines have them, and quantize none of it."""
+    channels, height, width = x.shape
+    pads = (0, 0, 1, 1, 0, 0, 1, 1)
+    x = to.node("Pad", f"{name}.padded", x, pads, shape=(channels, height + 2, width + 2), mode="edge")
+    for step in (1, 0):
+        shape = (channels, height + step, width + step)
+        x = to.node("AveragePool", f"{name}.mean.{step}", x, shape=shape, kernel_shape=[2, 2], strides=[1, 1])
+    return x
 
 
 def _enlarge(to: Builder, name: str, x: Value) -> Value:

@@ -89,9 +89,11 @@ def _image(
         x = _leaky(y) * np.sqrt(2 / (1 + 0.2**2))
     assert (used, skips) == (len(noise), [])
     drawn = _convolve(x, weights["head.weight"], weights["head.bias"], 1)
-    luma, blue, red = (enlarged(plane) for plane in drawn[:3])
+    luma, blue, red = (enlarged(plane) for plane in (drawn[0], smoothed(drawn[1]), smoothed(drawn[2])))
+    fine = np.empty_like(luma)
     for phase, plane in enumerate(drawn[3:]):
-        luma[phase // 2 :: 2, phase % 2 :: 2] += plane
+        fine[phase // 2 :: 2, phase % 2 :: 2] = plane
+    luma = luma + smoothed(fine)
     of_red, of_green, of_blue = 0.299, 0.587, 0.114
     rgb = (
         luma + 2 * (1 - of_red) * red,
@@ -109,6 +111,14 @@ def _convolve(x: Floats, kernel: Floats, bias: Floats, stride: int) -> Floats:
 
 def _leaky(x: Floats) -> Floats:
     return np.where(x > 0, x, 0.2 * x)
+
+
+def smoothed(plane: Floats) -> Floats:
+    """(H, W) to the same: half of each pixel and a quarter of its neighbours, down and across, edges repeated."""
+    for _ in range(2):
+        before, after = np.vstack([plane[:1], plane[:-1]]), np.vstack([plane[1:], plane[-1:]])
+        plane = ((before + 2 * plane + after) / 4).T
+    return plane
 
 
 def enlarged(plane: Floats) -> Floats:
