@@ -145,8 +145,9 @@ class ByteGraph(nn.Module):
         self.unet = unet
 
     def convolution_weight(self) -> Tensor:
-        """Return the weight of a convolution, whose type is that of all convolutions."""
-        return next(module.weight for module in self.modules() if isinstance(module, nn.Conv2d))
+        """Return the weight of a convolution, whose type is that of all; without convolutions, any parameter."""
+        convolutions = (module.weight for module in self.modules() if isinstance(module, nn.Conv2d))
+        return next(convolutions, next(self.parameters()))
 
     def forward(
         self,

@@ -237,7 +237,7 @@ def test_export__help_tells_what_the_exit_status_says(m2l: CommandLine) -> None:
         ((CHECKPOINT, "{tmp}/file/b"), 1, "cannot write"),
         ((CHECKPOINT, "{tmp}/b", "--masks", "{tmp}/empty"), 1, "holds no mask files"),
         ((CHECKPOINT, "{tmp}/b", "--masks", "{tmp}/absent"), 1, "does not exist"),
-        ((CHECKPOINT, "{tmp}/b", "--max-level-difference", "300"), 1, "between 0 and 255, got 300"),
+        ((CHECKPOINT, "{tmp}/b", "--max-level-difference", "300"), 2, "between 0 and 255, got 300"),
         ((CHECKPOINT, "{tmp}/b", "--norm-statistics", "running"), 1, "tiny_net_G.pth: has no running statistics"),
         ((CHECKPOINT, "{tmp}/b", "--norm-statistics", "other"), 2, "other"),
         ((CHECKPOINT, "{tmp}/b", "--image-size", "100"), 1, "multiples of 256"),

@@ -353,7 +353,7 @@ def of_a_subclass(graph: ByteGraph) -> None:
 def test_onnx_writer__a_subclass_in_a_modulated_generator_is_refused() -> None:
     graph = Kind(SMALL).graph()
     cast(DeployModulated, graph.unet).numbers.mlp[1] = Squared()
-    with pytest.raises(TypeError, match=r"^unet\.numbers\.mlp\.1 is of class .*Squared, .* onnx_layers has functions"):
+    with pytest.raises(TypeError, match=r"^unet\.numbers\.mlp\.1 is of class .*Squared, .*onnx_layers has functions"):
         to_onnx(graph, Kind(SMALL).specs)
 
 

@@ -14,7 +14,7 @@ import torch
 from command_line import CommandLine
 from evaluation_data import masks, photographs, write_data
 
-from m2l_runtime.errors import DeviceUnavailable, Diverged, InputError, OutputError
+from m2l_runtime.errors import ArgumentError, Diverged, InputError, OutputError
 from m2l_train.evaluate import training
 from m2l_train.evaluate.metrics import mask_fidelity
 from m2l_train.evaluate.segmenter import SegmenterNetwork, SegmenterSpec, load_segmenter, new_network
@@ -113,7 +113,7 @@ def test_segmenter__what_cannot_be_trained(data: Path, tmp_path: Path, monkeypat
         ({"seed": -1}, InputError, "seed must be"),
         ({"max_minutes": 0.0}, InputError, "minutes must be"),
         ({"threads": 0}, InputError, "threads and workers"),
-        ({"device": "tpu"}, DeviceUnavailable, "no device 'tpu'"),
+        ({"device": "tpu"}, ArgumentError, "no device 'tpu'"),
     ):
         with pytest.raises(error, match=message):
             train_segmenter(data, out, **QUICK | options)
