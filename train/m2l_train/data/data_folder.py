@@ -23,6 +23,7 @@ from m2l_runtime.masks.image_file import FORMATS, decode, read_bytes
 from m2l_runtime.masks.mask_file import to_gray
 from m2l_runtime.masks.mask_folder import find_masks
 from m2l_train.data.pairing import Pair, find_pairs
+from m2l_train.data.photograph import mask_half
 
 IMAGES: Final = "images"
 MASKS: Final = "masks"
@@ -152,11 +153,10 @@ def _is_combined_pair(path: Path) -> bool:
         picture = decode(read_bytes(path))
     except PictureFileError:
         return True
-    width, height = picture.width // 2, picture.height
-    if width < 1:
+    if picture.width < 2:
         return False
-    halves = [picture.crop((left, 0, left + width, height)) for left in (0, width)]
-    return _is_mask(halves[0]) != _is_mask(halves[1])
+    colors = picture if picture.mode in ("1", "L") else picture.convert("RGB")
+    return _is_mask(mask_half(colors, is_left=True)) != _is_mask(mask_half(colors, is_left=False))
 
 
 def _is_mask(picture: PillowImage.Image) -> bool:
