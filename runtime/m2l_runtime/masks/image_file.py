@@ -82,8 +82,8 @@ def decode(content: bytes, *, apply_exif: bool = True) -> PillowImage.Image:
     return _decode(content, apply_exif=apply_exif, with_low_bytes=False)[0]
 
 
-def decode_deep(content: bytes) -> tuple[PillowImage.Image, PillowImage.Image | None]:
-    """Decode as :func:`decode` does; of 16-bit color samples return the low bytes as well, else None.
+def decode_deep(content: bytes) -> tuple[PillowImage.Image, ...]:
+    """Decode as :func:`decode` does; of 16-bit color samples return the low bytes as a second picture.
 
     Pillow has no mode for such samples and keeps one byte of each, by which a mask of 0 and 1, or of 0 and 255, comes
     out empty.
@@ -94,9 +94,7 @@ def decode_deep(content: bytes) -> tuple[PillowImage.Image, PillowImage.Image | 
     return _decode(content, apply_exif=True, with_low_bytes=True)
 
 
-def _decode(
-    content: bytes, *, apply_exif: bool, with_low_bytes: bool
-) -> tuple[PillowImage.Image, PillowImage.Image | None]:
+def _decode(content: bytes, *, apply_exif: bool, with_low_bytes: bool) -> tuple[PillowImage.Image, ...]:
     picture = _open(content)
     width, height = picture.size
     if width * height > MAX_PIXELS:
@@ -124,7 +122,7 @@ def _decode(
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
         raise PictureFileError(f"is damaged or truncated: {printable(str(error))}") from None
     picture.format = file_format
-    return picture, low
+    return (picture,) if low is None else (picture, low)
 
 
 def _open(content: bytes) -> PillowImage.Image:
