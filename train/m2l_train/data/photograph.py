@@ -80,16 +80,15 @@ def with_margins(arrays: DecodedPair, margin: int) -> DecodedPair:
 
 
 def _read_pair(pair: Pair, side: int, mask_is_left: bool) -> DecodedPair:
-    low = None
     if pair.is_combined:
-        picture, whole_low = _open_deep(pair.image)
+        picture, *low = _open_deep(pair.image)
         mask_picture, image, notes = _halves(picture, pair.image, mask_is_left)
-        low = whole_low and _half(whole_low, is_left=mask_is_left)
+        low = [_half(each, is_left=mask_is_left) for each in low]
     else:
-        mask_picture, low = _open_deep(pair.mask)
+        mask_picture, *low = _open_deep(pair.mask)
         image, notes = _oriented_like(pair.image, mask_picture.size)
     try:
-        gray, note = mask_file.to_gray(mask_picture, low)
+        gray, note = mask_file.to_gray(mask_picture, *low)
     except PictureFileError as error:
         half = f" (its {'left' if mask_is_left else 'right'} half, the mask)" if pair.is_combined else ""
         raise PairError(f"{printable(pair.mask)}{half}: {error}") from None
@@ -164,8 +163,8 @@ def _fits(size: tuple[int, int], mask_size: tuple[int, int]) -> bool:
 def _open(path: Path, *, apply_exif: bool = True) -> PillowImage.Image:
     if not apply_exif:
         return _decoded(path, lambda content: decode(content, apply_exif=False))
-    picture, low = _open_deep(path)
-    if low is not None and np.asarray(picture).max() < _MIN_BRIGHTEST:
+    picture, *low = _open_deep(path)
+    if low and np.asarray(picture).max() < _MIN_BRIGHTEST:
         raise PairError(
             f"{printable(path)}: uses only the low bits of 16: its brightest level is {int(np.asarray(picture).max())} "
             "of 255; expected a photograph of 8 bits: scale it to these"
@@ -173,7 +172,7 @@ def _open(path: Path, *, apply_exif: bool = True) -> PillowImage.Image:
     return picture
 
 
-def _open_deep(path: Path) -> tuple[PillowImage.Image, PillowImage.Image | None]:
+def _open_deep(path: Path) -> tuple[PillowImage.Image, ...]:
     return _decoded(path, decode_deep)
 
 
