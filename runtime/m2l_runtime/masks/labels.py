@@ -26,6 +26,7 @@ _MAX_DARK_LABELS: Final = 16
 _FEW: Final = 4
 _MANY: Final = 8
 """Values above which areas are looked for after undoing an enlargement."""
+_PART: Final = 1 << 20
 _MIN_AREA_SHARE: Final = 0.75
 _MIN_AREA_SHARE_OF_FEW: Final = 0.3
 """Of the pixels of middle greys, those in areas (2x2 pixels of one value), above which they are no edges. Edges that
@@ -51,7 +52,7 @@ def check_is_no_label_map(values: _Values) -> str | None:
     Raises:
         MaskFileError: they are class labels; the message has the values and how often they are there.
     """
-    counts = np.bincount(values.ravel())
+    counts = _counts(values)
     present = np.flatnonzero(counts)
     levels = _levels(values, present)
     if levels[-1] < _DARK_BELOW:
@@ -59,8 +60,8 @@ def check_is_no_label_map(values: _Values) -> str | None:
     values = _shrunk(values) if len(present) > _MANY else values
     square = values[:-1, :-1]
     is_area = (square == values[1:, :-1]) & (square == values[:-1, 1:]) & (square == values[1:, 1:])
-    areas = np.bincount(square[is_area], minlength=len(counts))[present]
-    of_each = np.bincount(values.ravel(), minlength=len(counts))[present]
+    areas = _counts(square[is_area], len(counts))[present]
+    of_each = _counts(values, len(counts))[present]
     dark, bright = levels < _DARK_BELOW, levels >= _BRIGHT_FROM
     is_few = len(present) <= _FEW
     if len(present) == 3 and (dark.sum() == 2 or bright.sum() == 2):
@@ -77,6 +78,16 @@ def check_is_no_label_map(values: _Values) -> str | None:
     if len(present) > 64:  # a picture with even areas, which is told of otherwise
         return None
     raise _labels(counts, present)
+
+
+def _counts(values: npt.NDArray[np.generic], length: int = 0) -> npt.NDArray[np.intp]:
+    """Count each value, by parts: NumPy makes a copy of eight bytes a pixel."""
+    length = length or int(values.max(initial=0)) + 1
+    flat = values.ravel()
+    total = np.zeros(length, np.intp)
+    for start in range(0, flat.size, _PART):
+        total += np.bincount(flat[start : start + _PART], minlength=length)
+    return total
 
 
 def _shrunk(values: _Values) -> _Values:

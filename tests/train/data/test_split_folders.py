@@ -31,7 +31,7 @@ def write(folder: Path, *names: str) -> Path:
 THREE = ("train/a", "train/b", "train/c", "val/d", "val/e", "test/f")
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "val2017"])
 def test_split_folders__training_reads_those_inside_images(tmp_path: Path, val: str) -> None:
     found = open_data(write(tmp_path, *(name.replace("val/", f"{val}/") for name in THREE)))
     assert [pair.name for pair in found.train] == ["a", "b", "c"]

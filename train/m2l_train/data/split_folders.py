@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,7 +25,9 @@ SPLIT_NAMES: Final[Mapping[str, str]] = {
     "test": "test",
     "testing": "test",
 }
-"""The split by a folder's name in lower case."""
+"""The split by a folder's name, in lower case and without a year: train2017 is train."""
+
+_YEAR: Final = re.compile(r"[-_]?(19|20)\d\d$")
 
 
 def find_split_pairs(
@@ -69,7 +72,7 @@ def _splits_in(folder: Path) -> dict[str, str]:
         return {}
     splits: dict[str, str] = {}
     for entry in sorted(entry.name for entry in folder.iterdir() if entry.is_dir()):
-        split = SPLIT_NAMES.get(entry.lower())
+        split = SPLIT_NAMES.get(_YEAR.sub("", entry.lower()))
         if split is None:
             continue
         if split in splits:
