@@ -136,6 +136,26 @@ def test_split_folders__splits_that_cut_a_group_are_refused(tmp_path: Path) -> N
         )
 
 
+@pytest.mark.parametrize("named", ["x{}", "x{}_downsampled", "X{}_downsampled.jpg"])
+def test_split_folders__tables_name_pairs_of_ones_own_pattern(tmp_path: Path, named: str) -> None:
+    source = tmp_path / "in"
+    write(source, *(f"x{n}_downsampled:x{n}_expert" for n in range(6)))
+    names = [named.format(n) for n in range(6)]
+    (tmp_path / "s.csv").write_text("id,split\n" + "".join(f"{n},{'val' if '5' in n else 'train'}\n" for n in names))
+    (tmp_path / "g.csv").write_text("id,lesion\n" + "".join(f"{name},{n // 2}\n" for n, name in enumerate(names)))
+    arguments = (source / "images", source / "masks", tmp_path / "out")
+    pattern = "NAME_downsampled:NAME_expert"
+    report = prepare(*arguments, PrepareOptions(size=16, pair_pattern=pattern, split_file=tmp_path / "s.csv"))
+    assert (report.splits, report.only_in_split_file) == ({"train": 5, "val": 1}, [])
+    halves = {"train": 2 / 3, "val": 1 / 3}
+    report = prepare(
+        *arguments,
+        PrepareOptions(size=16, pair_pattern=pattern, group_file=tmp_path / "g.csv", splits=halves),
+        overwrite=True,
+    )
+    assert (report.splits, report.not_in_group_file) == ({"train": 4, "val": 2}, [])
+
+
 def test_split_folders__pairs_in_no_group_are_named(tmp_path: Path) -> None:
     source = write(tmp_path / "in", *"abcdef")
     table = groups(tmp_path / "groups.csv", list("abcd"))

@@ -37,6 +37,8 @@ class Pair:
     image: Path
     mask: Path
     """The same file as `image` where both stand side by side in one picture."""
+    key: str = field(default="", compare=False)
+    """What the names of both share, in lower case; empty where nothing was paired by name."""
 
     @property
     def is_combined(self) -> bool:
@@ -172,7 +174,7 @@ def _match(image_folder: Path, mask_folder: Path, images: dict[str, list[str]], 
         some_images, some_masks = _without_copies(image_folder, images[key]), _without_copies(mask_folder, masks[key])
         if len(some_images) == len(some_masks) == 1:
             (image,), (mask,) = some_images, some_masks
-            pairs.append(Pair(os.path.basename(stem(image)), image_folder / image, mask_folder / mask))  # noqa: PTH119
+            pairs.append(Pair(os.path.basename(stem(image)), image_folder / image, mask_folder / mask, key))  # noqa: PTH119
         else:
             ambiguous += images[key] + masks[key]
     return Pairing(

@@ -104,11 +104,17 @@ def _groups(pairs: Sequence[Pair], options: PrepareOptions, report: PrepareRepor
     for number, name, group in _rows(path, "groups", columns, what):
         if group and group_by_key.setdefault(pair_key(name), group) != group:
             raise InputError(f"{printable(path)} line {number}: {printable(name)} is in two groups")
-    groups = {pair.name: group_by_key.get(pair_key(pair.name)) for pair in pairs}
+    groups = {pair.name: group_by_key.get(_key_in(group_by_key, pair)) for pair in pairs}
     report.not_in_group_file = utf8_names([name for name, group in groups.items() if group is None])
     if len(report.not_in_group_file) == len(groups):
         raise InputError(f"{printable(path)} names none of the {len(pairs)} pairs; expected names as {pairs[0].name}")
     return {name: f"group {group}" if group is not None else f"pair {name}" for name, group in groups.items()}
+
+
+def _key_in(table: Mapping[str, str], pair: Pair) -> str:
+    """Return the key by which a table names a pair: its photograph's name, or what it shares with its mask's."""
+    own = pair_key(pair.name)
+    return own if own in table else pair.key
 
 
 def _read_split_file(path: Path, pairs: Sequence[Pair], report: PrepareReport) -> dict[str, str]:
@@ -117,7 +123,10 @@ def _read_split_file(path: Path, pairs: Sequence[Pair], report: PrepareReport) -
         check_split_name(split, f"{printable(path)} line {number}")
         if wanted.setdefault(pair_key(name), split) != split:
             raise InputError(f"{printable(path)} line {number}: {printable(name)} is in two splits")
-    split_of = {pair.name: wanted.pop(pair_key(pair.name)) for pair in pairs if pair_key(pair.name) in wanted}
+    keys = {pair.name: key for pair in pairs if (key := _key_in(wanted, pair)) in wanted}
+    split_of = {name: wanted[key] for name, key in keys.items()}
+    for key in set(keys.values()):
+        del wanted[key]
     report.not_in_split_file = utf8_names([pair.name for pair in pairs if pair.name not in split_of])
     report.only_in_split_file = utf8_names(sorted(wanted))
     if not split_of:
