@@ -1,6 +1,7 @@
 """Load checkpoint files: generators of pytorch-CycleGAN-and-pix2pix, and those of m2l.
 
-Such a file is a bare state_dict. The kind of network, depth, width, channels and norm are inferred from its keys and
+Such a file is a bare state_dict, or what frameworks make of one: prefixes, entries beside it, safetensors
+(:mod:`m2l_export.generator_state`). The kind of network, depth, width, channels and norm are inferred from its keys and
 shapes alone.
 """
 
@@ -19,6 +20,9 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
+from m2l_export.generator_state import GeneratorState, find_generator
+from m2l_export.safetensors import is_safetensors, read_safetensors
+from m2l_runtime._utils.placeholder import describe_placeholder
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import CheckpointError
 from m2l_runtime.literals import Norm, Upsample
@@ -47,6 +51,8 @@ class Checkpoint:
     file_name: str
     sha256: str
     """Hash of the bytes that were loaded."""
+    notes: tuple[str, ...] = ()
+    """What was chosen, stripped and left out of the file; empty of a bare state_dict."""
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -61,10 +67,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         if file.is_dir():
             raise CheckpointError(f"is a folder{_weights_inside(file)}; {EXPECTED}")
         content = _read(file)
-        network = to_network(load_state(content))
+        found = read_generator(content)
+        network = to_network(found.state)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
-    return Checkpoint(network, file.name, hashlib.sha256(content).hexdigest())
+    return Checkpoint(network, file.name, hashlib.sha256(content).hexdigest(), found.notes)
 
 
 def _weights_inside(folder: Path) -> str:
@@ -94,32 +101,47 @@ def _read(file: Path) -> bytes:
 
 
 def load_state(content: bytes) -> dict[str, Tensor]:
-    """Load the state_dict in a checkpoint's bytes, without the ``module.`` prefixes of DataParallel.
+    """Load the generator's state_dict in a checkpoint's bytes; see :func:`read_generator`.
 
     Raises:
-        CheckpointError: not a PyTorch file, truncated, with code or objects in it, or not a dict of tensors.
+        CheckpointError: as there.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(_why_not_loaded(content)) from error
+    return read_generator(content).state
+
+
+def read_generator(content: bytes) -> GeneratorState:
+    """Load the generator's state_dict in a checkpoint's bytes, without the prefixes of wrappers, and notes on these.
+
+    Raises:
+        CheckpointError: neither a PyTorch nor a safetensors file, truncated, with code or objects in it, not a dict, or
+            with several generators.
+    """
+    loaded = read_safetensors(content) if is_safetensors(content) else _load(content)
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"holds a {type(loaded).__name__}, not a state_dict; {EXPECTED}")
     if not loaded:
         raise CheckpointError(f"holds an empty state_dict; {EXPECTED}")
-    others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
-    if others:
-        shown = printable(", ".join(others[:6]))
-        raise CheckpointError(f"holds entries that are no tensors ({shown}), not a bare state_dict; {EXPECTED}")
-    state = {str(key): value for key, value in loaded.items()}
-    while all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
+    try:
+        return find_generator(loaded)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {EXPECTED}") from None
+
+
+def _load(content: bytes) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(_why_not_loaded(content)) from error
 
 
 def _why_not_loaded(content: bytes) -> str:
+    placeholder = describe_placeholder(content)
+    if placeholder is not None:
+        return f"is {placeholder}; {EXPECTED}"
+    if content[:2] == b"\x1f\x8b":
+        return f"is packed with gzip; unpack it first; {EXPECTED}"
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
     except Exception:  # noqa: BLE001 - not PyTorch's kind of pickle, or damaged

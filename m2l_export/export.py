@@ -253,6 +253,8 @@ def load(task: Task, path: str | os.PathLike[str]) -> LoadedNetwork:
     run = find_run_provenance(Path(path))
     task.on_step(f"reading {printable(run.file)}")
     checkpoint = load_checkpoint(run.file)
+    for note in checkpoint.notes:
+        task.on_step(f"note: {printable(run.file)}: {note}")
     spec = checkpoint.network.spec
     run = run.for_network(spec)
     config = run.config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 import zipfile
@@ -122,8 +123,8 @@ def changed(key: str, value: Tensor | None, **new: Tensor) -> State:
         (dict(nn.Linear(3, 4).state_dict()), r"a state_dict of 2 tensors that is no U-Net generator \(weight, bias"),
         ({"model.model.0.weight": torch.zeros(2, 3, 4, 4)}, "fewer than 5 levels"),
         (
-            {"epoch": 3, "state_dict": state(), "optimizer": {}},
-            "entries that are no tensors .epoch, state_dict, optimizer",
+            {"epoch": 3, "state_dict": {"weight": torch.zeros(2)}, "netD": discriminator(), "optimizer": {}},
+            "entries that are no tensors .epoch, state_dict, netD, optimizer.*no generator among them",
         ),
         ([torch.zeros(3)], "holds a list, not a state_dict"),
         (torch.zeros(3), "holds a Tensor, not a state_dict"),
@@ -231,3 +232,146 @@ def test_checkpoint__the_trained_reference() -> None:
     assert load_checkpoint(REFERENCE / "latest_net_G.pth").network.spec == UnetSpec(8, 16, 3, 3, "instance")
     with pytest.raises(CheckpointError, match="PatchGAN discriminator"):
         load_checkpoint(REFERENCE / "latest_net_D.pth")
+
+
+def compiled(keys: State, share: int) -> State:
+    """Every `share`-th key gets what torch.compile puts in."""
+    return {(f"_orig_mod.{key}" if n % share == 0 else key): value for n, (key, value) in enumerate(keys.items())}
+
+
+def prefixed(prefix: str, keys: State) -> State:
+    return {prefix + key: value for key, value in keys.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        (lambda s: compiled(s, 1), "dropped '_orig_mod' from its keys"),
+        (lambda s: compiled(prefixed("module.", s), 1), "dropped 'module' and '_orig_mod'"),
+        (lambda s: prefixed("module.", compiled(s, 1)), "dropped 'module' and '_orig_mod'"),
+        (lambda s: compiled(s, 2), "dropped '_orig_mod'"),
+        (lambda s: {key.replace("model.model", "model._orig_mod.model", 1): v for key, v in s.items()}, "'_orig_mod'"),
+        (lambda s: prefixed("module.", s) | {"n_averaged": torch.tensor(3)}, "'module' and 'n_averaged'"),
+        (lambda s: prefixed("netG.", s), "took the keys that begin with 'netG.'"),
+        (lambda s: prefixed("generator.", s) | prefixed("discriminator.", discriminator()), "left out discriminator"),
+        (lambda s: prefixed("model.", s), "took the keys that begin with 'model.'"),
+        (lambda s: prefixed("netG.module.", compiled(s, 1)), "'netG.'"),
+        (lambda s: {"epoch": 3, "state_dict": s}, "took 'state_dict', left out epoch"),
+        (
+            lambda s: {"netG": s, "netD": discriminator(), "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}},
+            "'netG'",
+        ),
+        (lambda s: {"state_dict": prefixed("netG.", s) | prefixed("netD.", discriminator())}, "left out netD"),
+        (
+            lambda s: {"model": {"generator": prefixed("module.", s)}, "step": 7},
+            "took 'model.generator', left out step",
+        ),
+        (lambda s: dict(s) | {"epoch": 3}, "took its tensors, left out epoch"),
+    ],
+)
+def test_checkpoint__as_frameworks_save_it(tmp_path: Path, content: Any, note: str) -> None:
+    torch.save(content(state()), tmp_path / "g.pth")
+    found = load_checkpoint(tmp_path / "g.pth")
+    assert note in "; ".join(found.notes)
+    weights = found.network.state_dict()
+    assert list(weights) == list(state())
+    for key, value in state().items():
+        assert torch.equal(weights[key], value)
+
+
+def test_checkpoint__a_bare_state_has_no_notes() -> None:
+    assert load_checkpoint(TINY / "tiny_net_G.pth").notes == ()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda s: {"netG_A": s, "netG_B": s},
+        lambda s: prefixed("G_A.", s) | prefixed("G_B.", s),
+        lambda s: {"netG": s, "ema": prefixed("module.", s)},
+    ],
+)
+def test_checkpoint__several_generators_are_named(tmp_path: Path, content: Any) -> None:
+    torch.save(content(state()), tmp_path / "g.pth")
+    with pytest.raises(CheckpointError, match="holds 2 generators .*, .*save the state_dict of one of them alone"):
+        load_checkpoint(tmp_path / "g.pth")
+
+
+def test_checkpoint__a_nested_network_of_another_kind_is_named(tmp_path: Path) -> None:
+    torch.save({"netD": discriminator(), "epoch": 1}, tmp_path / "d.pth")
+    with pytest.raises(CheckpointError, match="holds a PatchGAN discriminator"):
+        load_checkpoint(tmp_path / "d.pth")
+    torch.save(state() | prefixed("module.", state()), tmp_path / "twice.pth")
+    with pytest.raises(CheckpointError, match="has model.model.0.weight twice"):
+        load_checkpoint(tmp_path / "twice.pth")
+
+
+def safetensors(tensors: State, dtype: str = "F32", changed: dict[str, Any] | None = None) -> bytes:
+    """A file by the format's definition: length, JSON, numbers."""
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    data = b""
+    for key, value in tensors.items():
+        numbers = value.contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        table[key] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [len(data), len(data) + len(numbers)]}
+        data += numbers
+    header = json.dumps(table | (changed or {})).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def test_checkpoint__safetensors(tmp_path: Path) -> None:
+    for name, content, wanted in (
+        ("bare", safetensors(state()), state()),
+        ("prefixed", safetensors(prefixed("netG.", state())), state()),
+        ("half", safetensors({k: v.bfloat16() for k, v in state().items()}, "BF16"), None),
+    ):
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+        found = load_checkpoint(tmp_path / f"{name}.safetensors").network.state_dict()
+        for key, value in (wanted or {k: v.bfloat16().float() for k, v in state().items()}).items():
+            assert torch.equal(found[key], value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (safetensors(state())[:-5], "truncated or damaged safetensors file"),
+        (safetensors(state(), changed={"x": {"dtype": "F8", "shape": [], "data_offsets": [0, 1]}}), "x as F8"),
+        (
+            safetensors(state(), changed={"x": {"dtype": "F32", "shape": [9] * 40, "data_offsets": [0, 4]}}),
+            "x does not lie",
+        ),
+        (
+            safetensors(state(), changed={"x": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}),
+            "x does not lie",
+        ),
+        (safetensors(state(), changed={"x": 5}), "damaged safetensors file"),
+        ((9).to_bytes(8, "little") + b"{" + b"[" * 8, "damaged safetensors file"),
+    ],
+)
+def test_checkpoint__damaged_safetensors(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "g.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a Git LFS pointer.*git lfs pull"),
+        (
+            b"<!doctype html>\n<html><title>Sign in</title>",
+            "is a web page .HTML., not the file.*download it again",
+        ),
+        (b"\x1f\x8b\x08\0", "is packed with gzip; unpack it first"),
+    ],
+)
+def test_checkpoint__what_downloads_leave(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "g.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "g.pth")
+
+
+def test_checkpoint__export_says_what_was_taken(tmp_path: Path, m2l: CommandLine) -> None:
+    torch.save({"netG": {}, "state_dict": prefixed("netG.", state())}, tmp_path / "g.pth")
+    outcome = m2l("export", tmp_path / "g.pth", tmp_path / "bundle")
+    assert "took the keys that begin with 'netG.'" in outcome.err
+    assert outcome.code == 0

@@ -64,6 +64,16 @@ class PrepareFlags:
         "left out on purpose.",
     )
     combined: bool = option_field(False, "Also write combined A|B pictures, with the mask on the left.")
+    pair_pattern: str | None = option_field(
+        None,
+        "How masks are named, or photographs and masks, where it is not as usual: NAME_expert, or "
+        "NAME_downsampled:NAME_attribute_*.",
+    )
+    group_file: Path | None = option_field(
+        None,
+        "CSV file with the columns name (or id, image) and patient, lesion or group: none of these is in two splits.",
+    )
+    group_column: str | None = option_field(None, "Column of --group-file, where it has another name.")
 
 
 @expand_options

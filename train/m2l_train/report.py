@@ -28,6 +28,7 @@ def describe_report(report: PrepareReport, out: Path) -> str:
         (report.ambiguous, "pair with several files, none was taken"),
         (report.not_in_split_file, "not in the split file, left out"),
         (report.only_in_split_file, "in the split file only"),
+        (report.not_in_group_file, "not in the group file, each taken as a group of its own"),
         (report.sizes_differ, "of another size than the mask, but of its aspect; used"),
         (report.empty_masks, "with an empty mask (all black); used"),
         (report.full_masks, "with a full mask (all white); used"),

@@ -373,10 +373,14 @@ def _sha256(path: Path) -> str | None:
 def _reading(masks: Path) -> Iterator[Callable[[], None]]:
     """Show progress over the masks that are read."""
     from m2l_runtime.cli.progress import Reporter
-    from m2l_runtime.masks.mask_folder import find_masks
+    from m2l_runtime.masks.mask_folder import find_masks, passed_over_note
 
     with Reporter("reading", "masks") as reporter:
-        reporter.start(len(find_masks(masks).names))
+        given = find_masks(masks)
+        note = passed_over_note(given)
+        if note is not None:
+            reporter.message(f"note: {note}")
+        reporter.start(len(given.names))
         yield reporter.advance
 
 

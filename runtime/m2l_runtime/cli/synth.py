@@ -250,6 +250,9 @@ _NOTES: Final = {
     "empty": "empty (all black)",
     "full": "full (all white)",
     "inverted?": "white all along the frame and black inside; is it inverted?",
+    "opacity": "taken from its transparency: what is opaque is the lesion, though the transparent part is brighter",
+    "gray areas": "kept with areas of grey, neither background nor lesion",
+    "one color": "drawn in one color, whose shades are taken as greys",
 }
 
 

@@ -1,25 +1,54 @@
-"""Decode image files: five formats, with limits, and one kind of error for everything else."""
+"""Decode image files: seven formats, with limits, and one kind of error for everything else."""
 
 from __future__ import annotations
 
 import io
+import re
 import stat
+import sys
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
 
+from m2l_runtime._utils.placeholder import describe_placeholder
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import PictureFileError
 
-FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 """Decoders that may run. Pillow has more, and some of them start other programs (EPS)."""
 
 MAX_PIXELS: Final = 89_478_485
 """Pillow's limit for decompression bombs; the largest ISIC image has a third of it."""
 
 MAX_FILE_BYTES: Final = 1 << 29
+
+_MAX_PREVIEWS: Final = 7
+"""Pictures behind the first that are looked at; each step through a TIFF file costs time."""
+
+_PREVIEW_SIDE: Final = 32
+_PREVIEW_DIFFERENCE: Final = 8.0
+"""Mean difference in levels, at so many pixels a side, up to which a picture is a preview of another."""
+
+_NEW_SUBFILE_TYPE: Final = 254
+_BITS_PER_SAMPLE: Final = 258
+_PHOTOMETRIC: Final = 262
+_PLANAR_CONFIGURATION: Final = 284
+
+_LOW_NATIVE: Final = "16B" if sys.byteorder == "little" else "16L"
+_LOW_BYTES: Final = {
+    f"{bands};{high}": f"{bands};{low}"
+    for bands in ("RGB", "RGBX", "RGBA")
+    for high, low in (("16B", "16L"), ("16L", "16B"), ("16N", _LOW_NATIVE))
+} | {"LA;16B": "RGBA"}
+"""Pillow's raw modes that drop the low bytes of samples, and those that take them for the high ones."""
+
+_DEEP: Final = re.compile(r"(RGBa|RGBaX|CMYK|LA);16[BLN]")
+"""Raw modes that drop the low bytes of samples and have no counterpart."""
+
+_LEVELS_PER_UNIT: Final = {"L;2": 85, "L;4": 17}
 
 
 def read_bytes(path: Path) -> bytes:
@@ -44,35 +73,196 @@ def read_bytes(path: Path) -> bytes:
 def decode(content: bytes, *, apply_exif: bool = True) -> PillowImage.Image:
     """Decode the image in `content`, and turn it as its EXIF orientation says unless `apply_exif` is off.
 
+    Of 16-bit color samples the high bytes are kept, which is right for photographs; :func:`decode_deep` has all.
+
     Raises:
-        PictureFileError: of an unknown format, truncated, with several frames, or too large.
+        PictureFileError: of an unknown format, truncated, too large, or with pictures that are no previews of the
+            first.
     """
+    return _decode(content, apply_exif=apply_exif, with_low_bytes=False)[0]
+
+
+def decode_deep(content: bytes) -> tuple[PillowImage.Image, ...]:
+    """Decode as :func:`decode` does; of 16-bit color samples return the low bytes as a second picture.
+
+    Pillow has no mode for such samples and keeps one byte of each, by which a mask of 0 and 1, or of 0 and 255, comes
+    out empty.
+
+    Raises:
+        PictureFileError: as there, or the low bytes cannot be had.
+    """
+    return _decode(content, apply_exif=True, with_low_bytes=True)
+
+
+def _decode(content: bytes, *, apply_exif: bool, with_low_bytes: bool) -> tuple[PillowImage.Image, ...]:
+    picture = _open(content)
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise PictureFileError(f"is too large: {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
+    low = fourth = None
+    try:
+        _check_others_are_previews(content, picture)
+        _check_is_decoded_right(picture)
+        if with_low_bytes:
+            low, fourth = _low_bytes(content, _rawmode(picture)), _fourth_bytes(content, picture)
+        levels = _LEVELS_PER_UNIT.get(_rawmode(picture), 1)
+        picture.load()
+        if fourth is not None and _is_one_color(picture):
+            picture.putalpha(fourth)
+        if levels > 1 and "transparency" in picture.info:  # it is told in the file's units
+            picture.info["transparency"] *= levels
+        file_format = "JPEG" if picture.format == "MPO" else picture.format
+        picture = _white_is_high(picture)
+        if apply_exif:
+            picture, low = ImageOps.exif_transpose(picture), low and ImageOps.exif_transpose(low)
+    except PictureFileError:
+        raise
+    except MemoryError:
+        raise PictureFileError(f"does not fit in memory: {width} x {height} pixels") from None
+    except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
+        raise PictureFileError(f"is damaged or truncated: {printable(str(error))}") from None
+    picture.format = file_format
+    return (picture,) if low is None else (picture, low)
+
+
+def _open(content: bytes) -> PillowImage.Image:
+    """Read the header of a picture."""
     if not content:
         raise PictureFileError("is empty (0 bytes); expected a picture")
     try:
-        picture = PillowImage.open(io.BytesIO(content), formats=FORMATS)
+        return PillowImage.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
-        raise PictureFileError("is not a PNG, JPEG, BMP, TIFF or WebP picture") from None
+        placeholder = describe_placeholder(content)
+        if placeholder is not None:
+            raise PictureFileError(f"is {placeholder}; expected a picture") from None
+        raise PictureFileError("is not a PNG, JPEG, BMP, TIFF, WebP, GIF or PGM picture") from None
     except (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
         raise PictureFileError(f"is too large; at most {MAX_PIXELS:,} pixels are decoded") from None
     except MemoryError:
         raise PictureFileError(f"does not fit in memory: a file of {len(content):,} bytes") from None
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
         raise PictureFileError(f"cannot be decoded: {printable(str(error))}") from None
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise PictureFileError(f"is too large: {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
-    try:
-        frames = getattr(picture, "n_frames", 1)
-        if frames != 1:
-            raise PictureFileError(f"holds {frames} pictures; expected one")
-        picture.load()
-        upright = ImageOps.exif_transpose(picture) if apply_exif else picture
-    except PictureFileError:
-        raise
-    except MemoryError:
-        raise PictureFileError(f"does not fit in memory: {width} x {height} pixels") from None
-    except Exception as error:  # noqa: BLE001 - as above
-        raise PictureFileError(f"is damaged or truncated: {printable(str(error))}") from None
-    upright.format = picture.format
-    return upright
+
+
+def _rawmode(picture: PillowImage.Image) -> str:
+    """Return how the samples lie in the file, in Pillow's words; empty where a decoder has no such setting."""
+    tiles = getattr(picture, "tile", None)
+    if not tiles:
+        return ""
+    arguments = tiles[0].args
+    first = arguments[0] if isinstance(arguments, tuple | list) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _low_bytes(content: bytes, rawmode: str) -> PillowImage.Image | None:
+    """Decode the low bytes of 16-bit color samples as RGB or RGBA; None if there are no such samples."""
+    if _DEEP.fullmatch(rawmode) and rawmode not in _LOW_BYTES:
+        raise PictureFileError("has 16-bit samples of ink or premultiplied colors; save it as a greyscale PNG")
+    if rawmode not in _LOW_BYTES:
+        return None
+    low = _LOW_BYTES[rawmode]
+    picture = _with_rawmode(_open(content), low)
+    if low == "RGBA":  # bytes of L and of A, high and low
+        _, of_gray, _, of_alpha = picture.split()
+        turned = PillowImage.merge("RGBA", (of_gray, of_gray, of_gray, of_alpha))
+        turned.info = picture.info
+        return turned
+    return picture
+
+
+def _fourth_bytes(content: bytes, picture: PillowImage.Image) -> PillowImage.Image | None:
+    """Return the fourth byte of each pixel of a 32-bit BMP file, which Pillow drops; None of other files."""
+    if picture.format != "BMP" or _rawmode(picture) != "BGRX":
+        return None
+    return _with_rawmode(_open(content), "XBGR").getchannel("R")
+
+
+def _with_rawmode(picture: PillowImage.Image, rawmode: str) -> PillowImage.Image:
+    """Decode with the samples taken otherwise."""
+    picture.tile = [  # type: ignore[attr-defined]
+        tile._replace(args=rawmode if isinstance(tile.args, str) else (rawmode, *tile.args[1:]))
+        for tile in picture.tile  # type: ignore[attr-defined]
+    ]
+    picture.load()
+    return picture
+
+
+def _is_one_color(picture: PillowImage.Image) -> bool:
+    return all(low == high for low, high in picture.getextrema())  # type: ignore[misc]
+
+
+def _check_is_decoded_right(picture: PillowImage.Image) -> None:
+    """Refuse TIFF files whose samples Pillow misreads without a word.
+
+    Raises:
+        PictureFileError: 16-bit colors in a plane each, or 8-bit numbers below 0.
+    """
+    tags = getattr(picture, "tag_v2", None)
+    if tags is None:
+        return
+    bits = tags.get(_BITS_PER_SAMPLE, (1,))
+    if tags.get(_PLANAR_CONFIGURATION) == 2 and len(bits) > 1 and max(bits) > 8:
+        raise PictureFileError(
+            f"has {max(bits)}-bit samples in a plane for each channel; save it interleaved, or with 8 bits"
+        )
+
+
+def _white_is_high(picture: PillowImage.Image) -> PillowImage.Image:
+    """Turn samples of more than 8 bits whose 0 means white; Pillow does so with fewer bits only.
+
+    Raises:
+        PictureFileError: they have no largest number to turn them at.
+    """
+    tags = getattr(picture, "tag_v2", None)
+    if tags is None or tags.get(_PHOTOMETRIC) != 0 or picture.mode in ("1", "L"):
+        return picture
+    if not picture.mode.startswith("I;16"):
+        raise PictureFileError("says that its highest number is black; save it the other way round, or with 8 bits")
+    turned = PillowImage.fromarray(65535 - np.asarray(picture).astype(np.uint16))
+    turned.info = picture.info
+    return turned
+
+
+def _check_others_are_previews(content: bytes, picture: PillowImage.Image) -> None:
+    """Make sure that the file holds one picture, or others that only repeat it: previews of cameras and scanners.
+
+    Raises:
+        PictureFileError: one of the others is another picture.
+    """
+    if picture.format not in ("MPO", "TIFF"):
+        count = getattr(picture, "n_frames", 1)
+        if count != 1:
+            raise PictureFileError(f"holds {count} pictures; expected one")
+        return
+    others = _open(content)
+    for number in range(1, _MAX_PREVIEWS + 2):
+        try:
+            others.seek(number)
+        except EOFError:
+            return
+        if number > _MAX_PREVIEWS or _is_reduced(picture) or not _is_preview(others, content):
+            break
+    raise PictureFileError(
+        f"holds {number + 1} pictures or more, and number {number + 1} is no smaller copy of the first; expected one"
+    )
+
+
+def _is_preview(other: PillowImage.Image, content: bytes) -> bool:
+    """Tell whether a picture repeats the first: it says so, or is alike and not larger."""
+    first = _open(content)
+    if other.width > first.width or other.height > first.height:
+        return False
+    if _is_reduced(other) or (other.format == "MPO" and other.width * other.height < first.width * first.height):
+        return True  # cameras add previews, and maps of depth or light, which are smaller
+    side = min(_PREVIEW_SIDE, *other.size)
+    small = [
+        np.asarray(each.convert("L").resize((side, side), PillowImage.Resampling.BOX), np.float64)
+        for each in (first, other)
+    ]
+    return bool(np.abs(small[0] - small[1]).mean() <= _PREVIEW_DIFFERENCE)
+
+
+def _is_reduced(picture: PillowImage.Image) -> bool:
+    """Tell whether a TIFF file says of a picture that it is another one at less resolution."""
+    tags = getattr(picture, "tag_v2", None)
+    return bool(picture.format == "TIFF" and tags is not None and int(tags.get(_NEW_SUBFILE_TYPE, 0)) & 1)

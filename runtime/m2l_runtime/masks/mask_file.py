@@ -1,11 +1,13 @@
 """Read mask files and resize them to the model's size. Training reads masks with it too.
 
-The rule, on the 8-bit image that a file decodes to:
+The rule, on the samples that a file decodes to (:mod:`m2l_runtime.masks.channels`):
 
 - exactly two colors: the darker becomes 0 and the brighter 255, whatever they were (0/1, 0/255, palette);
 - one color: black is an empty mask, anything else a full one (legal, with a note);
-- more: kept as greys if the color channels agree within `MAX_CHANNEL_DIFFERENCE` levels and at most
-  `MAX_GRAY_FRACTION` of the pixels lie in 16..239, as after resampling or JPEG; otherwise it is not a mask.
+- more: kept as greys if the color channels agree within `MAX_CHANNEL_DIFFERENCE` levels, or are shades of one color on
+  black, and at most `MAX_GRAY_FRACTION` of the pixels lie in 16..239, as after resampling or JPEG; otherwise it is not
+  a mask;
+- unless the values are those of class labels (:mod:`m2l_runtime.masks.labels`): 0, 1 and a border of 255 are no mask.
 
 Then it is resized with Pillow's antialiased bicubic filter, as in training.
 """
@@ -25,7 +27,10 @@ from PIL import Image as PillowImage
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import MaskFileError, PictureFileError
-from m2l_runtime.masks.image_file import decode, read_bytes
+from m2l_runtime.masks.channels import Samples, mask_samples
+from m2l_runtime.masks.image_file import decode_deep, read_bytes
+from m2l_runtime.masks.labels import check_is_no_label_map
+from m2l_runtime.masks.one_color import shades_of_one_color
 from m2l_runtime.types import Mask
 
 MAX_CHANNEL_DIFFERENCE: Final = 8
@@ -56,8 +61,9 @@ class MaskFile:
     original: Mask | None
     """uint8 (H, W) of `original_size`, the mask before it was resized; None unless it was asked for."""
     note: str | None
-    """What is unusual about a legal mask: 'empty', 'full', or 'inverted?' (lesion all along the frame, background
-    inside); None otherwise."""
+    """What is unusual about a legal mask, None otherwise: 'empty'; 'full'; 'inverted?' (lesion all along the frame,
+    background inside); 'opacity' (its colors alone would say the opposite); 'gray areas'; 'one color' (its shades are
+    taken as greys)."""
 
 
 @check_types()
@@ -74,7 +80,7 @@ def read_mask(path: str | os.PathLike[str], image_size: tuple[int, int], *, keep
         ((64, 64), (80, 100), 'full')
 
     Args:
-        path: PNG, JPEG, BMP, TIFF or WebP file.
+        path: PNG, JPEG, BMP, TIFF, WebP, GIF or PGM file.
         image_size: height and width in pixels.
         keep_original: also return the mask before it was resized.
 
@@ -96,7 +102,7 @@ def parse_mask(content: bytes, image_size: tuple[int, int], *, keep_original: bo
     Raises:
         PictureFileError, MaskFileError: as there, without the file's name.
     """
-    gray, note = to_gray(decode(content))
+    gray, note = to_gray(*decode_deep(content))
     return MaskFile(
         mask=resize(gray, image_size),
         sha256=hashlib.sha256(content).hexdigest(),
@@ -106,13 +112,24 @@ def parse_mask(content: bytes, image_size: tuple[int, int], *, keep_original: bo
     )
 
 
-def to_gray(picture: PillowImage.Image) -> tuple[Mask, str | None]:
+def to_gray(picture: PillowImage.Image, low: PillowImage.Image | None = None) -> tuple[Mask, str | None]:
     """Turn an image into a mask of its size, and a note; see the rule at the top of this module.
 
+    Args:
+        picture: decoded.
+        low: the low bytes of its 16-bit color samples, see :func:`m2l_runtime.masks.image_file.decode_deep`.
+
     Raises:
-        MaskFileError: more colors or greys than a mask has.
+        MaskFileError: more colors or greys than a mask has, or class labels.
     """
-    channels = _channels(picture)
+    channels, is_by_opacity = mask_samples(picture, low)
+    gray, note = _to_gray(channels, picture.format)
+    return gray, "opacity" if is_by_opacity and note is None else note
+
+
+def _to_gray(channels: Samples, file_format: str | None) -> tuple[Mask, str | None]:
+    """Turn samples into a mask; without a format, dark ones may be noise that was decoded before."""
+    is_noisy = file_format in LOSSY_FORMATS
     first = channels[0, 0]
     is_first = _equal(channels, first)
     if is_first.all():
@@ -124,28 +141,38 @@ def to_gray(picture: PillowImage.Image) -> tuple[Mask, str | None]:
         mask = np.where(is_first == first_is_lesion, np.uint8(255), np.uint8(0))
         return mask, _looks_inverted(mask)
     unit = 257 if channels.dtype == np.uint16 and int(channels.max()) > 255 else 1  # samples per 8-bit level
+    difference = round(int((channels.max(axis=2).astype(np.int64) - channels.min(axis=2)).max()) / unit)
+    if difference > MAX_CHANNEL_DIFFERENCE:
+        shades = shades_of_one_color(np.round(channels / unit), MAX_CHANNEL_DIFFERENCE, is_noisy=is_noisy)
+        if shades is not None:
+            gray, note = _to_gray(shades[:, :, None], file_format)
+            return gray, note or "one color"
     gray = np.round(channels.astype(np.float32).mean(axis=2) / unit).astype(np.uint8)
     middle = float(((gray >= BLACK_BELOW) & (gray < WHITE_FROM)).mean())
+    areas = None
+    is_dark = int(gray.max()) < BLACK_BELOW
+    if difference <= MAX_CHANNEL_DIFFERENCE and not is_noisy and not (is_dark and file_format is None):
+        areas = check_is_no_label_map(channels.max(axis=2))
     if middle > MAX_GRAY_FRACTION:
         raise MaskFileError(
             f"looks like a photograph: {len(np.unique(gray))} grey levels, {middle * 100:.0f} % of pixels "
             "neither black nor white; expected a mask of black background and white lesion, with greys on at "
             f"most {MAX_GRAY_FRACTION * 100:.0f} % of the pixels"
         )
-    difference = round(int((channels.max(axis=2).astype(np.int64) - channels.min(axis=2)).max()) / unit)
     if difference > MAX_CHANNEL_DIFFERENCE:
         raise MaskFileError(
             f"is colored: its channels differ by up to {difference} levels; "
-            f"expected black, white and greys, within {MAX_CHANNEL_DIFFERENCE} levels"
+            f"expected black, white and greys, within {MAX_CHANNEL_DIFFERENCE} levels, or shades of one color on "
+            "black; save the channel that shows the lesion as a greyscale PNG"
         )
-    if int(gray.max()) < BLACK_BELOW:
-        if picture.format not in LOSSY_FORMATS:
-            values = ", ".join(str(value) for value in np.unique(gray)[:6])
-            raise MaskFileError(
-                f"holds the values {values}, as class labels would; expected 0 (background) and 255 (lesion)"
-            )
+    if is_noisy and not is_dark and int(gray.max()) < 128:
+        raise MaskFileError(
+            f"is dark: its brightest grey is {int(gray.max())} of 255; expected 0 (background) and 255 (lesion), so "
+            "brighten it"
+        )
+    if is_dark:
         return _constant(is_first, 0), "empty"
-    return gray, "full" if int(gray.min()) >= WHITE_FROM else _looks_inverted(gray)
+    return gray, "full" if int(gray.min()) >= WHITE_FROM else _looks_inverted(gray) or areas
 
 
 def _looks_inverted(mask: Mask) -> str | None:
@@ -162,43 +189,7 @@ def resize(gray: Mask, image_size: tuple[int, int]) -> Mask:
     return np.array(picture)
 
 
-_Channels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-
-
-def _channels(picture: PillowImage.Image) -> _Channels:
-    """Return the channels, (H, W, 1 or 3) uint8 or uint16; what is transparent becomes black."""
-    mode = picture.mode
-    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (mode == "P" and "transparency" in picture.info):
-        rgba = np.asarray(picture.convert("RGBA")).astype(np.uint16)
-        opaque = ((rgba[:, :, :3] * rgba[:, :, 3:] + 127) // 255).astype(np.uint8)
-        if not opaque.any() and rgba[:, :, 3].min() < rgba[:, :, 3].max():
-            # Drawn in black on a transparent background: the shape is in the opacity.
-            return rgba[:, :, 3:].astype(np.uint8)
-        return opaque
-    if mode in ("1", "L"):
-        return np.asarray(picture.convert("L"))[:, :, None]
-    if mode in ("P", "RGB", "RGBX", "CMYK", "YCbCr"):
-        return np.asarray(picture.convert("RGB"))
-    if mode.startswith("I;16"):
-        return np.asarray(picture).astype(np.uint16)[:, :, None]
-    if mode in ("I", "F"):
-        return _from_wide(np.asarray(picture))[:, :, None]
-    raise MaskFileError(f"has the color mode {mode}; expected black and white")
-
-
-def _from_wide(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Convert 32-bit samples to uint16, so that equal ones stay equal; fractions of 1 are stretched."""
-    if not np.isfinite(values).all():
-        raise MaskFileError("holds infinite or undefined values; expected 0 (background) and 255 (lesion)")
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 65535:
-        raise MaskFileError(f"holds values from {low:g} to {high:g}; expected 0 (background) to 255 (lesion)")
-    if values.dtype.kind == "f" and high <= 1:
-        return np.round(values * 65535).astype(np.uint16)
-    return np.round(values).astype(np.uint16)
-
-
-def _equal(channels: _Channels, color: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+def _equal(channels: Samples, color: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
     equal: npt.NDArray[np.bool_] = (channels == color).all(axis=2)
     return equal
 

@@ -31,6 +31,7 @@ class SampledMasks:
         self.base: Final[Path | None] = masks.base
         self.is_single_file: Final = masks.is_single_file
         self.seed: Final = masks.seed
+        self.passed_over: Final[tuple[str, ...]] = getattr(masks, "passed_over", ())
 
     def source_mask(self, name: str) -> tuple[str, int]:
         """Return the mask that a name stands for, and the number of the sample, from 1."""

@@ -14,7 +14,7 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.text import printable, stem
 from m2l_runtime.conditioning.conditions import Conditions
 from m2l_runtime.errors import ArgumentError, InputError, OutputError
-from m2l_runtime.masks.mask_folder import SUFFIXES
+from m2l_runtime.masks.mask_folder import SUFFIXES, passed_over_note
 from m2l_runtime.masks.mask_set import MaskSet
 from m2l_runtime.masks.samples import source_mask
 from m2l_runtime.output.formats import FORMATS, IMAGE_FORMATS, format_of_suffix
@@ -111,7 +111,8 @@ def check_masks_and_output(run: Run) -> None:
     if not run.masks.names:
         endings = ", ".join(sorted(s.removeprefix(".") for s in SUFFIXES))
         where = "there are no masks" if base is None else f"{printable(base)} holds no masks"
-        raise InputError(f"{where}; looked for files ending in {endings}")
+        others = passed_over_note(run.masks)
+        raise InputError(f"{where}; looked for files ending in {endings}" + (f"; {others}" if others else ""))
     if run.out.exists() and not run.out.is_dir():
         raise OutputError(f"{printable(run.out)} is a file; expected a folder for the images")
     if base is None:

@@ -20,7 +20,7 @@ from m2l_runtime._utils.text import utf8
 from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, Conditions, rounded
 from m2l_runtime.errors import ArgumentError, MaskFileError
 from m2l_runtime.masks.mask_file import MaskFile
-from m2l_runtime.masks.mask_folder import mask_set
+from m2l_runtime.masks.mask_folder import mask_set, passed_over_note
 from m2l_runtime.masks.mask_set import MaskSet
 from m2l_runtime.masks.samples import sampled
 from m2l_runtime.output.contact_sheet import ContactSheet
@@ -225,6 +225,9 @@ def _make_folder(job: _Job, resume: bool, overwrite: bool) -> Summary:
     """Make the images of a folder, with a log, while no other run works there."""
     run, writer, root = job.run, job.writer, job.run.out
     check_masks_and_output(run)
+    passed_over = passed_over_note(run.masks)
+    if passed_over is not None:
+        job.callbacks.on_note(passed_over)
     check_collisions(run)
     sheet_path = check_sheet_path(run, writer)
     if resume and overwrite:

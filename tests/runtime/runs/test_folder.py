@@ -150,7 +150,7 @@ def test_folder__places_that_cannot_be(masks: Path, tmp_path: Path, tiny_synth: 
     with pytest.raises(InputError, match="does not exist"):
         synthesize_folder(tmp_path / "absent", tmp_path / "out", tiny_synth)
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(InputError, match="holds no masks; looked for files ending in bmp, jpeg"):
+    with pytest.raises(InputError, match="holds no masks; looked for files ending in bmp, gif, jfif, jpe, jpeg"):
         synthesize_folder(tmp_path / "nothing", tmp_path / "out", tiny_synth)
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(InputError, match="neither a file nor a folder"):

@@ -8,7 +8,7 @@ import pytest
 
 from m2l_runtime.errors import InputError
 from m2l_train.data.data_folder import open_data
-from m2l_train.data.pairing import Pairing, find_pairs
+from m2l_train.data.pairing import Pairing, PairPattern, find_pairs
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -88,3 +88,45 @@ def test_pairing__all_layouts_are_read(tmp_path: Path) -> None:
         assert (len(found.train), len(found.val)) == (train, val), folder
         assert {pair.is_combined for pair in found.train} == {is_combined}
         assert bool(found.warnings) == (val == 0)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "image", "mask", "other"),
+    [
+        ("NAME_expert", "a.jpg", "a_expert.png", "a_novice.png"),
+        ("NAME_expert", "A.JPG", "a_Expert.PNG", "b.png"),
+        ("NAME_downsampled:NAME_segmentation", "a_downsampled.jpg", "a_segmentation.png", "a.txt"),
+        ("NAME_attribute_globules", "a.jpg", "a_attribute_globules.png", "a_attribute_streaks.png"),
+        ("img-NAME:gt-NAME-*", "img-7.jpg", "gt-7-x2.png", "seg-7.png"),
+        ("NAME_downsampled:", "a_downsampled.jpg", "a_lesion.png", "a_superpixels.png"),
+    ],
+)
+def test_pairing__ones_own_pattern(tmp_path: Path, pattern: str, image: str, mask: str, other: str) -> None:
+    parsed = PairPattern.parse(pattern)
+    two = find_pairs(touch(tmp_path / "i", image), touch(tmp_path / "m", mask, other), parsed)
+    assert matched(two) == [(image, mask)]
+    one = find_pairs(touch(tmp_path / "both", image, mask), tmp_path / "both", parsed)
+    assert matched(one) == [(image, mask)]
+
+
+@pytest.mark.parametrize("pattern", ["", "_expert", "NAMENAME", "NAME:NAME:NAME", ":"])
+def test_pairing__a_pattern_that_is_none(pattern: str) -> None:
+    with pytest.raises(InputError, match=f"MASK or IMAGE:MASK with NAME once in each.*got '{pattern}'"):
+        PairPattern.parse(pattern)
+
+
+def test_pairing__copies_with_equal_bytes_count_once(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "one/a.jpg", "two/a.jpg", "one/b.jpg", "two/b.jpg")
+    masks = touch(tmp_path / "m", "one/a.png", "two/a.png", "b.png")
+    (images / "two" / "b.jpg").write_bytes(b"y")
+    found = find_pairs(images, masks)
+    assert [(pair.image, pair.mask) for pair in found.pairs] == [(images / "one/a.jpg", masks / "one/a.png")]
+    assert found.ambiguous == ["b.png", "one/b.jpg", "two/b.jpg"]
+
+
+def test_pairing__files_whose_endings_are_not_read_are_named(tmp_path: Path) -> None:
+    for kind, names in (("images", "abc"), ("masks", "abc")):
+        touch(tmp_path / kind, *(f"{name}.png" for name in names))
+    touch(tmp_path / "masks", "d.npy", "e.dcm", "notes.csv", "LICENSE", "e_superpixels.png")
+    found = open_data(tmp_path)
+    assert any("2 files are passed over, as their endings are not read (d.npy, e.dcm)" in w for w in found.warnings)

@@ -117,3 +117,33 @@ def test_photograph__a_combined_picture_with_jpeg_noise(tmp_path: Path) -> None:
     assert np.abs(found.image.astype(int) - apart.image).mean() < 5
     with pytest.raises(PairError, match="its right half, the mask.*photograph"):
         read_pair(both, 160, mask_is_left=False)
+
+
+@pytest.mark.parametrize("side", [64, 256, 286])
+@pytest.mark.parametrize("mask_is_left", [True, False])
+def test_photograph__color_that_jpeg_carries_over_the_seam(tmp_path: Path, side: int, mask_is_left: bool) -> None:
+    mask = disc(side, side / 4, side / 2, side / 2)
+    mask[side // 3 : side // 2, : side // 2] = mask[side // 3 : side // 2, side // 2 :] = 255  # up to both edges
+    image = np.empty((side, side, 3), np.uint8)
+    image[:] = (230, 120, 90)
+    halves = [np.repeat(mask[:, :, None], 3, 2), image]
+    both = np.concatenate(halves if mask_is_left else halves[::-1], 1)
+    save(tmp_path / "ab.jpg", both, quality=95, subsampling="4:2:0")
+    with Image.open(tmp_path / "ab.jpg") as picture:
+        picture.save(tmp_path / "ab.png")  # that it was a JPEG cannot be seen any more
+        picture.save(tmp_path / "ab.webp", quality=90)
+    for name in ("ab.jpg", "ab.png", "ab.webp"):
+        found = read_pair(Pair("ab", tmp_path / name, tmp_path / name), side, mask_is_left=mask_is_left)
+        assert np.abs(found.mask.astype(int) - mask).max() < 90
+        assert ((found.mask > 127) == (mask > 127)).mean() > 0.998
+
+
+def test_photograph__labels_in_a_combined_picture_are_refused(tmp_path: Path) -> None:
+    labels = np.where(disc(96, 30, 50, 50) > 0, np.uint8(1), np.uint8(0))
+    labels[10:12] = 255
+    save(
+        tmp_path / "ab.png",
+        np.concatenate([np.repeat(labels[:, :, None], 3, 2), photograph(disc(96, 30, 50, 50), 1)], 1),
+    )
+    with pytest.raises(PairError, match="its left half, the mask.*class labels"):
+        read_pair(Pair("ab", tmp_path / "ab.png", tmp_path / "ab.png"), 96)

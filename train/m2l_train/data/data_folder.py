@@ -3,6 +3,7 @@
 Layouts, looked for in this order:
 
 - ``train/images`` and ``train/masks`` (and the same of ``val``): what `m2l prepare` writes;
+- ``images/train`` and ``masks/train`` (and the same of ``val``);
 - ``images`` and ``masks``: pairs without a split;
 - ``train/*`` (and ``val/*``): combined A|B pictures, as pix2pix-tensorflow and pytorch-CycleGAN-and-pix2pix read them;
 - ``*``: combined pictures without a split.
@@ -21,8 +22,10 @@ from m2l_runtime._utils.text import plural, printable, stem
 from m2l_runtime.errors import InputError, PictureFileError
 from m2l_runtime.masks.image_file import FORMATS, decode, read_bytes
 from m2l_runtime.masks.mask_file import to_gray
-from m2l_runtime.masks.mask_folder import find_masks
-from m2l_train.data.pairing import Pair, find_pairs
+from m2l_runtime.masks.mask_folder import describe_passed_over, find_masks
+from m2l_train.data.pairing import Pair, Pairing, find_pairs
+from m2l_train.data.photograph import mask_half
+from m2l_train.data.split_folders import SPLIT_NAMES, find_split_pairs
 
 IMAGES: Final = "images"
 MASKS: Final = "masks"
@@ -59,15 +62,32 @@ def open_data(data: str | os.PathLike[str]) -> DataFolder:
         what = "is not a folder" if os.path.lexists(root) else "does not exist"
         raise InputError(f"{printable(root)} {what}; expected a folder of pairs, as m2l prepare makes it")
     warnings: list[str] = []
+    val_folder = _val_folder(root)
+    train: tuple[Pair, ...]
+    val: tuple[Pair, ...] = ()
     if (root / TRAIN / IMAGES).is_dir():
-        train, val = _paired(root / TRAIN), _paired(root / VAL) if (root / VAL / IMAGES).is_dir() else ()
+        train = _paired(root / TRAIN, warnings)
+        if val_folder is not None and (val_folder / IMAGES).is_dir():
+            val = _paired(val_folder, warnings)
         layout = f"{TRAIN}/{IMAGES} with {TRAIN}/{MASKS}"
     elif (root / IMAGES).is_dir():
-        train, val = _paired(root), ()
-        layout = f"{IMAGES} with {MASKS}"
+        _check_has_masks(root)
+        splits = find_split_pairs(root / IMAGES, root / MASKS)
+        if splits is None:
+            train = _paired(root, warnings)
+            layout = f"{IMAGES} with {MASKS}"
+        else:
+            if TRAIN not in splits:
+                raise InputError(
+                    f"{printable(root / IMAGES)} has the splits {', '.join(splits)}, and none called {TRAIN}; rename "
+                    f"one to {TRAIN}"
+                )
+            train = _usable(root, splits[TRAIN], warnings)
+            val = _usable(root, splits[VAL], warnings) if VAL in splits else ()
+            layout = f"{IMAGES}/{TRAIN} with {MASKS}/{TRAIN}"
     elif (root / TRAIN).is_dir():
         _refuse_other_splits(root / TRAIN)
-        train, val = _combined(root / TRAIN), _combined(root / VAL) if (root / VAL).is_dir() else ()
+        train, val = _combined(root / TRAIN), () if val_folder is None else _combined(val_folder)
         layout = f"combined pictures in {TRAIN}"
     else:
         _refuse_other_splits(root)
@@ -99,10 +119,26 @@ def _refuse_other_splits(root: Path) -> None:
         )
 
 
-def _paired(folder: Path) -> tuple[Pair, ...]:
+def _val_folder(root: Path) -> Path | None:
+    """Return the folder of the split to validate on: val, or another name of it; None if there is none."""
+    names = sorted(
+        (name for name, split in SPLIT_NAMES.items() if split == VAL and (root / name).is_dir()), key=VAL.__ne__
+    )
+    return root / names[0] if names else None
+
+
+def _check_has_masks(folder: Path) -> None:
     if not (folder / MASKS).is_dir():
         raise InputError(f"{printable(folder)} has {IMAGES} but no {MASKS}; expected both")
-    pairing = find_pairs(folder / IMAGES, folder / MASKS)
+
+
+def _paired(folder: Path, warnings: list[str]) -> tuple[Pair, ...]:
+    _check_has_masks(folder)
+    return _usable(folder, find_pairs(folder / IMAGES, folder / MASKS), warnings)
+
+
+def _usable(folder: Path, pairing: Pairing, warnings: list[str]) -> tuple[Pair, ...]:
+    """Return the pairs, once nothing is without a partner."""
     for names, noun, what in (
         (pairing.images_without_mask, "photograph", "without a mask"),
         (pairing.masks_without_image, "mask", "without a photograph"),
@@ -112,6 +148,9 @@ def _paired(folder: Path) -> tuple[Pair, ...]:
             shown = printable(", ".join(names[:3]))
             has = f"{plural(len(names), noun)} {what} ({shown})"
             raise InputError(f"{printable(folder)} has {has}; m2l prepare sorts such out")
+    passed_over = describe_passed_over(pairing.passed_over)
+    if passed_over is not None:
+        warnings.append(f"{printable(folder)}: {passed_over}")
     return tuple(pairing.pairs)
 
 
@@ -152,11 +191,10 @@ def _is_combined_pair(path: Path) -> bool:
         picture = decode(read_bytes(path))
     except PictureFileError:
         return True
-    width, height = picture.width // 2, picture.height
-    if width < 1:
+    if picture.width < 2:
         return False
-    halves = [picture.crop((left, 0, left + width, height)) for left in (0, width)]
-    return _is_mask(halves[0]) != _is_mask(halves[1])
+    colors = picture if picture.mode in ("1", "L") else picture.convert("RGB")
+    return _is_mask(mask_half(colors, is_left=True)) != _is_mask(mask_half(colors, is_left=False))
 
 
 def _is_mask(picture: PillowImage.Image) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -13,12 +14,18 @@ from PIL import Image as PillowImage
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import PictureFileError
 from m2l_runtime.masks import mask_file
-from m2l_runtime.masks.image_file import decode, read_bytes
+from m2l_runtime.masks.image_file import decode, decode_deep, read_bytes
 from m2l_runtime.types import Image, Mask
 from m2l_train.data.pairing import Pair
 
 MAX_ASPECT_DIFFERENCE: Final = 0.01
 """Relative difference of the aspects of a mask and its photograph, above which they cannot belong together."""
+
+SEAM: Final = 16
+"""Columns of a combined picture's mask into which JPEG may carry color of the photograph: a block of its chroma."""
+
+_MIN_BRIGHTEST: Final = 32
+_T = TypeVar("_T")
 
 
 class PairError(PictureFileError):
@@ -74,18 +81,14 @@ def with_margins(arrays: DecodedPair, margin: int) -> DecodedPair:
 
 def _read_pair(pair: Pair, side: int, mask_is_left: bool) -> DecodedPair:
     if pair.is_combined:
-        picture, notes = _rgb(_open(pair.image), pair.image)
-        width, height = picture.width // 2, picture.height
-        if width < 1:
-            raise PairError(f"{printable(pair.image)}: is 1 pixel wide; expected two pictures side by side")
-        left, right = picture.crop((0, 0, width, height)), picture.crop((width, 0, 2 * width, height))
-        mask_picture, image = (left, right) if mask_is_left else (right, left)
-        mask_picture.format = "JPEG"  # its edges may have noise whatever the file is now
+        picture, *low = _open_deep(pair.image)
+        mask_picture, image, notes = _halves(picture, pair.image, mask_is_left)
+        low = [_half(each, is_left=mask_is_left) for each in low]
     else:
-        mask_picture = _open(pair.mask)
+        mask_picture, *low = _open_deep(pair.mask)
         image, notes = _oriented_like(pair.image, mask_picture.size)
     try:
-        gray, note = mask_file.to_gray(mask_picture)
+        gray, note = mask_file.to_gray(mask_picture, *low)
     except PictureFileError as error:
         half = f" (its {'left' if mask_is_left else 'right'} half, the mask)" if pair.is_combined else ""
         raise PairError(f"{printable(pair.mask)}{half}: {error}") from None
@@ -107,6 +110,38 @@ def _read_pair(pair: Pair, side: int, mask_is_left: bool) -> DecodedPair:
     )
 
 
+def _halves(
+    picture: PillowImage.Image, path: Path, mask_is_left: bool
+) -> tuple[PillowImage.Image, PillowImage.Image, tuple[str, ...]]:
+    """Return the half that is the mask, the half that is the photograph as RGB, and notes."""
+    if picture.width < 2:
+        raise PairError(f"{printable(path)}: is 1 pixel wide; expected two pictures side by side")
+    colors, notes = _rgb(picture, path)
+    mask = mask_half(colors, is_left=mask_is_left)
+    if picture.format in mask_file.LOSSY_FORMATS:
+        mask.format = picture.format
+    return mask, _half(colors, is_left=not mask_is_left), notes
+
+
+def _half(picture: PillowImage.Image, *, is_left: bool) -> PillowImage.Image:
+    width = picture.width // 2
+    return picture.crop((0, 0, width, picture.height) if is_left else (width, 0, 2 * width, picture.height))
+
+
+def mask_half(picture: PillowImage.Image, *, is_left: bool) -> PillowImage.Image:
+    """Cut the mask out of a combined picture, without the color that ran over from the photograph beside it.
+
+    JPEG and lossy WebP keep color for squares of 2x2 pixels, in blocks of 16, but lightness for each pixel: near the
+    seam that alone is taken. A picture saved as PNG may have been a JPEG before.
+    """
+    half = _half(picture, is_left=is_left)
+    width = min(SEAM, half.width // 2)
+    place = (half.width - width, 0, half.width, half.height) if is_left else (0, 0, width, half.height)
+    half = half.copy()
+    half.paste(half.crop(place).convert("L").convert(half.mode), place)
+    return half
+
+
 def _oriented_like(path: Path, mask_size: tuple[int, int]) -> tuple[PillowImage.Image, tuple[str, ...]]:
     """Return (the photograph as RGB, rotated as its EXIF orientation says; notes).
 
@@ -126,8 +161,24 @@ def _fits(size: tuple[int, int], mask_size: tuple[int, int]) -> bool:
 
 
 def _open(path: Path, *, apply_exif: bool = True) -> PillowImage.Image:
+    if not apply_exif:
+        return _decoded(path, lambda content: decode(content, apply_exif=False))
+    picture, *low = _open_deep(path)
+    if low and np.asarray(picture).max() < _MIN_BRIGHTEST:
+        raise PairError(
+            f"{printable(path)}: uses only the low bits of 16: its brightest level is {int(np.asarray(picture).max())} "
+            "of 255; expected a photograph of 8 bits: scale it to these"
+        )
+    return picture
+
+
+def _open_deep(path: Path) -> tuple[PillowImage.Image, ...]:
+    return _decoded(path, decode_deep)
+
+
+def _decoded(path: Path, decoder: Callable[[bytes], _T]) -> _T:
     try:
-        return decode(read_bytes(path), apply_exif=apply_exif)
+        return decoder(read_bytes(path))
     except PictureFileError as error:
         raise PairError(f"{printable(path)}: {error}") from None
 

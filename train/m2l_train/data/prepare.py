@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable, utf8
 from m2l_runtime.errors import ArgumentError, InputError, OutputError
+from m2l_runtime.masks.mask_folder import describe_passed_over
 from m2l_runtime.runs.jsonl import LineWriter, read_lines
 from m2l_runtime.runs.lock import locked
 from m2l_train.data.data_folder import DATASET_FILE
-from m2l_train.data.pairing import Pairing, find_pairs
+from m2l_train.data.pairing import Pairing, PairPattern, find_pairs
 from m2l_train.data.prepare_job import (
     LOG,
     PAIRS,
@@ -29,9 +30,10 @@ from m2l_train.data.prepare_job import (
     Prepared,
     PrepareJob,
 )
-from m2l_train.data.prepare_options import PrepareOptions, PrepareReport, require_path, utf8_names
+from m2l_train.data.prepare_options import DEFAULT_SPLITS, PrepareOptions, PrepareReport, require_path, utf8_names
 from m2l_train.data.prepare_tables import fill_report, write_tables
-from m2l_train.data.splits import split_pairs
+from m2l_train.data.split_folders import find_split_pairs
+from m2l_train.data.splits import check_groups, split_pairs
 
 
 @check_types()
@@ -94,8 +96,7 @@ def prepare(
         raise ArgumentError("data is either gone on with (--resume) or written again (--overwrite); choose one")
     if workers is not None and (not isinstance(workers, int) or not 1 <= workers <= 1024):
         raise ArgumentError(f"the number of workers must be a whole number between 1 and 1024, got {workers!r}")
-    pairing, report = _find_pairs(images, masks)
-    split_of = split_pairs(pairing.pairs, options, report)
+    pairing, report, split_of = _find_pairs(images, masks, options)
     _check_out(root, images, masks, resume, overwrite)
     atomic.make_folder(root)
     with locked(root, (1, 1)):
@@ -110,17 +111,48 @@ def prepare(
     return report
 
 
-def _find_pairs(images: Path, masks: Path) -> tuple[Pairing, PrepareReport]:
-    """Pair the files by name, and begin a report of them."""
-    pairing = _drop_overlap(find_pairs(images, masks))
+def _find_pairs(images: Path, masks: Path, options: PrepareOptions) -> tuple[Pairing, PrepareReport, dict[str, str]]:
+    """Pair the files by name, begin a report of them, and return the split of each pair."""
+    pattern = None if options.pair_pattern is None else PairPattern.parse(options.pair_pattern)
+    splits = None if options.split_file is not None else find_split_pairs(images, masks, pattern)
+    if splits is not None and dict(options.splits) != DEFAULT_SPLITS:
+        raise InputError(
+            f"{printable(images)} or {printable(masks)} has splits of its own ({', '.join(splits)}), which no other "
+            "split may mix; leave out --split to keep them, or give --split-file"
+        )
+    pairing = _drop_overlap(find_pairs(images, masks, pattern) if splits is None else _joined(splits.values()))
     if not pairing.pairs:
         raise InputError(_nothing_pairs(images, masks, pairing))
-    return pairing, PrepareReport(
+    report = PrepareReport(
         pairs=len(pairing.pairs),
         images_without_mask=utf8_names(pairing.images_without_mask),
         masks_without_image=utf8_names(pairing.masks_without_image),
         ambiguous=utf8_names(pairing.ambiguous),
     )
+    passed_over = describe_passed_over(pairing.passed_over)
+    if passed_over is not None:
+        report.warnings.append(passed_over)
+    if splits is None:
+        return pairing, report, split_pairs(pairing.pairs, options, report)
+    report.warnings.append(f"the splits that lie in the folders are kept: {', '.join(splits)}")
+    used = {pair.name for pair in pairing.pairs}
+    split_of = {pair.name: split for split, one in splits.items() for pair in one.pairs if pair.name in used}
+    check_groups(pairing.pairs, split_of, options, report)
+    return pairing, report, split_of
+
+
+def _joined(parts: Iterable[Pairing]) -> Pairing:
+    """Return the pairs of several splits as one."""
+    found = Pairing([])
+    for part in parts:
+        found = Pairing(
+            found.pairs + part.pairs,
+            found.images_without_mask + part.images_without_mask,
+            found.masks_without_image + part.masks_without_image,
+            found.ambiguous + part.ambiguous,
+            found.passed_over + part.passed_over,
+        )
+    return replace(found, pairs=sorted(found.pairs))
 
 
 def _begin(root: Path, options: PrepareOptions, resume: bool) -> dict[str, Prepared]:
@@ -192,6 +224,9 @@ class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int
     split_file: str | None
     combined: bool
+    pair_pattern: str | None = None
+    group_file: str | None = None
+    group_column: str | None = None
 
 
 def read_settings(out: str | os.PathLike[str]) -> PrepareOptions | None:
@@ -203,7 +238,7 @@ def read_settings(out: str | os.PathLike[str]) -> PrepareOptions | None:
     path = require_path(out, "the data folder") / SETTINGS
     try:
         settings = msgspec.json.decode(path.read_bytes(), type=_Settings)
-        return PrepareOptions(settings.size, settings.splits, settings.seed, settings.split_file, settings.combined)
+        return PrepareOptions(**msgspec.structs.asdict(settings))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -213,8 +248,20 @@ def read_settings(out: str | os.PathLike[str]) -> PrepareOptions | None:
 
 
 def _write_settings(root: Path, options: PrepareOptions) -> None:
-    split_file = None if options.split_file is None else os.path.abspath(options.split_file)  # noqa: PTH100
-    found = _Settings(options.size, dict(options.splits), options.seed, split_file, options.combined)
+    split_file, group_file = (
+        None if path is None else os.path.abspath(path)  # noqa: PTH100
+        for path in (options.split_file, options.group_file)
+    )
+    found = _Settings(
+        options.size,
+        dict(options.splits),
+        options.seed,
+        split_file,
+        options.combined,
+        options.pair_pattern,
+        group_file,
+        options.group_column,
+    )
     content = msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
     atomic.write_file(root / SETTINGS, content, durable=True, tag=TAG)
 

@@ -16,6 +16,7 @@ from m2l_runtime._utils.text import printable, utf8
 from m2l_runtime.errors import InputError
 from m2l_train.config import check_integer
 from m2l_train.data.data_folder import IMAGES, MASKS
+from m2l_train.data.pairing import PairPattern
 
 COMBINED: Final = "combined"
 
@@ -50,6 +51,12 @@ class PrepareOptions:
     """CSV with the columns `name` (or `id`, `image`) and `split`, instead of shares."""
     combined: bool = False
     """Also write combined A|B pictures, with the mask on the left."""
+    pair_pattern: str | None = None
+    """How photographs and masks are named; see `m2l_train.data.pairing.PairPattern`."""
+    group_file: str | os.PathLike[str] | None = None
+    """CSV with the columns `name` (or `id`, `image`) and `group_column`: no group is in two splits."""
+    group_column: str | None = None
+    """Name of the column of groups; None: `group`, or one of patient, lesion or subject, with or without `_id`."""
 
     def __post_init__(self) -> None:
         for field_name, low, high in (("size", 16, 4096), ("seed", 0, (1 << 63) - 1)):
@@ -57,6 +64,12 @@ class PrepareOptions:
             object.__setattr__(self, field_name, number)
         if self.split_file is not None:
             object.__setattr__(self, "split_file", require_path(self.split_file, "the split file"))
+        if self.group_file is not None:
+            object.__setattr__(self, "group_file", require_path(self.group_file, "the group file"))
+        elif self.group_column is not None:
+            raise InputError(f"the column of groups '{printable(self.group_column)}' has no group file to be in")
+        if self.pair_pattern is not None:
+            PairPattern.parse(self.pair_pattern)
         for name, share in self.splits.items():
             check_split_name(name, "--split")
             given: object = share
@@ -88,6 +101,8 @@ class PrepareReport(msgspec.Struct, kw_only=True):
     ambiguous: list[str] = []
     not_in_split_file: list[str] = []
     only_in_split_file: list[str] = []
+    not_in_group_file: list[str] = []
+    """Pairs that the group file does not name; each is a group of its own."""
     left_out: list[str] = []
     """Messages about pairs that cannot be used."""
     sizes_differ: list[str] = []

@@ -128,7 +128,7 @@ def test_deform__empty_full_and_broken_masks_are_passed_over(tmp_path: Path) -> 
     assert [message.partition(": ")[2] for message in source.left_out] == [
         "is empty",
         "is all lesion",
-        "is not a PNG, JPEG, BMP, TIFF or WebP picture",
+        "is not a PNG, JPEG, BMP, TIFF, WebP, GIF or PGM picture",
     ]
     assert {source.label(number) for number in range(5)} == {"d"}
     (tmp_path / "d.png").unlink()
