@@ -223,14 +223,14 @@ def test_calibration__of_a_huge_folder_a_few_are_read(tmp_path: Path, monkeypatc
         return MaskFile(mask, "", size, None, None)
 
     monkeypatch.setattr(mask_folder.MaskFolder, "read", read_one)
-    monkeypatch.setattr(mask_folder, "_walk", lambda root: [f"{number:06}" for number in range(100_000)])
+    monkeypatch.setattr(mask_folder, "_walk", lambda root: ([f"{number:06}" for number in range(100_000)], []))
     found = read(tmp_path)
     assert_apart(found)
     assert found.evaluation_mask_count == 200 + ALWAYS
     assert len(reads) == 264
     assert np.histogram(reads, 4, (0, 100_000))[0].tolist() == [66] * 4
     reads.clear()
-    monkeypatch.setattr(mask_folder, "_walk", lambda root: [f"{number:06}" for number in range(400)])
+    monkeypatch.setattr(mask_folder, "_walk", lambda root: ([f"{number:06}" for number in range(400)], []))
     found = read(tmp_path)
     assert_apart(found)
     assert len(found.calibration_inputs["mask"]) + found.evaluation_mask_count - found.drawn_count == 200 + ALWAYS
