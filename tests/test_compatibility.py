@@ -60,10 +60,10 @@ def log_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def same_everywhere(record: dict[str, Any]) -> dict[str, Any]:
-    """A line of a log without what depends on the machine; the folder of a bad mask is that of the test."""
+    """A line of a log without what depends on the machine; of a problem only the file's name is kept, as words change."""
     kept = {key: value for key, value in record.items() if key not in DEPENDS_ON_MACHINE}
     if "problem" in kept:
-        kept["problem"] = re.sub(r"^\S*/", "", kept["problem"])
+        kept["problem"] = Path(kept["problem"].partition(":")[0]).name
     return kept
 
 
