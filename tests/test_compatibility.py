@@ -60,7 +60,7 @@ def log_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def same_everywhere(record: dict[str, Any]) -> dict[str, Any]:
-    """A line of a log without what depends on the machine; of a problem only the file's name is kept, as words change."""
+    """A line of a log without what depends on the machine; of a problem, the file alone: words may change."""
     kept = {key: value for key, value in record.items() if key not in DEPENDS_ON_MACHINE}
     if "problem" in kept:
         kept["problem"] = Path(kept["problem"].partition(":")[0]).name
