@@ -50,7 +50,7 @@ class GanConfig:
     checkerboard of the finest kind, which no network sees here."""
     lambda_phases: float = 1000.0
     """Weight of the mean square by which the 2x2 phases of luma differ over squares of 8 pixels."""
-    lambda_patch: float = 1.5
+    lambda_patch: float = 0.5
     """Weight of the discriminator on pixels beside those on features."""
     ema: float = 0.999
     half_images: int = 14_000
