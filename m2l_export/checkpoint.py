@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from m2l_export.generator_state import GeneratorState, find_generator
-from m2l_export.safetensors import is_safetensors, read_safetensors
 from m2l_runtime._utils.placeholder import describe_placeholder
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import CheckpointError
@@ -116,7 +115,7 @@ def read_generator(content: bytes) -> GeneratorState:
         CheckpointError: neither a PyTorch nor a safetensors file, truncated, with code or objects in it, not a dict, or
             with several generators.
     """
-    loaded = read_safetensors(content) if is_safetensors(content) else _load(content)
+    loaded = _load_safetensors(content) if content[8:9] == b"{" else _load(content)
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"holds a {type(loaded).__name__}, not a state_dict; {EXPECTED}")
     if not loaded:
@@ -125,6 +124,18 @@ def read_generator(content: bytes) -> GeneratorState:
         return find_generator(loaded)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {EXPECTED}") from None
+
+
+def _load_safetensors(content: bytes) -> object:
+    """Load a file that begins as safetensors do: eight bytes of a length, then JSON."""
+    import safetensors.torch  # only here: most checkpoints are none
+
+    try:
+        return safetensors.torch.load(content)
+    except (safetensors.SafetensorError, KeyError, OverflowError) as error:
+        raise CheckpointError(
+            f"is a damaged safetensors file, or has types that are not read ({printable(str(error))}); {EXPECTED}"
+        ) from None
 
 
 def _load(content: bytes) -> object:

@@ -333,15 +333,18 @@ def test_checkpoint__safetensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (safetensors(state())[:-5], "truncated or damaged safetensors file"),
-        (safetensors(state(), changed={"x": {"dtype": "F8", "shape": [], "data_offsets": [0, 1]}}), "x as F8"),
+        (safetensors(state())[:-5], "damaged safetensors file"),
+        (
+            safetensors(state(), changed={"x": {"dtype": "F8", "shape": [], "data_offsets": [0, 1]}}),
+            "damaged safetensors file",
+        ),
         (
             safetensors(state(), changed={"x": {"dtype": "F32", "shape": [9] * 40, "data_offsets": [0, 4]}}),
-            "x does not lie",
+            "damaged safetensors file",
         ),
         (
             safetensors(state(), changed={"x": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}),
-            "x does not lie",
+            "damaged safetensors file",
         ),
         (safetensors(state(), changed={"x": 5}), "damaged safetensors file"),
         ((9).to_bytes(8, "little") + b"{" + b"[" * 8, "damaged safetensors file"),
