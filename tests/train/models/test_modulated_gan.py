@@ -157,7 +157,12 @@ def test_modulated_gan__the_mask_is_learned_from_real_images_alone(
     first = copy.deepcopy(training.finder)
     seen: list[tuple[list[Tensor], Tensor]] = []
     real = training._find
-    monkeypatch.setattr(training, "_find", lambda maps, mask: seen.append((maps, mask)) or real(maps, mask))
+
+    def find(maps: list[Tensor], mask: Tensor) -> Tensor:
+        seen.append((maps, mask))
+        return real(maps, mask)
+
+    monkeypatch.setattr(training, "_find", find)
     run(training, 1)
     assert moved(before, training.finder) == set(before)
     (of_real, mask), (of_fake, same) = seen
@@ -165,7 +170,8 @@ def test_modulated_gan__the_mask_is_learned_from_real_images_alone(
     assert [one[0].requires_grad for one in (of_real, of_fake)] == [False, True]
     with torch.autocast("cpu", torch.bfloat16):
         logits = first(of_real)
-    share = mask.add(1).div(2).unflatten(2, (-1, 4)).unflatten(4, (-1, 4)).mean((3, 5))  # a feature to 4 pixels
+    count, _, height, width = mask.shape
+    share = ((mask + 1) / 2).reshape(count, 1, height // 4, 4, width // 4, 4).mean((3, 5))  # a feature to 4 pixels
     probability = logits.double().sigmoid()
     expected = -(share * probability.log() + (1 - share) * (1 - probability).log()).mean()
     expected.backward()
