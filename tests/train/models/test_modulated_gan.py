@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from support import slow
 from torch import Tensor, nn
 
+from m2l_runtime.conditioning.numbers import measure_numbers
 from m2l_runtime.errors import Diverged
 from m2l_runtime.types import KNOWN_NAMES
 from m2l_train.models.efficientnet_lite import EfficientNetLite, fold_norms
@@ -65,7 +66,7 @@ def moved(before: dict[str, Tensor], network: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("config", [HALF, slow(FULL)])
 def test_modulated_gan__a_few_steps_lower_the_l1(features: EfficientNetLite, config: GanConfig) -> None:
-    losses = run(gan(features, dataclasses.replace(config, lambda_l1=20.0)), 7)
+    losses = run(gan(features, dataclasses.replace(config, lambda_l1=20.0, lambda_asked=0.0)), 7)
     assert np.mean([one.l1_levels for one in losses[-3:]]) < 0.6 * losses[0].l1_levels
     assert all(np.isfinite(dataclasses.astuple(one)).all() for one in losses)
 
@@ -190,6 +191,22 @@ def test_modulated_gan__lesions_cost_where_they_are_harder_to_find(features: Eff
     nothing = gradient(0.0)
     assert torch.equal(gradient(5.0, 1e6), nothing), "all are easier to find than that"
     assert not torch.allclose(gradient(5.0, 0.0), nothing, rtol=0.1)
+
+
+def test_modulated_gan__numbers_asked_for_are_compared_in_deviations(features: EfficientNetLite) -> None:
+    """With names in another order, and one that cannot be followed."""
+    masks, images, _ = pairs()
+    names = ("hair", "sharpness", "skin_L", "lesion_spread_a")
+    table = torch.from_numpy(
+        np.stack([measure_numbers(a.numpy(), b.numpy(), names) for a, b in zip(images, masks, strict=True)])
+    )
+    training = ModulatedGan(table, names, FULL, features, torch.device("cpu"))
+    x, is_lesion = images.permute(0, 3, 1, 2).float() / 127.5 - 1, (masks > 0)[:, None]
+    assert training._asked_difference(x, is_lesion, table) < 1e-4
+    further = table.clone()
+    further[:, 2] += 3 * training.generator.std[2]
+    further[:, 0] += 9  # of the hair
+    assert float(training._asked_difference(x, is_lesion, further)) == pytest.approx((3 - 0.5) / 3, rel=1e-2)
 
 
 def test_modulated_gan__an_average_follows(features: EfficientNetLite) -> None:

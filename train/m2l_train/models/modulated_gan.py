@@ -20,6 +20,7 @@ from torch import Tensor
 from m2l_runtime.errors import Diverged
 from m2l_train.models.efficientnet_lite import EfficientNetLite
 from m2l_train.models.jpeg import compress
+from m2l_train.models.measured import DIFFERENTIABLE_NAMES, measure_differentiably
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec, scale_noise, to_rgb
 from m2l_train.models.networks import detail
 from m2l_train.models.projected import MaskHead, PatchHead, ProjectedHeads
@@ -53,6 +54,9 @@ class GanConfig:
     """Weight of the mean square by which the 2x2 phases of luma differ over squares of 8 pixels."""
     lambda_patch: float = 0.5
     """Weight of the discriminator on pixels beside those on features."""
+    lambda_asked: float = 1.0
+    """Weight of the difference between numbers asked for and measured, in deviations of the training images' (a
+    Huber loss: some cannot be had with each mask)."""
     lambda_mask: float = 5.0
     """Weight of the binary cross-entropy of the mask found in an image, above `mask_share` of that of real images."""
     mask_share: float = 0.5
@@ -76,6 +80,8 @@ class GanLosses:
     mask_real: float
     mask_fake: float
     """Cross-entropy of the mask found in real and in synthesized images."""
+    asked: float
+    """Mean difference of numbers asked for and measured, in deviations; 0 at half the side."""
 
 
 class ModulatedGan:
@@ -118,6 +124,9 @@ class ModulatedGan:
         self.optimizer_d = torch.optim.Adam(self._judges, config.learning_rate_d, betas=(0.0, 0.99), fused=True)
         self.optimizer_m = torch.optim.Adam(self.finder.parameters(), MASK_LEARNING_RATE, betas=(0.9, 0.99), fused=True)
         self.step_count, self.images_seen = 0, 0
+        known = [name for name in DIFFERENTIABLE_NAMES if name in names]
+        self._asked = torch.tensor([names.index(name) for name in known], device=device)
+        self._measured = torch.tensor([DIFFERENTIABLE_NAMES.index(name) for name in known], device=device)
         self._deviations: list[Tensor | None] = [None] * STATISTICS_DEPTHS
 
     def state(self) -> dict[str, Any]:
@@ -231,7 +240,11 @@ class ModulatedGan:
         loss = features_g + config.lambda_patch * pixels_g + config.lambda_statistics * statistics
         loss = loss + config.lambda_l1 * l1
         loss = loss + config.lambda_mask * F.relu(mask_fake - config.mask_share * mask_real.detach().mean()).mean()
+        asked = loss.new_zeros(())
         if is_full:
+            half = slice(self.step_count % 2, None, 2)  # of the batch: each number costs time
+            asked = self._asked_difference(seen[half], mask[half] > 0, appearance[given][half])
+            loss = loss + config.lambda_asked * asked
             loss = loss + config.lambda_loss * F.mse_loss(fake, seen.detach())
             loss = loss + config.lambda_phases * _phase_difference(luma)
         if not torch.isfinite(loss):
@@ -242,7 +255,7 @@ class ModulatedGan:
         self.step_count, self.images_seen = self.step_count + 1, self.images_seen + batch
         self._update_average()
         found = (mask_real.mean(), mask_fake.mean())
-        values = torch.stack([features_d, pixels_d, features_g, pixels_g, statistics, l1 * 127.5, *found])
+        values = torch.stack([features_d, pixels_d, features_g, pixels_g, statistics, l1 * 127.5, *found, asked])
         return GanLosses(*values.detach().tolist())
 
     def _features(self, images: Tensor) -> list[Tensor]:
@@ -255,6 +268,12 @@ class ModulatedGan:
             logits = self.finder(features)
         share = F.adaptive_avg_pool2d((mask + 1) / 2, (logits.shape[2], logits.shape[3]))
         return F.binary_cross_entropy_with_logits(logits, share, reduction="none").mean((1, 2, 3))
+
+    def _asked_difference(self, images: Tensor, masks: Tensor, appearance: Tensor) -> Tensor:
+        """Compare the numbers of images (B, 3, S, S) in [-1, 1] with those that were asked for, at their full side."""
+        numbers = measure_differentiably((images + 1) * 127.5, masks)[:, self._measured]
+        difference = (numbers - appearance[:, self._asked]) / self.generator.std[self._asked]
+        return F.huber_loss(difference, torch.zeros_like(difference))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16)
