@@ -17,7 +17,7 @@ help:
 	@echo "make lint types     ruff and import-linter; mypy --strict"
 	@echo "make docs           the documentation as pages, in site/; a broken link fails (.venv-docs)"
 	@echo "make dist           wheel and sdist, in dist/, checked (.venv-dist)"
-	@echo "make embedded-model RUN=run   export a run of m2l train as the model inside the package"
+	@echo "make embedded-model RUN=run   export a run of scripts/train_shipped_model.py as the model inside the package"
 
 demo: .venv-demo/installed
 	.venv-demo/bin/m2l synth runtime/m2l_runtime/data/masks $(DEMO_OUT)/images \
@@ -56,7 +56,8 @@ example-masks: .venv/installed
 	.venv/bin/python scripts/draw_example_masks.py runtime/m2l_runtime/data/masks
 
 embedded-model: .venv/installed
-	.venv/bin/m2l export "$(RUN)" runtime/m2l_runtime/data/bundle --overwrite --stochastic --weights fp16 \
+	.venv/bin/m2l export "$(RUN)/latest_net_G.pth" runtime/m2l_runtime/data/bundle --overwrite --weights fp16 \
+	  --precision bf16,int8 --engines openvino --min-contrast 15 $(if $(MASKS),--calibrate "$(MASKS)") \
 	  --name "m2l embedded model" --origin "$$(cat scripts/embedded_model_origin.md)"
 
 # Environments. Files are not compiled on installation: Python compiles the few that are used when they are.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from support import ROOT
 from torch import nn
 
 from m2l_export.graph.deploy import SubPixelConv2d
-from m2l_runtime.bundle.embedded import BUNDLE
 from m2l_runtime.bundle.io import open_bundle
 
 
@@ -69,6 +69,12 @@ def test_scripts__training_in_two_sessions_is_training_in_one(shipped_model: Any
         assert sheet.size == (4 * side, 4 * side)
 
 
+@pytest.fixture
+def before_and_after(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("before_and_after")
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_scripts__a_sub_pixel_convolution_is_made_a_transposed_one_again(quantize_bundle: Any, bias: bool) -> None:
     torch.manual_seed(0)
@@ -80,9 +86,29 @@ def test_scripts__a_sub_pixel_convolution_is_made_a_transposed_one_again(quantiz
 
 
 def test_scripts__a_network_read_back_from_a_bundle_gives_its_golden_images(quantize_bundle: Any) -> None:
-    bundle = open_bundle(BUNDLE)
+    bundle = open_bundle(ROOT / "tests" / "data" / "before-0.2" / "bundle")
     graph = quantize_bundle.graph_of(bundle, bundle.read_model(bundle.manifest.models[0]))
     inputs, images = bundle.read_golden()
     with torch.inference_mode():
         made = graph(**{name: torch.from_numpy(array) for name, array in inputs.items()}).numpy()
     assert np.abs(made.astype(int) - images).max() <= 1
+
+
+def test_before_and_after__writes_a_table_into_its_place_alone(before_and_after: Any, tmp_path: Path) -> None:
+    page = tmp_path / "model.md"
+    page.write_text("head\n<!-- a -->\nold\n<!-- end of a -->\nmiddle\n<!-- b -->\nkept\n<!-- end of b -->\n")
+    inputs = before_and_after.Inputs(tmp_path, tmp_path, tmp_path, tmp_path, None, 0, None, [], 0)
+    for _ in range(2):
+        inputs.put("a", before_and_after.as_table(("x", "y"), [("1", "2")]))
+    table = "| x | y |\n| --- | --- |\n| 1 | 2 |"
+    assert (
+        page.read_text()
+        == f"head\n<!-- a -->\n{table}\n<!-- end of a -->\nmiddle\n<!-- b -->\nkept\n<!-- end of b -->\n"
+    )
+
+
+def test_before_and_after__model_page_has_a_place_for_every_table() -> None:
+    script, page = (ROOT / "scripts" / "before_and_after.py").read_text(), (ROOT / "docs" / "model.md").read_text()
+    names = set(re.findall(r"inputs\.put\(\s*\"([^\"]+)\"", script))
+    assert names == set(re.findall(r"^<!-- (?!end of )(.+) -->$", page, re.M)) != set()
+    assert names == set(re.findall(r"^<!-- end of (.+) -->$", page, re.M))

@@ -222,8 +222,8 @@ class AppearanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     Example:
         >>> from m2l_runtime import Synthesizer
         >>> table = Synthesizer.open(backend="fake").bundle.manifest.appearance
-        >>> table.count > 1000, table.names[0]
-        (True, 'lesion_L')
+        >>> table.count > 1000, table.names[0], table.names[12]
+        (True, 'lesion_L', 'sharpness')
     """
 
     file: FileEntry
@@ -260,7 +260,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         >>> from m2l_runtime import Synthesizer
         >>> network = Synthesizer.open(backend="fake").bundle.manifest.network
         >>> network.architecture, network.levels, network.ngf
-        ('unet', 8, 24)
+        ('modulated', 5, 48)
     """
 
     architecture: Literal["unet", "modulated"]
@@ -340,7 +340,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         >>> from m2l_runtime import Synthesizer
         >>> manifest = Synthesizer.open(backend="fake").bundle.manifest
         >>> manifest.image_size, [spec.role for spec in manifest.inputs]
-        ((256, 256), ['mask', 'appearance', 'dropout_bits'])
+        ((256, 256), ['mask', 'appearance', 'noise'])
     """
 
     schema: Literal["m2l-bundle"] = SCHEMA

@@ -69,8 +69,8 @@ def lowest_schema_version(manifest: Manifest) -> int:
 
     Example:
         >>> from m2l_runtime import Synthesizer
-        >>> lowest_schema_version(Synthesizer.open(backend="fake").bundle.manifest)
-        1
+        >>> lowest_schema_version(Synthesizer.open(backend="fake").bundle.manifest)  # it takes noise
+        2
     """
     has_new_role = any(spec.role not in _ROLES_OF_VERSION_1 for spec in manifest.inputs)
     has_new_names = manifest.appearance is not None and manifest.appearance.names != NAMES
