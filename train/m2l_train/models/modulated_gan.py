@@ -54,12 +54,12 @@ class GanConfig:
     """Weight of the mean square by which the 2x2 phases of luma differ over squares of 8 pixels."""
     lambda_patch: float = 0.5
     """Weight of the discriminator on pixels beside those on features."""
-    lambda_asked: float = 1.0
+    lambda_asked: float = 3.0
     """Weight of the difference between numbers asked for and measured, in deviations of the training images' (a
     Huber loss: some cannot be had with each mask)."""
     lambda_mask: float = 5.0
     """Weight of the binary cross-entropy of the mask found in an image, above `mask_share` of that of real images."""
-    mask_share: float = 0.5
+    mask_share: float = 0.65
     """Lesions are to be found better than real ones are, whose masks are not always true, but without end they would
     become ever plainer."""
     ema: float = 0.999
