@@ -237,7 +237,7 @@ def _make_folder(job: _Job, resume: bool, overwrite: bool) -> Summary:
     atomic.make_folder(root)
     if sheet_path is not None:
         atomic.make_folder(sheet_path.parent)
-    with locked(root, run.shard), contextlib.ExitStack() as stack:
+    with locked(root, run.shard, job.callbacks.on_note), contextlib.ExitStack() as stack:
         atomic.remove_leftovers(root, "" if run.shard[1] == 1 else job.tag)  # a whole run is alone in the folder
         index = stack.enter_context(contextlib.closing(LogIndex(root, run.masks.names))) if resume else None
         check_other_shards(run)
