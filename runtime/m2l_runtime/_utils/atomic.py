@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from m2l_runtime._utils.file_system import cut_name, name_error, sync
+from m2l_runtime._utils.file_system import cut_name, is_name_error, name_error, sync
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import M2LError, OutputError
 
@@ -214,7 +214,11 @@ def remove_inside(folder: Path, name: str) -> None:
     path = folder / name
     if path.parent.resolve().is_relative_to(folder.resolve()):
         with output_errors(path), contextlib.suppress(IsADirectoryError, ValueError):
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                if not is_name_error(error):  # nothing can be there by a name that the disk does not take
+                    raise
 
 
 def remove_leftovers(folder: Path, tag: str) -> int:
