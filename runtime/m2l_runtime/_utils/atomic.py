@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from m2l_runtime._utils.file_system import cut_name, is_name_error, name_error, sync
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import M2LError, OutputError
 
@@ -42,37 +43,72 @@ def make_folder(path: Path) -> None:
     """
     with output_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        _require_writable(path)
+
+
+def _require_writable(folder: Path) -> None:
+    """Make a file in `folder` and remove it."""
+    descriptor, path = _make_temporary(folder, "")
+    os.close(descriptor)
+    with contextlib.suppress(OSError):
+        os.unlink(path)  # noqa: PTH108
+
+
+def _make_temporary(folder: Path, tag: str) -> tuple[int, str]:
+    """Make a new file in `folder` with the permissions that open() gives, and return a descriptor and its path.
+
+    Its permissions are never changed: not every file system lets them be, and the umask is the whole process's.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    while True:
+        path = os.path.join(folder, f"{PREFIX}{tag}{secrets.token_hex(6)}{SUFFIX}")  # noqa: PTH118
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, flags, 0o666), path
 
 
 def check_new_file(path: Path, *, overwrite: bool) -> None:
     """Check that a file can be written at `path`, before the work that its content takes.
 
     Raises:
-        OutputError: it is a folder, exists and may not be replaced, or its folder is not there or cannot be written.
+        OutputError: it is a folder, exists and may not be replaced, its folder is not there or cannot be written, or
+            the disk takes no such name.
     """
+    check_name(path)
     if path.is_dir():
         raise OutputError(f"{printable(path)} is a folder; expected the name of a file")
     if os.path.lexists(path) and not overwrite:
         raise OutputError(f"{printable(path)} exists already; choose another name or give --overwrite")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {printable(path.parent)} does not exist; make it first")
-    with output_errors(path), tempfile.TemporaryFile(dir=path.parent):
-        pass
+    with output_errors(path):
+        _require_writable(path.parent)
+
+
+def check_name(path: Path) -> None:
+    """Check that the disk takes a name, before the work that its content takes.
+
+    Raises:
+        OutputError: it does not.
+    """
+    refused = name_error(path)
+    if refused is not None:
+        raise OutputError(f"cannot write {printable(path)}: {refused.strerror}; choose a shorter name") from refused
 
 
 def check_new_folder(path: Path) -> None:
     """Check that a folder can be created or replaced at `path`, with missing parents, before the work.
 
     Raises:
-        OutputError: a parent is a file, or cannot be written.
+        OutputError: a parent is a file, or cannot be written, or the disk takes no such name.
     """
+    check_name(path)
     there = path.absolute().parent
     while not os.path.lexists(there):
         there = there.parent
-    with output_errors(path), tempfile.TemporaryFile(dir=there):
-        pass
+    with output_errors(path):
+        _require_writable(there)
 
 
 def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "") -> None:
@@ -90,14 +126,13 @@ def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "")
     with output_errors(path):
         if os.path.lexists(path) and not (path.is_file() or path.is_symlink()):
             raise OutputError(f"{printable(path)} is not a plain file, so it is not replaced; choose another name")
-        descriptor, temporary = tempfile.mkstemp(prefix=f"{PREFIX}{tag}", suffix=SUFFIX, dir=path.parent)
+        descriptor, temporary = _make_temporary(path.parent, tag)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 if durable:
                     file.flush()
-                    os.fsync(file.fileno())
-            _apply_umask(temporary, 0o666)
+                    sync(file.fileno())
             os.replace(temporary, path)  # noqa: PTH105 - one call, both names
         except BaseException:
             with contextlib.suppress(OSError):
@@ -114,8 +149,7 @@ class HashedFile:
     def __init__(self, path: Path, *, tag: str = "") -> None:
         self.path = path
         with output_errors(path):
-            prefix = f"{PREFIX}{tag}"
-            descriptor, self._temporary = tempfile.mkstemp(prefix=prefix, suffix=SUFFIX, dir=path.parent)
+            descriptor, self._temporary = _make_temporary(path.parent, tag)
         self._file = os.fdopen(descriptor, "wb")
         self._hash = hashlib.sha256()
         self._at = 0
@@ -155,9 +189,8 @@ class HashedFile:
         with output_errors(self.path):
             try:
                 self._file.flush()
-                os.fsync(self._file.fileno())
+                sync(self._file.fileno())
                 self._file.close()
-                _apply_umask(self._temporary, 0o666)
                 os.replace(self._temporary, self.path)  # noqa: PTH105
             except BaseException:
                 self.discard()
@@ -181,7 +214,11 @@ def remove_inside(folder: Path, name: str) -> None:
     path = folder / name
     if path.parent.resolve().is_relative_to(folder.resolve()):
         with output_errors(path), contextlib.suppress(IsADirectoryError, ValueError):
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                if not is_name_error(error):  # nothing can be there by a name that the disk does not take
+                    raise
 
 
 def remove_leftovers(folder: Path, tag: str) -> int:
@@ -213,7 +250,7 @@ def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = No
         OutputError: `path` exists and may not be replaced, or its parent cannot be written.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - the final name counts, not what a link points to
-    mark = f".{path.name[:100]}.m2l"
+    mark = f".{_short(path.name)}.m2l"
     previous = path.parent / f"{mark}-previous"
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -222,10 +259,11 @@ def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = No
             if may_replace is None:
                 raise OutputError(f"{printable(path)} exists already; choose another name or --overwrite it")
             may_replace(path)
-        staging = Path(tempfile.mkdtemp(prefix=f"{mark}-", suffix=".partial", dir=path.parent))
+        check_name(path)
+        staging = path.parent / f"{mark}-{secrets.token_hex(6)}.partial"
+        staging.mkdir()
         hold = _lock_folder(staging)
         try:
-            _apply_umask(staging, 0o777)
             yield staging
             for file in staging.rglob("*"):
                 _sync(file)
@@ -275,13 +313,26 @@ def _lock_folder(folder: Path) -> int | None:
     return descriptor
 
 
+def _short(name: str) -> str:
+    """Shorten a name so that more can be added to it; two long ones stay two."""
+    short = cut_name(name, 60)
+    return name if short == name else f"{short}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+
+
 def _sync(path: Path) -> None:
-    with contextlib.suppress(OSError):  # not every file system can
+    """Wait until a file or folder is on the disk.
+
+    Raises:
+        OSError: it did not get there.
+    """
+    try:
         descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except OSError:  # a folder cannot be opened everywhere
+        return
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:
@@ -289,13 +340,6 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _apply_umask(path: str | Path, mode: int) -> None:
-    """Set the permissions that open() and mkdir() would have set; tempfile makes everything private."""
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(path, mode & ~umask)  # noqa: PTH101
 
 
 def file_sha256(path: Path) -> str | None:

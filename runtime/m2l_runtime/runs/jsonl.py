@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.file_system import sync
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import InputError, OutputError
 
@@ -47,7 +48,7 @@ class LineWriter:
     def close(self) -> None:
         """Make sure that the lines are on the disk, and close the file."""
         with atomic.output_errors(self._path):
-            os.fsync(self._file.fileno())
+            sync(self._file.fileno())
             self._file.close()
 
 
