@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from m2l_runtime._utils.held_folder import place
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import M2LError, OutputError
 
@@ -21,6 +24,8 @@ if sys.platform != "win32":
 
 PREFIX: Final = ".m2l-"
 SUFFIX: Final = ".partial"
+
+_NEW_FILE: Final[int] = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 @contextlib.contextmanager
@@ -75,7 +80,7 @@ def check_new_folder(path: Path) -> None:
         pass
 
 
-def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "") -> None:
+def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "", mode: int = 0o666) -> None:
     """Write `data` to a temporary name in the same folder, then rename it to `path`.
 
     Args:
@@ -83,6 +88,7 @@ def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "")
         data: the whole content.
         durable: also wait until the bytes are on the disk.
         tag: stands in the temporary name, for :func:`remove_leftovers`.
+        mode: permissions, of which the umask is taken away.
 
     Raises:
         OutputError: it could not be written; nothing is left behind.
@@ -90,19 +96,35 @@ def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "")
     with output_errors(path):
         if os.path.lexists(path) and not (path.is_file() or path.is_symlink()):
             raise OutputError(f"{printable(path)} is not a plain file, so it is not replaced; choose another name")
-        descriptor, temporary = tempfile.mkstemp(prefix=f"{PREFIX}{tag}", suffix=SUFFIX, dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            _apply_umask(temporary, 0o666)
-            os.replace(temporary, path)  # noqa: PTH105 - one call, both names
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)  # noqa: PTH108
-            raise
+        with place(path) as (folder, name):
+            descriptor, temporary = _open_temporary(folder, name, tag, mode)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(data)
+                    if durable:
+                        file.flush()
+                        os.fsync(file.fileno())
+                _replace(temporary, name, folder)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+
+
+def _open_temporary(folder: int | None, name: str, tag: str, mode: int = 0o666) -> tuple[int, str]:
+    """Make a file beside `name` and return (descriptor, its name), both as :func:`place` gives them."""
+    for _ in range(100):
+        temporary = os.path.join(os.path.dirname(name), f"{PREFIX}{tag}{secrets.token_hex(8)}{SUFFIX}")  # noqa: PTH118, PTH120
+        with contextlib.suppress(FileExistsError):
+            return os.open(temporary, _NEW_FILE, mode, dir_fd=folder), temporary
+    raise FileExistsError(errno.EEXIST, "no name is free for a temporary file")
+
+
+def _replace(temporary: str, name: str, folder: int | None) -> None:
+    if folder is None:
+        os.replace(temporary, name)  # noqa: PTH105 - one call, both names
+    else:
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 class HashedFile:
@@ -113,9 +135,8 @@ class HashedFile:
 
     def __init__(self, path: Path, *, tag: str = "") -> None:
         self.path = path
-        with output_errors(path):
-            prefix = f"{PREFIX}{tag}"
-            descriptor, self._temporary = tempfile.mkstemp(prefix=prefix, suffix=SUFFIX, dir=path.parent)
+        with output_errors(path), place(path) as (folder, name):
+            descriptor, self._temporary = _open_temporary(folder, name, tag)
         self._file = os.fdopen(descriptor, "wb")
         self._hash = hashlib.sha256()
         self._at = 0
@@ -157,8 +178,8 @@ class HashedFile:
                 self._file.flush()
                 os.fsync(self._file.fileno())
                 self._file.close()
-                _apply_umask(self._temporary, 0o666)
-                os.replace(self._temporary, self.path)  # noqa: PTH105
+                with place(self.path) as (folder, name):
+                    _replace(self._temporary, name, folder)
             except BaseException:
                 self.discard()
                 raise
@@ -168,8 +189,8 @@ class HashedFile:
         """Remove the temporary file."""
         with contextlib.suppress(OSError):
             self._file.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self._temporary)  # noqa: PTH108
+        with contextlib.suppress(OSError, OutputError), place(self.path) as (folder, _):
+            os.unlink(self._temporary, dir_fd=folder)
 
 
 def remove_inside(folder: Path, name: str) -> None:
@@ -180,8 +201,9 @@ def remove_inside(folder: Path, name: str) -> None:
     """
     path = folder / name
     if path.parent.resolve().is_relative_to(folder.resolve()):
-        with output_errors(path), contextlib.suppress(IsADirectoryError, ValueError):
-            path.unlink(missing_ok=True)
+        gone_or_folder = (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError)
+        with output_errors(path), contextlib.suppress(*gone_or_folder), place(path) as (at, file):
+            os.unlink(file, dir_fd=at)
 
 
 def remove_leftovers(folder: Path, tag: str) -> int:
