@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from m2l_runtime._utils import held_folder
 from m2l_runtime._utils.held_folder import place
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import M2LError, OutputError
@@ -46,7 +47,7 @@ def make_folder(path: Path) -> None:
         OutputError: it is a file, or nothing can be created there.
     """
     with output_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+        held_folder.make_folder(path)
         with tempfile.TemporaryFile(dir=path):
             pass
 
@@ -189,7 +190,7 @@ class HashedFile:
         """Remove the temporary file."""
         with contextlib.suppress(OSError):
             self._file.close()
-        with contextlib.suppress(OSError, OutputError), place(self.path) as (folder, _):
+        with contextlib.suppress(OSError), place(self.path) as (folder, _):
             os.unlink(self._temporary, dir_fd=folder)
 
 

@@ -35,14 +35,16 @@ class _Held:
     """Where each folder below led when it was first used: the target of a link, None for a folder."""
 
     def check(self) -> None:
+        """Raise an OSError if another folder, a link or nothing has this name now."""
         try:
             is_same = os.path.samestat(os.stat(self.path), os.fstat(self.descriptor))  # noqa: PTH116
         except FileNotFoundError:
             is_same = False
         if not is_same:
-            raise OutputError(
-                f"the folder {printable(self.path)} was moved, removed or replaced while it was written to; what was "
-                "made so far is in the folder that had this name: bring it back and --resume"
+            raise OSError(
+                errno.ESTALE,
+                f"the folder {printable(self.path)} was moved, removed or replaced meanwhile; bring back the one that "
+                "had this name, and --resume",
             )
 
 
@@ -69,7 +71,10 @@ def held_folder(path: Path) -> Iterator[None]:
         _held.append(held)
     try:
         yield
-        held.check()
+        try:
+            held.check()
+        except OSError as error:
+            raise OutputError(error.strerror) from None
     finally:
         with _lock:
             _held.remove(held)
@@ -86,9 +91,8 @@ def place(path: Path, *, make_parents: bool = False) -> Iterator[tuple[int | Non
             left to the caller.
 
     Raises:
-        OutputError: the file lies in a held folder, which another one has replaced; or in a folder within it that has
-            become a link since it was first used.
-        OSError: its folder is not there, or cannot be opened.
+        OSError: its folder is not there or cannot be opened; or is held, and another one has taken its place; or lies
+            in a held one, and has become a link since it was first used.
     """
     held, parts = _find(path)
     if held is None:
@@ -113,11 +117,22 @@ def place(path: Path, *, make_parents: bool = False) -> Iterator[tuple[int | Non
             os.close(descriptor)
 
 
+def check_held(path: Path) -> None:
+    """Make sure that the held folder that a path lies in, if there is one, is still the one of its name.
+
+    Raises:
+        OSError: another one has taken its place.
+    """
+    held, _ = _find(path)
+    if held is not None:
+        held.check()
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents below a held one, or anywhere if it is in none.
 
     Raises:
-        OSError, OutputError: as :func:`place`.
+        OSError: as :func:`place`.
     """
     with place(folder / "any", make_parents=True):
         pass
@@ -150,8 +165,5 @@ def _open_folder(held: _Held, at: int, part: str, below: str) -> int:
     first = held.links.setdefault(below, target)
     if target is not None and target != first:
         os.close(descriptor)
-        raise OutputError(
-            f"the folder {printable(held.path + below)} became a link while it was written to; nothing is written "
-            "where it leads"
-        )
+        raise OSError(errno.ELOOP, f"the folder {printable(held.path + below)} has become a link meanwhile")
     return descriptor

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.held_folder import place
@@ -35,13 +35,13 @@ def open_plain(path: str | os.PathLike[str], flags: int = os.O_RDONLY, *, dir_fd
         descriptor = os.open(path, flags, 0o666, dir_fd=dir_fd)
     except OSError as error:
         if error.errno in _LINK_ERRORS:
-            raise OSError(error.errno, "it is a symbolic link, not a plain file") from None
+            raise OSError(error.errno, "it is a symbolic link, not a plain file; move it away") from None
         if error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe that nobody reads, a socket; a folder
-            raise OSError(error.errno, "it is not a plain file") from None
+            raise OSError(error.errno, "it is not a plain file; move it away") from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a plain file")
+        raise OSError(errno.EINVAL, "it is not a plain file; move it away")
     return descriptor
 
 
@@ -55,15 +55,15 @@ def read_plain(path: str | os.PathLike[str]) -> bytes:
         return file.read()
 
 
-def open_append(path: Path) -> BinaryIO:
-    """Open a plain file to read it, cut it and write at its end, unbuffered; it is made if it is not there.
+def open_append(path: Path) -> int:
+    """Open a plain file to read it, cut it and write at its end, made if it is not there; return its descriptor.
 
     A file that has another name as well, or lies on another device than its folder, is copied first and the copy takes
     its place: what somebody else knows by another name stays as it is.
 
     Raises:
-        OSError: as :func:`open_plain`, or no copy can take its place.
-        OutputError: its folder is held, and was replaced (:mod:`m2l_runtime._utils.held_folder`).
+        OSError: as :func:`open_plain`; or no copy can take its place; or its folder is held, and was replaced
+            (:mod:`m2l_runtime._utils.held_folder`).
     """
     descriptor, is_alone = _open_append(path)
     if not is_alone:
@@ -73,7 +73,7 @@ def open_append(path: Path) -> BinaryIO:
         if not is_alone:
             os.close(descriptor)
             raise OSError(errno.EXDEV, "it has other names or lies on another device; move it away")
-    return os.fdopen(descriptor, "r+b", buffering=0)
+    return descriptor
 
 
 def _open_append(path: Path) -> tuple[int, bool]:

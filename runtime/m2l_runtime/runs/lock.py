@@ -10,6 +10,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.held_folder import held_folder
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import OutputError
 
@@ -23,14 +24,15 @@ def locked(out: Path, shard: tuple[int, int]) -> Iterator[None]:
     """Hold `out` for shard `shard` (number from 1, of how many) while the block runs.
 
     Shards of a run work side by side. The same shard twice, or a shard beside a whole run, is an error. The
-    operating system releases a lock when its process dies.
+    operating system releases a lock when its process dies. What is written in the folder meanwhile goes into this very
+    folder (:mod:`m2l_runtime._utils.held_folder`).
 
     Raises:
-        OutputError: another run holds the folder, or a lock cannot be made there.
+        OutputError: another run holds the folder, or a lock cannot be made there; or the folder was replaced meanwhile.
     """
     is_whole = shard[1] == 1
     own = out / (_WHOLE if is_whole else f"{_WHOLE}-{shard[0]}-of-{shard[1]}")
-    with contextlib.ExitStack() as stack:
+    with held_folder(out), contextlib.ExitStack() as stack:
         with atomic.output_errors(own):
             try:
                 stack.enter_context(FileLock(own, timeout=_PATIENCE_S))

@@ -62,7 +62,7 @@ def decode_pairs(
     side = config.crop_from
     row_bytes = side * side * 4
     bad: set[int] = set()
-    with atomic.output_errors(file), file.open("wb") as handle:
+    with atomic.output_errors(file), file.open("xb") as handle:
         os.ftruncate(handle.fileno(), row_bytes * len(pairs))
 
         def write(place: int) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.held_folder import make_folder
 from m2l_runtime._utils.text import stem
 from m2l_runtime.output.encoding import encode_image, encode_mask
 from m2l_runtime.output.options import OutputOptions
@@ -62,7 +63,10 @@ class FileWriter:
         """Make each folder once: if the output is removed during the run, that is an error, not mended in silence."""
         if folder not in self._made:
             with atomic.output_errors(folder):
-                folder.mkdir(parents=folder != self._out, exist_ok=True)
+                if folder != self._out:
+                    make_folder(folder)
+                else:
+                    folder.mkdir(exist_ok=True)
             self._made.add(folder)
 
     def begin(self, group: int) -> None:
