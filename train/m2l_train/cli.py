@@ -127,6 +127,7 @@ def prepare(
             overwrite=overwrite,
             on_start=reporter.start,
             on_pair=on_pair,
+            on_note=reporter.message,
             should_stop=stop.is_set,
         )
     if json:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from m2l_runtime._utils import held_folder
+from m2l_runtime._utils.file_system import cut_name, is_name_error, name_error, sync
 from m2l_runtime._utils.held_folder import place
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import M2LError, OutputError
@@ -48,37 +47,70 @@ def make_folder(path: Path) -> None:
     """
     with output_errors(path):
         held_folder.make_folder(path)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        _require_writable(path)
+
+
+def _require_writable(folder: Path) -> None:
+    """Make a file in `folder` and remove it."""
+    with place(folder / "any") as (at, name):
+        descriptor, temporary = _make_temporary(at, name, "")
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=at)
+
+
+def _make_temporary(folder: int | None, name: str, tag: str, mode: int = 0o666) -> tuple[int, str]:
+    """Make a new file beside `name` and return (descriptor, its name), both as :func:`place` gives them.
+
+    Its permissions are never changed: not every file system lets them be, and the umask is the whole process's.
+    """
+    while True:
+        temporary = os.path.join(os.path.dirname(name), f"{PREFIX}{tag}{secrets.token_hex(6)}{SUFFIX}")  # noqa: PTH118, PTH120
+        with contextlib.suppress(FileExistsError):
+            return os.open(temporary, _NEW_FILE, mode, dir_fd=folder), temporary
 
 
 def check_new_file(path: Path, *, overwrite: bool) -> None:
     """Check that a file can be written at `path`, before the work that its content takes.
 
     Raises:
-        OutputError: it is a folder, exists and may not be replaced, or its folder is not there or cannot be written.
+        OutputError: it is a folder, exists and may not be replaced, its folder is not there or cannot be written, or
+            the disk takes no such name.
     """
+    check_name(path)
     if path.is_dir():
         raise OutputError(f"{printable(path)} is a folder; expected the name of a file")
     if os.path.lexists(path) and not overwrite:
         raise OutputError(f"{printable(path)} exists already; choose another name or give --overwrite")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {printable(path.parent)} does not exist; make it first")
-    with output_errors(path), tempfile.TemporaryFile(dir=path.parent):
-        pass
+    with output_errors(path):
+        _require_writable(path.parent)
+
+
+def check_name(path: Path) -> None:
+    """Check that the disk takes a name, before the work that its content takes.
+
+    Raises:
+        OutputError: it does not.
+    """
+    refused = name_error(path)
+    if refused is not None:
+        raise OutputError(f"cannot write {printable(path)}: {refused.strerror}; choose a shorter name") from refused
 
 
 def check_new_folder(path: Path) -> None:
     """Check that a folder can be created or replaced at `path`, with missing parents, before the work.
 
     Raises:
-        OutputError: a parent is a file, or cannot be written.
+        OutputError: a parent is a file, or cannot be written, or the disk takes no such name.
     """
+    check_name(path)
     there = path.absolute().parent
     while not os.path.lexists(there):
         there = there.parent
-    with output_errors(path), tempfile.TemporaryFile(dir=there):
-        pass
+    with output_errors(path):
+        _require_writable(there)
 
 
 def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "", mode: int = 0o666) -> None:
@@ -98,27 +130,18 @@ def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "",
         if os.path.lexists(path) and not (path.is_file() or path.is_symlink()):
             raise OutputError(f"{printable(path)} is not a plain file, so it is not replaced; choose another name")
         with place(path) as (folder, name):
-            descriptor, temporary = _open_temporary(folder, name, tag, mode)
+            descriptor, temporary = _make_temporary(folder, name, tag, mode)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(data)
                     if durable:
                         file.flush()
-                        os.fsync(file.fileno())
+                        sync(file.fileno())
                 _replace(temporary, name, folder)
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary, dir_fd=folder)
                 raise
-
-
-def _open_temporary(folder: int | None, name: str, tag: str, mode: int = 0o666) -> tuple[int, str]:
-    """Make a file beside `name` and return (descriptor, its name), both as :func:`place` gives them."""
-    for _ in range(100):
-        temporary = os.path.join(os.path.dirname(name), f"{PREFIX}{tag}{secrets.token_hex(8)}{SUFFIX}")  # noqa: PTH118, PTH120
-        with contextlib.suppress(FileExistsError):
-            return os.open(temporary, _NEW_FILE, mode, dir_fd=folder), temporary
-    raise FileExistsError(errno.EEXIST, "no name is free for a temporary file")
 
 
 def _replace(temporary: str, name: str, folder: int | None) -> None:
@@ -137,7 +160,7 @@ class HashedFile:
     def __init__(self, path: Path, *, tag: str = "") -> None:
         self.path = path
         with output_errors(path), place(path) as (folder, name):
-            descriptor, self._temporary = _open_temporary(folder, name, tag)
+            descriptor, self._temporary = _make_temporary(folder, name, tag)
         self._file = os.fdopen(descriptor, "wb")
         self._hash = hashlib.sha256()
         self._at = 0
@@ -177,7 +200,7 @@ class HashedFile:
         with output_errors(self.path):
             try:
                 self._file.flush()
-                os.fsync(self._file.fileno())
+                sync(self._file.fileno())
                 self._file.close()
                 with place(self.path) as (folder, name):
                     _replace(self._temporary, name, folder)
@@ -203,8 +226,13 @@ def remove_inside(folder: Path, name: str) -> None:
     path = folder / name
     if path.parent.resolve().is_relative_to(folder.resolve()):
         gone_or_folder = (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError)
-        with output_errors(path), contextlib.suppress(*gone_or_folder), place(path) as (at, file):
-            os.unlink(file, dir_fd=at)
+        with output_errors(path), contextlib.suppress(*gone_or_folder):
+            try:
+                with place(path) as (at, file):
+                    os.unlink(file, dir_fd=at)
+            except OSError as error:
+                if not is_name_error(error):  # nothing can be there by a name that the disk does not take
+                    raise
 
 
 def remove_leftovers(folder: Path, tag: str) -> int:
@@ -236,7 +264,7 @@ def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = No
         OutputError: `path` exists and may not be replaced, or its parent cannot be written.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - the final name counts, not what a link points to
-    mark = f".{path.name[:100]}.m2l"
+    mark = f".{_short(path.name)}.m2l"
     previous = path.parent / f"{mark}-previous"
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -245,10 +273,11 @@ def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = No
             if may_replace is None:
                 raise OutputError(f"{printable(path)} exists already; choose another name or --overwrite it")
             may_replace(path)
-        staging = Path(tempfile.mkdtemp(prefix=f"{mark}-", suffix=".partial", dir=path.parent))
+        check_name(path)
+        staging = path.parent / f"{mark}-{secrets.token_hex(6)}.partial"
+        staging.mkdir()
         hold = _lock_folder(staging)
         try:
-            _apply_umask(staging, 0o777)
             yield staging
             for file in staging.rglob("*"):
                 _sync(file)
@@ -298,13 +327,26 @@ def _lock_folder(folder: Path) -> int | None:
     return descriptor
 
 
+def _short(name: str) -> str:
+    """Shorten a name so that more can be added to it; two long ones stay two."""
+    short = cut_name(name, 60)
+    return name if short == name else f"{short}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+
+
 def _sync(path: Path) -> None:
-    with contextlib.suppress(OSError):  # not every file system can
+    """Wait until a file or folder is on the disk.
+
+    Raises:
+        OSError: it did not get there.
+    """
+    try:
         descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except OSError:  # a folder cannot be opened everywhere
+        return
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:
@@ -312,13 +354,6 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _apply_umask(path: str | Path, mode: int) -> None:
-    """Set the permissions that open() and mkdir() would have set; tempfile makes everything private."""
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(path, mode & ~umask)  # noqa: PTH101
 
 
 def file_sha256(path: Path) -> str | None:

@@ -6,18 +6,16 @@ import hashlib
 import hmac
 import json
 import os
-import shlex
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
-
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.file_lock import hold_if_possible
 from m2l_runtime._utils.plain_file import open_plain
-from m2l_runtime._utils.text import printable
+from m2l_runtime._utils.text import command_word, printable
 from m2l_runtime.backends.cache_key import is_own, user_key
 from m2l_runtime.errors import OutputError
 
@@ -90,6 +88,8 @@ class CompiledCache:
     def locked(self, key: Mapping[str, str], on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Let one process at a time into the block, of all that ask for what is kept under the same words.
 
+        Where the file system has no locks, all of them: files appear whole, so work is done twice at worst.
+
         Args:
             key: as it is written.
             on_wait: called once if another is in it.
@@ -97,18 +97,8 @@ class CompiledCache:
         Raises:
             OutputError: the folder cannot be written to.
         """
-        path = self._path(key).with_suffix(".lock")
-        with atomic.output_errors(path):
-            lock = FileLock(path, mode=0o600)
-            try:
-                lock.acquire(timeout=0.5)
-            except Timeout:
-                on_wait()
-                lock.acquire()
-        try:
+        with hold_if_possible(self._path(key).with_suffix(".lock"), on_wait=on_wait, mode=0o600):
             yield
-        finally:
-            lock.release()
 
     def _path(self, key: Mapping[str, str]) -> Path:
         return self._folder / f"{hashlib.sha256(_words(key)).hexdigest()[:32]}{_SUFFIX}"
@@ -138,6 +128,5 @@ def _require_private(folder: Path) -> None:
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise OutputError(
             f"others may write to the folder for compiled models {printable(folder)}, and so choose what runs here; "
-            f"choose another, or: chmod go-w {shlex.quote(printable(folder))} (of what is in it, only what you wrote "
-            "is taken)"
+            f"choose another, or: chmod go-w {command_word(folder)} (of what is in it, only what you wrote is taken)"
         )

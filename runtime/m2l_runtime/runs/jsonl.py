@@ -10,6 +10,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.file_system import sync
 from m2l_runtime._utils.held_folder import check_held
 from m2l_runtime._utils.plain_file import open_append, open_plain
 from m2l_runtime._utils.text import printable
@@ -52,7 +53,7 @@ class LineWriter:
     def close(self) -> None:
         """Make sure that the lines are on the disk, and close the file."""
         with atomic.output_errors(self._path):
-            os.fsync(self._file.fileno())
+            sync(self._file.fileno())
             self._file.close()
 
 

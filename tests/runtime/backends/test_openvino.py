@@ -243,7 +243,71 @@ def test_openvino__a_fork_is_told_to_open_its_own(bundle: Path) -> None:
         "process.start(); process.join(20); print(results.get() if not results.empty() else 'nothing came')\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True)
-    assert re.match(r"EngineError: openvino was loaded in process \d+ .* fork \d+; open", done.stdout), done
+    assert re.match(r"EngineError: openvino was loaded in process \d+ .* fork \d+; its thr", done.stdout), done
+
+
+_FORK_AFTER_USE = """
+import os, sys
+import numpy as np
+from m2l_runtime import Synthesizer
+
+mask = np.zeros((1, 256, 256), np.uint8)
+mask[:, 50:200, 50:200] = 255
+backend, grandchild, bundle = sys.argv[1], sys.argv[2] == "grandchild", sys.argv[3]
+with Synthesizer.open(bundle, backend="openvino", threads=2) as parent:
+    parent(mask)  # a preview, say, which is closed again
+for generation in range(1 + grandchild):
+    if child := os.fork():
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os._exit(status)
+try:
+    with Synthesizer.open(bundle, backend=backend, threads=2) as synth:
+        print(synth.settings.backend, synth(mask).shape, synth.choice.reason, flush=True)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}", flush=True)
+os._exit(0)
+"""
+_TIME_LIMIT_S = 60
+"""Of a test that would wait for ever; it takes a second."""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="takes fork")
+@pytest.mark.parametrize(
+    ("generation", "asked", "expected"),
+    [
+        (
+            "grandchild",
+            "auto",
+            r"onnxruntime \(1, 256, 256, 3\) openvino cannot be used in a fork of a process that has used it",
+        ),
+        ("child", "onnxruntime", r"onnxruntime \(1, 256, 256, 3\) it was asked for"),
+        (
+            "child",
+            "openvino",
+            r"EngineError: openvino was used in process \d+, of which this one is a fork; .* onnxruntime",
+        ),
+    ],
+)
+def test_openvino__a_fork_of_a_process_that_used_it_runs_or_is_told(
+    bundle: Path, generation: str, asked: str, expected: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FORK_AFTER_USE, asked, generation, str(bundle)],
+        capture_output=True,
+        text=True,
+        timeout=_TIME_LIMIT_S,
+    )
+    assert re.match(expected, done.stdout), done
+
+
+def test_openvino__a_fork_of_a_process_that_only_loaded_it_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = backend._Process()
+    process._note_fork()  # as the interpreter calls it in the child
+    monkeypatch.setattr(backend, "_PROCESS", process)
+    assert backend.why_unusable_here() is None
+    process.user = 1
+    process._note_fork()
+    assert "process 1" in (backend.why_unusable_here() or "")
 
 
 def test_openvino__memory_that_does_not_hold_a_batch_at_loading(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from command_line import CommandLine
+from poor_disk import refuse
 from preloaded import M2L, PreloadedProcess
 from support import TINY, slow
 from synthetic_data import data_folder
@@ -415,3 +417,34 @@ def test_fast_preset__a_run_says_what_it_takes_the_data_for_and_how_it_computes(
     go(data_folder(tmp_path / "data", 5), tmp_path / "run", max_steps=1, on_note=notes.append)
     how = "bfloat16" if is_fast else "fp32, as bfloat16 is not fast here"
     assert f"5 pairs to train on, 2 to validate on (train/images with train/masks); cpu, {how}" in notes
+
+
+def test_fast_preset__needs_a_file_system_to_map_no_files_and_to_lock_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = data_folder(tmp_path / "data", 4)
+    go(data, tmp_path / "whole", max_steps=1)
+    refuse(monkeypatch, 38, "ftruncate")
+    refuse(monkeypatch, 95, "flock")
+    refuse(monkeypatch, 22, "fsync")
+
+    def no_mmap(*_: object, **__: object) -> None:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(mmap, "mmap", no_mmap)
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **options: _unlink_closed(unlink, path, options))
+    notes: list[str] = []
+    go(data, tmp_path / "run", max_steps=1, on_note=notes.append)
+    monkeypatch.undo()
+    for name, value in state(tmp_path / "whole")["G"].items():
+        assert torch.equal(value, state(tmp_path / "run")["G"][name])
+    assert len([note for note in notes if "has no locks" in note]) == 1
+    go(data, tmp_path / "run", None, resume=True, max_steps=2)
+    assert not list((tmp_path / "run").glob(".m2l-*.partial"))
+
+
+def _unlink_closed(unlink: Any, path: Path, options: Any) -> None:
+    if "decoded" in path.name:
+        raise PermissionError(13, "Permission denied")
+    unlink(path, **options)

@@ -49,6 +49,7 @@ def prepare(
     overwrite: bool = False,
     on_start: Callable[[int], None] = lambda _: None,
     on_pair: Callable[[str | None], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> PrepareReport:
     """Pair photographs with masks, squash both to one size, split them, and write the data folder.
@@ -83,6 +84,7 @@ def prepare(
         overwrite: replace what an earlier call has made.
         on_start: called once with the number of pairs.
         on_pair: called for each pair, with the message if it cannot be used.
+        on_note: called with what a person should know before the work begins.
         should_stop: asked between pairs; once true, what is in flight is finished and the call ends.
 
     Raises:
@@ -100,7 +102,7 @@ def prepare(
     pairing, report, split_of = _find_pairs(images, masks, options)
     _check_out(root, images, masks, resume, overwrite)
     atomic.make_folder(root)
-    with locked(root, (1, 1)):
+    with locked(root, (1, 1), on_note):
         _check_out(root, images, masks, resume, overwrite)  # again: another call may just have ended
         before = _begin(root, options, resume)
         with contextlib.closing(LineWriter(root / LOG)) as log:  # ahead of all else: by it a folder is known

@@ -123,7 +123,9 @@ def train(
     with process_group(where) as processes, contextlib.ExitStack() as stack:
         if not processes.is_main_process:
             on_start, on_step, on_note = (lambda _, __: None), (lambda _: None), (lambda _: None)
-        settings, data_folder = _open_run(stack, folder, data, config, processes, resume=resume, overwrite=overwrite)
+        settings, data_folder = _open_run(
+            stack, folder, data, config, processes, on_note, resume=resume, overwrite=overwrite
+        )
         pool = _start_threads(stack, options)
         session = _Trainer(folder, settings, data_folder, where, pool, resume, options, processes, on_note)
         warnings = (*data_folder.warnings, *_size_warnings(data_folder, settings), *session.warnings)
@@ -139,6 +141,7 @@ def _open_run(
     data: str | os.PathLike[str],
     config: TrainConfig | None,
     processes: ProcessGroup,
+    on_note: Callable[[str], None],
     *,
     resume: bool,
     overwrite: bool,
@@ -152,7 +155,7 @@ def _open_run(
     _require_apart(Path(data), folder.path)
     atomic.make_folder(folder.path)
     if processes.is_main_process:
-        stack.enter_context(locked(folder.path, (1, 1)))
+        stack.enter_context(locked(folder.path, (1, 1), on_note))
         # Again: another one may have begun a run here, and even ended it, between the first look and the lock.
         folder.check(resume=resume, overwrite=overwrite)
         settings = _settings(folder, config, resume)
@@ -371,7 +374,8 @@ class _Trainer:
             self._pixels = decoded_cache.map_pixels(file.with_name(name), len(pairs), self._config.crop_from)
             processes.wait()
         finally:
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a mapped file cannot be removed everywhere; the next session does it
+                file.unlink()
         seconds = time.monotonic() - began
         on_note(f"decoded {plural(len(pairs), 'pair')}, {self._pixels.nbytes / 2**20:.0f} MiB, in {seconds:.0f} s")
 

@@ -52,7 +52,8 @@ def write_masks(
         Whether they were written; False if stopped.
 
     Raises:
-        OutputError: `out` exists and may not be replaced, or cannot be written.
+        OutputError: `out` exists and may not be replaced, or cannot be written, or the disk does not take the name of
+            a mask.
         InputError: a mask cannot be drawn with these options; nothing was written.
     """
     check_workers(workers)
@@ -60,6 +61,7 @@ def write_masks(
     pending: deque[Future[None]] = deque()
     try:
         with atomic.staged_folder(Path(out), may_replace=_require_masks if overwrite else None) as staging:
+            atomic.check_name(staging / max(masks.names, key=lambda name: len(os.fsencode(name)), default=""))
 
             def write(name: str) -> None:
                 (staging / name).write_bytes(masks.content(name))
