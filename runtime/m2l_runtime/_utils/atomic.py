@@ -67,7 +67,27 @@ def _make_temporary(folder: int | None, name: str, tag: str, mode: int = 0o666) 
     while True:
         temporary = os.path.join(os.path.dirname(name), f"{PREFIX}{tag}{secrets.token_hex(6)}{SUFFIX}")  # noqa: PTH118, PTH120
         with contextlib.suppress(FileExistsError):
-            return os.open(temporary, _NEW_FILE, mode, dir_fd=folder), temporary
+            return _open_new(temporary, folder, mode), temporary
+
+
+def _open_new(name: str, folder: int | None, mode: int) -> int:
+    if folder is None:
+        return os.open(name, _NEW_FILE, mode)
+    return os.open(name, _NEW_FILE, mode, dir_fd=folder)
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Write a file in a folder that is built (:func:`staged_folder`), with the folders it lies in.
+
+    Raises:
+        OutputError: it is there, or cannot be written.
+    """
+    with (
+        output_errors(path),
+        place(path, make_parents=True) as (folder, name),
+        os.fdopen(_open_new(name, folder, 0o666), "wb") as file,
+    ):
+        file.write(data)
 
 
 def check_new_file(path: Path, *, overwrite: bool) -> None:
@@ -276,9 +296,11 @@ def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = No
         check_name(path)
         staging = path.parent / f"{mark}-{secrets.token_hex(6)}.partial"
         staging.mkdir()
+        made = staging.lstat()
         hold = _lock_folder(staging)
         try:
-            yield staging
+            with held_folder.held_folder(staging):
+                yield staging
             for file in staging.rglob("*"):
                 _sync(file)
             _sync(staging)
@@ -290,7 +312,9 @@ def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = No
             _sync(path.parent)
             _remove(previous)
         finally:
-            _remove(staging)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(staging.lstat(), made):  # not what took its place
+                    _remove(staging)
             if hold is not None:
                 os.close(hold)
 

@@ -32,7 +32,7 @@ def open_plain(path: str | os.PathLike[str], flags: int = os.O_RDONLY, *, dir_fd
     try:
         if not _NO_FOLLOW and os.path.islink(path):  # noqa: PTH114
             raise OSError(errno.ELOOP, "")
-        descriptor = os.open(path, flags, 0o666, dir_fd=dir_fd)
+        descriptor = os.open(path, flags, 0o666) if dir_fd is None else os.open(path, flags, 0o666, dir_fd=dir_fd)
     except OSError as error:
         if error.errno in _LINK_ERRORS:
             raise OSError(error.errno, "it is a symbolic link, not a plain file; move it away") from None

@@ -219,3 +219,19 @@ def test_held_folder__no_descriptor_is_left_open(out: Path) -> None:
             held_folder.make_folder(out / "a" / str(number))
             atomic.write_file(out / "a" / str(number) / "x", b"1")
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.parametrize("how", ["folder", "link"])
+def test_staged_folder__what_took_the_place_of_the_folder_that_is_built_is_not_moved_in(out: Path, how: str) -> None:
+    victim = out.parent / "victim"
+    with (
+        pytest.raises(OutputError, match="moved, removed or replaced meanwhile"),
+        atomic.staged_folder(out.parent / "bundle") as staging,
+    ):
+        atomic.create_file(staging / "sub" / "first", b"1")
+        assert (staging / "sub" / "first").read_bytes() == b"1"
+        REPLACEMENTS[how](staging, victim)
+        with pytest.raises(OutputError, match="moved, removed or replaced meanwhile"):
+            atomic.create_file(staging / "mine.png", b"2")
+    assert not (out.parent / "bundle").exists()
+    assert (victim / "mine.png").read_bytes() == b"mine"

@@ -40,6 +40,7 @@ from m2l_train.training.checkpoint import (
     restore_state,
     version_changes,
 )
+from m2l_train.training.compile_cache import use_own_compile_cache
 from m2l_train.training.data_record import DataRecord, data_changes, record_data
 from m2l_train.training.distributed import ProcessGroup, local_device, local_world_size, process_group
 from m2l_train.training.memory import MemoryAdvice, memory_errors
@@ -264,6 +265,8 @@ class _Trainer:
             if config.appearance and state is None and processes.is_main_process:
                 table = self._appearances(on_note)
             rows = processes.broadcast_object(appearance_rows_in(state) if table is None else len(table))
+            if config.compile:
+                use_own_compile_cache()
             average = None if processes.world_size == 1 else processes.average
             self._networks = Pix2Pix(config, device, appearance_rows=rows, average=average)
             if table is not None:
