@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from m2l_runtime._utils.plain_file import open_plain
 from m2l_runtime._utils.text import command_word, printable
 from m2l_runtime.errors import OutputError
 
@@ -242,7 +243,7 @@ def _live_owner(marker: Path) -> str | None:
     A marker that says nothing was just made, or its process died in between: it is taken for alive.
     """
     try:
-        with marker.open("rb") as file:
+        with os.fdopen(open_plain(marker), "rb") as file:
             content = file.read(_MAX_MARKER_BYTES)
     except FileNotFoundError:
         return None

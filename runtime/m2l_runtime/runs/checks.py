@@ -223,12 +223,11 @@ def remove_previous_run(run: Run) -> None:
     """Remove this run's log and the files it names. A whole run removes those of shards too."""
     logs = run.out.glob(LOG_PATTERN) if run.shard[1] == 1 else [log_path(run.out, run.shard)]
     for log in logs:
-        if log.is_file():
+        if log.is_file() and not log.is_symlink():
             for record in read_lines(log, Record):
                 for output in record.outputs:
                     atomic.remove_inside(run.out, output)
-        with atomic.output_errors(log):
-            log.unlink(missing_ok=True)
+        atomic.remove_inside(run.out, log.name)
 
 
 def check_sheet_name(path: Path) -> None:

@@ -14,10 +14,11 @@ import msgspec
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.plain_file import read_plain
 from m2l_runtime._utils.text import printable, utf8
 from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_runtime.masks.mask_folder import describe_passed_over
-from m2l_runtime.runs.jsonl import LineWriter, read_lines
+from m2l_runtime.runs.jsonl import LineWriter, open_log, read_lines
 from m2l_runtime.runs.lock import locked
 from m2l_train.data.data_folder import DATASET_FILE
 from m2l_train.data.pairing import Pairing, PairPattern, find_pairs
@@ -239,7 +240,7 @@ def read_settings(out: str | os.PathLike[str]) -> PrepareOptions | None:
     """
     path = require_path(out, "the data folder") / SETTINGS
     try:
-        settings = msgspec.json.decode(path.read_bytes(), type=_Settings)
+        settings = msgspec.json.decode(read_plain(path), type=_Settings)
         return PrepareOptions(**msgspec.structs.asdict(settings))
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -296,11 +297,10 @@ def _clear(root: Path) -> None:
             for output in record.outputs:
                 atomic.remove_inside(root, output)
     for name in (PAIRS, REPORT, DATASET_FILE):
-        with atomic.output_errors(root / name):
-            (root / name).unlink(missing_ok=True)
+        atomic.remove_inside(root, name)
     if (root / LOG).is_file():
-        with atomic.output_errors(root / LOG):
-            os.truncate(root / LOG, 0)  # it stays, so that the folder is still known
+        with atomic.output_errors(root / LOG), os.fdopen(open_log(root / LOG), "r+b") as log:
+            log.truncate(0)  # it stays, so that the folder is still known
 
 
 def _remove_stale(root: Path, made: Sequence[Prepared]) -> None:

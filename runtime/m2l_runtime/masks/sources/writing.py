@@ -64,7 +64,7 @@ def write_masks(
             atomic.check_name(staging / max(masks.names, key=lambda name: len(os.fsencode(name)), default=""))
 
             def write(name: str) -> None:
-                (staging / name).write_bytes(masks.content(name))
+                atomic.create_file(staging / name, masks.content(name))
 
             def take_result() -> None:
                 pending.popleft().result()
@@ -84,7 +84,7 @@ def write_masks(
                     for future in pending:
                         future.cancel()
             text = {"format": FORMAT, "m2l": __version__, "count": len(masks.names), **about}
-            (staging / SOURCE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(text), indent=2) + b"\n")
+            atomic.create_file(staging / SOURCE_FILE, msgspec.json.format(msgspec.json.encode(text), indent=2) + b"\n")
     except _Stopped:
         return False
     return True
