@@ -18,12 +18,12 @@ from m2l_runtime.runs.folder import RunCallbacks
 from m2l_runtime.runs.pipeline import Result
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links and descriptors of POSIX")
-COUNT: Final = 12
+COUNT: Final = 40  # more than are on their way at once
 FORMATS: Final = {
     "png": OutputOptions(),
     "pairs": OutputOptions(pairs=True),
-    "webdataset": OutputOptions(format="webdataset", masks_per_file=4),
-    "parquet": OutputOptions(format="parquet", masks_per_file=4),
+    "webdataset": OutputOptions(format="webdataset", masks_per_file=10),
+    "parquet": OutputOptions(format="parquet", masks_per_file=10),
 }
 
 
@@ -39,7 +39,7 @@ def masks(tmp_path: Path) -> Path:
     folder = tmp_path / "masks"
     (folder / "sub").mkdir(parents=True)
     for index in range(COUNT):
-        save(folder / "sub" / f"m{index:02}.png", disc(120, 8 + 2 * index, 60, 40 + index))
+        save(folder / "sub" / f"m{index:02}.png", disc(120, 8 + index, 60, 40 + index))
     return folder
 
 
@@ -87,7 +87,7 @@ def test_synthesize_folder__nothing_is_written_into_what_took_the_place_of_the_o
     def on_result(_: Result) -> None:
         nonlocal done
         done += 1
-        if done == 5:
+        if done == 2:
             replace(out, victim)
 
     with pytest.raises(OutputError, match="meanwhile"):
