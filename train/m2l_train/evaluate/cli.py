@@ -51,7 +51,9 @@ class EvaluationFlags:
     """Hold the options of both commands that compare images."""
 
     split: str | None = option_field(None, "Which real pairs.", default="val, or all where there are no splits")
-    segmenter: Path | None = option_field(None, "File of m2l evaluate segmenter, for metrics of masks.")
+    segmenter: Path | None = option_field(
+        None, "File of m2l evaluate segmenter, for metrics of masks, or none.", default="the one inside the package"
+    )
     inception: Path | None = option_field(None, "Inception weights of torch-fidelity, for FID; never downloaded.")
     no_imagenet: bool = option_field(False, "Compute no ImageNet features, which take a minute or two of CPU.")
     feature_cache: Path | None = option_field(None, "Folder that keeps the ImageNet features of real images.")
@@ -141,6 +143,15 @@ def bundle(
     _evaluate(run, flags)
 
 
+def _segmenter_file(given: Path | None) -> Path | None:
+    """Return the file that an option asks for; None: no segmenter."""
+    from m2l_train.evaluate.shipped import SHIPPED_SEGMENTER
+
+    if given is None:
+        return SHIPPED_SEGMENTER
+    return None if str(given) == "none" else given
+
+
 def _evaluate(run: Callable[[EvaluationOptions], Evaluation | None], flags: EvaluationFlags) -> None:
     from m2l_runtime._utils import atomic
     from m2l_runtime._utils.signals import StopSignals
@@ -156,7 +167,7 @@ def _evaluate(run: Callable[[EvaluationOptions], Evaluation | None], flags: Eval
         evaluation = run(
             EvaluationOptions(
                 split=flags.split,
-                segmenter=flags.segmenter,
+                segmenter=_segmenter_file(flags.segmenter),
                 inception=flags.inception,
                 imagenet=not flags.no_imagenet,
                 feature_cache=flags.feature_cache,
@@ -200,7 +211,7 @@ def segmenter(
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train the small network that finds lesions, which `--segmenter` takes.
+    """Train a small network that finds lesions, which `--segmenter` takes in place of the one inside the package.
 
     Exit status: 0 done, 1 it cannot be done, 2 the command line was wrong, 130 or 143 stopped by a signal
     (nothing is written).

