@@ -23,9 +23,11 @@ from torch import Tensor
 from m2l_export.generator_state import GeneratorState, find_generator
 from m2l_runtime._utils.placeholder import describe_placeholder
 from m2l_runtime._utils.text import plural, printable
+from m2l_runtime.bundle.schema import MANIFEST_NAME
 from m2l_runtime.errors import CheckpointError
 from m2l_runtime.literals import Norm, Upsample
 from m2l_runtime.types import KNOWN_NAMES, list_names
+from m2l_train.data.data_folder import DATASET_FILE, IMAGES, TRAIN, VAL
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec, infer_modulated_spec, is_modulated
 from m2l_train.models.networks import MIN_DEPTH, UnetGenerator, UnetSpec
 from m2l_train.models.resnet import ResnetGenerator, infer_resnet_spec, is_resnet
@@ -66,7 +68,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     file, name = Path(path), printable(path)
     try:
         if file.is_dir():
-            raise CheckpointError(f"is a folder{_weights_inside(file)}; {EXPECTED}")
+            raise CheckpointError(f"is a folder{_weights_inside(file) or _describe_folder(file)}; {EXPECTED}")
         content = _read(file)
         found = read_generator(content)
         network = to_network(found.state)
@@ -81,6 +83,15 @@ def _weights_inside(folder: Path) -> str:
     except OSError:
         checkpoint_names = []
     return f" that holds {printable(', '.join(checkpoint_names[:3]))}" if checkpoint_names else ""
+
+
+def _describe_folder(folder: Path) -> str:
+    """Say which folder of m2l it is, where it is another one than a run of training."""
+    if (folder / MANIFEST_NAME).is_file():
+        return " that is a bundle already: m2l synth MASKS OUT --bundle runs it"
+    if (folder / DATASET_FILE).is_file() or any((folder / name).is_dir() for name in (TRAIN, VAL, IMAGES)):
+        return f" of data: m2l train {printable(folder)} RUN trains on it, and RUN is what is exported"
+    return ""
 
 
 def _read(file: Path) -> bytes:

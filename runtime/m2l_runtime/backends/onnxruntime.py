@@ -153,7 +153,7 @@ def _require_cuda_build() -> None:
     if CUDA not in onnxruntime.get_available_providers():
         raise DeviceUnavailable(
             "the onnxruntime installed here is built without CUDA: "
-            "pip uninstall --yes onnxruntime && pip install '.[gpu]' in a checkout of m2l"
+            'pip uninstall --yes onnxruntime && pip install "m2l[gpu]"'
         )
 
 

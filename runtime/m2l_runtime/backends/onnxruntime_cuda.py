@@ -167,6 +167,6 @@ class OnnxRuntimeCudaEngine:
         if PROVIDER not in session.get_providers():  # it falls back to the CPU without a word
             raise DeviceUnavailable(
                 "onnxruntime is built with CUDA but could not start it and would run on the CPU instead; check the "
-                "driver and that CUDA and cuDNN are installed: pip install '.[gpu]' in a checkout of m2l "
+                'driver and that CUDA and cuDNN are installed: pip install "m2l[gpu]" '
                 f"(onnxruntime {self._library.__version__})"
             )

@@ -86,6 +86,18 @@ def why_unusable_here() -> str | None:
     return f"openvino was used in process {_PROCESS.user}, of which this one is a fork; {_TO_DO_IN_A_FORK}"
 
 
+def computes(precision: Precision) -> bool:
+    """Tell whether OpenVINO computes in a precision on this CPU, by a model of one addition. See BackendModule."""
+    if precision not in _FLOATS or why_unusable_here() is not None:
+        return False
+    _PROCESS.user = os.getpid()
+    place = openvino.opset13.parameter([1], np.float32)
+    model = openvino.Model([openvino.opset13.add(place, place)], [place])
+    compiled = CORE.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": _FLOATS[precision]})
+    floats: str = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return floats == _FLOATS[precision]
+
+
 def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
     """Compile the model of one ONNX file; see BackendModule.
 

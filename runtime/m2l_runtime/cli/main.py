@@ -10,13 +10,14 @@ import errno
 import sys
 import warnings
 from importlib.metadata import entry_points
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
 from m2l_runtime._utils.temporary import ADVICE, is_no_temporary_folder
 from m2l_runtime._utils.text import print_stderr, printable
 from m2l_runtime._version import __version__
+from m2l_runtime.cli._options import say_types_in_words
 from m2l_runtime.errors import ArgumentError, M2LError
 
 GROUP: Final = "m2l.commands"
@@ -54,6 +55,13 @@ def build_app() -> typer.Typer:
     return app
 
 
+def build_command() -> Any:
+    """Build the command line of the application, whose help names types in words."""
+    command = typer.main.get_command(build_app())
+    say_types_in_words(command)
+    return command
+
+
 def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"m2l {__version__}")
@@ -70,7 +78,7 @@ def main() -> None:
         "ignore", message="Image size .* exceeds limit"
     )  # Pillow's; masks.mask_file refuses it itself
     try:
-        build_app()()
+        build_command()()
     except M2LError as error:
         if debug:
             raise

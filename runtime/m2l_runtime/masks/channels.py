@@ -88,7 +88,7 @@ def _split(picture: PillowImage.Image, low: PillowImage.Image | None) -> tuple[S
         wide = np.asarray(picture).astype(np.uint16)[:, :, None]
         return wide, _unmarked(wide, marked)
     if mode in ("I", "F"):
-        return _from_wide(np.asarray(picture))[:, :, None], None
+        return from_wide(np.asarray(picture))[:, :, None], None
     raise MaskFileError(f"has the color mode {mode}; expected black and white")
 
 
@@ -137,7 +137,7 @@ def _is_one(values: npt.NDArray[np.generic]) -> bool:
     return bool((values == values[0, 0]).all())
 
 
-def _from_wide(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+def from_wide(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     """Convert 32-bit samples to uint16, so that equal ones stay equal; fractions of 1 are stretched."""
     if not np.isfinite(values).all():
         raise MaskFileError("holds infinite or undefined values; expected 0 (background) and 255 (lesion)")

@@ -1,8 +1,9 @@
 """Log what was made, one JSON line per image, and index the log for a run that is resumed.
 
-A log lies in the output folder. Lines are only ever added, each once its file is there under its final name. So a line
-may be missing for a file, but never a file for a line (unless somebody removed it, which its hash shows). Of two lines
-for one name the later one counts. A last line that was cut off is dropped.
+A log lies in the folder `.m2l` of the output folder, so that no tool takes it for an image; m2l 0.1 put it among the
+images, and there it is read, too. Lines are only ever added, each once its file is there under its final name. So a
+line may be missing for a file, but never a file for a line (unless somebody removed it, which its hash shows). Of two
+lines for one name the later one counts. A last line that was cut off is dropped.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from m2l_runtime._utils.plain_file import open_plain
 from m2l_runtime._utils.text import printable, stem, utf8
 from m2l_runtime.errors import InputError
 
+LOG_FOLDER: Final = ".m2l"
 LOG_NAME: Final = "m2l-log{shard}.jsonl"
 LOG_PATTERN: Final = "m2l-log*.jsonl"
 
@@ -88,7 +90,22 @@ class Record(RunSettings, frozen=True, kw_only=True, omit_defaults=True):
 
 def log_path(out: Path, shard: tuple[int, int]) -> Path:
     """Return the path of the log of one shard (number from 1, of how many) in an output folder."""
-    return out / LOG_NAME.format(shard="" if shard[1] == 1 else f"-{shard[0]}-of-{shard[1]}")
+    return out / LOG_FOLDER / _log_name(shard)
+
+
+def log_paths(out: Path, shard: tuple[int, int] | None = None) -> list[Path]:
+    """Return the logs that are in an output folder, those of 0.1 first, so that later lines come later.
+
+    Args:
+        out: the output folder.
+        shard: whose logs; None: those of all shards.
+    """
+    pattern = LOG_PATTERN if shard is None else _log_name(shard)
+    return [*sorted(out.glob(pattern)), *sorted((out / LOG_FOLDER).glob(pattern))]
+
+
+def _log_name(shard: tuple[int, int]) -> str:
+    return LOG_NAME.format(shard="" if shard[1] == 1 else f"-{shard[0]}-of-{shard[1]}")
 
 
 def names_output(path: Path) -> bool:
@@ -134,7 +151,7 @@ class LogIndex:
         """Number of the bundle in `_bundle_numbers`."""
         self._bundle_numbers: dict[str, int] = {}
         self._lock = threading.Lock()
-        for path in sorted(out.glob(LOG_PATTERN)):
+        for path in log_paths(out):
             self._read(path)
 
     def _read(self, path: Path) -> None:

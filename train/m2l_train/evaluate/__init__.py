@@ -55,6 +55,6 @@ if not TYPE_CHECKING:  # a type checker reads the imports above
         __name__,
         _HOMES,
         needs=("torch", "scipy", "skimage"),
-        hint="evaluating needs {}, which is not installed: pip install '.[evaluate]' in a checkout of m2l",
+        hint='evaluating needs {}, which is not installed: pip install "m2l[evaluate]"',
         renamed={"Figure": "Metric", "Options": "EvaluationOptions"},
     )

@@ -128,6 +128,19 @@ def bundle(
         int | None,
         typer.Option(help="CPU threads of the engine.  [default: the CPUs this process may use]", show_default=False),
     ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8"],
+        typer.Option(help="Precision of the convolutions. m2l inspect lists what a bundle has for which backend."),
+    ] = "fp32",
+    appearance: Annotated[
+        str | None,
+        typer.Option(
+            help="A photograph to look like, or numbers by name: lesion_L=35,ita=tan.  "
+            "[default: sampled from the training images']",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Images of each mask, where the bundle varies.")] = 1,
 ) -> None:
     """Evaluate a bundle: synthesize from the masks of real pairs, in memory, and compare.
 
@@ -138,7 +151,17 @@ def bundle(
     def run(options: EvaluationOptions) -> Evaluation | None:
         from m2l_train.evaluate import evaluate_bundle
 
-        return evaluate_bundle(data, bundle, options, backend=backend, device=device, threads=threads)
+        return evaluate_bundle(
+            data,
+            bundle,
+            options,
+            backend=backend,
+            device=device,
+            threads=threads,
+            precision=precision,
+            appearance=appearance,
+            samples=samples,
+        )
 
     _evaluate(run, flags)
 

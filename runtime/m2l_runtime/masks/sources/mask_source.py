@@ -16,7 +16,7 @@ from m2l_runtime.types import Mask
 MAX_MASKS: Final = 10_000_000
 MIN_SIDE: Final = 16
 MAX_SIDE: Final = 4096
-NOT_INSTALLED: Final = "needs {package}, which is not installed: pip install '.[masks]' in a checkout of m2l"
+NOT_INSTALLED: Final = 'needs {package}, which is not installed: pip install "m2l[masks]"'
 
 
 class MaskSource(Protocol):
