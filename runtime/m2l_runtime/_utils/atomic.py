@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -173,15 +174,19 @@ class HashedFile:
 
 
 def remove_inside(folder: Path, name: str) -> None:
-    """Remove the file `name` below `folder`, if it is there and lies inside.
+    """Remove the file `name` below `folder`, if it is there and lies inside. No file has a name that none can have.
 
     Raises:
         OutputError: it cannot be removed.
     """
     path = folder / name
-    if path.parent.resolve().is_relative_to(folder.resolve()):
-        with output_errors(path), contextlib.suppress(IsADirectoryError, ValueError):
-            path.unlink(missing_ok=True)
+    with output_errors(path), contextlib.suppress(IsADirectoryError, NotADirectoryError, ValueError, RuntimeError):
+        try:
+            if path.parent.resolve().is_relative_to(folder.resolve()):  # RuntimeError: links in a circle
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+                raise
 
 
 def remove_leftovers(folder: Path, tag: str) -> int:

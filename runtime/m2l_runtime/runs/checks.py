@@ -219,13 +219,22 @@ def check_other_shards(run: Run) -> None:
 
 
 def remove_previous_run(run: Run) -> None:
-    """Remove this run's log and the files it names. A whole run removes those of shards too."""
-    logs = run.out.glob(LOG_PATTERN) if run.shard[1] == 1 else [log_path(run.out, run.shard)]
+    """Remove this run's log and the files it names. A whole run removes those of shards too.
+
+    Nothing is removed before all of it could be read.
+
+    Raises:
+        InputError: a log cannot be read.
+        OutputError: a file cannot be removed.
+    """
+    found = sorted(run.out.glob(LOG_PATTERN)) if run.shard[1] == 1 else [log_path(run.out, run.shard)]
+    logs = [log for log in found if os.path.lexists(log)]
     for log in logs:
-        if log.is_file():
-            for record in read_lines(log, Record):
-                for output in record.outputs:
-                    atomic.remove_inside(run.out, output)
+        deque(read_lines(log, Record), 0)
+    for log in logs:
+        for record in read_lines(log, Record):
+            for output in record.outputs:
+                atomic.remove_inside(run.out, output)
         with atomic.output_errors(log):
             log.unlink(missing_ok=True)
 

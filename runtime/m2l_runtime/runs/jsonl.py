@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.reading import decode_line, lines_of, open_plain
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import InputError, OutputError
 
@@ -58,12 +59,11 @@ def read_lines(path: Path, kind: type[_T]) -> Iterator[_T]:
         InputError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    yield msgspec.json.decode(line, type=kind)
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    continue
+        with open_plain(path) as file:
+            for line in lines_of(file):
+                record = decode_line(line, kind)
+                if record is not None:
+                    yield record
     except OSError as error:
         raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
 

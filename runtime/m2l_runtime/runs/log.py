@@ -16,6 +16,7 @@ from typing import IO, Annotated, Final
 
 import msgspec
 
+from m2l_runtime._utils.reading import MAX_LINE_BYTES, decode_line, lines_of, open_plain
 from m2l_runtime._utils.text import printable, stem, utf8
 from m2l_runtime.errors import InputError
 
@@ -99,14 +100,11 @@ def names_output(path: Path) -> bool:
         InputError: the log cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    if msgspec.json.decode(line, type=Record).outputs:
-                        return True
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    if line.endswith(b"\n"):
-                        return True
+        with open_plain(path) as file:
+            for line in lines_of(file):
+                record = decode_line(line, Record)
+                if line.endswith(b"\n") if record is None else record.outputs:
+                    return True
     except OSError as error:
         raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
     return False
@@ -136,20 +134,15 @@ class LogIndex:
             self._read(path)
 
     def _read(self, path: Path) -> None:
-        if not path.is_file():
-            raise InputError(f"{printable(path)} is not a plain file; move it away")
         try:
-            file = path.open("rb")
+            file = open_plain(path)
         except OSError as error:
-            raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+            raise InputError(f"cannot read {printable(path)}: {error.strerror or error}; move it away") from None
         self._files.append(file)
         number, offset, expected = len(self._files) - 1, 0, 0
-        for line in file:
-            try:
-                record = msgspec.json.decode(line, type=Record)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                pass  # torn
-            else:
+        for line in lines_of(file):
+            record = decode_line(line, Record)
+            if record is not None:  # else it is torn
                 place = self.place(record.name, expected)
                 if place is not None:
                     self._offsets[place], self._logs[place] = offset, number
@@ -186,8 +179,11 @@ class LogIndex:
         with self._lock:
             file = self._files[self._logs[place]]
             file.seek(offset)
-            line = file.readline()
-        return msgspec.json.decode(line, type=Record)
+            line = file.readline(MAX_LINE_BYTES)
+        record = decode_line(line, Record)
+        if record is None:
+            raise InputError(f"{printable(file.name)} was changed while it was read; run again")
+        return record
 
     def other_bundle(self, place: int, bundle_sha256: str) -> str | None:
         """Return the SHA-256 of the bundle that made the image of a mask, if it is not the one given."""

@@ -36,10 +36,15 @@ def resized(image: Image) -> Image:
 
 def _read_features(path: Path, count: int) -> Features | None:
     """Read features from a cache; None if they are not there, or are not what was written."""
-    try:
-        features = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    if not path.is_file():  # a pipe would wait for somebody to write to it
         return None
+    try:
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:  # noqa: BLE001 - whatever is there is computed anew
+        return None
+    if not isinstance(features, np.ndarray) or features.shape != (count, FEATURES):
+        return None
+    features = np.array(features)
     is_whole = features.shape == (count, FEATURES) and features.dtype == np.float32 and np.isfinite(features).all()
     return features if is_whole else None
 

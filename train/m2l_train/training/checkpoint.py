@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import torch
 
-from m2l_runtime._utils.text import printable
+from m2l_runtime._utils.reading import reason
+from m2l_runtime._utils.text import printable, shown
 from m2l_runtime.errors import InputError
 from m2l_train.config import TrainConfig, differences
 from m2l_train.config_file import from_json, to_json
@@ -135,20 +136,19 @@ def check_state(state: Mapping[str, Any], run: Path, config: TrainConfig, finger
         if key not in state:
             raise InputError(f"{name} is damaged: it has no '{key}'")
         if not is_right(state[key]):
-            got = repr(state[key])[:40]
-            raise InputError(f"{name} is damaged: its '{key}' must be {expected}, got {printable(got)}")
+            raise InputError(f"{name} is damaged: its '{key}' must be {expected}, got {shown(state[key])}")
     began = from_json(state["config"].encode(errors="surrogateescape"), f"the config in {name}")
     changed = differences(began, config)
     if changed:
-        shown = ", ".join(f"{n} {old!r} (config.json says {new!r})" for n, (old, new) in changed.items())
-        raise InputError(f"{name} was trained with {shown}; put config.json back, or begin a new run")
+        settings = ", ".join(f"{n} {old!r} (config.json says {new!r})" for n, (old, new) in changed.items())
+        raise InputError(f"{name} was trained with {settings}; put config.json back, or begin a new run")
     if state["data"] != fingerprint:
         raise InputError(
             f"{printable(run)} was trained on other pairs than the data folder has now; give the folder it began with"
         )
     for key, high in (("epoch", config.epoch_count + 1), ("position", pair_count - 1)):
         if state[key] > high:
-            raise InputError(f"{name} is damaged: its '{key}' must be at most {high}, got {state[key]}")
+            raise InputError(f"{name} is damaged: its '{key}' must be at most {high}, got {shown(state[key])}")
 
 
 def restore_state(state: Mapping[str, Any], networks: Pix2Pix, run_name: str) -> None:
@@ -177,6 +177,7 @@ def restore_state(state: Mapping[str, Any], networks: Pix2Pix, run_name: str) ->
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        first = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"the state in {run_name} is of another architecture than its config.json: {first}") from error
+        raise InputError(
+            f"the state in {run_name} is of another architecture than its config.json: {reason(error)}"
+        ) from error
     networks.count_steps(state["step"])
