@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 _PIXELS: Final = 1 << 20
-_Sample = TypeVar("_Sample", np.uint8, np.uint16)
 
 
 def row_parts(samples: npt.NDArray[np.generic]) -> Iterator[slice]:
@@ -24,7 +23,7 @@ def row_parts(samples: npt.NDArray[np.generic]) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def extremes(samples: npt.NDArray[_Sample]) -> tuple[npt.NDArray[_Sample], int]:
+def extremes(samples: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int]:
     """Return the highest channel of each pixel (H, W), and the largest difference of two channels of one pixel.
 
     Example:

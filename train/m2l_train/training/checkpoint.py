@@ -61,6 +61,29 @@ _STATE_PARTS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
 """By key of a state: what is expected, and whether a value is that."""
 
 
+_FIXED: Final = ("betas", "eps", "weight_decay", "amsgrad", "maximize")
+"""Settings of an optimizer that a run's config decides; PyTorch takes others over, and fails in the next step."""
+
+
+def _load_optimizer(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """Load the state of an optimizer whose settings are this one's, and whose moments have its shapes.
+
+    Raises:
+        ValueError: they are not; and whatever PyTorch raises.
+    """
+    before = [{name: group[name] for name in _FIXED} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, expected in zip(optimizer.param_groups, before, strict=True):
+        for name in _FIXED:
+            value = group.get(name)
+            value = tuple(value) if isinstance(value, list) else value
+            if type(value) is not type(expected[name]) or value != expected[name]:
+                raise ValueError(f"an optimizer has other {name} than {expected[name]}")
+        if not isinstance(group["lr"], (int, float)) or not 0 <= group["lr"] < math.inf:
+            raise ValueError("an optimizer has a learning rate that is no number from 0")
+    _require_moments(optimizer)
+
+
 def _require_moments(optimizer: torch.optim.Adam) -> None:
     """Make sure that an optimizer's moments have the shapes of its parameters.
 
@@ -167,10 +190,8 @@ def restore_state(state: Mapping[str, Any], networks: Pix2Pix, run_name: str) ->
         networks.discriminator.load_state_dict(state["D"])
         if networks.ema_generator is not None:
             networks.ema_generator.load_state_dict(state["G_averaged"])
-        networks.optimizer_G.load_state_dict(state["optimizer_G"])
-        networks.optimizer_D.load_state_dict(state["optimizer_D"])
-        for optimizer in (networks.optimizer_G, networks.optimizer_D):
-            _require_moments(optimizer)
+        _load_optimizer(networks.optimizer_G, state["optimizer_G"])
+        _load_optimizer(networks.optimizer_D, state["optimizer_D"])
         torch.set_rng_state(state["rng_cpu"].cpu())
         if networks.device.type == "cuda" and "rng_cuda" in state:
             torch.cuda.set_rng_state(state["rng_cuda"].cpu(), networks.device)
