@@ -30,7 +30,7 @@ from m2l_runtime.masks.mask_file import parse_mask
 from m2l_runtime.runs.jsonl import read_lines
 from m2l_runtime.runs.log import LogIndex, Record, names_output
 from m2l_train.models.pix2pix import Pix2Pix
-from m2l_train.training.checkpoint import check_state, restore_state
+from m2l_train.training.checkpoint import appearance_rows_in, check_state, restore_state
 from m2l_train.training.run_folder import STATE, RunFolder
 
 pytestmark = pytest.mark.slow
@@ -145,9 +145,11 @@ def test_fuzz__shape_models(report: Report, tmp_path: Path) -> None:
         path.write_bytes(content)
         pca.RandomShapes(pca.load(path), size=32).draw(0)
 
+    read(whole)
+
     def inputs() -> Iterator[bytes]:
-        yield from mutations([whole], 300, 7)
-        yield from damaged_archives(whole, 300, 8)
+        yield from mutations([whole], 150, 7)
+        yield from damaged_archives(whole, 150, 8)
 
     report(run("shape models", inputs(), read))
 
@@ -157,7 +159,7 @@ def _shape_model() -> Any:
 
     side = 16
     grid = np.hypot(*np.meshgrid(np.linspace(-3, 3, side), np.linspace(-3, 3, side)))
-    component = np.ones((1, side, side), np.float32) / side
+    component = np.full((1, side, side), 1 / side, np.float32)
     return ShapeModel(
         mean=(grid - 1).astype(np.float32),
         components=component,
@@ -189,10 +191,13 @@ def test_fuzz__checkpoints(report: Report, tmp_path: Path) -> None:
         path.write_bytes(content)
         load_checkpoint(path)
 
+    read(whole)
+    read(old.getvalue())
+
     def inputs() -> Iterator[bytes]:
-        yield from mutations([whole], 200, 10, head=6000)
-        yield from mutations([old.getvalue()], 400, 11, head=6000)
-        yield from damaged_archives(whole, 200, 12)
+        yield from mutations([whole], 100, 10, head=6000)
+        yield from mutations([old.getvalue()], 200, 11, head=6000)
+        yield from damaged_archives(whole, 100, 12)
 
     report(run("checkpoints", inputs(), read))
 
@@ -233,21 +238,27 @@ def test_fuzz__states(report: Report, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(config_text)
     config = run_folder.read_config()
     device = torch.device("cpu")
-    networks = Pix2Pix(config, device)
-    fingerprint = torch.load(io.BytesIO(whole), weights_only=True)["data"]
+    sound = torch.load(io.BytesIO(whole), weights_only=True)
+    fingerprint, rows = sound["data"], appearance_rows_in(sound)
 
     def read(content: bytes) -> None:
         (tmp_path / STATE).write_bytes(content)
         state = run_folder.load(device)
         assert state is not None
         check_state(state, tmp_path, config, fingerprint, 1000)
-        restore_state(state, networks, str(tmp_path))
+        restore_state(state, Pix2Pix(config, device, appearance_rows=rows), str(tmp_path))
 
     def inputs() -> Iterator[bytes]:
-        yield from mutations([whole], 150, 14, head=20_000)
-        yield from damaged_archives(whole, 150, 15)
+        yield from mutations([whole], 60, 14, head=20_000)
+        yield from damaged_archives(whole, 60, 15)
 
+    read(whole)
     report(run("states", inputs(), read))
+
+
+def test_fuzz__configs_and_progress(report: Report, tmp_path: Path) -> None:
+    config_text = (OLD / "run" / "config.json").read_bytes()
+    run_folder = RunFolder(tmp_path)
 
     def read_config(content: bytes) -> None:
         (tmp_path / "config.json").write_bytes(content)

@@ -154,7 +154,7 @@ def documents(document: Any, count: int, seed: int) -> Iterator[bytes]:
             key = keys[int(random.integers(len(keys)))]
             choice = int(random.integers(len(HOSTILE) + 3))
             if choice < len(HOSTILE):
-                holder[key] = HOSTILE[choice]
+                holder[key] = json.loads(json.dumps(HOSTILE[choice]))
             elif choice == len(HOSTILE):
                 del holder[key]
             elif choice == len(HOSTILE) + 1 and isinstance(holder, dict):

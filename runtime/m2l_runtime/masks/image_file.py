@@ -192,6 +192,19 @@ def _check_structure(content: bytes) -> None:
         scans = content.count(b"\xff\xda")  # among the samples, a byte of 255 is followed by 0
         if scans > MAX_SCANS:
             raise ValueError(f"it is a JPEG picture in {scans:,} scans; at most {MAX_SCANS} are read")
+        tiff_tags.check_tags(_exif_of_jpeg(content), MAX_PIXELS)
+
+
+def _exif_of_jpeg(content: bytes) -> bytes:
+    """Return the EXIF data of a JPEG file, which Pillow puts together from its segments and reads when it opens it."""
+    exif, at = b"", 2
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":
+        size = int.from_bytes(content[at + 2 : at + 4], "big")
+        segment = content[at + 4 : at + 2 + size]
+        if content[at + 1] == 0xE1 and segment.startswith(b"Exif\x00\x00"):
+            exif += segment[6:]
+        at += 2 + size
+    return exif
 
 
 def _check_exif(picture: PillowImage.Image) -> None:

@@ -121,7 +121,7 @@ class LogIndex:
 
     def __init__(self, out: Path, names: Sequence[str]) -> None:
         self._names = names
-        self._odd = {utf8(name): place for place, name in enumerate(names) if not name.isascii()}
+        self._odd = {utf8(name): place for place, name in enumerate(names) if utf8(name) != name}
         self._files: list[IO[bytes]] = []
         self._offsets = array("q", [_NO_LINE]) * len(names)
         self._logs = array("i", [0]) * len(names)
@@ -154,12 +154,14 @@ class LogIndex:
 
     def place(self, name: str, expected: int = 0) -> int | None:
         """Return the place of a name; None if it is no mask of now. Lines mostly come in order: try `expected`."""
-        names = self._names
-        if expected < len(names) and names[expected] == name:
-            return expected
         odd = self._odd.get(name)
         if odd is not None:
             return odd
+        if "\\" in name and utf8(name) != name:
+            return None  # the escape of a name that is not there
+        names = self._names
+        if expected < len(names) and names[expected] == name:
+            return expected
         place = bisect.bisect_left(names, stem(name), key=stem)
         while place < len(names) and stem(names[place]) == stem(name):
             if names[place] == name:
