@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.base import Backend, BackendOptions, BackendSettings
 from m2l_runtime.backends.messages import out_of_memory_advice
 from m2l_runtime.backends.registry import BackendChoice, choose_backend, load_backend
@@ -26,7 +27,7 @@ from m2l_runtime.conditioning.conditions import (
     check_appearances,
     check_seeds,
 )
-from m2l_runtime.errors import ArrayError, EngineError
+from m2l_runtime.errors import ArrayError, BundleDamaged, EngineError
 from m2l_runtime.types import Images, Masks, check_masks
 
 
@@ -35,6 +36,9 @@ class Synthesizer:
 
     The fixed size makes results independent of how many masks come at once: a mask gives the same bytes alone or
     among others. A synthesizer may be called from several threads.
+
+    It can be pickled, so that processes that are spawned get one: the path of its bundle and its options travel, and
+    the engine is opened where they arrive.
 
     A generator may take more than the mask: an appearance (:mod:`m2l_runtime.conditioning.numbers`), noise, and which
     features are dropped. All are sampled with a seed for each mask. Appearances may be given instead.
@@ -52,6 +56,7 @@ class Synthesizer:
 
     def __init__(self, bundle: Bundle, backend: Backend, choice: BackendChoice | None = None) -> None:
         self.bundle: Final = bundle
+        self._arguments: Mapping[str, Any] | None = None
         self._backend: Backend | None = backend
         self.settings: Final[BackendSettings] = backend.settings
         name = backend.settings.backend
@@ -113,7 +118,36 @@ class Synthesizer:
             device, precision, batch_size, threads, streams, dict(provider_options or {}), cache, trust_plans, on_step
         )
         choice = choose_backend(opened, backend, options)
-        return cls(opened, load_backend(opened, choice.name, options), choice)
+        synthesizer = cls(opened, load_backend(opened, choice.name, options), choice)
+        synthesizer._arguments = {  # as they were given, for another process to choose by itself
+            "backend": backend,
+            "device": device,
+            "precision": precision,
+            "batch_size": batch_size,
+            "threads": threads,
+            "streams": streams,
+            "provider_options": options.provider_options,
+            "cache_dir": None if cache is None else cache.absolute(),
+            "trust_plans": trust_plans,
+        }
+        return synthesizer
+
+    def __reduce__(self) -> tuple[Callable[..., Synthesizer], tuple[Any, ...]]:
+        """Pickle the path of the bundle, its hash and the options; `on_step` stays here.
+
+        Raises:
+            EngineError: it is closed, or was made of a backend that was handed in.
+        """
+        if self._backend is None:
+            raise EngineError("the synthesizer is closed, so it cannot be pickled; open another one")
+        if self._arguments is None:
+            raise EngineError(
+                "the synthesizer was made of a backend that was handed in, so another process cannot open it; "
+                "make it with Synthesizer.open"
+            )
+        is_embedded = self.bundle.path == embedded.BUNDLE
+        path = None if is_embedded else self.bundle.path.absolute()
+        return _reopen, (type(self), path, self.bundle.sha256, dict(self._arguments))
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -201,6 +235,21 @@ class Synthesizer:
     def __repr__(self) -> str:
         state: Any = "closed" if self._backend is None else self.settings
         return f"<Synthesizer of {self.bundle.manifest.name!r}: {state}>"
+
+
+def _reopen(kind: type[Synthesizer], path: Path | None, sha256: str, arguments: Mapping[str, Any]) -> Synthesizer:
+    """Open a synthesizer that was pickled.
+
+    Raises:
+        BundleDamaged: another bundle lies there now; or see :meth:`Synthesizer.open`.
+    """
+    bundle = open_bundle(embedded.BUNDLE if path is None else path)
+    if bundle.sha256 != sha256:
+        raise BundleDamaged(
+            f"{printable(bundle.path)} is not the bundle that was opened in the other process (its manifest has "
+            "another SHA-256); open it anew"
+        )
+    return kind.open(bundle, **arguments)
 
 
 def run_in_batches(backend: Backend, inputs: Mapping[str, npt.NDArray[Any]]) -> Images:

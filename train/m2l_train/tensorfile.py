@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import torch
 
-from m2l_runtime._utils.reading import read_plain, reader_errors
+from m2l_runtime._utils.reading import read_input, reader_errors
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import InputError
 from m2l_train.pickle_scan import PickleProblem, check_pickle
@@ -56,7 +56,7 @@ def read_tensors(path: str | os.PathLike[str], expected: str) -> TensorFile:
     with reader_errors(
         InputError, path, "is damaged, or no file of tensors that PyTorch reads", f"; expected {expected}"
     ):
-        content = read_plain(path, MAX_FILE_BYTES)
+        content = read_input(path, MAX_FILE_BYTES)
         return TensorFile(load_tensors(content), hashlib.sha256(content).hexdigest())
 
 

@@ -40,11 +40,11 @@ def read_npz(content: bytes, max_bytes: int) -> dict[str, npt.NDArray[Any]]:
         for member in members:
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may ask for gigabytes
                 raise ValueError(f"'{member.filename[:80]}' is packed in a way that NumPy does not write")
-            arrays[member.filename.removesuffix(".npy")] = _read_array(archive.read(member), member.filename)
+            arrays[member.filename.removesuffix(".npy")] = read_array(archive.read(member), member.filename)
     return arrays
 
 
-def _read_array(content: bytes, name: str) -> npt.NDArray[Any]:
+def read_array(content: bytes, name: str) -> npt.NDArray[Any]:
     """Read an array whose header says the size that it has: NumPy allocates what the header says first."""
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)

@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
 import msgspec
@@ -28,7 +27,7 @@ MAX_LINE_BYTES: Final = 1 << 20
 """Length of a line of a log; a longer one is no line of ours."""
 
 
-def open_plain(path: str | os.PathLike[str]) -> IO[bytes]:
+def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
     """Open a plain file for reading. A pipe or a device is refused, and not waited for.
 
     Raises:
@@ -46,23 +45,31 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
 
-def read_plain(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+def read_input(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     """Read a plain file of at most `max_bytes`.
 
     Example:
-        >>> read_plain("no-such-file", 100)
+        >>> read_input("no-such-file", 100)
         Traceback (most recent call last):
         FileNotFoundError: [Errno 2] No such file or directory: 'no-such-file'
 
     Raises:
-        OSError, ValueError: as :func:`open_plain`, or it has more bytes; `strerror` says how many.
+        OSError, ValueError: as :func:`open_input`, or it has more bytes; `strerror` says how many.
     """
-    with open_plain(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        content = b"" if size > max_bytes else file.read(max_bytes + 1)
+    with open_input(path) as file:
+        return read_bounded(file, max_bytes)
+
+
+def read_bounded(file: IO[bytes], max_bytes: int) -> bytes:
+    """Read an open file of at most `max_bytes`.
+
+    Raises:
+        OSError: it has more bytes; `strerror` says how many.
+    """
+    size = os.fstat(file.fileno()).st_size
+    content = b"" if size > max_bytes else file.read(max_bytes + 1)
     if max(size, len(content)) > max_bytes:
-        text = f"it has {max(size, len(content)):,} bytes; at most {max_bytes:,} are read"
-        raise OSError(errno.EFBIG, text, os.fspath(path))
+        raise OSError(errno.EFBIG, f"it has {max(size, len(content)):,} bytes; at most {max_bytes:,} are read")
     return content
 
 
@@ -141,13 +148,3 @@ def lines_of(file: IO[Any]) -> Iterator[bytes]:
     """
     while line := file.readline(MAX_LINE_BYTES):
         yield line
-
-
-def read_lines_plain(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a plain file as :func:`lines_of` does.
-
-    Raises:
-        OSError, ValueError: as :func:`open_plain`.
-    """
-    with open_plain(path) as file:
-        yield from lines_of(file)

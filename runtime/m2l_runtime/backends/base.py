@@ -168,6 +168,9 @@ class ReportsBuildTime(Protocol):
 class BackendModule(Protocol):
     """Load a backend: what each module of this package provides.
 
+    A module may also have ``why_unusable_here() -> str | None``, which tells why this very process cannot use the
+    engine; ``auto`` passes over it then.
+
     Example:
         >>> from m2l_runtime.backends.registry import backend_module
         >>> module: BackendModule = backend_module("fake")

@@ -51,12 +51,50 @@ _FLOATS: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "int8": "
 _NAMES: Final = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 _TYPES: Final = {"u8": "uint8", "f32": "float32"}
 
+_TO_DO_IN_A_FORK: Final = (
+    "its threads do not survive a fork, and a call would wait for them for ever: open the bundle in the child with "
+    "backend onnxruntime, which auto does, or have children spawned (multiprocessing.get_context('spawn'))"
+)
+
 _PLACES: Final = re.compile(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|FrontEnd API failed with \w+:")
 _UNKNOWN_OPERATORS: Final = re.compile(r"No conversion rule found for operations: .*")
 
 
+class _Process:
+    """Remember which process has used OpenVINO, and whether this one is a fork of it.
+
+    A process that has only imported it has started no threads yet, and its forks may use it.
+    """
+
+    def __init__(self) -> None:
+        self.user: int | None = None
+        """Number of the process whose threads compile and compute; None: none has."""
+        self.is_fork = False
+        os.register_at_fork(after_in_child=self._note_fork)
+
+    def _note_fork(self) -> None:
+        self.is_fork = self.user is not None
+
+
+_PROCESS: Final = _Process()
+
+
+def why_unusable_here() -> str | None:
+    """Tell why this process cannot use OpenVINO although it is installed; None if it can. See BackendModule."""
+    if not _PROCESS.is_fork:
+        return None
+    return f"openvino was used in process {_PROCESS.user}, of which this one is a fork; {_TO_DO_IN_A_FORK}"
+
+
 def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
-    """Compile the model of one ONNX file; see BackendModule."""
+    """Compile the model of one ONNX file; see BackendModule.
+
+    Raises:
+        EngineError: among others, in a fork of a process that has used OpenVINO, where it would hang.
+    """
+    why_not = why_unusable_here()
+    if why_not is not None:
+        raise EngineError(why_not)
     if read_device(options.device)[0] == "cuda":
         raise DeviceUnavailable(
             f"the backend 'openvino' runs on CPUs, not on '{options.device}'; "
@@ -74,6 +112,7 @@ def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
         "ENABLE_CPU_PINNING": False,  # two processes would pin themselves to the same CPUs
     }
     notes = list(notes_on_cpu(options, source.precision))
+    _PROCESS.user = os.getpid()
     try:
         compiled = _compile(source, batch_size, config, options.cache_dir, notes)
         streams = compiled.get_property("NUM_STREAMS")  # no more than there are CPUs, whatever was asked for
@@ -121,7 +160,7 @@ class OpenVinoBackend:
         if os.getpid() != self._process:  # its threads were not forked along: the call would wait for ever
             raise EngineError(
                 f"openvino was loaded in process {self._process} and cannot be used in its fork {os.getpid()}; "
-                "open the bundle in the child, or have children spawned"
+                f"{_TO_DO_IN_A_FORK}"
             )
         request = idle.get()
         try:
@@ -145,6 +184,7 @@ def _compile(
     if cache_dir is None:
         return CORE.compile_model(_read(source, batch_size), "CPU", config)
     cache = CompiledCache(cache_dir)
+    notes += cache.notes
     made_of = {
         "model": source.sha256 or hashlib.sha256(source.content).hexdigest(),
         "engine": openvino.__version__,

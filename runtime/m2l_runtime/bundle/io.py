@@ -17,7 +17,7 @@ import numpy.typing as npt
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.npz import read_npz
-from m2l_runtime._utils.reading import decode_line, open_plain, reader_errors
+from m2l_runtime._utils.reading import decode_line, open_input, reader_errors
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle import onnx_file
 from m2l_runtime.bundle.schema import (
@@ -236,7 +236,7 @@ def _open_plain_file(folder: Path, path: str, size: int | None) -> os.stat_resul
 def _read_plain_file(folder: Path, path: str, size: int | None) -> bytes:
     limit = _open_plain_file(folder, path, size).st_size
     try:
-        with open_plain(folder / path) as file:
+        with open_input(folder / path) as file:
             content = file.read(limit + 1)
     except OSError as error:
         raise BundleDamaged(f"{_name(folder, path)} cannot be read: {error.strerror or error}") from None
@@ -288,9 +288,8 @@ def write_bundle(
     with atomic.staged_folder(target, may_replace=require_bundle if overwrite else None) as staging:
         for name, content in contents.items():
             check_path(name, MANIFEST_NAME)
-            (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            (staging / name).write_bytes(content)
-        (staging / MANIFEST_NAME).write_bytes(text)
+            atomic.create_file(staging / name, content)
+        atomic.create_file(staging / MANIFEST_NAME, text)
         open_bundle(staging).check()
     return open_bundle(target)
 

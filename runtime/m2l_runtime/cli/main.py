@@ -16,6 +16,7 @@ import typer
 
 from m2l_runtime._utils.memory import is_memory_short, is_out_of_memory
 from m2l_runtime._utils.signals import second_signal_ends
+from m2l_runtime._utils.temporary import ADVICE, is_no_temporary_folder
 from m2l_runtime._utils.text import print_stderr, printable
 from m2l_runtime._version import __version__
 from m2l_runtime.errors import ArgumentError, M2LError
@@ -95,6 +96,8 @@ def main() -> None:
             raise
         if is_out_of_memory(error):
             _fail(OUT_OF_MEMORY)
+        if is_no_temporary_folder(error):
+            _fail(f"error: {ADVICE}")
         if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_ERRORS:
             _fail(f"error: cannot write to standard output: {error.strerror}")
         if isinstance(error, OSError) and isinstance(error.filename, str):
@@ -122,3 +125,7 @@ def _fail(message: str, status: int = 1) -> None:
     text = "\n".join(printable(line) for line in message.split("\n"))
     print_stderr(f"m2l: {text}")
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

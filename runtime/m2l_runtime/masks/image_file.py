@@ -18,7 +18,7 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from m2l_runtime._utils.memory import is_out_of_memory
 from m2l_runtime._utils.placeholder import describe_placeholder
-from m2l_runtime._utils.reading import open_plain, read_plain, reason
+from m2l_runtime._utils.reading import open_input, read_input, reason
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import PictureFileError
 from m2l_runtime.masks import tiff_tags
@@ -71,7 +71,7 @@ def read_bytes(path: Path) -> bytes:
         PictureFileError: it cannot be read, is not a plain file, or has more than `MAX_FILE_BYTES`.
     """
     try:
-        return read_plain(path, MAX_FILE_BYTES)
+        return read_input(path, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:
         raise PictureFileError(f"cannot be read: {printable(getattr(error, 'strerror', None) or str(error))}") from None
 
@@ -83,7 +83,7 @@ def open_header(path: Path) -> Iterator[PillowImage.Image]:
     Raises:
         Exception: of any class, as decoders raise whatever a damaged file leads them to.
     """
-    with open_plain(path) as file:
+    with open_input(path) as file:
         start = file.read(4)
         if start.startswith((b"II", b"MM")):
             content = start + file.read(MAX_FILE_BYTES)

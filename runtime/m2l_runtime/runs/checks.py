@@ -73,8 +73,9 @@ def is_file_name(out: Path, masks: MaskSet, options: OutputOptions) -> bool:
     """Tell whether `out` is meant as the name of the one image.
 
     Raises:
-        OutputError: it is a file's name where a folder is needed, or of another format.
+        OutputError: it is a file's name where a folder is needed, or of another format, or the disk takes no such name.
     """
+    atomic.check_name(out)
     named = format_of_suffix(out.suffix)
     if named is None and out.suffix.lower() in _OTHER_ENDINGS and masks.is_single_file and not out.is_dir():
         *endings, last = (FORMATS[name].suffixes[0] for name in IMAGE_FORMATS)
@@ -230,13 +231,14 @@ def remove_previous_run(run: Run) -> None:
     found = sorted(run.out.glob(LOG_PATTERN)) if run.shard[1] == 1 else [log_path(run.out, run.shard)]
     logs = [log for log in found if os.path.lexists(log)]
     for log in logs:
-        deque(read_lines(log, Record), 0)
+        if not log.is_symlink():  # it is none of ours, and only the link goes
+            deque(read_lines(log, Record), 0)
     for log in logs:
-        for record in read_lines(log, Record):
-            for output in record.outputs:
-                atomic.remove_inside(run.out, output)
-        with atomic.output_errors(log):
-            log.unlink(missing_ok=True)
+        if not log.is_symlink():
+            for record in read_lines(log, Record):
+                for output in record.outputs:
+                    atomic.remove_inside(run.out, output)
+        atomic.remove_inside(run.out, log.name)
 
 
 def check_sheet_name(path: Path) -> None:
@@ -244,10 +246,11 @@ def check_sheet_name(path: Path) -> None:
 
     Raises:
         ArgumentError: its name ends otherwise.
-        OutputError: it is a folder's.
+        OutputError: it is a folder's, or the disk takes no such name.
     """
     if path.suffix.lower() != ".png":
         raise ArgumentError(f"the contact sheet is a PNG; {printable(path)} should end in .png")
+    atomic.check_name(path)
     if path.is_dir():
         raise OutputError(f"{printable(path)} is a folder; expected a file name for the contact sheet")
 
@@ -259,6 +262,7 @@ def check_single_file(run: Run, target: Path, overwrite: bool) -> Path | None:
         OutputError: the image or the sheet would overwrite what is there, or each other.
     """
     source = (run.masks.base or Path()) / run.masks.names[0]
+    atomic.check_name(target)
     if os.path.lexists(target):
         if target.resolve() == source.resolve():
             raise OutputError(f"{printable(target)} is the mask itself; choose another output")

@@ -8,6 +8,7 @@ for one name the later one counts. A last line that was cut off is dropped.
 from __future__ import annotations
 
 import bisect
+import os
 import threading
 from array import array
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ from typing import IO, Annotated, Final
 
 import msgspec
 
-from m2l_runtime._utils.reading import MAX_LINE_BYTES, decode_line, lines_of, open_plain
+from m2l_runtime._utils.plain_file import open_plain
+from m2l_runtime._utils.reading import MAX_LINE_BYTES, decode_line, lines_of
 from m2l_runtime._utils.text import printable, stem, utf8
 from m2l_runtime.errors import InputError
 
@@ -100,7 +102,7 @@ def names_output(path: Path) -> bool:
         InputError: the log cannot be read.
     """
     try:
-        with open_plain(path) as file:
+        with os.fdopen(open_plain(path), "rb") as file:
             for line in lines_of(file):
                 record = decode_line(line, Record)
                 if line.endswith(b"\n") if record is None else record.outputs:
@@ -135,9 +137,9 @@ class LogIndex:
 
     def _read(self, path: Path) -> None:
         try:
-            file = open_plain(path)
+            file = os.fdopen(open_plain(path), "rb")
         except OSError as error:
-            raise InputError(f"cannot read {printable(path)}: {error.strerror or error}; move it away") from None
+            raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
         self._files.append(file)
         number, offset, expected = len(self._files) - 1, 0, 0
         for line in lines_of(file):
@@ -184,7 +186,7 @@ class LogIndex:
             line = file.readline(MAX_LINE_BYTES)
         record = decode_line(line, Record)
         if record is None:
-            raise InputError(f"{printable(file.name)} was changed while it was read; run again")
+            raise InputError("a log was changed while it was read; run again")
         return record
 
     def other_bundle(self, place: int, bundle_sha256: str) -> str | None:

@@ -17,7 +17,7 @@ import pytest
 from support import ROOT, npz
 
 from m2l_runtime._utils.npz import read_npz
-from m2l_runtime._utils.reading import MAX_LINE_BYTES, decode_line, lines_of, open_plain, read_plain, reader_errors
+from m2l_runtime._utils.reading import MAX_LINE_BYTES, decode_line, lines_of, open_input, read_input, reader_errors
 from m2l_runtime.errors import BundleDamaged, InputError
 
 RAISED = [
@@ -65,24 +65,24 @@ def test_reading__no_place_lists_the_classes_that_readers_raise() -> None:
     assert [str(path) for path in sources if listed.search(path.read_text())] == []
 
 
-def test_open_plain__pipes_devices_and_folders_are_not_waited_for(tmp_path: Path) -> None:
+def test_open_input__pipes_devices_and_folders_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, message in ((tmp_path / "pipe", "not a plain file"), (Path("/dev/zero"), "not a plain file")):
         with pytest.raises(OSError, match=message):
-            open_plain(path)
+            open_input(path)
     with pytest.raises(IsADirectoryError):
-        open_plain(tmp_path)
+        open_input(tmp_path)
 
 
-def test_read_plain__more_than_the_limit_is_not_read(tmp_path: Path) -> None:
+def test_read_input__more_than_the_limit_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 11)
-    assert read_plain(tmp_path / "a", 11) == b"x" * 11
+    assert read_input(tmp_path / "a", 11) == b"x" * 11
     with pytest.raises(OSError, match="has 11 bytes; at most 10 are read"):
-        read_plain(tmp_path / "a", 10)
+        read_input(tmp_path / "a", 10)
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(OSError, match="1,099,511,627,776 bytes"):
-        read_plain(tmp_path / "sparse", 1 << 20)
+        read_input(tmp_path / "sparse", 1 << 20)
 
 
 @pytest.mark.parametrize("line", [b"[" * 200_000, b'{"a": 1', b"\xff", b'"' + b"x" * 10, b"1" * 5000])

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from m2l_runtime._utils.reading import read_plain, reader_errors
+from m2l_runtime._utils.reading import read_input, reader_errors
 from m2l_runtime._utils.text import plural, printable, utf8
 from m2l_runtime.conditioning.random import random_uint64
 from m2l_runtime.errors import InputError
@@ -142,7 +142,7 @@ def _rows(path: Path, what: str, columns: Sequence[str], expected: str) -> list[
         InputError: it cannot be read, is no CSV file, or lacks a column.
     """
     with reader_errors(InputError, path, f"is no CSV file of {what}"):
-        text = read_plain(path, _MAX_CSV_BYTES).decode("utf-8-sig")
+        text = read_input(path, _MAX_CSV_BYTES).decode("utf-8-sig")
         rows = csv.DictReader(io.StringIO(text))
         by_name = {str(c).strip().lower(): c for c in rows.fieldnames or ()}
         name_column, value_column = (

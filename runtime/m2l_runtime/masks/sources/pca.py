@@ -25,7 +25,7 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._utils.npz import read_npz
-from m2l_runtime._utils.reading import read_plain, reader_errors
+from m2l_runtime._utils.reading import read_input, reader_errors
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.conditioning.random import check_seed, normal, uniform
 from m2l_runtime.errors import InputError
@@ -300,7 +300,7 @@ def load(path: str | os.PathLike[str]) -> ShapeModel:
     """
     name = printable(path)
     with reader_errors(InputError, path, "is no shape model, or a damaged one", _HOW_TO_LEARN):
-        arrays = read_npz(read_plain(path, _MAX_FILE_BYTES), _MAX_UNPACKED_BYTES)
+        arrays = read_npz(read_input(path, _MAX_FILE_BYTES), _MAX_UNPACKED_BYTES)
         if str(arrays["format"]) != FORMAT:
             raise InputError(f"{name} is no shape model; expected a file of `m2l masks pca MASKS --model FILE`")
         return _checked({field: arrays[field] for field in ShapeModel.__dataclass_fields__}, name)
