@@ -325,7 +325,13 @@ def run_in_batches(backend: Backend, inputs: Mapping[str, npt.NDArray[Any]]) -> 
             batch = {name: _padded(array[start : start + size], size) for name, array in inputs.items()}
         except MemoryError:
             raise EngineError(out_of_memory_advice(size, streams)) from None
-        images[start : start + size] = backend.run(batch)[: len(masks) - start]
+        answer = backend.run(batch)
+        if answer.shape != (size, *images.shape[1:]) or answer.dtype != np.uint8:
+            raise EngineError(
+                f"{backend.settings.backend} answered {answer.shape} {answer.dtype} to a batch of {size}; expected "
+                f"{(size, *images.shape[1:])} uint8, as the bundle's manifest says"
+            )
+        images[start : start + size] = answer[: len(masks) - start]
 
     starts = range(0, len(masks), size)
     if streams == 1 or len(starts) == 1:

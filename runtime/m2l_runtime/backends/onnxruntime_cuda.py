@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from m2l_runtime.backends.messages import is_out_of_memory
+from m2l_runtime._utils.memory import is_out_of_memory
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import DeviceUnavailable, EngineError, M2LError
 

@@ -16,6 +16,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from m2l_runtime._utils.text import print_stderr
+from m2l_runtime._utils.text import ascii_json, print_stderr
 from m2l_runtime.backends.engines import BACKENDS, is_fake
 
 BundleArgument = Annotated[
@@ -45,10 +46,22 @@ ALL_CPUS = "the CPUs this process may use"
 
 
 def echo_json(value: Any) -> None:
-    """Print a value as indented JSON."""
+    """Print a value as indented JSON. What could control a terminal is escaped; names keep bytes that are not UTF-8."""
+    import json
+
     import msgspec
 
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    text = json.dumps(_finite(msgspec.to_builtins(value)), indent=2, ensure_ascii=False)
+    typer.echo(ascii_json(text))
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON has no word for by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def option_field(

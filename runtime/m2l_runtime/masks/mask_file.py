@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, TypeAlias, cast
@@ -34,6 +34,7 @@ from m2l_runtime.masks.image_file import MAX_FILE_BYTES, decode_deep, read_bytes
 from m2l_runtime.masks.labels import check_is_no_label_map
 from m2l_runtime.masks.mask_array import SupportsArray, SupportsDLPack, array_sha256, as_array, samples_of
 from m2l_runtime.masks.one_color import shades_of_one_color
+from m2l_runtime.masks.row_parts import extremes, row_parts
 from m2l_runtime.types import Mask, Masks, describe
 
 MAX_CHANNEL_DIFFERENCE: Final = 8
@@ -270,18 +271,20 @@ def gray_of_samples(channels: Samples, file_format: str | None) -> tuple[Mask, s
         mask = np.where(is_first == first_is_lesion, np.uint8(255), np.uint8(0))
         return mask, _looks_inverted(mask)
     unit = 257 if channels.dtype == np.uint16 and int(channels.max()) > 255 else 1  # samples per 8-bit level
-    difference = round(int((channels.max(axis=2).astype(np.int64) - channels.min(axis=2)).max()) / unit)
+    highest, unscaled = extremes(channels)
+    difference = round(unscaled / unit)
     if difference > MAX_CHANNEL_DIFFERENCE:
-        shades = shades_of_one_color(np.round(channels / unit), MAX_CHANNEL_DIFFERENCE, is_noisy=is_noisy)
+        levels = channels if unit == 1 else _rounded(channels, lambda part: part / unit, channels.shape)
+        shades = shades_of_one_color(levels, MAX_CHANNEL_DIFFERENCE, is_noisy=is_noisy)
         if shades is not None:
             gray, note = gray_of_samples(shades[:, :, None], file_format)
             return gray, note or "one color"
-    gray = np.round(channels.astype(np.float32).mean(axis=2) / unit).astype(np.uint8)
+    gray = _rounded(channels, lambda part: part.astype(np.float32).mean(axis=2) / unit, channels.shape[:2])
     middle = float(((gray >= BLACK_BELOW) & (gray < WHITE_FROM)).mean())
     areas = None
     is_dark = int(gray.max()) < BLACK_BELOW
     if difference <= MAX_CHANNEL_DIFFERENCE and not is_noisy and not (is_dark and file_format is None):
-        areas = check_is_no_label_map(channels.max(axis=2))
+        areas = check_is_no_label_map(highest)
     if middle > MAX_GRAY_FRACTION:
         raise MaskFileError(
             f"looks like a photograph: {len(np.unique(gray))} grey levels, {middle * 100:.0f} % of pixels "
@@ -319,8 +322,20 @@ def resize(gray: Mask, image_size: tuple[int, int]) -> Mask:
 
 
 def _equal(channels: Samples, color: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
-    equal: npt.NDArray[np.bool_] = (channels == color).all(axis=2)
+    equal: npt.NDArray[np.bool_] = channels[:, :, 0] == color[0]
+    for channel in range(1, len(color)):
+        equal &= channels[:, :, channel] == color[channel]
     return equal
+
+
+def _rounded(
+    channels: Samples, compute: Callable[[Samples], npt.NDArray[np.floating[Any]]], shape: tuple[int, ...]
+) -> npt.NDArray[np.uint8]:
+    """Compute levels from samples by parts, rounded."""
+    levels = np.empty(shape, np.uint8)
+    for rows in row_parts(channels):
+        levels[rows] = np.round(compute(channels[rows]))
+    return levels
 
 
 def _constant(like: npt.NDArray[np.bool_], value: int) -> Mask:

@@ -232,17 +232,27 @@ def check_other_shards(run: Run) -> None:
 
 
 def remove_previous_run(run: Run) -> None:
-    """Remove this run's log and the files it names. A whole run removes those of shards too."""
+    """Remove this run's log and the files it names. A whole run removes those of shards too.
+
+    Nothing is removed before all of it could be read.
+
+    Raises:
+        InputError: a log cannot be read.
+        OutputError: a file cannot be removed.
+    """
     is_whole = run.shard[1] == 1
-    logs = log_paths(run.out, None if is_whole else run.shard)
+    logs = [log for log in log_paths(run.out, None if is_whole else run.shard) if os.path.lexists(log)]
+    for log in logs:
+        if not log.is_symlink():  # it is none of ours, and only the link goes
+            deque(read_lines(log, Record), 0)
     for table in TABLES if logs and is_whole else ():  # they name what is removed
         atomic.remove_inside(run.out, table)
     for log in logs:
-        if log.is_file() and not log.is_symlink():
+        if not log.is_symlink():
             for record in read_lines(log, Record):
                 for output in record.outputs:
                     atomic.remove_inside(run.out, output)
-        atomic.remove_inside(run.out, log.name)
+        atomic.remove_inside(run.out, str(log.relative_to(run.out)))
 
 
 def check_sheet_name(path: Path) -> None:

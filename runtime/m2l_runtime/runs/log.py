@@ -19,6 +19,7 @@ from typing import IO, Annotated, Final
 import msgspec
 
 from m2l_runtime._utils.plain_file import open_plain
+from m2l_runtime._utils.reading import MAX_LINE_BYTES, decode_line, lines_of
 from m2l_runtime._utils.text import printable, stem, utf8
 from m2l_runtime.errors import InputError
 
@@ -119,13 +120,10 @@ def names_output(path: Path) -> bool:
     """
     try:
         with os.fdopen(open_plain(path), "rb") as file:
-            for line in file:
-                try:
-                    if msgspec.json.decode(line, type=Record).outputs:
-                        return True
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    if line.endswith(b"\n"):
-                        return True
+            for line in lines_of(file):
+                record = decode_line(line, Record)
+                if line.endswith(b"\n") if record is None else record.outputs:
+                    return True
     except OSError as error:
         raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
     return False
@@ -142,7 +140,7 @@ class LogIndex:
 
     def __init__(self, out: Path, names: Sequence[str]) -> None:
         self._names = names
-        self._odd = {utf8(name): place for place, name in enumerate(names) if not name.isascii()}
+        self._odd = {utf8(name): place for place, name in enumerate(names) if utf8(name) != name}
         self._files: list[IO[bytes]] = []
         self._offsets = array("q", [_NO_LINE]) * len(names)
         self._logs = array("i", [0]) * len(names)
@@ -161,12 +159,9 @@ class LogIndex:
             raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
         self._files.append(file)
         number, offset, expected = len(self._files) - 1, 0, 0
-        for line in file:
-            try:
-                record = msgspec.json.decode(line, type=Record)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                pass  # torn
-            else:
+        for line in lines_of(file):
+            record = decode_line(line, Record)
+            if record is not None:  # else it is torn
                 place = self.place(record.name, expected)
                 if place is not None:
                     self._offsets[place], self._logs[place] = offset, number
@@ -178,12 +173,14 @@ class LogIndex:
 
     def place(self, name: str, expected: int = 0) -> int | None:
         """Return the place of a name; None if it is no mask of now. Lines mostly come in order: try `expected`."""
-        names = self._names
-        if expected < len(names) and names[expected] == name:
-            return expected
         odd = self._odd.get(name)
         if odd is not None:
             return odd
+        if "\\" in name and utf8(name) != name:
+            return None  # the escape of a name that is not there
+        names = self._names
+        if expected < len(names) and names[expected] == name:
+            return expected
         place = bisect.bisect_left(names, stem(name), key=stem)
         while place < len(names) and stem(names[place]) == stem(name):
             if names[place] == name:
@@ -203,8 +200,11 @@ class LogIndex:
         with self._lock:
             file = self._files[self._logs[place]]
             file.seek(offset)
-            line = file.readline()
-        return msgspec.json.decode(line, type=Record)
+            line = file.readline(MAX_LINE_BYTES)
+        record = decode_line(line, Record)
+        if record is None:
+            raise InputError("a log was changed while it was read; run again")
+        return record
 
     def other_bundle(self, place: int, bundle_sha256: str) -> str | None:
         """Return the SHA-256 of the bundle that made the image of a mask, if it is not the one given."""

@@ -458,7 +458,7 @@ def test_evaluation__bad_input_at_the_command_line(
 ) -> None:
     (tmp_path / "text.pt").write_text("none")
     cases: list[tuple[tuple[object, ...], str]] = [
-        ((*arguments, "--segmenter", tmp_path / "text.pt"), "is no file of tensors"),
+        ((*arguments, "--segmenter", tmp_path / "text.pt"), "no file of tensors"),
         ((*arguments, "--segmenter", tmp_path / "missing.pt"), "does not exist"),
         ((*arguments, "--split", "test"), "has no split 'test'"),
         ((*arguments, "--out", tmp_path), "is a folder"),

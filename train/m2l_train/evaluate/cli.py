@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from m2l_runtime._utils.text import print_stderr
+from m2l_runtime._utils.text import ascii_json, print_stderr
 from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, expand_options, option_field
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _evaluate(run: Callable[[EvaluationOptions], Evaluation | None], flags: Eval
     if flags.out is not None:
         atomic.check_new_file(flags.out, overwrite=flags.overwrite)  # it may have appeared meanwhile
         atomic.write_file(flags.out, document)
-    typer.echo(document.decode().rstrip() if flags.json else describe_evaluation(evaluation))
+    typer.echo(ascii_json(document.decode().rstrip()) if flags.json else describe_evaluation(evaluation))
 
 
 def segmenter(

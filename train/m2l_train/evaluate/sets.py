@@ -22,7 +22,7 @@ from PIL import Image as PillowImage
 from m2l_runtime._utils.text import plural, printable, stem
 from m2l_runtime.conditioning.random import random_permutation
 from m2l_runtime.errors import InputError, PictureFileError
-from m2l_runtime.masks.image_file import FORMATS, decode, read_bytes
+from m2l_runtime.masks.image_file import decode, open_header, read_bytes
 from m2l_runtime.masks.mask_file import BLACK_BELOW, MAX_GRAY_FRACTION, WHITE_FROM
 from m2l_runtime.masks.mask_folder import find_masks
 from m2l_runtime.masks.samples import split_sample
@@ -113,9 +113,9 @@ def image_provenance(path: Path) -> ImageProvenance | None:
     if not path.is_file():  # a pipe would wait for somebody to write to it
         return None
     try:
-        with PillowImage.open(path, formats=FORMATS) as picture:
+        with open_header(path) as picture:
             return read_image_provenance(picture)
-    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
+    except Exception:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
         return None  # told when it is read
 
 
