@@ -22,7 +22,7 @@ from m2l_export.generator_state import GeneratorState, find_generator
 from m2l_runtime._utils.memory import is_out_of_memory
 from m2l_runtime._utils.placeholder import describe_placeholder
 from m2l_runtime._utils.reading import read_input, reader_errors, reason
-from m2l_runtime._utils.text import plural, printable
+from m2l_runtime._utils.text import command_word, plural, printable
 from m2l_runtime.bundle.schema import MANIFEST_NAME
 from m2l_runtime.errors import CheckpointError
 from m2l_runtime.literals import Norm, Upsample
@@ -93,7 +93,7 @@ def _describe_folder(folder: Path) -> str:
     if (folder / MANIFEST_NAME).is_file():
         return " that is a bundle already: m2l synth MASKS OUT --bundle runs it"
     if (folder / DATASET_FILE).is_file() or any((folder / name).is_dir() for name in (TRAIN, VAL, IMAGES)):
-        return f" of data: m2l train {printable(folder)} RUN trains on it, and RUN is what is exported"
+        return f" of data: m2l train {command_word(folder)} RUN trains on it, and RUN is what is exported"
     return ""
 
 

@@ -31,8 +31,10 @@ def _limit(monkeypatch: pytest.MonkeyPatch, function: str, root: Path, max_bytes
     original: Any = getattr(os, function)
 
     def limited(*arguments: Any, **options: Any) -> Any:
-        for path in arguments[:2]:
+        folders = (options.get("src_dir_fd", options.get("dir_fd")), options.get("dst_dir_fd", options.get("dir_fd")))
+        for path, folder in zip(arguments[:2], folders, strict=False):
             name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
+            name = name if folder is None or not name else os.path.join(os.readlink(f"/proc/self/fd/{folder}"), name)  # noqa: PTH118, PTH115
             is_long = any(len(os.fsencode(part)) > max_bytes for part in name.split("/"))
             if is_long and name.startswith(f"{root}/"):
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)

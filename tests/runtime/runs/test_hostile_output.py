@@ -108,7 +108,7 @@ def test_synthesize_folder__a_log_that_is_a_link_is_not_followed(
 ) -> None:
     out, victim = tmp_path / "out", tmp_path / "victim.jsonl"
     synthesize_folder(masks, out, fake, shard=shard)
-    (log,) = out.glob("m2l-log*")
+    (log,) = (out / ".m2l").glob("m2l-log*")
     victim.write_bytes(log.read_bytes() + b"a line without an end")
     before = victim.read_bytes()
     log.unlink()
@@ -128,9 +128,9 @@ def test_synthesize_folder__a_log_with_another_name_is_copied_before_it_is_writt
     """As a snapshot made by `cp -al` has it."""
     out, snapshot = tmp_path / "out", tmp_path / "snapshot.jsonl"
     synthesize_folder(masks, out, fake)
-    os.link(out / "m2l-log.jsonl", snapshot)
+    os.link(out / ".m2l" / "m2l-log.jsonl", snapshot)
     before = snapshot.read_bytes()
     (out / "sub" / "m03.png").unlink()
     assert synthesize_folder(masks, out, fake, resume=True).image_count == 1
     assert snapshot.read_bytes() == before
-    assert len((out / "m2l-log.jsonl").read_bytes()) > len(before)
+    assert len((out / ".m2l" / "m2l-log.jsonl").read_bytes()) > len(before)
