@@ -12,10 +12,10 @@ import io
 import os
 import pickletools
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,16 +30,18 @@ from m2l_runtime.types import KNOWN_NAMES, list_names
 from m2l_train.data.data_folder import DATASET_FILE, IMAGES, TRAIN, VAL
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec, infer_modulated_spec, is_modulated
 from m2l_train.models.networks import MIN_DEPTH, UnetGenerator, UnetSpec
+from m2l_train.models.resnet import ResnetGenerator, infer_resnet_spec, is_resnet
 
-Generator: TypeAlias = UnetGenerator | ModulatedGenerator
+Generator: TypeAlias = UnetGenerator | ModulatedGenerator | ResnetGenerator
 """A network that can be shipped."""
 
 EXPECTED: Final = (
-    "expected the generator of pix2pix with --netG unet_128 or unet_256, or m2l's modulated generator, as in "
-    "latest_net_G.pth"
+    "expected the generator of pix2pix with --netG unet_128, unet_256, resnet_6blocks or resnet_9blocks, or m2l's "
+    "modulated generator, as in latest_net_G.pth"
 )
 MAX_BYTES: Final = 1 << 32
 
+_Network = TypeVar("_Network", bound=torch.nn.Module)
 _STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -206,25 +208,68 @@ def to_network(state: Mapping[str, Tensor]) -> Generator:
     """
     if is_modulated(state):
         return _to_modulated(state)
+    if is_resnet(state):
+        return _to_resnet(state)
     spec = infer_spec(state)
-    if spec.norm != "batch":  # old InstanceNorms saved statistics they never used
-        state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in _STATISTICS}
+    network = _build(lambda: UnetGenerator(spec), "a U-Net generator")
+    _fill(network, state, spec.norm, f"a U-Net generator with {spec.levels} levels and ngf {spec.ngf}")
+    if spec.appearance_rows and not (state["appearance.std"] > 0).all():
+        raise CheckpointError("has numbers in appearance.std that are not above 0, and appearances are divided by them")
+    return network.float().eval()
+
+
+def _to_resnet(state: Mapping[str, Tensor]) -> ResnetGenerator:
+    """Build the ResNet generator of a state_dict.
+
+    Raises:
+        CheckpointError: see `to_network`.
+    """
     try:
-        with torch.device("meta"):  # shapes alone: a file that only claims to be huge must not make us allocate
-            network = UnetGenerator(spec)
-    except RuntimeError as error:  # of sizes that are too large to multiply
-        raise CheckpointError(f"is like a U-Net generator, but is none ({printable(str(error))}); {EXPECTED}") from None
+        spec = infer_resnet_spec(state, _infer_norm(state, "model.1.bias"))
+    except KeyError as error:
+        raise CheckpointError(
+            f"is like a ResNet generator, but lacks {error.args[0]}, which that of the original has, with two layers "
+            f"that halve the side and two transposed convolutions that double it; {EXPECTED}"
+        ) from None
+    except IndexError:
+        raise CheckpointError(
+            f"is like a ResNet generator, but has single numbers in place of weights; {EXPECTED}"
+        ) from None
+    _require_channels("a ResNet generator", spec.input_nc, spec.output_nc)
+    network = _build(lambda: ResnetGenerator(spec), "a ResNet generator")
+    _fill(network, state, spec.norm, f"a ResNet generator of {plural(spec.blocks, 'block')} and ngf {spec.ngf}")
+    return network.float().eval()
+
+
+def _build(make: Callable[[], _Network], kind: str) -> _Network:
+    """Make a network of shapes alone: a file that only claims to be huge must not make us allocate.
+
+    Raises:
+        CheckpointError: its sizes are too large to multiply.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except RuntimeError as error:
+        raise CheckpointError(f"is like {kind}, but is none ({printable(str(error))}); {EXPECTED}") from None
+
+
+def _fill(network: torch.nn.Module, state: Mapping[str, Tensor], norm: Norm, kind: str) -> None:
+    """Give a network of shapes the weights of a state_dict.
+
+    Raises:
+        CheckpointError: the keys are others, or a tensor does not fit.
+    """
+    if norm != "batch":  # old InstanceNorms saved statistics they never used
+        state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in _STATISTICS}
     expected = network.state_dict()
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     optional = [key for key in missing if key.endswith("num_batches_tracked")]  # absent before PyTorch 0.4.1
     missing = [key for key in missing if key not in optional]
-    _require_same_keys(missing, extra, f"a U-Net generator with {spec.levels} levels and ngf {spec.ngf}")
+    _require_same_keys(missing, extra, kind)
     for key, value in state.items():
         _check_tensor(key, value, expected[key])
-    if spec.appearance_rows and not (state["appearance.std"] > 0).all():
-        raise CheckpointError("has numbers in appearance.std that are not above 0, and appearances are divided by them")
     network.load_state_dict({key: torch.tensor(0) for key in optional} | _copied(state, expected), assign=True)
-    return network.float().eval()
 
 
 def _to_modulated(state: Mapping[str, Tensor]) -> ModulatedGenerator:
@@ -338,34 +383,40 @@ def infer_spec(state: Mapping[str, Tensor]) -> UnetSpec:
         ngf=first.shape[0],
         input_nc=first.shape[1],
         output_nc=last.shape[0 if upsample == "resize" else 1],
-        norm=_infer_norm(state),
+        norm=_infer_norm(state, "model.model.0.bias"),
         upsample=upsample,
         appearance_rows=table.shape[0] if table is not None and table.ndim == 2 else 0,
     )
-    for what, count in (("input", spec.input_nc), ("output", spec.output_nc)):
-        if count not in (1, 3):
-            raise CheckpointError(
-                f"holds a U-Net generator with {count} {what} channels; expected 1 or 3 "
-                "(a mask goes in as equal channels, a grey or RGB image comes out)"
-            )
+    _require_channels("a U-Net generator", spec.input_nc, spec.output_nc)
     return spec
 
 
-def _infer_norm(state: Mapping[str, Tensor]) -> Norm:
+def _require_channels(kind: str, input_nc: int, output_nc: int) -> None:
+    """Check that a mask can go in and an image come out.
+
+    Raises:
+        CheckpointError: there are other numbers of channels.
+    """
+    for what, count in (("input", input_nc), ("output", output_nc)):
+        if count not in (1, 3):
+            raise CheckpointError(
+                f"holds {kind} with {count} {what} channels; expected 1 or 3 "
+                "(a mask goes in as equal channels, a grey or RGB image comes out)"
+            )
+
+
+def _infer_norm(state: Mapping[str, Tensor], first_bias: str) -> Norm:
     """Infer the norm: a batch norm has a weight beside its statistics; an instance norm has a bias before it."""
     norms = {key.rpartition(".")[0] for key in state if key.endswith(".running_mean")}
     if any(f"{norm}.weight" in state for norm in norms):
         return "batch"
-    return "instance" if "model.model.0.bias" in state else "none"
+    return "instance" if first_bias in state else "none"
 
 
 def _describe_unknown_checkpoint(state: Mapping[str, Tensor]) -> str:
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     four = {key: shape for key, shape in shapes.items() if len(shape) == 4}
     channels = next((shape[1] for shape in four.values()), 0)
-    if any("conv_block" in key for key in shapes):
-        blocks = len({key.split(".conv_block")[0] for key in shapes if ".conv_block" in key})
-        return f"a ResNet generator ({plural(blocks, 'block')}, as --netG resnet_{blocks}blocks)"
     if "model.0.weight" in four and four and list(four.values())[-1][0] == 1:
         return f"a PatchGAN discriminator ({channels} input channels, as latest_net_D.pth)"
     if "net.0.weight" in four:
@@ -373,4 +424,4 @@ def _describe_unknown_checkpoint(state: Mapping[str, Tensor]) -> str:
     if "model.model.0.weight" in four:
         return f"a network like a U-Net generator but with fewer than {MIN_DEPTH} levels"
     some = printable(", ".join(list(shapes)[:3]))
-    return f"a state_dict of {plural(len(shapes), 'tensor')} that is no U-Net generator ({some}, ...)"
+    return f"a state_dict of {plural(len(shapes), 'tensor')} that is no generator ({some}, ...)"

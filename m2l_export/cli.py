@@ -352,3 +352,9 @@ def _batch_sizes(text: str) -> tuple[int, int, int]:
         )
     smallest, likely, largest = map(int, words)
     return smallest, likely, largest
+
+
+if __name__ == "__main__":
+    from m2l_runtime.cli.main import main
+
+    main()

@@ -11,7 +11,14 @@ from typing import Final
 import msgspec
 
 from m2l_export.checkpoint import Checkpoint, Generator, load_checkpoint
-from m2l_export.graph.deploy import STORED_FORMS, Deployed, deploy, require_dropout, require_modulated_options
+from m2l_export.graph.deploy import (
+    STORED_FORMS,
+    Deployed,
+    deploy,
+    dropout_byte_count,
+    require_dropout,
+    require_modulated_options,
+)
 from m2l_export.graph.fp16_weights import store_weights_as_fp16
 from m2l_export.graph.onnx_writer import BATCH, IMAGE, OPSET, input_specs, to_onnx
 from m2l_export.manifest import (
@@ -67,6 +74,7 @@ from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.types import NAMES, Images, list_names
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec
 from m2l_train.models.networks import UnetSpec
+from m2l_train.models.resnet import MIN_SIDE, ResnetSpec
 
 MAX_SIDE: Final = 4096
 
@@ -75,8 +83,8 @@ MAX_CONTRAST: Final = 100.0
 FEW_STEPS: Final = 1000
 """Steps of training below which a bundle says that its network has hardly been trained. The paper's has 400,000."""
 
-MODULATED_SIDE: Final = 256
-"""Side of masks and images of a modulated generator where nothing else is said: its layers do not tell."""
+DEFAULT_SIDE: Final = 256
+"""Side of masks and images of a modulated or a ResNet generator where nothing is said: their layers do not tell."""
 
 OnStep = Callable[[str], None]
 OnProgress = Callable[[str, int, int], bool]
@@ -174,7 +182,7 @@ def export_checkpoint(
         golden=validated.golden,
         network=describe_network(loaded.checkpoint, graph.deployed, graph.source),
         provenance=describe_provenance(loaded.checkpoint, loaded.run),
-        warnings=_warnings(task.options, loaded, validated, variants),
+        warnings=_warnings(task.options, loaded, data, validated, variants),
         table=data.table,
         names=loaded.network.spec.names,
         sensitivities={one.model.engines[0]: one.sensitivity for one in variants if one.sensitivity is not None},
@@ -280,16 +288,22 @@ def load(task: Task, path: str | os.PathLike[str]) -> LoadedNetwork:
             require_modulated_options(options.norm_statistics, options.upsampling, options.stochastic)
         elif options.stochastic:
             require_dropout(checkpoint.network)
+            dropout_byte_count(checkpoint.network.spec, size)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     task.on_step(f"found {_describe(spec)}; masks and images of {size[1]}x{size[0]}")
     return LoadedNetwork(name, checkpoint, run, size)
 
 
-def _describe(spec: UnetSpec | ModulatedSpec) -> str:
+def _describe(spec: UnetSpec | ModulatedSpec | ResnetSpec) -> str:
     if isinstance(spec, ModulatedSpec):
         widths = ", ".join(map(str, spec.decoder))
         return f"a modulated generator: {spec.levels} levels, {widths} channels, {spec.numbers} numbers an appearance"
+    if isinstance(spec, ResnetSpec):
+        return (
+            f"a ResNet generator: {plural(spec.blocks, 'block')}, ngf {spec.ngf}, {spec.input_nc} to {spec.output_nc} "
+            f"channels, norm {spec.norm}"
+        )
     return (
         f"a U-Net generator: {spec.levels} levels, ngf {spec.ngf}, {spec.input_nc} to {spec.output_nc} channels, norm "
         f"{spec.norm}"
@@ -311,6 +325,8 @@ class ExportInputs:
     """Inputs of the golden images, which the bundle keeps."""
     calibration: Calibration | None
     """None where no precision asked for needs it."""
+    warning: str | None = None
+    """What cannot be validated."""
 
     @property
     def count(self) -> int:
@@ -326,6 +342,8 @@ def collect_inputs(task: Task, targets: Targets, loaded: LoadedNetwork) -> Expor
     """
     options = task.options
     masks = gate.gate_masks(loaded.image_size, options.masks)
+    is_uniform_defined = gate.defines_uniform(loaded.network, loaded.image_size, options.norm_statistics)
+    masks = masks if is_uniform_defined else gate.interrupt_uniform(masks)
     specs = input_specs(loaded.network.spec, loaded.image_size, options.stochastic)
     table = _appearances(loaded.network, options.min_contrast, loaded.name)
     inputs = gate.gate_inputs(masks, specs, table)
@@ -335,8 +353,9 @@ def collect_inputs(task: Task, targets: Targets, loaded: LoadedNetwork) -> Expor
     if targets.engines.keys() - {"fp16"}:
         task.on_step("reading the masks to calibrate on")
         masks_to_read = DEFAULT_CALIBRATION if options.calibrate is None else os.fspath(options.calibrate)
-        calibration = read_calibration(masks_to_read, specs, table, golden)
-    return ExportInputs(specs, table, inputs, len(masks), golden, calibration)
+        calibration = read_calibration(masks_to_read, specs, table, golden, is_uniform_defined)
+    warning = None if is_uniform_defined else gate.UNDEFINED_UNIFORM
+    return ExportInputs(specs, table, inputs, len(masks), golden, calibration, warning)
 
 
 @dataclass(frozen=True)
@@ -559,14 +578,17 @@ def _check_bundle_path(path: Path, overwrite: bool) -> None:
     atomic.check_new_folder(path)
 
 
-def _image_size(spec: UnetSpec | ModulatedSpec, image_size: int | None, checkpoint: str) -> tuple[int, int]:
+def _image_size(
+    spec: UnetSpec | ModulatedSpec | ResnetSpec, image_size: int | None, checkpoint: str
+) -> tuple[int, int]:
     step = 1 << spec.levels
     if image_size is None:
-        side = max(MODULATED_SIDE, step) if isinstance(spec, ModulatedSpec) else step
+        side = step if isinstance(spec, UnetSpec) else max(DEFAULT_SIDE, step)
         return side, side
-    if image_size % step or not step <= image_size <= MAX_SIDE:
+    smallest = max(MIN_SIDE, step) if isinstance(spec, ResnetSpec) else step
+    if image_size % step or not smallest <= image_size <= MAX_SIDE:
         raise CheckpointError(
-            f"{checkpoint}: a network of {spec.levels} levels works on multiples of {step} pixels up to "
+            f"{checkpoint}: a network of {spec.levels} levels works on multiples of {step} pixels from {smallest} to "
             f"{MAX_SIDE}, got --image-size {image_size}"
         )
     return image_size, image_size
@@ -592,7 +614,11 @@ def _few_steps(loaded: LoadedNetwork) -> str | None:
 
 
 def _warnings(
-    options: ExportOptions, loaded: LoadedNetwork, validated: ValidatedGraph, variants: Sequence[ModelVariant]
+    options: ExportOptions,
+    loaded: LoadedNetwork,
+    data: ExportInputs,
+    validated: ValidatedGraph,
+    variants: Sequence[ModelVariant],
 ) -> tuple[str, ...]:
     parity, known_miss = validated.base.parity, None
     if parity.max_level_difference > ACCEPTED_LEVELS[options.weights]:
@@ -600,10 +626,6 @@ def _warnings(
             f"validation was told to accept differences of up to {parity.accepted_max_level_difference} levels and "
             f"found {parity.max_level_difference}"
         )
-    warnings = (
-        _few_steps(loaded),
-        gate.mask_blindness(validated.reference),
-        known_miss,
-        *(variant.warning for variant in variants),
-    )
+    found = (_few_steps(loaded), data.warning, gate.mask_blindness(validated.reference), known_miss)
+    warnings = (*found, *(variant.warning for variant in variants))
     return tuple(warning for warning in warnings if warning is not None)

@@ -17,6 +17,7 @@ from m2l_runtime.errors import CheckpointError
 from m2l_train.config import TrainConfig
 from m2l_train.models.modulated import ModulatedSpec
 from m2l_train.models.networks import UnetSpec
+from m2l_train.models.resnet import ResnetSpec
 from m2l_train.training.run_folder import GENERATOR, METRICS, RunFolder
 
 _OF_A_RUN: Final = re.compile(r"(latest|[0-9]+)_net_G\.pth")
@@ -32,7 +33,7 @@ class RunProvenance:
     is_named_by_run: bool = False
     """Whether the folder of the run was given rather than the file."""
 
-    def for_network(self, spec: UnetSpec | ModulatedSpec) -> RunProvenance:
+    def for_network(self, spec: UnetSpec | ModulatedSpec | ResnetSpec) -> RunProvenance:
         """Check the run against the network in the file. A file of another network is not of the run around it.
 
         Raises:
@@ -41,15 +42,13 @@ class RunProvenance:
         config = self.config
         if config is None:
             return self
-        wanted = (config.levels, config.ngf, config.norm, config.upsample, config.appearance)
-        terms = f"levels, ngf, norm, upsampling and appearance {wanted}"
-        if isinstance(spec, ModulatedSpec):
-            holds, says = "a modulated generator", f"a U-Net generator of {terms}"
-        else:
-            actual = (spec.levels, spec.ngf, spec.norm, spec.upsample, bool(spec.appearance_rows))
-            if actual == wanted:
-                return self
-            holds, says = f"a generator of levels, ngf, norm, upsampling and appearance {actual}", f"{wanted}"
+        wanted = _of_config(config)
+        holds = _of_network(spec)
+        if holds == wanted:
+            return self
+        says = wanted
+        if holds.partition(" of ")[0] == wanted.partition(" of ")[0]:  # of a kind: their numbers tell them apart
+            says = wanted[wanted.index("(") :]
         if not self.is_named_by_run:
             return RunProvenance(self.file)
         raise CheckpointError(
@@ -77,6 +76,26 @@ class RunProvenance:
             device=None if progress is None else progress.device,
             versions={} if progress is None else progress.versions,
         )
+
+
+def _of_config(config: TrainConfig) -> str:
+    """Describe the generator that a run trains."""
+    if config.blocks:
+        return _RESNET.format((config.blocks, config.ngf, config.norm, config.dropout))
+    return _UNET.format((config.levels, config.ngf, config.norm, config.upsample, config.appearance))
+
+
+def _of_network(spec: UnetSpec | ModulatedSpec | ResnetSpec) -> str:
+    """Describe a generator in the same words."""
+    if isinstance(spec, ModulatedSpec):
+        return "a modulated generator"
+    if isinstance(spec, ResnetSpec):
+        return _RESNET.format((spec.blocks, spec.ngf, spec.norm, spec.dropout))
+    return _UNET.format((spec.levels, spec.ngf, spec.norm, spec.upsample, bool(spec.appearance_rows)))
+
+
+_UNET: Final = "a U-Net generator of levels, ngf, norm, upsampling and appearance {}"
+_RESNET: Final = "a ResNet generator of blocks, ngf, norm and dropout {}"
 
 
 def find_run_provenance(path: Path) -> RunProvenance:

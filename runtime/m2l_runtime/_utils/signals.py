@@ -9,7 +9,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
+
+_POLL_S: Final = 0.1
+_AGAIN_S: Final = 1.0
 
 
 class StopSignals:
@@ -51,6 +54,46 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+class WorkInterrupted(BaseException):
+    """Signal that work within :func:`interrupted_when` was ended; not an Exception, which libraries would wrap."""
+
+
+@contextlib.contextmanager
+def interrupted_when(is_over: Callable[[], bool]) -> Iterator[None]:
+    """Raise WorkInterrupted within the block once `is_over`, which another thread asks ten times a second.
+
+    For work that cannot ask by itself. Where signals are not handled (off the main thread, on Windows) the block runs
+    to its end.
+
+    Raises:
+        WorkInterrupted: it is over; raised again and again until the block has ended, as libraries may drop it.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_kill"):
+        yield
+        return
+    main, has_ended = threading.main_thread().ident or 0, threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not has_ended.is_set():
+            raise WorkInterrupted
+
+    def watch() -> None:
+        while not has_ended.wait(_POLL_S):
+            if is_over():
+                signal.pthread_kill(main, signal.SIGALRM)
+                has_ended.wait(_AGAIN_S)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    watcher = threading.Thread(target=watch, name="m2l-watcher", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
+        watcher.join()
+        signal.signal(signal.SIGALRM, before)
 
 
 def raise_interrupt(error: BaseException) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 
@@ -23,6 +24,28 @@ def printable(name: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(name)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def command_word(name: str | os.PathLike[str]) -> str:
+    r"""Write a file name as a word of a command that can be pasted into a shell (sh; bash where it has odd characters).
+
+    >>> command_word("runs/a"), command_word("my runs/it's"), command_word("-rf"), command_word("a\x1b[31m")
+    ('runs/a', '\'my runs/it\'"\'"\'s\'', './-rf', "$'a\\x1b[31m'")
+    """
+    text = os.fspath(name)
+    text = f"./{text}" if text.startswith("-") else text
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(_bash_character(c) for c in text) + "'"
+
+
+def _bash_character(character: str) -> str:
+    """Write a character as it stands within $'...' of bash, zsh and ksh."""
+    if character in "\\'":
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
 def utf8(name: str) -> str:

@@ -162,6 +162,8 @@ def _session_options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
+    # No folder to read weights from: without it, that is the current one. A bundle's models have none outside.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     if lacks_int8_products():
         # Sums of int8 products saturate by default there: images were 5 dB farther off. Elsewhere it halves the speed.
         options.add_session_config_entry("session.x64quantprecision", "1")

@@ -198,6 +198,7 @@ def _compile(
     if cache_dir is None:
         return CORE.compile_model(_read(source, batch_size), "CPU", config)
     cache = CompiledCache(cache_dir)
+    notes += cache.notes
     made_of = {
         "model": source.sha256 or hashlib.sha256(source.content).hexdigest(),
         "engine": openvino.__version__,

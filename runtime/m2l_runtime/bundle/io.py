@@ -297,9 +297,8 @@ def write_bundle(
     with atomic.staged_folder(target, may_replace=require_bundle if overwrite else None) as staging:
         for name, content in contents.items():
             check_path(name, MANIFEST_NAME)
-            (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            (staging / name).write_bytes(content)
-        (staging / MANIFEST_NAME).write_bytes(text)
+            atomic.create_file(staging / name, content)
+        atomic.create_file(staging / MANIFEST_NAME, text)
         open_bundle(staging).check()
     return open_bundle(target)
 

@@ -65,7 +65,7 @@ def lowest_schema_version(manifest: Manifest) -> int:
     """Return the lowest schema version whose readers know all that a manifest says.
 
     Version 1 has the roles mask, appearance and dropout_bits, and appearances of the twelve numbers
-    :data:`m2l_runtime.types.NAMES`. Whatever else there is takes version 2.
+    :data:`m2l_runtime.types.NAMES`, of a U-Net or a modulated generator. Whatever else there is takes version 2.
 
     Example:
         >>> from m2l_runtime import Synthesizer
@@ -74,7 +74,8 @@ def lowest_schema_version(manifest: Manifest) -> int:
     """
     has_new_role = any(spec.role not in _ROLES_OF_VERSION_1 for spec in manifest.inputs)
     has_new_names = manifest.appearance is not None and manifest.appearance.names != NAMES
-    return 2 if has_new_role or has_new_names else 1
+    is_new_network = manifest.network.architecture == "resnet"
+    return 2 if has_new_role or has_new_names or is_new_network else 1
 
 
 _ROLES_OF_VERSION_1: Final = ("mask", "appearance", "dropout_bits")
@@ -167,8 +168,8 @@ def _check_schema_version(manifest: Manifest, where: str) -> None:
     needed = lowest_schema_version(manifest)
     if manifest.schema_version < needed:
         raise BundleDamaged(
-            f"{where} says schema version {manifest.schema_version}, and has inputs or numbers of version {needed}; "
-            "export the bundle again"
+            f"{where} says schema version {manifest.schema_version}, and has inputs, numbers or a network of version "
+            f"{needed}; export the bundle again"
         )
 
 

@@ -112,3 +112,9 @@ def doctor(json: Json = False) -> None:
         typer.echo("\n" + describe_engines(reports))
     if not any(report.loads and not report.is_fake for report in reports):
         raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    from m2l_runtime.cli.main import main
+
+    main()

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
+from m2l_runtime._utils.temporary import ADVICE, is_no_temporary_folder
 from m2l_runtime._utils.text import print_stderr, printable
 from m2l_runtime._version import __version__
 from m2l_runtime.cli._options import say_types_in_words
@@ -96,6 +97,8 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if is_no_temporary_folder(error):
+            _fail(f"error: {ADVICE}")
         if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_ERRORS:
             _fail(f"error: cannot write to standard output: {error.strerror}")
         if isinstance(error, OSError) and isinstance(error.filename, str):
@@ -123,3 +126,7 @@ def _fail(message: str, status: int = 1) -> None:
     text = "\n".join(printable(line) for line in message.split("\n"))
     print_stderr(f"m2l: {text}")
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -395,3 +395,9 @@ def _report_skipped(messages: tuple[str, ...] | list[str]) -> None:
             reporter.note(f"passed over {message}")
     print_stderr(f"passed over {plural(len(messages), 'mask')}, named above")
     raise typer.Exit(SOME_MASKS_BAD)
+
+
+if __name__ == "__main__":
+    from m2l_runtime.cli.main import main
+
+    main()

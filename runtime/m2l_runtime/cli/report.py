@@ -26,6 +26,11 @@ def _describe_network(network: Network) -> str:
     parameters = plural(network.parameter_count, "parameter")
     if network.architecture == "modulated":
         return f"modulated, {network.levels} levels, {network.ngf} channels at half the side, {parameters}"
+    if network.architecture == "resnet":
+        return (
+            f"resnet, {plural(network.blocks, 'block')}, ngf {network.ngf}, norm {network.norm} (statistics: "
+            f"{network.norm_statistics}), {parameters}"
+        )
     return (
         f"{network.architecture}, {network.levels} levels, ngf {network.ngf}, norm {network.norm} "
         f"(statistics: {network.norm_statistics}), {parameters}"

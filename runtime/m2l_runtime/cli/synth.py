@@ -346,3 +346,9 @@ def _shard(text: str) -> tuple[int, int]:
     if not (is_plain and 1 <= int(number) <= int(count)):
         raise typer.BadParameter(f"--shard is I/N with I from 1 to N, got {text[:40]!r}")
     return int(number), int(count)
+
+
+if __name__ == "__main__":
+    from m2l_runtime.cli.main import main
+
+    main()

@@ -78,8 +78,9 @@ def is_file_name(out: Path, masks: MaskSet, options: OutputOptions) -> bool:
     """Tell whether `out` is meant as the name of the one image.
 
     Raises:
-        OutputError: it is a file's name where a folder is needed, or of another format.
+        OutputError: it is a file's name where a folder is needed, or of another format, or the disk takes no such name.
     """
+    atomic.check_name(out)
     named = format_of_suffix(out.suffix)
     if named is None and out.suffix.lower() in _OTHER_ENDINGS and masks.is_single_file and not out.is_dir():
         *endings, last = (FORMATS[name].suffixes[0] for name in IMAGE_FORMATS)
@@ -237,12 +238,11 @@ def remove_previous_run(run: Run) -> None:
     for table in TABLES if logs and is_whole else ():  # they name what is removed
         atomic.remove_inside(run.out, table)
     for log in logs:
-        if log.is_file():
+        if log.is_file() and not log.is_symlink():
             for record in read_lines(log, Record):
                 for output in record.outputs:
                     atomic.remove_inside(run.out, output)
-        with atomic.output_errors(log):
-            log.unlink(missing_ok=True)
+        atomic.remove_inside(run.out, log.relative_to(run.out).as_posix())
 
 
 def check_sheet_name(path: Path) -> None:
@@ -250,10 +250,11 @@ def check_sheet_name(path: Path) -> None:
 
     Raises:
         ArgumentError: its name ends otherwise.
-        OutputError: it is a folder's.
+        OutputError: it is a folder's, or the disk takes no such name.
     """
     if path.suffix.lower() != ".png":
         raise ArgumentError(f"the contact sheet is a PNG; {printable(path)} should end in .png")
+    atomic.check_name(path)
     if path.is_dir():
         raise OutputError(f"{printable(path)} is a folder; expected a file name for the contact sheet")
 
@@ -265,6 +266,7 @@ def check_single_file(run: Run, target: Path, overwrite: bool) -> Path | None:
         OutputError: the image or the sheet would overwrite what is there, or each other.
     """
     source = (run.masks.base or Path()) / run.masks.names[0]
+    atomic.check_name(target)
     if os.path.lexists(target):
         if target.resolve() == source.resolve():
             raise OutputError(f"{printable(target)} is the mask itself; choose another output")

@@ -9,6 +9,7 @@ lines for one name the later one counts. A last line that was cut off is dropped
 from __future__ import annotations
 
 import bisect
+import os
 import threading
 from array import array
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import IO, Annotated, Final
 
 import msgspec
 
+from m2l_runtime._utils.plain_file import open_plain
 from m2l_runtime._utils.text import printable, stem, utf8
 from m2l_runtime.errors import InputError
 
@@ -116,7 +118,7 @@ def names_output(path: Path) -> bool:
         InputError: the log cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_plain(path), "rb") as file:
             for line in file:
                 try:
                     if msgspec.json.decode(line, type=Record).outputs:
@@ -153,10 +155,8 @@ class LogIndex:
             self._read(path)
 
     def _read(self, path: Path) -> None:
-        if not path.is_file():
-            raise InputError(f"{printable(path)} is not a plain file; move it away")
         try:
-            file = path.open("rb")
+            file = os.fdopen(open_plain(path), "rb")
         except OSError as error:
             raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
         self._files.append(file)

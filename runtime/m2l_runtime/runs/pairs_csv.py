@@ -12,17 +12,18 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from filelock import FileLock
-
 from m2l_runtime._utils import atomic
-from m2l_runtime._utils.text import stem, utf8
+from m2l_runtime._utils.file_lock import LockBusyError, hold
+from m2l_runtime._utils.text import printable, stem, utf8
 from m2l_runtime.conditioning.conditions import item_seed
+from m2l_runtime.errors import OutputError
 from m2l_runtime.masks.samples import source_mask
 from m2l_runtime.output.writers.base import Writer
 from m2l_runtime.runs.checks import METADATA, PAIRS, Run
 from m2l_runtime.runs.log import LogIndex
 
 _LOCK: Final = ".m2l-pairs-lock"
+_PATIENCE_S: Final = 600.0
 _BUFFER_CHARACTERS: Final = 1 << 16
 
 Cells = Sequence[str | int]
@@ -38,15 +39,25 @@ def write_pairs(run: Run, writer: Writer, tag: str) -> None:
     Raises:
         OutputError: one cannot be written.
     """
-    with atomic.output_errors(run.out / PAIRS), FileLock(run.out / _LOCK):
-        index = LogIndex(run.out, run.masks.names)
-        try:
-            rows = _rows(run, writer, index)
-            _write_table(run, PAIRS, tag, itertools.chain([("image", "mask", "source", "seed", "mask_seed")], rows))
-            files = (row[:3] for row in _rows(run, writer, index))
-            _write_table(run, METADATA, tag, itertools.chain([("file_name", "mask_file_name", "source")], files))
-        finally:
-            index.close()
+    try:
+        with atomic.output_errors(run.out / PAIRS), hold(run.out / _LOCK, timeout_s=_PATIENCE_S):
+            _write(run, writer, tag)
+    except LockBusyError as busy:
+        raise OutputError(
+            f"another m2l run has been writing {printable(run.out / PAIRS)} for {_PATIENCE_S:.0f} s; --resume writes "
+            f"it anew{busy.advice}"
+        ) from None
+
+
+def _write(run: Run, writer: Writer, tag: str) -> None:
+    index = LogIndex(run.out, run.masks.names)
+    try:
+        rows = _rows(run, writer, index)
+        _write_table(run, PAIRS, tag, itertools.chain([("image", "mask", "source", "seed", "mask_seed")], rows))
+        files = (row[:3] for row in _rows(run, writer, index))
+        _write_table(run, METADATA, tag, itertools.chain([("file_name", "mask_file_name", "source")], files))
+    finally:
+        index.close()
 
 
 def _rows(run: Run, writer: Writer, index: LogIndex) -> Iterator[Cells]:

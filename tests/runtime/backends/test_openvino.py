@@ -21,6 +21,7 @@ from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime._utils import atomic, cpu
 from m2l_runtime._utils.cpu import instructions, usable_cpus
 from m2l_runtime.backends.base import BackendOptions, ModelSource
+from m2l_runtime.backends.compiled_cache import CompiledCache
 from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, OutputError
 
@@ -29,6 +30,12 @@ openvino = pytest.importorskip("openvino")
 from m2l_runtime.backends import openvino as backend  # noqa: E402
 
 HAS_BF16 = "BF16" in backend.CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the key of the cache out of the real home."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture
@@ -388,15 +395,24 @@ def test_openvino__a_compiled_model_is_kept_and_gives_the_same_bytes(
     )
     np.testing.assert_array_equal(images(), expected)
     again = kept.read_bytes()
-    assert hashlib.sha256(again[32:]).digest() == again[:32]
+    assert hashlib.sha256(again[64:]).digest() == again[32:64]
 
 
-def test_openvino__a_compiled_model_that_is_not_taken_is_compiled_again(bundle: Path, tmp_path: Path) -> None:
+def test_openvino__a_compiled_model_that_is_not_taken_is_compiled_again(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Synthesizer.open(bundle, backend="openvino", cache_dir=tmp_path / "cache") as synth:
         expected = synth(masks())
     (kept,) = (tmp_path / "cache").iterdir()
     good = kept.read_bytes()
-    kept.write_bytes(hashlib.sha256(b"of another version").digest() + b"of another version")
+    with monkeypatch.context() as patch:  # whatever it is kept under, it comes back as this
+        patch.setattr(CompiledCache, "_path", lambda *_: kept)
+        seal = CompiledCache._seal
+        patch.setattr(CompiledCache, "_seal", lambda cache, _, *of: seal(cache, {}, *of))
+        CompiledCache(tmp_path / "cache").write({}, b"of another version")
+        assert CompiledCache(tmp_path / "cache").read({}, bytearray), "it is sealed"
+        with Synthesizer.open(bundle, backend="openvino", cache_dir=tmp_path / "cache") as synth:
+            np.testing.assert_array_equal(synth(masks()), expected)
     with Synthesizer.open(bundle, backend="openvino", cache_dir=tmp_path / "cache") as synth:
         np.testing.assert_array_equal(synth(masks()), expected)
     assert abs(kept.stat().st_size - len(good)) < 10_000

@@ -14,10 +14,11 @@ import msgspec
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.plain_file import read_plain
 from m2l_runtime._utils.text import printable, utf8
 from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_runtime.masks.mask_folder import describe_passed_over
-from m2l_runtime.runs.jsonl import LineWriter, read_lines
+from m2l_runtime.runs.jsonl import LineWriter, open_log, read_lines
 from m2l_runtime.runs.lock import locked
 from m2l_train.data.data_folder import DATASET_FILE
 from m2l_train.data.pairing import Pairing, PairPattern, find_pairs
@@ -48,6 +49,7 @@ def prepare(
     overwrite: bool = False,
     on_start: Callable[[int], None] = lambda _: None,
     on_pair: Callable[[str | None], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> PrepareReport:
     """Pair photographs with masks, squash both to one size, split them, and write the data folder.
@@ -82,6 +84,7 @@ def prepare(
         overwrite: replace what an earlier call has made.
         on_start: called once with the number of pairs.
         on_pair: called for each pair, with the message if it cannot be used.
+        on_note: called with what a person should know before the work begins.
         should_stop: asked between pairs; once true, what is in flight is finished and the call ends.
 
     Raises:
@@ -99,7 +102,7 @@ def prepare(
     pairing, report, split_of = _find_pairs(images, masks, options)
     _check_out(root, images, masks, resume, overwrite)
     atomic.make_folder(root)
-    with locked(root, (1, 1)):
+    with locked(root, (1, 1), on_note):
         _check_out(root, images, masks, resume, overwrite)  # again: another call may just have ended
         before = _begin(root, options, resume)
         with contextlib.closing(LineWriter(root / LOG)) as log:  # ahead of all else: by it a folder is known
@@ -237,7 +240,7 @@ def read_settings(out: str | os.PathLike[str]) -> PrepareOptions | None:
     """
     path = require_path(out, "the data folder") / SETTINGS
     try:
-        settings = msgspec.json.decode(path.read_bytes(), type=_Settings)
+        settings = msgspec.json.decode(read_plain(path), type=_Settings)
         return PrepareOptions(**msgspec.structs.asdict(settings))
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -294,11 +297,10 @@ def _clear(root: Path) -> None:
             for output in record.outputs:
                 atomic.remove_inside(root, output)
     for name in (PAIRS, REPORT, DATASET_FILE):
-        with atomic.output_errors(root / name):
-            (root / name).unlink(missing_ok=True)
+        atomic.remove_inside(root, name)
     if (root / LOG).is_file():
-        with atomic.output_errors(root / LOG):
-            os.truncate(root / LOG, 0)  # it stays, so that the folder is still known
+        with atomic.output_errors(root / LOG), os.fdopen(open_log(root / LOG), "r+b") as log:
+            log.truncate(0)  # it stays, so that the folder is still known
 
 
 def _remove_stale(root: Path, made: Sequence[Prepared]) -> None:

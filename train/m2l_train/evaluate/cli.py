@@ -257,3 +257,9 @@ def segmenter(
         print_stderr("stopped; nothing was written")
         raise typer.Exit(stop.exit_status)
     typer.echo(describe_segmenter(report))
+
+
+if __name__ == "__main__":
+    from m2l_runtime.cli.main import main
+
+    main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -121,8 +121,14 @@ def collect_state(networks: Pix2Pix, config: TrainConfig, fingerprint: str, wher
     return state
 
 
-def check_state(state: Mapping[str, Any], run: Path, config: TrainConfig, fingerprint: str, pair_count: int) -> None:
-    """Make sure that a state is complete, and of this config and data.
+def check_state(state: Mapping[str, Any], run: Path, config: TrainConfig, pair_count: int) -> None:
+    """Make sure that a state is complete, and of this config.
+
+    Args:
+        state: as loaded.
+        run: folder of the run.
+        config: of the run.
+        pair_count: pairs to train on.
 
     Raises:
         InputError: it is not; the message says what is wrong.
@@ -142,13 +148,52 @@ def check_state(state: Mapping[str, Any], run: Path, config: TrainConfig, finger
     if changed:
         shown = ", ".join(f"{n} {old!r} (config.json says {new!r})" for n, (old, new) in changed.items())
         raise InputError(f"{name} was trained with {shown}; put config.json back, or begin a new run")
-    if state["data"] != fingerprint:
-        raise InputError(
-            f"{printable(run)} was trained on other pairs than the data folder has now; give the folder it began with"
-        )
     for key, high in (("epoch", config.epoch_count + 1), ("position", pair_count - 1)):
         if state[key] > high:
             raise InputError(f"{name} is damaged: its '{key}' must be at most {high}, got {state[key]}")
+
+
+def check_data(
+    state: Mapping[str, Any], run: Path, fingerprint: str, changes: Sequence[str], *, accept_changes: bool
+) -> list[str]:
+    """Make sure that a state is of these pairs.
+
+    Args:
+        state: as loaded.
+        run: folder of the run.
+        fingerprint: of the pairs there are now, as :func:`pairs_fingerprint` gives it.
+        changes: of the data since the run began, as :func:`m2l_train.training.data_record.data_changes` gives them.
+        accept_changes: whether to go on with other pairs.
+
+    Returns:
+        Warnings: what has changed and is accepted.
+
+    Raises:
+        InputError: they are others, and that is not accepted; the message says what has changed.
+    """
+    if state["data"] == fingerprint and not changes:
+        return []
+    what = "; ".join(changes) or "their names are others"
+    if accept_changes:
+        return [f"the run goes on with other data than it was trained on: {what}"]
+    raise InputError(
+        f"{printable(run)} was trained on other pairs than the data folder has now: {what}. Give the data that it "
+        "began with, or go on with what is there now by --accept-changes"
+    )
+
+
+def version_changes(state: Mapping[str, Any]) -> list[str]:
+    """Return a warning for each version that a state was saved with and that is another one here."""
+    before, now = state.get("versions"), versions()
+    before = before if isinstance(before, dict) else {}
+    changes = [
+        f"{name} {printable(str(before.get(name, 'of an unknown version'))[:40])} (now {version})"
+        for name, version in now.items()
+        if before.get(name) != version
+    ]
+    if not changes:
+        return []
+    return [f"the state was saved by {' and '.join(changes)}: what follows may differ from a run of one version"]
 
 
 def restore_state(state: Mapping[str, Any], networks: Pix2Pix, run_name: str) -> None:

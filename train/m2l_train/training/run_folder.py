@@ -7,6 +7,7 @@
     latest_net_G.pth     the generator as of the state (averaged, if an average is kept), in the original's key layout
     latest_net_D.pth     the discriminator
     progress.json        for people and for export: epoch, step, hours, versions, SHA-256 of latest_net_G.pth
+    data.json            name, SHA-256 and stamp of each file that is trained or validated on
     metrics.jsonl        a line a step and a line an epoch
     grids/epoch_0001.png mask | synthesized | real, of the same masks each time
     events/              for TensorBoard
@@ -31,17 +32,20 @@ import msgspec
 import torch
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.plain_file import read_plain
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
 from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_train import config_file
 from m2l_train.config import TrainConfig
+from m2l_train.training.data_record import DataRecord
 
 CONFIG: Final = "config.json"
 STATE: Final = "state.pt"
 GENERATOR: Final = "latest_net_G.pth"
 DISCRIMINATOR: Final = "latest_net_D.pth"
 PROGRESS: Final = "progress.json"
+DATA: Final = "data.json"
 METRICS: Final = "metrics.jsonl"
 SAMPLES: Final = "grids"
 EVENTS: Final = "events"
@@ -81,7 +85,7 @@ class RunFolder:
     def is_run(self) -> bool:
         """Tell whether a run lies there: a config.json of m2l, not just any."""
         try:
-            return config_file.is_config((self.path / CONFIG).read_bytes())
+            return config_file.is_config(read_plain(self.path / CONFIG))
         except (OSError, ValueError):
             return False
 
@@ -116,14 +120,12 @@ class RunFolder:
         """
         content = config_file.to_json(config)
         with atomic.output_errors(self.path):
-            for name in (STATE, PROGRESS, METRICS):
-                (self.path / name).unlink(missing_ok=True)
-            for file in list(self.path.iterdir()):
-                if _NETWORK.fullmatch(file.name):
-                    file.unlink()
+            networks = [file.name for file in self.path.iterdir() if _NETWORK.fullmatch(file.name)]
+            for name in (STATE, PROGRESS, DATA, METRICS, *networks):
+                atomic.remove_inside(self.path, name)
             for folder, pattern in ((SAMPLES, "epoch_*.png"), (EVENTS, "events.out.tfevents.*")):
                 for file in list((self.path / folder).glob(pattern)):
-                    file.unlink()
+                    atomic.remove_inside(self.path, f"{folder}/{file.name}")
                 with contextlib.suppress(OSError):  # not there, or others' files are in it
                     (self.path / folder).rmdir()
         atomic.write_file(self.path / CONFIG, content, durable=True, tag=TAG)
@@ -136,15 +138,30 @@ class RunFolder:
         """
         path = self.path / CONFIG
         try:
-            content = path.read_bytes()
+            content = read_plain(path)
         except OSError as error:
             raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
         return config_file.from_json(content, printable(path))
 
+    def read_data(self) -> DataRecord | None:
+        """Read what the run was trained on; None if there is no such file, or a damaged one."""
+        try:
+            return DataRecord.from_json(read_plain(self.path / DATA))
+        except OSError:
+            return None
+
+    def write_data(self, record: DataRecord) -> None:
+        """Write what the run is trained on.
+
+        Raises:
+            OutputError
+        """
+        atomic.write_file(self.path / DATA, record.to_json(), durable=True, tag=TAG)
+
     def read_progress(self) -> Progress | None:
         """Read how far the run has come; None if there is no such file, or a damaged one."""
         try:
-            return msgspec.json.decode((self.path / PROGRESS).read_bytes(), type=Progress)
+            return msgspec.json.decode(read_plain(self.path / PROGRESS), type=Progress)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
 
@@ -183,7 +200,7 @@ class RunFolder:
         if written is None or not (self.path / DISCRIMINATOR).is_file():
             return False
         try:
-            sha256 = hashlib.sha256((self.path / GENERATOR).read_bytes()).hexdigest()
+            sha256 = hashlib.sha256(read_plain(self.path / GENERATOR)).hexdigest()
         except OSError:
             return False
         return (written.step, written.epoch, written.is_complete, written.net_G_sha256) == (
@@ -201,7 +218,7 @@ class RunFolder:
         """
         path = self.path / STATE
         try:
-            content = path.read_bytes()
+            content = read_plain(path)
         except FileNotFoundError:
             self._require_no_trace_of_a_state()
             return None

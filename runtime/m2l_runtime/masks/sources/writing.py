@@ -52,7 +52,8 @@ def write_masks(
         Whether they were written; False if stopped.
 
     Raises:
-        OutputError: `out` exists and may not be replaced, or cannot be written.
+        OutputError: `out` exists and may not be replaced, or cannot be written, or the disk does not take the name of
+            a mask.
         InputError: a mask cannot be drawn with these options; nothing was written.
     """
     check_workers(workers)
@@ -60,9 +61,10 @@ def write_masks(
     pending: deque[Future[None]] = deque()
     try:
         with atomic.staged_folder(Path(out), may_replace=_require_masks if overwrite else None) as staging:
+            atomic.check_name(staging / max(masks.names, key=lambda name: len(os.fsencode(name)), default=""))
 
             def write(name: str) -> None:
-                (staging / name).write_bytes(masks.content(name))
+                atomic.create_file(staging / name, masks.content(name))
 
             def take_result() -> None:
                 pending.popleft().result()
@@ -82,7 +84,7 @@ def write_masks(
                     for future in pending:
                         future.cancel()
             text = {"format": FORMAT, "m2l": __version__, "count": len(masks.names), **about}
-            (staging / SOURCE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(text), indent=2) + b"\n")
+            atomic.create_file(staging / SOURCE_FILE, msgspec.json.format(msgspec.json.encode(text), indent=2) + b"\n")
     except _Stopped:
         return False
     return True
