@@ -59,7 +59,8 @@ def sha256(content: bytes) -> str:
 def log_lines(folder: Path) -> list[dict[str, Any]]:
     """Of 0.1, among the images, and then those added since."""
     logs = [path for path in (folder / "m2l-log.jsonl", folder / ".m2l" / "m2l-log.jsonl") if path.exists()]
-    return [json.loads(line) for path in logs for line in path.read_text().splitlines()]
+    lines = (line for path in logs for line in path.read_text().splitlines(keepends=True))
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def same_everywhere(record: dict[str, Any]) -> dict[str, Any]:
