@@ -31,10 +31,11 @@ def _limit(monkeypatch: pytest.MonkeyPatch, function: str, root: Path, max_bytes
     original: Any = getattr(os, function)
 
     def limited(*arguments: Any, **options: Any) -> Any:
+        is_below = any(options.get(name) is not None for name in ("dir_fd", "dst_dir_fd"))  # of a folder that is held
         for path in arguments[:2]:
             name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
             is_long = any(len(os.fsencode(part)) > max_bytes for part in name.split("/"))
-            if is_long and name.startswith(f"{root}/"):
+            if is_long and (is_below or name.startswith(f"{root}/")):
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
         return original(*arguments, **options)
 
