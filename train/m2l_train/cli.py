@@ -231,3 +231,9 @@ def train(
         raise typer.Exit(stop.exit_status)
     if report.skipped:
         raise typer.Exit(SOME_PAIRS_BAD)
+
+
+if __name__ == "__main__":
+    from m2l_runtime.cli.main import main
+
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -141,6 +142,12 @@ class StopConditions:
     save_minutes: float
     should_stop: Callable[[], bool]
     began: float = field(default_factory=time.monotonic)
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the limit, from 0; infinity if there is none."""
+        if self.max_minutes is None:
+            return math.inf
+        return max(0.0, 60 * self.max_minutes - (time.monotonic() - self.began))
 
     def reason(self, step: int) -> str | None:
         """Return why to end now; None to go on."""

@@ -30,6 +30,7 @@ from m2l_train.data.photograph import PairError
 from m2l_train.device import open_device, torch_threads
 from m2l_train.models.losses import Losses
 from m2l_train.models.pix2pix import Pix2Pix
+from m2l_train.training import compiling
 from m2l_train.training.checkpoint import (
     Position,
     appearance_rows_in,
@@ -103,7 +104,8 @@ def train(
         on_start: called once with (images that all steps will have seen, images seen so far).
         on_step: called after each step.
         on_note: called with a line of text now and then.
-        should_stop: asked after each step; once it is true, the state is saved and the call ends.
+        should_stop: asked after each step, and on another thread while networks are compiled; once it is true, the
+            state is saved and the call ends.
         fields: any field of `TrainOptions` by its name, in place of that of `options`.
 
     Raises:
@@ -118,6 +120,7 @@ def train(
         OutputError: the run folder cannot be written; what was saved before is still there.
         DeviceUnavailable: there is no such device.
     """
+    began = time.monotonic()
     options = dataclasses.replace(options or TrainOptions(), **fields)
     folder = RunFolder(Path(run))
     where = open_device(local_device(options.device))
@@ -131,7 +134,9 @@ def train(
         session = _Trainer(folder, settings, data_folder, where, pool, resume, options, processes, on_note)
         warnings = (*data_folder.warnings, *_size_warnings(data_folder, settings), *session.warnings)
         session.begin(warnings, resume=resume, on_note=on_note)
-        stop_conditions = StopConditions(options.max_steps, options.max_minutes, options.save_minutes, should_stop)
+        stop_conditions = StopConditions(
+            options.max_steps, options.max_minutes, options.save_minutes, should_stop, began
+        )
         metrics = session.open_metrics(stack, tensorboard=options.tensorboard)
         return session.run(metrics, stop_conditions, warnings, on_start, on_step, on_note)
 
@@ -433,6 +438,7 @@ class _Trainer:
         reason: str | None = None
         for problem in self._validation.problems:
             on_note(f"left out of validation: {problem}")
+        self._compile(stop_conditions, on_note)
         on_start(total, seen)
         began = self._last_save = time.monotonic()
         self._session_began, self._seconds_before = began, self._seconds
@@ -474,6 +480,32 @@ class _Trainer:
         if self._record is not None and problems:
             self._record = self._record.without(problems)
             self._write_record()
+
+    def _compile(self, stop_conditions: StopConditions, on_note: Callable[[str], None]) -> None:
+        """Compile the networks, unless what is left is too short for it. A stop or a limit ends it, and is found next.
+
+        It comes ahead of the first step, so that speed and time left are told of steps alone.
+        """
+        config, pair_count = self._config, len(self._data.train)
+        count = min(config.batch_size, pair_count - len(self._bad)) // self._processes.world_size
+        if not config.compile or self._is_complete or not count:
+            return
+        step_count = -(-((config.epoch_count - self._epoch + 1) * pair_count - self._position - 1) // config.batch_size)
+        if stop_conditions.max_steps is not None:
+            step_count = min(step_count, stop_conditions.max_steps - self._step)
+
+        def is_over() -> bool:
+            return stop_conditions.reason(self._step) is not None
+
+        if self._agree_on_stop(stop_conditions.reason(self._step)) is not None:
+            return
+        with memory_errors(lambda: self._advice.step(count)):
+            why = compiling.why_not(self._networks, count, step_count, stop_conditions.seconds_left())
+            why = self._processes.broadcast_object(why)
+            if why is not None:
+                on_note(why)
+            else:
+                compiling.compile_networks(self._networks, count, is_over, on_note)
 
     def _train_epoch(
         self,
