@@ -31,12 +31,11 @@ def _limit(monkeypatch: pytest.MonkeyPatch, function: str, root: Path, max_bytes
     original: Any = getattr(os, function)
 
     def limited(*arguments: Any, **options: Any) -> Any:
-        folders = (options.get("src_dir_fd", options.get("dir_fd")), options.get("dst_dir_fd", options.get("dir_fd")))
-        for path, folder in zip(arguments[:2], folders, strict=False):
+        is_below = any(options.get(name) is not None for name in ("dir_fd", "dst_dir_fd"))  # of a folder that is held
+        for path in arguments[:2]:
             name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
-            name = name if folder is None or not name else os.path.join(os.readlink(f"/proc/self/fd/{folder}"), name)  # noqa: PTH118, PTH115
             is_long = any(len(os.fsencode(part)) > max_bytes for part in name.split("/"))
-            if is_long and name.startswith(f"{root}/"):
+            if is_long and (is_below or name.startswith(f"{root}/")):
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
         return original(*arguments, **options)
 

@@ -302,8 +302,12 @@ def _clear(root: Path) -> None:
     for name in (PAIRS, REPORT, DATASET_FILE):
         atomic.remove_inside(root, name)
     if (root / LOG).is_file():
-        with atomic.output_errors(root / LOG), os.fdopen(open_log(root / LOG), "r+b") as log:
-            log.truncate(0)  # it stays, so that the folder is still known
+        descriptor = open_log(root / LOG)
+        try:
+            with atomic.output_errors(root / LOG):
+                os.truncate(descriptor, 0)  # it stays, so that the folder is still known
+        finally:
+            os.close(descriptor)
 
 
 def _remove_stale(root: Path, made: Sequence[Prepared]) -> None:
