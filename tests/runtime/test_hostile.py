@@ -197,7 +197,7 @@ def test_overwrite__a_hostile_log_removes_nothing_of_others(tmp_path: Path, m2l:
 def test_overwrite__nothing_is_removed_where_a_log_cannot_be_read(tmp_path: Path, m2l: CommandLine) -> None:
     out = tmp_path / "out"
     assert m2l("synth", "shapes:2", out, *SYNTH).code == 0
-    os.mkfifo(out / "m2l-log-2-of-2.jsonl")
+    os.mkfifo(out / "m2l-log9.jsonl")  # read after the other
     done = m2l("synth", "shapes:3", out, "--overwrite", *SYNTH)
     assert done.code == 1
     assert "not a plain file" in done.err
