@@ -17,6 +17,10 @@ from m2l_runtime.literals import Norm, Upsample
 Direction = Literal["AtoB", "BtoA"]
 GanMode = Literal["vanilla", "lsgan"]
 Side = Literal[128, 256, 512]
+GeneratorName = Literal["unet", "resnet_6blocks", "resnet_9blocks"]
+
+BLOCKS: Final[Mapping[GeneratorName, int]] = {"unet": 0, "resnet_6blocks": 6, "resnet_9blocks": 9}
+"""Residual blocks of each generator; 0: it has none."""
 
 MIN_DISCRIMINATOR_SIDE: Final = 32
 """Side in pixels below which a discriminator's last layers have nothing left to norm."""
@@ -165,6 +169,11 @@ class TrainConfig:
         "Layout of combined A|B files: AtoB has the mask on the left, BtoA on the right.",
         _one_of(Direction),
     )
+    generator: GeneratorName = _field(
+        "unet",
+        "Generator, the original's --netG: unet (as deep as the image size allows), resnet_6blocks or resnet_9blocks.",
+        _one_of(GeneratorName),
+    )
     ngf: int = _field(64, "Channels of the generator's first layer.", _whole(1))
     ndf: int = _field(64, "Channels of the discriminator's first layer.", _whole(1))
     discriminators: int = _field(
@@ -260,8 +269,13 @@ class TrainConfig:
 
     @property
     def levels(self) -> int:
-        """Depth of the generator: its stride-2 convolutions, down to a bottleneck of 1x1."""
+        """Depth of a U-Net: its stride-2 convolutions, down to a bottleneck of 1x1."""
         return self.image_size.bit_length() - 1
+
+    @property
+    def blocks(self) -> int:
+        """Residual blocks of the generator; 0: it is a U-Net."""
+        return BLOCKS[self.generator]
 
     @property
     def epoch_count(self) -> int:
@@ -292,6 +306,13 @@ _RULES: Final[tuple[tuple[Callable[[TrainConfig], bool], Callable[[TrainConfig],
     (
         lambda c: not (c.appearance and c.norm == "none"),
         lambda c: "appearance modulates what norms give, and norm is none; choose norm instance or batch",
+    ),
+    (
+        lambda c: not (c.blocks and (c.appearance or c.upsample != "deconv")),
+        lambda c: (
+            f"the generator {c.generator} takes no appearance and has transposed convolutions alone; leave appearance "
+            f"and upsample resize out (--no-appearance --upsample deconv), or choose the generator unet"
+        ),
     ),
     (
         lambda c: c.image_size >> c.discriminators - 1 >= MIN_DISCRIMINATOR_SIDE,

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from m2l_runtime._utils import held_folder
 from m2l_runtime._utils.file_system import cut_name, is_name_error, name_error, sync
+from m2l_runtime._utils.held_folder import place
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import M2LError, OutputError
 
@@ -22,6 +24,8 @@ if sys.platform != "win32":
 
 PREFIX: Final = ".m2l-"
 SUFFIX: Final = ".partial"
+
+_NEW_FILE: Final[int] = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 @contextlib.contextmanager
@@ -42,30 +46,48 @@ def make_folder(path: Path) -> None:
         OutputError: it is a file, or nothing can be created there.
     """
     with output_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+        held_folder.make_folder(path)
         _require_writable(path)
 
 
 def _require_writable(folder: Path) -> None:
     """Make a file in `folder` and remove it."""
-    descriptor, path = _make_temporary(folder, "")
-    os.close(descriptor)
-    with contextlib.suppress(OSError):
-        os.unlink(path)  # noqa: PTH108
+    with place(folder / "any") as (at, name):
+        descriptor, temporary = _make_temporary(at, name, "")
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=at)
 
 
-def _make_temporary(folder: Path, tag: str) -> tuple[int, str]:
-    """Make a new file in `folder` with the permissions that open() gives, and return a descriptor and its path.
+def _make_temporary(folder: int | None, name: str, tag: str, mode: int = 0o666) -> tuple[int, str]:
+    """Make a new file beside `name` and return (descriptor, its name), both as :func:`place` gives them.
 
     Its permissions are never changed: not every file system lets them be, and the umask is the whole process's.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
-        flags |= getattr(os, name, 0)
     while True:
-        path = os.path.join(folder, f"{PREFIX}{tag}{secrets.token_hex(6)}{SUFFIX}")  # noqa: PTH118
+        temporary = os.path.join(os.path.dirname(name), f"{PREFIX}{tag}{secrets.token_hex(6)}{SUFFIX}")  # noqa: PTH118, PTH120
         with contextlib.suppress(FileExistsError):
-            return os.open(path, flags, 0o666), path
+            return _open_new(temporary, folder, mode), temporary
+
+
+def _open_new(name: str, folder: int | None, mode: int) -> int:
+    if folder is None:
+        return os.open(name, _NEW_FILE, mode)
+    return os.open(name, _NEW_FILE, mode, dir_fd=folder)
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Write a file in a folder that is built (:func:`staged_folder`), with the folders it lies in.
+
+    Raises:
+        OutputError: it is there, or cannot be written.
+    """
+    with (
+        output_errors(path),
+        place(path, make_parents=True) as (folder, name),
+        os.fdopen(_open_new(name, folder, 0o666), "wb") as file,
+    ):
+        file.write(data)
 
 
 def check_new_file(path: Path, *, overwrite: bool) -> None:
@@ -111,7 +133,7 @@ def check_new_folder(path: Path) -> None:
         _require_writable(there)
 
 
-def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "") -> None:
+def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "", mode: int = 0o666) -> None:
     """Write `data` to a temporary name in the same folder, then rename it to `path`.
 
     Args:
@@ -119,6 +141,7 @@ def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "")
         data: the whole content.
         durable: also wait until the bytes are on the disk.
         tag: stands in the temporary name, for :func:`remove_leftovers`.
+        mode: permissions, of which the umask is taken away.
 
     Raises:
         OutputError: it could not be written; nothing is left behind.
@@ -126,18 +149,26 @@ def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "")
     with output_errors(path):
         if os.path.lexists(path) and not (path.is_file() or path.is_symlink()):
             raise OutputError(f"{printable(path)} is not a plain file, so it is not replaced; choose another name")
-        descriptor, temporary = _make_temporary(path.parent, tag)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                if durable:
-                    file.flush()
-                    sync(file.fileno())
-            os.replace(temporary, path)  # noqa: PTH105 - one call, both names
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)  # noqa: PTH108
-            raise
+        with place(path) as (folder, name):
+            descriptor, temporary = _make_temporary(folder, name, tag, mode)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(data)
+                    if durable:
+                        file.flush()
+                        sync(file.fileno())
+                _replace(temporary, name, folder)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+
+
+def _replace(temporary: str, name: str, folder: int | None) -> None:
+    if folder is None:
+        os.replace(temporary, name)  # noqa: PTH105 - one call, both names
+    else:
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 class HashedFile:
@@ -148,8 +179,8 @@ class HashedFile:
 
     def __init__(self, path: Path, *, tag: str = "") -> None:
         self.path = path
-        with output_errors(path):
-            descriptor, self._temporary = _make_temporary(path.parent, tag)
+        with output_errors(path), place(path) as (folder, name):
+            descriptor, self._temporary = _make_temporary(folder, name, tag)
         self._file = os.fdopen(descriptor, "wb")
         self._hash = hashlib.sha256()
         self._at = 0
@@ -191,7 +222,8 @@ class HashedFile:
                 self._file.flush()
                 sync(self._file.fileno())
                 self._file.close()
-                os.replace(self._temporary, self.path)  # noqa: PTH105
+                with place(self.path) as (folder, name):
+                    _replace(self._temporary, name, folder)
             except BaseException:
                 self.discard()
                 raise
@@ -201,24 +233,27 @@ class HashedFile:
         """Remove the temporary file."""
         with contextlib.suppress(OSError):
             self._file.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self._temporary)  # noqa: PTH108
+        with contextlib.suppress(OSError), place(self.path) as (folder, _):
+            os.unlink(self._temporary, dir_fd=folder)
 
 
 def remove_inside(folder: Path, name: str) -> None:
-    """Remove the file `name` below `folder`, if it is there and lies inside.
+    """Remove the file `name` below `folder`, if it is there and lies inside. No file has a name that none can have.
 
     Raises:
         OutputError: it cannot be removed.
     """
     path = folder / name
-    if path.parent.resolve().is_relative_to(folder.resolve()):
-        with output_errors(path), contextlib.suppress(IsADirectoryError, ValueError):
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                if not is_name_error(error):  # nothing can be there by a name that the disk does not take
-                    raise
+    gone_or_folder = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    of_no_file = (ValueError, RuntimeError)  # a name with NUL, links in a circle
+    with output_errors(path), contextlib.suppress(*gone_or_folder, *of_no_file):
+        try:
+            if path.parent.resolve().is_relative_to(folder.resolve()):
+                with place(path) as (at, file):
+                    os.unlink(file, dir_fd=at)
+        except OSError as error:
+            if not is_name_error(error):  # nothing can be there by a name that the disk does not take
+                raise
 
 
 def remove_leftovers(folder: Path, tag: str) -> int:
@@ -262,9 +297,11 @@ def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = No
         check_name(path)
         staging = path.parent / f"{mark}-{secrets.token_hex(6)}.partial"
         staging.mkdir()
+        made = staging.lstat()
         hold = _lock_folder(staging)
         try:
-            yield staging
+            with held_folder.held_folder(staging):
+                yield staging
             for file in staging.rglob("*"):
                 _sync(file)
             _sync(staging)
@@ -276,7 +313,9 @@ def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = No
             _sync(path.parent)
             _remove(previous)
         finally:
-            _remove(staging)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(staging.lstat(), made):  # not what took its place
+                    _remove(staging)
             if hold is not None:
                 os.close(hold)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from m2l_runtime._utils.file_lock import MARKER_SUFFIX, LockBusyError, hold, is_held
+from m2l_runtime._utils.held_folder import held_folder
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import OutputError
 
@@ -24,14 +25,15 @@ def locked(out: Path, shard: tuple[int, int], on_note: Callable[[str], None] = l
 
     Shards of a run work side by side. The same shard twice, or a shard beside a whole run, is an error. The
     operating system releases a lock when its process dies. Where the file system has no locks, `on_note` is called with
-    a warning, and a file beside the lock stands in for it (:mod:`m2l_runtime._utils.file_lock`).
+    a warning, and a file beside the lock stands in for it (:mod:`m2l_runtime._utils.file_lock`). What is written in the
+    folder meanwhile goes into this very folder (:mod:`m2l_runtime._utils.held_folder`).
 
     Raises:
-        OutputError: another run holds the folder, or a lock cannot be made there.
+        OutputError: another run holds the folder, or a lock cannot be made there; or the folder was replaced meanwhile.
     """
     is_whole = shard[1] == 1
     own = out / (_WHOLE if is_whole else f"{_WHOLE}-{shard[0]}-of-{shard[1]}")
-    with contextlib.ExitStack() as stack:
+    with held_folder(out), contextlib.ExitStack() as stack:
         try:
             stack.enter_context(hold(own, timeout_s=_PATIENCE_S, on_note=on_note))
             for other in _shard_locks(out) if is_whole else [out / _WHOLE]:

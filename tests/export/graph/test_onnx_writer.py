@@ -20,10 +20,11 @@ from support import Array, disc
 from torch import nn
 from torch_exporter import exported
 
-from m2l_export.graph.deploy import ByteGraph, DeployUnet, NormStatistics, Stage, Upsampling, deploy
+from m2l_export.graph.deploy import ByteGraph, DeployUnet, NormStatistics, Upsampling, deploy
 from m2l_export.graph.half_precision import emulate_half_precision, to_half_precision
 from m2l_export.graph.modulated import DeployModulated
 from m2l_export.graph.onnx_writer import APPEARANCE, DROPOUT_BITS, MASK, NOISE, OPSET, input_specs, to_onnx
+from m2l_export.graph.stage import Stage
 from m2l_export.quantize.equalize import channel_peaks, equalize, equalize_results
 from m2l_runtime.bundle.onnx_file import external_tensors
 from m2l_runtime.bundle.schema import TensorSpec

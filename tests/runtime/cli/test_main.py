@@ -313,7 +313,7 @@ def test_main__precision(m2l: CommandLine, masks: Path, bundle_copy: Path, tmp_p
     add_model_entry(bundle_copy, "onnxruntime", "int8")
     outcome = m2l("synth", masks, tmp_path / "a", "--bundle", bundle_copy, "--precision", "int8", "--json")
     assert json.loads(outcome.out)["settings"]["precision"] == "int8"
-    assert json.loads((tmp_path / "a" / "m2l-log.jsonl").read_text().splitlines()[-1])["precision"] == "int8"
+    assert json.loads((tmp_path / "a" / ".m2l/m2l-log.jsonl").read_text().splitlines()[-1])["precision"] == "int8"
     for words, code, error in (
         (
             ("--precision", "bf16"),

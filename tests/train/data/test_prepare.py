@@ -360,7 +360,7 @@ def test_prepare__a_split_that_gets_no_pair_is_told(source: Path, tmp_path: Path
 
 def test_prepare__pipes_hold_nothing_up(source: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "splits.csv")
-    with pytest.raises(InputError, match=r"splits\.csv is not a plain file"):
+    with pytest.raises(InputError, match=r"splits\.csv: it is not a plain file"):
         prepare(source, source, tmp_path / "data", PrepareOptions(split_file=tmp_path / "splits.csv"))
     prepare(source, source, tmp_path / "data")
     first = min((tmp_path / "data" / "train" / "images").iterdir())

@@ -63,7 +63,7 @@ def decode_pairs(
     side = config.crop_from
     row_bytes = side * side * 4
     bad: set[int] = set()
-    with atomic.output_errors(file), file.open("wb") as handle:
+    with atomic.output_errors(file), file.open("xb") as handle:
         with contextlib.suppress(
             OSError
         ):  # only said ahead; where it cannot be, rows are written one by one all the same

@@ -18,6 +18,7 @@ from m2l_train.device import computes_bf16
 from m2l_train.models import appearance, losses
 from m2l_train.models.losses import Losses
 from m2l_train.models.networks import PatchDiscriminator, ScaledDiscriminators, UnetGenerator, UnetSpec, detail
+from m2l_train.models.resnet import ResnetGenerator, ResnetSpec
 
 MASK_CHANNELS: Final = 3
 """The mask goes in as three equal channels, as the original reads it: with one, Adam would train differently."""
@@ -56,18 +57,8 @@ class Pix2Pix:
         """
         self.config: Final = config
         self.device: Final = torch.device(device)
-        spec = UnetSpec(
-            levels=config.levels,
-            ngf=config.ngf,
-            input_nc=MASK_CHANNELS,
-            output_nc=IMAGE_CHANNELS,
-            norm=config.norm,
-            dropout=config.dropout,
-            upsample=config.upsample,
-            appearance_rows=appearance_rows if config.appearance else 0,
-        )
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.generator = UnetGenerator(spec).train()
+        self.generator = make_generator(config, appearance_rows).train()
         seen = MASK_CHANNELS + IMAGE_CHANNELS * (2 if config.detail else 1)
         discriminator: torch.nn.Module = (
             PatchDiscriminator(seen, config.ndf, config.norm)
@@ -89,9 +80,9 @@ class Pix2Pix:
         """Pairs in the batches that the compiled networks run; others run as they are, which saves compiling again."""
 
     @property
-    def inference_generator(self) -> UnetGenerator:
+    def inference_generator(self) -> UnetGenerator | ResnetGenerator:
         """The generator to validate and export: the averaged one where there is one."""
-        network: UnetGenerator = self.generator if self.ema_generator is None else self.ema_generator
+        network: UnetGenerator | ResnetGenerator = self.generator if self.ema_generator is None else self.ema_generator
         return network
 
     def _adam(self, network: torch.nn.Module) -> torch.optim.Adam:
@@ -299,6 +290,37 @@ class Pix2Pix:
         pixels = torch.clamp(torch.round((torch.cat(outputs) + 1) * 127.5), 0, 255)
         pixels_uint8: Images = pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
         return pixels_uint8
+
+
+def make_generator(config: TrainConfig, appearance_rows: int = 0) -> UnetGenerator | ResnetGenerator:
+    """Build the generator of a config, with weights from torch's global random generator.
+
+    Example:
+        >>> make_generator(TrainConfig(image_size=128, ngf=2)).spec.levels
+        7
+        >>> make_generator(TrainConfig(generator="resnet_6blocks", ngf=2)).spec.blocks
+        6
+
+    Args:
+        config: settings of the run.
+        appearance_rows: images whose appearances the generator keeps, where the config has an appearance.
+    """
+    if config.blocks:
+        return ResnetGenerator(
+            ResnetSpec(config.blocks, config.ngf, MASK_CHANNELS, IMAGE_CHANNELS, config.norm, config.dropout)
+        )
+    return UnetGenerator(
+        UnetSpec(
+            levels=config.levels,
+            ngf=config.ngf,
+            input_nc=MASK_CHANNELS,
+            output_nc=IMAGE_CHANNELS,
+            norm=config.norm,
+            dropout=config.dropout,
+            upsample=config.upsample,
+            appearance_rows=appearance_rows if config.appearance else 0,
+        )
+    )
 
 
 def _backward(loss: Tensor) -> None:

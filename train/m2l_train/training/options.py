@@ -53,6 +53,10 @@ class TrainOptions:
     save_epochs: int = _option(0, "Also keep EPOCH_net_G.pth every this many epochs; 0: never.")
     skip_bad: bool = _option(False, "Leave out and count pairs that cannot be read, instead of stopping.")
     """An epoch must have a pair that can be read."""
+    accept_changes: bool = _option(
+        False, "With --resume: go on though the pairs or their pictures are not those that the run was trained on."
+    )
+    """An epoch that was begun with other pairs begins anew."""
     tensorboard: bool = _option(True, "Also write TensorBoard events.")
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ import torch
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
+from m2l_runtime._utils.held_folder import make_folder
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import Diverged, InputError, OutOfMemory
 from m2l_runtime.output.encoding import SYNTHETIC, encode_png
@@ -33,16 +34,20 @@ from m2l_train.training import compiling
 from m2l_train.training.checkpoint import (
     Position,
     appearance_rows_in,
+    check_data,
     check_state,
     collect_state,
     pairs_fingerprint,
     restore_state,
+    version_changes,
 )
+from m2l_train.training.compile_cache import use_own_compile_cache
+from m2l_train.training.data_record import DataRecord, data_changes, record_data
 from m2l_train.training.distributed import ProcessGroup, local_device, local_world_size, process_group
 from m2l_train.training.memory import MemoryAdvice, memory_errors
 from m2l_train.training.metrics_log import MetricsLog
 from m2l_train.training.options import STOP_REASONS, StepResult, StopConditions, TrainOptions, TrainReport
-from m2l_train.training.run_folder import SAMPLES, TAG, Progress, RunFolder, versions
+from m2l_train.training.run_folder import DATA, SAMPLES, TAG, Progress, RunFolder, versions
 from m2l_train.training.validation import Validation
 
 VALIDATION_PAIRS: Final = 150
@@ -104,8 +109,9 @@ def train(
         fields: any field of `TrainOptions` by its name, in place of that of `options`.
 
     Raises:
-        InputError: a wrong argument, data that is not what it was, a damaged state or one that is gone; before any
-            step. Or no pair of an epoch can be read; the state has been saved.
+        InputError: a wrong argument, pairs or pictures that are not those of the run to resume (unless
+            `accept_changes`), a damaged state or one that is gone; before any step. Or no pair of an epoch can be read;
+            the state has been saved.
         PairError: a pair cannot be read and `skip_bad` is off; the state has been saved. Of a pair to validate on,
             before any step.
         Diverged: a loss is not finite; names the step, the losses and the files. The last state is as it was.
@@ -125,8 +131,8 @@ def train(
             stack, folder, data, config, processes, on_note, resume=resume, overwrite=overwrite
         )
         pool = _start_threads(stack, options)
-        warnings = (*data_folder.warnings, *_size_warnings(data_folder, settings))
         session = _Trainer(folder, settings, data_folder, where, pool, resume, options, processes, on_note)
+        warnings = (*data_folder.warnings, *_size_warnings(data_folder, settings), *session.warnings)
         session.begin(warnings, resume=resume, on_note=on_note)
         stop_conditions = StopConditions(
             options.max_steps, options.max_minutes, options.save_minutes, should_stop, began
@@ -242,6 +248,9 @@ class _Trainer:
         self._advice = MemoryAdvice(config, device)
         self._skipped: list[str] | None = [] if options.skip_bad else None
         self._bad: set[int] = set()
+        self._record: DataRecord | None = None
+        self.warnings: list[str] = []
+        """What a person should know of the state that is resumed."""
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
@@ -251,7 +260,9 @@ class _Trainer:
         with memory_errors(self._advice.networks):
             state = folder.load(device) if resume else None
             if state is not None:
-                check_state(state, folder.path, config, self._fingerprint, len(data.train))
+                self._check_state(state, options.accept_changes)
+            elif processes.is_main_process:
+                self._record = record_data(data, pool, None)
             self._pixels: decoded_cache.Pixels | None = None
             if config.decode_once:
                 self._decode(on_note)
@@ -259,6 +270,8 @@ class _Trainer:
             if config.appearance and state is None and processes.is_main_process:
                 table = self._appearances(on_note)
             rows = processes.broadcast_object(appearance_rows_in(state) if table is None else len(table))
+            if config.compile:
+                use_own_compile_cache()
             average = None if processes.world_size == 1 else processes.average
             self._networks = Pix2Pix(config, device, appearance_rows=rows, average=average)
             if table is not None:
@@ -276,6 +289,43 @@ class _Trainer:
                 raise PairError(f"{self._validation.problems[0]} (a pair to validate on); --skip-bad leaves such out")
             self._skipped += [f"{problem} (a pair to validate on)" for problem in self._validation.problems]
 
+    def _check_state(self, state: dict[str, Any], accept_changes: bool) -> None:
+        """Make sure that the state to resume is whole, and of this config and data. All processes hear of it.
+
+        Raises:
+            InputError: it is not.
+        """
+        pair_count = len(self._data.train)
+        if state.get("data") != self._fingerprint and accept_changes:
+            state |= {"position": -1}  # of an epoch in another order
+        problem: InputError | None = None
+        if self._processes.is_main_process:
+            try:
+                check_state(state, self._folder.path, self._config, pair_count)
+                self._check_data(state, accept_changes)
+            except InputError as error:
+                problem = error
+        message = self._processes.broadcast_object(None if problem is None else str(problem))
+        if message is not None:
+            raise problem or InputError(message)
+
+    def _check_data(self, state: dict[str, Any], accept_changes: bool) -> None:
+        before = self._folder.read_data()
+        self._record = record_data(self._data, self._pool, before)
+        changes = [] if before is None else data_changes(before, self._record)
+        self.warnings += version_changes(state)
+        self.warnings += check_data(state, self._folder.path, self._fingerprint, changes, accept_changes=accept_changes)
+        if before is None:
+            self.warnings.append(
+                f"{printable(self._folder.path)} has no record of the pictures that it was trained on ({DATA}), so it "
+                "cannot be told whether they are still the same; from here on it has"
+            )
+
+    def _write_record(self) -> None:
+        """Write what the run is trained on, if that is not what its record says."""
+        if self._record is not None and self._record != self._folder.read_data():
+            self._folder.write_data(self._record)
+
     @property
     def precision(self) -> str:
         """Number type of the convolutions, for people."""
@@ -291,6 +341,7 @@ class _Trainer:
             else:
                 self.require_first_batch()
                 self._folder.begin(self._config)
+            self._write_record()
         pairs = f"{plural(len(self._data.train), 'pair')} to train on, {len(self._data.val)} to validate on"
         on_note(f"{pairs} ({self._data.layout}); {self._device}, {self.precision}")
         for warning in warnings:
@@ -403,9 +454,11 @@ class _Trainer:
             if self._metrics is not None:
                 self._metrics.flush()
             raise
-        except InputError:  # a pair that cannot be read: all that was trained so far is sound
+        except InputError as error:  # a pair that cannot be read: all that was trained so far is sound
+            self._forget_unread([str(error)])
             self._save()
             raise
+        self._forget_unread(self._skipped or [])
         seconds = time.monotonic() - began
         return TrainReport(
             run=self._folder.path,
@@ -421,6 +474,12 @@ class _Trainer:
             skipped=self._skipped or [],
             process=self._processes.rank,
         )
+
+    def _forget_unread(self, problems: list[str]) -> None:
+        """Take pairs that could not be read out of the record, so that they may be mended."""
+        if self._record is not None and problems:
+            self._record = self._record.without(problems)
+            self._write_record()
 
     def _compile(self, stop_conditions: StopConditions, on_note: Callable[[str], None]) -> None:
         """Compile the networks, unless what is left is too short for it. A stop or a limit ends it, and is found next.
@@ -553,7 +612,7 @@ class _Trainer:
         self._metrics.picture(self._step, picture)
         path = self._folder.path / SAMPLES / f"epoch_{epoch:04}.png"
         with atomic.output_errors(path):  # not its parents: a run folder that is gone is an error
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
         content = encode_png(picture, {"Description": f"mask | synthesized | real. {SYNTHETIC}"})
         atomic.write_file(path, content, tag=TAG)
         self._epoch, self._position = epoch + 1, -1

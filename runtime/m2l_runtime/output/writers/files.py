@@ -10,6 +10,7 @@ from typing import Final, cast
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.file_system import is_name_error
+from m2l_runtime._utils.held_folder import make_folder
 from m2l_runtime._utils.text import stem
 from m2l_runtime.errors import OutputError
 from m2l_runtime.output.encoding import encode_image, encode_mask
@@ -71,7 +72,10 @@ class FileWriter:
         """Make each folder once: if the output is removed during the run, that is an error, not mended in silence."""
         if folder not in self._made:
             with atomic.output_errors(folder):
-                folder.mkdir(parents=folder != self._out, exist_ok=True)
+                if folder != self._out:
+                    make_folder(folder)
+                else:
+                    folder.mkdir(exist_ok=True)
             self._made.add(folder)
 
     def begin(self, group: int) -> None:
