@@ -23,7 +23,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, number: int, *names: str) -> None:
 
 def limit_names(monkeypatch: pytest.MonkeyPatch, root: Path, max_bytes: int, *, tells_ahead: bool) -> None:
     """Take no names of more than `max_bytes` below `root`; whoever looks for one is told so only if `tells_ahead`."""
-    for function in ("replace", "rename", "open", "mkdir", *(("lstat", "stat") if tells_ahead else ())):
+    for function in ("replace", "rename", "open", "mkdir", "unlink", *(("lstat", "stat") if tells_ahead else ())):
         _limit(monkeypatch, function, root, max_bytes)
 
 
