@@ -221,7 +221,7 @@ def test_fuzz__logs(report: Report, tmp_path: Path) -> None:
                 atomic.remove_inside(tmp_path / "images", output)
 
     def inputs() -> Iterator[bytes]:
-        for seed, line in enumerate(lines):
+        for seed, line in enumerate(line for line in lines if line.endswith(b"}")):  # the last one was cut off
             for changed in documents(json.loads(line), 500, 20 + seed):
                 yield changed + b"\n" + line + b"\n"
         yield from mutations([b"\n".join(lines)], 1000, 13)
