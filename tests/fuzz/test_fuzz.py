@@ -37,17 +37,17 @@ pytestmark = pytest.mark.slow
 
 OLD = ROOT / "tests" / "data" / "before-0.2"
 
-Report = Callable[[Counts], None]
+Report = Callable[..., None]
 
 
 @pytest.fixture
 def report(capfd: pytest.CaptureFixture[str]) -> Report:
-    def show(counts: Counts) -> None:
+    def show(counts: Counts, *, may_accept_all: bool = False) -> None:
         with capfd.disabled():
             print(f"\n{counts}")
         assert not counts.unexpected, counts.unexpected[:5]
         assert not counts.hangs, counts.hangs
-        assert counts.refused, "nothing was damaged"
+        assert counts.refused or may_accept_all, "nothing was damaged"
 
     return show
 
@@ -221,14 +221,12 @@ def test_fuzz__logs(report: Report, tmp_path: Path) -> None:
                 atomic.remove_inside(tmp_path / "images", output)
 
     def inputs() -> Iterator[bytes]:
-        for seed, line in enumerate(lines):
+        for seed, line in enumerate(line for line in lines if line.endswith(b"}")):  # the last one was cut off
             for changed in documents(json.loads(line), 500, 20 + seed):
                 yield changed + b"\n" + line + b"\n"
         yield from mutations([b"\n".join(lines)], 1000, 13)
 
-    counts = run("logs", inputs(), read)
-    counts.refused += 1  # a damaged line is passed over, and no log is refused
-    report(counts)
+    report(run("logs", inputs(), read), may_accept_all=True)  # a damaged line is passed over, and no log is refused
 
 
 def test_fuzz__states(report: Report, tmp_path: Path) -> None:
@@ -271,6 +269,6 @@ def test_fuzz__configs_and_progress(report: Report, tmp_path: Path) -> None:
 
     report(run("configs", documents(json.loads(config_text), 2000, 16), read_config))
     progress = json.loads((OLD / "run" / "progress.json").read_bytes())
-    counts = run("progress", documents(progress, 1000, 17), read_progress)
-    counts.refused += 1  # a damaged one counts as none
-    report(counts)
+    report(
+        run("progress", documents(progress, 1000, 17), read_progress), may_accept_all=True
+    )  # a damaged one counts as none
