@@ -46,7 +46,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     split: str
-    size: int
+    size: int | str
+    """As :func:`m2l_runtime._utils.sides.plain_sides` writes it."""
     image: str
     """Source, relative to its folder; bytes that are not UTF-8 escaped."""
     mask: str
@@ -160,7 +161,7 @@ class PrepareJob:
             return earlier, True
         common = self._common(pair, hashes)
         try:
-            arrays = read_pair(pair, self._options.size)
+            arrays = read_pair(pair, self._options.sides)
         except PairError as error:
             return msgspec.convert({**common, "outputs": {}, "problem": str(error)}, Prepared), False
         pictures = zip(self._outputs(name, split), self._pictures(arrays), strict=True)
