@@ -43,8 +43,10 @@ class GraphFlags:
     PANEL: ClassVar = "Network and files"
 
     name: str | None = option_field(None, "Name of the bundle.", default="the folder's")
-    image_size: int | None = option_field(
-        None, "Side in pixels, if the network was trained on larger images than its depth asks for."
+    image_size: str | None = option_field(
+        None,
+        "Side in pixels, or height x width as 256x512, if the network was trained on other images than its depth asks "
+        "for.",
     )
     norm_statistics: Literal["instance", "running"] = option_field(
         "instance",

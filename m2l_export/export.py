@@ -61,6 +61,7 @@ from m2l_export.tensorrt import (
 )
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.sides import Sides, plain_sides, read_sides
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.backends.base import BackendOptions, ModelSource
 from m2l_runtime.backends.registry import backend_module
@@ -579,19 +580,20 @@ def _check_bundle_path(path: Path, overwrite: bool) -> None:
 
 
 def _image_size(
-    spec: UnetSpec | ModulatedSpec | ResnetSpec, image_size: int | None, checkpoint: str
+    spec: UnetSpec | ModulatedSpec | ResnetSpec, image_size: Sides | None, checkpoint: str
 ) -> tuple[int, int]:
     step = 1 << spec.levels
     if image_size is None:
         side = step if isinstance(spec, UnetSpec) else max(DEFAULT_SIDE, step)
         return side, side
     smallest = max(MIN_SIDE, step) if isinstance(spec, ResnetSpec) else step
-    if image_size % step or not smallest <= image_size <= MAX_SIDE:
+    size = read_sides(image_size, "--image-size")
+    if any(side % step or not smallest <= side <= MAX_SIDE for side in size):
         raise CheckpointError(
             f"{checkpoint}: a network of {spec.levels} levels works on multiples of {step} pixels from {smallest} to "
-            f"{MAX_SIDE}, got --image-size {image_size}"
+            f"{MAX_SIDE}, got --image-size {plain_sides(size)}"
         )
-    return image_size, image_size
+    return size
 
 
 def _golden_images(source: ModelSource, inputs: gate.Inputs) -> GoldenImages:

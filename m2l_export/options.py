@@ -35,9 +35,9 @@ class ExportOptions:
 
     name: str | None = None
     """Name of the bundle. None: the folder's name."""
-    image_size: int | None = None
-    """Side of masks and images in pixels. It is a multiple of 2 to the power of the network's depth.
-    None: that power, or what the training run says."""
+    image_size: int | str | tuple[int, int] | None = None
+    """Side of masks and images in pixels, or height x width as ``256x512`` or (256, 512): multiples of 2 to the power
+    of the network's depth. None: what the training run says, or that power, or 256 where the layers do not tell."""
     norm_statistics: NormStatistics = "instance"
     """What a batch norm normalizes by. ``instance``: each image's own statistics, as the original's test does.
     ``running``: those collected in training, as the original's test does with ``--eval``."""

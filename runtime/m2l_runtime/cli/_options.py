@@ -165,7 +165,8 @@ def _options_of(record: type, is_partial: bool) -> list[inspect.Parameter]:
 def _plain(name: str, kind: Any, is_partial: bool) -> Any:
     """Return the type that typer reads an option as: an enumeration for a Literal, so that others are refused.
 
-    Where options are partial the record itself refuses others, with the message of its own.
+    Where options are partial the record itself refuses others, with the message of its own. What may be of several
+    types is words, which the record reads.
     """
     is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     plain = []
@@ -177,6 +178,8 @@ def _plain(name: str, kind: Any, is_partial: bool) -> Any:
             plain.append(type(choices[0]))
         else:
             plain.append(enum.StrEnum(name, {choice: choice for choice in choices}))
+    if len([one for one in plain if one is not type(None)]) > 1:
+        plain = [str, *(one for one in plain if one is type(None))]
     if is_partial and type(None) not in plain:
         plain.append(type(None))
     return functools.reduce(lambda one, other: one | other, plain)

@@ -17,6 +17,7 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.plain_file import read_plain
 from m2l_runtime._utils.reading import reader_errors
+from m2l_runtime._utils.sides import plain_sides
 from m2l_runtime._utils.text import printable, utf8
 from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_runtime.masks.mask_folder import describe_passed_over
@@ -226,7 +227,7 @@ def _check_out(root: Path, images: Path, masks: Path, resume: bool, overwrite: b
 class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hold the fields of PrepareOptions, as `SETTINGS` has them."""
 
-    size: int
+    size: int | str
     splits: dict[str, float]
     seed: int
     split_file: str | None
@@ -259,7 +260,7 @@ def _write_settings(root: Path, options: PrepareOptions) -> None:
         for path in (options.split_file, options.group_file)
     )
     found = _Settings(
-        options.size,
+        plain_sides(options.sides),
         dict(options.splits),
         options.seed,
         split_file,

@@ -123,12 +123,12 @@ def common_encoding(paths: Sequence[Path], workers: int) -> JpegEncoding | None:
 
 
 def encode_once(encoding: JpegEncoding, path: Path, image: Image) -> Image:
-    """Encode the image (S, S, 3) that was read from a file, unless its pixels are those of a JPEG file already.
+    """Encode the image (H, W, 3) that was read from a file, unless its pixels are those of a JPEG file already.
 
-    A file whose picture was resized counts as not encoded; a combined picture is two squares wide.
+    A file whose picture was resized counts as not encoded; a combined picture is two of them wide.
     """
     found, (width, height) = read_encoding(path)
-    side = len(image)
-    if found is not None and height == side and width in (side, 2 * side):
+    rows, columns = image.shape[:2]
+    if found is not None and height == rows and width in (columns, 2 * columns):
         return image
     return encoding.encode(image)

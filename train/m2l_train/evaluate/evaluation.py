@@ -20,6 +20,7 @@ import numpy as np
 
 from m2l_runtime import AppearanceChoice, Synthesizer
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.sides import plain_sides
 from m2l_runtime._utils.text import plural
 from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import EngineNotInstalled, InputError
@@ -195,11 +196,8 @@ def _evaluate_data(
     watch: Callable[[int], None],
     started: float,
 ) -> Evaluation:
-    reference, side, warnings = (
-        evaluation_data.files.reference,
-        evaluation_data.generated.shape[1],
-        list(evaluation_data.warnings),
-    )
+    reference, warnings = evaluation_data.files.reference, list(evaluation_data.warnings)
+    height, width = evaluation_data.generated.shape[1:3]
     if evaluation_data.fake:
         warnings.append(
             f"{plural(evaluation_data.fake, 'image')} of the fake backend: no model was run, they show nothing"
@@ -226,7 +224,7 @@ def _evaluate_data(
     training = None
     if len(reference) >= sets.MIN_IMAGES:
         sets.refuse_synthetic(reference, options.worker_count)
-        training, problems = _read_training(reference, evaluation_data, side, options, watch)
+        training, problems = _read_training(reference, evaluation_data, (height, width), options, watch)
         warnings += [f"left out {problem}" for problem in problems]
     inputs = EvaluationInputs(
         evaluation_data.names,
@@ -243,7 +241,7 @@ def _evaluate_data(
     elif options.sheet is not None:
         write_told_apart(Path(options.sheet), compared, result.told_apart)
     return Evaluation(
-        image_size=side,
+        image_size=plain_sides((height, width)),
         compared_with="training images" if training is not None else "evaluated real images",
         figures=result.figures,
         closest=result.closest,
@@ -306,7 +304,7 @@ def _with_as_made(figure: Metric, as_made: Metric) -> Metric:
 def _read_training(
     pairs: Sequence[Pair],
     evaluation_data: EvaluationData,
-    side: int,
+    size: tuple[int, int],
     options: EvaluationOptions,
     watch: Callable[[int], None],
 ) -> tuple[Training, list[str]]:
@@ -321,7 +319,7 @@ def _read_training(
     def pictures() -> Iterator[Image]:
         found = sets.iterate_pairs(
             pairs,
-            side,
+            size,
             workers=options.worker_count,
             has_masks=files.has_masks,
             mask_is_left=files.mask_is_left,

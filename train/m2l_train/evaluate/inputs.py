@@ -114,7 +114,7 @@ def read_folders(
     wanted = [by_key[key] for key in keys] if files.has_masks else list(by_key.values())
     wanted = _subsample(wanted, MAX_IMAGES, "real image", options.seed, warnings)
     encoding = _encoding_of(wanted, options)
-    real = _read_real(wanted, files, generated.shape[1], options, encoding)
+    real = _read_real(wanted, files, generated.shape[1:3], options, encoding)
     warnings += [f"left out {problem}" for problem in real.problems]
     if files.has_masks:
         place = {pair_key(name): i for i, name in enumerate(real.names)}
@@ -125,7 +125,7 @@ def read_folders(
     return EvaluationData(
         names=tuple(by_key[key].name if files.has_masks else made_files.by_key[key].stem for key in keys),
         generated=generated,
-        samples=tuple(_read_samples(found, keys, generated.shape[1], options) for found in sample_files),
+        samples=tuple(_read_samples(found, keys, generated.shape[1:3], options) for found in sample_files),
         real=real,
         files=files,
         warnings=warnings,
@@ -168,7 +168,7 @@ def synthesize_with_bundle(
     conditions = Conditions(synthesizer.extra, options.seed, choice, samples)
     wanted = _subsample(files.pairs, MAX_IMAGES, "pair", options.seed, warnings)
     encoding = _encoding_of(wanted, options)
-    real = _read_real(wanted, files, synthesizer.image_size[0], options, encoding)
+    real = _read_real(wanted, files, synthesizer.image_size, options, encoding)
     warnings += [f"left out {problem}" for problem in real.problems]
     settings = synthesizer.settings
     step = _CHUNK * settings.streams
@@ -242,13 +242,13 @@ def finisher(encoding: JpegEncoding | None) -> sets.Finish:
 def _read_real(
     pairs: Sequence[Pair],
     files: sets.RealFiles,
-    side: int,
+    size: tuple[int, int],
     options: EvaluationOptions,
     encoding: JpegEncoding | None,
 ) -> sets.RealSet:
     return sets.read_pairs(
         pairs,
-        side,
+        size,
         workers=options.worker_count,
         has_masks=files.has_masks,
         mask_is_left=files.mask_is_left,
@@ -273,7 +273,9 @@ def _refuse_overlap(folders: Sequence[sets.SyntheticFiles], real: sets.RealFiles
             raise InputError(f"{printable(other.folder)} is given twice; samples are other images of the same masks")
 
 
-def _read_samples(files: sets.SyntheticFiles, keys: Sequence[str], side: int, options: EvaluationOptions) -> Images:
+def _read_samples(
+    files: sets.SyntheticFiles, keys: Sequence[str], size: tuple[int, int], options: EvaluationOptions
+) -> Images:
     missing = [key for key in keys if key not in files.by_key]
     if missing:
         raise InputError(
@@ -282,10 +284,11 @@ def _read_samples(files: sets.SyntheticFiles, keys: Sequence[str], side: int, op
             "samples of the same masks, by the same names"
         )
     images = sets.read_synthetic([files.by_key[key] for key in keys], options.worker_count)
-    if images.shape[1] != side:
+    height, width = images.shape[1:3]
+    if (height, width) != size:
         raise InputError(
-            f"the images in {printable(files.folder)} are {images.shape[1]} pixels wide, the others {side}; expected "
-            "one size"
+            f"the images in {printable(files.folder)} are {width} x {height} pixels, the others {size[1]} x {size[0]}; "
+            "expected one size"
         )
     return images
 

@@ -134,8 +134,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: str = SCHEMA
     schema_version: int = SCHEMA_VERSION
-    image_size: int
-    """Side in pixels at which images were compared."""
+    image_size: int | str
+    """Side in pixels at which images were compared, or HEIGHTxWIDTH."""
     compared_with: Literal["training images", "evaluated real images"]
     """What the metrics of sets measure both columns, or the one column, against."""
     figures: dict[str, Metric]

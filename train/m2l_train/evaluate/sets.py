@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 import numpy as np
 from PIL import Image as PillowImage
 
+from m2l_runtime._utils.sides import both_sides
 from m2l_runtime._utils.text import plural, printable, stem
 from m2l_runtime.conditioning.random import random_permutation
 from m2l_runtime.errors import InputError, PictureFileError
@@ -42,7 +43,7 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 Finish = Callable[[Path, Image], Image]
-"""Of a file of a photograph and the image (S, S, 3) read from it, to the image that counts."""
+"""Of a file of a photograph and the image (H, W, 3) read from it, to the image that counts."""
 
 
 def _as_read(path: Path, image: Image) -> Image:
@@ -71,9 +72,9 @@ class RealSet:
 
     names: tuple[str, ...]
     images: Images
-    """uint8 (N, S, S, 3)."""
+    """uint8 (N, H, W, 3)."""
     masks: Masks
-    """uint8 (N, S, S); all 0 where there are none."""
+    """uint8 (N, H, W); all 0 where there are none."""
     problems: tuple[str, ...]
     """A line for each pair left out because it cannot be read."""
 
@@ -214,14 +215,14 @@ def refuse_synthetic(pairs: Sequence[Pair], workers: int) -> None:
 
 def read_pairs(
     pairs: Sequence[Pair],
-    side: int,
+    size: int | tuple[int, int],
     *,
     workers: int,
     has_masks: bool = True,
     mask_is_left: bool = True,
     finish: Finish = _as_read,
 ) -> RealSet:
-    """Decode pairs and squash them to (side, side); those that cannot be read are left out and named.
+    """Decode pairs and squash them to one size (a side, or height and width); name and leave out what cannot be read.
 
     `finish` is called with each file and its image, and returns the image that counts.
 
@@ -230,7 +231,7 @@ def read_pairs(
     """
     names, images, masks, problems = [], [], [], []
     for name, image, mask, problem in iterate_pairs(
-        pairs, side, workers=workers, has_masks=has_masks, mask_is_left=mask_is_left, finish=finish
+        pairs, size, workers=workers, has_masks=has_masks, mask_is_left=mask_is_left, finish=finish
     ):
         if image is None or mask is None:
             problems.append(problem)
@@ -246,7 +247,7 @@ def read_pairs(
 
 def iterate_pairs(
     pairs: Sequence[Pair],
-    side: int,
+    size: int | tuple[int, int],
     *,
     workers: int,
     has_masks: bool = True,
@@ -254,12 +255,13 @@ def iterate_pairs(
     finish: Finish = _as_read,
 ) -> Iterator[tuple[str, Image | None, Mask | None, str]]:
     """Yield (name, image, mask, "") of each pair, in order; (name, None, None, problem) of one that cannot be read."""
+    sides = both_sides(size)
 
     def read(pair: Pair) -> tuple[str, Image | None, Mask | None, str]:
         try:
             if not has_masks:
-                return pair.name, finish(pair.image, _resized(pair.image, side)), np.zeros((side, side), np.uint8), ""
-            arrays = read_pair(pair, side, mask_is_left=mask_is_left)
+                return pair.name, finish(pair.image, _resized(pair.image, sides)), np.zeros(sides, np.uint8), ""
+            arrays = read_pair(pair, sides, mask_is_left=mask_is_left)
         except PairError as error:
             return pair.name, None, None, str(error)
         return pair.name, finish(pair.image, arrays.image), arrays.mask, ""
@@ -267,12 +269,12 @@ def iterate_pairs(
     yield from in_threads(read, pairs, workers)
 
 
-def _resized(path: Path, side: int) -> Image:
+def _resized(path: Path, size: tuple[int, int]) -> Image:
     try:
         picture = decode(read_bytes(path)).convert("RGB")
     except PictureFileError as error:
         raise PairError(f"{printable(path)}: {error}") from None
-    return np.array(picture.resize((side, side), PillowImage.Resampling.BICUBIC))
+    return np.array(picture.resize(size[::-1], PillowImage.Resampling.BICUBIC))
 
 
 def find_synthetic(folder: str | os.PathLike[str], real_keys: Collection[str] = ()) -> SyntheticFiles:
@@ -324,7 +326,7 @@ def _key_and_sample(name: str, real_keys: Collection[str]) -> tuple[str, int]:
 
 
 def read_synthetic(paths: Sequence[Path], workers: int) -> Images:
-    """Decode synthesized images, which must all be squares of one size.
+    """Decode synthesized images, which must all be of one size.
 
     Raises:
         InputError: one cannot be read, is no RGB picture, or is of another size than the others.
@@ -372,11 +374,11 @@ def check_side(height: int, width: int) -> None:
     """Make sure that images of this size can be evaluated.
 
     Raises:
-        InputError: they are no squares, or too small or too large.
+        InputError: they are too small or too large.
     """
-    if height != width or not MIN_SIDE <= height <= MAX_SIDE:
+    if not MIN_SIDE <= min(height, width) <= max(height, width) <= MAX_SIDE:
         raise InputError(
-            f"the synthesized images are {width} x {height} pixels; expected squares of {MIN_SIDE} to {MAX_SIDE}"
+            f"the synthesized images are {width} x {height} pixels; expected sides of {MIN_SIDE} to {MAX_SIDE}"
         )
 
 
