@@ -50,6 +50,20 @@ def echo_json(value: Any) -> None:
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read the value of --shard, I/N.
+
+    Example:
+        >>> parse_shard("2/3")
+        (2, 3)
+    """
+    number, slash, count = text.partition("/")
+    is_plain = slash and all(n.isascii() and n.isdecimal() and len(n) <= 9 for n in (number, count))
+    if not (is_plain and 1 <= int(number) <= int(count)):
+        raise typer.BadParameter(f"--shard is I/N with I from 1 to N, got {text[:40]!r}")
+    return int(number), int(count)
+
+
 def option_field(
     value: Any,
     help: str,  # noqa: A002 - as typer names it
