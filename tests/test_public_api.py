@@ -47,11 +47,17 @@ EXPORTED = {
         "Segmenter",
         "SegmenterOptions",
         "SegmenterReport",
+        "Usefulness",
+        "UsefulnessCallbacks",
+        "UsefulnessOptions",
+        "UsefulnessReport",
         "evaluate_bundle",
         "evaluate_images",
+        "evaluate_usefulness",
         "load_segmenter",
         "to_json",
         "train_segmenter",
+        "usefulness_to_json",
     ],
 }
 

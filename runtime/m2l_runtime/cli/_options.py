@@ -64,6 +64,20 @@ def _finite(value: Any) -> Any:
     return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read the value of --shard, I/N.
+
+    Example:
+        >>> parse_shard("2/3")
+        (2, 3)
+    """
+    number, slash, count = text.partition("/")
+    is_plain = slash and all(n.isascii() and n.isdecimal() and len(n) <= 9 for n in (number, count))
+    if not (is_plain and 1 <= int(number) <= int(count)):
+        raise typer.BadParameter(f"--shard is I/N with I from 1 to N, got {text[:40]!r}")
+    return int(number), int(count)
+
+
 def option_field(
     value: Any,
     help: str,  # noqa: A002 - as typer names it

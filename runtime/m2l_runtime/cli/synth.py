@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, cast
 import typer
 
 from m2l_runtime.backends.engines import BACKENDS
-from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, echo_json, expand_options, option_field
+from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, echo_json, expand_options, option_field, parse_shard
 from m2l_runtime.output.formats import (
     FORMATS,
     IMAGE_FORMATS,
@@ -189,7 +189,7 @@ def synth(
             out,
             synthesizer,
             options,
-            shard=_shard(run.shard),
+            shard=parse_shard(run.shard),
             workers=run.workers,
             resume=run.resume,
             overwrite=run.overwrite,
@@ -337,15 +337,6 @@ def _output_options(output: OutputFlags, format: Format, is_drawn: bool) -> Outp
         masks_per_file=OutputOptions.masks_per_file if output.masks_per_file is None else output.masks_per_file,
         contact_sheet=output.contact_sheet,
     )
-
-
-def _shard(text: str) -> tuple[int, int]:
-    """Read I/N."""
-    number, slash, count = text.partition("/")
-    is_plain = slash and all(n.isascii() and n.isdecimal() and len(n) <= 9 for n in (number, count))
-    if not (is_plain and 1 <= int(number) <= int(count)):
-        raise typer.BadParameter(f"--shard is I/N with I from 1 to N, got {text[:40]!r}")
-    return int(number), int(count)
 
 
 if __name__ == "__main__":

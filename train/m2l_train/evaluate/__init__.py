@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from m2l_train.evaluate.segmenter import Segmenter, load_segmenter
     from m2l_train.evaluate.shipped import SHIPPED_SEGMENTER
     from m2l_train.evaluate.training import SegmenterOptions, SegmenterReport, train_segmenter
+    from m2l_train.evaluate.usefulness.experiment import UsefulnessReport, evaluate_usefulness
+    from m2l_train.evaluate.usefulness.plan import UsefulnessCallbacks, UsefulnessOptions
+    from m2l_train.evaluate.usefulness.result import Usefulness, usefulness_to_json
 
 _HOMES = {
     "Evaluation": "result",
@@ -28,11 +31,17 @@ _HOMES = {
     "Segmenter": "segmenter",
     "SegmenterOptions": "training",
     "SegmenterReport": "training",
+    "Usefulness": "usefulness.result",
+    "UsefulnessCallbacks": "usefulness.plan",
+    "UsefulnessOptions": "usefulness.plan",
+    "UsefulnessReport": "usefulness.experiment",
     "evaluate_bundle": "evaluation",
     "evaluate_images": "evaluation",
+    "evaluate_usefulness": "usefulness.experiment",
     "load_segmenter": "segmenter",
     "to_json": "result",
     "train_segmenter": "training",
+    "usefulness_to_json": "usefulness.result",
 }
 
 __all__ = [
@@ -43,11 +52,17 @@ __all__ = [
     "Segmenter",
     "SegmenterOptions",
     "SegmenterReport",
+    "Usefulness",
+    "UsefulnessCallbacks",
+    "UsefulnessOptions",
+    "UsefulnessReport",
     "evaluate_bundle",
     "evaluate_images",
+    "evaluate_usefulness",
     "load_segmenter",
     "to_json",
     "train_segmenter",
+    "usefulness_to_json",
 ]
 
 if not TYPE_CHECKING:  # a type checker reads the imports above

@@ -1,4 +1,4 @@
-"""Define the commands of evaluation: evaluate images, evaluate bundle, evaluate segmenter.
+"""Define the commands of evaluation: evaluate images, bundle, segmenter and usefulness.
 
 Nothing heavy is imported before a command runs.
 """
@@ -15,6 +15,7 @@ import typer
 
 from m2l_runtime._utils.text import ascii_json, print_stderr
 from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, expand_options, option_field
+from m2l_train.evaluate.usefulness.cli import usefulness
 
 if TYPE_CHECKING:
     from m2l_train.evaluate import Evaluation, EvaluationOptions
@@ -80,6 +81,7 @@ def register(app: typer.Typer) -> None:
     group.command()(images)
     group.command()(bundle)
     group.command()(segmenter)
+    group.command()(usefulness)
     app.add_typer(group)
 
 

@@ -1,4 +1,4 @@
-"""Measure how well lesions agree with their masks: Dice coefficient and boundary distance.
+"""Measure how well lesions agree with their masks: Dice coefficient, boundary distance and rates of pixels.
 
 Dice 2|A and B| / (|A| + |B|) (Dice 1945). Boundary distance: the average symmetric surface distance (Heimann et al.,
 IEEE Transactions on Medical Imaging 28(8), 2009), the mean over the boundary pixels of both of the distance to the
@@ -46,6 +46,23 @@ def dice(one: Lesion, other: Lesion) -> float:
     """Return the Dice coefficient; 1 if both are empty."""
     size = int(one.sum()) + int(other.sum())
     return 1.0 if size == 0 else 2 * int((one & other).sum()) / size
+
+
+def jaccard(one: Lesion, other: Lesion) -> float:
+    """Return the Jaccard index |A and B| / |A or B| (Jaccard 1901); 1 if both are empty."""
+    union = int((one | other).sum())
+    return 1.0 if union == 0 else int((one & other).sum()) / union
+
+
+def sensitivity(expected: Lesion, predicted: Lesion) -> float:
+    """Return the share of the lesion's pixels that are found; 1 if there are none."""
+    size = int(expected.sum())
+    return 1.0 if size == 0 else int((expected & predicted).sum()) / size
+
+
+def specificity(expected: Lesion, predicted: Lesion) -> float:
+    """Return the share of the pixels outside the lesion that are not taken for it; 1 if there are none."""
+    return sensitivity(~expected, ~predicted)
 
 
 def boundary_distance(one: Lesion, other: Lesion) -> float:
