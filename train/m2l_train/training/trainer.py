@@ -272,8 +272,6 @@ class _Trainer:
             if config.appearance and state is None and processes.is_main_process:
                 table = self._appearances(on_note)
             rows = processes.broadcast_object(appearance_rows_in(state) if table is None else len(table))
-            if config.compile:
-                use_own_compile_cache()
             average = None if processes.world_size == 1 else processes.average
             self._networks = Pix2Pix(config, device, appearance_rows=rows, average=average)
             if table is not None:
@@ -507,6 +505,7 @@ class _Trainer:
             if why is not None:
                 on_note(why)
             else:
+                use_own_compile_cache()
                 compiling.compile_networks(self._networks, count, is_over, on_note)
 
     def _train_epoch(
