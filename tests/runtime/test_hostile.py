@@ -177,7 +177,7 @@ def test_overwrite__a_hostile_log_removes_nothing_of_others(tmp_path: Path, m2l:
     assert m2l("synth", "shapes:2", out, *SYNTH).code == 0
     (tmp_path / "masks").mkdir()
     victim = save(tmp_path / "masks" / "000000-circle.png", disc(64, 20, 30, 30))
-    log = out / "m2l-log.jsonl"
+    log = out / ".m2l" / "m2l-log.jsonl"
     record = json.loads(log.read_text().splitlines()[0])
     odd = (
         b"[" * 200_000
@@ -197,9 +197,9 @@ def test_overwrite__a_hostile_log_removes_nothing_of_others(tmp_path: Path, m2l:
 def test_overwrite__nothing_is_removed_where_a_log_cannot_be_read(tmp_path: Path, m2l: CommandLine) -> None:
     out = tmp_path / "out"
     assert m2l("synth", "shapes:2", out, *SYNTH).code == 0
-    os.mkfifo(out / "m2l-log9.jsonl")  # read after the other
+    os.mkfifo(out / ".m2l" / "m2l-log9.jsonl")  # read after the other
     done = m2l("synth", "shapes:3", out, "--overwrite", *SYNTH)
     assert done.code == 1
     assert "not a plain file" in done.err
     assert len(list(out.rglob("images/*.png"))) == 2
-    assert (out / "m2l-log.jsonl").exists()
+    assert (out / ".m2l" / "m2l-log.jsonl").exists()
