@@ -58,6 +58,9 @@ class ExportOptions:
     precisions: Sequence[Precision] = ("fp32",)
     """What convolutions compute in, on each engine that can: `bf16` on OpenVINO; `int8` on onnxruntime, OpenVINO and
     TensorRT, one file each; `fp16` on onnxruntime and TensorRT, on GPUs only. fp32 is always made."""
+    require: bool = False
+    """Whether to refuse, before the work, if a precision cannot be validated on this machine. Otherwise it is left out
+    with a note, unless nothing asked for is left."""
     engines: Sequence[str] | None = None
     """Engines that lower precisions are made for. None: all that are installed and can, and TensorRT if `plans` is
     given."""

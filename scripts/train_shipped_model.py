@@ -13,9 +13,9 @@ every 50 steps. Weights of EfficientNet-Lite0 come from the extra `photo`. docs/
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,10 +158,12 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Of the generator; the discriminators' is 3/4 of it.")] = 4e-4,
     ema: Annotated[float, typer.Option(help="Decay of the average of weights.")] = 0.999,
     batch_size: int = 8,
+    max_steps: Annotated[int, typer.Option(help="Steps after which it ends, earlier sessions counted.")] = 1 << 40,
+    seed: int = 0,
 ) -> None:
-    """Begin a training, or go on with it."""
+    """Begin a training, or go on with it: in two sessions it comes to the same, bit for bit."""
     torch.set_num_threads(threads)
-    torch.manual_seed(time.time_ns() & 0xFFFF)
+    torch.manual_seed(seed)
     pairs, names = read_split(packed, "train")
     config = GanConfig(
         learning_rate_g=learning_rate,
@@ -180,7 +182,6 @@ def train(
         cpu_seconds = state["cpu"]
         typer.echo(f"on from step {gan.step_count}, {gan.images_seen} images seen")
     masks, images = torch.from_numpy(pairs.masks), torch.from_numpy(pairs.images)
-    random = np.random.default_rng(gan.step_count + 1)
     begin = saved = time.monotonic()
     begin_cpu, counted = time.process_time(), 0
     sums: dict[str, float] = {}
@@ -190,7 +191,9 @@ def train(
         _write(run / STATE, gan.state() | {"cpu": total})
         _write(run / GENERATOR, gan.average.state_dict())
 
-    for rows in batches(len(masks), batch_size, random):
+    while gan.step_count < max_steps:
+        rows = rows_of_step(gan.step_count, len(masks), batch_size, seed)
+        random = np.random.default_rng((seed, gan.step_count, 1))
         times = int(random.integers(8))
         turned = [turn(one, times) for one in (masks[rows], images[rows])]
         losses = gan.step(turned[0], turned[1], table[rows], random)
@@ -213,14 +216,21 @@ def train(
     save()
 
 
-def batches(count: int, size: int, random: np.random.Generator) -> Iterator[Tensor]:
-    """Yield rows of batches without end, each epoch in another order."""
-    waiting: list[int] = []
-    while True:
-        while len(waiting) < size:
-            waiting += random.permutation(count).tolist()
-        yield torch.tensor(waiting[:size])
-        waiting = waiting[size:]
+def rows_of_step(step: int, count: int, size: int, seed: int) -> Tensor:
+    """Return the rows (size,) of a step's batch, of `count` pairs; each epoch has another order.
+
+    Example:
+        >>> sorted(torch.cat([rows_of_step(step, 6, 2, 0) for step in range(3)]).tolist())
+        [0, 1, 2, 3, 4, 5]
+    """
+    places = range(step * size, (step + 1) * size)
+    return torch.tensor([_order(place // count, count, seed)[place % count] for place in places])
+
+
+@functools.lru_cache(maxsize=2)
+def _order(epoch: int, count: int, seed: int) -> list[int]:
+    order: list[int] = np.random.default_rng((seed, epoch, 0)).permutation(count).tolist()
+    return order
 
 
 def turn(pixels: Tensor, times: int) -> Tensor:

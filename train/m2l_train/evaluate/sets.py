@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -23,9 +23,10 @@ from m2l_runtime._utils.sides import both_sides
 from m2l_runtime._utils.text import plural, printable, stem
 from m2l_runtime.conditioning.random import random_permutation
 from m2l_runtime.errors import InputError, PictureFileError
-from m2l_runtime.masks.image_file import FORMATS, decode, read_bytes
+from m2l_runtime.masks.image_file import decode, open_header, read_bytes
 from m2l_runtime.masks.mask_file import BLACK_BELOW, MAX_GRAY_FRACTION, WHITE_FROM
 from m2l_runtime.masks.mask_folder import find_masks
+from m2l_runtime.masks.samples import split_sample
 from m2l_runtime.output.encoding import ImageProvenance, read_image_provenance
 from m2l_runtime.types import Image, Images, Mask, Masks
 from m2l_train.data.data_folder import IMAGES, MASKS, TRAIN, VAL, are_combined
@@ -86,6 +87,10 @@ class SyntheticFiles:
     by_key: Mapping[str, Path]
     ambiguous: tuple[str, ...]
     """Names that share a key with others; none of them is used."""
+    label: str
+    """What the set is called in the result: the folder's name, and of more samples of its masks their number."""
+    more: tuple[SyntheticFiles, ...] = ()
+    """Further images of the same masks in the same folder, of `m2l synth --samples`: a set for each sample."""
 
 
 def in_threads(work: Callable[[Item], Outcome], items: Iterable[Item], workers: int) -> Iterator[Outcome]:
@@ -109,9 +114,9 @@ def image_provenance(path: Path) -> ImageProvenance | None:
     if not path.is_file():  # a pipe would wait for somebody to write to it
         return None
     try:
-        with PillowImage.open(path, formats=FORMATS) as picture:
+        with open_header(path) as picture:
             return read_image_provenance(picture)
-    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
+    except Exception:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
         return None  # told when it is read
 
 
@@ -272,8 +277,13 @@ def _resized(path: Path, size: tuple[int, int]) -> Image:
     return np.array(picture.resize(size[::-1], PillowImage.Resampling.BICUBIC))
 
 
-def find_synthetic(folder: str | os.PathLike[str]) -> SyntheticFiles:
-    """Find the images that `m2l synth` has written to a folder, with or without ``--pairs``.
+def find_synthetic(folder: str | os.PathLike[str], real_keys: Collection[str] = ()) -> SyntheticFiles:
+    """Find the images that `m2l synth` has written to a folder, with or without ``--pairs`` and ``--samples``.
+
+    Args:
+        folder: what `m2l synth` wrote to.
+        real_keys: what the names of the real pairs are matched by. NAME_sample2 is the second sample of NAME where a
+            pair is called NAME and none NAME_sample2; without pairs every image counts for itself.
 
     Raises:
         InputError: the folder is not there or holds no picture.
@@ -290,12 +300,29 @@ def find_synthetic(folder: str | os.PathLike[str]) -> SyntheticFiles:
             f"{printable(root)} holds no picture; expected png, jpeg or webp images of m2l synth (tars, parquet and "
             "npz are not read here)"
         )
-    by_key: dict[str, list[str]] = {}
+    by_sample: dict[int, dict[str, list[str]]] = {}
     for name in listed.names:
-        by_key.setdefault(pair_key(name), []).append(name)
-    ambiguous = tuple(name for names in by_key.values() if len(names) > 1 for name in names)
-    alone = {key: listed.path(names[0]) for key, names in by_key.items() if len(names) == 1}
-    return SyntheticFiles(root, alone, ambiguous)
+        key, number = _key_and_sample(name, real_keys)
+        by_sample.setdefault(number, {}).setdefault(key, []).append(name)
+    label = Path(folder).resolve().name
+    first, *more = (
+        SyntheticFiles(
+            root,
+            {key: listed.path(names[0]) for key, names in by_key.items() if len(names) == 1},
+            tuple(name for names in by_key.values() if len(names) > 1 for name in names),
+            label if place == 0 else f"{label}, sample {number}",
+        )
+        for place, (number, by_key) in enumerate(sorted(by_sample.items()))
+    )
+    return replace(first, more=tuple(more))
+
+
+def _key_and_sample(name: str, real_keys: Collection[str]) -> tuple[str, int]:
+    """Return the key of an image and the number of the sample, 1 where its name has none."""
+    own = pair_key(name)
+    source, number = split_sample(os.path.basename(stem(name)))  # noqa: PTH119
+    key = pair_key(f"{source}.png")
+    return (own, 1) if number is None or own in real_keys or key not in real_keys else (key, number)
 
 
 def read_synthetic(paths: Sequence[Path], workers: int) -> Images:

@@ -49,8 +49,18 @@ def _measure(images: Tensor, masks: Tensor) -> Tensor:
 
 def _lab(images: Tensor) -> Tensor:
     """Convert uint8 (..., 3) to CIE L*a*b* (..., 3)."""
-    linear, to_xyz, to_lab, offset = _constants(images.device)
-    scaled = linear[images.to(torch.int32)] @ to_xyz
+    return lab_of_linear(_constants(images.device)[0][images.to(torch.int32)])
+
+
+def lab_of_linear(linear: Tensor) -> Tensor:
+    """Convert linear light (..., 3), 0..1, to CIE L*a*b* (..., 3).
+
+    Example:
+        >>> lab_of_linear(torch.ones(3)).abs().round(decimals=1).tolist()
+        [100.0, 0.0, 0.0]
+    """
+    _, to_xyz, to_lab, offset = _constants(linear.device)
+    scaled = linear @ to_xyz
     f = torch.where(scaled > _EPSILON, scaled.clamp_min(_EPSILON).pow(1 / 3), _SLOPE * scaled + _OFFSET)
     return f @ to_lab + offset
 

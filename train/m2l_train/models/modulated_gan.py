@@ -20,16 +20,22 @@ from torch import Tensor
 from m2l_runtime.errors import Diverged
 from m2l_train.models.efficientnet_lite import EfficientNetLite
 from m2l_train.models.jpeg import compress
+from m2l_train.models.measured import DIFFERENTIABLE_NAMES, measure_differentiably
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec, scale_noise, to_rgb
 from m2l_train.models.networks import detail
-from m2l_train.models.projected import PatchHead, ProjectedHeads
+from m2l_train.models.projected import MaskHead, PatchHead, ProjectedHeads
 
+DETAIL_SIDE: Final = 9
+"""Pixels of the square whose mean is taken from luma where fine detail is averaged over images."""
+MARKS_DECAY: Final = 0.98
+"""Of a step, of the average of fine detail."""
 STATISTICS_DEPTHS: Final = 3
 """Depths of features whose statistics are compared, from the finest: strides of 4, 8 and 16 pixels."""
 MIN_REGION: Final = 0.01
 """Share of the image below which a region is not compared."""
 MIN_SIDE: Final = 64
 """Side of the images below which nothing is left in the discriminators' last layers."""
+MASK_LEARNING_RATE: Final = 1e-3
 SHIFT: Final = 8
 """Pixels by which what the feature network sees is moved at most."""
 
@@ -52,6 +58,17 @@ class GanConfig:
     """Weight of the mean square by which the 2x2 phases of luma differ over squares of 8 pixels."""
     lambda_patch: float = 0.5
     """Weight of the discriminator on pixels beside those on features."""
+    lambda_asked: float = 3.0
+    """Weight of the difference between numbers asked for and measured, in deviations of the training images' (a
+    Huber loss: some cannot be had with each mask)."""
+    lambda_marks: float = 0.2
+    """Weight of what is common to the fine detail of all images, in levels squared, that real images have not: marks at
+    fixed places."""
+    lambda_mask: float = 2.0
+    """Weight of the binary cross-entropy of the mask found in an image, above `mask_share` of that of real images."""
+    mask_share: float = 0.8
+    """Lesions are to be found better than real ones are, whose masks are not always true, but without end they would
+    become ever plainer, and their edges be drawn as lines."""
     ema: float = 0.999
     half_images: int = 14_000
     """Images seen at half their side before training goes on at the full side."""
@@ -67,6 +84,13 @@ class GanLosses:
     pixels_g: float
     statistics: float
     l1_levels: float
+    mask_real: float
+    mask_fake: float
+    """Cross-entropy of the mask found in real and in synthesized images."""
+    asked: float
+    """Mean difference of numbers asked for and measured, in deviations; 0 at half the side."""
+    marks: float
+    """Mean square of what synthesized images have in common and real ones have not, in levels; 0 at half the side."""
 
 
 class ModulatedGan:
@@ -99,6 +123,7 @@ class ModulatedGan:
         self.features = features.to(device, memory_format=layout).requires_grad_(False).eval()  # type: ignore[call-overload]
         self.heads = ProjectedHeads(features.channels, numbers).to(device, memory_format=layout)  # type: ignore[call-overload]
         self.patches = PatchHead(numbers).to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.finder = MaskHead(features.channels).to(device, memory_format=layout)  # type: ignore[call-overload]
         self._judges = [
             p for p in itertools.chain(self.patches.parameters(), self.heads.parameters()) if p.requires_grad
         ]
@@ -106,8 +131,13 @@ class ModulatedGan:
             self.generator.parameters(), config.learning_rate_g, betas=(0.0, 0.99), fused=True
         )
         self.optimizer_d = torch.optim.Adam(self._judges, config.learning_rate_d, betas=(0.0, 0.99), fused=True)
+        self.optimizer_m = torch.optim.Adam(self.finder.parameters(), MASK_LEARNING_RATE, betas=(0.9, 0.99), fused=True)
         self.step_count, self.images_seen = 0, 0
+        known = [name for name in DIFFERENTIABLE_NAMES if name in names]
+        self._asked = torch.tensor([names.index(name) for name in known], device=device)
+        self._measured = torch.tensor([DIFFERENTIABLE_NAMES.index(name) for name in known], device=device)
         self._deviations: list[Tensor | None] = [None] * STATISTICS_DEPTHS
+        self._marks: Tensor | None = None
 
     def state(self) -> dict[str, Any]:
         """Return all that a training goes on from."""
@@ -116,15 +146,21 @@ class ModulatedGan:
             "E": self.average.state_dict(),
             "PD": self.patches.state_dict(),
             "HD": self.heads.state_dict(),
+            "MD": self.finder.state_dict(),
             "oG": self.optimizer_g.state_dict(),
             "oD": self.optimizer_d.state_dict(),
+            "oM": self.optimizer_m.state_dict(),
             "step": self.step_count,
             "seen": self.images_seen,
             "deviations": list(self._deviations),
+            "marks": self._marks,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned; learning rates are those of the config."""
+        if "MD" in state:  # states of before there was one begin it anew
+            self.finder.load_state_dict(state["MD"])
+            self.optimizer_m.load_state_dict(state["oM"])
         for name, module in (
             ("G", self.generator),
             ("E", self.average),
@@ -142,6 +178,8 @@ class ModulatedGan:
         self.step_count, self.images_seen = state["step"], state["seen"]
         kept = state.get("deviations", self._deviations)  # states of before they were kept have none
         self._deviations = [None if one is None else one.to(self.device) for one in kept]
+        marks = state.get("marks")
+        self._marks = None if marks is None else marks.to(self.device)
 
     def step(self, masks: Tensor, images: Tensor, appearances: Tensor, random: np.random.Generator) -> GanLosses:
         """Train the discriminators, then the generator, on one batch.
@@ -196,6 +234,11 @@ class ModulatedGan:
         _backward(features_d + pixels_d)
         self.optimizer_d.step()
 
+        mask_real = self._find(real_features, small)
+        self.optimizer_m.zero_grad()
+        _backward(mask_real.mean())
+        self.optimizer_m.step()
+
         self._require_grad(False)
         with self._autocast():
             features_g = -torch.stack(
@@ -203,12 +246,20 @@ class ModulatedGan:
             ).mean()
             pixels_g = -self.patches(fake_pixels, appearance[given]).mean()
         statistics = self._statistics(fake_features, [one[given] for one in real_features], small, small[given])
+        mask_fake = self._find(fake_features, small)
         cell = 8 if is_full else 4
         l1 = F.l1_loss(F.avg_pool2d(fake[:own], cell), F.avg_pool2d(real[:own], cell))
         config = self.config
         loss = features_g + config.lambda_patch * pixels_g + config.lambda_statistics * statistics
         loss = loss + config.lambda_l1 * l1
+        loss = loss + config.lambda_mask * F.relu(mask_fake - config.mask_share * mask_real.detach().mean()).mean()
+        asked, marks = loss.new_zeros(()), loss.new_zeros(())
         if is_full:
+            half = slice(self.step_count % 2, None, 2)  # of the batch: each number costs time
+            asked = self._asked_difference(seen[half], mask[half] > 0, appearance[given][half])
+            loss = loss + config.lambda_asked * asked
+            marks = self._common_detail(fake, real)
+            loss = loss + config.lambda_marks * marks
             loss = loss + config.lambda_loss * F.mse_loss(fake, seen.detach())
             loss = loss + config.lambda_phases * _phase_difference(luma)
         if not torch.isfinite(loss):
@@ -218,12 +269,39 @@ class ModulatedGan:
         self.optimizer_g.step()
         self.step_count, self.images_seen = self.step_count + 1, self.images_seen + batch
         self._update_average()
-        values = torch.stack([features_d, pixels_d, features_g, pixels_g, statistics, l1 * 127.5]).detach().tolist()
-        return GanLosses(*values)
+        found = (mask_real.mean(), mask_fake.mean())
+        values = torch.stack([features_d, pixels_d, features_g, pixels_g, statistics, l1 * 127.5, *found, asked, marks])
+        return GanLosses(*values.detach().tolist())
 
     def _features(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.features.pyramid(images * 127.5 + 127.5)
         return maps
+
+    def _find(self, features: Sequence[Tensor], mask: Tensor) -> Tensor:
+        """Return the cross-entropy (B,) of the mask found by features."""
+        with self._autocast():
+            logits = self.finder(features)
+        share = F.adaptive_avg_pool2d((mask + 1) / 2, (logits.shape[2], logits.shape[3]))
+        return F.binary_cross_entropy_with_logits(logits, share, reduction="none").mean((1, 2, 3))
+
+    def _common_detail(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Return what images (B, 3, S, S) add to the mean square difference of average detail, synthesized and real.
+
+        The averages run over the steps before, as those of one batch are mostly noise; they have no gradient, and the
+        batch's detail is multiplied with their difference. A mark at a place is so many levels at each step the same.
+        """
+        found, expected = (_fine_detail(one * 127.5) for one in (fake, real))
+        both = torch.stack([one.detach().mean(0) for one in (found, expected)])
+        self._marks = both if self._marks is None else self._marks.lerp(both, 1 - MARKS_DECAY)
+        return (found * (self._marks[0] - self._marks[1])).mean() - (
+            self._marks[1] * (self._marks[0] - self._marks[1])
+        ).mean()
+
+    def _asked_difference(self, images: Tensor, masks: Tensor, appearance: Tensor) -> Tensor:
+        """Compare the numbers of images (B, 3, S, S) in [-1, 1] with those that were asked for, at their full side."""
+        numbers = measure_differentiably((images + 1) * 127.5, masks)[:, self._measured]
+        difference = (numbers - appearance[:, self._asked]) / self.generator.std[self._asked]
+        return F.huber_loss(difference, torch.zeros_like(difference))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16)
@@ -235,7 +313,7 @@ class ModulatedGan:
         return scale_noise(torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device, generator=generator))
 
     def _require_grad(self, wanted: bool) -> None:
-        for parameter in self._judges:
+        for parameter in itertools.chain(self._judges, self.finder.parameters()):
             parameter.requires_grad_(wanted)
 
     @torch.no_grad()
@@ -301,6 +379,13 @@ class _View:
 
 def _contiguous(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _fine_detail(levels: Tensor) -> Tensor:
+    """Return the mean of the channels (B, 3, H, W) less its mean over squares of 9 pixels: (B, 1, H, W)."""
+    gray = levels.mean(1, keepdim=True)
+    margin = DETAIL_SIDE // 2
+    return gray - F.avg_pool2d(F.pad(gray, (margin,) * 4, mode="replicate"), DETAIL_SIDE, 1)
 
 
 def _phase_difference(luma: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Build discriminators that see features of a network trained on photographs, and one that sees pixels.
+"""Build what judges images in training: by features of a network trained on photographs, by pixels, by the mask found.
 
 From Sauer, Chitta, Mueller and Geiger, "Projected GANs Converge Faster", NeurIPS 2021 (arXiv:2111.01007): heads judge
 features of several depths, mixed at random by convolutions that are never trained. Here heads judge patches, see the
@@ -21,6 +21,7 @@ from m2l_train.models.networks import LEAKY_RELU_SLOPE
 MIXED: Final = 64
 HEAD_WIDTH: Final = 96
 PATCH_WIDTH: Final = 48
+MASK_WIDTH: Final = 48
 PATCH_CHANNELS: Final = 7
 """Red, green, blue; the finest detail (:func:`m2l_train.models.networks.detail`); the mask."""
 
@@ -96,6 +97,34 @@ class PatchHead(nn.Module):
         """See the class; `appearance` is (B, numbers)."""
         features = self.net(seen)
         logits: Tensor = self.out(features) + _projected(features, self.emb(appearance))
+        return logits.float()
+
+
+class MaskHead(nn.Module):
+    """Segment images by features of several depths, as feature pyramids do (Lin et al., arXiv:1612.03144).
+
+    It is trained on real images alone, so a synthesized one whose lesion it does not find is not true to its mask.
+
+    Example:
+        >>> head = MaskHead((24, 40))
+        >>> head([torch.zeros(2, 24, 32, 32), torch.zeros(2, 40, 16, 16)]).shape
+        torch.Size([2, 1, 32, 32])
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(count, MASK_WIDTH, 1) for count in channels)
+        self.smooth = nn.Conv2d(MASK_WIDTH, MASK_WIDTH, 3, 1, 1)
+        self.out = nn.Conv2d(MASK_WIDTH, 1, 3, 1, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return logits (B, 1, H, W) of features (B, C, H, W) from the finest depth on."""
+        side = (features[0].shape[2], features[0].shape[3])
+        maps = [lateral(one) for one, lateral in zip(features, self.lateral, strict=True)]
+        together = maps[0]
+        for one in maps[1:]:
+            together = together + F.interpolate(one, size=side, mode="bilinear", align_corners=False)
+        logits: Tensor = self.out(F.relu(self.smooth(F.relu(together))))
         return logits.float()
 
 
