@@ -40,17 +40,22 @@ EXPORTED = {
         "train",
     ],
     "m2l_train.evaluate": [
+        "ComparedMetric",
+        "Comparison",
         "Evaluation",
         "EvaluationOptions",
         "Metric",
+        "ReportOptions",
         "Segmenter",
         "SegmenterOptions",
         "SegmenterReport",
+        "compare_bundles",
         "evaluate_bundle",
         "evaluate_images",
         "load_segmenter",
         "to_json",
         "train_segmenter",
+        "write_report",
     ],
 }
 

@@ -13,45 +13,58 @@ from typing import TYPE_CHECKING
 from m2l_runtime._utils.imports import lazy_attributes
 
 if TYPE_CHECKING:
+    from m2l_train.evaluate.comparison import compare_bundles
     from m2l_train.evaluate.evaluation import evaluate_bundle, evaluate_images
+    from m2l_train.evaluate.html_report.options import ReportOptions
+    from m2l_train.evaluate.html_report.page import write_report
     from m2l_train.evaluate.options import EvaluationOptions
-    from m2l_train.evaluate.result import Evaluation, Metric, to_json
+    from m2l_train.evaluate.result import ComparedMetric, Comparison, Evaluation, Metric, to_json
     from m2l_train.evaluate.segmenter import Segmenter, load_segmenter
     from m2l_train.evaluate.training import SegmenterOptions, SegmenterReport, train_segmenter
 
 _HOMES = {
+    "ComparedMetric": "result",
+    "Comparison": "result",
     "Evaluation": "result",
     "EvaluationOptions": "options",
     "Metric": "result",
+    "ReportOptions": "html_report.options",
     "Segmenter": "segmenter",
     "SegmenterOptions": "training",
     "SegmenterReport": "training",
+    "compare_bundles": "comparison",
     "evaluate_bundle": "evaluation",
     "evaluate_images": "evaluation",
     "load_segmenter": "segmenter",
     "to_json": "result",
     "train_segmenter": "training",
+    "write_report": "html_report.page",
 }
 
 __all__ = [
+    "ComparedMetric",
+    "Comparison",
     "Evaluation",
     "EvaluationOptions",
     "Metric",
+    "ReportOptions",
     "Segmenter",
     "SegmenterOptions",
     "SegmenterReport",
+    "compare_bundles",
     "evaluate_bundle",
     "evaluate_images",
     "load_segmenter",
     "to_json",
     "train_segmenter",
+    "write_report",
 ]
 
 if not TYPE_CHECKING:  # a type checker reads the imports above
     __getattr__ = lazy_attributes(
         __name__,
         _HOMES,
-        needs=("torch", "scipy", "skimage"),
+        needs=("torch", "scipy", "skimage", "jinja2", "matplotlib"),
         hint="evaluating needs {}, which is not installed: pip install '.[evaluate]' in a checkout of m2l",
         renamed={"Figure": "Metric", "Options": "EvaluationOptions"},
     )

@@ -15,9 +15,9 @@ import numpy as np
 from m2l_runtime import Synthesizer
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.backends.engines import is_fake
-from m2l_runtime.conditioning.conditions import Conditions, stack_conditions
+from m2l_runtime.conditioning.conditions import Condition, Conditions, stack_conditions
 from m2l_runtime.errors import InputError
-from m2l_runtime.types import Images
+from m2l_runtime.types import Images, Masks
 from m2l_train.data.pairing import Pair, pair_key
 from m2l_train.evaluate import sets
 from m2l_train.evaluate.encoding import JpegEncoding, common_encoding, encode_once
@@ -154,16 +154,11 @@ def synthesize_with_bundle(data: Path, synthesizer: Synthesizer, options: Evalua
     real = _read_real(wanted, files, synthesizer.image_size[0], options, encoding)
     warnings += [f"left out {problem}" for problem in real.problems]
     conditions = Conditions(synthesizer.extra, options.seed)
-    settings, generated = synthesizer.settings, []
-    step = _CHUNK * settings.streams
-    for start in range(0, len(real.masks), step):
-        if options.should_stop():
-            raise EvaluationStopped
-        drawn = stack_conditions([conditions.for_item(name) for name in real.names[start : start + step]])
-        generated.append(synthesizer.synthesize_checked(real.masks[start : start + step], *drawn))
+    settings = synthesizer.settings
+    drawn = [conditions.for_item(name) for name in real.names]
     return EvaluationData(
         names=real.names,
-        generated=np.concatenate(generated),
+        generated=synthesize_under(synthesizer, real.masks, drawn, options),
         samples=(),
         real=real,
         files=files,
@@ -179,6 +174,24 @@ def synthesize_with_bundle(data: Path, synthesizer: Synthesizer, options: Evalua
         encoding=encoding,
         conditions=conditions,
     )
+
+
+def synthesize_under(
+    synthesizer: Synthesizer, masks: Masks, drawn: Sequence[Condition | None], options: EvaluationOptions
+) -> Images:
+    """Synthesize an image (S, S, 3) from each mask (N, S, S) under its own condition.
+
+    Raises:
+        EvaluationStopped: the options say to stop.
+    """
+    generated = []
+    step = _CHUNK * synthesizer.settings.streams
+    for start in range(0, len(masks), step):
+        if options.should_stop():
+            raise EvaluationStopped
+        some = stack_conditions(drawn[start : start + step])
+        generated.append(synthesizer.synthesize_checked(masks[start : start + step], *some))
+    return np.concatenate(generated)
 
 
 def _subsample(items: Sequence[Any], max_count: int, noun: str, seed: int, warnings: list[str]) -> list[Any]:

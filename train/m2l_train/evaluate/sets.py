@@ -253,7 +253,12 @@ def iterate_pairs(
     def read(pair: Pair) -> tuple[str, Image | None, Mask | None, str]:
         try:
             if not has_masks:
-                return pair.name, finish(pair.image, _resized(pair.image, side)), np.zeros((side, side), np.uint8), ""
+                return (
+                    pair.name,
+                    finish(pair.image, read_photograph(pair.image, side)),
+                    np.zeros((side, side), np.uint8),
+                    "",
+                )
             arrays = read_pair(pair, side, mask_is_left=mask_is_left)
         except PairError as error:
             return pair.name, None, None, str(error)
@@ -262,7 +267,12 @@ def iterate_pairs(
     yield from in_threads(read, pairs, workers)
 
 
-def _resized(path: Path, side: int) -> Image:
+def read_photograph(path: Path, side: int) -> Image:
+    """Decode a photograph and squash it to (side, side, 3).
+
+    Raises:
+        PairError: it cannot be read.
+    """
     try:
         picture = decode(read_bytes(path)).convert("RGB")
     except PictureFileError as error:
