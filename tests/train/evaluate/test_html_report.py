@@ -91,8 +91,12 @@ def decoded(uri: str) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
 
 
-def report(results: list[Path], **options: Any) -> Page:
-    page = write_report(results, ReportOptions(workers=1, **{**FAKE, **options}))
+def report(results: list[Path], *, is_plotted: bool = False, **options: Any) -> Page:
+    """The page, without plots, each of which takes half a second, unless they are asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in () if is_plotted else ("texture_plot", "beside_real_plot", "comparison_plot"):
+            patch.setattr(f"m2l_train.evaluate.html_report.page.{name}", lambda *_: None)
+        page = write_report(results, ReportOptions(workers=1, **{**FAKE, **options}))
     assert page is not None
     return Page(page.decode())
 
@@ -139,7 +143,7 @@ def given(data: Path, synthetic: Path, segmenter: Path, tmp_path_factory: pytest
 
 @pytest.fixture(scope="module")
 def page(given: Inputs) -> Page:
-    return report([given.evaluation, given.files, given.comparison], **given.everything)
+    return report([given.evaluation, given.files, given.comparison], is_plotted=True, **given.everything)
 
 
 def test_page__nothing_in_it_runs_or_asks_the_network(page: Page) -> None:

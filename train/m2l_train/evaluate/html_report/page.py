@@ -78,10 +78,9 @@ class ComparisonRow:
     real: str
     difference: str
     verdict: str
-    """Empty: there is none, and `reason` says why."""
+    """Empty: there is none."""
     better: str
     unit: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,8 @@ class ComparisonSection:
     labels: tuple[str, str]
     summary: str
     rows: tuple[ComparisonRow, ...]
+    undecided: tuple[tuple[str, str], ...]
+    """(reason, titles) of figures without a verdict."""
     plot: Plot | None
     warnings: tuple[str, ...]
 
@@ -158,7 +159,7 @@ def render_page(loaded: Sequence[LoadedResult], galleries: Sequence[ResultGaller
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(
-        title=_title(loaded),
+        title=_title([column.label for column in columns]),
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'",
         style=Markup(style),  # noqa: S704 -- a file of this package
         strip_width=WIDTH,
@@ -174,9 +175,10 @@ def render_page(loaded: Sequence[LoadedResult], galleries: Sequence[ResultGaller
     )
 
 
-def _title(loaded: Sequence[LoadedResult]) -> str:
-    labels = [label for one in loaded for label in one.labels]
-    return labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more"
+def _title(labels: Sequence[str]) -> str:
+    if len(labels) < 3:
+        return " and ".join(labels)
+    return f"{labels[0]} and {len(labels) - 1} more"
 
 
 def _scorecard(columns: Sequence[Column]) -> list[tuple[ScorecardRow, list[ScorecardEntry]]]:
@@ -231,10 +233,15 @@ def _comparison(loaded: LoadedResult, comparison: Comparison) -> ComparisonSecti
         f"of {sum(count.values())} figures with a verdict. Of 40 figures without any difference, some two come out "
         "better or worse by chance."
     )
+    undecided: dict[str, list[str]] = {}
+    for name, metric in comparison.figures.items():
+        if metric.verdict is None:
+            undecided.setdefault(printable(metric.reason or ""), []).append(_spec_title(name)[0].strip())
     return ComparisonSection(
         (loaded.labels[0], loaded.labels[1]),
         summary,
         tuple(rows),
+        tuple((why, ", ".join(titles)) for why, titles in undecided.items()),
         comparison_plot(comparison),
         tuple(map(printable, comparison.warnings)),
     )
@@ -256,7 +263,6 @@ def _comparison_row(name: str, metric: ComparedMetric) -> ComparisonRow:
         metric.verdict or "",
         metric.better,
         metric.unit,
-        printable(metric.reason or ""),
     )
 
 

@@ -67,7 +67,7 @@ def _ends(value: float | None, low: float | None, high: float | None) -> tuple[f
 def _percent(value: float | None) -> str:
     if value is None:
         return "-"
-    digits = 1 if 0.99 < value < 1 else 0
+    digits = 1 if 0.99 < value < 0.9995 else 0
     return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
