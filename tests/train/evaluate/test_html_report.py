@@ -91,11 +91,16 @@ def decoded(uri: str) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
 
 
+def leave_plots_out(patch: pytest.MonkeyPatch) -> None:
+    """Each takes half a second."""
+    for name in ("texture_plot", "beside_real_plot", "comparison_plot"):
+        patch.setattr(f"m2l_train.evaluate.html_report.page.{name}", lambda *_: None)
+
+
 def report(results: list[Path], *, is_plotted: bool = False, **options: Any) -> Page:
-    """The page, without plots, each of which takes half a second, unless they are asked for."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in () if is_plotted else ("texture_plot", "beside_real_plot", "comparison_plot"):
-            patch.setattr(f"m2l_train.evaluate.html_report.page.{name}", lambda *_: None)
+        if not is_plotted:
+            leave_plots_out(patch)
         page = write_report(results, ReportOptions(workers=1, **{**FAKE, **options}))
     assert page is not None
     return Page(page.decode())
@@ -367,7 +372,10 @@ def test_read_results__columns_of_one_name_are_told_apart(given: Inputs, tmp_pat
     ]
 
 
-def test_report__at_the_command_line(m2l: CommandLine, given: Inputs, tmp_path: Path) -> None:
+def test_report__at_the_command_line(
+    m2l: CommandLine, given: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_plots_out(monkeypatch)
     out = tmp_path / "page.html"
     line = ("evaluate", "report", given.evaluation, given.comparison, out)
     done = m2l(*line, "--data", given.data, "--bundle", given.bundle, "--bundle", given.other, "--backend", "fake")
