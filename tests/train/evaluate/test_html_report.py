@@ -101,7 +101,7 @@ def report(results: list[Path], *, is_plotted: bool = False, **options: Any) -> 
     with pytest.MonkeyPatch.context() as patch:
         if not is_plotted:
             leave_plots_out(patch)
-        page = write_report(results, ReportOptions(workers=1, **{**FAKE, **options}))
+        page = write_report(results, ReportOptions(workers=1, **{**FAKE, "segmenter": None, **options}))
     assert page is not None
     return Page(page.decode())
 
@@ -211,7 +211,7 @@ def test_page__what_was_not_given_is_left_out_with_a_note(given: Inputs) -> None
     sha = json.loads(given.evaluation.read_text())["counts"]["bundles"]
     assert f"add --bundle FOLDER (its SHA-256 begins with {next(iter(sha))[:12]})" in without.text
     assert "add --synthesized FOLDER, of the folder named synthetic" in without.text
-    some = report([given.files], data=given.data, synthesized=(given.synthetic,))
+    some = report([given.files], data=given.data, synthesized=(given.synthetic,), segmenter=None)
     assert "No segmenter was given; add --segmenter FILE." in some.text
     assert "These images come from files, no bundle." in some.text
     assert "Told apart most surely" in some.text
@@ -480,7 +480,7 @@ def test_scorecard__says_where_a_figure_stands(given: Inputs, value: float, stan
 def test_pictures__two_hundred_stay_under_15_megabytes() -> None:
     image = np.asarray(Image.fromarray(photograph(masks(1, 512)[0], 3)))
     one = pictures.photograph(image, "", "")
-    assert one.side == pictures.MAX_SIDE
+    assert one.width == one.height == pictures.MAX_SIDE
     assert 200 * len(one.src) < 15e6
 
 

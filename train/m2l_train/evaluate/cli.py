@@ -1,4 +1,4 @@
-"""Define the commands of evaluation: evaluate images, bundle, compare, report and segmenter.
+"""Define the commands of evaluation: evaluate images, bundle, compare, report, segmenter and usefulness.
 
 Nothing heavy is imported before a command runs.
 """
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from m2l_runtime._utils.text import print_stderr
+from m2l_runtime._utils.text import ascii_json, print_stderr
 from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, expand_options, option_field
+from m2l_train.evaluate.usefulness.cli import usefulness
 
 if TYPE_CHECKING:
     from m2l_train.evaluate import Comparison, Evaluation, EvaluationOptions
@@ -58,7 +59,9 @@ class MeasureFlags:
     """Hold the options of all commands that measure images."""
 
     split: str | None = option_field(None, "Which real pairs.", default="val, or all where there are no splits")
-    segmenter: Path | None = option_field(None, "File of m2l evaluate segmenter, for metrics of masks.")
+    segmenter: Path | None = option_field(
+        None, "File of m2l evaluate segmenter, for metrics of masks, or none.", default="the one inside the package"
+    )
     inception: Path | None = option_field(None, "Inception weights of torch-fidelity, for FID; never downloaded.")
     no_imagenet: bool = option_field(False, "Compute no ImageNet features, which take a minute or two of CPU.")
     feature_cache: Path | None = option_field(None, "Folder that keeps the ImageNet features of real images.")
@@ -102,6 +105,7 @@ def register(app: typer.Typer) -> None:
     group.command()(compare)
     group.command()(report)
     group.command()(segmenter)
+    group.command()(usefulness)
     app.add_typer(group)
 
 
@@ -145,6 +149,19 @@ def bundle(
     *,
     flags: EvaluationFlags,
     engine: EngineFlags,
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8"],
+        typer.Option(help="Precision of the convolutions. m2l inspect lists what a bundle has for which backend."),
+    ] = "fp32",
+    appearance: Annotated[
+        str | None,
+        typer.Option(
+            help="A photograph to look like, or numbers by name: lesion_L=35,ita=tan.  "
+            "[default: sampled from the training images']",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Images of each mask, where the bundle varies.")] = 1,
 ) -> None:
     """Evaluate a bundle: synthesize from the masks of real pairs, in memory, and compare.
 
@@ -156,7 +173,15 @@ def bundle(
         from m2l_train.evaluate import evaluate_bundle
 
         return evaluate_bundle(
-            data, bundle, options, backend=engine.backend, device=engine.device, threads=engine.threads
+            data,
+            bundle,
+            options,
+            backend=engine.backend,
+            device=engine.device,
+            threads=engine.threads,
+            precision=precision,
+            appearance=appearance,
+            samples=samples,
         )
 
     _evaluate(run, flags)
@@ -206,6 +231,15 @@ def compare(
     _evaluate(run, flags)
 
 
+def _segmenter_file(given: Path | None) -> Path | None:
+    """Return the file that an option asks for; None: no segmenter."""
+    from m2l_train.evaluate.shipped import SHIPPED_SEGMENTER
+
+    if given is None:
+        return SHIPPED_SEGMENTER
+    return None if str(given) == "none" else given
+
+
 def _evaluate(run: Callable[[EvaluationOptions], Evaluation | Comparison | None], flags: MeasureFlags) -> None:
     from m2l_runtime._utils import atomic
     from m2l_runtime._utils.signals import StopSignals
@@ -222,7 +256,7 @@ def _evaluate(run: Callable[[EvaluationOptions], Evaluation | Comparison | None]
         found = run(
             EvaluationOptions(
                 split=flags.split,
-                segmenter=flags.segmenter,
+                segmenter=_segmenter_file(flags.segmenter),
                 inception=flags.inception,
                 imagenet=not flags.no_imagenet,
                 feature_cache=flags.feature_cache,
@@ -244,7 +278,7 @@ def _evaluate(run: Callable[[EvaluationOptions], Evaluation | Comparison | None]
         atomic.check_new_file(flags.out, overwrite=flags.overwrite)  # it may have appeared meanwhile
         atomic.write_file(flags.out, document)
     if flags.json:
-        typer.echo(document.decode().rstrip())
+        typer.echo(ascii_json(document.decode().rstrip()))
     else:
         typer.echo(describe_comparison(found) if isinstance(found, Comparison) else describe_evaluation(found))
 
@@ -276,7 +310,11 @@ def report(
     ] = None,
     segmenter: Annotated[
         Path | None,
-        typer.Option(help="Segmenter, to show the masks that are followed best and worst.", show_default=False),
+        typer.Option(
+            help="Segmenter, to show the masks that are followed best and worst, or none.  "
+            "[default: the one inside the package]",
+            show_default=False,
+        ),
     ] = None,
     pictures: Annotated[int, typer.Option(help="Rows of a gallery, at most, 1 to 24.")] = 8,
     direction: DirectionOption = Direction.AtoB,
@@ -310,7 +348,7 @@ def report(
                 data=data,
                 bundles=tuple(bundle or ()),
                 synthesized=tuple(synthesized or ()),
-                segmenter=segmenter,
+                segmenter=_segmenter_file(segmenter),
                 mask_is_left=direction is Direction.AtoB,
                 pictures=pictures,
                 workers=workers,
@@ -349,7 +387,7 @@ def segmenter(
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train the small network that finds lesions, which `--segmenter` takes.
+    """Train a small network that finds lesions, which `--segmenter` takes in place of the one inside the package.
 
     Exit status: 0 done, 1 it cannot be done, 2 the command line was wrong, 130 or 143 stopped by a signal
     (nothing is written).
@@ -383,3 +421,9 @@ def segmenter(
         print_stderr("stopped; nothing was written")
         raise typer.Exit(stop.exit_status)
     typer.echo(describe_segmenter(report))
+
+
+if __name__ == "__main__":
+    from m2l_runtime.cli.main import main
+
+    main()

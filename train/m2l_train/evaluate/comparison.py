@@ -17,6 +17,7 @@ import numpy as np
 
 from m2l_runtime import Synthesizer
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.sides import plain_sides
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.engines import is_fake
 from m2l_runtime.conditioning.conditions import (
@@ -113,7 +114,7 @@ def compare_bundles(
     try:
         with opened(a) as one, opened(b) as other:
             if one.image_size != other.image_size:
-                (side, _), (other_side, _) = one.image_size, other.image_size
+                side, other_side = plain_sides(one.image_size), plain_sides(other.image_size)
                 raise InputError(
                     f"A makes images of {side} pixels and B of {other_side}; expected one size: evaluate each with "
                     "m2l evaluate bundle, and set the results side by side with m2l evaluate report"
@@ -203,7 +204,7 @@ def _compare(
     if first.bundles == second.bundles:
         warnings.append("A and B are the same bundle")
     return Comparison(
-        image_size=first.generated.shape[1],
+        image_size=plain_sides((first.generated.shape[1], first.generated.shape[2])),
         compared_with="training images" if inputs.training is not None else "evaluated real images",
         appearances=appearances if first.conditions is not None and first.conditions.label is not None else None,
         a=_side(first, both[0], counts[0], options, networks),

@@ -14,6 +14,8 @@ SCHEMA: Final = "m2l-evaluation"
 SCHEMA_VERSION: Final = 1
 COMPARISON_SCHEMA: Final = "m2l-comparison"
 COMPARISON_VERSION: Final = 1
+SEGMENTER_INSIDE: Final = "m2l: segmenter inside the package"
+"""What `Provenance.segmenter` says of that one."""
 
 Verdict = Literal["better", "worse", "not told apart"]
 Better = Literal["lower", "higher", "near real", "near 1"]
@@ -109,6 +111,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     real_fingerprint: str
     training_fingerprint: str | None
     """Likewise, of the sample of the training split."""
+    segmenter: str | None = None
+    """The segmenter by the name of its file, or `SEGMENTER_INSIDE`; None: none was used."""
     segmenter_sha256: str | None
     segmenter_val_dice: float | None
     inception_sha256: str | None
@@ -133,8 +137,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: str = SCHEMA
     schema_version: int = SCHEMA_VERSION
-    image_size: int
-    """Side in pixels at which images were compared."""
+    image_size: int | str
+    """Side in pixels at which images were compared, or HEIGHTxWIDTH."""
     compared_with: Literal["training images", "evaluated real images"]
     """What the metrics of sets measure both columns, or the one column, against."""
     figures: dict[str, Metric]
@@ -194,7 +198,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: str = COMPARISON_SCHEMA
     schema_version: int = COMPARISON_VERSION
-    image_size: int
+    image_size: int | str
     compared_with: Literal["training images", "evaluated real images"]
     appearances: Literal["shared", "own"] | None
     """Whether both got the same appearances; None where A takes none."""

@@ -72,7 +72,7 @@ def make_galleries(loaded: LoadedResult, sources: Sources) -> ResultGalleries:
 
 def _of_evaluation(label: str, column: Column, evaluation: Evaluation, sources: Sources) -> ResultGalleries:
     data, options = sources.require_data(label), sources.evaluation_options(column.provenance)
-    say, sheets = sources.options.on_note, list[Gallery]()
+    say, sheets, notes = sources.options.on_note, list[Gallery](), list[str]()
     if column.provenance.engine is None:
         folder = sources.folder_of(column)
         say(f"reading the images of {label}")
@@ -83,9 +83,10 @@ def _of_evaluation(label: str, column: Column, evaluation: Evaluation, sources: 
     else:
         with sources.open_bundle(column) as synthesizer:
             say(f"synthesizing from {plural(column.counts.synthesized, 'mask')} with {label}")
-            found = synthesize_with_bundle(data, synthesizer, options)
+            appearance, notes = _appearance(column)
+            found = synthesize_with_bundle(data, synthesizer, options, appearance)
             sheets += _sheets(synthesizer, found, sources.options.pictures)
-    notes = [*describe_difference(column, found), *_unreadable(found)]
+    notes += [*describe_difference(column, found), *_unreadable(found)]
     count = sources.options.pictures
     galleries = [
         _pairs(found, _spread(len(found.names), count)),
@@ -95,6 +96,16 @@ def _of_evaluation(label: str, column: Column, evaluation: Evaluation, sources: 
         *sheets,
     ]
     return ResultGalleries(label, tuple(galleries), tuple(notes))
+
+
+def _appearance(column: Column) -> tuple[str | None, list[str]]:
+    """Return the appearance that was asked for, as its query, and a note where the result does not hold it."""
+    label = column.provenance.appearance
+    if label is None or label == "drawn":
+        return None, []
+    if "BLAKE2b" in label:
+        return None, [f"The appearance that was measured ({printable(label)}) is not in the result; others are drawn."]
+    return label, []
 
 
 def _of_comparison(label: str, loaded: LoadedResult, comparison: Comparison, sources: Sources) -> ResultGalleries:
@@ -222,11 +233,12 @@ def _neighbors(found: EvaluationData, evaluation: Evaluation, count: int) -> Gal
 
 
 def _training(pair: Pair, found: EvaluationData) -> Picture:
+    size = (found.generated.shape[1], found.generated.shape[2])
     try:
         if found.files.has_masks:
-            image = read_pair(pair, found.generated.shape[1], mask_is_left=found.files.mask_is_left).image
+            image = read_pair(pair, size, mask_is_left=found.files.mask_is_left).image
         else:
-            image = sets.read_photograph(pair.image, found.generated.shape[1])
+            image = sets.read_photograph(pair.image, size)
     except PairError as error:
         return no_picture(str(error))
     return photograph(image, "training", f"Training image {printable(pair.name)}")

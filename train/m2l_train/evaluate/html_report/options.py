@@ -10,6 +10,7 @@ from typing import Final
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime.errors import ArgumentError
+from m2l_train.evaluate.shipped import SHIPPED_SEGMENTER
 
 MAX_PICTURES: Final = 24
 
@@ -33,8 +34,9 @@ class ReportOptions:
     """Folders of the bundles that were measured; the model inside the package need not be given."""
     synthesized: tuple[str | os.PathLike[str], ...] = ()
     """Folders of the images that were measured, of results of `m2l evaluate images`."""
-    segmenter: str | os.PathLike[str] | None = None
-    """File of the segmenter, to show which masks are followed best and worst; None: they are not shown."""
+    segmenter: str | os.PathLike[str] | None = SHIPPED_SEGMENTER
+    """File of a segmenter, to show which masks are followed best and worst; the one inside the package unless another
+    is given. None: they are not shown."""
     mask_is_left: bool = True
     """Of combined pictures."""
     pictures: int = 8

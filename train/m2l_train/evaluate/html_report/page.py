@@ -34,11 +34,12 @@ from m2l_train.evaluate.html_report.scorecard import (
     real_text,
     score,
 )
-from m2l_train.evaluate.html_report.sources import open_sources
+from m2l_train.evaluate.html_report.sources import open_sources, precision_of
 from m2l_train.evaluate.html_report.strips import WIDTH, Strip, draw_strip
 from m2l_train.evaluate.options import EvaluationStopped
 from m2l_train.evaluate.registry import metric_spec
-from m2l_train.evaluate.result import ComparedMetric, Comparison, Interval
+from m2l_train.evaluate.result import SEGMENTER_INSIDE, ComparedMetric, Comparison, Interval, Provenance
+from m2l_train.evaluate.shipped import SHIPPED_SEGMENTER
 
 _PACKAGE: Final = "m2l_train.evaluate.html_report"
 
@@ -296,13 +297,14 @@ def _bundle_facts(column: Column, prefix: str) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _shared_facts(column: Column, side: int) -> list[tuple[str, str]]:
+def _shared_facts(column: Column, size: int | str) -> list[tuple[str, str]]:
     provenance, counts = column.provenance, column.counts
+    side = f"{size}x{size}" if isinstance(size, int) else printable(size)
     split = f", split {printable(provenance.split)}" if provenance.split is not None else ""
     training = f"; {counts.training_sample:,} training images, neighbors among {counts.training:,}"
     return [
         ("data", f"{printable(provenance.data)}{split}"),
-        ("images", f"{counts.synthesized:,} synthesized, {counts.real:,} real, at {side}x{side}"
+        ("images", f"{counts.synthesized:,} synthesized, {counts.real:,} real, at {side}"
          + (training if counts.training else "")),
         ("encoded as", printable(provenance.encoding or "they were made")),
         ("seed", str(provenance.seed)),
@@ -322,16 +324,31 @@ def _command(loaded: LoadedResult) -> str:
         words += ["--appearances", "own"] if document.appearances == "own" else []
     elif provenance.engine is not None:
         words = ["bundle", provenance.data, *(name for name in names if name != "embedded")]
+        words += _synthesis_words(provenance)
     else:
         words = ["images", provenance.synthesized, provenance.data]
         words += [word for name in provenance.samples for word in ("--samples", name)]
     if provenance.split is not None:
         words += ["--split", provenance.split]
-    words += ["--segmenter", "segmenter.pt"] if provenance.segmenter_sha256 is not None else []
+    if provenance.segmenter != SEGMENTER_INSIDE:
+        words += ["--segmenter", _segmenter_word(provenance)]
     words += ["--inception", "inception.pth"] if provenance.inception_sha256 is not None else []
     words += ["--no-imagenet"] if provenance.imagenet_sha256 is None else []
     words += ["--encoding", "none"] if provenance.encoding is None else []
     return _line(["m2l", "evaluate", *words, "--seed", str(provenance.seed), "--out", loaded.path.name])
+
+
+def _synthesis_words(provenance: Provenance) -> list[str]:
+    """Write the options that a bundle's images depend on."""
+    words = ["--samples", str(len(provenance.samples) + 1)] if provenance.samples else []
+    if provenance.appearance not in (None, "drawn"):
+        words += ["--appearance", provenance.appearance or ""]
+    precision = precision_of(provenance)
+    return words if precision == "fp32" else [*words, "--precision", precision]
+
+
+def _segmenter_word(provenance: Provenance) -> str:
+    return "none" if provenance.segmenter_sha256 is None else provenance.segmenter or "segmenter.pt"
 
 
 def _bundle_word(column: Column) -> str:
@@ -348,7 +365,8 @@ def _report_command(loaded: Sequence[LoadedResult], options: ReportOptions) -> s
     words += [] if options.data is None else ["--data", Path(options.data).resolve().name]
     words += [word for path in options.bundles for word in ("--bundle", Path(path).resolve().name)]
     words += [word for path in options.synthesized for word in ("--synthesized", Path(path).resolve().name)]
-    words += [] if options.segmenter is None else ["--segmenter", Path(options.segmenter).name]
+    if options.segmenter is None or Path(options.segmenter) != SHIPPED_SEGMENTER:
+        words += ["--segmenter", "none" if options.segmenter is None else Path(options.segmenter).name]
     words += [] if options.pictures == ReportOptions().pictures else ["--pictures", str(options.pictures)]
     return _line(words)
 

@@ -32,7 +32,8 @@ class Picture:
     alt: str
     src: str
     """A data: URI; empty: there is none, and `label` says why."""
-    side: int
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def mask_picture(mask: Mask, label: str, alt: str) -> Picture:
 
 def no_picture(words: str) -> Picture:
     """Put words where a picture could not be read."""
-    return Picture(words, words, "", 0)
+    return Picture(words, words, "", 0, 0)
 
 
 def outlined(image: Image, *outlines: tuple[npt.NDArray[np.bool_], tuple[int, int, int]]) -> Image:
@@ -101,4 +102,4 @@ def _encoded(picture: PillowImage.Image, file_format: str, media_type: str, labe
     file = io.BytesIO()
     picture.save(file, file_format, quality=QUALITY, optimize=True)
     content = base64.b64encode(file.getvalue()).decode()
-    return Picture(label, alt, f"data:{media_type};base64,{content}", picture.width)
+    return Picture(label, alt, f"data:{media_type};base64,{content}", picture.width, picture.height)

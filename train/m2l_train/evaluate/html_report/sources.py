@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from m2l_runtime import Synthesizer
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle import embedded
 from m2l_runtime.bundle.io import Bundle, open_bundle
+from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import InputError
 from m2l_train.evaluate import sets
 from m2l_train.evaluate.html_report.options import ReportOptions
@@ -52,7 +54,12 @@ class Sources:
             )
         chosen = self.options
         return Synthesizer.open(
-            self.bundles[sha256], backend=chosen.backend, device=chosen.device, threads=chosen.threads, streams=None
+            self.bundles[sha256],
+            backend=chosen.backend,
+            device=chosen.device,
+            threads=chosen.threads,
+            streams=None,
+            precision=precision_of(column.provenance),
         )
 
     def require_data(self, label: str) -> Path:
@@ -88,6 +95,12 @@ class Sources:
             workers=self.options.worker_count,
             should_stop=self.options.should_stop,
         )
+
+
+def precision_of(provenance: Provenance) -> Precision:
+    """Return the precision that the engine had, which its name ends with."""
+    last = (provenance.engine or "").rpartition(", ")[2]
+    return next((known for known in get_args(Precision) if known == last), "fp32")
 
 
 def open_sources(results: Sequence[LoadedResult], options: ReportOptions) -> Sources:
