@@ -125,7 +125,13 @@ class UsefulnessOptions:
 
 @dataclass(frozen=True)
 class UsefulnessCallbacks:
-    """Follow the experiment, and end it."""
+    """Follow the experiment, and end it.
+
+    Example:
+        >>> callbacks = UsefulnessCallbacks(on_note=print)
+        >>> callbacks.on_note("5 % of the pairs, seed 0")
+        5 % of the pairs, seed 0
+    """
 
     on_start: Callable[[int, int], None] = lambda total, done: None
     """Called with the number of steps of this shard, and of those done before."""
