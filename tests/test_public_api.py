@@ -39,6 +39,14 @@ EXPORTED = {
         "prepare",
         "train",
     ],
+    "m2l_train.datasets": [
+        "PairsDataset",
+        "PairsIterableDataset",
+        "SyntheticDataset",
+        "SyntheticIterableDataset",
+        "to_dictionary",
+        "to_tensors",
+    ],
     "m2l_train.evaluate": [
         "ComparedMetric",
         "Comparison",
