@@ -130,6 +130,8 @@ def train(root: Path, name: str, ngf: int, ndf: int, batch_size: int, images: in
     torch.set_num_threads(usable_cpus())
     torch.manual_seed(0)
     networks = Pix2Pix(config, place, appearance_rows=1)
+    if config.compile:
+        networks.compile(config.batch_size)
     title = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
     with _endless(root, config, place) as source:
         for batch in itertools.islice(source, WARM_UP):

@@ -2,9 +2,10 @@
 
     python examples/data_loader.py [COUNT [WORKERS]]
 
-Each worker process opens a synthesizer of its own, when it needs the first image. Do not open one in the parent and
-let workers inherit it: the threads of an engine do not survive a fork, and a child forked after its parent has used
-OpenVINO hangs. One engine thread a worker is enough, as the workers are the parallelism.
+Each worker process opens a synthesizer of its own, when it needs the first image. Threads of OpenVINO do not survive a
+fork: workers that are forked after their parent has used it run on onnxruntime, and those that are spawned on either
+(``multiprocessing_context="spawn"``; a synthesizer that is open may then be handed over). One engine thread a worker is
+enough, as the workers are the parallelism.
 """
 
 from __future__ import annotations

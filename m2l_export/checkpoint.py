@@ -8,36 +8,42 @@ shapes alone.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import pickletools
-import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from m2l_export.generator_state import GeneratorState, find_generator
+from m2l_runtime._utils.memory import is_out_of_memory
 from m2l_runtime._utils.placeholder import describe_placeholder
-from m2l_runtime._utils.text import plural, printable
+from m2l_runtime._utils.reading import read_input, reader_errors, reason
+from m2l_runtime._utils.text import command_word, plural, printable
+from m2l_runtime.bundle.schema import MANIFEST_NAME
 from m2l_runtime.errors import CheckpointError
 from m2l_runtime.literals import Norm, Upsample
 from m2l_runtime.types import KNOWN_NAMES, list_names
+from m2l_train.data.data_folder import DATASET_FILE, IMAGES, TRAIN, VAL
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec, infer_modulated_spec, is_modulated
 from m2l_train.models.networks import MIN_DEPTH, UnetGenerator, UnetSpec
+from m2l_train.models.resnet import ResnetGenerator, infer_resnet_spec, is_resnet
+from m2l_train.pickle_scan import ForeignNames
+from m2l_train.tensorfile import load_tensors
 
-Generator: TypeAlias = UnetGenerator | ModulatedGenerator
+Generator: TypeAlias = UnetGenerator | ModulatedGenerator | ResnetGenerator
 """A network that can be shipped."""
 
 EXPECTED: Final = (
-    "expected the generator of pix2pix with --netG unet_128 or unet_256, or m2l's modulated generator, as in "
-    "latest_net_G.pth"
+    "expected the generator of pix2pix with --netG unet_128, unet_256, resnet_6blocks or resnet_9blocks, or m2l's "
+    "modulated generator, as in latest_net_G.pth"
 )
 MAX_BYTES: Final = 1 << 32
 
+_Network = TypeVar("_Network", bound=torch.nn.Module)
 _STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -63,11 +69,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     file, name = Path(path), printable(path)
     try:
-        if file.is_dir():
-            raise CheckpointError(f"is a folder{_weights_inside(file)}; {EXPECTED}")
-        content = _read(file)
-        found = read_generator(content)
-        network = to_network(found.state)
+        with reader_errors(CheckpointError, "it", "is like a generator, but is none", f"; {EXPECTED}"):
+            if file.is_dir():
+                raise CheckpointError(f"is a folder{_weights_inside(file) or _describe_folder(file)}; {EXPECTED}")
+            content = _read(file)
+            found = read_generator(content)
+            network = to_network(found.state)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     return Checkpoint(network, file.name, hashlib.sha256(content).hexdigest(), found.notes)
@@ -81,6 +88,15 @@ def _weights_inside(folder: Path) -> str:
     return f" that holds {printable(', '.join(checkpoint_names[:3]))}" if checkpoint_names else ""
 
 
+def _describe_folder(folder: Path) -> str:
+    """Say which folder of m2l it is, where it is another one than a run of training."""
+    if (folder / MANIFEST_NAME).is_file():
+        return " that is a bundle already: m2l synth MASKS OUT --bundle runs it"
+    if (folder / DATASET_FILE).is_file() or any((folder / name).is_dir() for name in (TRAIN, VAL, IMAGES)):
+        return f" of data: m2l train {command_word(folder)} RUN trains on it, and RUN is what is exported"
+    return ""
+
+
 def _read(file: Path) -> bytes:
     try:
         if not file.exists():
@@ -89,7 +105,9 @@ def _read(file: Path) -> bytes:
             raise CheckpointError(f"is not a plain file; {EXPECTED}")
         if file.stat().st_size > MAX_BYTES:
             raise CheckpointError(f"has {file.stat().st_size:,} bytes, too many for a generator")
-        content = file.read_bytes()
+        content = read_input(file, MAX_BYTES)
+    except MemoryError:
+        raise CheckpointError("does not fit in memory") from None
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -132,42 +150,40 @@ def _load_safetensors(content: bytes) -> object:
 
     try:
         return safetensors.torch.load(content)
-    except (safetensors.SafetensorError, KeyError, OverflowError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it
+        if is_out_of_memory(error):
+            raise CheckpointError("does not fit in memory") from None
         raise CheckpointError(
-            f"is a damaged safetensors file, or has types that are not read ({printable(str(error))}); {EXPECTED}"
+            f"is a damaged safetensors file, or has types that are not read ({reason(error)}); {EXPECTED}"
         ) from None
 
 
 def _load(content: bytes) -> object:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return load_tensors(content)
     except Exception as error:
-        raise CheckpointError(_why_not_loaded(content)) from error
+        raise CheckpointError(_why_not_loaded(content, error)) from error
 
 
-def _why_not_loaded(content: bytes) -> str:
+def _why_not_loaded(content: bytes, error: Exception) -> str:
+    if is_out_of_memory(error):
+        return "does not fit in memory"
     placeholder = describe_placeholder(content)
     if placeholder is not None:
         return f"is {placeholder}; {EXPECTED}"
     if content[:2] == b"\x1f\x8b":
         return f"is packed with gzip; unpack it first; {EXPECTED}"
-    try:
-        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
-    except Exception:  # noqa: BLE001 - not PyTorch's kind of pickle, or damaged
-        unsafe = _names_in_pickle(content)
+    if content[:2] == b"PK" and b"constants.pkl" in content:
+        return f"is a TorchScript archive (code and weights), not a state_dict; {EXPECTED}"
+    unsafe = error.names if isinstance(error, ForeignNames) else _names_in_pickle(content)
     if unsafe:
         return (
             f"holds Python code or objects ({printable(', '.join(sorted(unsafe)[:3]))}), which are never loaded; "
             f"{EXPECTED}"
         )
-    if content[:2] == b"PK" and b"constants.pkl" in content:
-        return f"is a TorchScript archive (code and weights), not a state_dict; {EXPECTED}"
-    if content[:2] == b"PK":
-        return f"is a truncated or damaged PyTorch file, or another kind of zip; {EXPECTED}"
-    if content[:1] == b"\x80":
-        return f"is a truncated or damaged PyTorch file, or another kind of pickle; {EXPECTED}"
+    for start, kind in ((b"PK", "zip"), (b"\x80", "pickle")):
+        if content.startswith(start):
+            return f"is a truncated or damaged PyTorch file, or another kind of {kind} ({reason(error)}); {EXPECTED}"
     return f"is not a PyTorch file; {EXPECTED}"
 
 
@@ -195,25 +211,68 @@ def to_network(state: Mapping[str, Tensor]) -> Generator:
     """
     if is_modulated(state):
         return _to_modulated(state)
+    if is_resnet(state):
+        return _to_resnet(state)
     spec = infer_spec(state)
-    if spec.norm != "batch":  # old InstanceNorms saved statistics they never used
-        state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in _STATISTICS}
+    network = _build(lambda: UnetGenerator(spec), "a U-Net generator")
+    _fill(network, state, spec.norm, f"a U-Net generator with {spec.levels} levels and ngf {spec.ngf}")
+    if spec.appearance_rows and not (state["appearance.std"] > 0).all():
+        raise CheckpointError("has numbers in appearance.std that are not above 0, and appearances are divided by them")
+    return network.float().eval()
+
+
+def _to_resnet(state: Mapping[str, Tensor]) -> ResnetGenerator:
+    """Build the ResNet generator of a state_dict.
+
+    Raises:
+        CheckpointError: see `to_network`.
+    """
     try:
-        with torch.device("meta"):  # shapes alone: a file that only claims to be huge must not make us allocate
-            network = UnetGenerator(spec)
-    except RuntimeError as error:  # of sizes that are too large to multiply
-        raise CheckpointError(f"is like a U-Net generator, but is none ({printable(str(error))}); {EXPECTED}") from None
+        spec = infer_resnet_spec(state, _infer_norm(state, "model.1.bias"))
+    except KeyError as error:
+        raise CheckpointError(
+            f"is like a ResNet generator, but lacks {error.args[0]}, which that of the original has, with two layers "
+            f"that halve the side and two transposed convolutions that double it; {EXPECTED}"
+        ) from None
+    except IndexError:
+        raise CheckpointError(
+            f"is like a ResNet generator, but has single numbers in place of weights; {EXPECTED}"
+        ) from None
+    _require_channels("a ResNet generator", spec.input_nc, spec.output_nc)
+    network = _build(lambda: ResnetGenerator(spec), "a ResNet generator")
+    _fill(network, state, spec.norm, f"a ResNet generator of {plural(spec.blocks, 'block')} and ngf {spec.ngf}")
+    return network.float().eval()
+
+
+def _build(make: Callable[[], _Network], kind: str) -> _Network:
+    """Make a network of shapes alone: a file that only claims to be huge must not make us allocate.
+
+    Raises:
+        CheckpointError: its sizes are too large to multiply.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except RuntimeError as error:
+        raise CheckpointError(f"is like {kind}, but is none ({printable(str(error))}); {EXPECTED}") from None
+
+
+def _fill(network: torch.nn.Module, state: Mapping[str, Tensor], norm: Norm, kind: str) -> None:
+    """Give a network of shapes the weights of a state_dict.
+
+    Raises:
+        CheckpointError: the keys are others, or a tensor does not fit.
+    """
+    if norm != "batch":  # old InstanceNorms saved statistics they never used
+        state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in _STATISTICS}
     expected = network.state_dict()
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     optional = [key for key in missing if key.endswith("num_batches_tracked")]  # absent before PyTorch 0.4.1
     missing = [key for key in missing if key not in optional]
-    _require_same_keys(missing, extra, f"a U-Net generator with {spec.levels} levels and ngf {spec.ngf}")
+    _require_same_keys(missing, extra, kind)
     for key, value in state.items():
         _check_tensor(key, value, expected[key])
-    if spec.appearance_rows and not (state["appearance.std"] > 0).all():
-        raise CheckpointError("has numbers in appearance.std that are not above 0, and appearances are divided by them")
     network.load_state_dict({key: torch.tensor(0) for key in optional} | _copied(state, expected), assign=True)
-    return network.float().eval()
 
 
 def _to_modulated(state: Mapping[str, Tensor]) -> ModulatedGenerator:
@@ -327,34 +386,40 @@ def infer_spec(state: Mapping[str, Tensor]) -> UnetSpec:
         ngf=first.shape[0],
         input_nc=first.shape[1],
         output_nc=last.shape[0 if upsample == "resize" else 1],
-        norm=_infer_norm(state),
+        norm=_infer_norm(state, "model.model.0.bias"),
         upsample=upsample,
         appearance_rows=table.shape[0] if table is not None and table.ndim == 2 else 0,
     )
-    for what, count in (("input", spec.input_nc), ("output", spec.output_nc)):
-        if count not in (1, 3):
-            raise CheckpointError(
-                f"holds a U-Net generator with {count} {what} channels; expected 1 or 3 "
-                "(a mask goes in as equal channels, a grey or RGB image comes out)"
-            )
+    _require_channels("a U-Net generator", spec.input_nc, spec.output_nc)
     return spec
 
 
-def _infer_norm(state: Mapping[str, Tensor]) -> Norm:
+def _require_channels(kind: str, input_nc: int, output_nc: int) -> None:
+    """Check that a mask can go in and an image come out.
+
+    Raises:
+        CheckpointError: there are other numbers of channels.
+    """
+    for what, count in (("input", input_nc), ("output", output_nc)):
+        if count not in (1, 3):
+            raise CheckpointError(
+                f"holds {kind} with {count} {what} channels; expected 1 or 3 "
+                "(a mask goes in as equal channels, a grey or RGB image comes out)"
+            )
+
+
+def _infer_norm(state: Mapping[str, Tensor], first_bias: str) -> Norm:
     """Infer the norm: a batch norm has a weight beside its statistics; an instance norm has a bias before it."""
     norms = {key.rpartition(".")[0] for key in state if key.endswith(".running_mean")}
     if any(f"{norm}.weight" in state for norm in norms):
         return "batch"
-    return "instance" if "model.model.0.bias" in state else "none"
+    return "instance" if first_bias in state else "none"
 
 
 def _describe_unknown_checkpoint(state: Mapping[str, Tensor]) -> str:
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     four = {key: shape for key, shape in shapes.items() if len(shape) == 4}
     channels = next((shape[1] for shape in four.values()), 0)
-    if any("conv_block" in key for key in shapes):
-        blocks = len({key.split(".conv_block")[0] for key in shapes if ".conv_block" in key})
-        return f"a ResNet generator ({plural(blocks, 'block')}, as --netG resnet_{blocks}blocks)"
     if "model.0.weight" in four and four and list(four.values())[-1][0] == 1:
         return f"a PatchGAN discriminator ({channels} input channels, as latest_net_D.pth)"
     if "net.0.weight" in four:
@@ -362,4 +427,4 @@ def _describe_unknown_checkpoint(state: Mapping[str, Tensor]) -> str:
     if "model.model.0.weight" in four:
         return f"a network like a U-Net generator but with fewer than {MIN_DEPTH} levels"
     some = printable(", ".join(list(shapes)[:3]))
-    return f"a state_dict of {plural(len(shapes), 'tensor')} that is no U-Net generator ({some}, ...)"
+    return f"a state_dict of {plural(len(shapes), 'tensor')} that is no generator ({some}, ...)"

@@ -11,7 +11,14 @@ from typing import Final
 import msgspec
 
 from m2l_export.checkpoint import Checkpoint, Generator, load_checkpoint
-from m2l_export.graph.deploy import STORED_FORMS, Deployed, deploy, require_dropout, require_modulated_options
+from m2l_export.graph.deploy import (
+    STORED_FORMS,
+    Deployed,
+    deploy,
+    dropout_byte_count,
+    require_dropout,
+    require_modulated_options,
+)
 from m2l_export.graph.fp16_weights import store_weights_as_fp16
 from m2l_export.graph.onnx_writer import BATCH, IMAGE, OPSET, input_specs, to_onnx
 from m2l_export.manifest import (
@@ -54,7 +61,8 @@ from m2l_export.tensorrt import (
 )
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
-from m2l_runtime._utils.text import printable
+from m2l_runtime._utils.sides import Sides, plain_sides, read_sides
+from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.backends.base import BackendOptions, ModelSource
 from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.backends.trt.build import BuildOptions
@@ -67,13 +75,17 @@ from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.types import NAMES, Images, list_names
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec
 from m2l_train.models.networks import UnetSpec
+from m2l_train.models.resnet import MIN_SIDE, ResnetSpec
 
 MAX_SIDE: Final = 4096
 
 MAX_CONTRAST: Final = 100.0
 
-MODULATED_SIDE: Final = 256
-"""Side of masks and images of a modulated generator where nothing else is said: its layers do not tell."""
+FEW_STEPS: Final = 1000
+"""Steps of training below which a bundle says that its network has hardly been trained. The paper's has 400,000."""
+
+DEFAULT_SIDE: Final = 256
+"""Side of masks and images of a modulated or a ResNet generator where nothing is said: their layers do not tell."""
 
 OnStep = Callable[[str], None]
 OnProgress = Callable[[str, int, int], bool]
@@ -137,7 +149,8 @@ def export_checkpoint(
             the upsampling asked for, or has weights that fp16 cannot hold.
         InputError: an option is out of range, or a mask cannot be read.
         ParityError: validation did not pass.
-        EngineNotInstalled: onnxruntime is missing, or no engine is installed that computes a precision asked for.
+        EngineNotInstalled: onnxruntime is missing, or no engine is installed that computes a precision asked for,
+            which is required or all that was asked for; EngineError: likewise, if it computes in another one here.
         PlanError: a plan cannot be built, or is not what was asked for.
         OutputError: `bundle` exists and may not be replaced, or cannot be written.
 
@@ -170,7 +183,7 @@ def export_checkpoint(
         golden=validated.golden,
         network=describe_network(loaded.checkpoint, graph.deployed, graph.source),
         provenance=describe_provenance(loaded.checkpoint, loaded.run),
-        warnings=_warnings(task.options, validated, variants),
+        warnings=_warnings(task.options, data, loaded, validated, variants),
         table=data.table,
         names=loaded.network.spec.names,
         sensitivities={one.model.engines[0]: one.sensitivity for one in variants if one.sensitivity is not None},
@@ -216,7 +229,14 @@ def plan_targets(task: Task) -> Targets:
     if not 0 <= options.accepted_levels <= 255:
         raise ArgumentError(f"--max-level-difference must be between 0 and 255, got {options.accepted_levels}")
     backend_module(REFERENCE_ENGINE)  # without it nothing is validated
-    engines = choose_targets(options.lower_precisions, options.engines, options.plans is not None, task.on_step)
+    engines = choose_targets(
+        options.lower_precisions,
+        options.engines,
+        options.plans is not None,
+        task.on_step,
+        require=options.require,
+        has_others="fp32" in options.precisions,
+    )
     if options.plans is None:
         return Targets(engines)
     builds = resolve(options.plans)
@@ -269,16 +289,22 @@ def load(task: Task, path: str | os.PathLike[str]) -> LoadedNetwork:
             require_modulated_options(options.norm_statistics, options.upsampling, options.stochastic)
         elif options.stochastic:
             require_dropout(checkpoint.network)
+            dropout_byte_count(checkpoint.network.spec, size)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     task.on_step(f"found {_describe(spec)}; masks and images of {size[1]}x{size[0]}")
     return LoadedNetwork(name, checkpoint, run, size)
 
 
-def _describe(spec: UnetSpec | ModulatedSpec) -> str:
+def _describe(spec: UnetSpec | ModulatedSpec | ResnetSpec) -> str:
     if isinstance(spec, ModulatedSpec):
         widths = ", ".join(map(str, spec.decoder))
         return f"a modulated generator: {spec.levels} levels, {widths} channels, {spec.numbers} numbers an appearance"
+    if isinstance(spec, ResnetSpec):
+        return (
+            f"a ResNet generator: {plural(spec.blocks, 'block')}, ngf {spec.ngf}, {spec.input_nc} to {spec.output_nc} "
+            f"channels, norm {spec.norm}"
+        )
     return (
         f"a U-Net generator: {spec.levels} levels, ngf {spec.ngf}, {spec.input_nc} to {spec.output_nc} channels, norm "
         f"{spec.norm}"
@@ -300,6 +326,8 @@ class ExportInputs:
     """Inputs of the golden images, which the bundle keeps."""
     calibration: Calibration | None
     """None where no precision asked for needs it."""
+    warning: str | None = None
+    """What cannot be validated."""
 
     @property
     def count(self) -> int:
@@ -315,6 +343,8 @@ def collect_inputs(task: Task, targets: Targets, loaded: LoadedNetwork) -> Expor
     """
     options = task.options
     masks = gate.gate_masks(loaded.image_size, options.masks)
+    is_uniform_defined = gate.defines_uniform(loaded.network, loaded.image_size, options.norm_statistics)
+    masks = masks if is_uniform_defined else gate.interrupt_uniform(masks)
     specs = input_specs(loaded.network.spec, loaded.image_size, options.stochastic)
     table = _appearances(loaded.network, options.min_contrast, loaded.name)
     inputs = gate.gate_inputs(masks, specs, table)
@@ -324,8 +354,9 @@ def collect_inputs(task: Task, targets: Targets, loaded: LoadedNetwork) -> Expor
     if targets.engines.keys() - {"fp16"}:
         task.on_step("reading the masks to calibrate on")
         masks_to_read = DEFAULT_CALIBRATION if options.calibrate is None else os.fspath(options.calibrate)
-        calibration = read_calibration(masks_to_read, specs, table, golden)
-    return ExportInputs(specs, table, inputs, len(masks), golden, calibration)
+        calibration = read_calibration(masks_to_read, specs, table, golden, is_uniform_defined)
+    warning = None if is_uniform_defined else gate.UNDEFINED_UNIFORM
+    return ExportInputs(specs, table, inputs, len(masks), golden, calibration, warning)
 
 
 @dataclass(frozen=True)
@@ -548,17 +579,21 @@ def _check_bundle_path(path: Path, overwrite: bool) -> None:
     atomic.check_new_folder(path)
 
 
-def _image_size(spec: UnetSpec | ModulatedSpec, image_size: int | None, checkpoint: str) -> tuple[int, int]:
+def _image_size(
+    spec: UnetSpec | ModulatedSpec | ResnetSpec, image_size: Sides | None, checkpoint: str
+) -> tuple[int, int]:
     step = 1 << spec.levels
     if image_size is None:
-        side = max(MODULATED_SIDE, step) if isinstance(spec, ModulatedSpec) else step
+        side = step if isinstance(spec, UnetSpec) else max(DEFAULT_SIDE, step)
         return side, side
-    if image_size % step or not step <= image_size <= MAX_SIDE:
+    smallest = max(MIN_SIDE, step) if isinstance(spec, ResnetSpec) else step
+    size = read_sides(image_size, "--image-size")
+    if any(side % step or not smallest <= side <= MAX_SIDE for side in size):
         raise CheckpointError(
-            f"{checkpoint}: a network of {spec.levels} levels works on multiples of {step} pixels up to "
-            f"{MAX_SIDE}, got --image-size {image_size}"
+            f"{checkpoint}: a network of {spec.levels} levels works on multiples of {step} pixels from {smallest} to "
+            f"{MAX_SIDE}, got --image-size {plain_sides(size)}"
         )
-    return image_size, image_size
+    return size
 
 
 def _golden_images(source: ModelSource, inputs: gate.Inputs) -> GoldenImages:
@@ -569,12 +604,30 @@ def _golden_images(source: ModelSource, inputs: gate.Inputs) -> GoldenImages:
     return GoldenImages(to_npz({**inputs, IMAGE: images}), len(images), engine)
 
 
-def _warnings(options: ExportOptions, validated: ValidatedGraph, variants: Sequence[ModelVariant]) -> tuple[str, ...]:
+def _few_steps(loaded: LoadedNetwork) -> str | None:
+    """Warn of a network that a run has hardly trained."""
+    training = loaded.run.training(loaded.checkpoint)
+    if training is None or training.step is None or training.step >= FEW_STEPS:
+        return None
+    return (
+        f"the network was trained for {plural(training.step, 'step')} alone, which is too few for images of lesions: "
+        "train on (m2l train --resume) and export again"
+    )
+
+
+def _warnings(
+    options: ExportOptions,
+    data: ExportInputs,
+    loaded: LoadedNetwork,
+    validated: ValidatedGraph,
+    variants: Sequence[ModelVariant],
+) -> tuple[str, ...]:
     parity, known_miss = validated.base.parity, None
     if parity.max_level_difference > ACCEPTED_LEVELS[options.weights]:
         known_miss = (
             f"validation was told to accept differences of up to {parity.accepted_max_level_difference} levels and "
             f"found {parity.max_level_difference}"
         )
-    warnings = (gate.mask_blindness(validated.reference), known_miss, *(variant.warning for variant in variants))
+    found = (data.warning, _few_steps(loaded), gate.mask_blindness(validated.reference), known_miss)
+    warnings = (*found, *(variant.warning for variant in variants))
     return tuple(warning for warning in warnings if warning is not None)

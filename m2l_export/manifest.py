@@ -36,6 +36,7 @@ from m2l_runtime.bundle.schema import (
 )
 from m2l_runtime.conditioning.conditions import Appearances
 from m2l_train.models.modulated import ModulatedSpec
+from m2l_train.models.resnet import ResnetSpec
 
 GOLDEN_NAME = "golden.npz"
 MODEL_CARD_NAME = "MODEL_CARD.md"
@@ -144,7 +145,7 @@ def describe_network(checkpoint: Checkpoint, deployed: Deployed, source: ModelSo
             appearance=True,
         )
     return Network(
-        architecture="unet",
+        architecture="resnet" if isinstance(spec, ResnetSpec) else "unet",
         levels=spec.levels,
         ngf=spec.ngf,
         input_nc=spec.input_nc,
@@ -152,9 +153,10 @@ def describe_network(checkpoint: Checkpoint, deployed: Deployed, source: ModelSo
         norm=spec.norm,
         norm_statistics=deployed.norm_statistics,
         parameter_count=parameter_count,
-        upsample=spec.upsample,
+        upsample="deconv" if isinstance(spec, ResnetSpec) else spec.upsample,
         appearance=APPEARANCE in inputs,
         dropout="input" if DROPOUT_BITS in inputs else "off",
+        blocks=spec.blocks if isinstance(spec, ResnetSpec) else 0,
     )
 
 

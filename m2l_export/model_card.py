@@ -94,6 +94,7 @@ def model_card(
 
 
 _METHODS: Final = {
+    "resnet": "the Mask2Lesion method, arXiv:1906.05845, with the original's ResNet generator",
     "unet": "the Mask2Lesion method, arXiv:1906.05845",
     "modulated": "the task of Mask2Lesion, arXiv:1906.05845, with another network",
 }
@@ -110,10 +111,16 @@ U-Net generator, {levels} levels, ngf {ngf}, {input_nc} input and {output_nc} ou
 {norm} (statistics: {norm_statistics}), {parameter_count:,} parameters. {dropout}{upsample}"""
 
 
+_RESNET: Final = """\
+ResNet generator, {blocks}, ngf {ngf}, {input_nc} input and {output_nc} output channels, norm {norm}
+(statistics: {norm_statistics}), {parameter_count:,} parameters. {dropout}{upsample}"""
+
+
 def _describe_network(network: Network) -> str:
     if network.architecture == "modulated":
         return _MODULATED.format(levels=network.levels, ngf=network.ngf, parameter_count=network.parameter_count)
-    return _UNET.format(
+    return (_RESNET if network.architecture == "resnet" else _UNET).format(
+        blocks=plural(network.blocks, "block"),
         levels=network.levels,
         ngf=network.ngf,
         input_nc=network.input_nc,

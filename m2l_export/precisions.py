@@ -17,6 +17,7 @@ from m2l_export.graph.deploy import ByteGraph, DeployUnet, Form, use_sub_pixel
 from m2l_export.graph.half_precision import emulate_half_precision, to_half_precision
 from m2l_export.graph.modulated import DeployModulated
 from m2l_export.graph.onnx_writer import APPEARANCE, DROPOUT_BITS, NOISE, to_onnx
+from m2l_export.graph.resnet import DeployResnet
 from m2l_export.parity.metrics import Fidelity, ParityLimits, Shortfall, fidelity
 from m2l_export.quantize.calibration import Calibration, describe_calibration
 from m2l_export.quantize.equalize import channel_peaks, equalize, equalize_results
@@ -407,6 +408,8 @@ def _equalize_for(engine: Target, graph: ByteGraph, inputs: Inputs, form: Form) 
     """Make channels alike in range as the engine's integer kernels need, and write upsampling in `form`."""
     if isinstance(graph.unet, DeployModulated):
         return graph  # its layers give variance 1 in every channel
+    if isinstance(graph.unet, DeployResnet):  # norms give variance 1 before most of its convolutions
+        return ByteGraph(use_sub_pixel(graph.unet)) if form == "sub-pixel" else graph
     peaks = channel_peaks(graph, inputs)
     graph = equalize(graph, peaks)
     if engine == REFERENCE_ENGINE:

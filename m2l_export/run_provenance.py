@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from typing import Any, Final
 import msgspec
 
 from m2l_export.checkpoint import Checkpoint
+from m2l_runtime._utils.reading import decode_line, lines_of, open_input
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.schema import Training
 from m2l_runtime.errors import CheckpointError
 from m2l_train.config import TrainConfig
 from m2l_train.models.modulated import ModulatedSpec
 from m2l_train.models.networks import UnetSpec
+from m2l_train.models.resnet import ResnetSpec
 from m2l_train.training.run_folder import GENERATOR, METRICS, RunFolder
 
 _OF_A_RUN: Final = re.compile(r"(latest|[0-9]+)_net_G\.pth")
@@ -32,7 +35,7 @@ class RunProvenance:
     is_named_by_run: bool = False
     """Whether the folder of the run was given rather than the file."""
 
-    def for_network(self, spec: UnetSpec | ModulatedSpec) -> RunProvenance:
+    def for_network(self, spec: UnetSpec | ModulatedSpec | ResnetSpec) -> RunProvenance:
         """Check the run against the network in the file. A file of another network is not of the run around it.
 
         Raises:
@@ -41,15 +44,13 @@ class RunProvenance:
         config = self.config
         if config is None:
             return self
-        wanted = (config.levels, config.ngf, config.norm, config.upsample, config.appearance)
-        terms = f"levels, ngf, norm, upsampling and appearance {wanted}"
-        if isinstance(spec, ModulatedSpec):
-            holds, says = "a modulated generator", f"a U-Net generator of {terms}"
-        else:
-            actual = (spec.levels, spec.ngf, spec.norm, spec.upsample, bool(spec.appearance_rows))
-            if actual == wanted:
-                return self
-            holds, says = f"a generator of levels, ngf, norm, upsampling and appearance {actual}", f"{wanted}"
+        wanted = _of_config(config)
+        holds = _of_network(spec)
+        if holds == wanted:
+            return self
+        says = wanted
+        if holds.partition(" of ")[0] == wanted.partition(" of ")[0]:  # of a kind: their numbers tell them apart
+            says = wanted[wanted.index("(") :]
         if not self.is_named_by_run:
             return RunProvenance(self.file)
         raise CheckpointError(
@@ -79,6 +80,26 @@ class RunProvenance:
         )
 
 
+def _of_config(config: TrainConfig) -> str:
+    """Describe the generator that a run trains."""
+    if config.blocks:
+        return _RESNET.format((config.blocks, config.ngf, config.norm, config.dropout))
+    return _UNET.format((config.levels, config.ngf, config.norm, config.upsample, config.appearance))
+
+
+def _of_network(spec: UnetSpec | ModulatedSpec | ResnetSpec) -> str:
+    """Describe a generator in the same words."""
+    if isinstance(spec, ModulatedSpec):
+        return "a modulated generator"
+    if isinstance(spec, ResnetSpec):
+        return _RESNET.format((spec.blocks, spec.ngf, spec.norm, spec.dropout))
+    return _UNET.format((spec.levels, spec.ngf, spec.norm, spec.upsample, bool(spec.appearance_rows)))
+
+
+_UNET: Final = "a U-Net generator of levels, ngf, norm, upsampling and appearance {}"
+_RESNET: Final = "a ResNet generator of blocks, ngf, norm and dropout {}"
+
+
 def find_run_provenance(path: Path) -> RunProvenance:
     """Find what a path means: a file alone, a run of `m2l train`, or the latest or a kept generator in one.
 
@@ -105,15 +126,9 @@ class _Epoch(msgspec.Struct):
 
 def _epoch(run: RunFolder, epoch: int) -> dict[str, Any]:
     """Find what the run's metrics say about a generator kept after `epoch`; at least the epoch."""
-    try:
-        lines = (run.path / METRICS).read_bytes().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        try:
-            record = msgspec.json.decode(line, type=_Epoch)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue  # the line of a step, or a damaged one
-        if record.epoch == epoch:
-            return msgspec.structs.asdict(record)
+    with contextlib.suppress(OSError), open_input(run.path / METRICS) as file:
+        for line in lines_of(file):
+            record = decode_line(line, _Epoch)  # None of the line of a step, or a damaged one
+            if record is not None and record.epoch == epoch:
+                return msgspec.structs.asdict(record)
     return {"epoch": epoch}

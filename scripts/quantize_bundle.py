@@ -16,7 +16,8 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from m2l_export.graph.deploy import ByteGraph, DeployUnet, Stage, SubPixelConv2d, deploy
+from m2l_export.graph.deploy import ByteGraph, DeployUnet, SubPixelConv2d, deploy
+from m2l_export.graph.stage import Stage
 from m2l_export.model_card import sensitivity_table
 from m2l_export.parity.metrics import ParityLimits
 from m2l_export.precisions import ModelVariant, Reference, build_int8_variant

@@ -21,6 +21,7 @@ from m2l_runtime.masks.mask_folder import find_masks
 from m2l_runtime.masks.sources.shapes import Shapes
 from m2l_runtime.output.contact_sheet import Cell, Row, draw_rows
 from m2l_runtime.types import NAMES, Appearance, Masks
+from m2l_train.evaluate.shipped import SHIPPED_SEGMENTER
 
 COLUMNS = 8
 LIGHTNESSES = np.linspace(20, 62, COLUMNS)
@@ -110,8 +111,8 @@ def figures(
 
 @app.command()
 def shapes(
-    segmenter: Annotated[Path, typer.Option(help="File of m2l evaluate segmenter.")],
     bundle: Generator = embedded.BUNDLE,
+    segmenter: Annotated[Path, typer.Option(help="File of m2l evaluate segmenter.")] = SHIPPED_SEGMENTER,
     count: Annotated[int, typer.Option(help="Shapes of all kinds together.")] = 198,
     seed: Annotated[int, typer.Option(help="Seed of shapes and appearances.")] = 0,
 ) -> None:

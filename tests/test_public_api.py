@@ -43,6 +43,7 @@ EXPORTED = {
         "Evaluation",
         "EvaluationOptions",
         "Metric",
+        "SHIPPED_SEGMENTER",
         "Segmenter",
         "SegmenterOptions",
         "SegmenterReport",

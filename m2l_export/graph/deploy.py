@@ -6,13 +6,15 @@ Both compute the same images. Each step is exact in real arithmetic, and a test 
    them.
 2. `sum_mask_channels`: the mask is grey, so its equal channels become one channel through summed weights.
 3. `use_instance_statistics` or `fold_running_statistics`: a batch norm becomes an instance norm, or part of the layer.
-4. `drop_dead_biases`: a bias before an instance norm is dropped, because the norm subtracts it with the mean.
+4. `drop_dead_biases`: a bias before an instance norm is dropped, because the norm subtracts it with the mean. The first
+   layer of a ResNet generator gets another (`center_on_black`), which loses least to rounding.
 5. `use_resizing`, or `use_transposed_convolution` and perhaps `use_sub_pixel`: layers that double the side are written
    as asked for. A transposed convolution is a 2x2 convolution to four times the channels, and a pixel shuffle.
 6. `ByteGraph`: scaling, channel layout, rounding and the unpacking of dropout bits become part of the graph, so that no
    runtime can differ from training.
 
-A modulated generator takes step 6 alone, around :mod:`m2l_export.graph.modulated`.
+A ResNet generator (:mod:`m2l_export.graph.resnet`) takes the same steps; its transposed convolutions of 3x3 are 2x2
+convolutions, too. A modulated generator takes step 6 alone, around :mod:`m2l_export.graph.modulated`.
 
 Another way to write an upsampling layer is another module in `Stage.layer`.
 """
@@ -23,17 +25,21 @@ import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2l_export.graph.modulated import DeployModulated
+from m2l_export.graph.resnet import DeployResnet, flatten_resnet
+from m2l_export.graph.stage import Stage
+from m2l_runtime.bundle.schema import MAX_DROPOUT_BYTES
 from m2l_runtime.errors import CheckpointError
 from m2l_train.models import networks
 from m2l_train.models.modulated import ModulatedGenerator
 from m2l_train.models.networks import Appearance, ResizeConv2d, UnetBlock, UnetGenerator, UnetSpec
+from m2l_train.models.resnet import ResnetGenerator, ResnetSpec
 
 NormStatistics = Literal["instance", "running"]
 Upsampling = Literal["pixel-shuffle", "transposed", "resize"]
@@ -46,22 +52,6 @@ STORED_FORMS: Final[Mapping[Upsampling, Form]] = {
     "resize": "resize",
 }
 """The manifest's word for each way of upsampling."""
-
-
-class Stage(nn.Module):
-    """Apply a layer that halves or doubles the side, and the norm that follows it, if any."""
-
-    def __init__(self, layer: nn.Module, norm: nn.Module | None, drops: bool = False) -> None:
-        super().__init__()
-        self.layer = layer
-        self.norm = norm
-        self.drops = drops
-        """Whether dropout follows."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C', H/2, W/2) or (B, C', 2H, 2W)."""
-        x = self.layer(x)
-        return x if self.norm is None else self.norm(x)
 
 
 class Modulation(nn.Module):
@@ -137,6 +127,10 @@ class DeployUnet(nn.Module):
         return torch.tanh(x)
 
 
+_Core = TypeVar("_Core", DeployUnet, DeployResnet)
+"""What the rewrites below take and give: the graph of a U-Net or of a ResNet generator."""
+
+
 class ByteGraph(nn.Module):
     """Map uint8 masks (N, H, W), and what else the network takes, to uint8 images (N, H, W, 3)."""
 
@@ -188,21 +182,40 @@ def dropout_factors(packed: Tensor) -> Tensor:
     return (shifted[:, :, :8] * 2 - shifted[:, :, 1:] * 4).flatten(1)
 
 
-def dropout_shapes(spec: UnetSpec, image_size: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
-    """List the (channels, rows, columns) that dropout acts on, the bottleneck's side first.
+def dropout_shapes(spec: UnetSpec | ResnetSpec, image_size: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
+    """List the (channels, rows, columns) that dropout acts on, in the order in which its layers run.
 
     Args:
         spec: the network.
         image_size: (height, width).
     """
     height, width = image_size
+    if isinstance(spec, ResnetSpec):
+        shape = (spec.widths[-1], height >> spec.levels, width >> spec.levels)
+        return (shape,) * (spec.blocks if spec.dropout else 0)
     levels = [level for level in reversed(range(spec.levels - 1)) if level >= 4] if spec.dropout else []
     return tuple((spec.widths[level - 1], height >> level, width >> level) for level in levels)
 
 
-def dropout_byte_count(spec: UnetSpec, image_size: tuple[int, int]) -> int:
-    """Count the bytes of an image's dropout bits: one bit for each value. No stage's bits end within a byte."""
-    return sum(channels * rows * columns for channels, rows, columns in dropout_shapes(spec, image_size)) // 8
+def dropout_byte_count(spec: UnetSpec | ResnetSpec, image_size: tuple[int, int]) -> int:
+    """Count the bytes of an image's dropout bits: one bit for each value. No stage's bits end within a byte.
+
+    Raises:
+        CheckpointError: the last byte would not be full, or there would be more than a bundle may have.
+    """
+    bits = sum(channels * rows * columns for channels, rows, columns in dropout_shapes(spec, image_size))
+    height, width = image_size
+    if bits % 8:
+        raise CheckpointError(
+            f"drops {bits:,} values of an image of {width}x{height}, which fill no whole bytes; choose a height or "
+            "width that is a multiple of 8, or leave out --stochastic"
+        )
+    if bits // 8 > MAX_DROPOUT_BYTES:
+        raise CheckpointError(
+            f"drops {bits:,} values of an image of {width}x{height}; expected at most {8 * MAX_DROPOUT_BYTES:,}; leave "
+            "out --stochastic"
+        )
+    return bits // 8
 
 
 @dataclass(frozen=True)
@@ -215,7 +228,7 @@ class Deployed:
 
 
 def deploy(
-    network: UnetGenerator | ModulatedGenerator,
+    network: UnetGenerator | ModulatedGenerator | ResnetGenerator,
     norm_statistics: NormStatistics = "instance",
     upsampling: Upsampling = "pixel-shuffle",
     stochastic: bool = False,
@@ -244,19 +257,27 @@ def deploy(
         )
     if stochastic:
         require_dropout(network)
-    if upsampling == "resize" and network.spec.upsample != "resize":
+    if upsampling == "resize" and (isinstance(network, ResnetGenerator) or network.spec.upsample != "resize"):
         raise CheckpointError(
             "has transposed convolutions, which cannot be written as repeated pixels; "
             "choose --upsampling pixel-shuffle or --upsampling transposed"
         )
-    unet = sum_mask_channels(flatten(network, stochastic))
-    unet = fold_running_statistics(unet) if norm_statistics == "running" else use_instance_statistics(unet)
     statistics: Final = "none" if network.spec.norm == "none" else norm_statistics
-    unet = drop_dead_biases(unet)
+    graph: ByteGraph
+    if isinstance(network, ResnetGenerator):
+        graph = ByteGraph(_rewrite(flatten_resnet(network, stochastic), norm_statistics, upsampling))
+    else:
+        graph = ByteGraph(_rewrite(flatten(network, stochastic), norm_statistics, upsampling))
+    return Deployed(graph.eval(), statistics, upsampling)
+
+
+def _rewrite(unet: _Core, norm_statistics: NormStatistics, upsampling: Upsampling) -> _Core:
+    """Take the steps after flattening, in order."""
+    unet = sum_mask_channels(unet)
+    unet = fold_running_statistics(unet) if norm_statistics == "running" else use_instance_statistics(unet)
+    unet = center_on_black(drop_dead_biases(unet))
     unet = use_resizing(unet) if upsampling == "resize" else use_transposed_convolution(unet)
-    return Deployed(
-        ByteGraph(use_sub_pixel(unet) if upsampling == "pixel-shuffle" else unet).eval(), statistics, upsampling
-    )
+    return use_sub_pixel(unet) if upsampling == "pixel-shuffle" else unet
 
 
 def require_modulated_options(norm_statistics: NormStatistics, upsampling: Upsampling, stochastic: bool) -> None:
@@ -281,12 +302,16 @@ def require_modulated_options(norm_statistics: NormStatistics, upsampling: Upsam
         )
 
 
-def require_dropout(network: UnetGenerator) -> None:
+def require_dropout(network: UnetGenerator | ResnetGenerator) -> None:
     """Check that a network has dropout.
 
     Raises:
         CheckpointError: it has no dropout.
     """
+    if isinstance(network, ResnetGenerator):
+        if not network.spec.dropout:
+            raise CheckpointError("was trained without dropout; leave out --stochastic")
+        return
     if not any(_drops(block) for block in network.blocks()):
         raise CheckpointError(
             f"has no dropout to let in (it stands in the levels after the fourth but the last, and this network has "
@@ -318,17 +343,17 @@ def _keep(norm: nn.Module | None) -> nn.Module | None:
     return None if isinstance(norm, nn.Identity) else norm
 
 
-def sum_mask_channels(unet: DeployUnet) -> DeployUnet:
+def sum_mask_channels(unet: _Core) -> _Core:
     """Take one channel in place of several equal ones, by summing the first weights over them."""
     unet = copy.deepcopy(unet)
-    first = unet.downs[0].layer
+    first = cast(Stage, unet.downs[0]).layer
     assert isinstance(first, nn.Conv2d)  # noqa: S101 - flatten put it there
     first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
     first.in_channels = 1
     return unet
 
 
-def use_instance_statistics(unet: DeployUnet) -> DeployUnet:
+def use_instance_statistics(unet: _Core) -> _Core:
     """Replace batch norms, which normalize by a batch of one, by instance norms with the same scale and shift."""
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
@@ -340,7 +365,7 @@ def use_instance_statistics(unet: DeployUnet) -> DeployUnet:
     return unet
 
 
-def fold_running_statistics(unet: DeployUnet) -> DeployUnet:
+def fold_running_statistics(unet: _Core) -> _Core:
     """Fold batch norms that normalize by running statistics into the layer before: they scale and shift."""
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
@@ -357,12 +382,27 @@ def fold_running_statistics(unet: DeployUnet) -> DeployUnet:
     return unet
 
 
-def drop_dead_biases(unet: DeployUnet) -> DeployUnet:
+def drop_dead_biases(unet: _Core) -> _Core:
     """Drop biases before an instance norm, which subtracts them with the mean."""
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
         if isinstance(stage.norm, nn.InstanceNorm2d):
             stage.layer.register_parameter("bias", None)
+    return unet
+
+
+def center_on_black(unet: _Core) -> _Core:
+    """Give a first layer before an instance norm the bias by which black pixels become 0. The norm subtracts it again.
+
+    Where a lesion is of few pixels, what varies is far smaller than what a black mask gives, which an engine's sums
+    over a plane would round to. Measured on OpenVINO, a lesion of 4 pixels of 65,536: 0.05 levels off on average, and
+    0.0008 with it. A U-Net has no norm there, and stays as it is.
+    """
+    unet = copy.deepcopy(unet)
+    first = cast(Stage, unet.downs[0])
+    if isinstance(first.norm, nn.InstanceNorm2d):
+        weight = cast(nn.Conv2d, first.layer).weight.detach()
+        first.layer.bias = nn.Parameter(weight.sum((1, 2, 3)))  # black is -1
     return unet
 
 
@@ -378,7 +418,7 @@ class RepeatedConv2d(nn.Conv2d):
         return super().forward(F.interpolate(input, scale_factor=2.0, mode="nearest"))
 
 
-def use_resizing(unet: DeployUnet) -> DeployUnet:
+def use_resizing(unet: _Core) -> _Core:
     """Write layers trained as repeated pixels and a convolution that way."""
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
@@ -387,7 +427,7 @@ def use_resizing(unet: DeployUnet) -> DeployUnet:
     return unet
 
 
-def use_transposed_convolution(unet: DeployUnet) -> DeployUnet:
+def use_transposed_convolution(unet: _Core) -> _Core:
     """Write layers trained as repeated pixels and a convolution as the transposed convolutions that they equal."""
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
@@ -428,7 +468,34 @@ class SubPixelConv2d(nn.Module):
         return F.pixel_shuffle(self.conv(x), 2)[:, :, 1:-1, 1:-1]
 
 
-def use_sub_pixel(unet: DeployUnet) -> DeployUnet:
+class SubPixelConv3x3(nn.Module):
+    """Compute a transposed convolution (kernel 3, stride 2, padding 1, output padding 1) as `SubPixelConv2d` does.
+
+    Maps (B, C, H, W) to (B, C', 2H, 2W). An even output pixel 2p is made by the input p through the tap 1, an odd one
+    2p + 1 by the inputs p and p + 1 through the taps 2 and 0. So a 2x2 convolution over the input with a row and a
+    column of zeros after it makes all four kinds, with zeros where a kind has no tap; nothing is cut off.
+    """
+
+    def __init__(self, layer: nn.ConvTranspose2d) -> None:
+        super().__init__()
+        weight = layer.weight.detach()
+        inputs, outputs = weight.shape[:2]
+        taps = weight.new_zeros(outputs, 2, 2, inputs, 2, 2)  # as in `SubPixelConv2d`
+        of_kind: Final = {(0, 0): 1, (1, 0): 2, (1, 1): 0}  # the tap, by the output's place and the input's
+        for (s, u), row in of_kind.items():
+            for (t, v), column in of_kind.items():
+                taps[:, s, t, :, u, v] = weight[:, :, row, column].T
+        self.conv = nn.Conv2d(inputs, 4 * outputs, 2, bias=layer.bias is not None).to(weight)
+        self.conv.weight = nn.Parameter(taps.reshape(4 * outputs, inputs, 2, 2))
+        if layer.bias is not None:
+            self.conv.bias = nn.Parameter(layer.bias.detach().repeat_interleave(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.pixel_shuffle(self.conv(F.pad(x, (0, 1, 0, 1))), 2)
+
+
+def use_sub_pixel(unet: _Core) -> _Core:
     """Write transposed convolutions as convolutions and a pixel shuffle, for which engines have better kernels.
 
     Measured layer by layer and in whole networks (docs/measurements.md): at ngf 64 in bf16 3 times the images/s, in
@@ -438,9 +505,10 @@ def use_sub_pixel(unet: DeployUnet) -> DeployUnet:
     unet = copy.deepcopy(unet)
     for stage in _stages(unet):
         if isinstance(stage.layer, nn.ConvTranspose2d):
-            stage.layer = SubPixelConv2d(stage.layer)
+            is_even = stage.layer.kernel_size == (4, 4)
+            stage.layer = SubPixelConv2d(stage.layer) if is_even else SubPixelConv3x3(stage.layer)
     return unet
 
 
-def _stages(unet: DeployUnet) -> list[Stage]:
-    return [stage for stage in (*unet.downs, *unet.ups) if isinstance(stage, Stage)]
+def _stages(unet: DeployUnet | DeployResnet) -> list[Stage]:
+    return [module for module in unet.modules() if isinstance(module, Stage)]

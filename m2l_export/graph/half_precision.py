@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from m2l_export.graph.deploy import ByteGraph, DeployUnet, Stage
+from m2l_export.graph.deploy import ByteGraph
 from m2l_export.graph.fp16_weights import MAX_FP16
 from m2l_export.graph.modulated import DeployModulated
+from m2l_export.graph.stage import Stage
 from m2l_runtime.errors import CheckpointError
 
 
@@ -69,9 +69,7 @@ def to_half_precision(graph: ByteGraph, fp32_norms: bool = True) -> ByteGraph:
                 _require_in_range(module)
                 module.half()
         return converted
-    unet = cast(DeployUnet, converted.unet)
-    for stage in (*unet.downs, *unet.ups):
-        one = cast(Stage, stage)
+    for one in [module for module in converted.unet.modules() if isinstance(module, Stage)]:
         _require_in_range(one)
         one.layer.half()
         if one.norm is None:

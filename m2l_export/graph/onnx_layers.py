@@ -7,23 +7,25 @@ classes are compared exactly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from m2l_export.graph.deploy import RepeatedConv2d, Stage, SubPixelConv2d
+from m2l_export.graph.deploy import RepeatedConv2d, SubPixelConv2d, SubPixelConv3x3
 from m2l_export.graph.half_precision import Fp32Norm
 from m2l_export.graph.onnx_builder import Builder, Value
+from m2l_export.graph.stage import Stage
 from m2l_train.models import networks
 
 Writer = Callable[[Builder, Any, str, Value], Value]
 WRITERS: Final[dict[type[nn.Module], Writer]] = {}
 """By class of module: takes the module, its name in `state_dict` and its input, and gives its output."""
 
-_PLACE_WORDS: Final = ("downs", "ups", "noise", "skip", "head")
+_PLACE_WORDS: Final = ("downs", "ups", "noise", "skip", "head", "blocks", "first", "second")
 """Parts of a weight's name that tell convolutions apart, beside numbers. Others, such as `layer`, are left out."""
 
 
@@ -77,20 +79,49 @@ def _stage(to: Builder, module: Stage, name: str, x: Value) -> Value:
 
 @writes(nn.Conv2d)
 def _convolution(to: Builder, module: nn.Conv2d, name: str, x: Value) -> Value:
-    sides = [
-        (side + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
-        for side, pad, dilation, kernel, stride in zip(x.shape[1:], *_geometry(module, name), strict=True)
+    if module.padding_mode == "reflect" and not isinstance(module.padding, str):
+        return _reflected_convolution(to, module, name, x)
+    padding = _padding(module, name)
+    return _convolve(to, "Conv", module, name, x, _convolved(module, x, padding * 2), pads=padding * 2)
+
+
+def _reflected_convolution(to: Builder, module: nn.Conv2d, name: str, x: Value) -> Value:
+    """Write the reflection as an operator of its own: a convolution of ONNX pads with zeros alone."""
+    rows, columns = cast(tuple[int, int], module.padding)
+    shape = (x.shape[0], x.shape[1] + 2 * rows, x.shape[2] + 2 * columns)
+    pads = (0, 0, rows, columns, 0, 0, rows, columns)
+    x = to.node("Pad", f"{convolution_name(name)}.reflected", x, pads, shape=shape, mode="reflect")
+    none = (0, 0, 0, 0)
+    return _convolve(to, "Conv", module, name, x, _convolved(module, x, none), pads=none)
+
+
+def _convolved(module: nn.Conv2d, x: Value, pads: Sequence[int]) -> list[int]:
+    """Return the sides of what a convolution gives; `pads` are rows and columns before, then after."""
+    return [
+        (side + before + after - dilation * (kernel - 1) - 1) // stride + 1
+        for side, before, after, dilation, kernel, stride in zip(
+            x.shape[1:], pads[:2], pads[2:], module.dilation, module.kernel_size, module.stride, strict=True
+        )
     ]
-    return _convolve(to, "Conv", module, name, x, sides)
 
 
 @writes(nn.ConvTranspose2d)
 def _transposed_convolution(to: Builder, module: nn.ConvTranspose2d, name: str, x: Value) -> Value:
+    padding = _padding(module, name)
     sides = [
-        (side - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1
-        for side, pad, dilation, kernel, stride in zip(x.shape[1:], *_geometry(module, name), strict=True)
+        (side - 1) * stride - 2 * pad + dilation * (kernel - 1) + more + 1
+        for side, pad, more, dilation, kernel, stride in zip(
+            x.shape[1:],
+            padding,
+            module.output_padding,
+            module.dilation,
+            module.kernel_size,
+            module.stride,
+            strict=True,
+        )
     ]
-    return _convolve(to, "ConvTranspose", module, name, x, sides)
+    more = {"output_padding": module.output_padding} if any(module.output_padding) else {}
+    return _convolve(to, "ConvTranspose", module, name, x, sides, pads=padding * 2, **more)
 
 
 @writes(RepeatedConv2d)
@@ -124,6 +155,16 @@ def _sub_pixel_convolution(to: Builder, module: SubPixelConv2d, name: str, x: Va
     # As two operators: in one, onnxruntime's CPU rounds halves elsewhere, and is no faster.
     x = to.node("Slice", f"{place}.rows", x, (1,), (-1,), (2,), shape=(channels, height - 2, width))
     return to.node("Slice", f"{place}.columns", x, (1,), (-1,), (3,), shape=(channels, height - 2, width - 2))
+
+
+@writes(SubPixelConv3x3)
+def _sub_pixel_convolution_3x3(to: Builder, module: SubPixelConv3x3, name: str, x: Value) -> Value:
+    pads = (0, 0, 1, 1)
+    sides = _convolved(module.conv, x, pads)
+    x = _convolve(to, "Conv", module.conv, f"{name}.conv", x, sides, pads=pads)
+    full = (x.shape[0] // 4, 2 * x.shape[1], 2 * x.shape[2])
+    place = convolution_name(name)
+    return to.node("DepthToSpace", f"{place}.depth_to_space", x, shape=full, blocksize=2, mode="CRD")
 
 
 @writes(nn.InstanceNorm2d)
@@ -175,41 +216,63 @@ def _leaky_relu(to: Builder, module: nn.LeakyReLU, name: str, x: Value) -> Value
     return to.node("LeakyRelu", name.removeprefix("unet."), x, alpha=module.negative_slope)
 
 
-def _geometry(module: nn.Conv2d | nn.ConvTranspose2d, name: str) -> tuple[tuple[int, ...], ...]:
-    """Give (padding, dilation, kernel, stride) of a convolution, each (rows, columns).
+def write_dropout(to: Builder, place: str, x: Value, factors: Value, begin: int) -> Value:
+    """Write (C, H, W) times as many of the factors, from `begin` on."""
+    end = begin + math.prod(x.shape)
+    if (begin, end) != (0, *factors.shape):
+        factors = to.node("Slice", f"{place}.kept", factors, (begin,), (end,), (1,), shape=(end - begin,))
+    factors = to.node("Reshape", f"{place}.factors", factors, (-1, *x.shape), shape=x.shape)
+    return to.node("Mul", f"{place}.dropped", x, factors)
+
+
+def require_bits(factors: Value | None, used: int) -> None:
+    """Check that there are as many factors as values that dropout acts on.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    bits = 0 if factors is None else factors.shape[0]
+    if bits != used:
+        raise ValueError(f"dropout acts on {used:,} values of the network, and the inputs have {bits:,} bits")
+
+
+def _padding(module: nn.Conv2d | nn.ConvTranspose2d, name: str) -> tuple[int, int]:
+    """Give the zeros around the input of a convolution, (rows, columns).
 
     Raises:
         TypeError: it is padded with anything but zeros, or differently at opposite sides.
     """
     padding = module.padding
-    if module.padding_mode != "zeros" or isinstance(padding, str) or any(module.output_padding):
+    if module.padding_mode != "zeros" or isinstance(padding, str):
         raise TypeError(
-            f"{name} is padded by {padding}, {module.output_padding} more at one side, in mode {module.padding_mode}; "
-            "only numbers of zeros, the same on opposite sides, are written"
+            f"{name} is padded by {padding} in mode {module.padding_mode}; only numbers of zeros, the same on opposite "
+            "sides, are written, and reflections around a convolution that is not transposed"
         )
-    return padding, module.dilation, module.kernel_size, module.stride
+    return cast(tuple[int, int], padding)
 
 
 def _convolve(
-    to: Builder, operator: str, module: nn.Conv2d | nn.ConvTranspose2d, name: str, x: Value, sides: Sequence[int]
+    to: Builder,
+    operator: str,
+    module: nn.Conv2d | nn.ConvTranspose2d,
+    name: str,
+    x: Value,
+    sides: Sequence[int],
+    **pads: Sequence[int],
 ) -> Value:
-    padding, dilation, kernel, stride = _geometry(module, name)
     given, taken = (x.shape[0], x.dtype), (module.in_channels, to_array(module.weight).dtype)
     if given != taken:
         raise ValueError(f"{name} takes {taken[0]} channels of {taken[1]}, and is given {given[0]} of {given[1]}")
     weights = [weight_name(to, f"{name}.{key}", tensor) for key, tensor in _weights_of(module)]
-    return to.node(
-        operator,
-        convolution_name(name),
-        x,
-        *weights,
-        shape=(module.out_channels, *sides),
-        kernel_shape=kernel,
-        strides=stride,
-        pads=padding * 2,
-        dilations=dilation,
-        group=module.groups,
-    )
+    attributes: dict[str, Any] = {
+        "kernel_shape": module.kernel_size,
+        "strides": module.stride,
+        "dilations": module.dilation,
+        "group": module.groups,
+        **pads,
+    }
+    shape = (module.out_channels, *sides)
+    return to.node(operator, convolution_name(name), x, *weights, shape=shape, **attributes)
 
 
 def _weights_of(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> list[tuple[str, Tensor]]:

@@ -1,7 +1,8 @@
 """Write a deploy graph as one self-contained ONNX file.
 
 Layers are written by :mod:`m2l_export.graph.onnx_layers`, what is around them in a modulated generator by
-:mod:`m2l_export.graph.onnx_modulated`, and the rest here: bytes, and a U-Net's skips, modulation and dropout.
+:mod:`m2l_export.graph.onnx_modulated`, in a ResNet generator by :mod:`m2l_export.graph.onnx_resnet`, and the rest here:
+bytes, and a U-Net's skips, modulation and dropout.
 
 Initializers have the names that PyTorch's `state_dict` has. Convolutions are called by their place in the network,
 downs.0 (outermost) to ups.0, which engines and their logs then do, too; other nodes by their place and what they do.
@@ -15,16 +16,28 @@ from typing import Final, cast
 
 import numpy as np
 
-from m2l_export.graph.deploy import ByteGraph, DeployUnet, Modulation, Stage, dropout_byte_count
+from m2l_export.graph.deploy import ByteGraph, DeployUnet, Modulation, dropout_byte_count
 from m2l_export.graph.modulated import DeployModulated
 from m2l_export.graph.onnx_builder import BATCH, Builder, Value
-from m2l_export.graph.onnx_layers import convolution_name, to_array, unknown, weight_name, write
+from m2l_export.graph.onnx_layers import (
+    convolution_name,
+    require_bits,
+    to_array,
+    unknown,
+    weight_name,
+    write,
+    write_dropout,
+)
 from m2l_export.graph.onnx_modulated import write_modulated
+from m2l_export.graph.onnx_resnet import write_resnet
+from m2l_export.graph.resnet import DeployResnet
+from m2l_export.graph.stage import Stage
 from m2l_runtime._version import __version__
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_train.models import networks
 from m2l_train.models.modulated import ModulatedSpec
 from m2l_train.models.networks import UnetSpec
+from m2l_train.models.resnet import ResnetSpec
 
 __all__ = [
     "APPEARANCE",
@@ -48,7 +61,7 @@ IMAGE: Final = "image"
 
 
 def input_specs(
-    spec: UnetSpec | ModulatedSpec, image_size: tuple[int, int], stochastic: bool = False
+    spec: UnetSpec | ModulatedSpec | ResnetSpec, image_size: tuple[int, int], stochastic: bool = False
 ) -> tuple[TensorSpec, ...]:
     """List the inputs of such a network's graph, in order."""
     mask = TensorSpec(name=MASK, role="mask", dtype="uint8", shape=(BATCH, *image_size))
@@ -77,15 +90,20 @@ def to_onnx(graph: ByteGraph, inputs: Sequence[TensorSpec]) -> bytes:
         ValueError: the graph takes other inputs than these, or has layers that do not fit each other.
     """
     values = {spec.name: Value(spec.name, np.dtype(spec.dtype), _sides(spec)) for spec in inputs}
-    is_modulated = isinstance(graph.unet, DeployModulated)
-    optional = set() if is_modulated else {APPEARANCE, DROPOUT_BITS}
-    required = {MASK, APPEARANCE, NOISE} if is_modulated else {MASK}
+    required, optional = _INPUTS.get(type(graph.unet), ({MASK}, {APPEARANCE, DROPOUT_BITS}))
     if values.keys() - optional != required:
         may_have = f" and perhaps {', '.join(sorted(optional))}" if optional else ""
         raise ValueError(f"this deploy graph takes {', '.join(sorted(required))}{may_have}; got {list(values)}")
     builder = Builder()
     image = _byte_graph(builder, graph, values)
     return builder.finish("generator", list(values.values()), image, OPSET, ("m2l", __version__))
+
+
+_INPUTS: Final[Mapping[type, tuple[set[str], set[str]]]] = {
+    DeployModulated: ({MASK, APPEARANCE, NOISE}, set()),
+    DeployResnet: ({MASK}, {DROPOUT_BITS}),
+}
+"""Inputs that a graph must have, and those that it may, by its class where that is no U-Net's."""
 
 
 def _sides(spec: TensorSpec) -> tuple[int, ...]:
@@ -105,11 +123,14 @@ def _byte_graph(to: Builder, graph: ByteGraph, values: Mapping[str, Value]) -> V
     x = to.node("Sub", "mask.centered", x, 1.0)
     if type(core) is DeployModulated:
         y = write_modulated(to, core, x, values[APPEARANCE], values[NOISE])
-    elif type(core) is DeployUnet:
+    elif isinstance(core, DeployUnet | DeployResnet) and type(core) in (DeployUnet, DeployResnet):
         factors, dropout_bits = None, values.get(DROPOUT_BITS)
         if dropout_bits is not None:
             factors = _dropout_factors(to, to.cast("dropout.bytes", dropout_bits, dtype))
-        y = _unet(to, core, x, values.get(APPEARANCE), factors)
+        if isinstance(core, DeployResnet):
+            y = write_resnet(to, core, x, factors)
+        else:
+            y = _unet(to, core, x, values.get(APPEARANCE), factors)
     else:
         raise unknown(core, "unet")
     if y.dtype == np.float16:
@@ -167,24 +188,13 @@ def _unet(to: Builder, unet: DeployUnet, x: Value, appearance: Value | None, fac
         if cast(Stage, up).drops:
             begin, used = used, used + math.prod(x.shape)
             if factors is not None:
-                x = _dropout(to, place, x, factors, begin)
+                x = write_dropout(to, place, x, factors, begin)
         if skips:
             skip = skips.pop()
             channels = skip.shape[0] + x.shape[0]
             x = to.node("Concat", f"{place}.beside_skip", skip, x, shape=(channels, *x.shape[1:]), axis=1)
-    bits = 0 if factors is None else factors.shape[0]
-    if bits != used:
-        raise ValueError(f"dropout acts on {used:,} values of the network, and the inputs have {bits:,} bits")
+    require_bits(factors, used)
     return to.node("Tanh", "image.tanh", x)
-
-
-def _dropout(to: Builder, place: str, x: Value, factors: Value, begin: int) -> Value:
-    """Write (C, H, W) times as many of the factors, from `begin` on."""
-    end = begin + math.prod(x.shape)
-    if (begin, end) != (0, *factors.shape):
-        factors = to.node("Slice", f"{place}.kept", factors, (begin,), (end,), (1,), shape=(end - begin,))
-    factors = to.node("Reshape", f"{place}.factors", factors, (-1, *x.shape), shape=x.shape)
-    return to.node("Mul", f"{place}.dropped", x, factors)
 
 
 def _modulation(to: Builder, module: Modulation, name: str, appearance: Value) -> list[tuple[Value, Value]]:

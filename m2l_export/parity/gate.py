@@ -38,6 +38,7 @@ from m2l_runtime.synthesizer import run_in_batches
 from m2l_runtime.types import Images, Mask, Masks
 from m2l_train.models.modulated import ModulatedGenerator, scale_noise
 from m2l_train.models.networks import UnetGenerator
+from m2l_train.models.resnet import ResnetGenerator
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 """Arrays by the name of the input, the mask first. One row of all of them makes one image."""
@@ -95,6 +96,48 @@ PROBES: Final[Mapping[str, Callable[[tuple[int, int]], Mask]]] = {
 def probe_index(name: str) -> int:
     """Find the index of the probe `name` in :func:`gate_masks`."""
     return list(PROBES).index(name)
+
+
+def interrupt_uniform(masks: Masks) -> Masks:
+    """Draw a disc of the other value into each mask that is one value everywhere; return all masks."""
+    masks = masks.copy()
+    small = disc((masks.shape[1], masks.shape[2]), 0.125) > 0
+    for mask in masks:
+        if mask.min() == mask.max():
+            mask[small] = 255 - mask[0, 0]
+    return masks
+
+
+UNDEFINED_UNIFORM: Final = (
+    "a mask that is one value everywhere (no lesion, or nothing else) has no defined image: this network normalizes "
+    "what is then the same in every pixel, so its images are rounding errors made large, and each engine gives others; "
+    "it was validated on masks with a disc in their place"
+)
+"""A warning on a network for which `defines_uniform` is False."""
+
+
+def defines_uniform(network: Generator, image_size: tuple[int, int], norm_statistics: NormStatistics) -> bool:
+    """Tell whether a black and a white mask have images that rounding in single precision does not change.
+
+    Without zeros around its first layer, a network with instance norms turns such a mask into planes that are the same
+    in every pixel. What a norm then divides by a variance of 0 is rounding alone, layer after layer. Here each value
+    that comes in is changed by at most its last bit: a defined image moves by thousandths of a level, another by
+    hundreds.
+
+    Only ResNet generators are tried: the others' layers all have zeros around them, or no norms.
+    """
+    if not isinstance(network, ResnetGenerator):
+        return True
+    network = _as_tested(network, norm_statistics)
+    random = torch.Generator().manual_seed(0)
+    last_bit = torch.randint(-1, 2, image_size, generator=random) * torch.finfo(torch.float32).eps
+    with torch.inference_mode():
+        for value in (-1.0, 1.0):
+            x = torch.full(image_size, value)
+            plain, changed = (_reference_image(network, one, {}) for one in (x, x * (1 + last_bit)))
+            if float((plain - changed).abs().max()) * 127.5 > 0.5:
+                return False
+    return True
 
 
 def gate_masks(image_size: tuple[int, int], folder: str | os.PathLike[str] | None) -> Masks:
@@ -218,11 +261,7 @@ def reference_images(network: Generator, inputs: Inputs, norm_statistics: NormSt
     Raises:
         ParityError: the network gives NaN or infinite pixels.
     """
-    network = copy.deepcopy(network).float().eval()
-    if norm_statistics == "instance":
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.train()  # normalizes by the batch, which is one image
+    network = _as_tested(network, norm_statistics)
     images = []
     with torch.inference_mode():
         for index, mask in enumerate(inputs[MASK]):
@@ -239,6 +278,16 @@ def reference_images(network: Generator, inputs: Inputs, norm_statistics: NormSt
     return np.stack(images)
 
 
+def _as_tested(network: Generator, norm_statistics: NormStatistics) -> Generator:
+    """Copy a network as trained, to run in single precision on one image at a time."""
+    network = copy.deepcopy(network).float().eval()
+    if norm_statistics == "instance":
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train()  # normalizes by the batch, which is one image
+    return network
+
+
 def _reference_image(network: Generator, mask: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
     """Run the network on a mask (H, W) in [-1, 1] and one row of each input: (C, H, W) in [-1, 1], to be clipped."""
     if isinstance(network, ModulatedGenerator):
@@ -253,7 +302,7 @@ def _reference_image(network: Generator, mask: Tensor, inputs: Mapping[str, Tens
 
 
 @contextlib.contextmanager
-def _dropout_from_bits(network: UnetGenerator, bits: npt.NDArray[np.uint8]) -> Iterator[None]:
+def _dropout_from_bits(network: UnetGenerator | ResnetGenerator, bits: npt.NDArray[np.uint8]) -> Iterator[None]:
     """Let dropout of `network`, which is off, keep what `bits` say, in the order in which its layers run."""
     kept, used = np.unpackbits(bits, bitorder="little"), 0
 

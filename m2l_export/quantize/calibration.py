@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m2l_export.graph.onnx_writer import MASK
-from m2l_export.parity.gate import PROBES, ROLE_ROWS, Inputs
+from m2l_export.parity.gate import PROBES, ROLE_ROWS, Inputs, interrupt_uniform
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.conditioning.conditions import Appearances
@@ -56,7 +56,13 @@ class Calibration:
         return len(self.evaluation_inputs[MASK])
 
 
-def read_calibration(masks: str, specs: Sequence[TensorSpec], table: Appearances | None, golden: Inputs) -> Calibration:
+def read_calibration(
+    masks: str,
+    specs: Sequence[TensorSpec],
+    table: Appearances | None,
+    golden: Inputs,
+    is_uniform_defined: bool = True,
+) -> Calibration:
     """Read masks: a third to calibrate on, the rest to evaluate on, with generated shapes if these are too few.
 
     Each mask gets a random appearance and random dropout bits, where the generator takes them. The golden images, which
@@ -67,6 +73,8 @@ def read_calibration(masks: str, specs: Sequence[TensorSpec], table: Appearances
         specs: the generator's inputs, the mask first.
         table: float32 (count, numbers), where there are appearances.
         golden: inputs of the bundle's golden images.
+        is_uniform_defined: see :func:`m2l_export.parity.gate.defines_uniform`; if not, a disc is drawn into the
+            black and the white mask.
 
     Raises:
         InputError: a mask cannot be read or is a photograph, or there are too few that differ.
@@ -92,6 +100,8 @@ def read_calibration(masks: str, specs: Sequence[TensorSpec], table: Appearances
     if missing:
         words = _GENERATED_MASKS.format(count=2 * missing + len(distinct_masks))
         drawn = _read(words, size, missing, always | {_hash(mask) for mask in distinct_masks})
+    if not is_uniform_defined:
+        plain = list(interrupt_uniform(np.stack(plain)))
     mine = _inputs(np.stack(evaluated + drawn + plain), specs, table, _EVALUATED_ON)
     tuned = _inputs(np.stack([distinct_masks[place] for place in sorted(tuned_places)]), specs, table, "tuned on")
     few = _spread(tuned_count, min(SELECTION_MASKS, tuned_count))

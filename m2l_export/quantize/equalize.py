@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from m2l_export.graph.deploy import ByteGraph, DeployUnet, Stage
+from m2l_export.graph.deploy import ByteGraph, DeployUnet
+from m2l_export.graph.stage import Stage
 
 MIGRATION: Final = 0.5
 """How much of a channel's range moves into the weights: 0 none, 1 all of it."""

@@ -29,6 +29,7 @@ import onnx
 from onnx import numpy_helper
 
 from m2l_export.graph.onnx_writer import convolution_name
+from m2l_runtime._utils.temporary import temporary_errors
 from m2l_runtime._version import __version__
 from m2l_runtime.errors import EngineNotInstalled
 
@@ -73,8 +74,8 @@ class Quantizer:
             from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
         except ImportError as error:
             raise EngineNotInstalled(
-                f"int8 is made by onnxruntime's quantiser, which does not load ({error}): pip install '.[cpu,export]' "
-                "in a checkout of m2l"
+                f"int8 is made by onnxruntime's quantiser, which does not load ({error}): "
+                'pip install "m2l[cpu,export]"'
             ) from error
 
         class Rows(CalibrationDataReader):  # type: ignore[misc]
@@ -86,7 +87,7 @@ class Quantizer:
                 return None if row is None else {name: array[row : row + 1] for name, array in inputs.items()}
 
         self.target: Final = target
-        with tempfile.TemporaryDirectory(prefix="m2l-quantise-") as folder, _quiet():
+        with temporary_errors(), tempfile.TemporaryDirectory(prefix="m2l-quantise-") as folder, _quiet():
             path = Path(folder) / "fp32.onnx"
             path.write_bytes(content)
             calibrator = create_calibrator(

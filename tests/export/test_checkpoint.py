@@ -85,14 +85,6 @@ def test_checkpoint__half_precision_is_widened(tmp_path: Path) -> None:
     assert torch.equal(network.model.down.weight, state()["model.model.0.weight"].half().float())
 
 
-def resnet() -> State:
-    made = {"model.1.weight": torch.zeros(4, 3, 7, 7), "model.4.weight": torch.zeros(8, 4, 3, 3)}
-    for block in range(9):
-        for layer in (1, 5):
-            made[f"model.{10 + block}.conv_block.{layer}.weight"] = torch.zeros(4, 4, 3, 3)
-    return made | {"model.26.weight": torch.zeros(3, 4, 7, 7)}
-
-
 def discriminator() -> State:
     widths = {0: (2, 6), 2: (4, 2), 5: (8, 4), 8: (8, 8), 11: (1, 8)}
     return {f"model.{i}.weight": torch.zeros(o, n, 4, 4) for i, (o, n) in widths.items()}
@@ -119,8 +111,7 @@ def changed(key: str, value: Tensor | None, **new: Tensor) -> State:
     [
         (discriminator(), r"a PatchGAN discriminator \(6 input channels, as latest_net_D.pth\)"),
         ({f"net.{i}.weight": torch.zeros(1, 6, 1, 1) for i in (0, 2, 5)}, "a pixel discriminator"),
-        (resnet(), r"a ResNet generator \(9 blocks, as --netG resnet_9blocks\)"),
-        (dict(nn.Linear(3, 4).state_dict()), r"a state_dict of 2 tensors that is no U-Net generator \(weight, bias"),
+        (dict(nn.Linear(3, 4).state_dict()), r"a state_dict of 2 tensors that is no generator \(weight, bias"),
         ({"model.model.0.weight": torch.zeros(2, 3, 4, 4)}, "fewer than 5 levels"),
         (
             {"epoch": 3, "state_dict": {"weight": torch.zeros(2)}, "netD": discriminator(), "optimizer": {}},

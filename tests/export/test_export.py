@@ -22,8 +22,9 @@ from functional_unet import original_generator
 from support import REFERENCE, TINY, TINY_BUNDLE, assert_equals_original, disc, oracle, save
 
 from m2l_export import ExportOptions, export, export_checkpoint
-from m2l_export.graph.deploy import ByteGraph, DeployUnet, Stage, SubPixelConv2d
+from m2l_export.graph.deploy import ByteGraph, DeployUnet, SubPixelConv2d
 from m2l_export.graph.onnx_writer import to_onnx
+from m2l_export.graph.stage import Stage
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime.backends.engines import BACKENDS
 from m2l_runtime.bundle.schema import TensorSpec

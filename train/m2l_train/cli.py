@@ -55,7 +55,9 @@ def _old_options() -> dict[str, str]:
 class PrepareFlags:
     """Hold the options of `m2l prepare` that choose what is written."""
 
-    size: int = option_field(286, "Side of the pictures in pixels. Training crops from it (286 to 256).")
+    size: str = option_field(
+        "286", "Side of the pictures in pixels, or height x width as 286x572. Training crops from it (286 to 256)."
+    )
     split: str = option_field("train=0.9,val=0.1", "Fraction of each split.")
     seed: int = option_field(0, "Seed of the split.")
     split_file: Path | None = option_field(
@@ -127,6 +129,7 @@ def prepare(
             overwrite=overwrite,
             on_start=reporter.start,
             on_pair=on_pair,
+            on_note=reporter.message,
             should_stop=stop.is_set,
         )
     if json:
@@ -230,3 +233,9 @@ def train(
         raise typer.Exit(stop.exit_status)
     if report.skipped:
         raise typer.Exit(SOME_PAIRS_BAD)
+
+
+if __name__ == "__main__":
+    from m2l_runtime.cli.main import main
+
+    main()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from m2l_runtime._utils.text import plural, printable, rate
+from m2l_runtime._utils.text import command_word, plural, printable, rate
 from m2l_train.data.near_duplicates import THRESHOLD
 
 if TYPE_CHECKING:
@@ -73,5 +73,5 @@ def describe_training(report: TrainReport) -> str:
     ]
     if not report.is_complete and not report.was_stopped:
         lines.append("the same command with --resume and a higher limit goes on")
-    lines.append(f"m2l export {run} BUNDLE makes a bundle of it")
+    lines.append(f"m2l export {command_word(report.run)} BUNDLE makes a bundle of it")
     return "\n".join(lines)

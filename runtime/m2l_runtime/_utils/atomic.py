@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from m2l_runtime._utils import held_folder
+from m2l_runtime._utils.file_system import cut_name, is_name_error, name_error, sync
+from m2l_runtime._utils.held_folder import place
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import M2LError, OutputError
 
@@ -21,6 +24,8 @@ if sys.platform != "win32":
 
 PREFIX: Final = ".m2l-"
 SUFFIX: Final = ".partial"
+
+_NEW_FILE: Final[int] = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 @contextlib.contextmanager
@@ -41,41 +46,94 @@ def make_folder(path: Path) -> None:
         OutputError: it is a file, or nothing can be created there.
     """
     with output_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        held_folder.make_folder(path)
+        _require_writable(path)
+
+
+def _require_writable(folder: Path) -> None:
+    """Make a file in `folder` and remove it."""
+    with place(folder / "any") as (at, name):
+        descriptor, temporary = _make_temporary(at, name, "")
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=at)
+
+
+def _make_temporary(folder: int | None, name: str, tag: str, mode: int = 0o666) -> tuple[int, str]:
+    """Make a new file beside `name` and return (descriptor, its name), both as :func:`place` gives them.
+
+    Its permissions are never changed: not every file system lets them be, and the umask is the whole process's.
+    """
+    while True:
+        temporary = os.path.join(os.path.dirname(name), f"{PREFIX}{tag}{secrets.token_hex(6)}{SUFFIX}")  # noqa: PTH118, PTH120
+        with contextlib.suppress(FileExistsError):
+            return _open_new(temporary, folder, mode), temporary
+
+
+def _open_new(name: str, folder: int | None, mode: int) -> int:
+    if folder is None:
+        return os.open(name, _NEW_FILE, mode)
+    return os.open(name, _NEW_FILE, mode, dir_fd=folder)
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Write a file in a folder that is built (:func:`staged_folder`), with the folders it lies in.
+
+    Raises:
+        OutputError: it is there, or cannot be written.
+    """
+    with (
+        output_errors(path),
+        place(path, make_parents=True) as (folder, name),
+        os.fdopen(_open_new(name, folder, 0o666), "wb") as file,
+    ):
+        file.write(data)
 
 
 def check_new_file(path: Path, *, overwrite: bool) -> None:
     """Check that a file can be written at `path`, before the work that its content takes.
 
     Raises:
-        OutputError: it is a folder, exists and may not be replaced, or its folder is not there or cannot be written.
+        OutputError: it is a folder, exists and may not be replaced, its folder is not there or cannot be written, or
+            the disk takes no such name.
     """
+    check_name(path)
     if path.is_dir():
         raise OutputError(f"{printable(path)} is a folder; expected the name of a file")
     if os.path.lexists(path) and not overwrite:
         raise OutputError(f"{printable(path)} exists already; choose another name or give --overwrite")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {printable(path.parent)} does not exist; make it first")
-    with output_errors(path), tempfile.TemporaryFile(dir=path.parent):
-        pass
+    with output_errors(path):
+        _require_writable(path.parent)
+
+
+def check_name(path: Path) -> None:
+    """Check that the disk takes a name, before the work that its content takes.
+
+    Raises:
+        OutputError: it does not.
+    """
+    refused = name_error(path)
+    if refused is not None:
+        raise OutputError(f"cannot write {printable(path)}: {refused.strerror}; choose a shorter name") from refused
 
 
 def check_new_folder(path: Path) -> None:
     """Check that a folder can be created or replaced at `path`, with missing parents, before the work.
 
     Raises:
-        OutputError: a parent is a file, or cannot be written.
+        OutputError: a parent is a file, or cannot be written, or the disk takes no such name.
     """
+    check_name(path)
     there = path.absolute().parent
     while not os.path.lexists(there):
         there = there.parent
-    with output_errors(path), tempfile.TemporaryFile(dir=there):
-        pass
+    with output_errors(path):
+        _require_writable(there)
 
 
-def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "") -> None:
+def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "", mode: int = 0o666) -> None:
     """Write `data` to a temporary name in the same folder, then rename it to `path`.
 
     Args:
@@ -83,6 +141,7 @@ def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "")
         data: the whole content.
         durable: also wait until the bytes are on the disk.
         tag: stands in the temporary name, for :func:`remove_leftovers`.
+        mode: permissions, of which the umask is taken away.
 
     Raises:
         OutputError: it could not be written; nothing is left behind.
@@ -90,19 +149,26 @@ def write_file(path: Path, data: bytes, *, durable: bool = False, tag: str = "")
     with output_errors(path):
         if os.path.lexists(path) and not (path.is_file() or path.is_symlink()):
             raise OutputError(f"{printable(path)} is not a plain file, so it is not replaced; choose another name")
-        descriptor, temporary = tempfile.mkstemp(prefix=f"{PREFIX}{tag}", suffix=SUFFIX, dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            _apply_umask(temporary, 0o666)
-            os.replace(temporary, path)  # noqa: PTH105 - one call, both names
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)  # noqa: PTH108
-            raise
+        with place(path) as (folder, name):
+            descriptor, temporary = _make_temporary(folder, name, tag, mode)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(data)
+                    if durable:
+                        file.flush()
+                        sync(file.fileno())
+                _replace(temporary, name, folder)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+
+
+def _replace(temporary: str, name: str, folder: int | None) -> None:
+    if folder is None:
+        os.replace(temporary, name)  # noqa: PTH105 - one call, both names
+    else:
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 class HashedFile:
@@ -113,9 +179,8 @@ class HashedFile:
 
     def __init__(self, path: Path, *, tag: str = "") -> None:
         self.path = path
-        with output_errors(path):
-            prefix = f"{PREFIX}{tag}"
-            descriptor, self._temporary = tempfile.mkstemp(prefix=prefix, suffix=SUFFIX, dir=path.parent)
+        with output_errors(path), place(path) as (folder, name):
+            descriptor, self._temporary = _make_temporary(folder, name, tag)
         self._file = os.fdopen(descriptor, "wb")
         self._hash = hashlib.sha256()
         self._at = 0
@@ -155,10 +220,10 @@ class HashedFile:
         with output_errors(self.path):
             try:
                 self._file.flush()
-                os.fsync(self._file.fileno())
+                sync(self._file.fileno())
                 self._file.close()
-                _apply_umask(self._temporary, 0o666)
-                os.replace(self._temporary, self.path)  # noqa: PTH105
+                with place(self.path) as (folder, name):
+                    _replace(self._temporary, name, folder)
             except BaseException:
                 self.discard()
                 raise
@@ -168,20 +233,27 @@ class HashedFile:
         """Remove the temporary file."""
         with contextlib.suppress(OSError):
             self._file.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self._temporary)  # noqa: PTH108
+        with contextlib.suppress(OSError), place(self.path) as (folder, _):
+            os.unlink(self._temporary, dir_fd=folder)
 
 
 def remove_inside(folder: Path, name: str) -> None:
-    """Remove the file `name` below `folder`, if it is there and lies inside.
+    """Remove the file `name` below `folder`, if it is there and lies inside. No file has a name that none can have.
 
     Raises:
         OutputError: it cannot be removed.
     """
     path = folder / name
-    if path.parent.resolve().is_relative_to(folder.resolve()):
-        with output_errors(path), contextlib.suppress(IsADirectoryError, ValueError):
-            path.unlink(missing_ok=True)
+    gone_or_folder = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    of_no_file = (ValueError, RuntimeError)  # a name with NUL, links in a circle
+    with output_errors(path), contextlib.suppress(*gone_or_folder, *of_no_file):
+        try:
+            if path.parent.resolve().is_relative_to(folder.resolve()):
+                with place(path) as (at, file):
+                    os.unlink(file, dir_fd=at)
+        except OSError as error:
+            if not is_name_error(error):  # nothing can be there by a name that the disk does not take
+                raise
 
 
 def remove_leftovers(folder: Path, tag: str) -> int:
@@ -213,7 +285,7 @@ def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = No
         OutputError: `path` exists and may not be replaced, or its parent cannot be written.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - the final name counts, not what a link points to
-    mark = f".{path.name[:100]}.m2l"
+    mark = f".{_short(path.name)}.m2l"
     previous = path.parent / f"{mark}-previous"
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -222,11 +294,14 @@ def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = No
             if may_replace is None:
                 raise OutputError(f"{printable(path)} exists already; choose another name or --overwrite it")
             may_replace(path)
-        staging = Path(tempfile.mkdtemp(prefix=f"{mark}-", suffix=".partial", dir=path.parent))
+        check_name(path)
+        staging = path.parent / f"{mark}-{secrets.token_hex(6)}.partial"
+        staging.mkdir()
+        made = staging.lstat()
         hold = _lock_folder(staging)
         try:
-            _apply_umask(staging, 0o777)
-            yield staging
+            with held_folder.held_folder(staging):
+                yield staging
             for file in staging.rglob("*"):
                 _sync(file)
             _sync(staging)
@@ -238,7 +313,9 @@ def staged_folder(path: Path, *, may_replace: Callable[[Path], None] | None = No
             _sync(path.parent)
             _remove(previous)
         finally:
-            _remove(staging)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(staging.lstat(), made):  # not what took its place
+                    _remove(staging)
             if hold is not None:
                 os.close(hold)
 
@@ -275,13 +352,26 @@ def _lock_folder(folder: Path) -> int | None:
     return descriptor
 
 
+def _short(name: str) -> str:
+    """Shorten a name so that more can be added to it; two long ones stay two."""
+    short = cut_name(name, 60)
+    return name if short == name else f"{short}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+
+
 def _sync(path: Path) -> None:
-    with contextlib.suppress(OSError):  # not every file system can
+    """Wait until a file or folder is on the disk.
+
+    Raises:
+        OSError: it did not get there.
+    """
+    try:
         descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except OSError:  # a folder cannot be opened everywhere
+        return
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:
@@ -289,13 +379,6 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _apply_umask(path: str | Path, mode: int) -> None:
-    """Set the permissions that open() and mkdir() would have set; tempfile makes everything private."""
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(path, mode & ~umask)  # noqa: PTH101
 
 
 def file_sha256(path: Path) -> str | None:

@@ -20,7 +20,7 @@ def usable_cpus(cgroup: Path = _CGROUP) -> int:
     """Count the CPUs in this process's affinity mask, or fewer where a container's quota is lower; at least 1."""
     try:
         count = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
+    except (AttributeError, OSError):  # macOS, Windows, sandboxes
         count = os.cpu_count() or 1
     quota = _quota(cgroup)
     return max(1, count if quota is None else min(count, int(quota)))

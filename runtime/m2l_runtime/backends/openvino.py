@@ -19,7 +19,7 @@ import numpy.typing as npt
 from m2l_runtime._utils.cpu import instructions, share_threads, usable_cpus
 from m2l_runtime.backends.base import BackendOptions, BackendSettings, Inputs, ModelSource
 from m2l_runtime.backends.compiled_cache import CompiledCache
-from m2l_runtime.backends.messages import failure, is_out_of_memory, notes_on_cpu, out_of_memory_advice
+from m2l_runtime.backends.messages import failure, load_failure, notes_on_cpu
 from m2l_runtime.backends.registry import read_device
 from m2l_runtime.bundle.schema import Precision, TensorSpec
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, M2LError, OutputError
@@ -51,12 +51,62 @@ _FLOATS: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "int8": "
 _NAMES: Final = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 _TYPES: Final = {"u8": "uint8", "f32": "float32"}
 
+_TO_DO_IN_A_FORK: Final = (
+    "its threads do not survive a fork, and a call would wait for them for ever: open the bundle in the child with "
+    "backend onnxruntime, which auto does, or have children spawned (multiprocessing.get_context('spawn'))"
+)
+
 _PLACES: Final = re.compile(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|FrontEnd API failed with \w+:")
 _UNKNOWN_OPERATORS: Final = re.compile(r"No conversion rule found for operations: .*")
 
 
+class _Process:
+    """Remember which process has used OpenVINO, and whether this one is a fork of it.
+
+    A process that has only imported it has started no threads yet, and its forks may use it.
+    """
+
+    def __init__(self) -> None:
+        self.user: int | None = None
+        """Number of the process whose threads compile and compute; None: none has."""
+        self.is_fork = False
+        os.register_at_fork(after_in_child=self._note_fork)
+
+    def _note_fork(self) -> None:
+        self.is_fork = self.user is not None
+
+
+_PROCESS: Final = _Process()
+
+
+def why_unusable_here() -> str | None:
+    """Tell why this process cannot use OpenVINO although it is installed; None if it can. See BackendModule."""
+    if not _PROCESS.is_fork:
+        return None
+    return f"openvino was used in process {_PROCESS.user}, of which this one is a fork; {_TO_DO_IN_A_FORK}"
+
+
+def computes(precision: Precision) -> bool:
+    """Tell whether OpenVINO computes in a precision on this CPU, by a model of one addition. See BackendModule."""
+    if precision not in _FLOATS or why_unusable_here() is not None:
+        return False
+    _PROCESS.user = os.getpid()
+    place = openvino.opset13.parameter([1], np.float32)
+    model = openvino.Model([openvino.opset13.add(place, place)], [place])
+    compiled = CORE.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": _FLOATS[precision]})
+    floats: str = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return floats == _FLOATS[precision]
+
+
 def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
-    """Compile the model of one ONNX file; see BackendModule."""
+    """Compile the model of one ONNX file; see BackendModule.
+
+    Raises:
+        EngineError: among others, in a fork of a process that has used OpenVINO, where it would hang.
+    """
+    why_not = why_unusable_here()
+    if why_not is not None:
+        raise EngineError(why_not)
     if read_device(options.device)[0] == "cuda":
         raise DeviceUnavailable(
             f"the backend 'openvino' runs on CPUs, not on '{options.device}'; "
@@ -74,6 +124,7 @@ def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
         "ENABLE_CPU_PINNING": False,  # two processes would pin themselves to the same CPUs
     }
     notes = list(notes_on_cpu(options, source.precision))
+    _PROCESS.user = os.getpid()
     try:
         compiled = _compile(source, batch_size, config, options.cache_dir, notes)
         streams = compiled.get_property("NUM_STREAMS")  # no more than there are CPUs, whatever was asked for
@@ -82,9 +133,7 @@ def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
     except M2LError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
-            raise EngineError(out_of_memory_advice(batch_size, streams)) from error
-        raise _cannot_load(error) from error
+        raise _cannot_load(error, len(source.content)) from error
     floats = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     is_as_asked = floats == _FLOATS[source.precision]
     settings = BackendSettings(
@@ -123,7 +172,7 @@ class OpenVinoBackend:
         if os.getpid() != self._process:  # its threads were not forked along: the call would wait for ever
             raise EngineError(
                 f"openvino was loaded in process {self._process} and cannot be used in its fork {os.getpid()}; "
-                "open the bundle in the child, or have children spawned"
+                f"{_TO_DO_IN_A_FORK}"
             )
         request = idle.get()
         try:
@@ -147,6 +196,7 @@ def _compile(
     if cache_dir is None:
         return CORE.compile_model(_read(source, batch_size), "CPU", config)
     cache = CompiledCache(cache_dir)
+    notes += cache.notes
     made_of = {
         "model": source.sha256 or hashlib.sha256(source.content).hexdigest(),
         "engine": openvino.__version__,
@@ -186,12 +236,12 @@ def _read(source: ModelSource, batch_size: int) -> Any:
     try:
         model = CORE.read_model(source.content)
     except Exception as error:
-        raise _cannot_load(error) from error
+        raise _cannot_load(error, len(source.content)) from error
     _check_signature(source, model.inputs, source.inputs)
     try:
         model.reshape({spec.name: [batch_size, *spec.shape[1:]] for spec in source.inputs})
     except Exception as error:
-        raise _cannot_load(error) from error
+        raise _cannot_load(error, len(source.content)) from error
     _check_signature(source, model.outputs, source.outputs)
     return model
 
@@ -211,8 +261,8 @@ def _type_and_sides(port: Any) -> tuple[str, list[str]]:
     return _TYPES.get(kind, kind), sides
 
 
-def _cannot_load(error: Exception) -> BundleDamaged:
-    return BundleDamaged(f"openvino {VERSION} cannot load the model: {_short(error)}")
+def _cannot_load(error: Exception, model_bytes: int) -> EngineError | BundleDamaged:
+    return load_failure(f"openvino {VERSION}", error, _short(error), model_bytes)
 
 
 def _short(error: Exception) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+import sys
 from dataclasses import dataclass
 from typing import Final, cast, get_args
 
@@ -115,6 +116,19 @@ def backend_module(name: str) -> BackendModule:
         ) from error
 
 
+def why_unusable_here(name: str) -> str | None:
+    """Tell why this process cannot use the engine of a backend although it is installed; None if it can.
+
+    That is known of engines that are loaded already: one may not outlive a fork.
+
+    Example:
+        >>> why_unusable_here("fake") is None
+        True
+    """
+    tell = getattr(sys.modules.get(BACKENDS[name].module), "why_unusable_here", None)
+    return None if tell is None else cast("str | None", tell())
+
+
 @check_types()
 def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> BackendChoice:
     """Choose `name` itself, or for "auto" the fastest installed backend that has a file in the precision asked for.
@@ -164,6 +178,10 @@ def choose_backend(bundle: Bundle, name: str, options: BackendOptions) -> Backen
         )
     if len(installed) > 1 and (device == "cuda" or precision == "fp16") and not _is_distribution(GPU_DISTRIBUTION):
         installed = tuple(name for name in installed if name != "onnxruntime")  # a build for CPUs
+    usable = tuple(name for name in installed if why_unusable_here(name) is None)
+    if usable and usable != installed:
+        others = ", ".join(name for name in installed if name not in usable)
+        return BackendChoice(usable[0], f"{others} cannot be used in a fork of a process that has used it", usable)
     if len(installed) == 1:
         return BackendChoice(installed[0], "the only one installed that runs this bundle so", installed)
     if "onnxruntime" in installed:

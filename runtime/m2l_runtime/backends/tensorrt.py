@@ -121,11 +121,13 @@ def _plan(
 def _cache(options: BackendOptions) -> tuple[CompiledCache | None, tuple[str, ...]]:
     """Return (where plans are kept, what to say of it); nowhere, if it was not asked for and cannot be."""
     if options.cache_dir is not None:
-        return CompiledCache(options.cache_dir), ()
+        cache = CompiledCache(options.cache_dir)
+        return cache, cache.notes
     try:
-        return CompiledCache(cache_folder()), ()
+        cache = CompiledCache(cache_folder())
     except (OutputError, RuntimeError) as error:  # the latter where there is no home
         return None, (f"plans are not kept for the next time: {error}; name a folder with --cache-dir",)
+    return cache, cache.notes
 
 
 def _start_executor(

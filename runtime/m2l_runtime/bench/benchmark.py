@@ -15,6 +15,7 @@ import msgspec
 
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import cpu_model, usable_cpus
+from m2l_runtime._utils.temporary import temporary_errors
 from m2l_runtime._utils.text import plural
 from m2l_runtime.bench import worker
 from m2l_runtime.bench.messages import BenchConfig, WorkerRequest, WorkerResponse, decode, encode
@@ -75,7 +76,7 @@ def bench(
     on_start(configs)
     rows, round_count, was_stopped = [Row(config) for config in configs], 0, False
     backend_notes: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="m2l-bench-") as folder:
+    with temporary_errors(), tempfile.TemporaryDirectory(prefix="m2l-bench-") as folder:
         for number, index in shuffled_rounds(len(configs), options.repeats):
             round_count = number
             if rows[index].reason is not None:

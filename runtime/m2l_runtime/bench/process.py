@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from m2l_runtime._utils.signals import children
+from m2l_runtime._utils.temporary import temporary_errors
 from m2l_runtime._utils.text import printable
 
 TIMEOUT_S: Final = 900.0
@@ -59,13 +61,14 @@ def run_for_json(
         should_stop: asked ten times a second; once it is true, the process is killed.
     """
     deadline = time.monotonic() + timeout_s
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with temporary_errors(), tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         try:
             process = subprocess.Popen(  # noqa: S603 - the caller's own command
                 command, stdin=subprocess.PIPE, stdout=out, stderr=err, process_group=0
             )
         except OSError as error:
             return ProcessResult(reason=f"its process does not start: {error.strerror or error}")
+        children.add(process.pid)
         try:
             _send_request(process, request)
             while not _has_ended(process):
@@ -75,6 +78,7 @@ def run_for_json(
                     return ProcessResult(reason=f"not done after {timeout_s:g} s, so its process was ended")
         finally:
             _end(process)
+            children.discard(process.pid)
         return _read(process.returncode, out, err)
 
 

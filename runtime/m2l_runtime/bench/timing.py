@@ -127,7 +127,10 @@ def lay_out_masks(folder: Path, count: int) -> None:
         if path == first:
             shutil.copyfile(example, path)
         else:
-            os.link(first, path)
+            try:
+                os.link(first, path)
+            except OSError:  # not every file system has links
+                shutil.copyfile(example, path)
 
 
 def _example_files() -> list[Path]:

@@ -263,7 +263,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         ('unet', 8, 24)
     """
 
-    architecture: Literal["unet", "modulated"]
+    architecture: Literal["unet", "modulated", "resnet"]
     """modulated is an addition of m2l: appearances scale convolutions, and noise comes in (docs/model.md)."""
     levels: Count
     """How often the mask's side is halved, and doubled again."""
@@ -281,6 +281,8 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Whether it takes an appearance (:mod:`m2l_runtime.conditioning.appearance`); an addition of m2l."""
     dropout: Literal["off", "input"] = "off"
     """input: an input says which features are dropped."""
+    blocks: Count = 0
+    """Residual blocks of a ResNet generator; 0 in others."""
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

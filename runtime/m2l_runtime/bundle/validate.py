@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.reading import reader_errors
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.roles import ROLES
 from m2l_runtime.bundle.schema import MANIFEST_NAME, SCHEMA, SCHEMA_VERSION, Manifest, ManifestHead
@@ -38,10 +39,8 @@ def parse_manifest(content: bytes, where: str = MANIFEST_NAME) -> Manifest:
         BundleTooNew: another schema version, or an input with a role that is unknown here.
         BundleDamaged: it is not JSON, or breaks a rule of its schema.
     """
-    try:
+    with reader_errors(BundleDamaged, where, "is not a bundle's manifest"):
         head = msgspec.json.decode(content, type=ManifestHead)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleDamaged(f"{where} is not a bundle's manifest: {error}") from None
     if head.schema != SCHEMA:
         raise BundleDamaged(
             f"{where} has schema '{printable(head.schema[:100])}', expected '{SCHEMA}': it is not a bundle's manifest"
@@ -52,12 +51,10 @@ def parse_manifest(content: bytes, where: str = MANIFEST_NAME) -> Manifest:
             f"{where} has schema version {head.schema_version}, this m2l reads versions 1 to {SCHEMA_VERSION}; "
             + ("install a newer m2l" if newer else "export the bundle again")
         )
-    try:
+    with reader_errors(BundleDamaged, where, "does not follow its schema"):
         manifest = msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleDamaged(f"{where} does not follow its schema: {printable(str(error))}") from None
-    for check in _RULES:
-        check(manifest, where)
+        for check in _RULES:
+            check(manifest, where)
     return manifest
 
 
@@ -65,7 +62,7 @@ def lowest_schema_version(manifest: Manifest) -> int:
     """Return the lowest schema version whose readers know all that a manifest says.
 
     Version 1 has the roles mask, appearance and dropout_bits, and appearances of the twelve numbers
-    :data:`m2l_runtime.types.NAMES`. Whatever else there is takes version 2.
+    :data:`m2l_runtime.types.NAMES`, of a U-Net or a modulated generator. Whatever else there is takes version 2.
 
     Example:
         >>> from m2l_runtime import Synthesizer
@@ -74,7 +71,8 @@ def lowest_schema_version(manifest: Manifest) -> int:
     """
     has_new_role = any(spec.role not in _ROLES_OF_VERSION_1 for spec in manifest.inputs)
     has_new_names = manifest.appearance is not None and manifest.appearance.names != NAMES
-    return 2 if has_new_role or has_new_names else 1
+    is_new_network = manifest.network.architecture == "resnet"
+    return 2 if has_new_role or has_new_names or is_new_network else 1
 
 
 _ROLES_OF_VERSION_1: Final = ("mask", "appearance", "dropout_bits")
@@ -167,8 +165,8 @@ def _check_schema_version(manifest: Manifest, where: str) -> None:
     needed = lowest_schema_version(manifest)
     if manifest.schema_version < needed:
         raise BundleDamaged(
-            f"{where} says schema version {manifest.schema_version}, and has inputs or numbers of version {needed}; "
-            "export the bundle again"
+            f"{where} says schema version {manifest.schema_version}, and has inputs, numbers or a network of version "
+            f"{needed}; export the bundle again"
         )
 
 

@@ -181,3 +181,9 @@ def _format_row(row: Row) -> str:
         f"{rate(measured.images_per_s)} images/s, {rate(measured.end_to_end_images_per_s)} from files to files, "
         f"{measured.latency_p50_ms:.1f} ms a call"
     )
+
+
+if __name__ == "__main__":
+    from m2l_runtime.cli.main import main
+
+    main()

@@ -16,18 +16,19 @@ import numpy as np
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import check_workers
-from m2l_runtime._utils.text import utf8
+from m2l_runtime._utils.file_system import name_error
+from m2l_runtime._utils.text import printable, utf8
 from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, Conditions, rounded
 from m2l_runtime.errors import ArgumentError, MaskFileError
 from m2l_runtime.masks.mask_file import MaskFile
 from m2l_runtime.masks.mask_folder import mask_set, passed_over_note
 from m2l_runtime.masks.mask_set import MaskSet
-from m2l_runtime.masks.samples import sampled
+from m2l_runtime.masks.samples import sampled, source_mask
 from m2l_runtime.output.contact_sheet import ContactSheet
 from m2l_runtime.output.encoding import encode_png, self_description
 from m2l_runtime.output.options import OutputOptions
 from m2l_runtime.output.writers import open_writer
-from m2l_runtime.output.writers.base import EncodableItem, Writer, Written
+from m2l_runtime.output.writers.base import EncodableItem, RefusedNameError, Writer, Written
 from m2l_runtime.output.writers.files import SingleFileWriter
 from m2l_runtime.runs.checks import (
     Run,
@@ -45,7 +46,7 @@ from m2l_runtime.runs.checks import (
 )
 from m2l_runtime.runs.jsonl import LineWriter
 from m2l_runtime.runs.lock import locked
-from m2l_runtime.runs.log import LogIndex, Record, RunSettings, log_path
+from m2l_runtime.runs.log import LOG_FOLDER, LogIndex, Record, RunSettings, log_path
 from m2l_runtime.runs.pairs_csv import write_pairs
 from m2l_runtime.runs.pipeline import Clock, Input, Output, Result, at_output_size, condition_of, overlap
 from m2l_runtime.runs.resume import PreviousGroup, remove_stale
@@ -237,7 +238,7 @@ def _make_folder(job: _Job, resume: bool, overwrite: bool) -> Summary:
     atomic.make_folder(root)
     if sheet_path is not None:
         atomic.make_folder(sheet_path.parent)
-    with locked(root, run.shard), contextlib.ExitStack() as stack:
+    with locked(root, run.shard, job.callbacks.on_note), contextlib.ExitStack() as stack:
         atomic.remove_leftovers(root, "" if run.shard[1] == 1 else job.tag)  # a whole run is alone in the folder
         index = stack.enter_context(contextlib.closing(LogIndex(root, run.masks.names))) if resume else None
         check_other_shards(run)
@@ -248,6 +249,7 @@ def _make_folder(job: _Job, resume: bool, overwrite: bool) -> Summary:
             why = why_remade(run, index)
             if why is not None:
                 job.callbacks.on_note(why)
+        atomic.make_folder(root / LOG_FOLDER)
         log = stack.enter_context(contextlib.closing(LineWriter(log_path(root, run.shard))))
         stack.callback(writer.abandon)
         summary, sheet = _make_images(job, index, log)
@@ -271,7 +273,7 @@ def _make_images(job: _Job, index: LogIndex | None, log: LineWriter | None) -> t
     outputs = overlap(
         _items(run, job.writer, index, job.callbacks.should_stop, summary),
         job.synthesizer,
-        functools.partial(_read, run, conditions, job.synthesizer.image_size),
+        functools.partial(_read, run, conditions, job.synthesizer.image_size, _targets_by_name(job)),
         functools.partial(_encode, job.writer),
         workers=job.workers,
         clock=clock,
@@ -345,10 +347,28 @@ def _items(
             yield _Item(previous, group, place, name, place == items[-1][0])
 
 
-def _read(run: Run, conditions: Conditions, image_size: tuple[int, int], item: _Item) -> Input[_ReadResult]:
+def _targets_by_name(job: _Job) -> Callable[[_Item], list[str]]:
+    """Return what finds the files whose names come from a mask's; none do where files hold many."""
+    if job.run.options.is_container:
+        return lambda _: []
+    return lambda item: job.writer.targets(item.name, item.index)
+
+
+def _read(
+    run: Run,
+    conditions: Conditions,
+    image_size: tuple[int, int],
+    targets: Callable[[_Item], list[str]],
+    item: _Item,
+) -> Input[_ReadResult]:
     record = item.previous.kept().get(item.name)
     if record is not None:
         return Input(_ReadResult(item, kept=record))
+    for target in targets(item):
+        refused = name_error(run.out / target)
+        if refused is not None:
+            problem = _about(run, item.name, RefusedNameError.of(target, refused))
+            return Input(_ReadResult(item, run.masks.sha256(item.name), problem=problem))
     try:
         mask_file = run.masks.read(item.name, image_size, keep_original=run.options.original_size)
     except MaskFileError as error:
@@ -357,18 +377,28 @@ def _read(run: Run, conditions: Conditions, image_size: tuple[int, int], item: _
     return Input(_ReadResult(item, mask_file.sha256, condition=condition), mask_file, condition)
 
 
+def _about(run: Run, name: str, error: RefusedNameError) -> str:
+    """Write the problem of a mask whose image cannot have its name."""
+    return f"{printable((run.masks.base or Path()) / source_mask(run.masks, name)[0])}: {error}"
+
+
 def _encode(writer: Writer, key: _ReadResult, mask_file: MaskFile, image: Image) -> object:
+    """Encode and, where each image is a file of its own, write it; or return why the disk takes no such name."""
     text_fields = {} if key.condition is None else key.condition.text_fields
-    return writer.encode(
-        EncodableItem(key.item.index, key.item.name, *at_output_size(mask_file, image), mask_file.sha256, text_fields)
+    item = EncodableItem(
+        key.item.index, key.item.name, *at_output_size(mask_file, image), mask_file.sha256, text_fields
     )
+    try:
+        return writer.encode(item)
+    except RefusedNameError as error:
+        return error
 
 
 class _GroupWriter:
     """Enter what is done into the writer's groups and, when a group is finished, into the log if there is one."""
 
     def __init__(self, run: Run, writer: Writer, log: LineWriter | None) -> None:
-        self._writer, self._log = writer, log
+        self._run, self._writer, self._log = run, writer, log
         self._settings = {f: getattr(run.settings, f) for f in RunSettings.__struct_fields__}
         self._group: int | None = None
         self._added: list[tuple[_ReadResult, str | None]] = []
@@ -381,17 +411,20 @@ class _GroupWriter:
         if self._group != item.group:
             self._group = item.group
             self._writer.begin(item.group)
-        if mask_file is not None:
+        problem = read.problem
+        if isinstance(output.encoded, RefusedNameError):
+            problem = _about(self._run, item.name, output.encoded)
+        if problem is None and mask_file is not None:
             self._writer.add(output.encoded)
             self._added.append((read, mask_file.note))
         else:
             self._bad.append(
-                Record(**self._settings, name=utf8(item.name), mask_sha256=read.mask_sha256, problem=read.problem)
+                Record(**self._settings, name=utf8(item.name), mask_sha256=read.mask_sha256, problem=problem)
             )
         if item.is_last:
             self._finish()
-        if mask_file is None:
-            return Result(item.name, problem=read.problem)
+        if problem is not None or mask_file is None:
+            return Result(item.name, problem=problem)
         return Result(
             name=item.name,
             mask=mask_file.mask,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.file_system import sync
+from m2l_runtime._utils.held_folder import check_held
+from m2l_runtime._utils.plain_file import open_append, open_plain
+from m2l_runtime._utils.reading import decode_line, lines_of
 from m2l_runtime._utils.text import printable
-from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.errors import InputError
 
 _T = TypeVar("_T")
 
@@ -25,20 +29,23 @@ class LineWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        if os.path.lexists(path) and not path.is_file():
-            raise OutputError(f"{printable(path)} is not a plain file; move it away")
+        self._file = os.fdopen(open_log(path), "r+b", buffering=0)
         with atomic.output_errors(path):
-            _drop_torn_line(path)
-            self._file = path.open("ab", buffering=0)
+            try:
+                _drop_torn_line(self._file)
+            except BaseException:
+                self._file.close()
+                raise
         self._encoder = msgspec.json.Encoder()
 
     def write(self, records: Sequence[msgspec.Struct]) -> None:
         """Append records, in one write.
 
         Raises:
-            OutputError: the disk is full, or the file is gone.
+            OutputError: the disk is full, or the folder that it lies in was replaced.
         """
         with atomic.output_errors(self._path):
+            check_held(self._path)
             data = b"".join(self._encoder.encode(record) + b"\n" for record in records)
             written = self._file.write(data)
             if written != len(data):
@@ -47,8 +54,18 @@ class LineWriter:
     def close(self) -> None:
         """Make sure that the lines are on the disk, and close the file."""
         with atomic.output_errors(self._path):
-            os.fsync(self._file.fileno())
+            sync(self._file.fileno())
             self._file.close()
+
+
+def open_log(path: Path) -> int:
+    """Open a log to append to it, made if it is not there; return its descriptor.
+
+    Raises:
+        OutputError: it cannot be opened, or is a link, or something else than a plain file.
+    """
+    with atomic.output_errors(path):
+        return open_append(path)
 
 
 def read_lines(path: Path, kind: type[_T]) -> Iterator[_T]:
@@ -58,30 +75,26 @@ def read_lines(path: Path, kind: type[_T]) -> Iterator[_T]:
         InputError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    yield msgspec.json.decode(line, type=kind)
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    continue
+        with os.fdopen(open_plain(path), "rb") as file:
+            for line in lines_of(file):
+                record = decode_line(line, kind)
+                if record is not None:
+                    yield record
     except OSError as error:
         raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
 
 
-def _drop_torn_line(path: Path) -> None:
+def _drop_torn_line(file: BinaryIO) -> None:
     """Cut off a last line that has no end."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        keep = end
-        while keep > 0:
-            start = max(0, keep - 65536)
-            file.seek(start)
-            newline = file.read(keep - start).rfind(b"\n")
-            if newline >= 0:
-                keep = start + newline + 1
-                break
-            keep = start
-        if keep != end:
-            file.truncate(keep)
+    end = file.seek(0, os.SEEK_END)
+    keep = end
+    while keep > 0:
+        start = max(0, keep - 65536)
+        file.seek(start)
+        newline = file.read(keep - start).rfind(b"\n")
+        if newline >= 0:
+            keep = start + newline + 1
+            break
+        keep = start
+    if keep != end:
+        file.truncate(keep)

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from support import disc
 from torch import Tensor, nn
 
-from m2l_export.graph.deploy import ByteGraph, DeployUnet, NormStatistics, Stage, Upsampling, deploy, dropout_byte_count
+from m2l_export.graph.deploy import ByteGraph, DeployUnet, NormStatistics, Upsampling, deploy, dropout_byte_count
 from m2l_export.graph.deploy import dropout_factors as factors_of
+from m2l_export.graph.stage import Stage
 from m2l_export.quantize.equalize import MAX_AMPLIFICATION, Peaks, channel_peaks, equalize, equalize_results
 from m2l_runtime.conditioning.conditions import dropout_bits
 from m2l_runtime.literals import Norm, Upsample

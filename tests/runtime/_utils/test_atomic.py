@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import textwrap
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.atomic import make_folder, staged_folder, write_file
 from m2l_runtime.errors import OutputError
+from m2l_runtime.runs.jsonl import LineWriter
 
 
 def yes(_: Path) -> None:
@@ -135,7 +136,7 @@ def test_atomic__a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, 
     assert os.listdir(target) == (["new"] if moment == "cleaning" else ["old"])
 
 
-def no_temporary_files(**_: object) -> None:
+def no_new_files(*_: object) -> None:
     raise PermissionError(13, "Permission denied")
 
 
@@ -148,7 +149,109 @@ def test_atomic__what_cannot_be_written_is_told_ahead_of_the_work(
     with pytest.raises(OutputError, match="cannot write .*file.below"):
         atomic.check_new_folder(tmp_path / "file" / "below")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
-    monkeypatch.setattr(tempfile, "TemporaryFile", no_temporary_files)
+    monkeypatch.setattr(os, "open", no_new_files)
     for check in (lambda p: atomic.check_new_file(p, overwrite=True), atomic.check_new_folder):
         with pytest.raises(OutputError, match=r"cannot write .*new: Permission denied"):
             check(tmp_path / "new")
+
+
+def refuse(number: int, *names: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let functions of `os` answer as on a file system that does not have them."""
+
+    def function(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for name in names:
+        monkeypatch.setattr(os, name, function)
+
+
+def write_all(folder: Path) -> None:
+    """Write in each way that there is."""
+    write_file(folder / "file", b"file", durable=True)
+    hashed = atomic.HashedFile(folder / "hashed")
+    hashed.write(b"hashed")
+    hashed.commit()
+    with staged_folder(folder / "folder") as staging:
+        (staging / "inside").write_bytes(b"inside")
+    lines = LineWriter(folder / "lines")
+    lines.write([])
+    lines.close()
+    make_folder(folder / "made")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS])
+def test_atomic__permissions_need_not_be_changeable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    refuse(number, "chmod", "fchmod", "lchown", "chown", "utime", monkeypatch=monkeypatch)
+    write_all(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder", "hashed", "lines", "made"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, 524, errno.ENOSYS, errno.EBADF])
+def test_atomic__a_file_system_need_not_tell_when_bytes_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    refuse(number, "fsync", monkeypatch=monkeypatch)
+    write_all(tmp_path)
+    assert (tmp_path / "file").read_bytes() + (tmp_path / "hashed").read_bytes() == b"filehashed"
+    assert (tmp_path / "folder" / "inside").read_bytes() == b"inside"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_atomic__bytes_that_are_not_on_the_disk_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    refuse(number, "fsync", monkeypatch=monkeypatch)
+    with pytest.raises(OutputError, match="file: "):
+        write_file(tmp_path / "file", b"new", durable=True)
+    hashed = atomic.HashedFile(tmp_path / "hashed")
+    with pytest.raises(OutputError, match="hashed: "):
+        hashed.commit()
+    with pytest.raises(OutputError, match="folder: "), staged_folder(tmp_path / "folder") as staging:
+        (staging / "inside").write_bytes(b"inside")
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, 524, errno.EBADF, errno.EIO])
+def test_atomic__a_build_needs_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    import fcntl
+
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / ".folder.m2l-live.partial").mkdir()  # may be another's that is being built
+    write_all(tmp_path)
+    assert (tmp_path / ".folder.m2l-live.partial").exists()
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "母" * 86, "a/" + "n" * 256])
+def test_atomic__a_name_that_the_disk_does_not_take_is_told_ahead_of_the_work(tmp_path: Path, name: str) -> None:
+    checks = (lambda p: atomic.check_new_file(p, overwrite=True), atomic.check_new_folder, atomic.check_name)
+    (tmp_path / "a").mkdir()
+    for check in checks:
+        with pytest.raises(OutputError, match=r"too long.* choose a shorter name"):
+            check(tmp_path / name)
+    with pytest.raises(OutputError, match="too long"), staged_folder(tmp_path / name):
+        pytest.fail("the work began")
+
+
+@pytest.mark.parametrize("name", ["母" * 85, "n" * 254 + "1"])
+def test_atomic__a_build_takes_the_longest_names_and_sweeps_up_its_own_alone(tmp_path: Path, name: str) -> None:
+    other = name[:-1] + "2"
+    mark = f".{atomic._short(other)}.m2l"
+    (tmp_path / f"{mark}-previous").mkdir()
+    for _ in range(2):
+        with staged_folder(tmp_path / name, may_replace=yes) as staging:
+            (staging / "x").write_text("x")
+    assert sorted(os.listdir(tmp_path)) == sorted([name, f"{mark}-previous"])
+
+
+def test_atomic__writing_never_changes_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the whole process's, so another thread's files would be open to all meanwhile."""
+    refuse(errno.EPERM, "umask", monkeypatch=monkeypatch)
+    write_all(tmp_path)

@@ -6,16 +6,22 @@ import contextlib
 import doctest
 import io
 import os
+import re
+import shutil
 import signal
+import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support import ROOT
 
 from m2l_runtime._utils import text
 from m2l_runtime._utils.cpu import usable_cpus
-from m2l_runtime._utils.signals import deferred_signals, raise_interrupt
+from m2l_runtime._utils.signals import WorkInterrupted, deferred_signals, interrupted_when, raise_interrupt
+from m2l_runtime._utils.text import command_word
 from m2l_runtime.bundle.onnx_file import external_tensors
 from m2l_runtime.cli.progress import BuildProgress, Reporter
 
@@ -196,3 +202,59 @@ def test_utils__signals_that_are_held_come_afterwards_and_ignored_ones_never(mon
 def _held_here() -> bool:
     with deferred_signals() as has_signal:
         return has_signal()
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "my runs", "it's", "-rf", "a;b", "$HOME", "tab\tnewline\n", "caf\udce9", "\\x'\x1b[31m"]
+)
+def test_command_word__is_one_word_of_a_shell_and_that_name(name: str) -> None:
+    shell = shutil.which("bash")
+    if shell is None:
+        pytest.skip("has no bash")
+    word = command_word(name)
+    assert word.isprintable()
+    out = subprocess.run([shell, "-c", f"printf %s\\\\0 {word}"], capture_output=True, check=True).stdout
+    assert out == os.fsencode(f"./{name}" if name.startswith("-") else name) + b"\0"
+
+
+def test_command_word__stands_in_every_command_that_a_message_suggests() -> None:
+    """A path within a suggested command is quoted for the shell, not only made printable."""
+    verbs = "synth|inspect|verify|bench|masks|prepare|train|evaluate|export"
+    name = r"\{(?:printable\(|(?:run|path|out|folder|data|name)\})"
+    suggestion = re.compile(rf"(?:m2l (?:{verbs})|chmod|rm|mkdir|mv|cp)(?: [-+\w=]+)* {name}")
+    assert suggestion.search('"m2l export {run} BUNDLE"')
+    assert suggestion.search('f"or: chmod go-w {printable(folder)}"')
+    for package in ("runtime/m2l_runtime", "train/m2l_train", "m2l_export"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert not suggestion.findall(path.read_text()), path
+
+
+def test_interrupted_when__ends_a_block_that_drops_what_is_raised_in_it() -> None:
+    raised = 0
+    began = time.monotonic()
+    with pytest.raises(WorkInterrupted), interrupted_when(lambda: True):
+        while True:
+            try:
+                time.sleep(60)
+            except WorkInterrupted:
+                raised += 1
+                if raised == 2:
+                    raise
+    assert time.monotonic() - began < 60
+    with interrupted_when(lambda: False):
+        pass
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+def test_interrupted_when__lets_a_block_off_the_main_thread_end_by_itself() -> None:
+    done: list[bool] = []
+
+    def work() -> None:
+        with interrupted_when(lambda: True):
+            time.sleep(0.3)
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True]

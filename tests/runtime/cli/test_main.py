@@ -6,8 +6,10 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,7 @@ def test_main__names_with_anything_in_them(m2l: CommandLine, tmp_path: Path) -> 
     out = tmp_path / "out"
     outcome = m2l("synth", masks, out, "--bundle", TINY_BUNDLE, "--contact-sheet", tmp_path / "s.png")
     assert outcome.code == 3
-    images = [name for name in os.listdir(out) if "m2l-" not in name]
+    images = [name for name in os.listdir(out) if not name.startswith(".m2l")]
     assert sorted(images) == sorted([*NASTY, os.fsdecode(b"latin\xe9.png")])
     lines = outcome.err.splitlines()
     assert len([line for line in lines if line.startswith("skipped")]) == len(NASTY) + 1
@@ -311,7 +313,7 @@ def test_main__precision(m2l: CommandLine, masks: Path, bundle_copy: Path, tmp_p
     add_model_entry(bundle_copy, "onnxruntime", "int8")
     outcome = m2l("synth", masks, tmp_path / "a", "--bundle", bundle_copy, "--precision", "int8", "--json")
     assert json.loads(outcome.out)["settings"]["precision"] == "int8"
-    assert json.loads((tmp_path / "a" / "m2l-log.jsonl").read_text().splitlines()[-1])["precision"] == "int8"
+    assert json.loads((tmp_path / "a" / ".m2l/m2l-log.jsonl").read_text().splitlines()[-1])["precision"] == "int8"
     for words, code, error in (
         (
             ("--precision", "bf16"),
@@ -435,3 +437,45 @@ def test_main__a_run_that_stops_when_it_is_asked_to_says_so_itself(
     assert outcome.code == 130
     assert "--resume goes on" in outcome.err
     assert "interrupted" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["m2l_runtime", *(f"m2l_runtime.cli{name}" for name in ("", ".main", ".synth", ".inspect", ".masks", ".bench"))],
+)
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_main__modules_run_the_command_line(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, code, out in ((["--version"], 0, f"m2l {__version__}\n"), (["no-such-verb"], 2, "")):
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        assert (stop.value.code, capsys.readouterr().out) == (code, out)
+
+
+def no_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", list)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_main__no_writable_temporary_folder(
+    m2l: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrapped: bool
+) -> None:
+    no_temporary_folder(monkeypatch)
+    if wrapped:  # as a library may raise it
+
+        def library(*_: object, **__: object) -> None:
+            try:
+                tempfile.gettempdir()
+            except OSError as error:
+                raise RuntimeError("cannot start") from error
+
+        monkeypatch.setattr("m2l_runtime.bench.benchmark.bench", library)
+    outcome = m2l("bench", TINY_BUNDLE, "--backend", "fake", "--repeats", 1, "--seconds", 1)
+    assert (outcome.code, outcome.out) == (1, "")
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith("m2l: error: no folder takes temporary files")
+    assert "set TMPDIR" in last
+    assert "unexpected" not in outcome.err

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from command_line import CommandLine
 from PIL import Image
+from poor_disk import limit_names, refuse
 from support import disc, save, slow
 from synthetic_data import photograph, write_pair
 
@@ -359,7 +360,7 @@ def test_prepare__a_split_that_gets_no_pair_is_told(source: Path, tmp_path: Path
 
 def test_prepare__pipes_hold_nothing_up(source: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "splits.csv")
-    with pytest.raises(InputError, match=r"splits\.csv is not a plain file"):
+    with pytest.raises(InputError, match=r"splits\.csv: it is not a plain file"):
         prepare(source, source, tmp_path / "data", PrepareOptions(split_file=tmp_path / "splits.csv"))
     prepare(source, source, tmp_path / "data")
     first = min((tmp_path / "data" / "train" / "images").iterdir())
@@ -377,8 +378,8 @@ def test_prepare__a_split_file_of_absurd_fields(source: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": "286"}, "size must be a whole number, got '286'"),
-        ({"size": 286.0}, "size must be a whole number, got 286.0"),
+        ({"size": "a"}, "got 'a'"),
+        ({"size": 286.0}, "size must be a whole number, a text or a tuple (a whole number, a whole number), got 286.0"),
         ({"seed": True}, "seed must be a whole number, got True"),
         ({"seed": 1 << 64}, "the seed must be between 0 and 9223372036854775807, got 18446744073709551616"),
         ({"splits": {"train": "1"}}, "the share of split 'train' must be a number, got '1'"),
@@ -429,14 +430,14 @@ def test_prepare__numpys_numbers_are_numbers() -> None:
     assert type(PrepareOptions(size=cast(int, np.int64(300))).size) is int
 
 
-def test_prepare__names_that_would_become_one_are_not_taken(source: Path, tmp_path: Path) -> None:
+def test_prepare__names_that_look_alike_in_utf8_stay_two(source: Path, tmp_path: Path) -> None:
     try:
         write_pair(source, "caf\udce9", 1)
     except (OSError, UnicodeEncodeError):
         pytest.skip("this file system holds UTF-8 names alone")
     write_pair(source, "caf\\udce9", 2)
     report = prepare(source, source, tmp_path / "data")
-    assert (report.pairs, len(report.ambiguous)) == (20, 2)
+    assert (report.pairs, len(report.ambiguous)) == (22, 0)
 
 
 def test_prepare__a_picture_that_does_not_fit_in_memory_is_named(
@@ -509,3 +510,31 @@ def test_prepare__names_of_several_files_are_told_by_the_exit_status(
 ) -> None:
     (source / "ISIC_0000001.jpeg").write_bytes((source / "ISIC_0000001.jpg").read_bytes())
     assert m2l("prepare", source, source, tmp_path / "d").code == 3
+
+
+@pytest.mark.parametrize("tells_ahead", [False, True])
+def test_prepare__a_name_that_the_disk_does_not_take_is_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells_ahead: bool
+) -> None:
+    for index, name in enumerate(["a", "b", "n" * 130]):
+        write_pair(tmp_path / "source", name, index)
+    limit_names(monkeypatch, tmp_path / "data", 130, tells_ahead=tells_ahead)
+    options = PrepareOptions(size=32, splits={"train": 1.0})
+    source, data = tmp_path / "source", tmp_path / "data"
+    for resume, overwrite in ((False, False), (True, False), (False, True)):
+        report = prepare(source, source, data, options, resume=resume, overwrite=overwrite)
+        assert (report.pairs, report.prepared, len(report.left_out)) == (3, 2, 1)
+        assert "n" * 130 + ".jpg: the disk takes no file of its name (File name too long)" in report.left_out[0]
+    assert sorted(path.name for path in (tmp_path / "data").rglob("*.png")) == ["a.png", "a.png", "b.png", "b.png"]
+
+
+def test_prepare__goes_on_where_the_file_system_has_no_locks(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, 524, "flock")
+    refuse(monkeypatch, 22, "fsync")
+    refuse(monkeypatch, 1, "chmod")
+    notes: list[str] = []
+    assert prepare(source, source, tmp_path / "data", PrepareOptions(size=32), on_note=notes.append).prepared == 20
+    assert len(notes) == 1
+    assert "has no locks" in notes[0]

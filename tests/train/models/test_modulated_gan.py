@@ -66,7 +66,7 @@ def moved(before: dict[str, Tensor], network: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("config", [HALF, slow(FULL)])
 def test_modulated_gan__a_few_steps_lower_the_l1(features: EfficientNetLite, config: GanConfig) -> None:
-    losses = run(gan(features, dataclasses.replace(config, lambda_l1=20.0, lambda_asked=0.0)), 7)
+    losses = run(gan(features, dataclasses.replace(config, lambda_l1=20.0, lambda_asked=0.0, lambda_marks=0.0)), 7)
     assert np.mean([one.l1_levels for one in losses[-3:]]) < 0.6 * losses[0].l1_levels
     assert all(np.isfinite(dataclasses.astuple(one)).all() for one in losses)
 
@@ -207,6 +207,30 @@ def test_modulated_gan__numbers_asked_for_are_compared_in_deviations(features: E
     further[:, 2] += 3 * training.generator.std[2]
     further[:, 0] += 9  # of the hair
     assert float(training._asked_difference(x, is_lesion, further)) == pytest.approx((3 - 0.5) / 3, rel=1e-2)
+
+
+def test_modulated_gan__marks_at_fixed_places_cost_what_their_square_is(features: EfficientNetLite) -> None:
+    random = torch.Generator().manual_seed(0)
+    mark = torch.zeros(1, 1, SIDE, SIDE)
+    mark[:, :, 10] = 8 / 127.5
+    even = mark - F.avg_pool2d(mark, 9, 1, 4, count_include_pad=False)
+    expected = float((even * 127.5).square().mean())
+
+    def noise() -> Tensor:
+        return torch.randn(8, 3, SIDE, SIDE, generator=random) / 127.5
+
+    training, alike = gan(features), gan(features)
+    for _ in range(300):
+        images = (noise() + mark).requires_grad_()
+        found = training._common_detail(images, noise())
+        same = alike._common_detail(noise() + mark, noise() + mark)
+    assert float(found.detach()) == pytest.approx(expected, rel=0.1)
+    assert float(same) == pytest.approx(0, abs=0.02 * expected)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert images.grad is not None
+    along = images.grad.mean((0, 1, 3))
+    assert along.argmax() == 10
+    assert along[10] > 5 * along[20:].abs().max()
 
 
 def test_modulated_gan__an_average_follows(features: EfficientNetLite) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from command_line import CommandLine
+from poor_disk import refuse
 from preloaded import M2L, PreloadedProcess
 from support import TINY, slow
 from synthetic_data import data_folder
@@ -277,7 +279,11 @@ def test_fast_preset__compiled_networks_compute_the_same(tmp_path: Path) -> None
         config = replace(SMALL, bf16=False, compile=is_compiled)
         networks = Pix2Pix(config, appearance_rows=3)
         networks.set_appearance_table(torch.rand(3, 12, generator=torch.Generator().manual_seed(1)) * 50)
-        found.append([networks.step(masks, images) for _ in range(2)])
+        if is_compiled:
+            networks.compile(len(masks))
+        with torch.compiler.set_stance("fail_on_recompile"):  # the rehearsal has met all that a step does
+            found.append([networks.step(masks, images) for _ in range(2)])
+            networks.step(masks[:1], images[:1])  # a smaller batch is not compiled
     for one, other in zip(*found, strict=True):
         assert (one.G_GAN, one.G_L1, one.D_fake) == pytest.approx((other.G_GAN, other.G_L1, other.D_fake), rel=1e-3)
 
@@ -367,6 +373,7 @@ def test_fast_preset__a_run_of_two_processes_is_a_run(tmp_path: Path) -> None:
                 assert float((away > 2e-5).float().mean()) < 0.05, name
     assert sorted(p.name for p in (tmp_path / "two").iterdir() if not p.name.startswith(".")) == [
         "config.json",
+        "data.json",
         "events",
         "grids",
         "latest_net_D.pth",
@@ -415,3 +422,32 @@ def test_fast_preset__a_run_says_what_it_takes_the_data_for_and_how_it_computes(
     go(data_folder(tmp_path / "data", 5), tmp_path / "run", max_steps=1, on_note=notes.append)
     how = "bfloat16" if is_fast else "fp32, as bfloat16 is not fast here"
     assert f"5 pairs to train on, 2 to validate on (train/images with train/masks); cpu, {how}" in notes
+
+
+def test_fast_preset__needs_no_mapped_files_and_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = data_folder(tmp_path / "data", 4)
+    go(data, tmp_path / "whole", max_steps=1)
+    refuse(monkeypatch, 38, "ftruncate")
+    refuse(monkeypatch, 95, "flock")
+    refuse(monkeypatch, 22, "fsync")
+
+    def no_mmap(*_: object, **__: object) -> None:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(mmap, "mmap", no_mmap)
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **options: _unlink_closed(unlink, path, options))
+    notes: list[str] = []
+    go(data, tmp_path / "run", max_steps=1, on_note=notes.append)
+    monkeypatch.undo()
+    for name, value in state(tmp_path / "whole")["G"].items():
+        assert torch.equal(value, state(tmp_path / "run")["G"][name])
+    assert len([note for note in notes if "has no locks" in note]) == 1
+    go(data, tmp_path / "run", None, resume=True, max_steps=2)
+    assert not list((tmp_path / "run").glob(".m2l-*.partial"))
+
+
+def _unlink_closed(unlink: Any, path: Path, options: Any) -> None:
+    if "decoded" in path.name:
+        raise PermissionError(13, "Permission denied")
+    unlink(path, **options)

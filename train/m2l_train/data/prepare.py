@@ -9,15 +9,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.plain_file import read_plain
+from m2l_runtime._utils.reading import reader_errors
+from m2l_runtime._utils.sides import plain_sides
 from m2l_runtime._utils.text import printable, utf8
 from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_runtime.masks.mask_folder import describe_passed_over
-from m2l_runtime.runs.jsonl import LineWriter, read_lines
+from m2l_runtime.runs.jsonl import LineWriter, open_log, read_lines
 from m2l_runtime.runs.lock import locked
 from m2l_train.data.data_folder import DATASET_FILE
 from m2l_train.data.pairing import Pairing, PairPattern, find_pairs
@@ -35,6 +39,8 @@ from m2l_train.data.prepare_tables import fill_report, write_tables
 from m2l_train.data.split_folders import find_split_pairs
 from m2l_train.data.splits import check_groups, split_pairs
 
+_MAX_SETTINGS_BYTES: Final = 1 << 20
+
 
 @check_types()
 def prepare(
@@ -48,6 +54,7 @@ def prepare(
     overwrite: bool = False,
     on_start: Callable[[int], None] = lambda _: None,
     on_pair: Callable[[str | None], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> PrepareReport:
     """Pair photographs with masks, squash both to one size, split them, and write the data folder.
@@ -82,6 +89,7 @@ def prepare(
         overwrite: replace what an earlier call has made.
         on_start: called once with the number of pairs.
         on_pair: called for each pair, with the message if it cannot be used.
+        on_note: called with what a person should know before the work begins.
         should_stop: asked between pairs; once true, what is in flight is finished and the call ends.
 
     Raises:
@@ -99,7 +107,7 @@ def prepare(
     pairing, report, split_of = _find_pairs(images, masks, options)
     _check_out(root, images, masks, resume, overwrite)
     atomic.make_folder(root)
-    with locked(root, (1, 1)):
+    with locked(root, (1, 1), on_note):
         _check_out(root, images, masks, resume, overwrite)  # again: another call may just have ended
         before = _begin(root, options, resume)
         with contextlib.closing(LineWriter(root / LOG)) as log:  # ahead of all else: by it a folder is known
@@ -219,7 +227,7 @@ def _check_out(root: Path, images: Path, masks: Path, resume: bool, overwrite: b
 class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hold the fields of PrepareOptions, as `SETTINGS` has them."""
 
-    size: int
+    size: int | str
     splits: dict[str, float]
     seed: int
     split_file: str | None
@@ -236,15 +244,14 @@ def read_settings(out: str | os.PathLike[str]) -> PrepareOptions | None:
         InputError: the file that has it is damaged.
     """
     path = require_path(out, "the data folder") / SETTINGS
-    try:
-        settings = msgspec.json.decode(path.read_bytes(), type=_Settings)
-        return PrepareOptions(**msgspec.structs.asdict(settings))
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.lexists(path):
         return None
-    except OSError as error:
-        raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, InputError) as error:
-        raise InputError(f"{printable(path)} is damaged: {error}; --overwrite begins anew") from None
+    with reader_errors(InputError, path, "is damaged", "; --overwrite begins anew"):
+        settings = msgspec.json.decode(read_plain(path, _MAX_SETTINGS_BYTES), type=_Settings)
+        try:
+            return PrepareOptions(**msgspec.structs.asdict(settings))
+        except InputError as error:
+            raise ValueError(*error.args) from None
 
 
 def _write_settings(root: Path, options: PrepareOptions) -> None:
@@ -253,7 +260,7 @@ def _write_settings(root: Path, options: PrepareOptions) -> None:
         for path in (options.split_file, options.group_file)
     )
     found = _Settings(
-        options.size,
+        plain_sides(options.sides),
         dict(options.splits),
         options.seed,
         split_file,
@@ -294,11 +301,14 @@ def _clear(root: Path) -> None:
             for output in record.outputs:
                 atomic.remove_inside(root, output)
     for name in (PAIRS, REPORT, DATASET_FILE):
-        with atomic.output_errors(root / name):
-            (root / name).unlink(missing_ok=True)
+        atomic.remove_inside(root, name)
     if (root / LOG).is_file():
-        with atomic.output_errors(root / LOG):
-            os.truncate(root / LOG, 0)  # it stays, so that the folder is still known
+        descriptor = open_log(root / LOG)
+        try:
+            with atomic.output_errors(root / LOG):
+                os.truncate(descriptor, 0)  # it stays, so that the folder is still known
+        finally:
+            os.close(descriptor)
 
 
 def _remove_stale(root: Path, made: Sequence[Prepared]) -> None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 import numpy as np
@@ -18,7 +18,9 @@ from PIL import Image as PillowImage
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.atomic import file_sha256
 from m2l_runtime._utils.cpu import usable_cpus
-from m2l_runtime._utils.text import utf8
+from m2l_runtime._utils.file_system import is_name_error, name_error
+from m2l_runtime._utils.text import printable, utf8
+from m2l_runtime.errors import OutputError
 from m2l_runtime.runs.jsonl import LineWriter, read_lines
 from m2l_train.data.data_folder import IMAGES, MASKS
 from m2l_train.data.near_duplicates import descriptor
@@ -46,7 +48,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     split: str
-    size: int
+    size: int | str
+    """As :func:`m2l_runtime._utils.sides.plain_sides` writes it."""
     image: str
     """Source, relative to its folder; bytes that are not UTF-8 escaped."""
     mask: str
@@ -159,12 +162,21 @@ class PrepareJob:
         if earlier is not None and self._stands(earlier, split, hashes):
             return earlier, True
         common = self._common(pair, hashes)
+        outputs: dict[str, str] = {}
         try:
-            arrays = read_pair(pair, self._options.size)
+            self._require_names(pair, split)
+            arrays = read_pair(pair, self._options.sides)
+            for path, picture in zip(self._outputs(name, split), self._pictures(arrays), strict=True):
+                outputs[path] = self._write(path, picture)
         except PairError as error:
             return msgspec.convert({**common, "outputs": {}, "problem": str(error)}, Prepared), False
-        pictures = zip(self._outputs(name, split), self._pictures(arrays), strict=True)
-        outputs = {path: self._write(path, picture) for path, picture in pictures}
+        except OutputError as error:
+            if not is_name_error(error.__cause__):
+                raise
+            for path in outputs:
+                atomic.remove_inside(self._root, path)
+            problem = _refused_name(pair, cast(OSError, error.__cause__))
+            return msgspec.convert({**common, "outputs": {}, "problem": problem}, Prepared), False
         return (
             msgspec.convert(
                 {
@@ -179,6 +191,17 @@ class PrepareJob:
             ),
             False,
         )
+
+    def _require_names(self, pair: Pair, split: str) -> None:
+        """Make sure, ahead of the work, that the disk takes the names of a pair's files.
+
+        Raises:
+            PairError: it does not.
+        """
+        for path in self._outputs(utf8(pair.name), split):
+            refused = name_error(self._root / path)
+            if refused is not None:
+                raise PairError(_refused_name(pair, refused))
 
     def _common(self, pair: Pair, hashes: tuple[str | None, str | None]) -> dict[str, object]:
         """Return what a record says of a pair whatever becomes of it."""
@@ -218,6 +241,10 @@ class PrepareJob:
         picture.save(buffer, "PNG", compress_level=4)
         atomic.write_file(self._root / path, buffer.getvalue(), tag=TAG)
         return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def _refused_name(pair: Pair, why: OSError) -> str:
+    return f"{printable(pair.image)}: the disk takes no file of its name ({why.strerror}); rename the pair"
 
 
 def _relative(path: Path, base: Path) -> str:

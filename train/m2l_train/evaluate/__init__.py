@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from m2l_train.evaluate.options import EvaluationOptions
     from m2l_train.evaluate.result import Evaluation, Metric, to_json
     from m2l_train.evaluate.segmenter import Segmenter, load_segmenter
+    from m2l_train.evaluate.shipped import SHIPPED_SEGMENTER
     from m2l_train.evaluate.training import SegmenterOptions, SegmenterReport, train_segmenter
     from m2l_train.evaluate.usefulness.experiment import UsefulnessReport, evaluate_usefulness
     from m2l_train.evaluate.usefulness.plan import UsefulnessCallbacks, UsefulnessOptions
@@ -26,6 +27,7 @@ _HOMES = {
     "Evaluation": "result",
     "EvaluationOptions": "options",
     "Metric": "result",
+    "SHIPPED_SEGMENTER": "shipped",
     "Segmenter": "segmenter",
     "SegmenterOptions": "training",
     "SegmenterReport": "training",
@@ -43,6 +45,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "SHIPPED_SEGMENTER",
     "Evaluation",
     "EvaluationOptions",
     "Metric",
@@ -67,6 +70,6 @@ if not TYPE_CHECKING:  # a type checker reads the imports above
         __name__,
         _HOMES,
         needs=("torch", "scipy", "skimage"),
-        hint="evaluating needs {}, which is not installed: pip install '.[evaluate]' in a checkout of m2l",
+        hint='evaluating needs {}, which is not installed: pip install "m2l[evaluate]"',
         renamed={"Figure": "Metric", "Options": "EvaluationOptions"},
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from m2l_runtime._utils.text import print_stderr
+from m2l_runtime._utils.text import ascii_json, print_stderr
 from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, expand_options, option_field
 from m2l_train.evaluate.usefulness.cli import usefulness
 
@@ -52,7 +52,9 @@ class EvaluationFlags:
     """Hold the options of both commands that compare images."""
 
     split: str | None = option_field(None, "Which real pairs.", default="val, or all where there are no splits")
-    segmenter: Path | None = option_field(None, "File of m2l evaluate segmenter, for metrics of masks.")
+    segmenter: Path | None = option_field(
+        None, "File of m2l evaluate segmenter, for metrics of masks, or none.", default="the one inside the package"
+    )
     inception: Path | None = option_field(None, "Inception weights of torch-fidelity, for FID; never downloaded.")
     no_imagenet: bool = option_field(False, "Compute no ImageNet features, which take a minute or two of CPU.")
     feature_cache: Path | None = option_field(None, "Folder that keeps the ImageNet features of real images.")
@@ -128,6 +130,19 @@ def bundle(
         int | None,
         typer.Option(help="CPU threads of the engine.  [default: the CPUs this process may use]", show_default=False),
     ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8"],
+        typer.Option(help="Precision of the convolutions. m2l inspect lists what a bundle has for which backend."),
+    ] = "fp32",
+    appearance: Annotated[
+        str | None,
+        typer.Option(
+            help="A photograph to look like, or numbers by name: lesion_L=35,ita=tan.  "
+            "[default: sampled from the training images']",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Images of each mask, where the bundle varies.")] = 1,
 ) -> None:
     """Evaluate a bundle: synthesize from the masks of real pairs, in memory, and compare.
 
@@ -138,9 +153,28 @@ def bundle(
     def run(options: EvaluationOptions) -> Evaluation | None:
         from m2l_train.evaluate import evaluate_bundle
 
-        return evaluate_bundle(data, bundle, options, backend=backend, device=device, threads=threads)
+        return evaluate_bundle(
+            data,
+            bundle,
+            options,
+            backend=backend,
+            device=device,
+            threads=threads,
+            precision=precision,
+            appearance=appearance,
+            samples=samples,
+        )
 
     _evaluate(run, flags)
+
+
+def _segmenter_file(given: Path | None) -> Path | None:
+    """Return the file that an option asks for; None: no segmenter."""
+    from m2l_train.evaluate.shipped import SHIPPED_SEGMENTER
+
+    if given is None:
+        return SHIPPED_SEGMENTER
+    return None if str(given) == "none" else given
 
 
 def _evaluate(run: Callable[[EvaluationOptions], Evaluation | None], flags: EvaluationFlags) -> None:
@@ -158,7 +192,7 @@ def _evaluate(run: Callable[[EvaluationOptions], Evaluation | None], flags: Eval
         evaluation = run(
             EvaluationOptions(
                 split=flags.split,
-                segmenter=flags.segmenter,
+                segmenter=_segmenter_file(flags.segmenter),
                 inception=flags.inception,
                 imagenet=not flags.no_imagenet,
                 feature_cache=flags.feature_cache,
@@ -179,7 +213,7 @@ def _evaluate(run: Callable[[EvaluationOptions], Evaluation | None], flags: Eval
     if flags.out is not None:
         atomic.check_new_file(flags.out, overwrite=flags.overwrite)  # it may have appeared meanwhile
         atomic.write_file(flags.out, document)
-    typer.echo(document.decode().rstrip() if flags.json else describe_evaluation(evaluation))
+    typer.echo(ascii_json(document.decode().rstrip()) if flags.json else describe_evaluation(evaluation))
 
 
 def segmenter(
@@ -202,7 +236,7 @@ def segmenter(
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train the small network that finds lesions, which `--segmenter` takes.
+    """Train a small network that finds lesions, which `--segmenter` takes in place of the one inside the package.
 
     Exit status: 0 done, 1 it cannot be done, 2 the command line was wrong, 130 or 143 stopped by a signal
     (nothing is written).
@@ -236,3 +270,9 @@ def segmenter(
         print_stderr("stopped; nothing was written")
         raise typer.Exit(stop.exit_status)
     typer.echo(describe_segmenter(report))
+
+
+if __name__ == "__main__":
+    from m2l_runtime.cli.main import main
+
+    main()

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-from m2l_runtime import Synthesizer
+from m2l_runtime import AppearanceChoice, Synthesizer
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.sides import plain_sides
 from m2l_runtime._utils.text import plural
+from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import EngineNotInstalled, InputError
 from m2l_runtime.types import Image, Mask
 from m2l_train.data.pairing import Pair
@@ -98,6 +100,9 @@ def evaluate_bundle(
     backend: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    precision: Precision = "fp32",
+    appearance: str | AppearanceChoice | None = None,
+    samples: int = 1,
 ) -> Evaluation | None:
     """Evaluate a bundle: synthesize images from the masks of real pairs, and compare. Nothing is written to disk.
 
@@ -115,6 +120,11 @@ def evaluate_bundle(
         backend: as :meth:`m2l_runtime.Synthesizer.open` takes it.
         device: likewise.
         threads: likewise.
+        precision: likewise.
+        appearance: what appearances are to be: a choice, numbers by name (`lesion_L=35,ita=tan`) or the file of a
+            photograph, as `m2l synth --appearance` takes it; None: sampled from what the network was trained with.
+        samples: images of each mask, where the bundle varies. The first of each is compared with the real image, all
+            tell how different the images of one mask are.
 
     Returns:
         The metrics and where they come from; None if it was stopped.
@@ -127,8 +137,10 @@ def evaluate_bundle(
     chosen = options if options is not None else EvaluationOptions()
 
     def evaluation_data() -> EvaluationData:
-        with Synthesizer.open(bundle, backend=backend, device=device, threads=threads, streams=None) as synthesizer:
-            return synthesize_with_bundle(Path(data), synthesizer, chosen)
+        with Synthesizer.open(
+            bundle, backend=backend, device=device, threads=threads, streams=None, precision=precision
+        ) as synthesizer:
+            return synthesize_with_bundle(Path(data), synthesizer, chosen, appearance, samples)
 
     return _evaluate(chosen, evaluation_data)
 
@@ -160,8 +172,7 @@ def _open_inception(path: str | os.PathLike[str]) -> Inception:
         if error.name is None or error.name.split(".")[0] not in ("torch_fidelity", "torchvision"):
             raise
         raise EngineNotInstalled(
-            f"Inception features need {error.name}, which is not installed: "
-            f"pip install '.[inception]' in a checkout of m2l"
+            f'Inception features need {error.name}, which is not installed: pip install "m2l[inception]"'
         ) from error
     return Inception(path)
 
@@ -185,11 +196,8 @@ def _evaluate_data(
     watch: Callable[[int], None],
     started: float,
 ) -> Evaluation:
-    reference, side, warnings = (
-        evaluation_data.files.reference,
-        evaluation_data.generated.shape[1],
-        list(evaluation_data.warnings),
-    )
+    reference, warnings = evaluation_data.files.reference, list(evaluation_data.warnings)
+    height, width = evaluation_data.generated.shape[1:3]
     if evaluation_data.fake:
         warnings.append(
             f"{plural(evaluation_data.fake, 'image')} of the fake backend: no model was run, they show nothing"
@@ -216,7 +224,7 @@ def _evaluate_data(
     training = None
     if len(reference) >= sets.MIN_IMAGES:
         sets.refuse_synthetic(reference, options.worker_count)
-        training, problems = _read_training(reference, evaluation_data, side, options, watch)
+        training, problems = _read_training(reference, evaluation_data, (height, width), options, watch)
         warnings += [f"left out {problem}" for problem in problems]
     inputs = EvaluationInputs(
         evaluation_data.names,
@@ -233,7 +241,7 @@ def _evaluate_data(
     elif options.sheet is not None:
         write_told_apart(Path(options.sheet), compared, result.told_apart)
     return Evaluation(
-        image_size=side,
+        image_size=plain_sides((height, width)),
         compared_with="training images" if training is not None else "evaluated real images",
         figures=result.figures,
         closest=result.closest,
@@ -296,7 +304,7 @@ def _with_as_made(figure: Metric, as_made: Metric) -> Metric:
 def _read_training(
     pairs: Sequence[Pair],
     evaluation_data: EvaluationData,
-    side: int,
+    size: tuple[int, int],
     options: EvaluationOptions,
     watch: Callable[[int], None],
 ) -> tuple[Training, list[str]]:
@@ -311,7 +319,7 @@ def _read_training(
     def pictures() -> Iterator[Image]:
         found = sets.iterate_pairs(
             pairs,
-            side,
+            size,
             workers=options.worker_count,
             has_masks=files.has_masks,
             mask_is_left=files.mask_is_left,

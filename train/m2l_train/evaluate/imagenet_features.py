@@ -15,6 +15,8 @@ import torch
 from PIL import Image as PillowImage
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.npz import read_array
+from m2l_runtime._utils.plain_file import open_plain
 from m2l_runtime.types import Image, Images
 from m2l_train.device import torch_threads
 from m2l_train.evaluate.sets import in_threads
@@ -34,11 +36,18 @@ def resized(image: Image) -> Image:
     return np.asarray(PillowImage.fromarray(image).resize((SIDE, SIDE), PillowImage.Resampling.BICUBIC))
 
 
+_MAX_HEADER_BYTES: Final = 4096  # of a .npy file
+
+
 def _read_features(path: Path, count: int) -> Features | None:
     """Read features from a cache; None if they are not there, or are not what was written."""
     try:
-        features = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with os.fdopen(open_plain(path), "rb") as file:
+            if os.fstat(file.fileno()).st_size > count * FEATURES * 4 + _MAX_HEADER_BYTES:
+                return None
+            content = file.read()
+        features = read_array(content, path.name)
+    except Exception:  # noqa: BLE001 - whatever is there is computed anew
         return None
     is_whole = features.shape == (count, FEATURES) and features.dtype == np.float32 and np.isfinite(features).all()
     return features if is_whole else None

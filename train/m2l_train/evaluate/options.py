@@ -12,6 +12,7 @@ from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import InputError
+from m2l_train.evaluate.shipped import SHIPPED_SEGMENTER
 
 SHEET_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 
@@ -35,8 +36,9 @@ class EvaluationOptions:
 
     split: str | None = None
     """Split of the data; None: val, or all where there are no splits."""
-    segmenter: str | os.PathLike[str] | None = None
-    """File of a segmenter; without one there are no metrics of masks and no KID on its features."""
+    segmenter: str | os.PathLike[str] | None = SHIPPED_SEGMENTER
+    """File of a segmenter; the one inside the package unless another is given. None: there are no metrics of masks and
+    no KID on its features."""
     inception: str | os.PathLike[str] | None = None
     """File of Inception weights; without one there is no FID."""
     imagenet: bool = True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,8 +32,9 @@ from m2l_train.evaluate.metrics import (
 from m2l_train.evaluate.metrics.mask_fidelity import LESION_FROM
 from m2l_train.evaluate.options import EvaluationOptions
 from m2l_train.evaluate.registry import MAX_FOR_DIVERSITY
-from m2l_train.evaluate.result import Counts, Provenance
+from m2l_train.evaluate.result import SEGMENTER_INSIDE, Counts, Provenance
 from m2l_train.evaluate.segmenter import Segmenter
+from m2l_train.evaluate.shipped import SHIPPED_SEGMENTER
 
 if TYPE_CHECKING:
     from m2l_train.evaluate.imagenet_features import ImageNetFeatures
@@ -85,6 +88,12 @@ def parameters_of(segmenter: Segmenter | None) -> dict[str, float]:
     return parameters
 
 
+def _name_of(segmenter: str | os.PathLike[str] | None) -> str | None:
+    if segmenter is None:
+        return None
+    return SEGMENTER_INSIDE if Path(segmenter) == SHIPPED_SEGMENTER else printable(Path(segmenter).name)
+
+
 def provenance_of(
     evaluation_data: EvaluationData,
     inputs: EvaluationInputs,
@@ -105,6 +114,7 @@ def provenance_of(
         synthesized_fingerprint=sets.fingerprint(inputs.names, inputs.generated, masks),
         real_fingerprint=sets.fingerprint(inputs.real.names, inputs.real.images, inputs.real.masks),
         training_fingerprint=None if sample is None else sets.fingerprint(sample.names, sample.images, sample.masks),
+        segmenter=None if segmenter is None else _name_of(options.segmenter),
         segmenter_sha256=None if segmenter is None else segmenter.sha256,
         segmenter_val_dice=None if segmenter is None else segmenter.facts.val_dice,
         inception_sha256=None if inception is None else inception.sha256,

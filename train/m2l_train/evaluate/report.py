@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from m2l_runtime._utils.sides import read_sides
 from m2l_runtime._utils.text import plural, printable, table
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ def describe_evaluation(evaluation: Evaluation) -> str:
         made = (("" if figure.as_made is None else _number(figure.as_made.value)),) if is_encoded else ()
         rows.append((metric_spec(name).title, _cell(figure), *made, real, figure.better, figure.unit))
     counts = evaluation.counts
-    side = evaluation.image_size
+    height, width = read_sides(evaluation.image_size, "the size")
     head = [
-        f"{plural(counts.synthesized, 'image')} of {evaluation.provenance.synthesized} at {side}x{side}, "
+        f"{plural(counts.synthesized, 'image')} of {evaluation.provenance.synthesized} at {width}x{height}, "
         f"{counts.real:,} real; sets compared with "
         + (
             f"{plural(counts.training_sample, 'training image')}, neighbours looked for in {counts.training:,}"
@@ -39,6 +40,9 @@ def describe_evaluation(evaluation: Evaluation) -> str:
     ]
     if evaluation.provenance.encoding is not None:
         head.append(f"synthesized images encoded as the real files are ({evaluation.provenance.encoding})")
+    if evaluation.provenance.segmenter is not None:
+        dice = evaluation.provenance.segmenter_val_dice
+        head.append(f"lesions found by {evaluation.provenance.segmenter}, Dice {dice:.3f} on its validation pairs")
     lines = [*head, "", table(rows)]
     if evaluation.closest:
         lines += ["", "nearest to training images:"]

@@ -12,6 +12,8 @@ from m2l_train.evaluate.metrics.bootstrap import Estimate
 
 SCHEMA: Final = "m2l-evaluation"
 SCHEMA_VERSION: Final = 1
+SEGMENTER_INSIDE: Final = "m2l: segmenter inside the package"
+"""What `Provenance.segmenter` says of that one."""
 
 Better = Literal["lower", "higher", "near real", "near 1"]
 
@@ -106,6 +108,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     real_fingerprint: str
     training_fingerprint: str | None
     """Likewise, of the sample of the training split."""
+    segmenter: str | None = None
+    """The segmenter by the name of its file, or `SEGMENTER_INSIDE`; None: none was used."""
     segmenter_sha256: str | None
     segmenter_val_dice: float | None
     inception_sha256: str | None
@@ -130,8 +134,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: str = SCHEMA
     schema_version: int = SCHEMA_VERSION
-    image_size: int
-    """Side in pixels at which images were compared."""
+    image_size: int | str
+    """Side in pixels at which images were compared, or HEIGHTxWIDTH."""
     compared_with: Literal["training images", "evaluated real images"]
     """What the metrics of sets measure both columns, or the one column, against."""
     figures: dict[str, Metric]

@@ -3,6 +3,7 @@
 The network is a U-Net (Ronneberger, Fischer, Brox, MICCAI 2015) with batch norm, made small: `levels` times two 3x3
 convolutions and a halving, two more at the bottom, and on the way up one 3x3 convolution on the skip beside the
 doubled, halved-in-channels picture from below. The file is one of tensors, numbers and strings (``weights_only``).
+Kernels may be stored in half precision; they are widened when they are read.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from torch import Tensor, nn
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
-from m2l_runtime._utils.text import printable
+from m2l_runtime._utils.reading import reader_errors
+from m2l_runtime._utils.text import printable, shown
 from m2l_runtime.conditioning.random import normal
 from m2l_runtime.errors import InputError
 from m2l_runtime.types import Images
 from m2l_train.device import torch_threads
 from m2l_train.evaluate.sets import in_threads
+from m2l_train.evaluate.shipped import SHIPPED_SEGMENTER
 from m2l_train.tensorfile import read_tensors
 
 FORMAT: Final = "m2l-segmenter"
@@ -175,7 +178,10 @@ class Segmenter:
         self.facts: Final = facts
         self.sha256: Final = sha256
         """Of its file."""
-        self._network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: Final[SegmenterNetwork] = network.eval().to(  # type: ignore[call-overload]
+            memory_format=torch.channels_last
+        )
+        """In float32, from images (B, 3, side, side) in [-1, 1] to logits (B, 1, side, side); may be trained on."""
 
     def __call__(
         self, images: Images, *, workers: int = 1, on_image: Callable[[int], None] = lambda count: None
@@ -203,20 +209,31 @@ class Segmenter:
 
     @torch.no_grad()
     def _run(self, images: Images) -> tuple[Probabilities, Features]:
-        features = self._network.encode(to_input(images, self.spec.side))
-        at_size = torch.sigmoid(self._network.decode(features))
+        features = self.network.encode(to_input(images, self.spec.side))
+        at_size = torch.sigmoid(self.network.decode(features))
         at_size = F.interpolate(at_size, images.shape[1:3], mode="bilinear", align_corners=False)
         return at_size[:, 0].numpy(), torch.cat([level.mean((2, 3)) for level in features], 1).numpy()
 
 
-def save_segmenter(path: Path, spec: SegmenterSpec, network: SegmenterNetwork, facts: SegmenterFacts) -> str:
+def save_segmenter(
+    path: Path, spec: SegmenterSpec, network: SegmenterNetwork, facts: SegmenterFacts, *, is_half: bool = False
+) -> str:
     """Write a network to `path`, whole or not at all; return the SHA-256 of the file.
+
+    Args:
+        path: the file.
+        spec: layout of the network.
+        network: whose weights are written.
+        facts: where it comes from.
+        is_half: whether kernels are rounded to float16; norms and biases, of which there are few, stay as they are.
 
     Raises:
         OutputError: it cannot be written.
     """
     buffer = io.BytesIO()
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    if is_half:
+        weights = {name: value.half() if value.dim() == 4 else value for name, value in weights.items()}
     torch.save(
         {"format": FORMAT, "version": VERSION, "spec": asdict(spec), "facts": asdict(facts), "weights": weights}, buffer
     )
@@ -225,11 +242,14 @@ def save_segmenter(path: Path, spec: SegmenterSpec, network: SegmenterNetwork, f
 
 
 @check_types()
-def load_segmenter(path: str | os.PathLike[str]) -> Segmenter:
-    """Open the file of a segmenter. No code in the file is run.
+def load_segmenter(path: str | os.PathLike[str] = SHIPPED_SEGMENTER) -> Segmenter:
+    """Open the file of a segmenter, or the one inside the package. No code in the file is run.
 
     Example:
-        >>> segmenter = load_segmenter("segmenter.pt")  # doctest: +SKIP
+        >>> segmenter = load_segmenter()  # or a file of m2l evaluate segmenter
+        >>> probabilities, features = segmenter(np.zeros((1, 256, 256, 3), np.uint8))
+        >>> probabilities.shape, features.shape
+        ((1, 256, 256), (1, 368))
 
     Raises:
         InputError: it cannot be read, is no segmenter, is damaged, or was written by a newer m2l.
@@ -241,16 +261,16 @@ def load_segmenter(path: str | os.PathLike[str]) -> Segmenter:
         raise InputError(f"{name} is no segmenter; expected {expected}")
     if content.get("version") != VERSION:
         raise InputError(
-            f"{name} is of version {content.get('version')!r}, this m2l reads {VERSION}; install a newer m2l"
+            f"{name} is of version {shown(content.get('version'))}, this m2l reads {VERSION}; install a newer m2l"
         )
-    try:
-        spec = SegmenterSpec(**content["spec"])
+    with reader_errors(InputError, path, "is a damaged segmenter"):
+        try:
+            spec = SegmenterSpec(**content["spec"])
+        except InputError as error:
+            raise ValueError(*error.args) from None
         facts = SegmenterFacts(**content["facts"])
         network = SegmenterNetwork(spec)
         network.load_state_dict(content["weights"])
         if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
             raise ValueError("weights that are not finite")
-    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{name} is a damaged segmenter: {printable(message)}") from None
     return Segmenter(spec, network, facts, file.sha256)

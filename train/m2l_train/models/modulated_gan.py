@@ -25,6 +25,10 @@ from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec, scale_
 from m2l_train.models.networks import detail
 from m2l_train.models.projected import MaskHead, PatchHead, ProjectedHeads
 
+DETAIL_SIDE: Final = 9
+"""Pixels of the square whose mean is taken from luma where fine detail is averaged over images."""
+MARKS_DECAY: Final = 0.98
+"""Of a step, of the average of fine detail."""
 STATISTICS_DEPTHS: Final = 3
 """Depths of features whose statistics are compared, from the finest: strides of 4, 8 and 16 pixels."""
 MIN_REGION: Final = 0.01
@@ -54,14 +58,17 @@ class GanConfig:
     """Weight of the mean square by which the 2x2 phases of luma differ over squares of 8 pixels."""
     lambda_patch: float = 0.5
     """Weight of the discriminator on pixels beside those on features."""
-    lambda_asked: float = 1.0
+    lambda_asked: float = 3.0
     """Weight of the difference between numbers asked for and measured, in deviations of the training images' (a
     Huber loss: some cannot be had with each mask)."""
-    lambda_mask: float = 5.0
+    lambda_marks: float = 0.2
+    """Weight of what is common to the fine detail of all images, in levels squared, that real images have not: marks at
+    fixed places."""
+    lambda_mask: float = 2.0
     """Weight of the binary cross-entropy of the mask found in an image, above `mask_share` of that of real images."""
-    mask_share: float = 0.5
+    mask_share: float = 0.8
     """Lesions are to be found better than real ones are, whose masks are not always true, but without end they would
-    become ever plainer."""
+    become ever plainer, and their edges be drawn as lines."""
     ema: float = 0.999
     half_images: int = 14_000
     """Images seen at half their side before training goes on at the full side."""
@@ -82,6 +89,8 @@ class GanLosses:
     """Cross-entropy of the mask found in real and in synthesized images."""
     asked: float
     """Mean difference of numbers asked for and measured, in deviations; 0 at half the side."""
+    marks: float
+    """Mean square of what synthesized images have in common and real ones have not, in levels; 0 at half the side."""
 
 
 class ModulatedGan:
@@ -128,6 +137,7 @@ class ModulatedGan:
         self._asked = torch.tensor([names.index(name) for name in known], device=device)
         self._measured = torch.tensor([DIFFERENTIABLE_NAMES.index(name) for name in known], device=device)
         self._deviations: list[Tensor | None] = [None] * STATISTICS_DEPTHS
+        self._marks: Tensor | None = None
 
     def state(self) -> dict[str, Any]:
         """Return all that a training goes on from."""
@@ -143,6 +153,7 @@ class ModulatedGan:
             "step": self.step_count,
             "seen": self.images_seen,
             "deviations": list(self._deviations),
+            "marks": self._marks,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -167,6 +178,8 @@ class ModulatedGan:
         self.step_count, self.images_seen = state["step"], state["seen"]
         kept = state.get("deviations", self._deviations)  # states of before they were kept have none
         self._deviations = [None if one is None else one.to(self.device) for one in kept]
+        marks = state.get("marks")
+        self._marks = None if marks is None else marks.to(self.device)
 
     def step(self, masks: Tensor, images: Tensor, appearances: Tensor, random: np.random.Generator) -> GanLosses:
         """Train the discriminators, then the generator, on one batch.
@@ -240,11 +253,13 @@ class ModulatedGan:
         loss = features_g + config.lambda_patch * pixels_g + config.lambda_statistics * statistics
         loss = loss + config.lambda_l1 * l1
         loss = loss + config.lambda_mask * F.relu(mask_fake - config.mask_share * mask_real.detach().mean()).mean()
-        asked = loss.new_zeros(())
+        asked, marks = loss.new_zeros(()), loss.new_zeros(())
         if is_full:
             half = slice(self.step_count % 2, None, 2)  # of the batch: each number costs time
             asked = self._asked_difference(seen[half], mask[half] > 0, appearance[given][half])
             loss = loss + config.lambda_asked * asked
+            marks = self._common_detail(fake, real)
+            loss = loss + config.lambda_marks * marks
             loss = loss + config.lambda_loss * F.mse_loss(fake, seen.detach())
             loss = loss + config.lambda_phases * _phase_difference(luma)
         if not torch.isfinite(loss):
@@ -255,7 +270,7 @@ class ModulatedGan:
         self.step_count, self.images_seen = self.step_count + 1, self.images_seen + batch
         self._update_average()
         found = (mask_real.mean(), mask_fake.mean())
-        values = torch.stack([features_d, pixels_d, features_g, pixels_g, statistics, l1 * 127.5, *found, asked])
+        values = torch.stack([features_d, pixels_d, features_g, pixels_g, statistics, l1 * 127.5, *found, asked, marks])
         return GanLosses(*values.detach().tolist())
 
     def _features(self, images: Tensor) -> list[Tensor]:
@@ -268,6 +283,19 @@ class ModulatedGan:
             logits = self.finder(features)
         share = F.adaptive_avg_pool2d((mask + 1) / 2, (logits.shape[2], logits.shape[3]))
         return F.binary_cross_entropy_with_logits(logits, share, reduction="none").mean((1, 2, 3))
+
+    def _common_detail(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Return what images (B, 3, S, S) add to the mean square difference of average detail, synthesized and real.
+
+        The averages run over the steps before, as those of one batch are mostly noise; they have no gradient, and the
+        batch's detail is multiplied with their difference. A mark at a place is so many levels at each step the same.
+        """
+        found, expected = (_fine_detail(one * 127.5) for one in (fake, real))
+        both = torch.stack([one.detach().mean(0) for one in (found, expected)])
+        self._marks = both if self._marks is None else self._marks.lerp(both, 1 - MARKS_DECAY)
+        return (found * (self._marks[0] - self._marks[1])).mean() - (
+            self._marks[1] * (self._marks[0] - self._marks[1])
+        ).mean()
 
     def _asked_difference(self, images: Tensor, masks: Tensor, appearance: Tensor) -> Tensor:
         """Compare the numbers of images (B, 3, S, S) in [-1, 1] with those that were asked for, at their full side."""
@@ -351,6 +379,13 @@ class _View:
 
 def _contiguous(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _fine_detail(levels: Tensor) -> Tensor:
+    """Return the mean of the channels (B, 3, H, W) less its mean over squares of 9 pixels: (B, 1, H, W)."""
+    gray = levels.mean(1, keepdim=True)
+    margin = DETAIL_SIDE // 2
+    return gray - F.avg_pool2d(F.pad(gray, (margin,) * 4, mode="replicate"), DETAIL_SIDE, 1)
 
 
 def _phase_difference(luma: Tensor) -> Tensor:

@@ -182,10 +182,10 @@ class UnetBlock(nn.Module):
         if self.is_outermost:
             layers = [down, UnetBlock(spec, level + 1), relu, up, nn.Tanh()]
         elif self.is_innermost:
-            layers = [leaky, down, relu, up, _norm(spec.norm, outer_out)]
+            layers = [leaky, down, relu, up, norm_layer(spec.norm, outer_out)]
         else:
-            layers = [leaky, down, _norm(spec.norm, inner), UnetBlock(spec, level + 1)]
-            layers += [relu, up, _norm(spec.norm, outer_out)]
+            layers = [leaky, down, norm_layer(spec.norm, inner), UnetBlock(spec, level + 1)]
+            layers += [relu, up, norm_layer(spec.norm, outer_out)]
             if spec.dropout and 4 <= level < spec.levels - 1:
                 layers.append(nn.Dropout(0.5))
         self.model = nn.Sequential(*layers)
@@ -248,7 +248,7 @@ class UnetGenerator(nn.Module):
             raise ValueError(f"a U-Net generator has at least {MIN_DEPTH} levels, got {spec.levels}")
         self.spec = spec
         self.model = UnetBlock(spec, 0)
-        self.apply(_initialize)
+        self.apply(initialize)
         self.appearance = Appearance(spec.appearance_rows, spec.widths[:-1]) if spec.appearance_rows else None
 
     def blocks(self) -> list[UnetBlock]:
@@ -287,11 +287,11 @@ class PatchDiscriminator(nn.Module):
         for before, after, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
             layers += [
                 nn.Conv2d(before * ndf, after * ndf, 4, stride, 1, bias=has_bias),
-                _norm(norm, after * ndf),
+                norm_layer(norm, after * ndf),
                 nn.LeakyReLU(LEAKY_RELU_SLOPE),
             ]
         self.model = nn.Sequential(*layers, nn.Conv2d(8 * ndf, 1, 4, 1, 1))
-        self.apply(_initialize)
+        self.apply(initialize)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -340,7 +340,13 @@ def detail(images: Tensor) -> Tensor:
     return F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), weight)
 
 
-def _norm(norm: Norm, channels: int) -> nn.Module:
+def norm_layer(norm: Norm, channels: int) -> nn.Module:
+    """Make the layer of a norm; of none, one that does nothing.
+
+    Example:
+        >>> norm_layer("batch", 3)
+        BatchNorm2d(3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
+    """
     if norm == "instance":
         return InstanceNorm2d(channels, eps=NORM_EPS, affine=False, track_running_stats=False)
     if norm == "batch":
@@ -348,7 +354,15 @@ def _norm(norm: Norm, channels: int) -> nn.Module:
     return nn.Identity()
 
 
-def _initialize(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
+    """Draw the weights of a convolution or a batch norm as the original does; leave other modules as they are.
+
+    Example:
+        >>> norm = nn.BatchNorm2d(2)
+        >>> initialize(norm)
+        >>> norm.bias.tolist()
+        [0.0, 0.0]
+    """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         _draw(module.weight, 0.0, 0.02)
         if module.bias is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from m2l_train.device import computes_bf16
 from m2l_train.models import appearance, losses
 from m2l_train.models.losses import Losses
 from m2l_train.models.networks import PatchDiscriminator, ScaledDiscriminators, UnetGenerator, UnetSpec, detail
+from m2l_train.models.resnet import ResnetGenerator, ResnetSpec
 
 MASK_CHANNELS: Final = 3
 """The mask goes in as three equal channels, as the original reads it: with one, Adam would train differently."""
@@ -55,18 +57,8 @@ class Pix2Pix:
         """
         self.config: Final = config
         self.device: Final = torch.device(device)
-        spec = UnetSpec(
-            levels=config.levels,
-            ngf=config.ngf,
-            input_nc=MASK_CHANNELS,
-            output_nc=IMAGE_CHANNELS,
-            norm=config.norm,
-            dropout=config.dropout,
-            upsample=config.upsample,
-            appearance_rows=appearance_rows if config.appearance else 0,
-        )
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.generator = UnetGenerator(spec).train()
+        self.generator = make_generator(config, appearance_rows).train()
         seen = MASK_CHANNELS + IMAGE_CHANNELS * (2 if config.detail else 1)
         discriminator: torch.nn.Module = (
             PatchDiscriminator(seen, config.ndf, config.norm)
@@ -83,13 +75,14 @@ class Pix2Pix:
         self.optimizer_D = self._adam(self.discriminator)
         self.is_bf16: Final = config.bf16 and computes_bf16(self.device)
         self._layout, self._average, self._steps = layout, average, 0
-        self._run_G: Any = torch.compile(self.generator, dynamic=False) if config.compile else self.generator
-        self._run_D: Any = torch.compile(self.discriminator, dynamic=False) if config.compile else self.discriminator
+        self._compiled: Mapping[torch.nn.Module, Any] = {}
+        self._compiled_for: int | None = None
+        """Pairs in the batches that the compiled networks run; others run as they are, which saves compiling again."""
 
     @property
-    def inference_generator(self) -> UnetGenerator:
+    def inference_generator(self) -> UnetGenerator | ResnetGenerator:
         """The generator to validate and export: the averaged one where there is one."""
-        network: UnetGenerator = self.generator if self.ema_generator is None else self.ema_generator
+        network: UnetGenerator | ResnetGenerator = self.generator if self.ema_generator is None else self.ema_generator
         return network
 
     def _adam(self, network: torch.nn.Module) -> torch.optim.Adam:
@@ -116,6 +109,72 @@ class Pix2Pix:
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
+    def compile(self, count: int) -> None:
+        """Compile both networks for batches of `count` pairs; batches of other sizes run as they are.
+
+        It takes minutes. Nothing is trained, whatever happens meanwhile.
+
+        Raises:
+            Exception: the compiler failed; steps are computed without it.
+        """
+        self._compiled = {
+            network: torch.compile(network, dynamic=False) for network in (self.generator, self.discriminator)
+        }
+        self._compiled_for = count
+        try:
+            self.rehearse(count)
+        except BaseException:
+            self._compiled, self._compiled_for = {}, None
+            raise
+
+    def rehearse(self, count: int) -> None:
+        """Compute a step on `count` blank pairs that changes nothing: no weight, no statistic, no random number."""
+        size = self.config.size
+        masks = torch.zeros(count, *size, dtype=torch.uint8, device=self.device)
+        images = torch.zeros(count, *size, IMAGE_CHANNELS, dtype=torch.uint8, device=self.device)
+        with self.unchanged():
+            mask, real, fake = self._forward(masks, images)
+            self._require_grad_of_discriminator(True)
+            _backward(losses.discriminator_loss(*self._judge(mask, fake.detach(), real)))
+            self._require_grad_of_discriminator(False)
+            terms = [term.function(fake, real, self.config) for term in losses.GENERATOR_TERMS]
+            _backward(losses.generator_loss(self._gan_loss(mask, fake, True), terms, self.config))
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Put back what a step without its updates has changed: statistics of norms, gradients, random state."""
+        networks = (self.generator, self.discriminator)
+        buffers = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
+        try:
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                yield
+        finally:
+            for network in networks:
+                network.zero_grad()
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+
+    def _run(self, network: torch.nn.Module, *inputs: Tensor) -> Any:
+        """Run a network, compiled if it was for batches of this size."""
+        is_compiled = len(inputs[0]) == self._compiled_for
+        return (self._compiled[network] if is_compiled else network)(*inputs)
+
+    def _forward(self, masks: Masks | Tensor, images: Images | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return masks and images as the networks take them, and synthesized images, (B, 3, S, S) each."""
+        mask, real = to_input(masks, self.device), to_target(images, self.device)
+        mask, real = (x.contiguous(memory_format=self._layout) for x in (mask, real))
+        with self._autocast():
+            if self.generator.appearance is None:
+                fake = self._run(self.generator, mask)
+            else:
+                fake = self._run(self.generator, mask, self._appearance_vectors(images, masks, every=2))
+        return mask, real, fake.float()
+
+    def _judge(self, mask: Tensor, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the discriminator's losses on synthesized and on real images."""
+        return self._gan_loss(mask, fake, False), self._gan_loss(mask, real, True)
+
     def step(self, masks: Masks | Tensor, images: Images | Tensor) -> Losses:
         """Run forward, then train the discriminator, then the generator, in this order.
 
@@ -127,14 +186,7 @@ class Pix2Pix:
             Diverged: a loss is NaN or infinite; the message has all that are known. The network whose loss it is
                 was not changed by this step.
         """
-        mask, real = to_input(masks, self.device), to_target(images, self.device)
-        mask, real = (x.contiguous(memory_format=self._layout) for x in (mask, real))
-        with self._autocast():
-            if self.generator.appearance is None:
-                fake = self._run_G(mask)
-            else:
-                fake = self._run_G(mask, self._appearance_vectors(images, masks, every=2))
-        fake = fake.float()
+        mask, real, fake = self._forward(masks, images)
         on_fake, on_real = self._discriminator_step(mask, fake, real)
         on_gan, terms = self._generator_step(mask, fake, real)
         self._steps += 1
@@ -153,7 +205,7 @@ class Pix2Pix:
         """Return the GAN loss of (B, 3, S, S) each against real or fake, the mean over all discriminators."""
         seen = torch.cat([mask, image, detail(image)] if self.config.detail else [mask, image], 1)
         with self._autocast():
-            output: Tensor | list[Tensor] = self._run_D(seen)
+            output: Tensor | list[Tensor] = self._run(self.discriminator, seen)
         logits = [output] if isinstance(output, Tensor) else output
         each = [losses.gan_loss(logit.float(), is_real, self.config.gan_mode) for logit in logits]
         return torch.stack(each).mean() if len(each) > 1 else each[0]
@@ -161,8 +213,7 @@ class Pix2Pix:
     def _discriminator_step(self, mask: Tensor, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         self._require_grad_of_discriminator(True)
         self.optimizer_D.zero_grad()
-        on_fake = self._gan_loss(mask, fake.detach(), False)
-        on_real = self._gan_loss(mask, real, True)
+        on_fake, on_real = self._judge(mask, fake.detach(), real)
         _require_finite(D_fake=on_fake, D_real=on_real)
         _backward(losses.discriminator_loss(on_fake, on_real))
         self._average_gradients(self.discriminator)
@@ -239,6 +290,37 @@ class Pix2Pix:
         pixels = torch.clamp(torch.round((torch.cat(outputs) + 1) * 127.5), 0, 255)
         pixels_uint8: Images = pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
         return pixels_uint8
+
+
+def make_generator(config: TrainConfig, appearance_rows: int = 0) -> UnetGenerator | ResnetGenerator:
+    """Build the generator of a config, with weights from torch's global random generator.
+
+    Example:
+        >>> make_generator(TrainConfig(image_size=128, ngf=2)).spec.levels
+        7
+        >>> make_generator(TrainConfig(generator="resnet_6blocks", ngf=2)).spec.blocks
+        6
+
+    Args:
+        config: settings of the run.
+        appearance_rows: images whose appearances the generator keeps, where the config has an appearance.
+    """
+    if config.blocks:
+        return ResnetGenerator(
+            ResnetSpec(config.blocks, config.ngf, MASK_CHANNELS, IMAGE_CHANNELS, config.norm, config.dropout)
+        )
+    return UnetGenerator(
+        UnetSpec(
+            levels=config.levels,
+            ngf=config.ngf,
+            input_nc=MASK_CHANNELS,
+            output_nc=IMAGE_CHANNELS,
+            norm=config.norm,
+            dropout=config.dropout,
+            upsample=config.upsample,
+            appearance_rows=appearance_rows if config.appearance else 0,
+        )
+    )
 
 
 def _backward(loss: Tensor) -> None:

@@ -8,12 +8,16 @@ import socket
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 import msgspec
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.held_folder import check_held, make_folder, place
+from m2l_runtime._utils.plain_file import open_plain
+from m2l_runtime._utils.reading import decode_line
 from m2l_runtime.errors import OutputError
+from m2l_runtime.runs.jsonl import open_log
 from m2l_train.training.run_folder import EVENTS, METRICS
 
 STEPS_PER_EVENT: Final = 10
@@ -33,9 +37,14 @@ class MetricsLog:
             OutputError
         """
         self._path = run / METRICS
-        _drop_after(self._path, last_step, epoch)
-        with atomic.output_errors(self._path):
-            self._file = self._path.open("ab")
+        descriptor = open_log(self._path)
+        try:
+            with atomic.output_errors(self._path), os.fdopen(descriptor, "r+b", closefd=False) as file:
+                _drop_after(file, last_step, epoch)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._file = os.fdopen(descriptor, "ab")
         self._events: _Events | None = None
         if tensorboard:
             try:
@@ -82,6 +91,7 @@ class MetricsLog:
     def flush(self) -> None:
         """Hand everything to the operating system."""
         with atomic.output_errors(self._path):
+            check_held(self._path)
             self._file.flush()
         if self._events is not None:
             self._events.flush()
@@ -111,9 +121,9 @@ class _Events:
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         self._path = _unused(folder / name)
         with atomic.output_errors(folder):
-            folder.mkdir(exist_ok=True)
-        with atomic.output_errors(self._path):
-            self._file = self._path.open("ab")
+            make_folder(folder)
+        with atomic.output_errors(self._path), place(self._path) as (at, file_name):
+            self._file = os.fdopen(open_plain(file_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=at), "wb")
         self._records: Any = RecordWriter(self._file)
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         try:
@@ -148,32 +158,25 @@ class _Events:
 def _unused(path: Path) -> Path:
     """Return `path`, or one with a number behind it: sessions of one process may begin in one second."""
     number, candidate = 0, path
-    while candidate.exists():
+    while os.path.lexists(candidate):
         number += 1
         candidate = path.with_name(f"{path.name}.{number}")
     return candidate
 
 
-def _drop_after(path: Path, last_step: int, epoch: int) -> None:
+def _drop_after(file: BinaryIO, last_step: int, epoch: int) -> None:
     """Keep the lines up to `last_step` and of epochs before `epoch`; they are in order, so the others are at the end.
 
     The line of an epoch has the number of its last step, so a kill between that line and the state shows in its epoch.
     """
-    if not path.exists():
-        return
-    with atomic.output_errors(path), path.open("r+b") as file:
-        end = 0
-        for line in file:
-            try:
-                row = msgspec.json.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                row = None
-            row = row if isinstance(row, dict) else {}  # damaged, not of our making: left as it is
-            is_late = _number(row, "step") > last_step or ("val_l1_levels" in row and _number(row, "epoch") >= epoch)
-            if is_late or not line.endswith(b"\n"):
-                break
-            end += len(line)
-        file.truncate(end)
+    end = 0
+    for line in file:
+        row = decode_line(line, dict[str, Any]) or {}  # damaged, not of our making: left as it is
+        is_late = _number(row, "step") > last_step or ("val_l1_levels" in row and _number(row, "epoch") >= epoch)
+        if is_late or not line.endswith(b"\n"):
+            break
+        end += len(line)
+    file.truncate(end)
 
 
 def _number(row: dict[Any, Any], name: str) -> float:

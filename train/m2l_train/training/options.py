@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,6 +53,10 @@ class TrainOptions:
     save_epochs: int = _option(0, "Also keep EPOCH_net_G.pth every this many epochs; 0: never.")
     skip_bad: bool = _option(False, "Leave out and count pairs that cannot be read, instead of stopping.")
     """An epoch must have a pair that can be read."""
+    accept_changes: bool = _option(
+        False, "With --resume: go on though the pairs or their pictures are not those that the run was trained on."
+    )
+    """An epoch that was begun with other pairs begins anew."""
     tensorboard: bool = _option(True, "Also write TensorBoard events.")
 
     def __post_init__(self) -> None:
@@ -137,6 +142,12 @@ class StopConditions:
     save_minutes: float
     should_stop: Callable[[], bool]
     began: float = field(default_factory=time.monotonic)
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the limit, from 0; infinity if there is none."""
+        if self.max_minutes is None:
+            return math.inf
+        return max(0.0, 60 * self.max_minutes - (time.monotonic() - self.began))
 
     def reason(self, step: int) -> str | None:
         """Return why to end now; None to go on."""

@@ -17,6 +17,8 @@ import torch
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
+from m2l_runtime._utils.held_folder import make_folder
+from m2l_runtime._utils.sides import plain_sides, read_sides
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import Diverged, InputError, OutOfMemory
 from m2l_runtime.output.encoding import SYNTHETIC, encode_png
@@ -29,19 +31,24 @@ from m2l_train.data.photograph import PairError
 from m2l_train.device import open_device, torch_threads
 from m2l_train.models.losses import Losses
 from m2l_train.models.pix2pix import Pix2Pix
+from m2l_train.training import compiling
 from m2l_train.training.checkpoint import (
     Position,
     appearance_rows_in,
+    check_data,
     check_state,
     collect_state,
     pairs_fingerprint,
     restore_state,
+    version_changes,
 )
+from m2l_train.training.compile_cache import use_own_compile_cache
+from m2l_train.training.data_record import DataRecord, data_changes, record_data
 from m2l_train.training.distributed import ProcessGroup, local_device, local_world_size, process_group
 from m2l_train.training.memory import MemoryAdvice, memory_errors
 from m2l_train.training.metrics_log import MetricsLog
 from m2l_train.training.options import STOP_REASONS, StepResult, StopConditions, TrainOptions, TrainReport
-from m2l_train.training.run_folder import SAMPLES, TAG, Progress, RunFolder, versions
+from m2l_train.training.run_folder import DATA, SAMPLES, TAG, Progress, RunFolder, versions
 from m2l_train.training.validation import Validation
 
 VALIDATION_PAIRS: Final = 150
@@ -98,12 +105,14 @@ def train(
         on_start: called once with (images that all steps will have seen, images seen so far).
         on_step: called after each step.
         on_note: called with a line of text now and then.
-        should_stop: asked after each step; once it is true, the state is saved and the call ends.
+        should_stop: asked after each step, and on another thread while networks are compiled; once it is true, the
+            state is saved and the call ends.
         fields: any field of `TrainOptions` by its name, in place of that of `options`.
 
     Raises:
-        InputError: a wrong argument, data that is not what it was, a damaged state or one that is gone; before any
-            step. Or no pair of an epoch can be read; the state has been saved.
+        InputError: a wrong argument, pairs or pictures that are not those of the run to resume (unless
+            `accept_changes`), a damaged state or one that is gone; before any step. Or no pair of an epoch can be read;
+            the state has been saved.
         PairError: a pair cannot be read and `skip_bad` is off; the state has been saved. Of a pair to validate on,
             before any step.
         Diverged: a loss is not finite; names the step, the losses and the files. The last state is as it was.
@@ -112,18 +121,23 @@ def train(
         OutputError: the run folder cannot be written; what was saved before is still there.
         DeviceUnavailable: there is no such device.
     """
+    began = time.monotonic()
     options = dataclasses.replace(options or TrainOptions(), **fields)
     folder = RunFolder(Path(run))
     where = open_device(local_device(options.device))
     with process_group(where) as processes, contextlib.ExitStack() as stack:
         if not processes.is_main_process:
             on_start, on_step, on_note = (lambda _, __: None), (lambda _: None), (lambda _: None)
-        settings, data_folder = _open_run(stack, folder, data, config, processes, resume=resume, overwrite=overwrite)
+        settings, data_folder = _open_run(
+            stack, folder, data, config, processes, on_note, resume=resume, overwrite=overwrite
+        )
         pool = _start_threads(stack, options)
-        warnings = (*data_folder.warnings, *_size_warnings(data_folder, settings))
         session = _Trainer(folder, settings, data_folder, where, pool, resume, options, processes, on_note)
+        warnings = (*data_folder.warnings, *_size_warnings(data_folder, settings), *session.warnings)
         session.begin(warnings, resume=resume, on_note=on_note)
-        stop_conditions = StopConditions(options.max_steps, options.max_minutes, options.save_minutes, should_stop)
+        stop_conditions = StopConditions(
+            options.max_steps, options.max_minutes, options.save_minutes, should_stop, began
+        )
         metrics = session.open_metrics(stack, tensorboard=options.tensorboard)
         return session.run(metrics, stop_conditions, warnings, on_start, on_step, on_note)
 
@@ -134,6 +148,7 @@ def _open_run(
     data: str | os.PathLike[str],
     config: TrainConfig | None,
     processes: ProcessGroup,
+    on_note: Callable[[str], None],
     *,
     resume: bool,
     overwrite: bool,
@@ -147,7 +162,7 @@ def _open_run(
     _require_apart(Path(data), folder.path)
     atomic.make_folder(folder.path)
     if processes.is_main_process:
-        stack.enter_context(locked(folder.path, (1, 1)))
+        stack.enter_context(locked(folder.path, (1, 1), on_note))
         # Again: another one may have begun a run here, and even ended it, between the first look and the lock.
         folder.check(resume=resume, overwrite=overwrite)
         settings = _settings(folder, config, resume)
@@ -202,13 +217,14 @@ def _settings(folder: RunFolder, config: TrainConfig | None, resume: bool) -> Tr
 
 
 def _size_warnings(data: DataFolder, config: TrainConfig) -> tuple[str, ...]:
-    stored, wanted = data.stored_size, config.resize_to
-    if stored is None or stored == wanted:
+    if data.stored_size is None or data.stored_size == plain_sides(config.resize_to):
         return ()
-    how = "enlarged" if stored < wanted else "shrunk"
+    (height, width), (high, wide) = read_sides(data.stored_size, "the size"), config.resize_to
+    how = "enlarged" if height < high or width < wide else "shrunk"
     return (
-        f"the pictures are {stored}x{stored} pixels and are wanted at {wanted}x{wanted} before the crop, so they are "
-        f"{how}: a second resampling that the original does not do; m2l prepare --size {wanted} goes straight there",
+        f"the pictures are {height}x{width} pixels and are wanted at {high}x{wide} before the crop, so they are "
+        f"{how}: a second resampling that the original does not do; m2l prepare --size {plain_sides(config.resize_to)} "
+        "goes straight there",
     )
 
 
@@ -234,6 +250,9 @@ class _Trainer:
         self._advice = MemoryAdvice(config, device)
         self._skipped: list[str] | None = [] if options.skip_bad else None
         self._bad: set[int] = set()
+        self._record: DataRecord | None = None
+        self.warnings: list[str] = []
+        """What a person should know of the state that is resumed."""
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
@@ -243,7 +262,9 @@ class _Trainer:
         with memory_errors(self._advice.networks):
             state = folder.load(device) if resume else None
             if state is not None:
-                check_state(state, folder.path, config, self._fingerprint, len(data.train))
+                self._check_state(state, options.accept_changes)
+            elif processes.is_main_process:
+                self._record = record_data(data, pool, None)
             self._pixels: decoded_cache.Pixels | None = None
             if config.decode_once:
                 self._decode(on_note)
@@ -268,6 +289,43 @@ class _Trainer:
                 raise PairError(f"{self._validation.problems[0]} (a pair to validate on); --skip-bad leaves such out")
             self._skipped += [f"{problem} (a pair to validate on)" for problem in self._validation.problems]
 
+    def _check_state(self, state: dict[str, Any], accept_changes: bool) -> None:
+        """Make sure that the state to resume is whole, and of this config and data. All processes hear of it.
+
+        Raises:
+            InputError: it is not.
+        """
+        pair_count = len(self._data.train)
+        if state.get("data") != self._fingerprint and accept_changes:
+            state |= {"position": -1}  # of an epoch in another order
+        problem: InputError | None = None
+        if self._processes.is_main_process:
+            try:
+                check_state(state, self._folder.path, self._config, pair_count)
+                self._check_data(state, accept_changes)
+            except InputError as error:
+                problem = error
+        message = self._processes.broadcast_object(None if problem is None else str(problem))
+        if message is not None:
+            raise problem or InputError(message)
+
+    def _check_data(self, state: dict[str, Any], accept_changes: bool) -> None:
+        before = self._folder.read_data()
+        self._record = record_data(self._data, self._pool, before)
+        changes = [] if before is None else data_changes(before, self._record)
+        self.warnings += version_changes(state)
+        self.warnings += check_data(state, self._folder.path, self._fingerprint, changes, accept_changes=accept_changes)
+        if before is None:
+            self.warnings.append(
+                f"{printable(self._folder.path)} has no record of the pictures that it was trained on ({DATA}), so it "
+                "cannot be told whether they are still the same; from here on it has"
+            )
+
+    def _write_record(self) -> None:
+        """Write what the run is trained on, if that is not what its record says."""
+        if self._record is not None and self._record != self._folder.read_data():
+            self._folder.write_data(self._record)
+
     @property
     def precision(self) -> str:
         """Number type of the convolutions, for people."""
@@ -283,6 +341,7 @@ class _Trainer:
             else:
                 self.require_first_batch()
                 self._folder.begin(self._config)
+            self._write_record()
         pairs = f"{plural(len(self._data.train), 'pair')} to train on, {len(self._data.val)} to validate on"
         on_note(f"{pairs} ({self._data.layout}); {self._device}, {self.precision}")
         for warning in warnings:
@@ -323,7 +382,8 @@ class _Trainer:
             self._pixels = decoded_cache.map_pixels(file.with_name(name), len(pairs), self._config.crop_from)
             processes.wait()
         finally:
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a mapped file cannot be removed everywhere; the next session does it
+                file.unlink()
         seconds = time.monotonic() - began
         on_note(f"decoded {plural(len(pairs), 'pair')}, {self._pixels.nbytes / 2**20:.0f} MiB, in {seconds:.0f} s")
 
@@ -378,6 +438,7 @@ class _Trainer:
         reason: str | None = None
         for problem in self._validation.problems:
             on_note(f"left out of validation: {problem}")
+        self._compile(stop_conditions, on_note)
         on_start(total, seen)
         began = self._last_save = time.monotonic()
         self._session_began, self._seconds_before = began, self._seconds
@@ -393,9 +454,11 @@ class _Trainer:
             if self._metrics is not None:
                 self._metrics.flush()
             raise
-        except InputError:  # a pair that cannot be read: all that was trained so far is sound
+        except InputError as error:  # a pair that cannot be read: all that was trained so far is sound
+            self._forget_unread([str(error)])
             self._save()
             raise
+        self._forget_unread(self._skipped or [])
         seconds = time.monotonic() - began
         return TrainReport(
             run=self._folder.path,
@@ -411,6 +474,39 @@ class _Trainer:
             skipped=self._skipped or [],
             process=self._processes.rank,
         )
+
+    def _forget_unread(self, problems: list[str]) -> None:
+        """Take pairs that could not be read out of the record, so that they may be mended."""
+        if self._record is not None and problems:
+            self._record = self._record.without(problems)
+            self._write_record()
+
+    def _compile(self, stop_conditions: StopConditions, on_note: Callable[[str], None]) -> None:
+        """Compile the networks, unless what is left is too short for it. A stop or a limit ends it, and is found next.
+
+        It comes ahead of the first step, so that speed and time left are told of steps alone.
+        """
+        config, pair_count = self._config, len(self._data.train)
+        count = min(config.batch_size, pair_count - len(self._bad)) // self._processes.world_size
+        if not config.compile or self._is_complete or not count:
+            return
+        step_count = -(-((config.epoch_count - self._epoch + 1) * pair_count - self._position - 1) // config.batch_size)
+        if stop_conditions.max_steps is not None:
+            step_count = min(step_count, stop_conditions.max_steps - self._step)
+
+        def is_over() -> bool:
+            return stop_conditions.reason(self._step) is not None
+
+        if self._agree_on_stop(stop_conditions.reason(self._step)) is not None:
+            return
+        with memory_errors(lambda: self._advice.step(count)):
+            why = compiling.why_not(self._networks, count, step_count, stop_conditions.seconds_left())
+            why = self._processes.broadcast_object(why)
+            if why is not None:
+                on_note(why)
+            else:
+                use_own_compile_cache()
+                compiling.compile_networks(self._networks, count, is_over, on_note)
 
     def _train_epoch(
         self,
@@ -517,7 +613,7 @@ class _Trainer:
         self._metrics.picture(self._step, picture)
         path = self._folder.path / SAMPLES / f"epoch_{epoch:04}.png"
         with atomic.output_errors(path):  # not its parents: a run folder that is gone is an error
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
         content = encode_png(picture, {"Description": f"mask | synthesized | real. {SYNTHETIC}"})
         atomic.write_file(path, content, tag=TAG)
         self._epoch, self._position = epoch + 1, -1

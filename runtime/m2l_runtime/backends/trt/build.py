@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ COMPUTE_CAPABILITIES: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """Compute capabilities that TensorRT for RTX builds for; Hopper, 9.0, is not among them."""
 MAX_MASKS: Final = 4096
 """Largest batch size, as a manifest has it."""
+_NO_FOLDER: Final = f"{os.devnull}/model.onnx"
+"""Where a graph is said to come from: nothing can be read beside it. A parser that is told nothing reads weights that
+a graph names from the current folder."""
 MIN_PRECISION_SHARE: Final = 0.95
 """Share of the convolutions that have to compute in the precision asked for."""
 
@@ -236,7 +240,7 @@ def _timing_cache(config: Any, options: BuildOptions, lines: list[str]) -> Any:
 
 def _parse(library: Any, network: Any, content: bytes) -> None:
     parser = library.OnnxParser(network, logger(library))
-    if parser.parse(content):
+    if parser.parse(content, _NO_FOLDER):
         return
     errors = [parser.get_error(place) for place in range(parser.num_errors)]
     told = "; ".join(f"{e.node_operator()} {e.node_name()!r}: {first_line(e.desc())}" for e in errors[:3])

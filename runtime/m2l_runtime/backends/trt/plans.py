@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any, Final
 
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.base import PlanRef
+from m2l_runtime.backends.cache_key import user_folder
 from m2l_runtime.backends.cuda.devices import Gpu, find_gpu
 from m2l_runtime.backends.trt import library as libraries
 from m2l_runtime.backends.trt.build import COMPUTE_CAPABILITIES
@@ -145,11 +144,7 @@ def cache_folder() -> Path:
     Raises:
         RuntimeError: the user has no home.
     """
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-        return Path(base or Path.home() / "AppData" / "Local", "m2l", "plans")
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(base if Path(base).is_absolute() else Path.home() / ".cache", "m2l", "plans")
+    return user_folder() / "plans"
 
 
 def plan_cache_key(

@@ -14,6 +14,7 @@ import msgspec
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.cpu import check_workers, usable_cpus
+from m2l_runtime._utils.reading import MAX_LINE_BYTES, decode_line, read_input
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
 from m2l_runtime.errors import OutputError
@@ -52,7 +53,8 @@ def write_masks(
         Whether they were written; False if stopped.
 
     Raises:
-        OutputError: `out` exists and may not be replaced, or cannot be written.
+        OutputError: `out` exists and may not be replaced, or cannot be written, or the disk does not take the name of
+            a mask.
         InputError: a mask cannot be drawn with these options; nothing was written.
     """
     check_workers(workers)
@@ -60,9 +62,10 @@ def write_masks(
     pending: deque[Future[None]] = deque()
     try:
         with atomic.staged_folder(Path(out), may_replace=_require_masks if overwrite else None) as staging:
+            atomic.check_name(staging / max(masks.names, key=lambda name: len(os.fsencode(name)), default=""))
 
             def write(name: str) -> None:
-                (staging / name).write_bytes(masks.content(name))
+                atomic.create_file(staging / name, masks.content(name))
 
             def take_result() -> None:
                 pending.popleft().result()
@@ -82,7 +85,7 @@ def write_masks(
                     for future in pending:
                         future.cancel()
             text = {"format": FORMAT, "m2l": __version__, "count": len(masks.names), **about}
-            (staging / SOURCE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(text), indent=2) + b"\n")
+            atomic.create_file(staging / SOURCE_FILE, msgspec.json.format(msgspec.json.encode(text), indent=2) + b"\n")
     except _Stopped:
         return False
     return True
@@ -95,8 +98,8 @@ class _Stopped(Exception):
 def _require_masks(path: Path) -> None:
     """Refuse to replace anything but a folder of drawn masks."""
     try:
-        about = msgspec.json.decode((path / SOURCE_FILE).read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        about = decode_line(read_input(path / SOURCE_FILE, MAX_LINE_BYTES), dict[str, Any])
+    except (OSError, ValueError):
         about = None
     foreign = (
         []
@@ -108,7 +111,7 @@ def _require_masks(path: Path) -> None:
             f"{printable(path)} also holds {printable(foreign[0])}, so it is not overwritten; move that elsewhere, or "
             "choose another name"
         )
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    if about is None or about.get("format") != FORMAT:
         raise OutputError(
             f"{printable(path)} is no folder of `m2l masks`, so it is not overwritten; choose another name"
         )

@@ -13,6 +13,8 @@ from typing import Protocol
 
 import msgspec
 
+from m2l_runtime._utils.text import printable
+from m2l_runtime.errors import OutputError
 from m2l_runtime.types import Image, Mask
 
 
@@ -42,6 +44,17 @@ class Written(msgspec.Struct, frozen=True):
     mask_output_sha256: str | None = None
 
 
+class RefusedNameError(OutputError):
+    """Signal that the disk takes no file of an item's name; nothing of the item is written."""
+
+    @classmethod
+    def of(cls, target: str, why: OSError) -> RefusedNameError:
+        """Make the error about a file that could not be written, by its name relative to the output folder."""
+        return cls(
+            f"the disk takes no file called {printable(target)} ({why.strerror}); rename the mask, or write tars"
+        )
+
+
 class Writer(Protocol):
     """Write items. `encode` may run on several threads; the others run on one, a group after the other."""
 
@@ -54,7 +67,12 @@ class Writer(Protocol):
         ...
 
     def encode(self, item: EncodableItem) -> object:
-        """Do the heavy part of writing an item; the result is handed to `add`."""
+        """Do the heavy part of writing an item; the result is handed to `add`.
+
+        Raises:
+            RefusedNameError: the disk takes no file of its name.
+            OutputError: a file cannot be written.
+        """
         ...
 
     def begin(self, group: int) -> None:

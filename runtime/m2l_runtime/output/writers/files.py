@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Final, cast
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.file_system import is_name_error
+from m2l_runtime._utils.held_folder import make_folder
 from m2l_runtime._utils.text import stem
+from m2l_runtime.errors import OutputError
 from m2l_runtime.output.encoding import encode_image, encode_mask
 from m2l_runtime.output.options import OutputOptions
-from m2l_runtime.output.writers.base import EncodableItem, Written
+from m2l_runtime.output.writers.base import EncodableItem, RefusedNameError, Written
 
 IMAGES: Final = "images"
 MASKS: Final = "masks"
@@ -53,8 +56,15 @@ class FileWriter:
         targets = self.targets(item.name, item.index)
         for target, content in zip(targets, contents, strict=True):
             path = self._out / target
-            self._make_folder(path.parent)
-            atomic.write_file(path, content, tag=self._tag)
+            try:
+                self._make_folder(path.parent)
+                atomic.write_file(path, content, tag=self._tag)
+            except OutputError as error:
+                if not is_name_error(error.__cause__):
+                    raise
+                for written in targets[: targets.index(target)]:
+                    atomic.remove_inside(self._out, written)
+                raise RefusedNameError.of(target, cast(OSError, error.__cause__)) from error
         hashes = [hashlib.sha256(content).hexdigest() for content in contents]
         return Written(*(part for pair in zip(targets, hashes, strict=True) for part in pair))
 
@@ -62,7 +72,10 @@ class FileWriter:
         """Make each folder once: if the output is removed during the run, that is an error, not mended in silence."""
         if folder not in self._made:
             with atomic.output_errors(folder):
-                folder.mkdir(parents=folder != self._out, exist_ok=True)
+                if folder != self._out:
+                    make_folder(folder)
+                else:
+                    folder.mkdir(exist_ok=True)
             self._made.add(folder)
 
     def begin(self, group: int) -> None:

@@ -81,7 +81,7 @@ def compare(
     workers: int = 1,
     on_image: Callable[[int], None] = lambda count: None,
 ) -> Fidelity:
-    """Compare masks (N, S, S) uint8 with probabilities of lesion (N, S, S) of 0..1."""
+    """Compare masks (N, H, W) uint8 with probabilities of lesion (N, H, W) of 0..1."""
 
     def one(pair: tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]) -> tuple[float, float, bool]:
         expected, predicted = pair[0] >= LESION_FROM, pair[1] >= LIKELY_FROM
@@ -96,4 +96,4 @@ def compare(
         rows.append(row)
         on_image(1)
     table = np.array(rows, np.float64).reshape(-1, 3)
-    return Fidelity(table[:, 0], table[:, 1] * SIDE / masks.shape[1], int(table[:, 2].sum()))
+    return Fidelity(table[:, 0], table[:, 1] * SIDE / min(masks.shape[1:]), int(table[:, 2].sum()))
