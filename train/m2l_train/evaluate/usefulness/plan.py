@@ -123,14 +123,14 @@ class UsefulnessOptions:
         return usable_cpus() if self.workers is None else self.workers
 
 
+@check_types()
 @dataclass(frozen=True)
 class UsefulnessCallbacks:
     """Follow the experiment, and end it.
 
     Example:
-        >>> callbacks = UsefulnessCallbacks(on_note=print)
-        >>> callbacks.on_note("5 % of the pairs, seed 0")
-        5 % of the pairs, seed 0
+            >>> UsefulnessCallbacks(on_note=print).on_note("AllAug, 5 %, seed 0: Dice 0.78")
+        AllAug, 5 %, seed 0: Dice 0.78
     """
 
     on_start: Callable[[int, int], None] = lambda total, done: None
