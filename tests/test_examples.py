@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import re
 import runpy
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import CommandLine
 from PIL import Image
 from preloaded import PreloadedProcess
 
@@ -70,6 +72,27 @@ def test_synthesize_folder__pairs_images_with_masks_and_keeps_them(tmp_path: Pat
         assert image[mask > 127].mean() < image[mask < 128].mean() - FEWEST_LEVELS
     assert (tmp_path / "out" / "sheet.png").exists()
     assert "0 images made, 3 kept" in run(tmp_path, "synthesize_folder.py", "out", "shapes:3,seed=2")
+
+
+INTEGRATIONS = ("data_loader.py", "written_pairs.py", "albumentations_pipeline.py", "monai_pipeline.py")
+MAX_LINES = 15
+
+
+@pytest.mark.parametrize("name", INTEGRATIONS)
+def test_integrations__are_shown_in_a_few_lines(name: str) -> None:
+    """Lines of code, without the docstrings, comments and empty ones."""
+    tree = ast.parse((EXAMPLES / name).read_text())
+    main = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
+    lines = {line for node in main.body[1:] for line in range(node.lineno, (node.end_lineno or 0) + 1)}
+    lines |= {node.lineno for node in tree.body if isinstance(node, ast.ImportFrom | ast.Import)}
+    assert len(lines) <= MAX_LINES
+
+
+@pytest.mark.parametrize("options", [("--pairs",), ("--format", "webdataset"), ("--format", "parquet")])
+def test_written_pairs__reads_what_m2l_synth_wrote(tmp_path: Path, m2l: CommandLine, options: tuple[str, ...]) -> None:
+    assert m2l("synth", "shapes:5", tmp_path / "out", "--backend", "fake", *options).code == 0
+    shown = run_preloaded(tmp_path, "written_pairs.py", "out", "0").splitlines()
+    assert shown == ["5 pairs, the first of 000000-circle.png"] * 2
 
 
 def test_data_loader__gives_pairs_from_worker_processes(tmp_path: Path) -> None:

@@ -39,10 +39,21 @@ EXPORTED = {
         "prepare",
         "train",
     ],
+    "m2l_train.datasets": [
+        "PairsDataset",
+        "PairsIterableDataset",
+        "SyntheticDataset",
+        "SyntheticIterableDataset",
+        "to_dictionary",
+        "to_tensors",
+    ],
     "m2l_train.evaluate": [
+        "ComparedMetric",
+        "Comparison",
         "Evaluation",
         "EvaluationOptions",
         "Metric",
+        "ReportOptions",
         "SHIPPED_SEGMENTER",
         "Segmenter",
         "SegmenterOptions",
@@ -51,6 +62,7 @@ EXPORTED = {
         "UsefulnessCallbacks",
         "UsefulnessOptions",
         "UsefulnessReport",
+        "compare_bundles",
         "evaluate_bundle",
         "evaluate_images",
         "evaluate_usefulness",
@@ -58,6 +70,7 @@ EXPORTED = {
         "to_json",
         "train_segmenter",
         "usefulness_to_json",
+        "write_report",
     ],
 }
 

@@ -98,7 +98,7 @@ def test_rectangles__are_evaluated(photographs: Path, tmp_path: Path, m2l: Comma
     assert evaluated.code == 0, evaluated.err
     found = json.loads(evaluated.out)
     assert found["image_size"] == "64x128"
-    assert found["figures"]["l1_levels"]["value"] > 10
+    assert found["figures"]["l1"]["value"] > 10
     assert {"swd_64", "swd_32", "swd_16", "checkerboard_4"} <= found["figures"].keys()
 
 

@@ -18,12 +18,13 @@ from m2l_runtime.backends.engines import is_fake
 from m2l_runtime.conditioning.conditions import (
     TAKES_NO_APPEARANCE,
     AppearanceSampler,
+    Condition,
     Conditions,
     stack_conditions,
 )
 from m2l_runtime.errors import InputError
 from m2l_runtime.masks.appearance_query import resolve_appearance_query
-from m2l_runtime.types import Images
+from m2l_runtime.types import Images, Masks
 from m2l_train.data.pairing import Pair, pair_key
 from m2l_train.evaluate import sets
 from m2l_train.evaluate.encoding import JpegEncoding, common_encoding, encode_once
@@ -171,19 +172,10 @@ def synthesize_with_bundle(
     real = _read_real(wanted, files, synthesizer.image_size, options, encoding)
     warnings += [f"left out {problem}" for problem in real.problems]
     settings = synthesizer.settings
-    step = _CHUNK * settings.streams
-
-    def synthesize(sample: int) -> Images:
-        generated = []
-        for start in range(0, len(real.masks), step):
-            if options.should_stop():
-                raise EvaluationStopped
-            names = real.names[start : start + step]
-            drawn = stack_conditions([conditions.for_item(name, sample) for name in names])
-            generated.append(synthesizer.synthesize_checked(real.masks[start : start + step], *drawn))
-        return np.concatenate(generated)
-
-    generated, *more = (synthesize(sample) for sample in range(1, samples + 1))
+    generated, *more = (
+        synthesize_under(synthesizer, real.masks, [conditions.for_item(name, sample) for name in real.names], options)
+        for sample in range(1, samples + 1)
+    )
     return EvaluationData(
         names=real.names,
         generated=generated,
@@ -202,6 +194,24 @@ def synthesize_with_bundle(
         encoding=encoding,
         conditions=conditions,
     )
+
+
+def synthesize_under(
+    synthesizer: Synthesizer, masks: Masks, drawn: Sequence[Condition | None], options: EvaluationOptions
+) -> Images:
+    """Synthesize an image (S, S, 3) from each mask (N, S, S) under its own condition.
+
+    Raises:
+        EvaluationStopped: the options say to stop.
+    """
+    generated = []
+    step = _CHUNK * synthesizer.settings.streams
+    for start in range(0, len(masks), step):
+        if options.should_stop():
+            raise EvaluationStopped
+        some = stack_conditions(drawn[start : start + step])
+        generated.append(synthesizer.synthesize_checked(masks[start : start + step], *some))
+    return np.concatenate(generated)
 
 
 def _appearance_choice(

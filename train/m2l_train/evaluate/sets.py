@@ -260,7 +260,7 @@ def iterate_pairs(
     def read(pair: Pair) -> tuple[str, Image | None, Mask | None, str]:
         try:
             if not has_masks:
-                return pair.name, finish(pair.image, _resized(pair.image, sides)), np.zeros(sides, np.uint8), ""
+                return pair.name, finish(pair.image, read_photograph(pair.image, sides)), np.zeros(sides, np.uint8), ""
             arrays = read_pair(pair, sides, mask_is_left=mask_is_left)
         except PairError as error:
             return pair.name, None, None, str(error)
@@ -269,7 +269,12 @@ def iterate_pairs(
     yield from in_threads(read, pairs, workers)
 
 
-def _resized(path: Path, size: tuple[int, int]) -> Image:
+def read_photograph(path: Path, size: tuple[int, int]) -> Image:
+    """Decode a photograph and squash it to a size (H, W).
+
+    Raises:
+        PairError: it cannot be read.
+    """
     try:
         picture = decode(read_bytes(path)).convert("RGB")
     except PictureFileError as error:

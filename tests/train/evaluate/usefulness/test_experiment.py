@@ -18,7 +18,7 @@ import torch
 from command_line import CommandLine
 from PIL import Image
 from preloaded import M2L, PreloadedProcess
-from usefulness_data import QUICK, TEST, TRAIN, write_bundle_of_fakes, write_pairs
+from usefulness_data import QUICK, TEST, TRAIN, pair, write_bundle_of_fakes, write_pairs
 
 from m2l_runtime.errors import ArgumentError, Diverged, InputError, OutputError
 from m2l_train.evaluate import (
@@ -116,10 +116,33 @@ def test_evaluate_usefulness__every_arm_takes_the_same_steps_from_the_same_weigh
         return train(self, images, masks)
 
     monkeypatch.setattr(fitting.Fitting, "train", counted)
-    run(pairs, tmp_path / "run", fakes, arms=tuple(ARMS), seeds=1)
-    assert len(steps) == 5
+    run(pairs, tmp_path / "run", fakes, arms=tuple(ARMS))
     assert {count for _, count in steps} == {3 * 16}
-    assert len({weights for weights, _ in steps}) == 1
+    weights = [weights for weights, _ in steps]
+    assert weights == [weights[0]] * 5 + [weights[5]] * 5
+    assert weights[0] != weights[5]
+
+
+@pytest.mark.parametrize(
+    ("arm", "real", "is_all"),
+    [("NoAug", 48, True), ("ClassicAug", 0, False), ("Mask2LesionAug", 24, True), ("AllAug", 0, False)],
+)
+def test_evaluate_usefulness__arms_see_what_they_say(
+    pairs: Path, fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, real: int, is_all: bool
+) -> None:
+    seen: list[Any] = []
+    train = fitting.Fitting.train
+
+    def watched(self: fitting.Fitting, images: Any, masks: Any) -> float:
+        seen.extend(images)
+        return train(self, images, masks)
+
+    monkeypatch.setattr(fitting.Fitting, "train", watched)
+    run(pairs, tmp_path / "run", fakes, arms=(arm,), seeds=1)
+    cell = json.loads((tmp_path / "run" / "cells" / f"{arm}-100pct-seed0.json").read_text())
+    ours = {pair(int(name[1:]))[0].tobytes() for name in cell["training_pairs"]}
+    assert len(seen) == 48
+    assert sum(image.tobytes() in ours for image in seen) == pytest.approx(real, abs=0 if is_all else 3)
 
 
 def test_evaluate_usefulness__the_network_of_the_best_check_is_tested(
@@ -153,7 +176,7 @@ def test_evaluate_usefulness__only_an_arms_own_training_masks_are_synthesized_fr
     read: list[list[str]] = []
 
     def watched(chosen: Any, side: int, options: Any) -> Any:
-        read.append([pair.name for pair in chosen])
+        read.append([one.name for one in chosen])
         return read_masks(chosen, side, options)
 
     monkeypatch.setattr(f"{CELLS}.read_masks", watched)
@@ -395,6 +418,7 @@ def test_conclude__says_plainly_whether_there_is_a_gain() -> None:
         "At 5 % of the real pairs AllAug was not shown to differ from ClassicAug: +1.00 [+0.50, +1"
     )
     assert none[1] == "No gain of synthesized pairs over ClassicAug was shown."
+    assert none[0].endswith("(the ranks of images differ, their mean does not: a few outweigh many).")
     worse = conclude([comparison("worse", value=-0.01)], None, {"5": 72}, 5, ["AllAug"])
     assert "was worse than ClassicAug: -1.00" in worse[0]
     assert worse[1] == none[1]

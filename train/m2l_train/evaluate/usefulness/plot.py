@@ -39,7 +39,7 @@ def forest_plot(comparisons: Sequence[Comparison], kind: Literal["svg", "png"]) 
             height -= 1
             _draw(axes, one, height)
             places.append(height)
-            labels.append(f"{one.arm} than {one.baseline}")
+            labels.append(f"{one.arm} vs {one.baseline}")
         height -= 1.2
     axes.axvline(0, color="#3c4043", linewidth=0.8)
     axes.set_yticks(places, labels)

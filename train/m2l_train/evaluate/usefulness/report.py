@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from m2l_runtime._utils.text import plural, printable, table
 from m2l_train.evaluate.usefulness.arms import BASELINES
-from m2l_train.evaluate.usefulness.result import METRICS, ArmScore, Comparison, Generator, Interval, Usefulness
+from m2l_train.evaluate.usefulness.result import LEVEL, METRICS, ArmScore, Comparison, Generator, Interval, Usefulness
 
-_FEW_SEEDS = 5
+_FEW_SEEDS: Final = 5
 
 
 def describe_usefulness(result: Usefulness) -> str:
@@ -44,11 +45,11 @@ def _score_rows(scores: Sequence[ArmScore], pairs: dict[str, int]) -> list[tuple
     return rows
 
 
-_OTHERS = tuple(METRICS)[1:]
+_OTHERS: Final = tuple(METRICS)[1:]
 
 
 def _comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("real pairs", "arm", "than", "Dice points [95 %]", "p", "p, Holm", "")]
+    rows: list[tuple[str, ...]] = [("real pairs", "arm", "vs", "Dice points [95 %]", "p", "p, Holm", "")]
     rows += [
         (
             f"{one.fraction:g} %",
@@ -117,6 +118,8 @@ def _sentence(one: Comparison) -> str:
     where = f"At {one.fraction:g} % of the real pairs {one.arm}"
     evidence = f"{points(one.difference)} Dice points, p = {one.p_holm:.2g} corrected for all comparisons"
     if one.verdict == "no difference shown":
+        if one.p_holm < LEVEL:
+            evidence += " (the ranks of images differ, their mean does not: a few outweigh many)"
         return f"{where} was not shown to differ from {one.baseline}: {evidence}."
     return f"{where} was {one.verdict} than {one.baseline}: {evidence}."
 

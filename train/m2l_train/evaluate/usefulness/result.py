@@ -31,6 +31,10 @@ METRICS: Final[dict[str, tuple[str, str, Better]]] = {
 """(title, unit, which is better) of each metric by its key; the first is the one that is reported on."""
 
 
+LEVEL: Final = 0.05
+"""A corrected p-value below it counts."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Hold all that a cell depends on beside its arm, fraction and seed. RUN/settings.json holds it."""
 

@@ -10,7 +10,7 @@ p-values are corrected with the step-down of Holm (1979, Scandinavian Journal of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,7 @@ from scipy.stats import wilcoxon
 
 from m2l_train.evaluate.metrics.bootstrap import estimate, multiplicities, resample_indices
 from m2l_train.evaluate.usefulness.arms import comparisons
-from m2l_train.evaluate.usefulness.result import METRICS, ArmScore, Better, Comparison, Interval
-
-LEVEL: Final = 0.05
-"""A corrected p-value below it counts."""
+from m2l_train.evaluate.usefulness.result import LEVEL, METRICS, ArmScore, Better, Comparison, Interval
 
 Scores = npt.NDArray[np.float64]
 """(seeds, images)."""
