@@ -129,7 +129,7 @@ class UsefulnessCallbacks:
     """Follow the experiment, and end it.
 
     Example:
-            >>> UsefulnessCallbacks(on_note=print).on_note("AllAug, 5 %, seed 0: Dice 0.78")
+        >>> UsefulnessCallbacks(on_note=print).on_note("AllAug, 5 %, seed 0: Dice 0.78")
         AllAug, 5 %, seed 0: Dice 0.78
     """
 
