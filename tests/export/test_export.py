@@ -138,7 +138,8 @@ def test_export__depths_and_sizes(tmp_path: Path, levels: int, image_size: int |
 
 def test_export__sizes_that_the_network_cannot_do(tmp_path: Path) -> None:
     for size in (128, 384, 0, -256, 8192):
-        with pytest.raises(CheckpointError, match=f"multiples of 256 pixels .* got --image-size {size}"):
+        expected = InputError if size <= 0 else CheckpointError
+        with pytest.raises(expected, match=f"(multiples of 256 pixels .* got --image-size|as 256x512, got) {size}"):
             export_checkpoint(CHECKPOINT, tmp_path / "b", ExportOptions(image_size=size))
 
 

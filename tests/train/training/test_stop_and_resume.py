@@ -435,7 +435,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
     ({"batch_size": 1.5}, "batch_size must be a whole number"),
     ({"ngf": True}, "ngf must be a whole number, got True"),
-    ({"image_size": "128"}, "image_size must be one of 128, 256, 512, got '128'"),
+    ({"image_size": "a"}, "image_size must be .*, got 'a'"),
     ({"load_size": 143.0}, "load_size must be a whole number"),
     ({"lr": "fast"}, "lr must be a number, got 'fast'"),
     ({"beta1": False}, "beta1 must be a number, got False"),

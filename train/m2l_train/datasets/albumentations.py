@@ -19,7 +19,7 @@ try:
 except ModuleNotFoundError as error:
     raise EngineNotInstalled(
         f"m2l_train.datasets.albumentations needs {error.name}, which is not installed: pip install "
-        "'.[albumentations]' in a checkout of m2l"
+        '"m2l[albumentations]"'
     ) from error
 
 

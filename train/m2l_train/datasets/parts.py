@@ -7,13 +7,13 @@ import io
 import json
 import os
 import tarfile
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 
+from m2l_runtime._utils.reading import reader_errors
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import EngineNotInstalled, InputError, PictureFileError
 from m2l_runtime.masks.image_file import decode
@@ -161,11 +161,11 @@ class ArraysPart:
         """See Part."""
         path = self._paths[place]
         content = _read(path)
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                image, mask = arrays["image"], arrays["mask"]
-        except (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-            raise InputError(f"{printable(path)} is damaged, or no pair of m2l: {printable(str(error))}") from None
+        with (
+            reader_errors(InputError, path, "is damaged, or no pair of m2l"),
+            np.load(io.BytesIO(content), allow_pickle=False) as arrays,
+        ):
+            image, mask = arrays["image"], arrays["mask"]
         if image.dtype != np.uint8 or mask.dtype != np.uint8 or image.shape != (*mask.shape, 3):
             raise InputError(f"{printable(path)} holds other arrays than image (H, W, 3) and mask (H, W), uint8")
         return image, mask
@@ -253,8 +253,7 @@ class ParquetPart:
             import pyarrow.parquet
         except ModuleNotFoundError as error:
             raise EngineNotInstalled(
-                f"Parquet files need {error.name}, which is not installed: pip install '.[parquet]' in a checkout of "
-                "m2l"
+                f'Parquet files need {error.name}, which is not installed: pip install "m2l[parquet]"'
             ) from error
         try:
             if self._file is None or self._file[0] != os.getpid():

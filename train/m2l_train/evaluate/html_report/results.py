@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from m2l_runtime._utils.reading import reader_errors
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import InputError
 from m2l_train.evaluate.result import (
@@ -199,12 +200,11 @@ def _read(path: Path) -> bytes:
 
 def _parse(path: Path, content: bytes) -> Document:
     name = printable(path)
-    try:
-        head = msgspec.json.decode(content, type=_Head)
-    except msgspec.ValidationError:
-        raise InputError(f"{name} is no result of m2l evaluate; expected {EXPECTED}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{name} is no JSON, or was cut off ({printable(str(error))}); expected {EXPECTED}") from None
+    with reader_errors(InputError, path, "is no JSON, or was cut off", f"; expected {EXPECTED}"):
+        try:
+            head = msgspec.json.decode(content, type=_Head)
+        except msgspec.ValidationError:
+            raise InputError(f"{name} is no result of m2l evaluate; expected {EXPECTED}") from None
     kind = RESULT_KINDS.get(head.schema)
     if kind is None:
         raise InputError(

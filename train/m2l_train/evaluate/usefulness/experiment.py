@@ -17,6 +17,8 @@ import numpy as np
 from m2l_runtime import Synthesizer, __version__
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.plain_file import read_plain
+from m2l_runtime._utils.reading import decode_line, reader_errors
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.backends.engines import is_fake
 from m2l_runtime.bundle import embedded
@@ -254,10 +256,8 @@ def _remove_earlier(root: Path) -> None:
     if not os.path.lexists(path):
         return
     with atomic.output_errors(root):
-        try:
-            is_ours = msgspec.json.decode(path.read_bytes(), type=_Head).schema == SCHEMA
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            is_ours = False
+        head = decode_line(read_plain(path), _Head)
+        is_ours = head is not None and head.schema == SCHEMA
         if not is_ours:
             raise OutputError(
                 f"{printable(path)} is not of m2l evaluate usefulness, so nothing is discarded; choose another folder"
@@ -281,14 +281,10 @@ def _keep_settings(experiment: _Experiment, tag: str) -> None:
     if not os.path.lexists(path):
         atomic.write_file(path, to_document(settings), durable=True, tag=tag)
         return
-    try:
-        content = path.read_bytes()
+    with reader_errors(InputError, path, "is damaged", f"; {advice}"):
+        content = read_plain(path)
         _check_version(path, content, advice)
         earlier = msgspec.json.decode(content, type=Settings)
-    except OSError as error:
-        raise InputError(f"cannot read {printable(path)}: {error.strerror or error}; {advice}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{printable(path)} is damaged: {printable(str(error))}; {advice}") from None
     differences = [
         f"{name} {printable(str(getattr(earlier, name)))}, now {printable(str(getattr(settings, name)))}"
         for name in Settings.__struct_fields__
@@ -318,14 +314,10 @@ def _read_cell(path: Path, cell: Cell, settings_sha256: str, test_count: int) ->
     advice = "remove it, and the same command trains it again"
     if not os.path.lexists(path):
         return None
-    try:
-        content = path.read_bytes()
+    with reader_errors(InputError, path, "is damaged", f"; {advice}"):
+        content = read_plain(path)
         _check_version(path, content, advice)
         found = msgspec.json.decode(content, type=CellResult)
-    except OSError as error:
-        raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{printable(path)} is damaged: {printable(str(error))}; {advice}") from None
     if found.settings_sha256 != settings_sha256:
         raise InputError(f"{printable(path)} is of other settings than {SETTINGS_FILE} beside it; {advice}")
     is_whole = (found.arm, found.fraction, found.seed) == (cell.arm, cell.fraction, cell.seed) and all(
@@ -355,7 +347,7 @@ def _finish(experiment: _Experiment, tag: str, callbacks: UsefulnessCallbacks) -
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "matplotlib":
                 raise
-            callbacks.on_note("no forest plot: it needs matplotlib (pip install '.[evaluate]' in a checkout of m2l)")
+            callbacks.on_note('no forest plot: it needs matplotlib (pip install "m2l[evaluate]")')
         else:
             atomic.write_file(experiment.out / PLOTS["svg"], forest_plot(result.comparisons, "svg"), tag=tag)
             atomic.write_file(experiment.out / PLOTS["png"], forest_plot(result.comparisons, "png"), tag=tag)
