@@ -58,6 +58,7 @@ example-masks: .venv/installed
 
 embedded-model: .venv/installed
 	.venv/bin/m2l export "$(RUN)" runtime/m2l_runtime/data/bundle --overwrite --stochastic --weights fp16 \
+	  --precision fp32,bf16,int8 --engines openvino --min-contrast 15 --require \
 	  --name "m2l embedded model" --origin "$$(cat scripts/embedded_model_origin.md)"
 
 # One thread: the same pairs then give the same weights.

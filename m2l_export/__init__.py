@@ -33,8 +33,8 @@ if not TYPE_CHECKING:  # a type checker reads the imports above
         __name__,
         _HOMES,
         needs=("torch", "onnx"),
-        hint="export needs {}, which is not installed: pip install '.[export,cpu]' in a checkout of m2l "
-        "(or '.[export,gpu]' for NVIDIA GPUs)",
+        hint='export needs {}, which is not installed: pip install "m2l[export,cpu]" '
+        '(or "m2l[export,gpu]" for NVIDIA GPUs)',
         renamed={"Limits": "ParityLimits"},
     )
 

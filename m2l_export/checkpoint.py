@@ -8,10 +8,8 @@ shapes alone.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import pickletools
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +19,20 @@ import torch
 from torch import Tensor
 
 from m2l_export.generator_state import GeneratorState, find_generator
+from m2l_runtime._utils.memory import is_out_of_memory
 from m2l_runtime._utils.placeholder import describe_placeholder
-from m2l_runtime._utils.text import plural, printable
+from m2l_runtime._utils.reading import read_input, reader_errors, reason
+from m2l_runtime._utils.text import command_word, plural, printable
+from m2l_runtime.bundle.schema import MANIFEST_NAME
 from m2l_runtime.errors import CheckpointError
 from m2l_runtime.literals import Norm, Upsample
 from m2l_runtime.types import KNOWN_NAMES, list_names
+from m2l_train.data.data_folder import DATASET_FILE, IMAGES, TRAIN, VAL
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec, infer_modulated_spec, is_modulated
 from m2l_train.models.networks import MIN_DEPTH, UnetGenerator, UnetSpec
 from m2l_train.models.resnet import ResnetGenerator, infer_resnet_spec, is_resnet
+from m2l_train.pickle_scan import ForeignNames
+from m2l_train.tensorfile import load_tensors
 
 Generator: TypeAlias = UnetGenerator | ModulatedGenerator | ResnetGenerator
 """A network that can be shipped."""
@@ -65,11 +69,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     file, name = Path(path), printable(path)
     try:
-        if file.is_dir():
-            raise CheckpointError(f"is a folder{_weights_inside(file)}; {EXPECTED}")
-        content = _read(file)
-        found = read_generator(content)
-        network = to_network(found.state)
+        with reader_errors(CheckpointError, "it", "is like a generator, but is none", f"; {EXPECTED}"):
+            if file.is_dir():
+                raise CheckpointError(f"is a folder{_weights_inside(file) or _describe_folder(file)}; {EXPECTED}")
+            content = _read(file)
+            found = read_generator(content)
+            network = to_network(found.state)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     return Checkpoint(network, file.name, hashlib.sha256(content).hexdigest(), found.notes)
@@ -83,6 +88,15 @@ def _weights_inside(folder: Path) -> str:
     return f" that holds {printable(', '.join(checkpoint_names[:3]))}" if checkpoint_names else ""
 
 
+def _describe_folder(folder: Path) -> str:
+    """Say which folder of m2l it is, where it is another one than a run of training."""
+    if (folder / MANIFEST_NAME).is_file():
+        return " that is a bundle already: m2l synth MASKS OUT --bundle runs it"
+    if (folder / DATASET_FILE).is_file() or any((folder / name).is_dir() for name in (TRAIN, VAL, IMAGES)):
+        return f" of data: m2l train {command_word(folder)} RUN trains on it, and RUN is what is exported"
+    return ""
+
+
 def _read(file: Path) -> bytes:
     try:
         if not file.exists():
@@ -91,7 +105,9 @@ def _read(file: Path) -> bytes:
             raise CheckpointError(f"is not a plain file; {EXPECTED}")
         if file.stat().st_size > MAX_BYTES:
             raise CheckpointError(f"has {file.stat().st_size:,} bytes, too many for a generator")
-        content = file.read_bytes()
+        content = read_input(file, MAX_BYTES)
+    except MemoryError:
+        raise CheckpointError("does not fit in memory") from None
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -134,42 +150,40 @@ def _load_safetensors(content: bytes) -> object:
 
     try:
         return safetensors.torch.load(content)
-    except (safetensors.SafetensorError, KeyError, OverflowError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it
+        if is_out_of_memory(error):
+            raise CheckpointError("does not fit in memory") from None
         raise CheckpointError(
-            f"is a damaged safetensors file, or has types that are not read ({printable(str(error))}); {EXPECTED}"
+            f"is a damaged safetensors file, or has types that are not read ({reason(error)}); {EXPECTED}"
         ) from None
 
 
 def _load(content: bytes) -> object:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return load_tensors(content)
     except Exception as error:
-        raise CheckpointError(_why_not_loaded(content)) from error
+        raise CheckpointError(_why_not_loaded(content, error)) from error
 
 
-def _why_not_loaded(content: bytes) -> str:
+def _why_not_loaded(content: bytes, error: Exception) -> str:
+    if is_out_of_memory(error):
+        return "does not fit in memory"
     placeholder = describe_placeholder(content)
     if placeholder is not None:
         return f"is {placeholder}; {EXPECTED}"
     if content[:2] == b"\x1f\x8b":
         return f"is packed with gzip; unpack it first; {EXPECTED}"
-    try:
-        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
-    except Exception:  # noqa: BLE001 - not PyTorch's kind of pickle, or damaged
-        unsafe = _names_in_pickle(content)
+    if content[:2] == b"PK" and b"constants.pkl" in content:
+        return f"is a TorchScript archive (code and weights), not a state_dict; {EXPECTED}"
+    unsafe = error.names if isinstance(error, ForeignNames) else _names_in_pickle(content)
     if unsafe:
         return (
             f"holds Python code or objects ({printable(', '.join(sorted(unsafe)[:3]))}), which are never loaded; "
             f"{EXPECTED}"
         )
-    if content[:2] == b"PK" and b"constants.pkl" in content:
-        return f"is a TorchScript archive (code and weights), not a state_dict; {EXPECTED}"
-    if content[:2] == b"PK":
-        return f"is a truncated or damaged PyTorch file, or another kind of zip; {EXPECTED}"
-    if content[:1] == b"\x80":
-        return f"is a truncated or damaged PyTorch file, or another kind of pickle; {EXPECTED}"
+    for start, kind in ((b"PK", "zip"), (b"\x80", "pickle")):
+        if content.startswith(start):
+            return f"is a truncated or damaged PyTorch file, or another kind of {kind} ({reason(error)}); {EXPECTED}"
     return f"is not a PyTorch file; {EXPECTED}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, cast
 
 import typer
 
@@ -26,6 +26,12 @@ RENAMED_OPTIONS: Final[Mapping[str, str | OldOption]] = {
 }
 """Options that were renamed, with their renamed values."""
 
+EXAMPLES: Final = """\b
+Examples:
+  m2l export latest_net_G.pth my-bundle
+  m2l export run my-bundle --precision fp32,bf16,int8 --calibrate masks/"""
+"""What the command's help ends with; `\\b` keeps the lines as they are."""
+
 _PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 _MEBIBYTE = 1 << 20
 
@@ -34,9 +40,13 @@ _MEBIBYTE = 1 << 20
 class GraphFlags:
     """Hold the options about the network and the bundle."""
 
+    PANEL: ClassVar = "Network and files"
+
     name: str | None = option_field(None, "Name of the bundle.", default="the folder's")
-    image_size: int | None = option_field(
-        None, "Side in pixels, if the network was trained on larger images than its depth asks for."
+    image_size: str | None = option_field(
+        None,
+        "Side in pixels, or height x width as 256x512, if the network was trained on other images than its depth asks "
+        "for.",
     )
     norm_statistics: Literal["instance", "running"] = option_field(
         "instance",
@@ -66,10 +76,15 @@ class GraphFlags:
 class PrecisionFlags:
     """Hold the options about precisions below fp32."""
 
+    PANEL: ClassVar = "Precisions"
+
     precision: str = option_field(
         "fp32",
         "What convolutions compute in, some of fp32, fp16, bf16 and int8 with commas between, on each installed engine "
         "that can. fp16 is for NVIDIA GPUs only. fp32 is always made.",
+    )
+    require: bool = option_field(
+        False, "Fail if a precision cannot be validated on this machine, rather than leave it out with a note."
     )
     engines: str | None = option_field(
         None,
@@ -95,6 +110,8 @@ class PrecisionFlags:
 @dataclass(frozen=True)
 class PlanFlags:
     """Hold the options about TensorRT plans."""
+
+    PANEL: ClassVar = "TensorRT plans"
 
     tensorrt: bool = option_field(
         False, "Also build TensorRT plans, in each of the given --precision that TensorRT computes."
@@ -125,6 +142,8 @@ class PlanFlags:
 class BundleFlags:
     """Hold the options about what the bundle says, and where it is written."""
 
+    PANEL: ClassVar = "The bundle"
+
     min_contrast: float = option_field(
         0.0,
         "Leave out appearances whose lesion differs from its skin by less, in Delta E*ab of mean colors: nobody sees "
@@ -136,7 +155,7 @@ class BundleFlags:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of export to `app`."""
-    app.command(cls=accept_old_options(RENAMED_OPTIONS))(export)
+    app.command(cls=accept_old_options(RENAMED_OPTIONS), epilog=EXAMPLES)(export)
 
 
 @expand_options
@@ -210,6 +229,7 @@ def _export_options(graph: GraphFlags, lower: PrecisionFlags, plan: PlanFlags, r
         masks=graph.masks,
         max_level_difference=graph.max_level_difference,
         precisions=precisions,
+        require=lower.require,
         engines=None if lower.engines is None else _words("--engines", lower.engines),
         calibrate=lower.calibrate,
         limits=ParityLimits(**{name: value for name, value in limits.items() if value is not None}),

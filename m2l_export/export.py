@@ -61,6 +61,7 @@ from m2l_export.tensorrt import (
 )
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.sides import Sides, plain_sides, read_sides
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.backends.base import BackendOptions, ModelSource
 from m2l_runtime.backends.registry import backend_module
@@ -79,6 +80,9 @@ from m2l_train.models.resnet import MIN_SIDE, ResnetSpec
 MAX_SIDE: Final = 4096
 
 MAX_CONTRAST: Final = 100.0
+
+FEW_STEPS: Final = 1000
+"""Steps of training below which a bundle says that its network has hardly been trained. The paper's has 400,000."""
 
 DEFAULT_SIDE: Final = 256
 """Side of masks and images of a modulated or a ResNet generator where nothing is said: their layers do not tell."""
@@ -145,7 +149,8 @@ def export_checkpoint(
             the upsampling asked for, or has weights that fp16 cannot hold.
         InputError: an option is out of range, or a mask cannot be read.
         ParityError: validation did not pass.
-        EngineNotInstalled: onnxruntime is missing, or no engine is installed that computes a precision asked for.
+        EngineNotInstalled: onnxruntime is missing, or no engine is installed that computes a precision asked for,
+            which is required or all that was asked for; EngineError: likewise, if it computes in another one here.
         PlanError: a plan cannot be built, or is not what was asked for.
         OutputError: `bundle` exists and may not be replaced, or cannot be written.
 
@@ -178,7 +183,7 @@ def export_checkpoint(
         golden=validated.golden,
         network=describe_network(loaded.checkpoint, graph.deployed, graph.source),
         provenance=describe_provenance(loaded.checkpoint, loaded.run),
-        warnings=_warnings(task.options, data, validated, variants),
+        warnings=_warnings(task.options, data, loaded, validated, variants),
         table=data.table,
         names=loaded.network.spec.names,
         sensitivities={one.model.engines[0]: one.sensitivity for one in variants if one.sensitivity is not None},
@@ -224,7 +229,14 @@ def plan_targets(task: Task) -> Targets:
     if not 0 <= options.accepted_levels <= 255:
         raise ArgumentError(f"--max-level-difference must be between 0 and 255, got {options.accepted_levels}")
     backend_module(REFERENCE_ENGINE)  # without it nothing is validated
-    engines = choose_targets(options.lower_precisions, options.engines, options.plans is not None, task.on_step)
+    engines = choose_targets(
+        options.lower_precisions,
+        options.engines,
+        options.plans is not None,
+        task.on_step,
+        require=options.require,
+        has_others="fp32" in options.precisions,
+    )
     if options.plans is None:
         return Targets(engines)
     builds = resolve(options.plans)
@@ -568,19 +580,20 @@ def _check_bundle_path(path: Path, overwrite: bool) -> None:
 
 
 def _image_size(
-    spec: UnetSpec | ModulatedSpec | ResnetSpec, image_size: int | None, checkpoint: str
+    spec: UnetSpec | ModulatedSpec | ResnetSpec, image_size: Sides | None, checkpoint: str
 ) -> tuple[int, int]:
     step = 1 << spec.levels
     if image_size is None:
         side = step if isinstance(spec, UnetSpec) else max(DEFAULT_SIDE, step)
         return side, side
     smallest = max(MIN_SIDE, step) if isinstance(spec, ResnetSpec) else step
-    if image_size % step or not smallest <= image_size <= MAX_SIDE:
+    size = read_sides(image_size, "--image-size")
+    if any(side % step or not smallest <= side <= MAX_SIDE for side in size):
         raise CheckpointError(
             f"{checkpoint}: a network of {spec.levels} levels works on multiples of {step} pixels from {smallest} to "
-            f"{MAX_SIDE}, got --image-size {image_size}"
+            f"{MAX_SIDE}, got --image-size {plain_sides(size)}"
         )
-    return image_size, image_size
+    return size
 
 
 def _golden_images(source: ModelSource, inputs: gate.Inputs) -> GoldenImages:
@@ -591,8 +604,23 @@ def _golden_images(source: ModelSource, inputs: gate.Inputs) -> GoldenImages:
     return GoldenImages(to_npz({**inputs, IMAGE: images}), len(images), engine)
 
 
+def _few_steps(loaded: LoadedNetwork) -> str | None:
+    """Warn of a network that a run has hardly trained."""
+    training = loaded.run.training(loaded.checkpoint)
+    if training is None or training.step is None or training.step >= FEW_STEPS:
+        return None
+    return (
+        f"the network was trained for {plural(training.step, 'step')} alone, which is too few for images of lesions: "
+        "train on (m2l train --resume) and export again"
+    )
+
+
 def _warnings(
-    options: ExportOptions, data: ExportInputs, validated: ValidatedGraph, variants: Sequence[ModelVariant]
+    options: ExportOptions,
+    data: ExportInputs,
+    loaded: LoadedNetwork,
+    validated: ValidatedGraph,
+    variants: Sequence[ModelVariant],
 ) -> tuple[str, ...]:
     parity, known_miss = validated.base.parity, None
     if parity.max_level_difference > ACCEPTED_LEVELS[options.weights]:
@@ -600,6 +628,6 @@ def _warnings(
             f"validation was told to accept differences of up to {parity.accepted_max_level_difference} levels and "
             f"found {parity.max_level_difference}"
         )
-    found = (data.warning, gate.mask_blindness(validated.reference), known_miss)
+    found = (data.warning, _few_steps(loaded), gate.mask_blindness(validated.reference), known_miss)
     warnings = (*found, *(variant.warning for variant in variants))
     return tuple(warning for warning in warnings if warning is not None)

@@ -35,9 +35,9 @@ class ExportOptions:
 
     name: str | None = None
     """Name of the bundle. None: the folder's name."""
-    image_size: int | None = None
-    """Side of masks and images in pixels. It is a multiple of 2 to the power of the network's depth.
-    None: that power, or what the training run says."""
+    image_size: int | str | tuple[int, int] | None = None
+    """Side of masks and images in pixels, or height x width as ``256x512`` or (256, 512): multiples of 2 to the power
+    of the network's depth. None: what the training run says, or that power, or 256 where the layers do not tell."""
     norm_statistics: NormStatistics = "instance"
     """What a batch norm normalizes by. ``instance``: each image's own statistics, as the original's test does.
     ``running``: those collected in training, as the original's test does with ``--eval``."""
@@ -58,6 +58,9 @@ class ExportOptions:
     precisions: Sequence[Precision] = ("fp32",)
     """What convolutions compute in, on each engine that can: `bf16` on OpenVINO; `int8` on onnxruntime, OpenVINO and
     TensorRT, one file each; `fp16` on onnxruntime and TensorRT, on GPUs only. fp32 is always made."""
+    require: bool = False
+    """Whether to refuse, before the work, if a precision cannot be validated on this machine. Otherwise it is left out
+    with a note, unless nothing asked for is left."""
     engines: Sequence[str] | None = None
     """Engines that lower precisions are made for. None: all that are installed and can, and TensorRT if `plans` is
     given."""

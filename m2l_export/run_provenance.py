@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from m2l_export.checkpoint import Checkpoint
+from m2l_runtime._utils.reading import decode_line, lines_of, open_input
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.schema import Training
 from m2l_runtime.errors import CheckpointError
@@ -124,15 +126,9 @@ class _Epoch(msgspec.Struct):
 
 def _epoch(run: RunFolder, epoch: int) -> dict[str, Any]:
     """Find what the run's metrics say about a generator kept after `epoch`; at least the epoch."""
-    try:
-        lines = (run.path / METRICS).read_bytes().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        try:
-            record = msgspec.json.decode(line, type=_Epoch)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue  # the line of a step, or a damaged one
-        if record.epoch == epoch:
-            return msgspec.structs.asdict(record)
+    with contextlib.suppress(OSError), open_input(run.path / METRICS) as file:
+        for line in lines_of(file):
+            record = decode_line(line, _Epoch)  # None of the line of a step, or a damaged one
+            if record is not None and record.epoch == epoch:
+                return msgspec.structs.asdict(record)
     return {"epoch": epoch}

@@ -10,7 +10,7 @@ from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.engines import BACKENDS, REFERENCE, engines_for
 from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.bundle.schema import Precision
-from m2l_runtime.errors import EngineNotInstalled, InputError
+from m2l_runtime.errors import EngineError, EngineNotInstalled, InputError
 
 REFERENCE_ENGINE: Final = REFERENCE
 OPENVINO: Final = "openvino"
@@ -23,22 +23,35 @@ ENGINES: Final[Mapping[Precision, tuple[Target, ...]]] = {
 
 
 def choose_targets(
-    lower: Sequence[Precision], engines: Sequence[str] | None, has_plans: bool, on_step: Callable[[str], None]
+    lower: Sequence[Precision],
+    engines: Sequence[str] | None,
+    has_plans: bool,
+    on_step: Callable[[str], None],
+    *,
+    require: bool = False,
+    has_others: bool = False,
 ) -> Mapping[Precision, tuple[Target, ...]]:
     """Choose the engines that files in lower precisions are made for.
+
+    What cannot be validated on this machine is left out with a note: an engine that is not installed, or that computes
+    in another precision here.
 
     Args:
         lower: precisions below fp32.
         engines: engines asked for. None: all that are installed and can compute a precision.
         has_plans: whether TensorRT plans are to be built; TensorRT is among the engines by default only then. Its
             files can be made without TensorRT.
-        on_step: called with a note for each engine that is missing.
+        on_step: called with a note for each engine that is left out.
+        require: whether to refuse rather than leave out a precision.
+        has_others: whether fp32 is asked for, too, so that something is left if all of `lower` is left out.
 
     Returns:
-        For each of `lower`, at least one engine.
+        For each of `lower` that can be validated, at least one engine.
 
     Raises:
-        EngineNotInstalled: no engine is installed that computes a precision.
+        EngineNotInstalled: an engine asked for is not installed; or none is that computes a precision, which is
+            required, or all that is asked for.
+        EngineError: likewise, with engines that are installed and compute in another precision on this CPU.
         InputError: there is no such precision, or an engine computes none of them.
     """
     for precision in lower:
@@ -49,26 +62,50 @@ def choose_targets(
             can = "; ".join(f"{precision} is for {' and '.join(ENGINES[precision])}" for precision in lower)
             raise InputError(f"--engines names {printable(engine)[:40]!r}, for which nothing is to be made ({can})")
     targets: dict[Precision, tuple[Target, ...]] = {}
+    refusals: list[EngineError] = []
     for precision in lower:
         needed = tuple(
             name
             for name in ENGINES[precision]
             if (engines is None and (name != TENSORRT or has_plans)) or name in (engines or ())
         )
-        targets[precision] = tuple(name for name in needed if is_installed(name))
+        installed = tuple(name for name in needed if is_installed(name))
         if not needed:
             raise InputError(
                 f"--precision {precision} is for {' and '.join(ENGINES[precision])}, and --engines names none of them"
             )
-        missing = [name for name in needed if name not in targets[precision]]
+        missing = [name for name in needed if name not in installed]
         installs = "; ".join(BACKENDS[name].install for name in missing)
-        if missing and (engines is not None or not targets[precision]):
-            raise EngineNotInstalled(
+        chosen = tuple(name for name in installed if computes(name, precision))
+        if missing and (engines is not None or not installed):
+            refusal: EngineError = EngineNotInstalled(
                 f"--precision {precision} needs {' or '.join(missing)}, which is not installed: {installs}"
             )
-        if missing:
+            if engines is not None:
+                raise refusal
+            refusals.append(refusal)
+        elif not chosen:
+            refusals.append(
+                EngineError(
+                    f"--precision {precision} cannot be validated here: {' and '.join(installed)} computes in another "
+                    "precision on this CPU; leave it out, or export on a CPU that has it"
+                )
+            )
+        elif missing:
             on_step(f"note: no {precision} for {' and '.join(missing)}, which is not installed: {installs}")
+        if chosen:
+            targets[precision] = chosen
+    if refusals and (require or not (targets or has_others)):
+        raise refusals[0]
+    for refusal in refusals:
+        on_step(f"note: left out: {refusal}")
     return targets
+
+
+def computes(engine: str, precision: Precision) -> bool:
+    """Tell whether an engine that is installed, or its proxy engine, computes in a precision on this machine."""
+    tell = getattr(backend_module(proxy_engine(engine)), "computes", None)
+    return tell is None or bool(tell(precision))
 
 
 def require_plan_targets(precisions: Sequence[Precision], targets: Mapping[Precision, tuple[Target, ...]]) -> None:

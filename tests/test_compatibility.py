@@ -6,6 +6,7 @@ compared within a level; everything else is compared exactly.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib
 import inspect
@@ -56,7 +57,10 @@ def sha256(content: bytes) -> str:
 
 
 def log_lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "m2l-log.jsonl").read_text().splitlines()]
+    """Of 0.1, among the images, and then those added since."""
+    logs = [path for path in (folder / "m2l-log.jsonl", folder / ".m2l" / "m2l-log.jsonl") if path.exists()]
+    lines = (line for path in logs for line in path.read_text().splitlines(keepends=True))
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def same_everywhere(record: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +185,15 @@ def test_synth__resumes_png_files_of_0_1(m2l: CommandLine, half_a_run: Callable[
     with np.load(BEFORE / "missing-images.npz") as missing:
         for output in missing.files:
             assert within_a_level(pixels(folder / output), missing[output])
-    assert (folder / "pairs.csv").read_text().splitlines() == expected["pairs"]
+    rows, rows_of_0_1 = (
+        list(csv.DictReader(lines)) for lines in ((folder / "pairs.csv").read_text().splitlines(), expected["pairs"])
+    )
+    for column in ("image", "mask", "source"):
+        assert [row[column] for row in rows] == [row[column] for row in rows_of_0_1]
+    for row in rows:  # what 0.1 called the seed is that of drawn masks
+        with Image.open(folder / row["image"]) as picture:
+            assert row["seed"] == picture.info["m2l-seed"]
+    assert [row["mask_seed"] for row in rows] == [row["seed"] for row in rows_of_0_1]
     assert by_name(log_lines(folder)) == by_name(expected["log"])
 
 

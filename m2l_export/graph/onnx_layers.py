@@ -79,7 +79,7 @@ def _stage(to: Builder, module: Stage, name: str, x: Value) -> Value:
 
 @writes(nn.Conv2d)
 def _convolution(to: Builder, module: nn.Conv2d, name: str, x: Value) -> Value:
-    if module.padding_mode == "reflect":
+    if module.padding_mode == "reflect" and not isinstance(module.padding, str):
         return _reflected_convolution(to, module, name, x)
     padding = _padding(module, name)
     return _convolve(to, "Conv", module, name, x, _convolved(module, x, padding * 2), pads=padding * 2)

@@ -99,9 +99,9 @@ def probe_index(name: str) -> int:
 
 
 def interrupt_uniform(masks: Masks) -> Masks:
-    """Draw a small disc of the other value into each mask that is one value everywhere; return all masks."""
+    """Draw a disc of the other value into each mask that is one value everywhere; return all masks."""
     masks = masks.copy()
-    small = disc((masks.shape[1], masks.shape[2]), 0.05) > 0
+    small = disc((masks.shape[1], masks.shape[2]), 0.125) > 0
     for mask in masks:
         if mask.min() == mask.max():
             mask[small] = 255 - mask[0, 0]
@@ -111,7 +111,7 @@ def interrupt_uniform(masks: Masks) -> Masks:
 UNDEFINED_UNIFORM: Final = (
     "a mask that is one value everywhere (no lesion, or nothing else) has no defined image: this network normalizes "
     "what is then the same in every pixel, so its images are rounding errors made large, and each engine gives others; "
-    "it was validated on masks with a small disc in their place"
+    "it was validated on masks with a disc in their place"
 )
 """A warning on a network for which `defines_uniform` is False."""
 

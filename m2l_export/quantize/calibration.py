@@ -73,7 +73,7 @@ def read_calibration(
         specs: the generator's inputs, the mask first.
         table: float32 (count, numbers), where there are appearances.
         golden: inputs of the bundle's golden images.
-        is_uniform_defined: see :func:`m2l_export.parity.gate.defines_uniform`; if not, a small disc is drawn into the
+        is_uniform_defined: see :func:`m2l_export.parity.gate.defines_uniform`; if not, a disc is drawn into the
             black and the white mask.
 
     Raises:

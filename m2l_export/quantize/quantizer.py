@@ -74,8 +74,8 @@ class Quantizer:
             from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
         except ImportError as error:
             raise EngineNotInstalled(
-                f"int8 is made by onnxruntime's quantiser, which does not load ({error}): pip install '.[cpu,export]' "
-                "in a checkout of m2l"
+                f"int8 is made by onnxruntime's quantiser, which does not load ({error}): "
+                'pip install "m2l[cpu,export]"'
             ) from error
 
         class Rows(CalibrationDataReader):  # type: ignore[misc]

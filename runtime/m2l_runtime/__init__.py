@@ -12,7 +12,7 @@ Example:
     000001-ellipse.png (256, 256, 3)
     >>> synth.close()
 
-`synthesize_folder` writes the images of a folder of masks to files.
+`synthesize_folder` writes the images of a folder of masks to files, `save_image` one image of a call.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from m2l_runtime.output.options import OutputOptions
     from m2l_runtime.runs.folder import RunCallbacks, Summary, synthesize_folder
     from m2l_runtime.runs.pipeline import Result, iterate_folder
+    from m2l_runtime.runs.save import save_image
     from m2l_runtime.synthesizer import Synthesizer
     from m2l_runtime.types import Images, Masks
 
@@ -58,6 +59,7 @@ _HOMES = {
     "open_bundle": "bundle.io",
     "open_source": "masks.sources.spec",
     "read_mask": "masks.mask_file",
+    "save_image": "runs.save",
     "synthesize_folder": "runs.folder",
 }
 
@@ -82,6 +84,7 @@ __all__ = [
     "open_bundle",
     "open_source",
     "read_mask",
+    "save_image",
     "synthesize_folder",
 ]
 

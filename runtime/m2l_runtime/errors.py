@@ -27,6 +27,12 @@ A message says what was given, what was expected and what to do. File names in m
 :func:`m2l_runtime._utils.text.printable`, so that a hostile name cannot control a terminal.
 """
 
+import re
+from typing import Final
+
+MAX_MESSAGE_CHARS: Final = 2000
+_LONG_NUMBER: Final = re.compile(r"\d[\d,]{39,}")
+
 
 class M2LError(Exception):
     """Signal any error that m2l raises on purpose: the root of the tree.
@@ -39,6 +45,22 @@ class M2LError(Exception):
         ...     print(error)
         no-such-folder does not exist; a bundle is the folder that `m2l export CHECKPOINT BUNDLE` writes
     """
+
+    def __str__(self) -> str:
+        """Return the message, shortened where a file or a caller gave numbers or names without end.
+
+        Example:
+            >>> str(M2LError(f"got {10**100}"))
+            'got 1000000000... (101 digits)'
+        """
+        text = _LONG_NUMBER.sub(_shortened, super().__str__())
+        half = MAX_MESSAGE_CHARS // 2
+        return text if len(text) <= MAX_MESSAGE_CHARS else f"{text[:half]} ... {text[-half:]}"
+
+
+def _shortened(number: re.Match[str]) -> str:
+    digits = number[0].replace(",", "")
+    return f"{digits[:10]}... ({len(digits)} digits)"
 
 
 class InputError(M2LError, ValueError):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,21 @@ from m2l_runtime.bundle.io import Bundle, open_bundle
 from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.conditioning.conditions import (
     TAKES_NO_APPEARANCE,
+    AppearanceChoice,
     Appearances,
+    AppearanceSampler,
     ExtraInputs,
+    Seeds,
     check_appearances,
-    check_seeds,
+    draw_seeds,
+    mask_seed,
 )
 from m2l_runtime.errors import ArrayError, BundleDamaged, EngineError
-from m2l_runtime.types import Images, Masks, check_masks
+from m2l_runtime.types import Images, Masks
+
+if TYPE_CHECKING:
+    from m2l_runtime.masks.mask_array import SupportsArray, SupportsDLPack
+    from m2l_runtime.masks.mask_file import MaskInput
 
 
 class Synthesizer:
@@ -161,46 +169,87 @@ class Synthesizer:
 
     def __call__(
         self,
-        masks: Masks,
-        seeds: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
-        appearances: Appearances | None = None,
+        masks: Masks | Sequence[MaskInput] | SupportsArray | SupportsDLPack,
+        seeds: Seeds | None = None,
+        appearances: Appearances | AppearanceChoice | Mapping[str, float] | str | None = None,
     ) -> Images:
         """Synthesize an image for each mask.
 
+        A call without seeds repeats: the same masks give the same images again. For others each time, as training on
+        them wants, pass ``seeds="fresh"``, or a generator of random numbers to have the run repeat as a whole.
+
+        Example:
+            >>> masks = np.zeros((2, 256, 256), np.uint8)
+            >>> with Synthesizer.open(backend="fake") as synth:
+            ...     repeated = [synth(masks) for _ in range(2)]
+            ...     fresh = [synth(masks, seeds="fresh") for _ in range(2)]
+            ...     dark = synth(masks, appearances="lesion_L=35,ita=tan")
+            >>> np.array_equal(*repeated), np.array_equal(*fresh)
+            (True, False)
+
         Args:
-            masks: uint8 (N, H, W), 0 background, 255 lesion, of `image_size`; N may be 0. They are only read.
+            masks: uint8 (N, H, W), 0 background, 255 lesion, of `image_size`; N may be 0. They are only read. Or what
+                :func:`m2l_runtime.read_mask` makes that of, and it is made: an array of several masks of another size
+                or type (bool, 0 and 1, floats from 0 to 1; (N, 1, H, W) too), of NumPy or another library, or a list of
+                masks, as arrays, files, bytes or pictures.
             seeds: (N,) integers, 0..2^64-1, one for each mask. None: they follow from the masks' bytes, so a mask
-                always gives the same image. A generator that takes the mask alone (`extra.is_random` is False)
+                always gives the same image. "fresh": drawn by the operating system. A `numpy.random.Generator` or a
+                `random.Random`: drawn from it. A generator that takes the mask alone (`extra.is_random` is False)
                 ignores them.
-            appearances: float32 (N, K), or (K,) for all: a number for each of `appearance_names`. None: sampled from
-                the training images.
+            appearances: what the images are to look like, for all masks: numbers by name, as in
+                ``"lesion_L=35,ita=tan"``, a mapping or an `AppearanceChoice`; the others are sampled with the seeds.
+                Or float32 (N, K), or (K,) for all: a number for each of `appearance_names`. None: sampled from the
+                training images.
 
         Returns:
             uint8 (N, H, W, 3) RGB, a new array owned by the caller.
 
         Raises:
             ArrayError: an array has another shape, type or range, or the generator takes no appearance.
+            InputError: an appearance is not among those that there are.
             EngineError: the engine failed, or the synthesizer is closed.
         """
-        masks = check_masks(masks, self.image_size)
-        return self.synthesize_checked(
-            masks,
-            None if seeds is None else check_seeds(seeds, len(masks)),
-            None if appearances is None else self._check_appearances(appearances, len(masks)),
-        )
+        arrays = self._as_masks(masks)
+        drawn = None if seeds is None else draw_seeds(seeds, len(arrays))
+        if appearances is None:
+            return self.synthesize_checked(arrays, drawn)
+        if drawn is None:
+            drawn = [mask_seed(mask) for mask in arrays]
+        return self.synthesize_checked(arrays, drawn, self._appearances(appearances, drawn))
 
-    def _check_appearances(self, appearances: Appearances, count: int) -> Appearances:
-        if not self.appearance_names:
+    def _as_masks(self, masks: object) -> Masks:
+        """Return what a call was given as `Masks`: itself if it is that already."""
+        is_masks = isinstance(masks, np.ndarray) and masks.dtype == np.uint8 and masks.ndim == 3
+        if is_masks and masks.shape[1:] == self.image_size and not (masks.size and masks.max() == 1):  # type: ignore[attr-defined]
+            return masks  # type: ignore[return-value]
+        from m2l_runtime.masks.mask_file import stack_masks  # a first image need not wait for it
+
+        return stack_masks(masks, self.image_size)
+
+    def _appearances(
+        self, asked: Appearances | AppearanceChoice | Mapping[str, float] | str, seeds: Sequence[int]
+    ) -> Appearances:
+        """Return the appearance of each image: the numbers asked for, the others sampled with its seed."""
+        table = self.extra.table
+        if table is None:
             raise ArrayError(TAKES_NO_APPEARANCE)
-        return check_appearances(appearances, count, self.appearance_names)
+        if isinstance(asked, str):
+            asked = AppearanceChoice.parse(asked)
+        elif isinstance(asked, Mapping):
+            asked = AppearanceChoice.from_values(asked)
+        if not isinstance(asked, AppearanceChoice):
+            return check_appearances(asked, len(seeds), self.appearance_names)
+        sampler = AppearanceSampler(table, asked, self.appearance_names)
+        rows = [sampler.sample(seed) for seed in seeds]
+        return np.stack(rows) if rows else np.empty((0, len(self.appearance_names)), np.float32)
 
     def synthesize_checked(
         self, masks: Masks, seeds: Sequence[int] | None = None, appearances: Appearances | None = None
     ) -> Images:
         """Synthesize as a call does, without its checks, for masks of :func:`m2l_runtime.read_mask`.
 
-        A call refuses masks with a maximum of 1; this does not. A lesion far smaller than a pixel gives such a mask
-        when its file is resized.
+        A call takes masks with a maximum of 1 for those of 0 and 1; this does not. A lesion far smaller than a pixel
+        gives such a mask when its file is resized.
         """
         return self.run_inputs(self.extra.arrays(masks, seeds, appearances))
 
@@ -276,7 +325,13 @@ def run_in_batches(backend: Backend, inputs: Mapping[str, npt.NDArray[Any]]) -> 
             batch = {name: _padded(array[start : start + size], size) for name, array in inputs.items()}
         except MemoryError:
             raise EngineError(out_of_memory_advice(size, streams)) from None
-        images[start : start + size] = backend.run(batch)[: len(masks) - start]
+        answer = backend.run(batch)
+        if answer.shape != (size, *images.shape[1:]) or answer.dtype != np.uint8:
+            raise EngineError(
+                f"{backend.settings.backend} answered {answer.shape} {answer.dtype} to a batch of {size}; expected "
+                f"{(size, *images.shape[1:])} uint8, as the bundle's manifest says"
+            )
+        images[start : start + size] = answer[: len(masks) - start]
 
     starts = range(0, len(masks), size)
     if streams == 1 or len(starts) == 1:

@@ -229,7 +229,7 @@ def test_export__contrast_is_found_by_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--image-size", "36"), "works on multiples of 8 pixels up to 4096, got --image-size 36"),
+        (("--image-size", "36"), "works on multiples of 8 pixels from 8 to 4096, got --image-size 36"),
         (("--stochastic",), "noise makes its images differ, and is always an input; leave out --stochastic"),
         (("--norm-statistics", "running"), "no running statistics; leave out --norm-statistics"),
         (("--upsampling", "transposed"), "has no transposed convolutions; leave out --upsampling"),

@@ -166,7 +166,7 @@ def test_gate__other_networks_define_them() -> None:
     masks[1], masks[2, 4:9, 3:7] = 255, 255
     changed = gate.interrupt_uniform(masks)
     assert [np.unique(mask).tolist() for mask in changed] == [[0, 255]] * 3
-    assert (changed[0] > 0).mean() < 0.02
+    assert 0.03 < (changed[0] > 0).mean() < 0.06
     np.testing.assert_array_equal(changed[1], 255 - changed[0])
     np.testing.assert_array_equal(changed[2], masks[2])
 

@@ -16,7 +16,7 @@ from command_line import CommandLine
 from support import disc
 from synthetic_data import data_folder
 
-from m2l_export import ExportOptions, ExportReport, export_checkpoint
+from m2l_export import ExportOptions, ExportReport, export, export_checkpoint
 from m2l_export.graph.deploy import NormStatistics, Upsampling, deploy, flatten
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime.bundle.schema import Training
@@ -185,3 +185,16 @@ def test_run_provenance__the_deploy_graph_of_a_generator_that_resizes(norm: Norm
             torch.testing.assert_close(deployed.graph.unet(x[:, :1]), expected, atol=1e-9, rtol=0)
         if statistics == "running" or norm != "batch":
             torch.testing.assert_close(flatten(network)(x), expected, atol=1e-9, rtol=0)
+
+
+def test_export__a_network_of_a_few_steps_is_warned_of_and_inspect_tells_them(
+    tmp_path: Path, m2l: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(tmp_path)
+    outcome = m2l("export", run, tmp_path / "bundle")
+    assert "warning: the network was trained for 3 steps alone" in outcome.err
+    assert open_bundle(tmp_path / "bundle").manifest.warnings[0].startswith("the network was trained for 3 steps")
+    text = " ".join(m2l("inspect", tmp_path / "bundle").out.split())
+    assert "trained for 3 steps, epoch 1, 3 pairs" in text
+    monkeypatch.setattr(export, "FEW_STEPS", 3)
+    assert "was trained for" not in m2l("export", run, tmp_path / "other").err

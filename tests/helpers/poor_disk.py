@@ -23,7 +23,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, number: int, *names: str) -> None:
 
 def limit_names(monkeypatch: pytest.MonkeyPatch, root: Path, max_bytes: int, *, tells_ahead: bool) -> None:
     """Take no names of more than `max_bytes` below `root`; whoever looks for one is told so only if `tells_ahead`."""
-    for function in ("replace", "rename", "open", "mkdir", *(("lstat", "stat") if tells_ahead else ())):
+    for function in ("replace", "rename", "open", "mkdir", "unlink", *(("lstat", "stat") if tells_ahead else ())):
         _limit(monkeypatch, function, root, max_bytes)
 
 
@@ -31,10 +31,11 @@ def _limit(monkeypatch: pytest.MonkeyPatch, function: str, root: Path, max_bytes
     original: Any = getattr(os, function)
 
     def limited(*arguments: Any, **options: Any) -> Any:
+        is_below = any(options.get(name) is not None for name in ("dir_fd", "dst_dir_fd"))  # of a folder that is held
         for path in arguments[:2]:
             name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
             is_long = any(len(os.fsencode(part)) > max_bytes for part in name.split("/"))
-            if is_long and name.startswith(f"{root}/"):
+            if is_long and (is_below or name.startswith(f"{root}/")):
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
         return original(*arguments, **options)
 

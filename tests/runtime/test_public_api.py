@@ -57,6 +57,7 @@ EXPORTED = {
         "open_bundle",
         "open_source",
         "read_mask",
+        "save_image",
         "synthesize_folder",
     ],
     "m2l_runtime.backends": [

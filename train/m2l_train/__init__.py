@@ -48,7 +48,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above
         __name__,
         _HOMES,
         needs=("torch", "tensorboard"),
-        hint="training needs {}, which is not installed: pip install '.[train]' in a checkout of m2l",
+        hint='training needs {}, which is not installed: pip install "m2l[train]"',
         renamed={"Report": "PrepareReport"},
     )
 

@@ -55,7 +55,9 @@ def _old_options() -> dict[str, str]:
 class PrepareFlags:
     """Hold the options of `m2l prepare` that choose what is written."""
 
-    size: int = option_field(286, "Side of the pictures in pixels. Training crops from it (286 to 256).")
+    size: str = option_field(
+        "286", "Side of the pictures in pixels, or height x width as 286x572. Training crops from it (286 to 256)."
+    )
     split: str = option_field("train=0.9,val=0.1", "Fraction of each split.")
     seed: int = option_field(0, "Seed of the split.")
     split_file: Path | None = option_field(

@@ -11,16 +11,23 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.sides import plain_sides, read_sides, times_halved
 from m2l_runtime.errors import InputError
 from m2l_runtime.literals import Norm, Upsample
 
 Direction = Literal["AtoB", "BtoA"]
 GanMode = Literal["vanilla", "lsgan"]
-Side = Literal[128, 256, 512]
 GeneratorName = Literal["unet", "resnet_6blocks", "resnet_9blocks"]
 
 BLOCKS: Final[Mapping[GeneratorName, int]] = {"unet": 0, "resnet_6blocks": 6, "resnet_9blocks": 9}
 """Residual blocks of each generator; 0: it has none."""
+
+MIN_SIDE: Final = 64
+MAX_SIDE: Final = 1024
+"""Shortest and longest side in pixels of the pictures that are trained on."""
+
+MIN_DEPTH: Final = 5
+"""How often both sides of a U-Net's pictures can be halved, at least."""
 
 MIN_DISCRIMINATOR_SIDE: Final = 32
 """Side in pixels below which a discriminator's last layers have nothing left to norm."""
@@ -77,12 +84,17 @@ def check_float(name: str, value: Any) -> float:
     return number
 
 
+def _sides(name: str, value: Any) -> int | str:
+    height, width = read_sides(value, name)
+    return plain_sides((height, width))
+
+
+def _sides_or_none(name: str, value: Any) -> int | str | None:
+    return None if value is None else _sides(name, value)
+
+
 def _whole(low: int) -> Check:
     return lambda name, value: check_integer(name, value, low, MAX_INTEGER)
-
-
-def _whole_or_none(name: str, value: Any) -> int | None:
-    return None if value is None else check_integer(name, value, -MAX_INTEGER, MAX_INTEGER)
 
 
 def _switch(name: str, value: Any) -> bool:
@@ -137,7 +149,9 @@ class TrainConfig:
     Example:
         >>> config = TrainConfig(image_size=128, ngf=32, n_epochs=10, n_epochs_decay=10)
         >>> config.epoch_count, config.resize_to
-        (20, 143)
+        (20, (143, 143))
+        >>> TrainConfig(image_size="256x512").size
+        (256, 512)
         >>> f"{config.learning_rate(20):.2g}"
         '1.8e-05'
         >>> TrainConfig(norm="group")
@@ -149,12 +163,17 @@ class TrainConfig:
         InputError: a value is out of range, or of another type.
     """
 
-    image_size: Side = _field(256, "Side of masks and images in pixels: 128, 256 or 512.", _one_of(Side))
-    load_size: int | None = _field(
+    image_size: int | str | tuple[int, int] = _field(
+        256,
+        "Side of masks and images in pixels, or height x width as 256x512: multiples of 32 (for a ResNet generator 4), "
+        "64 to 1024.",
+        _sides,
+    )
+    load_size: int | str | tuple[int, int] | None = _field(
         None,
-        "Side in pixels to which pictures are resized before a random crop of image_size.  [default: "
-        "286/256 of the image size]",
-        _whole_or_none,
+        "Side in pixels, or height x width, to which pictures are resized before a random crop of image_size.  "
+        "[default: 286/256 of the image size]",
+        _sides_or_none,
     )
     mirror: int = _field(
         0,
@@ -163,7 +182,12 @@ class TrainConfig:
         flag="reflect-pad",
     )
     flip: bool = _field(True, "Flip mask and image left to right with probability 0.5.", _switch)
-    turn: bool = _field(False, "Rotate a pair by 0, 90, 180 or 270 degrees, each as likely.", _switch, flag="rotate90")
+    turn: bool = _field(
+        False,
+        "Rotate a pair by 0, 90, 180 or 270 degrees, each as likely; where it is no square, by 0 or 180.",
+        _switch,
+        flag="rotate90",
+    )
     direction: Direction = _field(
         "AtoB",
         "Layout of combined A|B files: AtoB has the mask on the left, BtoA on the right.",
@@ -258,19 +282,28 @@ class TrainConfig:
                 raise InputError(message(self))
 
     @property
-    def resize_to(self) -> int:
-        """Side in pixels that pictures are resized to: by default 286 for 256, 143 for 128, 572 for 512."""
-        return self.image_size * 286 // 256 if self.load_size is None else self.load_size
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of masks and images."""
+        return read_sides(self.image_size, "image_size")
 
     @property
-    def crop_from(self) -> int:
-        """Side in pixels that pictures have before the crop, reflected margins included."""
-        return self.resize_to + 2 * self.mirror
+    def resize_to(self) -> tuple[int, int]:
+        """Height and width in pixels that pictures are resized to: by default 286 for 256, 143 for 128, 572 for 512."""
+        if self.load_size is not None:
+            return read_sides(self.load_size, "load_size")
+        height, width = self.size
+        return height * 286 // 256, width * 286 // 256
+
+    @property
+    def crop_from(self) -> tuple[int, int]:
+        """Height and width in pixels that pictures have before the crop, reflected margins included."""
+        height, width = self.resize_to
+        return height + 2 * self.mirror, width + 2 * self.mirror
 
     @property
     def levels(self) -> int:
-        """Depth of a U-Net: its stride-2 convolutions, down to a bottleneck of 1x1."""
-        return self.image_size.bit_length() - 1
+        """Depth of a U-Net: how often both sides can be halved; of a square of 256 pixels, to a bottleneck of 1x1."""
+        return times_halved(self.size)
 
     @property
     def blocks(self) -> int:
@@ -289,6 +322,12 @@ class TrainConfig:
         1 / (n_epochs_decay + 1) of it, never at zero, as in the original.
         """
         return self.lr * (1.0 - max(0, epoch - self.n_epochs) / (self.n_epochs_decay + 1))
+
+
+def _nearest_size(config: TrainConfig) -> int | str:
+    step = 4 if config.blocks else 1 << MIN_DEPTH
+    height, width = (min(MAX_SIDE, max(MIN_SIDE, round(side / step) * step)) for side in config.size)
+    return plain_sides((height, width))
 
 
 _RULES: Final[tuple[tuple[Callable[[TrainConfig], bool], Callable[[TrainConfig], str]], ...]] = (
@@ -315,26 +354,33 @@ _RULES: Final[tuple[tuple[Callable[[TrainConfig], bool], Callable[[TrainConfig],
         ),
     ),
     (
-        lambda c: c.image_size >> c.discriminators - 1 >= MIN_DISCRIMINATOR_SIDE,
+        lambda c: min(c.size) >= MIN_SIDE and max(c.size) <= MAX_SIDE and c.levels >= (2 if c.blocks else MIN_DEPTH),
+        lambda c: (
+            f"image_size must be multiples of {4 if c.blocks else 1 << MIN_DEPTH} pixels from {MIN_SIDE} to {MAX_SIDE} "
+            f"with the generator {c.generator}, got {c.image_size}; the nearest is {_nearest_size(c)}"
+        ),
+    ),
+    (
+        lambda c: min(c.size) >> c.discriminators - 1 >= MIN_DISCRIMINATOR_SIDE,
         lambda c: (
             f"{_label('discriminators')} must be at most "
-            f"{(c.image_size // MIN_DISCRIMINATOR_SIDE).bit_length()} for images of {c.image_size} pixels (the last "
+            f"{(min(c.size) // MIN_DISCRIMINATOR_SIDE).bit_length()} for images of {c.image_size} pixels (the last "
             f"one sees at least {MIN_DISCRIMINATOR_SIDE}), got {c.discriminators}"
         ),
     ),
     (
-        lambda c: c.image_size % c.l1_cell == 0,
+        lambda c: not any(side % c.l1_cell for side in c.size),
         lambda c: f"{_label('l1_cell')} must divide image_size ({c.image_size}), got {c.l1_cell}",
     ),
     (
-        lambda c: c.mirror < c.resize_to,
+        lambda c: c.mirror < min(c.resize_to),
         lambda c: (
-            f"{_label('mirror')} must be less than the side that pictures are resized to ({c.resize_to}), "
+            f"{_label('mirror')} must be less than the side that pictures are resized to ({min(c.resize_to)}), "
             f"got {c.mirror}"
         ),
     ),
     (
-        lambda c: c.image_size <= c.resize_to <= 4 * c.image_size,
+        lambda c: all(side <= before <= 4 * side for side, before in zip(c.size, c.resize_to, strict=True)),
         lambda c: f"load_size must be between image_size ({c.image_size}) and four times that, got {c.load_size}",
     ),
 )

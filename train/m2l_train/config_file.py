@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from m2l_runtime._utils.reading import decode_line, reason
 from m2l_runtime.errors import InputError
 from m2l_train.config import TrainConfig
 
@@ -32,14 +33,11 @@ def from_json(content: bytes, name: str) -> TrainConfig:
         if unknown:
             raise InputError(f"unknown settings {', '.join(sorted(map(str, unknown)))}")
         return msgspec.convert(found, TrainConfig)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, InputError) as error:
-        raise InputError(f"{name} is damaged or of another version of m2l: {error}") from None
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it
+        raise InputError(f"{name} is damaged or of another version of m2l: {reason(error)}") from None
 
 
 def is_config(content: bytes) -> bool:
     """Tell whether `content` is a document of :func:`to_json`, of this version or another."""
-    try:
-        found = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
+    found = decode_line(content, dict[str, Any])
     return isinstance(found, dict) and type(found.get("format")) is int and {"image_size", "ngf", "ndf"} <= found.keys()

@@ -15,11 +15,16 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NoReturn, TypeVar, Union
 
+from m2l_runtime._utils import text
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import ArgumentError, ArgumentTypeError, InputError
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
+_MAX_DIGITS: Final = 60
+"""Digits of whole numbers; those of seeds have 20."""
+
+_MAX_INT: Final = 10**_MAX_DIGITS
 _MAX_SHOWN: Final = 60
 """Characters of a value that a message shows."""
 
@@ -31,7 +36,7 @@ def _is_bool(value: Any) -> bool:
 
 _PLAIN: Final[Mapping[Any, tuple[str, Callable[[Any], bool]]]] = {
     bool: ("True or False", lambda v: _is_bool(v)),
-    int: ("a whole number", lambda v: isinstance(v, numbers.Integral) and not _is_bool(v)),
+    int: ("a whole number", lambda v: isinstance(v, numbers.Integral) and not _is_bool(v) and abs(int(v)) < _MAX_INT),
     float: ("a number", lambda v: isinstance(v, numbers.Real) and not _is_bool(v)),
     bytes: ("bytes", lambda v: isinstance(v, bytes)),
     str: ("a text", lambda v: isinstance(v, str)),
@@ -184,6 +189,8 @@ def _members(protocol: type) -> set[str]:
 
 def _mismatch(argument: str, value: Any, hint: Any, annotated: Any) -> str:
     """Say what was expected and got, and how to write what was probably meant."""
+    if isinstance(value, numbers.Integral) and abs(int(value)) >= _MAX_INT:
+        return f"{argument} must be {_describe(hint)} of less than {_MAX_DIGITS} digits, got {text.shown(int(value))}"
     shown = repr(value)
     shown = printable(shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}...")
     got = shown if value is None else f"{shown} ({type(value).__name__})"

@@ -238,21 +238,22 @@ class HashedFile:
 
 
 def remove_inside(folder: Path, name: str) -> None:
-    """Remove the file `name` below `folder`, if it is there and lies inside.
+    """Remove the file `name` below `folder`, if it is there and lies inside. No file has a name that none can have.
 
     Raises:
         OutputError: it cannot be removed.
     """
     path = folder / name
-    if path.parent.resolve().is_relative_to(folder.resolve()):
-        gone_or_folder = (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError)
-        with output_errors(path), contextlib.suppress(*gone_or_folder):
-            try:
+    gone_or_folder = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    of_no_file = (ValueError, RuntimeError)  # a name with NUL, links in a circle
+    with output_errors(path), contextlib.suppress(*gone_or_folder, *of_no_file):
+        try:
+            if path.parent.resolve().is_relative_to(folder.resolve()):
                 with place(path) as (at, file):
                     os.unlink(file, dir_fd=at)
-            except OSError as error:
-                if not is_name_error(error):  # nothing can be there by a name that the disk does not take
-                    raise
+        except OSError as error:
+            if not is_name_error(error):  # nothing can be there by a name that the disk does not take
+                raise
 
 
 def remove_leftovers(folder: Path, tag: str) -> int:

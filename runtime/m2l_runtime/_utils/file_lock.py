@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 
 from m2l_runtime._utils.plain_file import open_plain
+from m2l_runtime._utils.reading import decode_line
 from m2l_runtime._utils.text import command_word, printable
 from m2l_runtime.errors import OutputError
 
@@ -249,9 +250,8 @@ def _live_owner(marker: Path) -> str | None:
         return None
     except OSError as error:
         raise OutputError(f"cannot read {printable(marker)}: {error.strerror or error}") from error
-    try:
-        owner = msgspec.json.decode(content, type=_Owner)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    owner = decode_line(content, _Owner)
+    if owner is None:
         return "a process that did not say which"
     if owner.machine != _machine() or not owner.machine or _is_alive(owner):
         return str(owner)

@@ -10,6 +10,7 @@ from typing import Final
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.held_folder import place
+from m2l_runtime._utils.reading import read_bounded
 
 _NO_FOLLOW: Final[int] = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT: Final[int] = getattr(os, "O_NONBLOCK", 0)
@@ -45,14 +46,14 @@ def open_plain(path: str | os.PathLike[str], flags: int = os.O_RDONLY, *, dir_fd
     return descriptor
 
 
-def read_plain(path: str | os.PathLike[str]) -> bytes:
-    """Read a plain file whole.
+def read_plain(path: str | os.PathLike[str], max_bytes: int = 1 << 32) -> bytes:
+    """Read a plain file of at most `max_bytes` whole.
 
     Raises:
-        OSError: as :func:`open_plain`.
+        OSError: as :func:`open_plain`, or it has more bytes.
     """
     with os.fdopen(open_plain(path), "rb") as file:
-        return file.read()
+        return read_bounded(file, max_bytes)
 
 
 def open_append(path: Path) -> int:

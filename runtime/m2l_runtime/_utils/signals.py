@@ -3,20 +3,84 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 _POLL_S: Final = 0.1
 _AGAIN_S: Final = 1.0
+_SHOW_CURSOR: Final = b"\x1b[?25h"  # which a progress bar hides
+
+
+@contextlib.contextmanager
+def second_signal_ends() -> Iterator[None]:
+    """End the process at once at the second SIGINT or SIGTERM within the block, whatever it is doing.
+
+    Python handles signals between two operations of its own in the main thread. An engine that never returns keeps it
+    from that, and so does a wait for a thread that runs one. So a thread of its own is told of signals by the system
+    (:func:`signal.set_wakeup_fd`). It needs Python's lock, which engines give back while they compute. Temporary files
+    stay, as after a kill; the next run removes them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    _stop_telling_forks()
+    threading.Thread(target=_watch, args=(reading,), name="m2l-signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writing.close()
+
+
+@functools.cache
+def _stop_telling_forks() -> None:
+    """Keep processes that are forked from this one from telling its thread of their signals."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_tell_nobody)
+
+
+def _tell_nobody() -> None:
+    with contextlib.suppress(ValueError):  # it is not the main thread that forked
+        signal.set_wakeup_fd(-1)
+
+
+def _watch(reading: socket.socket) -> None:
+    """Count the signals that the system tells of; end the process at the second one."""
+    count = 0
+    with reading:
+        while numbers := reading.recv(16):
+            for number in numbers:
+                count += number in (signal.SIGINT, signal.SIGTERM)
+                if count == 2:
+                    end_at_once(number)
+
+
+def end_at_once(number: int) -> NoReturn:
+    """End the process with the status of a signal, without waiting for anything."""
+    with contextlib.suppress(OSError, ValueError):
+        os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + b"m2l: stopped at once\n")
+    for child in list(children):
+        with contextlib.suppress(OSError):
+            os.killpg(child, signal.SIGKILL)
+    os._exit(128 + number)
+
+
+children: Final[set[int]] = set()
+"""Process groups that are ended with this process."""
 
 
 class StopSignals:
-    """Set a flag at the first signal within a block; a second one interrupts as usual."""
+    """Set a flag at the first signal within a block; a second one ends the process at once."""
 
     def __init__(self, ending: str = "finishing what is in flight") -> None:
         self._ending = ending
@@ -34,9 +98,7 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
-            if number == signal.SIGTERM:  # an interrupt would end with the status of SIGINT
-                raise SystemExit(128 + number)
-            raise KeyboardInterrupt
+            end_at_once(number)
         self._signal = number
         with contextlib.suppress(AttributeError, OSError, ValueError):  # standard error may be closed, hence None
             sys.stderr.write(f"stopping: {self._ending} (once more to stop at once)\n")
@@ -136,6 +198,8 @@ def deferred_signals() -> Iterator[Callable[[], bool]]:
         return
 
     def note(number: int, frame: FrameType | None) -> None:
+        if came:
+            end_at_once(number)
         came.append(number)
 
     heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable
+from typing import Final
+
+_LIKE_ESCAPE: Final = re.compile(r"\\(?=u[0-9a-f]{4}|x5c)")
 
 
 def print_stderr(text: str) -> None:
@@ -49,12 +53,31 @@ def _bash_character(character: str) -> str:
 
 
 def utf8(name: str) -> str:
-    r"""Make a file name fit for JSON and CSV: bytes that are not UTF-8 become escapes.
+    r"""Make a file name fit for JSON and CSV: bytes that are not UTF-8 become escapes, and two names stay two.
 
     >>> utf8("caf\udce9")
     'caf\\udce9'
+
+    A backslash that would read as one of these escapes becomes one itself.
+
+    >>> utf8(r"caf\udce9")
+    'caf\\x5cudce9'
     """
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return _LIKE_ESCAPE.sub(r"\\x5c", name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def ascii_json(text: str) -> str:
+    r"""Escape in JSON what could control a terminal, as :func:`printable` does for a name.
+
+    >>> ascii_json('"a\u202eb\x7f"')
+    '"a\\u202eb\\u007f"'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def plural(count: int, noun: str) -> str:
@@ -88,3 +111,17 @@ def table(rows: Iterable[tuple[str, ...]]) -> str:
 def stem(name: str) -> str:
     """Remove the suffix of a file name. Images are named after the rest."""
     return os.path.splitext(name)[0]  # noqa: PTH122
+
+
+def shown(value: object, max_chars: int = 40) -> str:
+    """Show a value that a file or a caller gave, in few characters whatever it is.
+
+    >>> shown("star"), shown(3.5), shown(10**5000), shown([1, 2])
+    ("'star'", '3.5', 'a number of about 5000 digits', 'a list')
+    """
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of about {round(value.bit_length() * 0.30103)} digits"
+    if not isinstance(value, (str, int, float, type(None))):
+        return f"a {type(value).__name__}"
+    text = repr(value[: max_chars + 1] if isinstance(value, str) else value)
+    return printable(text if len(text) <= max_chars else f"{text[:max_chars]}...")

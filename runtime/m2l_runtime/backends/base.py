@@ -169,7 +169,8 @@ class BackendModule(Protocol):
     """Load a backend: what each module of this package provides.
 
     A module may also have ``why_unusable_here() -> str | None``, which tells why this very process cannot use the
-    engine; ``auto`` passes over it then.
+    engine; ``auto`` passes over it then. And ``computes(precision: Precision) -> bool``, which tells in a moment
+    whether this machine computes in a precision; without it, it does in those of the backend's entry.
 
     Example:
         >>> from m2l_runtime.backends.registry import backend_module

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from m2l_runtime._utils.cpu import lacks_int8_products, usable_cpus
+from m2l_runtime._utils.memory import is_memory_short, is_out_of_memory
 from m2l_runtime._utils.text import plural
 from m2l_runtime.backends.base import BackendOptions, BackendSettings
-from m2l_runtime.errors import EngineError
-
-_OUT_OF_MEMORY: Final = (
-    "bad_alloc",
-    "failed to allocate",
-    "unable to allocate",
-    "out of memory",
-    "outofmemory",
-    "could not be allocated",
-)
+from m2l_runtime.errors import BundleDamaged, EngineError
 
 
 def notes_on_cpu(options: BackendOptions, precision: str) -> tuple[str, ...]:
@@ -38,9 +28,23 @@ def failure(settings: BackendSettings, error: Exception, message: str) -> Engine
     return EngineError(f"{settings.backend} failed on {settings.device}: {message}")
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an engine failed for want of memory, which each says in its own words."""
-    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+def load_failure(engine: str, error: Exception, message: str, model_bytes: int) -> EngineError | BundleDamaged:
+    """Make the error for a model that an engine did not load, with `error`, in short `message`.
+
+    Engines blame the file for what they fail to allocate. So where they say nothing of memory, it is tried.
+
+    Args:
+        engine: name and version.
+        error: what it raised.
+        message: what it said, in short.
+        model_bytes: size of the file.
+    """
+    if is_out_of_memory(error) or is_memory_short(model_bytes):
+        return EngineError(
+            f"there is too little memory for {engine} to load the model; choose a smaller batch size or "
+            "fewer streams, or free some"
+        )
+    return BundleDamaged(f"{engine} cannot load the model: {message}")
 
 
 def out_of_memory_advice(batch_size: int, streams: int) -> str:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from m2l_runtime._utils.cpu import lacks_int8_products, share_threads
 from m2l_runtime.backends.base import BackendOptions, BackendSettings, Inputs, ModelSource
-from m2l_runtime.backends.messages import failure, notes_on_cpu
+from m2l_runtime.backends.messages import failure, load_failure, notes_on_cpu
 from m2l_runtime.backends.registry import read_device
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, EngineNotInstalled
 
@@ -153,7 +153,7 @@ def _require_cuda_build() -> None:
     if CUDA not in onnxruntime.get_available_providers():
         raise DeviceUnavailable(
             "the onnxruntime installed here is built without CUDA: "
-            "pip uninstall --yes onnxruntime && pip install '.[gpu]' in a checkout of m2l"
+            'pip uninstall --yes onnxruntime && pip install "m2l[gpu]"'
         )
 
 
@@ -174,22 +174,22 @@ def _start_session(content: bytes, session_options: Any) -> Any:
     try:
         return onnxruntime.InferenceSession(content, session_options, providers=[CPU])
     except Exception as error:
-        raise (_is_file_error(error) or _cannot_load(error)) from error
+        raise (_is_file_error(error, len(content)) or _cannot_load(error, len(content))) from error
 
 
-def _is_file_error(error: Exception) -> EngineError | BundleDamaged | None:
+def _is_file_error(error: Exception, model_bytes: int = 0) -> EngineError | BundleDamaged | None:
     """Make the error for a file that is damaged or needs a newer library; None if it is neither."""
     opset = _OPSET.search(str(error))
     if opset is None:
-        return _cannot_load(error) if _DAMAGED.search(str(error)) else None
+        return _cannot_load(error, model_bytes) if _DAMAGED.search(str(error)) else None
     return EngineError(
         f"onnxruntime {onnxruntime.__version__} does not know version {opset[1]} of ONNX's operators, which the model "
         "is written in; update it (pip install --upgrade onnxruntime) or take another --backend"
     )
 
 
-def _cannot_load(error: Exception) -> BundleDamaged:
-    return BundleDamaged(f"onnxruntime {onnxruntime.__version__} cannot load the model: {_short(error)}")
+def _cannot_load(error: Exception, model_bytes: int) -> EngineError | BundleDamaged:
+    return load_failure(f"onnxruntime {onnxruntime.__version__}", error, _short(error), model_bytes)
 
 
 def _check_signature(session: Any, source: ModelSource) -> None:

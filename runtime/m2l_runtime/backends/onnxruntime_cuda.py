@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from m2l_runtime.backends.messages import is_out_of_memory
+from m2l_runtime._utils.memory import is_out_of_memory
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import DeviceUnavailable, EngineError, M2LError
 
@@ -167,6 +167,6 @@ class OnnxRuntimeCudaEngine:
         if PROVIDER not in session.get_providers():  # it falls back to the CPU without a word
             raise DeviceUnavailable(
                 "onnxruntime is built with CUDA but could not start it and would run on the CPU instead; check the "
-                "driver and that CUDA and cuDNN are installed: pip install '.[gpu]' in a checkout of m2l "
+                'driver and that CUDA and cuDNN are installed: pip install "m2l[gpu]" '
                 f"(onnxruntime {self._library.__version__})"
             )

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from m2l_runtime._utils.cpu import instructions, share_threads, usable_cpus
 from m2l_runtime.backends.base import BackendOptions, BackendSettings, Inputs, ModelSource
 from m2l_runtime.backends.compiled_cache import CompiledCache
-from m2l_runtime.backends.messages import failure, is_out_of_memory, notes_on_cpu, out_of_memory_advice
+from m2l_runtime.backends.messages import failure, load_failure, notes_on_cpu
 from m2l_runtime.backends.registry import read_device
 from m2l_runtime.bundle.schema import Precision, TensorSpec
 from m2l_runtime.errors import BundleDamaged, DeviceUnavailable, EngineError, M2LError, OutputError
@@ -86,6 +86,18 @@ def why_unusable_here() -> str | None:
     return f"openvino was used in process {_PROCESS.user}, of which this one is a fork; {_TO_DO_IN_A_FORK}"
 
 
+def computes(precision: Precision) -> bool:
+    """Tell whether OpenVINO computes in a precision on this CPU, by a model of one addition. See BackendModule."""
+    if precision not in _FLOATS or why_unusable_here() is not None:
+        return False
+    _PROCESS.user = os.getpid()
+    place = openvino.opset13.parameter([1], np.float32)
+    model = openvino.Model([openvino.opset13.add(place, place)], [place])
+    compiled = CORE.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": _FLOATS[precision]})
+    floats: str = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return floats == _FLOATS[precision]
+
+
 def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
     """Compile the model of one ONNX file; see BackendModule.
 
@@ -121,9 +133,7 @@ def load(source: ModelSource, options: BackendOptions) -> OpenVinoBackend:
     except M2LError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
-            raise EngineError(out_of_memory_advice(batch_size, streams)) from error
-        raise _cannot_load(error) from error
+        raise _cannot_load(error, len(source.content)) from error
     floats = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     is_as_asked = floats == _FLOATS[source.precision]
     settings = BackendSettings(
@@ -226,12 +236,12 @@ def _read(source: ModelSource, batch_size: int) -> Any:
     try:
         model = CORE.read_model(source.content)
     except Exception as error:
-        raise _cannot_load(error) from error
+        raise _cannot_load(error, len(source.content)) from error
     _check_signature(source, model.inputs, source.inputs)
     try:
         model.reshape({spec.name: [batch_size, *spec.shape[1:]] for spec in source.inputs})
     except Exception as error:
-        raise _cannot_load(error) from error
+        raise _cannot_load(error, len(source.content)) from error
     _check_signature(source, model.outputs, source.outputs)
     return model
 
@@ -251,8 +261,8 @@ def _type_and_sides(port: Any) -> tuple[str, list[str]]:
     return _TYPES.get(kind, kind), sides
 
 
-def _cannot_load(error: Exception) -> BundleDamaged:
-    return BundleDamaged(f"openvino {VERSION} cannot load the model: {_short(error)}")
+def _cannot_load(error: Exception, model_bytes: int) -> EngineError | BundleDamaged:
+    return load_failure(f"openvino {VERSION}", error, _short(error), model_bytes)
 
 
 def _short(error: Exception) -> str:

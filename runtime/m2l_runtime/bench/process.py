@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from m2l_runtime._utils.signals import children
 from m2l_runtime._utils.temporary import temporary_errors
 from m2l_runtime._utils.text import printable
 
@@ -67,6 +68,7 @@ def run_for_json(
             )
         except OSError as error:
             return ProcessResult(reason=f"its process does not start: {error.strerror or error}")
+        children.add(process.pid)
         try:
             _send_request(process, request)
             while not _has_ended(process):
@@ -76,6 +78,7 @@ def run_for_json(
                     return ProcessResult(reason=f"not done after {timeout_s:g} s, so its process was ended")
         finally:
             _end(process)
+            children.discard(process.pid)
         return _read(process.returncode, out, err)
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import stat
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,8 @@ import numpy.typing as npt
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.npz import read_npz
+from m2l_runtime._utils.reading import decode_line, open_input, reader_errors
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle import onnx_file
 from m2l_runtime.bundle.schema import (
@@ -80,10 +80,8 @@ class Bundle:
             BundleDamaged: as :meth:`read`, or not ONNX, or with weights outside the file.
         """
         content = self.read(model.file)
-        try:
+        with reader_errors(BundleDamaged, self.path / model.file.path, "is not an ONNX model"):
             outside = onnx_file.external_tensors(content)
-        except ValueError as error:
-            raise BundleDamaged(f"{_name(self.path, model.file.path)} is not an ONNX model: {error}") from None
         if outside:
             raise BundleDamaged(
                 f"{_name(self.path, model.file.path)} keeps weights outside the file "
@@ -147,17 +145,8 @@ def _sides(spec: TensorSpec) -> tuple[int, ...]:
 
 def _arrays(content: bytes, where: str) -> dict[str, npt.NDArray[Any]]:
     """Read the arrays of an .npz, by name."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_ARRAY_BYTES:
-            raise BundleDamaged(f"{where} unpacks to {size:,} bytes; at most {MAX_ARRAY_BYTES:,} are read")
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        if isinstance(error, BundleDamaged):
-            raise
-        raise BundleDamaged(f"{where} is not an .npz of arrays: {error}") from None
+    with reader_errors(BundleDamaged, where, "is not an .npz of arrays"):
+        return read_npz(content, MAX_ARRAY_BYTES)
 
 
 def _check_array(
@@ -247,10 +236,12 @@ def _open_plain_file(folder: Path, path: str, size: int | None) -> os.stat_resul
 def _read_plain_file(folder: Path, path: str, size: int | None) -> bytes:
     limit = _open_plain_file(folder, path, size).st_size
     try:
-        with (folder / path).open("rb") as file:
+        with open_input(folder / path) as file:
             content = file.read(limit + 1)
     except OSError as error:
         raise BundleDamaged(f"{_name(folder, path)} cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise BundleDamaged(f"{_name(folder, path)} does not fit in memory: {limit:,} bytes") from None
     if len(content) != limit:
         raise BundleDamaged(f"{_name(folder, path)} changed while it was read")
     return content
@@ -311,8 +302,9 @@ def require_bundle(path: Path) -> None:
     """
     try:
         content = _read_plain_file(path, MANIFEST_NAME, None)
-        is_bundle = path.is_dir() and msgspec.json.decode(content, type=ManifestHead).schema == SCHEMA
-    except (BundleError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        is_bundle = False
+    except BundleError:
+        content = b""
+    head = decode_line(content, ManifestHead) if path.is_dir() else None
+    is_bundle = head is not None and head.schema == SCHEMA
     if not is_bundle:
         raise OutputError(f"{printable(path)} is not a bundle, so it is not overwritten; choose another name")

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.reading import reader_errors
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.roles import ROLES
 from m2l_runtime.bundle.schema import MANIFEST_NAME, SCHEMA, SCHEMA_VERSION, Manifest, ManifestHead
@@ -38,10 +39,8 @@ def parse_manifest(content: bytes, where: str = MANIFEST_NAME) -> Manifest:
         BundleTooNew: another schema version, or an input with a role that is unknown here.
         BundleDamaged: it is not JSON, or breaks a rule of its schema.
     """
-    try:
+    with reader_errors(BundleDamaged, where, "is not a bundle's manifest"):
         head = msgspec.json.decode(content, type=ManifestHead)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleDamaged(f"{where} is not a bundle's manifest: {error}") from None
     if head.schema != SCHEMA:
         raise BundleDamaged(
             f"{where} has schema '{printable(head.schema[:100])}', expected '{SCHEMA}': it is not a bundle's manifest"
@@ -52,12 +51,10 @@ def parse_manifest(content: bytes, where: str = MANIFEST_NAME) -> Manifest:
             f"{where} has schema version {head.schema_version}, this m2l reads versions 1 to {SCHEMA_VERSION}; "
             + ("install a newer m2l" if newer else "export the bundle again")
         )
-    try:
+    with reader_errors(BundleDamaged, where, "does not follow its schema"):
         manifest = msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleDamaged(f"{where} does not follow its schema: {printable(str(error))}") from None
-    for check in _RULES:
-        check(manifest, where)
+        for check in _RULES:
+            check(manifest, where)
     return manifest
 
 

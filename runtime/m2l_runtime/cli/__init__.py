@@ -10,7 +10,7 @@ import typer
 
 from m2l_runtime.cli._options import RENAMED_OPTIONS, accept_old_options
 from m2l_runtime.cli.inspect import doctor, inspect, verify
-from m2l_runtime.cli.synth import synth
+from m2l_runtime.cli.synth import EXAMPLES, synth
 
 __all__ = ["register"]
 
@@ -18,7 +18,7 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Add synth, inspect, verify and doctor to `app`."""
     accepts_old = accept_old_options(RENAMED_OPTIONS)
-    app.command(cls=accepts_old)(synth)
+    app.command(cls=accepts_old, epilog=EXAMPLES)(synth)
     app.command()(inspect)
     app.command(cls=accepts_old)(verify)
     app.command()(doctor)

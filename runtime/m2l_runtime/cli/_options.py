@@ -6,7 +6,8 @@ An option is one field of a dataclass:
     class OutputFlags:
         quality: int | None = option_field(None, "JPEG and WebP quality, 1 to 100.", default="95")
 
-and a command takes the record: ``@expand_options`` replaces a parameter annotated with a dataclass by its fields.
+and a command takes the record: ``@expand_options`` replaces a parameter annotated with a dataclass by its fields. Where
+the record has a ``PANEL``, the command's help lists its options under that heading.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +27,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from m2l_runtime._utils.text import print_stderr
+from m2l_runtime._utils.text import ascii_json, print_stderr
 from m2l_runtime.backends.engines import BACKENDS, is_fake
 
 BundleArgument = Annotated[
@@ -44,10 +46,36 @@ ALL_CPUS = "the CPUs this process may use"
 
 
 def echo_json(value: Any) -> None:
-    """Print a value as indented JSON."""
+    """Print a value as indented JSON. What could control a terminal is escaped; names keep bytes that are not UTF-8."""
+    import json
+
     import msgspec
 
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    text = json.dumps(_finite(msgspec.to_builtins(value)), indent=2, ensure_ascii=False)
+    typer.echo(ascii_json(text))
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON has no word for by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read the value of --shard, I/N.
+
+    Example:
+        >>> parse_shard("2/3")
+        (2, 3)
+    """
+    number, slash, count = text.partition("/")
+    is_plain = slash and all(n.isascii() and n.isdecimal() and len(n) <= 9 for n in (number, count))
+    if not (is_plain and 1 <= int(number) <= int(count)):
+        raise typer.BadParameter(f"--shard is I/N with I from 1 to N, got {text[:40]!r}")
+    return int(number), int(count)
 
 
 def option_field(
@@ -138,7 +166,8 @@ def _options_of(record: type, is_partial: bool) -> list[inspect.Parameter]:
         name: str = one.metadata.get("option") or f"--{one.name.replace('_', '-')}"
         if kind is bool and is_partial:
             name = f"{name}/--no-{name.removeprefix('--')}"
-        option = typer.Option(name, help=_help(one, is_partial), show_default=False)
+        panel = getattr(record, "PANEL", None)
+        option = typer.Option(name, help=_help(one, is_partial), show_default=False, rich_help_panel=panel)
         annotation: Any = Annotated[_plain(one.name, kind, is_partial), option]
         default = None if is_partial else one.default
         found.append(
@@ -150,7 +179,8 @@ def _options_of(record: type, is_partial: bool) -> list[inspect.Parameter]:
 def _plain(name: str, kind: Any, is_partial: bool) -> Any:
     """Return the type that typer reads an option as: an enumeration for a Literal, so that others are refused.
 
-    Where options are partial the record itself refuses others, with the message of its own.
+    Where options are partial the record itself refuses others, with the message of its own. What may be of several
+    types is words, which the record reads.
     """
     is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     plain = []
@@ -162,6 +192,8 @@ def _plain(name: str, kind: Any, is_partial: bool) -> Any:
             plain.append(type(choices[0]))
         else:
             plain.append(enum.StrEnum(name, {choice: choice for choice in choices}))
+    if len([one for one in plain if one is not type(None)]) > 1:
+        plain = [str, *(one for one in plain if one is type(None))]
     if is_partial and type(None) not in plain:
         plain.append(type(None))
     return functools.reduce(lambda one, other: one | other, plain)
@@ -202,6 +234,52 @@ RENAMED_OPTIONS: Mapping[str, str | OldOption] = {"--trust-engines": "--trust-pl
 """Options of the runtime's commands that were renamed."""
 
 
+_TYPE_WORDS = {"int": "N", "float": "NUMBER", "str": "TEXT", "path": "PATH"}
+
+
+def say_types_in_words(command: Any) -> None:
+    """Have a command and those below it say `N` or `PATH` in their help, where Typer names types of Python.
+
+    Args:
+        command: what ``typer.main.get_command`` returns.
+    """
+    for parameter in getattr(command, "params", ()):
+        shown = getattr(parameter, "display_type", None)
+        if shown is not None:  # before Typer 0.28 they are words
+            parameter.display_type = functools.partial(_type_in_words, shown)
+    for below in getattr(command, "commands", {}).values():
+        say_types_in_words(below)
+
+
+def _type_in_words(shown: Callable[..., str | None], *arguments: Any, **options: Any) -> str | None:
+    text = shown(*arguments, **options)
+    if text is None:
+        return None
+    bare = text.strip("<>")
+    one = bare.removeprefix("list[").removesuffix("]")
+    return _TYPE_WORDS.get(one.lower(), f"<{one}>" if text.startswith("<") else one)
+
+
+class _GroupedCommand(TyperCommand):
+    """List options in help by their panels, in the order in which these come; without a panel they come first."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and options, as click's own method does for all of them at once."""
+        rows: dict[str, list[tuple[str, str]]] = {_ARGUMENTS: [], _OPTIONS: []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                usual = _ARGUMENTS if parameter.param_type_name == "argument" else _OPTIONS
+                rows.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
+        for title, records in rows.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+_ARGUMENTS, _OPTIONS = "Arguments", "Options"
+
+
 def accept_old_options(old: Mapping[str, str | OldOption]) -> type[TyperCommand]:
     """Make a class of commands that accept options by former names, with a note that gives the new name.
 
@@ -218,7 +296,7 @@ def accept_old_options(old: Mapping[str, str | OldOption]) -> type[TyperCommand]
     """
     options = {name: new if isinstance(new, OldOption) else OldOption(new) for name, new in old.items()}
 
-    class Command(TyperCommand):
+    class Command(_GroupedCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             return super().parse_args(ctx, _with_new_names(args, options))
 

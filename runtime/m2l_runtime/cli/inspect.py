@@ -83,7 +83,7 @@ def verify(
         typer.echo(describe_replays(opened, replays))
     if not ran:
         raise EngineNotInstalled(
-            "no engine loads here, so nothing was verified: pip install '.[cpu]' or '.[openvino]' in a checkout of m2l"
+            'no engine loads here, so nothing was verified: pip install "m2l[cpu]" or "m2l[openvino]"'
         )
     if not all(replay.agrees for replay in ran):
         raise typer.Exit(1)

@@ -10,19 +10,26 @@ import errno
 import sys
 import warnings
 from importlib.metadata import entry_points
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
+from m2l_runtime._utils.memory import is_memory_short, is_out_of_memory
+from m2l_runtime._utils.signals import second_signal_ends
 from m2l_runtime._utils.temporary import ADVICE, is_no_temporary_folder
 from m2l_runtime._utils.text import print_stderr, printable
 from m2l_runtime._version import __version__
+from m2l_runtime.cli._options import say_types_in_words
 from m2l_runtime.errors import ArgumentError, M2LError
 
 GROUP: Final = "m2l.commands"
 DEBUG: Final = "--debug"
 INTERRUPTED: Final = 130  # 128 plus SIGINT, as a shell would say it
 USAGE_ERROR: Final = 2  # as Typer says of an option that there is not
+OUT_OF_MEMORY: Final = (
+    "error: there is too little memory for this, or too few threads; free some, or give fewer --workers or smaller "
+    "pictures"
+)
 _STREAM_ERRORS: Final = (errno.ENOSPC, errno.EIO)
 
 
@@ -54,6 +61,13 @@ def build_app() -> typer.Typer:
     return app
 
 
+def build_command() -> Any:
+    """Build the command line of the application, whose help names types in words."""
+    command = typer.main.get_command(build_app())
+    say_types_in_words(command)
+    return command
+
+
 def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"m2l {__version__}")
@@ -66,29 +80,30 @@ def main() -> None:
     Exit status: 2 if the line itself is wrong, whatever the files and the machine; 1 if the work cannot be done.
     """
     debug = _pop_debug_flag(sys.argv)
-    warnings.filterwarnings(
-        "ignore", message="Image size .* exceeds limit"
-    )  # Pillow's; masks.mask_file refuses it itself
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of pictures, which masks.image_file judges itself
     try:
-        build_app()()
+        with second_signal_ends():
+            build_command()()
     except M2LError as error:
         if debug:
             raise
         _fail(f"error: {error}", USAGE_ERROR if isinstance(error, ArgumentError) else 1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # Python also raises it where it has no memory for a thread to wait with
+        if is_memory_short():
+            _fail(OUT_OF_MEMORY)
         _interrupted()
     except SystemExit as stop:  # what Typer makes of an interrupt that a command does not handle itself, without a word
         cause = stop.__cause__ or stop.__context__
         if stop.code == INTERRUPTED and cause is not None and isinstance(cause.__context__, KeyboardInterrupt):
+            if is_memory_short():
+                _fail(OUT_OF_MEMORY)
             _interrupted()
         raise
-    except MemoryError:
-        if debug:
-            raise
-        _fail("error: there is too little memory for this; free some, or give fewer --workers or smaller pictures")
     except Exception as error:
         if debug:
             raise
+        if is_out_of_memory(error):
+            _fail(OUT_OF_MEMORY)
         if is_no_temporary_folder(error):
             _fail(f"error: {ADVICE}")
         if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_ERRORS:

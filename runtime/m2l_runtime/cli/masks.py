@@ -287,11 +287,10 @@ def describe(
         )
         atomic.write_file(plot, picture)
     if json:
-        import msgspec
-
+        from m2l_runtime.cli._options import echo_json
         from m2l_runtime.masks.sources.table import as_json
 
-        typer.echo(msgspec.json.format(msgspec.json.encode(as_json(one, other)), indent=2).decode())
+        echo_json(as_json(one, other))
     else:
         from m2l_runtime.masks.sources.table import as_table
 

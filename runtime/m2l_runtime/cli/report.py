@@ -12,7 +12,7 @@ from m2l_runtime.backends.base import BackendSettings
 from m2l_runtime.backends.trt.library import TITLES
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.roles import ROLES
-from m2l_runtime.bundle.schema import Network, Parity, TensorSpec
+from m2l_runtime.bundle.schema import Network, Parity, TensorSpec, Training
 from m2l_runtime.conditioning.numbers import NUMBERS
 from m2l_runtime.runs.folder import Summary
 from m2l_runtime.verify import TOLERANCE, Replay
@@ -37,6 +37,20 @@ def _describe_network(network: Network) -> str:
     )
 
 
+def _describe_training(training: Training | None) -> list[tuple[str, str]]:
+    """Tell how far the run went that made the weights; nothing where no run is known."""
+    if training is None:
+        return []
+    known = [
+        None if training.step is None else plural(training.step, "step"),
+        None if training.epoch is None else f"epoch {training.epoch:,}",
+        plural(training.pair_count, "pair"),
+        None if training.hours is None else f"{training.hours:.3g} hours",
+        None if training.val_l1_levels is None else f"L1 {training.val_l1_levels:.1f} levels on the validation split",
+    ]
+    return [("trained for", ", ".join(words for words in known if words is not None))]
+
+
 def describe_bundle(bundle: Bundle) -> str:
     """Describe a bundle, file by file."""
     manifest, network = bundle.manifest, bundle.manifest.network
@@ -57,6 +71,7 @@ def describe_bundle(bundle: Bundle) -> str:
             "made from",
             f"{printable(manifest.provenance.checkpoint)} (sha256 {manifest.provenance.checkpoint_sha256[:12]}...)",
         ),
+        *_describe_training(manifest.provenance.training),
         ("made with", ", ".join(f"{printable(k)} {printable(v)}" for k, v in manifest.provenance.versions.items())),
     ]
     rows += [("input", _describe_input(spec)) for spec in manifest.inputs]

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, cast
 
 import typer
 
 from m2l_runtime.backends.engines import BACKENDS
-from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, echo_json, expand_options, option_field
+from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, echo_json, expand_options, option_field, parse_shard
 from m2l_runtime.output.formats import (
     FORMATS,
     IMAGE_FORMATS,
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from m2l_runtime.runs.pipeline import Result
     from m2l_runtime.synthesizer import Synthesizer
 
+EXAMPLES: Final = """\b
+Examples:
+  m2l synth masks/ lesions/ --pairs --contact-sheet sheet.png
+  m2l synth shapes:200 dark-lesions/ --samples 5 --appearance lesion_L=35,ita=tan"""
+"""What the command's help ends with; `\\b` keeps the lines as they are."""
+
 SOME_MASKS_BAD: Final = 3
 """Exit status of `m2l synth` when some masks were skipped and the others done."""
 
@@ -43,6 +49,8 @@ _ENDINGS: Final = " or ".join(", ".join(FORMATS[name].suffixes[0] for name in IM
 @dataclass(frozen=True, kw_only=True)
 class EngineFlags:
     """Hold the options of the bundle and the engine that runs it."""
+
+    PANEL: ClassVar = "Bundle and engine"
 
     bundle: Path | None = option_field(None, "Bundle to use.", default="the model inside the package")
     backend: str = option_field("auto", BACKEND_HELP)
@@ -71,6 +79,8 @@ class EngineFlags:
 class OutputFlags:
     """Hold the options of what is written."""
 
+    PANEL: ClassVar = "What is written"
+
     format: FormatOption | None = option_field(
         None,
         "Output format: a file for each image, or tar or Parquet files of many.",
@@ -85,7 +95,9 @@ class OutputFlags:
         "PNG compression: 0 stores, 1 is fast, 2 to 9 are zlib's levels, slower and hardly smaller.",
         default="1",
     )
-    pairs: bool = option_field(False, "Also write the masks: images/, masks/ and pairs.csv.")
+    pairs: bool = option_field(
+        False, "Also write the masks: images/, masks/, pairs.csv, metadata.csv (as Hugging Face datasets reads it)."
+    )
     output_size: Literal["model", "original"] = option_field(
         "model", "Size of what is written: the model's, or that of the mask file."
     )
@@ -96,6 +108,8 @@ class OutputFlags:
 @dataclass(frozen=True, kw_only=True)
 class SamplingFlags:
     """Hold the options of what is left to chance."""
+
+    PANEL: ClassVar = "What images look like"
 
     seed: int = option_field(0, "Seed of the images, where the bundle varies. Each image depends on its mask's name.")
     samples: int = option_field(1, "Images of each mask, where the bundle varies: NAME_sample1, NAME_sample2, ...")
@@ -113,6 +127,8 @@ class SamplingFlags:
 class RunFlags:
     """Hold the options of the run as a whole."""
 
+    PANEL: ClassVar = "The run"
+
     workers: int | None = option_field(None, "Threads that read masks and encode images.", default=ALL_CPUS)
     shard: str = option_field("1/1", "I/N: synthesize the I-th of N shares. Any split gives the same files.")
     resume: bool = option_field(False, "Go on with an earlier run: synthesize what is missing, altered or outdated.")
@@ -125,7 +141,7 @@ def synth(
     masks: Annotated[
         str,
         typer.Argument(
-            help="A mask file, a folder of them (png, jpg, bmp, tif, webp), or masks to draw: shapes:200.",
+            help="A mask file, a folder of them (png, jpg, bmp, tif, webp, gif, pgm), or masks to draw: shapes:200.",
             show_default=False,
         ),
     ],
@@ -173,7 +189,7 @@ def synth(
             out,
             synthesizer,
             options,
-            shard=_shard(run.shard),
+            shard=parse_shard(run.shard),
             workers=run.workers,
             resume=run.resume,
             overwrite=run.overwrite,
@@ -321,15 +337,6 @@ def _output_options(output: OutputFlags, format: Format, is_drawn: bool) -> Outp
         masks_per_file=OutputOptions.masks_per_file if output.masks_per_file is None else output.masks_per_file,
         contact_sheet=output.contact_sheet,
     )
-
-
-def _shard(text: str) -> tuple[int, int]:
-    """Read I/N."""
-    number, slash, count = text.partition("/")
-    is_plain = slash and all(n.isascii() and n.isdecimal() and len(n) <= 9 for n in (number, count))
-    if not (is_plain and 1 <= int(number) <= int(count)):
-        raise typer.BadParameter(f"--shard is I/N with I from 1 to N, got {text[:40]!r}")
-    return int(number), int(count)
 
 
 if __name__ == "__main__":

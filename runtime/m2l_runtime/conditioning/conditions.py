@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import math
 import operator
+import random
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -136,6 +138,31 @@ class AppearanceChoice:
         return cls(tuple(numbers.items()))
 
     @classmethod
+    def parse(cls, text: str) -> AppearanceChoice:
+        """Parse numbers by name, and the skin's angle in degrees or by its class.
+
+        Example:
+            >>> AppearanceChoice.parse("lesion_L=35, ita=tan").values
+            (('lesion_L', 35.0), ('ita', 19.0))
+
+        Raises:
+            InputError: it is not such a text; or see the class.
+        """
+        numbers = []
+        for word in text.split(","):
+            name, equals, value = word.partition("=")
+            try:
+                numbers.append((name.strip(), _number(name.strip(), value)))
+            except ValueError:
+                is_angle = name.strip() == skin_tone.ITA
+                or_class = f" of degrees, or one of {', '.join(skin_tone.CLASSES)}" if is_angle else ""
+                what = (
+                    f"{name.strip()} must be a number{or_class}" if equals else "expected NAME=NUMBER,NAME=NUMBER,..."
+                )
+                raise ArgumentError(f"appearance: {printable(what[:160])}, got '{printable(word[:80])}'") from None
+        return cls(tuple(numbers))
+
+    @classmethod
     def fixed(cls, appearance: Appearance, names: Sequence[str] = NAMES) -> AppearanceChoice:
         """Choose all numbers named, such as :func:`m2l_runtime.conditioning.numbers.measure_numbers` returns.
 
@@ -163,6 +190,14 @@ class AppearanceChoice:
             return words
         how_many = "all" if set(given) >= set(names) else str(len(given))
         return f"{how_many} given, BLAKE2b {_short_hash(words.encode())}"
+
+
+def _number(name: str, value: str) -> float:
+    """Read a number; of the skin's angle the name of a class, too."""
+    word = value.strip().lower().replace("-", " ").replace("_", " ")
+    if name == skin_tone.ITA and word in skin_tone.CLASSES:
+        return skin_tone.CLASSES[word]
+    return float(value)
 
 
 def _short_hash(content: bytes) -> str:
@@ -409,6 +444,32 @@ class Conditions:
         return Condition(seed, None if self._sampler is None else self._sampler.sample(seed), self._names)
 
 
+Seeds: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]] | Literal["fresh"] | np.random.Generator | random.Random
+"""What a call takes as seeds: one for each mask, or where they are drawn from."""
+
+
+def draw_seeds(seeds: Any, count: int) -> list[int]:
+    """Return the seeds of `count` masks: those given, or drawn from what is given.
+
+    Example:
+        >>> draw_seeds([1, 2], 2), len(draw_seeds("fresh", 3))
+        ([1, 2], 3)
+        >>> draw_seeds(np.random.default_rng(0), 1) == draw_seeds(np.random.default_rng(0), 1)
+        True
+
+    Raises:
+        ArrayError: see :func:`check_seeds`.
+    """
+    if isinstance(seeds, str) and seeds == "fresh":
+        return [secrets.randbits(64) for _ in range(count)]
+    if isinstance(seeds, np.random.Generator):
+        drawn: list[int] = seeds.integers(0, _MAX_SEED, count, np.uint64, endpoint=True).tolist()
+        return drawn
+    if isinstance(seeds, random.Random):
+        return [seeds.getrandbits(64) for _ in range(count)]
+    return check_seeds(seeds, count)
+
+
 def check_seeds(seeds: Any, count: int) -> list[int]:
     """Check the seeds of `count` masks, and return them as integers.
 
@@ -416,6 +477,8 @@ def check_seeds(seeds: Any, count: int) -> list[int]:
         ArrayError: not a sequence of that many integers, or one out of 0..2^64-1.
     """
     expected = f"seeds must be ({count},) integers from 0 to 2^64-1"
+    if isinstance(seeds, str) or (not isinstance(seeds, np.ndarray) and hasattr(seeds, "__next__")):
+        raise ArrayError(f"{expected}, 'fresh', or a numpy.random.Generator, got {seeds!r:.80}")
     if isinstance(seeds, np.ndarray):
         if seeds.ndim != 1 or seeds.dtype.kind not in "iu":
             raise ArrayError(f"{expected}, got {describe(seeds)}")

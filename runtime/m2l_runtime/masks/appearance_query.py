@@ -20,7 +20,6 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from m2l_runtime._utils.text import printable
-from m2l_runtime.conditioning import skin_tone
 from m2l_runtime.conditioning.appearance import lab
 from m2l_runtime.conditioning.conditions import AppearanceChoice
 from m2l_runtime.conditioning.numbers import MEASURED_NAMES, measure_numbers
@@ -61,35 +60,8 @@ def resolve_appearance_query(
     if not os.path.lexists(text) and "=" in text:
         if mask is not None:
             raise ArgumentError("the mask of an appearance goes with a photograph; numbers need none, leave it out")
-        return parse_appearance_numbers(text), []
+        return AppearanceChoice.parse(text), []
     return measure_photograph(Path(text), image_size, None if mask is None else Path(mask), names)
-
-
-def parse_appearance_numbers(text: str) -> AppearanceChoice:
-    """Parse numbers by name, as in ``lesion_L=35,skin_a=12``, and the skin's angle or class, as in ``ita=tan``.
-
-    Raises:
-        InputError: it is not such a text, or see :class:`m2l_runtime.conditioning.conditions.AppearanceChoice`.
-    """
-    numbers = []
-    for word in text.split(","):
-        name, equals, value = word.partition("=")
-        try:
-            numbers.append((name.strip(), _number(name.strip(), value)))
-        except ValueError:
-            is_angle = name.strip() == skin_tone.ITA
-            or_class = f" of degrees, or one of {', '.join(skin_tone.CLASSES)}" if is_angle else ""
-            what = f"{name.strip()} must be a number{or_class}" if equals else "expected NAME=NUMBER,NAME=NUMBER,..."
-            raise ArgumentError(f"appearance: {printable(what[:160])}, got '{printable(word[:80])}'") from None
-    return AppearanceChoice(tuple(numbers))
-
-
-def _number(name: str, value: str) -> float:
-    """Read a number; of the skin's angle the name of a class, too."""
-    word = value.strip().lower().replace("-", " ").replace("_", " ")
-    if name == skin_tone.ITA and word in skin_tone.CLASSES:
-        return skin_tone.CLASSES[word]
-    return float(value)
 
 
 def measure_photograph(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from m2l_runtime.errors import MaskFileError
+from m2l_runtime.masks.row_parts import extremes, row_parts
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """(H, W, 1 or 3)."""
@@ -47,7 +48,7 @@ def _flatten(colors: Samples, opacity: _Plane, tolerance: int) -> tuple[Samples,
     Raises:
         MaskFileError: colors and opacity say opposite things, and neither is likelier.
     """
-    hidden, brightness = opacity == 0, colors.max(axis=2)
+    hidden, brightness = opacity == 0, extremes(colors)[0]
     seen = colors[~hidden]
     if int(np.ptp(seen, axis=0).max()) <= tolerance:  # one color, and nothing else: drawn on a transparent background
         is_brighter_hidden = bool(hidden.any() and brightness[hidden].max() > seen.max())
@@ -59,9 +60,11 @@ def _flatten(colors: Samples, opacity: _Plane, tolerance: int) -> tuple[Samples,
             )
         return opacity[:, :, None], is_brighter_hidden
     highest = int(max(opacity.max(), 1))
-    product = colors.astype(np.uint64) * opacity[:, :, None].astype(np.uint64)
-    laid = ((product + highest // 2) // highest).astype(np.uint16)
-    return laid if colors.dtype == np.uint16 else laid.astype(np.uint8), False
+    laid = np.empty_like(colors)
+    for rows in row_parts(colors):
+        product = colors[rows].astype(np.uint32) * opacity[rows][:, :, None].astype(np.uint32)
+        laid[rows] = (product + np.uint32(highest // 2)) // np.uint32(highest)
+    return laid, False
 
 
 def _split(picture: PillowImage.Image, low: PillowImage.Image | None) -> tuple[Samples, _Opacity]:
@@ -88,7 +91,7 @@ def _split(picture: PillowImage.Image, low: PillowImage.Image | None) -> tuple[S
         wide = np.asarray(picture).astype(np.uint16)[:, :, None]
         return wide, _unmarked(wide, marked)
     if mode in ("I", "F"):
-        return _from_wide(np.asarray(picture))[:, :, None], None
+        return from_wide(np.asarray(picture))[:, :, None], None
     raise MaskFileError(f"has the color mode {mode}; expected black and white")
 
 
@@ -100,7 +103,9 @@ def _unmarked(colors: Samples, marked: object) -> _Opacity:
     """Return the opacity that a color marked as transparent (tRNS) gives; None if none is marked."""
     if marked is None or isinstance(marked, bytes):
         return None
-    is_transparent = (colors == np.array(marked)).all(axis=2)
+    is_transparent = np.empty(colors.shape[:2], np.bool_)
+    for rows in row_parts(colors):
+        is_transparent[rows] = (colors[rows] == np.array(marked)).all(axis=2)
     return np.where(is_transparent, np.uint8(0), np.uint8(255))
 
 
@@ -137,7 +142,7 @@ def _is_one(values: npt.NDArray[np.generic]) -> bool:
     return bool((values == values[0, 0]).all())
 
 
-def _from_wide(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+def from_wide(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     """Convert 32-bit samples to uint16, so that equal ones stay equal; fractions of 1 are stretched."""
     if not np.isfinite(values).all():
         raise MaskFileError("holds infinite or undefined values; expected 0 (background) and 255 (lesion)")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
+import logging
 import re
-import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,15 +16,25 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
 
+from m2l_runtime._utils.memory import is_out_of_memory
 from m2l_runtime._utils.placeholder import describe_placeholder
+from m2l_runtime._utils.reading import open_input, read_input, reason
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import PictureFileError
+from m2l_runtime.masks import tiff_tags
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what is logged and nobody handles
 
 FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 """Decoders that may run. Pillow has more, and some of them start other programs (EPS)."""
 
-MAX_PIXELS: Final = 89_478_485
-"""Pillow's limit for decompression bombs; the largest ISIC image has a third of it."""
+MAX_PIXELS: Final = 40_000_000
+"""What is decoded; the largest ISIC image has 30 million. A few hundred bytes can ask for as many pixels as there are,
+and reading a mask takes some 20 bytes for each."""
+
+MAX_SCANS: Final = 100
+"""Passes over a JPEG picture; encoders write about ten. Each takes as long as decoding it once, in as little as 60
+bytes."""
 
 MAX_FILE_BYTES: Final = 1 << 29
 
@@ -58,16 +71,29 @@ def read_bytes(path: Path) -> bytes:
         PictureFileError: it cannot be read, is not a plain file, or has more than `MAX_FILE_BYTES`.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise PictureFileError("is not a plain file; expected a picture")
-        if status.st_size > MAX_FILE_BYTES:
-            raise PictureFileError(f"has {status.st_size:,} bytes; at most {MAX_FILE_BYTES:,} are read")
-        return path.read_bytes()
+        return read_input(path, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:
-        if isinstance(error, PictureFileError):
-            raise
-        raise PictureFileError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise PictureFileError(f"cannot be read: {printable(getattr(error, 'strerror', None) or str(error))}") from None
+
+
+@contextlib.contextmanager
+def open_header(path: Path) -> Iterator[PillowImage.Image]:
+    """Open a picture to look at its size and what it says of itself; it is not decoded.
+
+    Raises:
+        Exception: of any class, as decoders raise whatever a damaged file leads them to.
+    """
+    with open_input(path) as file:
+        start = file.read(4)
+        if start.startswith((b"II", b"MM")):
+            content = start + file.read(MAX_FILE_BYTES)
+            _check_structure(content)
+            with PillowImage.open(io.BytesIO(content), formats=FORMATS) as picture:
+                yield picture
+            return
+        file.seek(0)
+        with PillowImage.open(file, formats=FORMATS) as picture:
+            yield picture
 
 
 def decode(content: bytes, *, apply_exif: bool = True) -> PillowImage.Image:
@@ -98,7 +124,10 @@ def _decode(content: bytes, *, apply_exif: bool, with_low_bytes: bool) -> tuple[
     picture = _open(content)
     width, height = picture.size
     if width * height > MAX_PIXELS:
-        raise PictureFileError(f"is too large: {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
+        raise PictureFileError(
+            f"is too large: {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are decoded, for want of memory; "
+            "make it smaller"
+        )
     low = fourth = None
     try:
         _check_others_are_previews(content, picture)
@@ -114,13 +143,16 @@ def _decode(content: bytes, *, apply_exif: bool, with_low_bytes: bool) -> tuple[
         file_format = "JPEG" if picture.format == "MPO" else picture.format
         picture = _white_is_high(picture)
         if apply_exif:
+            _check_exif(picture)
             picture, low = ImageOps.exif_transpose(picture), low and ImageOps.exif_transpose(low)
     except PictureFileError:
         raise
     except MemoryError:
         raise PictureFileError(f"does not fit in memory: {width} x {height} pixels") from None
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
-        raise PictureFileError(f"is damaged or truncated: {printable(str(error))}") from None
+        if is_out_of_memory(error):
+            raise PictureFileError(f"does not fit in memory: {width} x {height} pixels") from None
+        raise PictureFileError(f"is damaged or truncated: {reason(error)}") from None
     picture.format = file_format
     return (picture,) if low is None else (picture, low)
 
@@ -130,6 +162,7 @@ def _open(content: bytes) -> PillowImage.Image:
     if not content:
         raise PictureFileError("is empty (0 bytes); expected a picture")
     try:
+        _check_structure(content)
         return PillowImage.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         placeholder = describe_placeholder(content)
@@ -137,11 +170,63 @@ def _open(content: bytes) -> PillowImage.Image:
             raise PictureFileError(f"is {placeholder}; expected a picture") from None
         raise PictureFileError("is not a PNG, JPEG, BMP, TIFF, WebP, GIF or PGM picture") from None
     except (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
-        raise PictureFileError(f"is too large; at most {MAX_PIXELS:,} pixels are decoded") from None
+        raise PictureFileError(
+            f"is too large; at most {MAX_PIXELS:,} pixels are decoded, for want of memory; make it smaller"
+        ) from None
     except MemoryError:
         raise PictureFileError(f"does not fit in memory: a file of {len(content):,} bytes") from None
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
-        raise PictureFileError(f"cannot be decoded: {printable(str(error))}") from None
+        raise PictureFileError(f"cannot be decoded: {reason(error)}") from None
+
+
+def _check_structure(content: bytes) -> None:
+    """Refuse what would take many times the memory or the time that the size of the file suggests.
+
+    Raises:
+        ValueError: the tags of a TIFF file overlap, its tiles are huge, or a JPEG file has scans without end.
+    """
+    if content.startswith(tiff_tags.PREFIXES):
+        _silence_libtiff()
+        tiff_tags.check_tags(content, MAX_PIXELS)
+    elif content.startswith(b"\xff\xd8"):
+        scans = content.count(b"\xff\xda")  # among the samples, a byte of 255 is followed by 0
+        if scans > MAX_SCANS:
+            raise ValueError(f"it is a JPEG picture in {scans:,} scans; at most {MAX_SCANS} are read")
+        tiff_tags.check_tags(_exif_of_jpeg(content), MAX_PIXELS)
+
+
+def _exif_of_jpeg(content: bytes) -> bytes:
+    """Return the EXIF data of a JPEG file, which Pillow puts together from its segments and reads when it opens it."""
+    exif, at = b"", 2
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":
+        size = int.from_bytes(content[at + 2 : at + 4], "big")
+        segment = content[at + 4 : at + 2 + size]
+        if content[at + 1] == 0xE1 and segment.startswith(b"Exif\x00\x00"):
+            exif += segment[6:]
+        at += 2 + size
+    return exif
+
+
+def _check_exif(picture: PillowImage.Image) -> None:
+    """Refuse EXIF data whose tags overlap, as of a TIFF file."""
+    exif = picture.info.get("exif")
+    if isinstance(exif, bytes):
+        tiff_tags.check_tags(exif.removeprefix(b"Exif\x00\x00"), MAX_PIXELS)
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Keep libtiff from printing what Pillow raises anyway."""
+    import ctypes
+
+    from PIL import _imaging
+
+    with contextlib.suppress(OSError, AttributeError):  # where it is built otherwise, it goes on printing
+        library = ctypes.CDLL(_imaging.__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            function = getattr(library, name)
+            function.restype = ctypes.c_void_p
+            function(None)
 
 
 def _rawmode(picture: PillowImage.Image) -> str:
@@ -230,9 +315,12 @@ def _check_others_are_previews(content: bytes, picture: PillowImage.Image) -> No
         PictureFileError: one of the others is another picture.
     """
     if picture.format not in ("MPO", "TIFF"):
-        count = getattr(picture, "n_frames", 1)
+        if picture.format == "GIF":  # where counting takes a look at each
+            count, more = 1 + bool(getattr(picture, "is_animated", False)), " or more"
+        else:
+            count, more = getattr(picture, "n_frames", 1), ""
         if count != 1:
-            raise PictureFileError(f"holds {count} pictures; expected one")
+            raise PictureFileError(f"holds {count} pictures{more}; expected one")
         return
     others = _open(content)
     for number in range(1, _MAX_PREVIEWS + 2):

@@ -1,7 +1,9 @@
 """Tell maps of class labels from masks, by the values that are present and whether they fill areas.
 
 Greys of a mask come from resampling: they lie on its edges and are many. Class labels are few and fill areas. A
-maximum of 255 tells nothing: it is the 'void' label on the borders of Pascal VOC, Cityscapes and others.
+maximum of 255 tells nothing: it is the 'void' label on the borders of Pascal VOC, Cityscapes and others. What JPEG has
+left of black and white may look alike, of few values near both; whether it is that is computed
+(:mod:`m2l_runtime.masks.jpeg_noise`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import numpy.typing as npt
 
 from m2l_runtime._utils.text import plural
 from m2l_runtime.errors import MaskFileError
+from m2l_runtime.masks.jpeg_noise import is_jpeg_of_black_and_white
 
 _Values = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -52,6 +55,16 @@ def check_is_no_label_map(values: _Values) -> str | None:
     Raises:
         MaskFileError: they are class labels; the message has the values and how often they are there.
     """
+    try:
+        return _check(values)
+    except MaskFileError:
+        if is_jpeg_of_black_and_white(values):
+            return None
+        raise
+
+
+def _check(values: _Values) -> str | None:
+    """Do what `check_is_no_label_map` does, by values and areas alone."""
     counts = _counts(values)
     present = np.flatnonzero(counts)
     levels = _levels(values, present)

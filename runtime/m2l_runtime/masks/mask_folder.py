@@ -27,6 +27,14 @@ COMPANIONS: Final = frozenset(
 """Suffixes of files that lie beside masks and are none: they are passed over without a word."""
 
 
+DRAWN_KINDS: Final = {
+    "shapes": "shapes:200",
+    "deform": "deform:200,masks=FOLDER",
+    "pca": "pca:200,model=FILE",
+}
+"""Kinds of masks that can be drawn in place of a folder's, with an example of what asks for them."""
+
+
 @dataclass(frozen=True)
 class MaskFolder:
     """Read mask files by name: a :class:`m2l_runtime.masks.mask_set.MaskSet`."""
@@ -78,7 +86,10 @@ def find_masks(masks: str | os.PathLike[str]) -> MaskFolder:
             return MaskFolder(root.parent, [root.name], True)
         if not root.is_dir():
             what = "is neither a file nor a folder" if os.path.lexists(root) else "does not exist"
-            raise InputError(f"{printable(root)} {what}; expected a mask file or a folder of masks")
+            kind = os.fspath(masks).lower().rstrip("s/")
+            drawn = next((one for one in DRAWN_KINDS if one.rstrip("s") == kind), None)
+            hint = "" if drawn is None else f"; to draw masks say how many: {drawn}:COUNT, such as {DRAWN_KINDS[drawn]}"
+            raise InputError(f"{printable(root)} {what}; expected a mask file or a folder of masks{hint}")
         names, passed_over = _walk(root)
     except OSError as error:
         raise InputError(f"cannot list {printable(error.filename or root)}: {error.strerror or error}") from None

@@ -7,6 +7,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from m2l_runtime.masks.row_parts import row_parts
+
 _FULL_FROM: Final = 0.94
 """Share of the brightest sample from which a pixel counts as having the color in full."""
 _MIN_BRIGHTEST: Final = 64
@@ -32,24 +34,28 @@ def shades_of_one_color(
         tolerance: levels that a pixel may be off such a shade.
         is_noisy: it is a JPEG or WebP file: more, at a few pixels on edges.
     """
-    colors = levels.astype(np.float32)
-    if colors.shape[2] != 3:
+    if levels.shape[2] != 3:
         return None
-    brightest = colors.reshape(-1, 3).max(axis=0)
+    brightest = levels.reshape(-1, 3).max(axis=0).astype(np.float32)
     channel = int(brightest.argmax())
     if brightest[channel] < _MIN_BRIGHTEST:
         return None
-    color = np.median(colors[colors[:, :, channel] >= _FULL_FROM * brightest[channel]], axis=0)
-    share = np.minimum(colors[:, :, channel] / color[channel], 1)
-    off = np.abs(colors - share[:, :, None] * color).max(axis=2)
-    if is_noisy:
-        far = off > 2 * tolerance
-        if float(off.max()) > _SMEARED or float(far.mean()) > _MAX_SMEARED:
+    full = levels[levels[:, :, channel] >= _FULL_FROM * brightest[channel]]
+    color = np.array([np.median(full[:, each]) for each in range(3)], np.float32)
+    luma = np.array((0.299, 0.587, 0.114), np.float32)
+    by_luma = is_noisy and float(color @ luma) >= _MIN_LUMA  # which JPEG keeps for every pixel
+    shades = np.empty(levels.shape[:2], np.uint8)
+    most, far_count = _SMEARED if is_noisy else tolerance, 0
+    for rows in row_parts(levels):
+        colors = levels[rows].astype(np.float32)
+        share = np.minimum(colors[:, :, channel] / color[channel], 1)
+        off = np.abs(colors - share[:, :, None] * color).max(axis=2)
+        if float(off.max()) > most:
             return None
-        luma = np.array((0.299, 0.587, 0.114), np.float32)
-        if float(color @ luma) >= _MIN_LUMA:
-            share = np.clip(colors @ luma / float(color @ luma), 0, 1)  # it is kept for every pixel
-    elif float(off.max()) > tolerance:
+        far_count += int((off > 2 * tolerance).sum())
+        if by_luma:
+            share = np.clip(colors @ luma / float(color @ luma), 0, 1)
+        shades[rows] = np.round(share * 255)
+    if is_noisy and far_count > _MAX_SMEARED * shades.size:
         return None
-    shades: npt.NDArray[np.uint8] = np.round(share * 255).astype(np.uint8)
     return shades

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,20 @@ from m2l_runtime.masks.mask_file import MaskFile
 from m2l_runtime.masks.mask_set import MaskSet
 
 _SUFFIX: Final = "_sample"
+
+
+_SAMPLE: Final = re.compile(r"(?P<source>.+)_sample(?P<number>[0-9]{1,9})", re.DOTALL)
+
+
+def split_sample(name: str) -> tuple[str, int | None]:
+    """Split the name of a sample, without its ending, into its mask's and its number; None if it has none.
+
+    Example:
+        >>> split_sample("ISIC_0000001_sample07"), split_sample("a")
+        (('ISIC_0000001', 7), ('a', None))
+    """
+    match = _SAMPLE.fullmatch(name)
+    return (name, None) if match is None else (match["source"], int(match["number"]))
 
 
 class SampledMasks:

@@ -137,9 +137,10 @@ def _paste(
     layout: SheetLayout,
 ) -> None:
     x, y = place
+    tile = _resize(picture, layout.tile)
     if layout.edge is not None:
-        pen.rectangle((x - 1, y - 1, x + layout.tile, y + layout.tile), outline=layout.edge)
-    sheet.paste(_resize(picture, layout.tile), place)
+        pen.rectangle((x - 1, y - 1, x + tile.width, y + tile.height), outline=layout.edge)
+    sheet.paste(tile, place)
 
 
 def _span(cell: Cell, layout: SheetLayout) -> int:

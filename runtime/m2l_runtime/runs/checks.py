@@ -21,8 +21,13 @@ from m2l_runtime.output.formats import FORMATS, IMAGE_FORMATS, format_of_suffix
 from m2l_runtime.output.options import OutputOptions
 from m2l_runtime.output.writers.base import Writer
 from m2l_runtime.runs.jsonl import read_lines
-from m2l_runtime.runs.log import LOG_PATTERN, LogIndex, Record, RunSettings, log_path, names_output
+from m2l_runtime.runs.log import LOG_FOLDER, LogIndex, Record, RunSettings, log_paths, names_output
 from m2l_runtime.synthesizer import Synthesizer
+
+PAIRS: Final = "pairs.csv"
+METADATA: Final = "metadata.csv"
+TABLES: Final = (PAIRS, METADATA)
+"""Tables that a run with pairs writes beside its folders, in :mod:`m2l_runtime.runs.pairs_csv`."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,9 @@ def check_masks_and_output(run: Run) -> None:
         raise InputError(f"{where}; looked for files ending in {endings}" + (f"; {others}" if others else ""))
     if run.out.exists() and not run.out.is_dir():
         raise OutputError(f"{printable(run.out)} is a file; expected a folder for the images")
+    logs = run.out / LOG_FOLDER
+    if os.path.lexists(logs) and (logs.is_symlink() or not logs.is_dir()):
+        raise OutputError(f"{printable(logs)} is not a plain folder, and logs are written there; move it away")
     if base is None:
         return
     inside = run.out.resolve().is_relative_to(base.resolve())
@@ -154,9 +162,13 @@ def check_empty(run: Run, writer: Writer) -> None:
         InputError: the log cannot be read.
     """
     advice = "--resume goes on with it, --overwrite begins anew"
-    log = log_path(run.out, run.shard)
-    if os.path.lexists(log) and not (log.is_file() and not names_output(log)):
-        raise OutputError(f"{printable(run.out)} holds an earlier run ({log.name}); {advice}")
+    logs = log_paths(run.out, run.shard)
+    for log in logs:
+        if not (log.is_file() and not names_output(log)):
+            raise OutputError(f"{printable(run.out)} holds an earlier run ({log.relative_to(run.out)}); {advice}")
+    for table in TABLES if run.options.pairs and not logs and not log_paths(run.out) else ():
+        if os.path.lexists(run.out / table):
+            raise OutputError(f"{printable(run.out / table)} exists already; {advice}")
     for _, items in run.groups():
         for place, name in items:
             for target in writer.targets(name, place):
@@ -207,8 +219,8 @@ def check_other_shards(run: Run) -> None:
     """
     if run.shard[1] == 1:
         return
-    for path in sorted(run.out.glob(LOG_PATTERN)):
-        if path == log_path(run.out, run.shard) or not names_output(path):
+    for path in log_paths(run.out):
+        if path in log_paths(run.out, run.shard) or not names_output(path):
             continue
         last = deque(read_lines(path, Record), 1)
         if last and last[0].layout != run.settings.layout:
@@ -220,14 +232,27 @@ def check_other_shards(run: Run) -> None:
 
 
 def remove_previous_run(run: Run) -> None:
-    """Remove this run's log and the files it names. A whole run removes those of shards too."""
-    logs = run.out.glob(LOG_PATTERN) if run.shard[1] == 1 else [log_path(run.out, run.shard)]
+    """Remove this run's log and the files it names. A whole run removes those of shards too.
+
+    Nothing is removed before all of it could be read.
+
+    Raises:
+        InputError: a log cannot be read.
+        OutputError: a file cannot be removed.
+    """
+    is_whole = run.shard[1] == 1
+    logs = [log for log in log_paths(run.out, None if is_whole else run.shard) if os.path.lexists(log)]
     for log in logs:
-        if log.is_file() and not log.is_symlink():
+        if not log.is_symlink():  # it is none of ours, and only the link goes
+            deque(read_lines(log, Record), 0)
+    for table in TABLES if logs and is_whole else ():  # they name what is removed
+        atomic.remove_inside(run.out, table)
+    for log in logs:
+        if not log.is_symlink():
             for record in read_lines(log, Record):
                 for output in record.outputs:
                     atomic.remove_inside(run.out, output)
-        atomic.remove_inside(run.out, log.name)
+        atomic.remove_inside(run.out, str(log.relative_to(run.out)))
 
 
 def check_sheet_name(path: Path) -> None:

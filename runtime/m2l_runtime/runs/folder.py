@@ -46,7 +46,7 @@ from m2l_runtime.runs.checks import (
 )
 from m2l_runtime.runs.jsonl import LineWriter
 from m2l_runtime.runs.lock import locked
-from m2l_runtime.runs.log import LogIndex, Record, RunSettings, log_path
+from m2l_runtime.runs.log import LOG_FOLDER, LogIndex, Record, RunSettings, log_path
 from m2l_runtime.runs.pairs_csv import write_pairs
 from m2l_runtime.runs.pipeline import Clock, Input, Output, Result, at_output_size, condition_of, overlap
 from m2l_runtime.runs.resume import PreviousGroup, remove_stale
@@ -249,6 +249,7 @@ def _make_folder(job: _Job, resume: bool, overwrite: bool) -> Summary:
             why = why_remade(run, index)
             if why is not None:
                 job.callbacks.on_note(why)
+        atomic.make_folder(root / LOG_FOLDER)
         log = stack.enter_context(contextlib.closing(LineWriter(log_path(root, run.shard))))
         stack.callback(writer.abandon)
         summary, sheet = _make_images(job, index, log)

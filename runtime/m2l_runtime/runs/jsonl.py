@@ -13,6 +13,7 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.file_system import sync
 from m2l_runtime._utils.held_folder import check_held
 from m2l_runtime._utils.plain_file import open_append, open_plain
+from m2l_runtime._utils.reading import decode_line, lines_of
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import InputError
 
@@ -75,11 +76,10 @@ def read_lines(path: Path, kind: type[_T]) -> Iterator[_T]:
     """
     try:
         with os.fdopen(open_plain(path), "rb") as file:
-            for line in file:
-                try:
-                    yield msgspec.json.decode(line, type=kind)
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    continue
+            for line in lines_of(file):
+                record = decode_line(line, kind)
+                if record is not None:
+                    yield record
     except OSError as error:
         raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
 

@@ -1,8 +1,9 @@
 """Log what was made, one JSON line per image, and index the log for a run that is resumed.
 
-A log lies in the output folder. Lines are only ever added, each once its file is there under its final name. So a line
-may be missing for a file, but never a file for a line (unless somebody removed it, which its hash shows). Of two lines
-for one name the later one counts. A last line that was cut off is dropped.
+A log lies in the folder `.m2l` of the output folder, so that no tool takes it for an image; m2l 0.1 put it among the
+images, and there it is read, too. Lines are only ever added, each once its file is there under its final name. So a
+line may be missing for a file, but never a file for a line (unless somebody removed it, which its hash shows). Of two
+lines for one name the later one counts. A last line that was cut off is dropped.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import IO, Annotated, Final
 import msgspec
 
 from m2l_runtime._utils.plain_file import open_plain
+from m2l_runtime._utils.reading import MAX_LINE_BYTES, decode_line, lines_of
 from m2l_runtime._utils.text import printable, stem, utf8
 from m2l_runtime.errors import InputError
 
+LOG_FOLDER: Final = ".m2l"
 LOG_NAME: Final = "m2l-log{shard}.jsonl"
 LOG_PATTERN: Final = "m2l-log*.jsonl"
 
@@ -88,7 +91,22 @@ class Record(RunSettings, frozen=True, kw_only=True, omit_defaults=True):
 
 def log_path(out: Path, shard: tuple[int, int]) -> Path:
     """Return the path of the log of one shard (number from 1, of how many) in an output folder."""
-    return out / LOG_NAME.format(shard="" if shard[1] == 1 else f"-{shard[0]}-of-{shard[1]}")
+    return out / LOG_FOLDER / _log_name(shard)
+
+
+def log_paths(out: Path, shard: tuple[int, int] | None = None) -> list[Path]:
+    """Return the logs that are in an output folder, those of 0.1 first, so that later lines come later.
+
+    Args:
+        out: the output folder.
+        shard: whose logs; None: those of all shards.
+    """
+    pattern = LOG_PATTERN if shard is None else _log_name(shard)
+    return [*sorted(out.glob(pattern)), *sorted((out / LOG_FOLDER).glob(pattern))]
+
+
+def _log_name(shard: tuple[int, int]) -> str:
+    return LOG_NAME.format(shard="" if shard[1] == 1 else f"-{shard[0]}-of-{shard[1]}")
 
 
 def names_output(path: Path) -> bool:
@@ -102,13 +120,10 @@ def names_output(path: Path) -> bool:
     """
     try:
         with os.fdopen(open_plain(path), "rb") as file:
-            for line in file:
-                try:
-                    if msgspec.json.decode(line, type=Record).outputs:
-                        return True
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    if line.endswith(b"\n"):
-                        return True
+            for line in lines_of(file):
+                record = decode_line(line, Record)
+                if line.endswith(b"\n") if record is None else record.outputs:
+                    return True
     except OSError as error:
         raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
     return False
@@ -125,7 +140,7 @@ class LogIndex:
 
     def __init__(self, out: Path, names: Sequence[str]) -> None:
         self._names = names
-        self._odd = {utf8(name): place for place, name in enumerate(names) if not name.isascii()}
+        self._odd = {utf8(name): place for place, name in enumerate(names) if utf8(name) != name}
         self._files: list[IO[bytes]] = []
         self._offsets = array("q", [_NO_LINE]) * len(names)
         self._logs = array("i", [0]) * len(names)
@@ -134,7 +149,7 @@ class LogIndex:
         """Number of the bundle in `_bundle_numbers`."""
         self._bundle_numbers: dict[str, int] = {}
         self._lock = threading.Lock()
-        for path in sorted(out.glob(LOG_PATTERN)):
+        for path in log_paths(out):
             self._read(path)
 
     def _read(self, path: Path) -> None:
@@ -144,12 +159,9 @@ class LogIndex:
             raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
         self._files.append(file)
         number, offset, expected = len(self._files) - 1, 0, 0
-        for line in file:
-            try:
-                record = msgspec.json.decode(line, type=Record)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                pass  # torn
-            else:
+        for line in lines_of(file):
+            record = decode_line(line, Record)
+            if record is not None:  # else it is torn
                 place = self.place(record.name, expected)
                 if place is not None:
                     self._offsets[place], self._logs[place] = offset, number
@@ -161,12 +173,14 @@ class LogIndex:
 
     def place(self, name: str, expected: int = 0) -> int | None:
         """Return the place of a name; None if it is no mask of now. Lines mostly come in order: try `expected`."""
-        names = self._names
-        if expected < len(names) and names[expected] == name:
-            return expected
         odd = self._odd.get(name)
         if odd is not None:
             return odd
+        if "\\" in name and utf8(name) != name:
+            return None  # the escape of a name that is not there
+        names = self._names
+        if expected < len(names) and names[expected] == name:
+            return expected
         place = bisect.bisect_left(names, stem(name), key=stem)
         while place < len(names) and stem(names[place]) == stem(name):
             if names[place] == name:
@@ -186,8 +200,11 @@ class LogIndex:
         with self._lock:
             file = self._files[self._logs[place]]
             file.seek(offset)
-            line = file.readline()
-        return msgspec.json.decode(line, type=Record)
+            line = file.readline(MAX_LINE_BYTES)
+        record = decode_line(line, Record)
+        if record is None:
+            raise InputError("a log was changed while it was read; run again")
+        return record
 
     def other_bundle(self, place: int, bundle_sha256: str) -> str | None:
         """Return the SHA-256 of the bundle that made the image of a mask, if it is not the one given."""

@@ -10,7 +10,7 @@ from m2l_runtime._utils.text import utf8
 from m2l_runtime.output.writers.base import Writer
 from m2l_runtime.runs.checks import Run
 from m2l_runtime.runs.jsonl import read_lines
-from m2l_runtime.runs.log import LOG_PATTERN, LogIndex, Record
+from m2l_runtime.runs.log import LogIndex, Record, log_paths
 
 
 class PreviousGroup:
@@ -65,7 +65,7 @@ def remove_stale(run: Run, writer: Writer) -> None:
     """
     index = LogIndex(run.out, run.masks.names)
     try:
-        for path in sorted(run.out.glob(LOG_PATTERN)):
+        for path in log_paths(run.out):
             for record in read_lines(path, Record):
                 for output in record.outputs:
                     if not _is_held(output, record.name, run, writer, index):

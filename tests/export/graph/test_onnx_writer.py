@@ -363,7 +363,7 @@ def of_another_network(graph: ByteGraph) -> None:
 
 
 def of_other_padding(graph: ByteGraph) -> None:
-    stage(graph, 0).layer = nn.Conv2d(1, 4, 4, 2, 1, padding_mode="reflect")
+    stage(graph, 0).layer = nn.Conv2d(1, 4, 4, 2, 1, padding_mode="replicate")
 
 
 def of_padding_in_words(graph: ByteGraph) -> None:
@@ -384,8 +384,8 @@ def of_running_statistics(graph: ByteGraph) -> None:
         (of_another_norm, r"^unet\.downs\.2\.norm is of class torch\..*\.GroupNorm, which is not written as ONNX"),
         (of_a_subclass, r"^unet\.modulation\.hidden\.1 is of class .*test_onnx_writer\.Squared, which is not"),
         (of_another_network, r"^unet is of class torch\..*\.Sequential, which is not written"),
-        (of_other_padding, r"^unet\.downs\.0\.layer is padded by \(1, 1\), .* in mode reflect; only numbers of zeros"),
-        (of_padding_in_words, r"^unet\.downs\.0\.layer is padded by same, .*; only numbers of zeros"),
+        (of_other_padding, r"^unet\.downs\.0\.layer is padded by \(1, 1\) in mode replicate; only numbers of zeros"),
+        (of_padding_in_words, r"^unet\.downs\.0\.layer is padded by same in mode zeros; only numbers of zeros"),
         (of_running_statistics, r"^unet\.downs\.1\.norm normalizes by running statistics"),
     ],
 )

@@ -86,6 +86,13 @@ def test_deploy__computes_the_description(norm: Norm, statistics: NormStatistics
     assert deployed.norm_statistics == ("none" if norm == "none" else statistics)
 
 
+def test_deploy__a_black_mask_is_0_before_the_first_norm() -> None:
+    graph = deploy(network()).graph.unet
+    black = torch.full((1, 1, *SIZE), -1.0, dtype=torch.float64)
+    with torch.inference_mode():
+        assert graph.downs[0].layer(black).abs().max() < 1e-12  # type: ignore[index, union-attr]
+
+
 def test_sub_pixel__is_the_transposed_convolution() -> None:
     torch.manual_seed(1)
     layer = torch.nn.ConvTranspose2d(3, 2, 3, 2, 1, 1).double()
@@ -174,7 +181,7 @@ def test_files__have_the_layers_names_and_no_dead_biases() -> None:
     nodes = [node for node in model.graph.node if node.op_type == "Conv"]
     names = ["downs.0", "downs.1", "downs.2", "blocks.0.first", "blocks.0.second", "ups.0", "ups.1", "head"]
     assert [node.name for node in nodes] == names
-    assert [len(node.input) for node in nodes] == [2] * 7 + [3]
+    assert [len(node.input) for node in nodes] == [3] + [2] * 6 + [3]
     assert sum(node.op_type == "Pad" for node in model.graph.node) == 4
 
 

@@ -11,6 +11,7 @@ import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -412,11 +413,59 @@ def test_int8__a_precision_that_there_is_not_in_python(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("without_openvino")
 def test_int8__bf16_without_openvino(tmp_path: Path, m2l: CommandLine) -> None:
-    outcome = m2l("export", CHECKPOINT, tmp_path / "b", "--precision", "int8,bf16")
+    outcome = m2l("export", CHECKPOINT, tmp_path / "b", "--precision", "fp32,int8,bf16", "--require")
     assert outcome.code == 1
-    assert "--precision bf16 needs openvino, which is not installed: pip install '.[openvino]'" in outcome.err
+    assert "--precision bf16 needs openvino, which is not installed: pip install" in outcome.err
+    assert "reading" not in outcome.err, "told of after the work has begun"
     with pytest.raises(EngineNotInstalled):
         export_checkpoint(CHECKPOINT, tmp_path / "b", ExportOptions(precisions=["bf16"]))
+    outcome = m2l("export", CHECKPOINT, tmp_path / "b", "--precision", "fp32,bf16")
+    assert outcome.code == 0, outcome
+    assert "note: left out: --precision bf16 needs openvino" in outcome.err
+    assert [model.precision for model in open_bundle(tmp_path / "b").manifest.models] == ["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_others", "expected"),
+    [
+        (("bf16", "int8"), True, {"int8": ("onnxruntime", "openvino")}),
+        (("bf16", "int8"), False, {"int8": ("onnxruntime", "openvino")}),
+        (("bf16",), True, {}),
+        (("bf16",), False, None),
+    ],
+)
+def test_targets__what_this_cpu_does_not_compute_is_left_out_before_the_work(
+    asked: tuple[Precision, ...],
+    has_others: bool,
+    expected: dict[str, tuple[str, ...]] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    modules = {
+        "openvino": SimpleNamespace(computes=lambda precision: precision != "bf16"),
+        "onnxruntime": SimpleNamespace(),
+    }
+    monkeypatch.setattr(targets, "backend_module", modules.__getitem__)
+    notes: list[str] = []
+    words = "--precision bf16 cannot be validated here: openvino computes in another precision on this CPU"
+    if expected is None:
+        with pytest.raises(EngineError, match=words):
+            targets.choose_targets(asked, None, False, notes.append, has_others=has_others)
+    else:
+        assert targets.choose_targets(asked, None, False, notes.append, has_others=has_others) == expected
+        (note,) = notes
+        assert note.startswith(f"note: left out: {words}")
+    with pytest.raises(EngineError, match=words):
+        targets.choose_targets(asked, None, False, notes.append, require=True, has_others=has_others)
+    with pytest.raises(EngineError, match=words):
+        targets.choose_targets(asked, ["openvino"], False, notes.append, require=True, has_others=True)
+
+
+@needs_openvino
+def test_openvino__tells_in_a_moment_what_it_computes_in() -> None:
+    assert targets.computes("openvino", "bf16") == has_bf16()
+    assert targets.computes("openvino", "fp32")
+    assert not targets.computes("openvino", "fp16")
+    assert targets.computes("onnxruntime", "fp16")
 
 
 @pytest.mark.usefixtures("without_openvino")
@@ -460,6 +509,7 @@ def test_int8__a_cpu_that_computes_otherwise_proves_nothing(
         return WithoutBf16
 
     monkeypatch.setattr(precisions, "backend_module", module)
+    monkeypatch.setattr(targets, "backend_module", module)
     with pytest.raises(EngineError, match=r"openvino \S+ computes in fp32 on this CPU where bf16 is asked for"):
         export_checkpoint(small, tmp_path / "b", ExportOptions(precisions=["bf16"]))
     assert not (tmp_path / "b").exists()

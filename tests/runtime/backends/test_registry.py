@@ -38,7 +38,7 @@ def test_registry__an_engine_that_is_not_installed_names_the_command(monkeypatch
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == "onnxruntime" else find_spec(n, *a))
     for backend in ("onnxruntime", "auto"):
-        with pytest.raises(EngineNotInstalled, match=r"pip install '\.\[cpu\]'") as error:
+        with pytest.raises(EngineNotInstalled, match=r'pip install "m2l\[cpu\]"') as error:
             Synthesizer.open(TINY_BUNDLE, backend=backend)
         assert isinstance(error.value, ImportError)
 
@@ -116,11 +116,9 @@ def test_registry__what_auto_cannot_take(replay_targets: Path, installed: set[st
     ):
         choose_backend(bundle, "auto", BackendOptions(precision="bf16", device="cuda"))
     installed.clear()
-    with pytest.raises(EngineNotInstalled, match=r"made for in fp32: pip install '\.\[openvino\]'.*'\.\[cpu\]'"):
+    with pytest.raises(EngineNotInstalled, match=r'made for in fp32: pip install "m2l\[openvino\]".*"m2l\[cpu\]"'):
         choose_backend(bundle, "auto", BackendOptions())
-    with pytest.raises(
-        EngineNotInstalled, match=r"made for in bf16: pip install '\.\[openvino\]' in a checkout of m2l$"
-    ):
+    with pytest.raises(EngineNotInstalled, match=r'made for in bf16: pip install "m2l\[openvino\]"$'):
         choose_backend(bundle, "auto", BackendOptions(precision="bf16"))
 
 
@@ -166,7 +164,7 @@ def test_registry__an_engine_that_does_not_import_says_why(monkeypatch: pytest.M
 
 @pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has CUDA")
 def test_registry__cuda_on_a_cpu_build_names_the_command() -> None:
-    with pytest.raises(DeviceUnavailable, match=r"built without CUDA: .*pip install '\.\[gpu\]'"):
+    with pytest.raises(DeviceUnavailable, match=r'built without CUDA: .*pip install "m2l\[gpu\]"'):
         Synthesizer.open(TINY_BUNDLE, device="cuda")
 
 
@@ -236,9 +234,10 @@ def test_registry__a_batch_that_does_not_fit_in_memory(bundle_copy: Path, tmp_pa
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 1
-    assert done.stderr == (
-        "m2l: error: there is too little memory for 4,096 images a call and 1 call at once; "
-        "choose a smaller batch size or fewer streams\n"
+    assert re.fullmatch(
+        "m2l: error: there is too little memory for (4,096 images a call and 1 call at once|.* to load the model); "
+        "choose a smaller batch size or fewer streams.*\n",
+        done.stderr,
     )
 
 

@@ -153,7 +153,7 @@ def test_bench__a_plot_without_matplotlib_names_the_extra(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     outcome = m2l("bench", TINY_BUNDLE, "--plot", tmp_path / "plot.png")
     assert outcome.code == 1
-    assert "m2l bench --plot needs matplotlib, which is not installed: pip install '.[masks]'" in outcome.err
+    assert 'm2l bench --plot needs matplotlib, which is not installed: pip install "m2l[masks]"' in outcome.err
 
 
 def test_bench__a_plot(m2l: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def test_main__names_with_anything_in_them(m2l: CommandLine, tmp_path: Path) -> 
     out = tmp_path / "out"
     outcome = m2l("synth", masks, out, "--bundle", TINY_BUNDLE, "--contact-sheet", tmp_path / "s.png")
     assert outcome.code == 3
-    images = [name for name in os.listdir(out) if "m2l-" not in name]
+    images = [name for name in os.listdir(out) if not name.startswith(".m2l")]
     assert sorted(images) == sorted([*NASTY, os.fsdecode(b"latin\xe9.png")])
     lines = outcome.err.splitlines()
     assert len([line for line in lines if line.startswith("skipped")]) == len(NASTY) + 1
@@ -313,7 +313,7 @@ def test_main__precision(m2l: CommandLine, masks: Path, bundle_copy: Path, tmp_p
     add_model_entry(bundle_copy, "onnxruntime", "int8")
     outcome = m2l("synth", masks, tmp_path / "a", "--bundle", bundle_copy, "--precision", "int8", "--json")
     assert json.loads(outcome.out)["settings"]["precision"] == "int8"
-    assert json.loads((tmp_path / "a" / "m2l-log.jsonl").read_text().splitlines()[-1])["precision"] == "int8"
+    assert json.loads((tmp_path / "a" / ".m2l/m2l-log.jsonl").read_text().splitlines()[-1])["precision"] == "int8"
     for words, code, error in (
         (
             ("--precision", "bf16"),

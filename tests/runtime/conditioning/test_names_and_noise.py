@@ -103,7 +103,7 @@ def test_synth__names_of_the_bundle_in_images_and_logs_and_noise_in_the_image(
     assert [float(number) for number in text.values()] == appearance.tolist()
     outcome = m2l("synth", tmp_path / "masks", tmp_path / "asked", *common, "--appearance", "hair=2,style_1=-1.5")
     assert json.loads(outcome.out)["appearance"] == "hair=2.0,style_1=-1.5"
-    (line,) = [json.loads(one) for one in (tmp_path / "asked" / "m2l-log.jsonl").read_text().splitlines()]
+    (line,) = [json.loads(one) for one in (tmp_path / "asked" / ".m2l/m2l-log.jsonl").read_text().splitlines()]
     assert (line["appearance"][1], line["appearance"][11]) == (2, -1.5)
     assert line["appearance_choice"] == "hair=2.0,style_1=-1.5"
     again = m2l(
@@ -134,7 +134,7 @@ def test_synth__a_photograph_gives_what_can_be_measured_and_the_style_of_a_near_
     asked = ("--appearance", photograph, "--appearance-mask", mask_path)
     outcome = m2l("synth", mask_path, tmp_path / "out", "--bundle", bundle.path, "--backend", "fake", "--json", *asked)
     assert json.loads(outcome.out)["appearance"].startswith(f"{len(MEASURED_NAMES)} given, BLAKE2b ")
-    (line,) = [json.loads(one) for one in (tmp_path / "out" / "m2l-log.jsonl").read_text().splitlines()]
+    (line,) = [json.loads(one) for one in (tmp_path / "out" / ".m2l/m2l-log.jsonl").read_text().splitlines()]
     expected = measure_numbers(pixels, mask)
     np.testing.assert_allclose(line["appearance"][:-2], expected, atol=1e-3)
     rows = table_of(ALL)

@@ -11,7 +11,6 @@ from steered_bundle import table
 from m2l_runtime.conditioning.conditions import AppearanceChoice, AppearanceSampler
 from m2l_runtime.conditioning.skin_tone import CLASSES, ita, skin_class, turn_to
 from m2l_runtime.errors import InputError
-from m2l_runtime.masks.appearance_query import parse_appearance_numbers
 from m2l_runtime.types import NAMES
 
 L, B = NAMES.index("skin_L"), NAMES.index("skin_b")
@@ -103,7 +102,7 @@ def test_appearance_sampler__warns_of_angles_that_few_images_have() -> None:
 
 @pytest.mark.parametrize(("text", "angle"), [("tan", 19), ("very-light", 65), ("Very Light", 65), ("-12.5", -12.5)])
 def test_parse__an_angle_or_a_class(text: str, angle: float) -> None:
-    assert parse_appearance_numbers(f"ita={text}").values == (("ita", angle),)
+    assert AppearanceChoice.parse(f"ita={text}").values == (("ita", angle),)
 
 
 @pytest.mark.parametrize(
@@ -117,4 +116,4 @@ def test_parse__an_angle_or_a_class(text: str, angle: float) -> None:
 )
 def test_parse__angles_that_are_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        parse_appearance_numbers(text)
+        AppearanceChoice.parse(text)

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from support import Array, disc, save
 
+from m2l_runtime import AppearanceChoice
 from m2l_runtime.conditioning.appearance import lab, measure
 from m2l_runtime.errors import InputError, PictureFileError
-from m2l_runtime.masks.appearance_query import parse_appearance_numbers, resolve_appearance_query, split_by_lightness
+from m2l_runtime.masks.appearance_query import resolve_appearance_query, split_by_lightness
 from m2l_runtime.types import NAMES
 
 SIZE = (64, 64)
@@ -32,7 +33,7 @@ def numbers(text: str, mask: Path | None = None) -> npt.NDArray[np.float32]:
 
 
 def test_appearance_query__numbers_by_name() -> None:
-    assert parse_appearance_numbers("lesion_L=35,skin_a=12").values == (("lesion_L", 35.0), ("skin_a", 12.0))
+    assert AppearanceChoice.parse("lesion_L=35,skin_a=12").values == (("lesion_L", 35.0), ("skin_a", 12.0))
     assert resolve_appearance_query("skin_a=-3.5, lesion_L=1e1", SIZE)[0].values == (
         ("lesion_L", 10.0),
         ("skin_a", -3.5),

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
+import struct
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +16,7 @@ from PIL import Image
 from support import disc
 
 from m2l_runtime.errors import MaskFileError, PictureFileError
+from m2l_runtime.masks import tiff_tags
 from m2l_runtime.masks.image_file import decode
 from m2l_runtime.masks.mask_file import read_mask
 
@@ -79,3 +85,111 @@ def test_image_file__what_downloads_leave_in_place_of_a_picture(tmp_path: Path, 
     (tmp_path / "mask.png").write_bytes(content)
     with pytest.raises(MaskFileError, match=rf"mask.png: is a.*{message}.*expected a picture"):
         read_mask(tmp_path / "mask.png", (64, 64))
+
+
+def tiff(*entries: tuple[int, int, int, int], tail: bytes = b"", order: str = "<") -> bytes:
+    """A TIFF file of one directory: (tag, type, count, value or place) of each entry."""
+    packed = b"".join(struct.pack(f"{order}HHII", *entry) for entry in entries)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
+    return head + packed + bytes(4) + tail
+
+
+def small_tiff(*more: tuple[int, int, int, int], tail: bytes = b"") -> bytes:
+    """A black pixel, and other tags."""
+    tags = [(256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8)]
+    return tiff(*tags, (277, 3, 1, 1), (278, 3, 1, 1), (279, 4, 1, 1), *more, tail=tail)
+
+
+OVERLAPPING = [(tag, 7, 1 << 20, 1000) for tag in range(1000, 3000)]
+
+
+def test_image_file__tags_that_share_their_bytes_are_not_read_into_gigabytes() -> None:
+    assert decode(small_tiff()).size == (1, 1)
+    assert decode(small_tiff((1000, 7, 1 << 20, 200), tail=bytes((1 << 20) + 300))).size == (1, 1)
+    bomb = small_tiff(*OVERLAPPING, tail=bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(PictureFileError, match="its tags have many times the bytes of the file"):
+        decode(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "JPEG"])
+def test_image_file__nor_those_of_exif_data(file_format: str) -> None:
+    exif = tiff(*[(tag, 7, 40_000, 3000) for tag in range(1000, 1200)], tail=bytes(45_000))
+    buffer = io.BytesIO()
+    Image.fromarray(DISC).save(buffer, file_format, exif=b"Exif\0\0" + exif)
+    with pytest.raises(PictureFileError, match="its tags have many times the bytes"):
+        decode(buffer.getvalue())
+
+
+def test_image_file__a_tile_of_gigabytes_is_refused() -> None:
+    with pytest.raises(PictureFileError, match="its tiles have 60,000 x 60,000 pixels"):
+        decode(small_tiff((322, 4, 1, 60_000), (323, 4, 1, 60_000)))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_tags__directories_in_a_circle_end(order: str) -> None:
+    content = bytearray(tiff((256, 3, 1, 1), order=order))
+    content[-4:] = struct.pack(f"{order}I", 8)
+    tiff_tags.check_tags(bytes(content), 100)
+
+
+def test_image_file__a_jpeg_of_scans_without_end_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(DISC).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    assert 1 < content.count(b"\xff\xda") < 20
+    last = content.rindex(b"\xff\xda")
+    with pytest.raises(PictureFileError, match="JPEG picture in 5,00. scans; at most 100 are read"):
+        decode(content[:-2] + content[last:-2] * 5000 + b"\xff\xd9")
+
+
+def test_image_file__many_frames_of_a_gif_are_not_counted() -> None:
+    with pytest.raises(PictureFileError, match="holds 2 pictures or more"):
+        decode(several("GIF", 64, 64, 64, other=True))
+
+
+def test_image_file__more_pixels_than_memory_is_for_are_refused() -> None:
+    for side in (6400, 20_000):
+        buffer = io.BytesIO()
+        Image.new("1", (side, side)).save(buffer, "PNG")
+        assert len(buffer.getvalue()) < 100_000
+        with pytest.raises(PictureFileError, match="at most 40,000,000 .* for want of memory; make it smaller"):
+            decode(buffer.getvalue())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["P", "L", "RGB", "RGBA", "LA"])
+def test_image_file__a_mask_of_the_most_pixels_takes_bounded_memory(tmp_path: Path, mode: str) -> None:
+    mask = np.zeros((6300, 6300), np.uint8)
+    mask[1500:3000, 1500:3000] = 255
+    mask[1500, ::7] = 100
+    picture = Image.fromarray(mask).convert(mode)
+    if mode == "P":
+        picture.putpalette([level for index in range(256) for level in (index, index, max(0, index - 3))])
+    picture.save(tmp_path / "m.png", compress_level=1)
+    code = (
+        "import resource, sys\nfrom m2l_runtime import read_mask\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\nread_mask(sys.argv[1], (256, 256))\nprint((peak() - before) / 1024)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "m.png")]
+    megabytes = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert megabytes < 800
+
+
+def test_image_file__decoders_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 2, (64, 64), np.uint8) * 255
+    Image.fromarray(noise).save(buffer, "TIFF", compression="tiff_deflate")
+    content = bytearray(buffer.getvalue())
+    for at in range(100, 200):
+        content[at] ^= 0x55
+    (tmp_path / "a.tif").write_bytes(content)
+    (tmp_path / "b.tif").write_bytes(tiff((256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 9, 8), (277, 3, 1, 9)))
+    logging.getLogger("PIL").error("what Pillow logs")
+    for name in ("a.tif", "b.tif"):
+        with pytest.raises(MaskFileError):
+            read_mask(tmp_path / name, (64, 64))
+    assert capfd.readouterr().err == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from support import disc, save
 
 from m2l_runtime.errors import MaskFileError
+from m2l_runtime.masks.jpeg_noise import is_jpeg_of_black_and_white
 from m2l_runtime.masks.mask_file import read_mask
 
 SIZE = (64, 64)
@@ -84,6 +86,53 @@ def test_labels__greys_of_resampling_and_of_jpeg_are_none(tmp_path: Path) -> Non
             with Image.open(tmp_path / "noisy.jpg") as picture:
                 picture.save(tmp_path / "noisy.png")
             assert ((read_mask(tmp_path / "noisy.png", (128, 128)).mask > 127) == (sharp > 0)).mean() > 0.99
+
+
+def through_jpeg(mask: np.ndarray, quality: int) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "JPEG", quality=quality)
+    return np.array(Image.open(file))
+
+
+def test_labels__few_values_that_jpeg_left_of_black_and_white_are_none(tmp_path: Path) -> None:
+    """A sharp shape at a high quality keeps so little noise that there are three values, as in a map of labels."""
+    random, few = np.random.default_rng(0), 0
+    for side in (64, 96, 125):
+        for _ in range(12):
+            sharp = np.zeros((side, side), np.uint8)
+            (y, x), (height, width) = random.integers(4, side // 2, 2), random.integers(side // 6, side // 2, 2)
+            sharp[y : y + height, x : x + width] = 255
+            for quality in (75, 95, 98, 100):
+                noisy = through_jpeg(sharp, quality)
+                values = np.unique(noisy)
+                few += len(values) == 3 and (values[1] < 16 or values[1] >= 240)
+                for shown in (noisy, np.repeat(noisy[:, :, None], 3, 2)):
+                    found = read_mask(save(tmp_path / "noisy.png", shown), (side, side))
+                    np.testing.assert_array_equal(found.mask > 127, sharp > 0)
+                    assert found.note is None
+    assert few > 5
+
+
+def test_labels__maps_that_are_near_black_and_white_are_not_what_jpeg_left(tmp_path: Path) -> None:
+    """Whatever their places and sizes: as a lesion of the dark label with a border, or single pixels of either."""
+    random = np.random.default_rng(1)
+    for _ in range(60):
+        side, label = int(random.integers(8, 40)), int(random.choice([1, 2, 3, 15, 240, 254]))
+        labels = np.zeros((side, side), np.uint8)
+        y, x, height, width = random.integers((0, 0, 2, 2), side // 2 + 2)
+        labels[y : y + height, x : x + width] = 255
+        if random.random() < 0.5:
+            labels[y + 1 : y + height - 1, x : x + width - 1] = label
+        else:
+            labels[random.integers(0, side, 5), random.integers(0, side, 5)] = label
+        if len(np.unique(labels)) == 3:
+            with pytest.raises(MaskFileError, match="class labels"):
+                read_mask(save(tmp_path / "mask.png", labels), SIZE)
+    tampered = through_jpeg(disc(96, 24, 50, 40), 98)
+    tampered[tampered == 1] = 2
+    assert not is_jpeg_of_black_and_white(tampered)
+    assert is_jpeg_of_black_and_white(through_jpeg(disc(96, 24, 50, 40), 98))
+    assert not is_jpeg_of_black_and_white(through_jpeg(disc(96, 24, 50, 40), 98).astype(np.uint16))
 
 
 def test_labels__an_area_of_grey_beside_more_white_is_kept_with_a_note(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import csv
 import io
 import itertools
 import json
+import random
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,10 @@ def test_appearance_and_samples__samples_are_named_sorted_and_the_first_is_the_o
     for row in rows:
         assert row["image"] == f"images/{row['source'].removesuffix('.png')}_sample{row['image'][-6:-4]}.png"
     assert {row["source"] for row in rows} == {f"{name}.png" for name in NAMED}
+    for row in rows:
+        with Image.open(tmp_path / "out" / row["image"]) as picture:
+            assert row["seed"] == picture.info["m2l-seed"]
+    assert len({row["seed"] for row in rows}) == 60
 
 
 def test_appearance_and_samples__tars_shards_and_resuming_of_samples_give_the_files_of_one_run(
@@ -433,9 +438,9 @@ def swap(manifest: dict[str, Any]) -> None:
         (
             lambda m: m["appearance"].update(names=["hair", *NAMES[1:]]),
             BundleDamaged,
-            "says schema version 1, and has inputs or numbers of version 2",
+            "says schema version 1, and has inputs, numbers or a network of version 2",
         ),
-        (lambda m: m["inputs"][2].update(role="noise"), BundleDamaged, "inputs or numbers of version 2"),
+        (lambda m: m["inputs"][2].update(role="noise"), BundleDamaged, "inputs, numbers or a network of version 2"),
         (lambda m: m["appearance"].update(count=0), BundleDamaged, r"\$.appearance.count"),
     ],
 )
@@ -491,3 +496,49 @@ def test_appearance_and_samples__a_plain_bundle_has_no_table(tmp_path: Path) -> 
     plain = steered_bundle(tmp_path / "b", ())
     assert "appearance" not in json.loads((plain.path / "manifest.json").read_text())
     assert io.BytesIO(plain.read(plain.manifest.golden.file)).read(2) == b"PK"
+
+
+CALL = np.stack([np.full((SIDE, SIDE), 20 * i, np.uint8) for i in (2, 3, 4)])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "lesion_L=35,skin_a=12",
+        {"lesion_L": 35, "skin_a": 12},
+        AppearanceChoice.from_values({"lesion_L": 35, "skin_a": 12}),
+    ],
+    ids=["text", "mapping", "choice"],
+)
+def test_call__appearances_by_name_are_those_of_a_run(bundle: Bundle, masks: Path, asked: Any) -> None:
+    choice = AppearanceChoice.from_values({"lesion_L": 35, "skin_a": 12})
+    with Synthesizer.open(bundle, device="cpu") as synth:
+        for result in iterate_folder(masks, synth, seed=1, appearance=choice):
+            assert result.mask is not None
+            again = synth(result.mask[None], seeds=[result.seed], appearances=asked)  # type: ignore[list-item]
+            np.testing.assert_array_equal(again[0], result.image)
+        assert synth(CALL[:0], appearances=asked).shape == (0, SIDE, SIDE, 3)
+        np.testing.assert_array_equal(synth(CALL, appearances=asked), synth(CALL, appearances=asked))
+        with pytest.raises(InputError, match="have no 'no_such'"):
+            synth(CALL, appearances="no_such=3")
+        with pytest.raises(InputError, match="lesion_L must be between"):
+            synth(CALL, appearances={"lesion_L": 300})
+    with Synthesizer.open(TINY_BUNDLE, backend="fake") as synth, pytest.raises(ArrayError, match="takes no appearance"):
+        synth(np.zeros((1, 256, 256), np.uint8), appearances=asked)
+
+
+def test_call__seeds_are_drawn_anew_or_from_a_generator(bundle: Bundle) -> None:
+    with Synthesizer.open(bundle, device="cpu") as synth:
+        np.testing.assert_array_equal(synth(CALL), synth(CALL))
+        assert (synth(CALL, seeds="fresh") != synth(CALL, seeds="fresh")).any()
+        for make in (np.random.default_rng, random.Random):
+            one, other = make(5), make(5)
+            first, second = synth(CALL, seeds=one), synth(CALL, seeds=one)
+            assert (first != second).any()
+            np.testing.assert_array_equal(synth(CALL, seeds=other), first)
+            np.testing.assert_array_equal(synth(CALL, seeds=other), second)
+        drawn = np.random.default_rng(7).integers(0, (1 << 64) - 1, 3, np.uint64, endpoint=True)
+        np.testing.assert_array_equal(synth(CALL, seeds=np.random.default_rng(7)), synth(CALL, seeds=drawn))
+        for wrong in ("other", iter(range(3))):
+            with pytest.raises(ArrayError, match=r"'fresh', or a numpy.random.Generator, got"):
+                synth(CALL, seeds=wrong)  # type: ignore[arg-type]

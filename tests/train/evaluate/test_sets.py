@@ -117,7 +117,7 @@ def test_sets__pairs_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         sets.read_pairs(sets.find_real(data, None).pairs, 64, workers=2)
 
 
-def test_sets__synthesized_images_are_squares_of_one_size(tmp_path: Path) -> None:
+def test_sets__synthesized_images_are_of_one_size(tmp_path: Path) -> None:
     folder = write(tmp_path / "images", photographs(3))
     found = sets.find_synthetic(tmp_path)  # as with --pairs
     assert sorted(found.by_key) == ["p000", "p001", "p002"]
@@ -126,10 +126,11 @@ def test_sets__synthesized_images_are_squares_of_one_size(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"p001\.png is 96 x 96 pixels, others are 64 x 64"):
         sets.read_synthetic(list(found.by_key.values()), 2)
     for side, shape in ((16, "16 x 16"), (1040, "1040 x 1040")):
-        with pytest.raises(InputError, match=f"{shape} pixels; expected squares of 32 to 1024"):
+        with pytest.raises(InputError, match=f"{shape} pixels; expected sides of 32 to 1024"):
             sets.check_side(side, side)
-    with pytest.raises(InputError, match="48 x 64 pixels"):
-        sets.check_side(64, 48)
+    with pytest.raises(InputError, match="16 x 64 pixels"):
+        sets.check_side(64, 16)
+    sets.check_side(64, 48)
     (folder / "p002.png").write_bytes(b"none")
     with pytest.raises(InputError, match=r"p002\.png: is not a PNG"):
         sets.read_synthetic([folder / "p002.png"], 1)

@@ -373,6 +373,7 @@ def test_fast_preset__a_run_of_two_processes_is_a_run(tmp_path: Path) -> None:
                 assert float((away > 2e-5).float().mean()) < 0.05, name
     assert sorted(p.name for p in (tmp_path / "two").iterdir() if not p.name.startswith(".")) == [
         "config.json",
+        "data.json",
         "events",
         "grids",
         "latest_net_D.pth",

@@ -163,7 +163,7 @@ def test_stop_and_resume__temporary_files_of_every_kind_are_swept(
 
     monkeypatch.setattr(os, "replace", watch)
     go(data, tmp_path / "other", save_epochs=1)
-    assert len(seen) == 1 + 2 * 6
+    assert len(seen) == 2 + 2 * 6  # config.json and data.json, and of each epoch what is named above
     assert all(name.startswith(".m2l-train-") for name in seen)
 
 

@@ -1,8 +1,9 @@
 """Make batches of pairs: a new order each epoch, and the same random crop and flip for mask and image.
 
 As the original at commit 0442670 (data/aligned_dataset.py): pictures straight to `load_size`, bicubic; the crop's
-offsets uniform in 0..load_size - image_size - 1; a flip for half of the pairs. Random numbers depend on seed, epoch and
-pair alone (:mod:`m2l_runtime.conditioning.random`), so a run that is resumed sees what it would have seen.
+offsets uniform in 0..load_size - image_size - 1, each along its side; a flip for half of the pairs. Random numbers
+depend on seed, epoch and pair alone (:mod:`m2l_runtime.conditioning.random`), so a run that is resumed sees what it
+would have seen.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class Batch:
     names: tuple[str, ...]
     """Of the photographs' files."""
     masks: Masks | Tensor
-    """uint8 (B, S, S)."""
+    """uint8 (B, H, W)."""
     images: Images | Tensor
-    """uint8 (B, S, S, 3)."""
+    """uint8 (B, H, W, 3)."""
     last_position: int
     """Place in the epoch's order of the last pair used or skipped, from 0."""
 
@@ -57,17 +58,18 @@ class Placement:
 def placement(config: TrainConfig, epoch: int, place: int) -> Placement:
     """Choose a random crop of `image_size`, a flip and a rotation for pair number `place`."""
     numbers = random_uint64(3, config.seed, "augment", epoch, place)
-    top, left = random_below(max(1, config.crop_from - config.image_size), numbers[:2])
-    is_flipped, quarter_turns = int(numbers[2]) >> 63, int(numbers[2]) >> 61 & 3
+    (height, width), (high, wide) = config.size, config.crop_from
+    (top,), (left,) = random_below(max(1, high - height), numbers[:1]), random_below(max(1, wide - width), numbers[1:2])
+    is_flipped, quarter_turns = int(numbers[2]) >> 63, int(numbers[2]) >> 61 & (3 if height == width else 2)
     return Placement(int(top), int(left), config.flip and bool(is_flipped), quarter_turns if config.turn else 0)
 
 
 def augment(arrays: DecodedPair, config: TrainConfig, epoch: int, place: int) -> tuple[Mask, Image]:
     """Crop, flip and rotate mask and image of a pair alike, as :func:`placement` says."""
-    at, side = placement(config, epoch, place), config.image_size
+    at, (height, width) = placement(config, epoch, place), config.size
     halves = []
     for half in (arrays.mask, arrays.image):
-        cropped = half[at.top : at.top + side, at.left : at.left + side]
+        cropped = half[at.top : at.top + height, at.left : at.left + width]
         halves.append(np.rot90(cropped[:, ::-1] if at.is_flipped else cropped, at.quarter_turns))
     return halves[0], halves[1]
 

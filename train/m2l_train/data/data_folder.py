@@ -18,9 +18,10 @@ from typing import Final
 
 from PIL import Image as PillowImage
 
+from m2l_runtime._utils.sides import plain_sides
 from m2l_runtime._utils.text import plural, printable, stem
 from m2l_runtime.errors import InputError, PictureFileError
-from m2l_runtime.masks.image_file import FORMATS, decode, read_bytes
+from m2l_runtime.masks.image_file import decode, open_header, read_bytes
 from m2l_runtime.masks.mask_file import to_gray
 from m2l_runtime.masks.mask_folder import describe_passed_over, find_masks
 from m2l_train.data.pairing import Pair, Pairing, find_pairs
@@ -43,8 +44,9 @@ class DataFolder:
     train: tuple[Pair, ...]
     """In the order of their names."""
     val: tuple[Pair, ...]
-    stored_size: int | None
-    """Side in pixels that the pictures were brought to before; None if they are not all squares of one size."""
+    stored_size: int | str | None
+    """Size that the pictures were brought to before, as 286 or 286x572; None if they are not all of one size, or of one
+    that cameras give, which is no square."""
     warnings: tuple[str, ...]
     layout: str
     """What the folder was taken for."""
@@ -100,7 +102,8 @@ def open_data(data: str | os.PathLike[str]) -> DataFolder:
         )
     if not val:
         warnings.append(f"there is no {VAL} split: figures and grids are of pairs that are trained on")
-    return DataFolder(train, val, _stored_size(train), tuple(warnings), layout)
+    stored_size = _stored_size(train, is_prepared=(root / DATASET_FILE).is_file())
+    return DataFolder(train, val, stored_size, tuple(warnings), layout)
 
 
 def _refuse_other_splits(root: Path) -> None:
@@ -206,19 +209,19 @@ def _is_mask(picture: PillowImage.Image) -> bool:
     return True
 
 
-def _stored_size(pairs: tuple[Pair, ...]) -> int | None:
+def _stored_size(pairs: tuple[Pair, ...], *, is_prepared: bool) -> int | str | None:
     """What a few of the pictures' headers say."""
     sizes: set[tuple[int, int]] = set()
     for pair in _sample_pairs(pairs):
         if not pair.image.is_file():  # a pipe would wait for somebody to write to it
             continue
         try:
-            with PillowImage.open(pair.image, formats=FORMATS) as picture:
+            with open_header(pair.image) as picture:
                 width, height = picture.size
-        except (OSError, ValueError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
+        except Exception:  # noqa: BLE001, S112 - decoders raise whatever a damaged file leads them to
             continue  # told when it is read
         sizes.add((width // 2 if pair.is_combined else width, height))
     if len(sizes) != 1:
         return None
     width, height = sizes.pop()
-    return width if width == height else None
+    return plain_sides((height, width)) if is_prepared or width == height else None

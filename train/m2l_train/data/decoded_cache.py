@@ -7,6 +7,7 @@ session. The file has no name any more once all processes have mapped it, so not
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 from collections import deque
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.sides import both_sides
 from m2l_runtime.types import NAMES
 from m2l_train.config import TrainConfig
 from m2l_train.data.batches import Batch, Placement, order, placement
@@ -29,7 +31,7 @@ from m2l_train.data.photograph import PairError, read_pair, with_margins
 from m2l_train.models import appearance
 
 Pixels = npt.NDArray[np.uint8]
-"""uint8 (N, S, S, 4): RGB and mask of each pair, S the side before the crop."""
+"""uint8 (N, H, W, 4): RGB and mask of each pair, of the size before the crop."""
 
 _CHUNK: Final = 16
 _AHEAD: Final = 4
@@ -60,8 +62,7 @@ def decode_pairs(
         PairError: a pair cannot be read and `skipped` is None.
         OutputError: the disk is full.
     """
-    side = config.crop_from
-    row_bytes = side * side * 4
+    row_bytes = math.prod(config.crop_from) * 4
     bad: set[int] = set()
     with atomic.output_errors(file), file.open("xb") as handle:
         with contextlib.suppress(
@@ -98,8 +99,8 @@ def decode_pairs(
     return bad
 
 
-def map_pixels(file: Path, count: int, side: int) -> Pixels:
-    """Map the pixels in a file of :func:`decode_pairs`; they stay when its name is removed.
+def map_pixels(file: Path, count: int, size: tuple[int, int]) -> Pixels:
+    """Map the pixels in a file of :func:`decode_pairs`, of pictures of (height, width); they stay without its name.
 
     Where the file system maps no files, they are read into memory.
     """
@@ -108,7 +109,7 @@ def map_pixels(file: Path, count: int, side: int) -> Pixels:
             content: mmap.mmap | bytes = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError:
             content = handle.read()
-    return np.frombuffer(content, np.uint8).reshape(count, side, side, 4)
+    return np.frombuffer(content, np.uint8).reshape(count, *size, 4)
 
 
 def appearances(pixels: Pixels, bad: set[int], device: torch.device) -> Tensor:
@@ -139,11 +140,12 @@ def appearances_of(
     return torch.cat(rows) if rows else torch.empty(0, len(NAMES))
 
 
-def cut(rows: Tensor, where: Sequence[Placement], side: int) -> tuple[Tensor, Tensor]:
-    """Crop, flip and rotate pixels (B, S, S, 4) to masks (B, side, side) and images (B, side, side, 3)."""
+def cut(rows: Tensor, where: Sequence[Placement], size: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Crop, flip and rotate pixels (B, H, W, 4) to masks (B, height, width) and images (B, height, width, 3)."""
+    height, width = both_sides(size)
     crops = []
     for row, at in zip(rows, where, strict=True):
-        piece = row[at.top : at.top + side, at.left : at.left + side]
+        piece = row[at.top : at.top + height, at.left : at.left + width]
         if at.is_flipped:
             piece = piece.flip(1)
         crops.append(torch.rot90(piece, at.quarter_turns, (0, 1)) if at.quarter_turns else piece)
@@ -197,5 +199,5 @@ def decoded_batches(
             return
         batch, chosen, future = pending.popleft()
         rows = future.result().to(device, non_blocking=True)
-        masks, images = cut(rows, [placement(config, epoch, place) for place in chosen], config.image_size)
+        masks, images = cut(rows, [placement(config, epoch, place) for place in chosen], config.size)
         yield Batch(tuple(pairs[place].image.name for place in chosen), masks, images, batch[-1])

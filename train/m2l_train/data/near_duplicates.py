@@ -10,7 +10,7 @@ the threshold, 7 of the 9 that are known to be re-digitised among them; it is a 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ THRESHOLD: Final = 0.95
 _BLOCK: Final = 512
 
 Descriptor = npt.NDArray[np.float32]
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def descriptor(image: Image) -> Descriptor:
@@ -48,7 +50,7 @@ def near_duplicates(one: Descriptor, other: Descriptor) -> Iterator[tuple[int, i
             yield start + int(row), int(column), float(best[row, column])
 
 
-def same_either_way(pictures: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
+def same_either_way(pictures: npt.NDArray[Scalar]) -> Iterator[npt.NDArray[Scalar]]:
     """Yield square pictures (N, S, S, ...) in the eight ways to rotate and mirror them."""
     for mirrored in (pictures, pictures[:, :, ::-1]):
         for quarter_turns in range(4):

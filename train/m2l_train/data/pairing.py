@@ -5,6 +5,7 @@ Names are those of the sources people have, in any letter case:
 - ISIC: ``ISIC_0000000.jpg`` with ``ISIC_0000000_segmentation.png``; ``_superpixels.png`` is ignored;
 - PH2: ``IMD003.bmp`` with ``IMD003_lesion.bmp``;
 - any: equal names but for the ending, in two folders; ``NAME_mask`` too;
+- `m2l synth --pairs`: equal names, whatever the mask's file was called (``NAME_segmentation`` on both sides);
 - one's own, by a `PairPattern`.
 
 A pair that is there several times with the same bytes counts once.
@@ -23,7 +24,7 @@ from m2l_runtime._utils.atomic import file_sha256
 from m2l_runtime._utils.text import printable, stem
 from m2l_runtime.errors import InputError
 from m2l_runtime.masks.appearance_query import MASK_SUFFIXES
-from m2l_runtime.masks.mask_folder import SUFFIXES, find_masks
+from m2l_runtime.masks.mask_folder import SUFFIXES, MaskFolder, find_masks
 
 IGNORED_SUFFIXES: Final = ("_superpixels",)
 
@@ -127,11 +128,12 @@ def find_pairs(
     is_one_folder = image_folder.resolve() == mask_folder.resolve()
     passed_over: list[str] = []
     by_key: tuple[dict[str, list[str]], dict[str, list[str]]] = ({}, {})
-    for kind, folder in enumerate((image_folder, mask_folder)):
-        given = find_masks(folder)
+    found = (find_masks(image_folder), find_masks(mask_folder))
+    equal = set() if is_one_folder or pattern is not None else _equal_marked_names(*found)
+    for kind, given in enumerate(found):
         passed_over += [name for name in given.passed_over if kind == 0 or not is_one_folder]
         for name in given.names:
-            key = _key_of_kind(name, kind, is_one_folder, pattern)
+            key = _base(name) if _base(name) in equal else _key_of_kind(name, kind, is_one_folder, pattern)
             if key is None:
                 continue
             by_key[kind].setdefault(key, []).append(name)
@@ -140,6 +142,41 @@ def find_pairs(
     ):  # a photograph beside its mask, in a folder of masks
         by_key[1][key] = [name for name in names if _key(name)[1]] or names
     return replace(_match(image_folder, mask_folder, *by_key), passed_over=passed_over)
+
+
+def _equal_marked_names(images: MaskFolder, masks: MaskFolder) -> set[str]:
+    """Return names with a mask suffix that are those of photographs: a mask has the same name, and other bytes.
+
+    A photograph of the name without the suffix says that the file beside it is its mask.
+    """
+    photographs = {_base(name) for name in images.names}
+    by_base: dict[str, list[Path]] = {}
+    for name in masks.names:
+        by_base.setdefault(_base(name), []).append(masks.path(name))
+    return {
+        _base(name)
+        for name in images.names
+        if _key(name)[1]
+        and _key(name)[0] not in photographs
+        and _base(name) in by_base
+        and not any(_are_equal(images.path(name), mask) for mask in by_base[_base(name)])
+    }
+
+
+def _are_equal(one: Path, other: Path) -> bool:
+    """Tell whether two files hold the same bytes; what cannot be read is equal to nothing."""
+    try:
+        if one.stat().st_size != other.stat().st_size:
+            return False
+    except OSError:
+        return False
+    sha256 = file_sha256(one)
+    return sha256 is not None and sha256 == file_sha256(other)
+
+
+def _base(name: str) -> str:
+    """Return a name without folders and ending, in lower case."""
+    return os.path.basename(stem(name)).lower()  # noqa: PTH119
 
 
 def _key_of_kind(name: str, kind: int, is_one_folder: bool, pattern: PairPattern | None) -> str | None:
@@ -197,7 +234,7 @@ def pair_key(name: str) -> str:
 
 def _key(name: str) -> tuple[str | None, bool]:
     """Return (what pairs share, whether the name has a mask suffix); None for files that are neither."""
-    base = os.path.basename(stem(name)).lower()  # noqa: PTH119
+    base = _base(name)
     if base.endswith(IGNORED_SUFFIXES):
         return None, False
     for suffix in MASK_SUFFIXES:

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import numpy as np
 from PIL import Image as PillowImage
 
+from m2l_runtime._utils.sides import both_sides
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import PictureFileError
 from m2l_runtime.masks import mask_file
@@ -50,19 +51,19 @@ class DecodedPair:
     """What is legal but unusual: empty, full, grey, CMYK, turned, ..."""
 
 
-def read_pair(pair: Pair, side: int, *, mask_is_left: bool = True) -> DecodedPair:
-    """Decode a pair and squash both to (side, side), bicubic with antialiasing, straight from their own size.
+def read_pair(pair: Pair, size: int | tuple[int, int], *, mask_is_left: bool = True) -> DecodedPair:
+    """Decode a pair and squash both to one size, bicubic with antialiasing, straight from their own.
 
     Args:
         pair: the files; a combined picture is cut in halves first.
-        side: in pixels.
+        size: side in pixels, or (height, width).
         mask_is_left: of a combined picture.
 
     Raises:
         PairError: a file cannot be read, the mask is none, or their aspects differ.
     """
     try:
-        return _read_pair(pair, side, mask_is_left)
+        return _read_pair(pair, both_sides(size), mask_is_left)
     except MemoryError:
         raise PairError(f"{printable(pair.image)}: does not fit in memory, or its mask does not") from None
 
@@ -79,7 +80,7 @@ def with_margins(arrays: DecodedPair, margin: int) -> DecodedPair:
     )
 
 
-def _read_pair(pair: Pair, side: int, mask_is_left: bool) -> DecodedPair:
+def _read_pair(pair: Pair, size: tuple[int, int], mask_is_left: bool) -> DecodedPair:
     if pair.is_combined:
         picture, *low = _open_deep(pair.image)
         mask_picture, image, notes = _halves(picture, pair.image, mask_is_left)
@@ -101,8 +102,8 @@ def _read_pair(pair: Pair, side: int, mask_is_left: bool) -> DecodedPair:
     if (image.width, image.height) != (width, height):
         notes = (*notes, "sizes differ")
     return DecodedPair(
-        mask=mask_file.resize(gray, (side, side)),
-        image=np.array(image.resize((side, side), PillowImage.Resampling.BICUBIC)),
+        mask=mask_file.resize(gray, size),
+        image=np.array(image.resize(size[::-1], PillowImage.Resampling.BICUBIC)),
         original_size=(image.height, image.width),
         mask_size=(height, width),
         lesion_fraction=float((gray >= 128).mean()),

@@ -9,12 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.plain_file import read_plain
+from m2l_runtime._utils.reading import reader_errors
+from m2l_runtime._utils.sides import plain_sides
 from m2l_runtime._utils.text import printable, utf8
 from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_runtime.masks.mask_folder import describe_passed_over
@@ -35,6 +38,8 @@ from m2l_train.data.prepare_options import DEFAULT_SPLITS, PrepareOptions, Prepa
 from m2l_train.data.prepare_tables import fill_report, write_tables
 from m2l_train.data.split_folders import find_split_pairs
 from m2l_train.data.splits import check_groups, split_pairs
+
+_MAX_SETTINGS_BYTES: Final = 1 << 20
 
 
 @check_types()
@@ -222,7 +227,7 @@ def _check_out(root: Path, images: Path, masks: Path, resume: bool, overwrite: b
 class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hold the fields of PrepareOptions, as `SETTINGS` has them."""
 
-    size: int
+    size: int | str
     splits: dict[str, float]
     seed: int
     split_file: str | None
@@ -239,15 +244,14 @@ def read_settings(out: str | os.PathLike[str]) -> PrepareOptions | None:
         InputError: the file that has it is damaged.
     """
     path = require_path(out, "the data folder") / SETTINGS
-    try:
-        settings = msgspec.json.decode(read_plain(path), type=_Settings)
-        return PrepareOptions(**msgspec.structs.asdict(settings))
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.lexists(path):
         return None
-    except OSError as error:
-        raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, InputError) as error:
-        raise InputError(f"{printable(path)} is damaged: {error}; --overwrite begins anew") from None
+    with reader_errors(InputError, path, "is damaged", "; --overwrite begins anew"):
+        settings = msgspec.json.decode(read_plain(path, _MAX_SETTINGS_BYTES), type=_Settings)
+        try:
+            return PrepareOptions(**msgspec.structs.asdict(settings))
+        except InputError as error:
+            raise ValueError(*error.args) from None
 
 
 def _write_settings(root: Path, options: PrepareOptions) -> None:
@@ -256,7 +260,7 @@ def _write_settings(root: Path, options: PrepareOptions) -> None:
         for path in (options.split_file, options.group_file)
     )
     found = _Settings(
-        options.size,
+        plain_sides(options.sides),
         dict(options.splits),
         options.seed,
         split_file,
@@ -299,8 +303,12 @@ def _clear(root: Path) -> None:
     for name in (PAIRS, REPORT, DATASET_FILE):
         atomic.remove_inside(root, name)
     if (root / LOG).is_file():
-        with atomic.output_errors(root / LOG), os.fdopen(open_log(root / LOG), "r+b") as log:
-            log.truncate(0)  # it stays, so that the folder is still known
+        descriptor = open_log(root / LOG)
+        try:
+            with atomic.output_errors(root / LOG):
+                os.truncate(descriptor, 0)  # it stays, so that the folder is still known
+        finally:
+            os.close(descriptor)
 
 
 def _remove_stale(root: Path, made: Sequence[Prepared]) -> None:

@@ -48,7 +48,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     split: str
-    size: int
+    size: int | str
+    """As :func:`m2l_runtime._utils.sides.plain_sides` writes it."""
     image: str
     """Source, relative to its folder; bytes that are not UTF-8 escaped."""
     mask: str
@@ -164,7 +165,7 @@ class PrepareJob:
         outputs: dict[str, str] = {}
         try:
             self._require_names(pair, split)
-            arrays = read_pair(pair, self._options.size)
+            arrays = read_pair(pair, self._options.sides)
             for path, picture in zip(self._outputs(name, split), self._pictures(arrays), strict=True):
                 outputs[path] = self._write(path, picture)
         except PairError as error:

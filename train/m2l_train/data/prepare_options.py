@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.sides import plain_sides, read_sides
 from m2l_runtime._utils.text import printable, utf8
 from m2l_runtime.errors import InputError
 from m2l_train.config import check_integer
@@ -41,8 +42,9 @@ class PrepareOptions:
         InputError: a value is out of range, or of another type.
     """
 
-    size: int = DEFAULT_SIZE
-    """Side in pixels of the pictures written: what training resizes to before its random crop."""
+    size: int | str | tuple[int, int] = DEFAULT_SIZE
+    """Side in pixels of the pictures written, or height x width as 286x572 or (286, 572): what training resizes to
+    before its random crop."""
     splits: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_SPLITS))
     """Share of each split; they add up to 1."""
     seed: int = 0
@@ -58,10 +60,17 @@ class PrepareOptions:
     group_column: str | None = None
     """Name of the column of groups; None: `group`, or one of patient, lesion or subject, with or without `_id`."""
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width in pixels of the pictures written."""
+        return read_sides(self.size, "the size")
+
     def __post_init__(self) -> None:
-        for field_name, low, high in (("size", 16, 4096), ("seed", 0, (1 << 63) - 1)):
-            number = check_integer(f"the {field_name}", getattr(self, field_name), low, high)
-            object.__setattr__(self, field_name, number)
+        object.__setattr__(self, "seed", check_integer("the seed", self.seed, 0, (1 << 63) - 1))
+        sides = read_sides(self.size, "the size")
+        for side in sides:
+            check_integer("the size", side, 16, 4096)
+        object.__setattr__(self, "size", plain_sides(sides))
         if self.split_file is not None:
             object.__setattr__(self, "split_file", require_path(self.split_file, "the split file"))
         if self.group_file is not None:

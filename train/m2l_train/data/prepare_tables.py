@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -29,7 +30,7 @@ def fill_report(report: PrepareReport, prepared: Sequence[Prepared], options: Pr
     for record in prepared:
         report.splits[record.split] = report.splits.get(record.split, 0) + 1
         named = {"empty": report.empty_masks, "full": report.full_masks, "sizes differ": report.sizes_differ}
-        smaller = record.original_size is not None and min(record.original_size) < options.size
+        smaller = record.original_size is not None and any(map(operator.lt, record.original_size, options.sides))
         for note in (*record.notes, *((ENLARGED_NOTE,) if smaller else ())):
             if note in named:
                 named[note].append(record.name)

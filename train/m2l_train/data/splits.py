@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from m2l_runtime._utils.reading import read_input, reader_errors
 from m2l_runtime._utils.text import plural, printable, utf8
 from m2l_runtime.conditioning.random import random_uint64
 from m2l_runtime.errors import InputError
@@ -19,6 +19,7 @@ from m2l_train.data.prepare_options import PrepareOptions, PrepareReport, check_
 GROUP_COLUMNS: Final = ("group", "group_id", "patient", "patient_id", "lesion", "lesion_id", "subject", "subject_id")
 """Names of the column of groups, the first that is there."""
 
+_MAX_CSV_BYTES: Final = 1 << 28
 _NAME_COLUMNS: Final = ("name", "id", "image", "image_id", "isic_id")
 
 
@@ -140,13 +141,8 @@ def _rows(path: Path, what: str, columns: Sequence[str], expected: str) -> list[
     Raises:
         InputError: it cannot be read, is no CSV file, or lacks a column.
     """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{printable(path)} is not a plain file; expected a CSV file of {what}")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {printable(path)}: {getattr(error, 'strerror', None) or error}") from None
-    try:
+    with reader_errors(InputError, path, f"is no CSV file of {what}"):
+        text = read_input(path, _MAX_CSV_BYTES).decode("utf-8-sig")
         rows = csv.DictReader(io.StringIO(text))
         by_name = {str(c).strip().lower(): c for c in rows.fieldnames or ()}
         name_column, value_column = (
@@ -159,5 +155,3 @@ def _rows(path: Path, what: str, columns: Sequence[str], expected: str) -> list[
             (number, (row[name_column] or "").strip(), (row[value_column] or "").strip())
             for number, row in enumerate(rows, 2)
         ]
-    except csv.Error as error:
-        raise InputError(f"{printable(path)} is no CSV file of {what}: {error}") from None

@@ -18,7 +18,7 @@ from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import EngineNotInstalled, InputError, PictureFileError
 from m2l_runtime.masks.image_file import decode
 from m2l_runtime.output.formats import FORMATS
-from m2l_runtime.runs.pairs_csv import PAIRS
+from m2l_runtime.runs.checks import PAIRS
 from m2l_runtime.types import Image, Mask
 
 _MASK: Final = ".mask.png"

@@ -1,4 +1,4 @@
-"""Define the commands of evaluation: evaluate images, evaluate bundle, evaluate segmenter.
+"""Define the commands of evaluation: evaluate images, bundle, compare, report, segmenter and usefulness.
 
 Nothing heavy is imported before a command runs.
 """
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from m2l_runtime._utils.text import print_stderr
+from m2l_runtime._utils.text import ascii_json, print_stderr
 from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, expand_options, option_field
+from m2l_train.evaluate.usefulness.cli import usefulness
 
 if TYPE_CHECKING:
-    from m2l_train.evaluate import Evaluation, EvaluationOptions
+    from m2l_train.evaluate import Comparison, Evaluation, EvaluationOptions
 
 DataArgument = Annotated[
     Path,
@@ -43,12 +44,19 @@ class Direction(StrEnum):
     BtoA = "BtoA"
 
 
+class Appearances(StrEnum):
+    """List the choices of --appearances."""
+
+    shared = "shared"
+    own = "own"
+
+
 DirectionOption = Annotated[Direction, typer.Option(help=_DIRECTION_HELP)]
 
 
 @dataclass(frozen=True)
-class EvaluationFlags:
-    """Hold the options of both commands that compare images."""
+class MeasureFlags:
+    """Hold the options of all commands that measure images."""
 
     split: str | None = option_field(None, "Which real pairs.", default="val, or all where there are no splits")
     segmenter: Path | None = option_field(
@@ -60,13 +68,28 @@ class EvaluationFlags:
     encoding: Literal["real", "none"] = option_field(
         "real", "Encode synthesized images as most real files are (JPEG), or not."
     )
-    sheet: Path | None = option_field(None, "Also draw the images told apart most surely, to this .png or .jpg file.")
     direction: Literal["AtoB", "BtoA"] = option_field("AtoB", _DIRECTION_HELP)
     out: Path | None = option_field(None, "Also write the result to this JSON file.")
     json: bool = option_field(False, "Print JSON instead of a table.")
     seed: int = option_field(0, "Seed of samples, patches, resamples, and a bundle's random inputs.")
     workers: int | None = option_field(None, "Threads that read and compare.", default=ALL_CPUS)
     overwrite: bool = option_field(False, "Replace a file that is there.")
+
+
+@dataclass(frozen=True)
+class EvaluationFlags(MeasureFlags):
+    """Hold the options of both commands that measure one set of images."""
+
+    sheet: Path | None = option_field(None, "Also draw the images told apart most surely, to this .png or .jpg file.")
+
+
+@dataclass(frozen=True)
+class EngineFlags:
+    """Hold the options of commands that synthesize."""
+
+    backend: str = option_field("auto", BACKEND_HELP)
+    device: str = option_field("auto", "Device of the engine: auto, cpu, cuda or cuda:N.")
+    threads: int | None = option_field(None, "CPU threads of the engine.", default=ALL_CPUS)
 
 
 def register(app: typer.Typer) -> None:
@@ -79,7 +102,10 @@ def register(app: typer.Typer) -> None:
     )
     group.command()(images)
     group.command()(bundle)
+    group.command()(compare)
+    group.command()(report)
     group.command()(segmenter)
+    group.command()(usefulness)
     app.add_typer(group)
 
 
@@ -122,12 +148,20 @@ def bundle(
     ] = None,
     *,
     flags: EvaluationFlags,
-    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto",
-    device: Annotated[str, typer.Option(help="Device of the engine: auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option(help="CPU threads of the engine.  [default: the CPUs this process may use]", show_default=False),
+    engine: EngineFlags,
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8"],
+        typer.Option(help="Precision of the convolutions. m2l inspect lists what a bundle has for which backend."),
+    ] = "fp32",
+    appearance: Annotated[
+        str | None,
+        typer.Option(
+            help="A photograph to look like, or numbers by name: lesion_L=35,ita=tan.  "
+            "[default: sampled from the training images']",
+            show_default=False,
+        ),
     ] = None,
+    samples: Annotated[int, typer.Option(help="Images of each mask, where the bundle varies.")] = 1,
 ) -> None:
     """Evaluate a bundle: synthesize from the masks of real pairs, in memory, and compare.
 
@@ -138,7 +172,61 @@ def bundle(
     def run(options: EvaluationOptions) -> Evaluation | None:
         from m2l_train.evaluate import evaluate_bundle
 
-        return evaluate_bundle(data, bundle, options, backend=backend, device=device, threads=threads)
+        return evaluate_bundle(
+            data,
+            bundle,
+            options,
+            backend=engine.backend,
+            device=engine.device,
+            threads=engine.threads,
+            precision=precision,
+            appearance=appearance,
+            samples=samples,
+        )
+
+    _evaluate(run, flags)
+
+
+@expand_options
+def compare(
+    a: Annotated[
+        Path,
+        typer.Argument(help="Folder of a bundle; 'embedded' is the model inside the package.", show_default=False),
+    ],
+    b: Annotated[
+        Path, typer.Argument(help="Another, which is called better or worse than the first.", show_default=False)
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder of real pairs: of m2l prepare, images and masks, or combined.", show_default=False),
+    ],
+    *,
+    flags: MeasureFlags,
+    engine: EngineFlags,
+    appearances: Annotated[
+        Appearances,
+        typer.Option(help="shared: B gets the appearances drawn for A. own: each draws from its own table."),
+    ] = Appearances.shared,
+) -> None:
+    """Compare two bundles on the same masks, appearances and seeds, with a verdict for each metric.
+
+    Exit status: 0 done, 1 it cannot be done, 2 the command line was wrong, 130 or 143 stopped by a signal
+    (nothing is written).
+    """
+
+    def run(options: EvaluationOptions) -> Comparison | None:
+        from m2l_train.evaluate import compare_bundles
+
+        return compare_bundles(
+            data,
+            a,
+            b,
+            options,
+            appearances="own" if appearances is Appearances.own else "shared",
+            backend=engine.backend,
+            device=engine.device,
+            threads=engine.threads,
+        )
 
     _evaluate(run, flags)
 
@@ -152,19 +240,20 @@ def _segmenter_file(given: Path | None) -> Path | None:
     return None if str(given) == "none" else given
 
 
-def _evaluate(run: Callable[[EvaluationOptions], Evaluation | None], flags: EvaluationFlags) -> None:
+def _evaluate(run: Callable[[EvaluationOptions], Evaluation | Comparison | None], flags: MeasureFlags) -> None:
     from m2l_runtime._utils import atomic
     from m2l_runtime._utils.signals import StopSignals
     from m2l_runtime.cli.progress import Reporter
-    from m2l_train.evaluate import EvaluationOptions, to_json
-    from m2l_train.evaluate.report import describe_evaluation
+    from m2l_train.evaluate import Comparison, EvaluationOptions, to_json
+    from m2l_train.evaluate.report import describe_comparison, describe_evaluation
 
+    sheet = flags.sheet if isinstance(flags, EvaluationFlags) else None
     if flags.out is not None:
         atomic.check_new_file(flags.out, overwrite=flags.overwrite)
-    if flags.sheet is not None:
-        atomic.check_new_file(flags.sheet, overwrite=flags.overwrite)
+    if sheet is not None:
+        atomic.check_new_file(sheet, overwrite=flags.overwrite)
     with Reporter("evaluating") as reporter, StopSignals() as stop:
-        evaluation = run(
+        found = run(
             EvaluationOptions(
                 split=flags.split,
                 segmenter=_segmenter_file(flags.segmenter),
@@ -172,7 +261,7 @@ def _evaluate(run: Callable[[EvaluationOptions], Evaluation | None], flags: Eval
                 imagenet=not flags.no_imagenet,
                 feature_cache=flags.feature_cache,
                 encoding=flags.encoding,
-                sheet=flags.sheet,
+                sheet=sheet,
                 mask_is_left=flags.direction == "AtoB",
                 seed=flags.seed,
                 workers=flags.workers,
@@ -181,14 +270,101 @@ def _evaluate(run: Callable[[EvaluationOptions], Evaluation | None], flags: Eval
                 should_stop=stop.is_set,
             )
         )
-    if evaluation is None:
+    if found is None:
         print_stderr("stopped; nothing was written")
         raise typer.Exit(stop.exit_status)
-    document = to_json(evaluation)
+    document = to_json(found)
     if flags.out is not None:
         atomic.check_new_file(flags.out, overwrite=flags.overwrite)  # it may have appeared meanwhile
         atomic.write_file(flags.out, document)
-    typer.echo(document.decode().rstrip() if flags.json else describe_evaluation(evaluation))
+    if flags.json:
+        typer.echo(ascii_json(document.decode().rstrip()))
+    else:
+        typer.echo(describe_comparison(found) if isinstance(found, Comparison) else describe_evaluation(found))
+
+
+@expand_options
+def report(
+    results: Annotated[
+        list[Path],
+        typer.Argument(help="JSON files of m2l evaluate bundle, images or compare.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Argument(help="Page to write, such as report.html.", show_default=False)],
+    *,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the real pairs of the results, for galleries.", show_default=False),
+    ] = None,
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of a bundle that was measured; may be given again. The model inside the package need not be.",
+            show_default=False,
+        ),
+    ] = None,
+    synthesized: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of images that m2l evaluate images measured; may be given again.", show_default=False
+        ),
+    ] = None,
+    segmenter: Annotated[
+        Path | None,
+        typer.Option(
+            help="Segmenter, to show the masks that are followed best and worst, or none.  "
+            "[default: the one inside the package]",
+            show_default=False,
+        ),
+    ] = None,
+    pictures: Annotated[int, typer.Option(help="Rows of a gallery, at most, 1 to 24.")] = 8,
+    direction: DirectionOption = Direction.AtoB,
+    workers: Workers = None,
+    engine: EngineFlags,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write results as one self-contained HTML page, with plots and galleries.
+
+    The pictures are read from DATA and synthesized again. What was not given is left out, and the page says so.
+
+    Exit status: 0 done, 1 it cannot be done, 2 the command line was wrong, 130 or 143 stopped by a signal
+    (nothing is written).
+    """
+    from m2l_runtime._utils import atomic
+    from m2l_runtime._utils.signals import StopSignals
+    from m2l_runtime._utils.text import plural, printable
+    from m2l_runtime.errors import ArgumentError
+
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ArgumentError(
+            f"the page must end in .html, got '{printable(out.name)}'; it is the last argument, after the results"
+        )
+    atomic.check_new_file(out, overwrite=overwrite)
+    from m2l_train.evaluate import ReportOptions, write_report
+
+    with StopSignals() as stop:
+        page = write_report(
+            results,
+            ReportOptions(
+                data=data,
+                bundles=tuple(bundle or ()),
+                synthesized=tuple(synthesized or ()),
+                segmenter=_segmenter_file(segmenter),
+                mask_is_left=direction is Direction.AtoB,
+                pictures=pictures,
+                workers=workers,
+                backend=engine.backend,
+                device=engine.device,
+                threads=engine.threads,
+                on_note=print_stderr,
+                should_stop=stop.is_set,
+            ),
+        )
+    if page is None:
+        print_stderr("stopped; nothing was written")
+        raise typer.Exit(stop.exit_status)
+    atomic.check_new_file(out, overwrite=overwrite)  # it may have appeared meanwhile
+    atomic.write_file(out, page)
+    typer.echo(f"{printable(out)}: {plural(len(results), 'result')}, {len(page) / 1e6:.1f} MB")
 
 
 def segmenter(

@@ -56,11 +56,21 @@ class EvaluationInputs:
         return self.real if self.training is None else self.training.sample
 
 
+@dataclass(frozen=True)
+class Estimates:
+    """Hold what a metric was made of, with its resampled values."""
+
+    generated: Estimate | None
+    real: Estimate | None
+
+
 @dataclass
 class MetricsResult:
     """Hold the metrics, and what was counted on the way."""
 
     figures: dict[str, Metric] = field(default_factory=dict)
+    estimates: dict[str, Estimates] = field(default_factory=dict)
+    """What the metrics are made of, by the same names."""
     closest: list[Neighbor] = field(default_factory=list)
     told_apart: list[ToldApart] = field(default_factory=list)
     wasserstein_per_set: int = 0
@@ -189,6 +199,7 @@ class MetricContext:
             reason: why it is not measured.
             no_interval: why there is no interval.
         """
+        self.result.estimates[spec.name] = Estimates(generated, real)
         self.result.figures[spec.name] = make_metric(
             generated, real, spec.unit, spec.better, reason=reason, no_interval=no_interval
         )

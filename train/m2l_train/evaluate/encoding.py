@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import JpegImagePlugin
 
-from m2l_runtime.masks.image_file import FORMATS
+from m2l_runtime.masks.image_file import open_header
 from m2l_runtime.types import Image, Images
 from m2l_train.evaluate.sets import in_threads
 
@@ -105,9 +105,9 @@ def _encoding_of(picture: PillowImage.Image) -> JpegEncoding | None:
 def read_encoding(path: Path) -> tuple[JpegEncoding | None, tuple[int, int]]:
     """Read how a file is encoded, None if it is no JPEG in color, and its width and height; (0, 0) if it is none."""
     try:
-        with PillowImage.open(path, formats=FORMATS) as picture:
+        with open_header(path) as picture:
             return _encoding_of(picture), picture.size
-    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
+    except Exception:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
         return None, (0, 0)  # told when it is read
 
 
@@ -123,12 +123,12 @@ def common_encoding(paths: Sequence[Path], workers: int) -> JpegEncoding | None:
 
 
 def encode_once(encoding: JpegEncoding, path: Path, image: Image) -> Image:
-    """Encode the image (S, S, 3) that was read from a file, unless its pixels are those of a JPEG file already.
+    """Encode the image (H, W, 3) that was read from a file, unless its pixels are those of a JPEG file already.
 
-    A file whose picture was resized counts as not encoded; a combined picture is two squares wide.
+    A file whose picture was resized counts as not encoded; a combined picture is two of them wide.
     """
     found, (width, height) = read_encoding(path)
-    side = len(image)
-    if found is not None and height == side and width in (side, 2 * side):
+    rows, columns = image.shape[:2]
+    if found is not None and height == rows and width in (columns, 2 * columns):
         return image
     return encoding.encode(image)

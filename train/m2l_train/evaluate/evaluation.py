@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-from m2l_runtime import Synthesizer
+from m2l_runtime import AppearanceChoice, Synthesizer
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.sides import plain_sides
 from m2l_runtime._utils.text import plural
+from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import EngineNotInstalled, InputError
 from m2l_runtime.types import Image, Mask
 from m2l_train.data.pairing import Pair
@@ -48,7 +50,7 @@ _LISTED: Final = 100
 
 
 @dataclass(frozen=True)
-class _Networks:
+class MetricNetworks:
     """Hold the networks that metrics use; None: those metrics are not measured."""
 
     segmenter: Segmenter | None
@@ -98,6 +100,9 @@ def evaluate_bundle(
     backend: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    precision: Precision = "fp32",
+    appearance: str | AppearanceChoice | None = None,
+    samples: int = 1,
 ) -> Evaluation | None:
     """Evaluate a bundle: synthesize images from the masks of real pairs, and compare. Nothing is written to disk.
 
@@ -115,6 +120,11 @@ def evaluate_bundle(
         backend: as :meth:`m2l_runtime.Synthesizer.open` takes it.
         device: likewise.
         threads: likewise.
+        precision: likewise.
+        appearance: what appearances are to be: a choice, numbers by name (`lesion_L=35,ita=tan`) or the file of a
+            photograph, as `m2l synth --appearance` takes it; None: sampled from what the network was trained with.
+        samples: images of each mask, where the bundle varies. The first of each is compared with the real image, all
+            tell how different the images of one mask are.
 
     Returns:
         The metrics and where they come from; None if it was stopped.
@@ -127,17 +137,40 @@ def evaluate_bundle(
     chosen = options if options is not None else EvaluationOptions()
 
     def evaluation_data() -> EvaluationData:
-        with Synthesizer.open(bundle, backend=backend, device=device, threads=threads, streams=None) as synthesizer:
-            return synthesize_with_bundle(Path(data), synthesizer, chosen)
+        with Synthesizer.open(
+            bundle, backend=backend, device=device, threads=threads, streams=None, precision=precision
+        ) as synthesizer:
+            return synthesize_with_bundle(Path(data), synthesizer, chosen, appearance, samples)
 
     return _evaluate(chosen, evaluation_data)
 
 
 def _evaluate(options: EvaluationOptions, gather: Callable[[], EvaluationData]) -> Evaluation | None:
     started = time.monotonic()
+    networks = open_networks(options)
+    watch = watch_for(options)
+    try:
+        evaluation_data = gather()
+        watch(0)
+        return _evaluate_data(evaluation_data, options, networks, watch, started)
+    except EvaluationStopped:
+        return None
+
+
+def open_networks(options: EvaluationOptions) -> MetricNetworks:
+    """Open the networks that the options ask for, and that are installed.
+
+    Raises:
+        InputError: a file of weights is not what it should be.
+        EngineNotInstalled: Inception features are asked for and torch-fidelity is missing.
+    """
     segmenter = None if options.segmenter is None else load_segmenter(options.segmenter)
     inception = None if options.inception is None else _open_inception(options.inception)
-    networks = _Networks(segmenter, inception, _open_imagenet(options))
+    return MetricNetworks(segmenter, inception, _open_imagenet(options))
+
+
+def watch_for(options: EvaluationOptions) -> Callable[[int], None]:
+    """Return what passes the number of images done on, and raises `EvaluationStopped` where the options say to."""
 
     def watch(count: int) -> None:
         if count:
@@ -145,12 +178,7 @@ def _evaluate(options: EvaluationOptions, gather: Callable[[], EvaluationData]) 
         if options.should_stop():
             raise EvaluationStopped
 
-    try:
-        evaluation_data = gather()
-        watch(0)
-        return _evaluate_data(evaluation_data, options, networks, watch, started)
-    except EvaluationStopped:
-        return None
+    return watch
 
 
 def _open_inception(path: str | os.PathLike[str]) -> Inception:
@@ -160,8 +188,7 @@ def _open_inception(path: str | os.PathLike[str]) -> Inception:
         if error.name is None or error.name.split(".")[0] not in ("torch_fidelity", "torchvision"):
             raise
         raise EngineNotInstalled(
-            f"Inception features need {error.name}, which is not installed: "
-            f"pip install '.[inception]' in a checkout of m2l"
+            f'Inception features need {error.name}, which is not installed: pip install "m2l[inception]"'
         ) from error
     return Inception(path)
 
@@ -181,51 +208,18 @@ def _open_imagenet(options: EvaluationOptions) -> ImageNetFeatures | None:
 def _evaluate_data(
     evaluation_data: EvaluationData,
     options: EvaluationOptions,
-    networks: _Networks,
+    networks: MetricNetworks,
     watch: Callable[[int], None],
     started: float,
 ) -> Evaluation:
-    reference, side, warnings = (
-        evaluation_data.files.reference,
-        evaluation_data.generated.shape[1],
-        list(evaluation_data.warnings),
-    )
-    if evaluation_data.fake:
-        warnings.append(
-            f"{plural(evaluation_data.fake, 'image')} of the fake backend: no model was run, they show nothing"
-        )
-    if len(evaluation_data.generated) < FEW_IMAGES:
-        warnings.append(
-            f"{plural(len(evaluation_data.generated), 'image')} are few: take metrics of fewer than {FEW_IMAGES} "
-            "lightly"
-        )
-    counts = ImageCounts(
-        len(evaluation_data.generated),
-        len(evaluation_data.real.names),
-        len(reference),
-        min(len(reference), MAX_TRAINING),
-        evaluation_data.files.has_masks,
-        networks.segmenter is not None,
-        networks.inception is not None,
-        networks.imagenet is not None,
-    )
-    total = sum(group.cost(counts) for group in METRIC_GROUPS)
+    height, width = evaluation_data.generated.shape[1:3]
+    warnings = [*evaluation_data.warnings, *reservations(evaluation_data)]
+    total = expected_work(evaluation_data, networks)
     if evaluation_data.encoding is not None:  # measured twice
         total = 2 * total + len(evaluation_data.generated) * (1 + len(evaluation_data.samples))
-    options.on_start(len(reference) + total)
-    training = None
-    if len(reference) >= sets.MIN_IMAGES:
-        sets.refuse_synthetic(reference, options.worker_count)
-        training, problems = _read_training(reference, evaluation_data, side, options, watch)
-        warnings += [f"left out {problem}" for problem in problems]
-    inputs = EvaluationInputs(
-        evaluation_data.names,
-        evaluation_data.generated,
-        evaluation_data.real,
-        evaluation_data.files.has_masks,
-        training,
-        evaluation_data.samples,
-    )
+    options.on_start(len(evaluation_data.files.reference) + total)
+    inputs, problems = prepare_inputs(evaluation_data, options, watch)
+    warnings += [f"left out {problem}" for problem in problems]
     compared, result = _measure(inputs, evaluation_data, options, networks, watch)
     if options.sheet is not None and not result.told_apart:
         reason = result.figures["two_sample_auc"].reason
@@ -233,8 +227,8 @@ def _evaluate_data(
     elif options.sheet is not None:
         write_told_apart(Path(options.sheet), compared, result.told_apart)
     return Evaluation(
-        image_size=side,
-        compared_with="training images" if training is not None else "evaluated real images",
+        image_size=plain_sides((height, width)),
+        compared_with="training images" if inputs.training is not None else "evaluated real images",
         figures=result.figures,
         closest=result.closest,
         counts=count_images(evaluation_data, inputs, result),
@@ -250,28 +244,74 @@ def _evaluate_data(
     )
 
 
+def reservations(evaluation_data: EvaluationData) -> list[str]:
+    """Say what should be known before metrics of these images are read."""
+    lines = []
+    if evaluation_data.fake:
+        lines.append(
+            f"{plural(evaluation_data.fake, 'image')} of the fake backend: no model was run, they show nothing"
+        )
+    if len(evaluation_data.generated) < FEW_IMAGES:
+        lines.append(
+            f"{plural(len(evaluation_data.generated), 'image')} are few: take metrics of fewer than {FEW_IMAGES} "
+            "lightly"
+        )
+    return lines
+
+
+def expected_work(evaluation_data: EvaluationData, networks: MetricNetworks) -> int:
+    """Count the images of all passes of metrics, for a progress bar."""
+    reference = evaluation_data.files.reference
+    counts = ImageCounts(
+        len(evaluation_data.generated),
+        len(evaluation_data.real.names),
+        len(reference),
+        min(len(reference), MAX_TRAINING),
+        evaluation_data.files.has_masks,
+        networks.segmenter is not None,
+        networks.inception is not None,
+        networks.imagenet is not None,
+    )
+    return sum(group.cost(counts) for group in METRIC_GROUPS)
+
+
+def prepare_inputs(
+    evaluation_data: EvaluationData, options: EvaluationOptions, watch: Callable[[int], None]
+) -> tuple[EvaluationInputs, list[str]]:
+    """Read the training split beside what is evaluated; return both, and a line for each pair that cannot be read.
+
+    Raises:
+        InputError: a training image says that m2l made it, or too few can be read.
+        EvaluationStopped: the options say to stop.
+    """
+    reference, training, problems = evaluation_data.files.reference, None, list[str]()
+    if len(reference) >= sets.MIN_IMAGES:
+        sets.refuse_synthetic(reference, options.worker_count)
+        size = (evaluation_data.generated.shape[1], evaluation_data.generated.shape[2])
+        training, problems = _read_training(reference, evaluation_data, size, options, watch)
+    inputs = EvaluationInputs(
+        evaluation_data.names,
+        evaluation_data.generated,
+        evaluation_data.real,
+        evaluation_data.files.has_masks,
+        training,
+        evaluation_data.samples,
+    )
+    return inputs, problems
+
+
 def _measure(
     inputs: EvaluationInputs,
     evaluation_data: EvaluationData,
     options: EvaluationOptions,
-    networks: _Networks,
+    networks: MetricNetworks,
     watch: Callable[[int], None],
 ) -> tuple[EvaluationInputs, MetricsResult]:
     """Measure images encoded as the real files are, and as made beside that; return the former and their metrics."""
     shared: dict[str, Any] = {}
 
     def measure(images: EvaluationInputs) -> MetricsResult:
-        context = MetricContext(
-            images,
-            options.seed,
-            options.worker_count,
-            watch,
-            networks.segmenter,
-            networks.inception,
-            networks.imagenet,
-            shared,
-        )
-        return measure_metrics(context)
+        return measure_images(images, options, networks, watch, shared)
 
     encoding = evaluation_data.encoding
     if encoding is None:
@@ -285,6 +325,27 @@ def _measure(
     return compared, result
 
 
+def measure_images(
+    inputs: EvaluationInputs,
+    options: EvaluationOptions,
+    networks: MetricNetworks,
+    watch: Callable[[int], None],
+    shared: dict[str, Any],
+) -> MetricsResult:
+    """Measure every metric of images as they are; what is measured of real images alone is kept in `shared`."""
+    context = MetricContext(
+        inputs,
+        options.seed,
+        options.worker_count,
+        watch,
+        networks.segmenter,
+        networks.inception,
+        networks.imagenet,
+        shared,
+    )
+    return measure_metrics(context)
+
+
 def _with_as_made(figure: Metric, as_made: Metric) -> Metric:
     """Set the figure of the images as they were made beside that of the encoded ones."""
     if figure.value is None:
@@ -296,7 +357,7 @@ def _with_as_made(figure: Metric, as_made: Metric) -> Metric:
 def _read_training(
     pairs: Sequence[Pair],
     evaluation_data: EvaluationData,
-    side: int,
+    size: tuple[int, int],
     options: EvaluationOptions,
     watch: Callable[[int], None],
 ) -> tuple[Training, list[str]]:
@@ -311,7 +372,7 @@ def _read_training(
     def pictures() -> Iterator[Image]:
         found = sets.iterate_pairs(
             pairs,
-            side,
+            size,
             workers=options.worker_count,
             has_masks=files.has_masks,
             mask_is_left=files.mask_is_left,

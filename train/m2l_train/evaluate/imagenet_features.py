@@ -15,6 +15,7 @@ import torch
 from PIL import Image as PillowImage
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.npz import read_array
 from m2l_runtime._utils.plain_file import open_plain
 from m2l_runtime.types import Image, Images
 from m2l_train.device import torch_threads
@@ -44,8 +45,9 @@ def _read_features(path: Path, count: int) -> Features | None:
         with os.fdopen(open_plain(path), "rb") as file:
             if os.fstat(file.fileno()).st_size > count * FEATURES * 4 + _MAX_HEADER_BYTES:
                 return None
-            features = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+            content = file.read()
+        features = read_array(content, path.name)
+    except Exception:  # noqa: BLE001 - whatever is there is computed anew
         return None
     is_whole = features.shape == (count, FEATURES) and features.dtype == np.float32 and np.isfinite(features).all()
     return features if is_whole else None

@@ -12,12 +12,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from m2l_runtime import Synthesizer
+from m2l_runtime import AppearanceChoice, Synthesizer
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.backends.engines import is_fake
-from m2l_runtime.conditioning.conditions import Conditions, stack_conditions
+from m2l_runtime.conditioning.conditions import (
+    TAKES_NO_APPEARANCE,
+    AppearanceSampler,
+    Condition,
+    Conditions,
+    stack_conditions,
+)
 from m2l_runtime.errors import InputError
-from m2l_runtime.types import Images
+from m2l_runtime.masks.appearance_query import resolve_appearance_query
+from m2l_runtime.types import Images, Masks
 from m2l_train.data.pairing import Pair, pair_key
 from m2l_train.evaluate import sets
 from m2l_train.evaluate.encoding import JpegEncoding, common_encoding, encode_once
@@ -72,15 +79,16 @@ def read_folders(
     if synthetic.resolve() == data.resolve():
         raise InputError(f"{printable(data)} is given as synthesized and as real; expected two folders")
     files = sets.find_real(data, options.split, mask_is_left=options.mask_is_left)
-    made_files = sets.find_synthetic(synthetic)
-    sample_files = [sets.find_synthetic(folder) for folder in sample_folders]
-    _refuse_overlap([made_files, *sample_files], files)
+    by_key = {pair_key(pair.name): pair for pair in files.pairs}
+    real_keys = by_key.keys() if files.has_masks else ()
+    made_files, *given = (sets.find_synthetic(folder, real_keys) for folder in (synthetic, *sample_folders))
+    _refuse_overlap([made_files, *given], files)
+    sample_files = [*made_files.more, *(found for one in given for found in (one, *one.more))]
     sets.refuse_synthetic(files.pairs, options.worker_count)
     warnings = list(files.warnings)
     if made_files.ambiguous:
         count = plural(len(made_files.ambiguous), "synthesized image")
         warnings.append(f"{count} of one name with others, not used: {_first_names(made_files.ambiguous)}")
-    by_key = {pair_key(pair.name): pair for pair in files.pairs}
     unmatched_generated: list[str] = []
     unmatched_real: list[str] = []
     keys = sorted(made_files.by_key)
@@ -107,7 +115,7 @@ def read_folders(
     wanted = [by_key[key] for key in keys] if files.has_masks else list(by_key.values())
     wanted = _subsample(wanted, MAX_IMAGES, "real image", options.seed, warnings)
     encoding = _encoding_of(wanted, options)
-    real = _read_real(wanted, files, generated.shape[1], options, encoding)
+    real = _read_real(wanted, files, generated.shape[1:3], options, encoding)
     warnings += [f"left out {problem}" for problem in real.problems]
     if files.has_masks:
         place = {pair_key(name): i for i, name in enumerate(real.names)}
@@ -118,13 +126,13 @@ def read_folders(
     return EvaluationData(
         names=tuple(by_key[key].name if files.has_masks else made_files.by_key[key].stem for key in keys),
         generated=generated,
-        samples=tuple(_read_samples(found, keys, generated.shape[1], options) for found in sample_files),
+        samples=tuple(_read_samples(found, keys, generated.shape[1:3], options) for found in sample_files),
         real=real,
         files=files,
         warnings=warnings,
         synthesized=synthetic.resolve().name,
         data=data,
-        sample_names=[folder.resolve().name for folder in sample_folders],
+        sample_names=[found.label for found in sample_files],
         engine=None,
         bundles=Counter((found.bundle_sha256 or "") if found is not None else "" for found in origins),
         fake=fake,
@@ -134,11 +142,18 @@ def read_folders(
     )
 
 
-def synthesize_with_bundle(data: Path, synthesizer: Synthesizer, options: EvaluationOptions) -> EvaluationData:
-    """Read real pairs, and synthesize an image from the mask of each.
+def synthesize_with_bundle(
+    data: Path,
+    synthesizer: Synthesizer,
+    options: EvaluationOptions,
+    appearance: str | AppearanceChoice | None = None,
+    samples: int = 1,
+) -> EvaluationData:
+    """Read real pairs, and synthesize `samples` images from the mask of each.
 
     Raises:
-        InputError: the data has no masks, or too few pairs can be read.
+        InputError: the data has no masks, too few pairs can be read, or the generator takes the mask alone and an
+            appearance or samples are asked for.
         EvaluationStopped: the options say to stop.
     """
     files = sets.find_real(data, options.split, mask_is_left=options.mask_is_left)
@@ -149,28 +164,28 @@ def synthesize_with_bundle(data: Path, synthesizer: Synthesizer, options: Evalua
     sets.refuse_synthetic(files.pairs, options.worker_count)
     warnings = list(files.warnings)
     sets.check_side(*synthesizer.image_size)
+    choice, notes = _appearance_choice(appearance, synthesizer)
+    warnings += notes
+    conditions = Conditions(synthesizer.extra, options.seed, choice, samples)
     wanted = _subsample(files.pairs, MAX_IMAGES, "pair", options.seed, warnings)
     encoding = _encoding_of(wanted, options)
-    real = _read_real(wanted, files, synthesizer.image_size[0], options, encoding)
+    real = _read_real(wanted, files, synthesizer.image_size, options, encoding)
     warnings += [f"left out {problem}" for problem in real.problems]
-    conditions = Conditions(synthesizer.extra, options.seed)
-    settings, generated = synthesizer.settings, []
-    step = _CHUNK * settings.streams
-    for start in range(0, len(real.masks), step):
-        if options.should_stop():
-            raise EvaluationStopped
-        drawn = stack_conditions([conditions.for_item(name) for name in real.names[start : start + step]])
-        generated.append(synthesizer.synthesize_checked(real.masks[start : start + step], *drawn))
+    settings = synthesizer.settings
+    generated, *more = (
+        synthesize_under(synthesizer, real.masks, [conditions.for_item(name, sample) for name in real.names], options)
+        for sample in range(1, samples + 1)
+    )
     return EvaluationData(
         names=real.names,
-        generated=np.concatenate(generated),
-        samples=(),
+        generated=generated,
+        samples=tuple(more),
         real=real,
         files=files,
         warnings=warnings,
         synthesized=f"bundle {synthesizer.bundle.manifest.name}",
         data=data,
-        sample_names=[],
+        sample_names=[f"sample {sample}" for sample in range(2, samples + 1)],
         engine=f"{settings.engine}, {settings.device}, {settings.precision}",
         bundles={synthesizer.bundle.sha256: len(real.names)},
         fake=len(real.names) if is_fake(settings.backend) else 0,
@@ -179,6 +194,41 @@ def synthesize_with_bundle(data: Path, synthesizer: Synthesizer, options: Evalua
         encoding=encoding,
         conditions=conditions,
     )
+
+
+def synthesize_under(
+    synthesizer: Synthesizer, masks: Masks, drawn: Sequence[Condition | None], options: EvaluationOptions
+) -> Images:
+    """Synthesize an image (S, S, 3) from each mask (N, S, S) under its own condition.
+
+    Raises:
+        EvaluationStopped: the options say to stop.
+    """
+    generated = []
+    step = _CHUNK * synthesizer.settings.streams
+    for start in range(0, len(masks), step):
+        if options.should_stop():
+            raise EvaluationStopped
+        some = stack_conditions(drawn[start : start + step])
+        generated.append(synthesizer.synthesize_checked(masks[start : start + step], *some))
+    return np.concatenate(generated)
+
+
+def _appearance_choice(
+    appearance: str | AppearanceChoice | None, synthesizer: Synthesizer
+) -> tuple[AppearanceChoice | None, list[str]]:
+    """Return what appearances are to be, and notes on it."""
+    table = synthesizer.extra.table
+    if appearance is None:
+        return None, []
+    if table is None:
+        raise InputError(TAKES_NO_APPEARANCE)
+    choice, notes = (
+        resolve_appearance_query(appearance, synthesizer.image_size, names=synthesizer.appearance_names)
+        if isinstance(appearance, str)
+        else (appearance, [])
+    )
+    return choice, notes + AppearanceSampler(table, choice, synthesizer.appearance_names).warnings
 
 
 def _subsample(items: Sequence[Any], max_count: int, noun: str, seed: int, warnings: list[str]) -> list[Any]:
@@ -202,13 +252,13 @@ def finisher(encoding: JpegEncoding | None) -> sets.Finish:
 def _read_real(
     pairs: Sequence[Pair],
     files: sets.RealFiles,
-    side: int,
+    size: tuple[int, int],
     options: EvaluationOptions,
     encoding: JpegEncoding | None,
 ) -> sets.RealSet:
     return sets.read_pairs(
         pairs,
-        side,
+        size,
         workers=options.worker_count,
         has_masks=files.has_masks,
         mask_is_left=files.mask_is_left,
@@ -221,7 +271,7 @@ def _refuse_overlap(folders: Sequence[sets.SyntheticFiles], real: sets.RealFiles
     photographs = {pair.image.resolve() for pair in (*real.pairs, *real.reference)}
     masks = {pair.mask.resolve() for pair in (*real.pairs, *real.reference)}
     for found in folders:
-        for path in found.by_key.values():
+        for path in (path for one in (found, *found.more) for path in one.by_key.values()):
             for files, what in ((photographs, "a real image of DATA"), (masks, "a mask of DATA")):
                 if path.resolve() in files:
                     raise InputError(
@@ -233,7 +283,9 @@ def _refuse_overlap(folders: Sequence[sets.SyntheticFiles], real: sets.RealFiles
             raise InputError(f"{printable(other.folder)} is given twice; samples are other images of the same masks")
 
 
-def _read_samples(files: sets.SyntheticFiles, keys: Sequence[str], side: int, options: EvaluationOptions) -> Images:
+def _read_samples(
+    files: sets.SyntheticFiles, keys: Sequence[str], size: tuple[int, int], options: EvaluationOptions
+) -> Images:
     missing = [key for key in keys if key not in files.by_key]
     if missing:
         raise InputError(
@@ -242,10 +294,11 @@ def _read_samples(files: sets.SyntheticFiles, keys: Sequence[str], side: int, op
             "samples of the same masks, by the same names"
         )
     images = sets.read_synthetic([files.by_key[key] for key in keys], options.worker_count)
-    if images.shape[1] != side:
+    height, width = images.shape[1:3]
+    if (height, width) != size:
         raise InputError(
-            f"the images in {printable(files.folder)} are {images.shape[1]} pixels wide, the others {side}; expected "
-            "one size"
+            f"the images in {printable(files.folder)} are {width} x {height} pixels, the others {size[1]} x {size[0]}; "
+            "expected one size"
         )
     return images
 

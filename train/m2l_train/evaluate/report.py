@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from m2l_runtime._utils.sides import read_sides
 from m2l_runtime._utils.text import plural, printable, table
 
 if TYPE_CHECKING:
-    from m2l_train.evaluate.result import Evaluation, Interval, Metric
+    from m2l_train.evaluate.result import Comparison, Evaluation, Interval, Metric
     from m2l_train.evaluate.training import SegmenterReport
 
 
@@ -24,12 +25,12 @@ def describe_evaluation(evaluation: Evaluation) -> str:
             reasons.setdefault(figure.reason or "", []).append(name)
             continue
         real = "" if figure.real is None else _cell(figure.real)
-        made = (("" if figure.as_made is None else _number(figure.as_made.value)),) if is_encoded else ()
+        made = (("" if figure.as_made is None else format_number(figure.as_made.value)),) if is_encoded else ()
         rows.append((metric_spec(name).title, _cell(figure), *made, real, figure.better, figure.unit))
     counts = evaluation.counts
-    side = evaluation.image_size
+    height, width = read_sides(evaluation.image_size, "the size")
     head = [
-        f"{plural(counts.synthesized, 'image')} of {evaluation.provenance.synthesized} at {side}x{side}, "
+        f"{plural(counts.synthesized, 'image')} of {evaluation.provenance.synthesized} at {width}x{height}, "
         f"{counts.real:,} real; sets compared with "
         + (
             f"{plural(counts.training_sample, 'training image')}, neighbours looked for in {counts.training:,}"
@@ -60,15 +61,60 @@ def describe_evaluation(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
+def describe_comparison(comparison: Comparison) -> str:
+    """Describe a comparison as a table, a row for each metric, and what its verdicts are. Others stand below."""
+    from m2l_train.evaluate.registry import metric_spec
+
+    rows = [("metric", "A", "B", "real", "B - A [95 %]", "B is", "better is", "unit")]
+    reasons: dict[str, list[str]] = {}
+    verdicts: dict[str, int] = {}
+    for name, figure in comparison.figures.items():
+        if figure.a is None or figure.b is None:
+            reasons.setdefault(figure.reason or "", []).append(name)
+            continue
+        verdict = figure.verdict or "-"
+        verdicts[verdict] = verdicts.get(verdict, 0) + 1
+        rows.append(
+            (
+                metric_spec(name).title,
+                format_number(figure.a.value),
+                format_number(figure.b.value),
+                "" if figure.real is None else format_number(figure.real.value),
+                "" if figure.difference is None else _cell(figure.difference),
+                verdict,
+                figure.better,
+                figure.unit,
+            )
+        )
+    a, b = comparison.a, comparison.b
+    height, width = read_sides(comparison.image_size, "the size")
+    shared = {"shared": ", the same appearances", "own": ", appearances of its own each", None: ""}
+    lines = [
+        f"A: {a.provenance.synthesized}",
+        f"B: {b.provenance.synthesized}",
+        f"{plural(a.counts.synthesized, 'mask')} at {height}x{width}, seed {a.provenance.seed}"
+        f"{shared[comparison.appearances]}; compared with {comparison.compared_with}",
+        "",
+        table(rows),
+        "",
+        f"B is better in {verdicts.get('better', 0)}, worse in {verdicts.get('worse', 0)}, not told apart in "
+        f"{verdicts.get('not told apart', 0)} of {sum(verdicts.values())} metrics; {verdicts.get('-', 0)} have no "
+        "interval and no verdict",
+    ]
+    lines += [f"not measured ({reason}): {', '.join(names)}" for reason, names in reasons.items()]
+    lines += [f"warning: {warning}" for warning in comparison.warnings]
+    return "\n".join(lines)
+
+
 def _cell(figure: Metric | Interval) -> str:
-    value = _number(figure.value)
+    value = format_number(figure.value)
     if figure.low is None or figure.high is None:
         return value
-    return f"{value} [{_number(figure.low)}, {_number(figure.high)}]"
+    return f"{value} [{format_number(figure.low)}, {format_number(figure.high)}]"
 
 
-def _number(value: float | None) -> str:
-    """Three digits or more that mean something, never an exponent."""
+def format_number(value: float | None) -> str:
+    """Write a number with three digits or more that mean something, never an exponent; None as nothing."""
     if value is None:
         return ""
     if value == int(value) and abs(value) < 1e6:

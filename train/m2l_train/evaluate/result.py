@@ -12,9 +12,12 @@ from m2l_train.evaluate.metrics.bootstrap import Estimate
 
 SCHEMA: Final = "m2l-evaluation"
 SCHEMA_VERSION: Final = 1
+COMPARISON_SCHEMA: Final = "m2l-comparison"
+COMPARISON_VERSION: Final = 1
 SEGMENTER_INSIDE: Final = "m2l: segmenter inside the package"
 """What `Provenance.segmenter` says of that one."""
 
+Verdict = Literal["better", "worse", "not told apart"]
 Better = Literal["lower", "higher", "near real", "near 1"]
 
 
@@ -134,8 +137,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: str = SCHEMA
     schema_version: int = SCHEMA_VERSION
-    image_size: int
-    """Side in pixels at which images were compared."""
+    image_size: int | str
+    """Side in pixels at which images were compared, or HEIGHTxWIDTH."""
     compared_with: Literal["training images", "evaluated real images"]
     """What the metrics of sets measure both columns, or the one column, against."""
     figures: dict[str, Metric]
@@ -152,9 +155,64 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
+class ComparedBundle(msgspec.Struct, frozen=True, kw_only=True):
+    """Describe one of two bundles that were compared."""
+
+    provenance: Provenance
+    counts: Counts
+
+
+class ComparedMetric(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold a metric of two bundles on the same masks, and their difference.
+
+    Example:
+        >>> ComparedMetric(unit="", better="lower", reason="no segmenter given").verdict is None
+        True
+    """
+
+    a: Interval | None = None
+    """None: it was not measured, and `reason` says why."""
+    b: Interval | None = None
+    real: Interval | None = None
+    """Of the real images; None where that has no meaning."""
+    difference: Interval | None = None
+    """B less A, with the 95 % interval of paired resamples."""
+    improvement: Interval | None = None
+    """How much better B is than A, above 0 if it is: by the difference, or where `better` is near something by how much
+    nearer B is; None where there is nothing to be near to."""
+    verdict: Verdict | None = None
+    """Of B: better or worse if the interval of `improvement` leaves 0 out; None where there is no interval."""
+    unit: str
+    better: Better
+    reason: str | None = None
+    """Why there is no value, or no verdict."""
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold the comparison of two bundles: its fields are those of the JSON document.
+
+    Example:
+        >>> "figures" in Comparison.__struct_fields__
+        True
+    """
+
+    schema: str = COMPARISON_SCHEMA
+    schema_version: int = COMPARISON_VERSION
+    image_size: int | str
+    compared_with: Literal["training images", "evaluated real images"]
+    appearances: Literal["shared", "own"] | None
+    """Whether both got the same appearances; None where A takes none."""
+    a: ComparedBundle
+    b: ComparedBundle
+    figures: dict[str, ComparedMetric]
+    parameters: dict[str, float]
+    warnings: list[str]
+    seconds: float
+
+
 @check_types()
-def to_json(evaluation: Evaluation) -> bytes:
-    """Encode an evaluation as indented JSON with a line break at the end.
+def to_json(evaluation: Evaluation | Comparison) -> bytes:
+    """Encode an evaluation or a comparison as indented JSON with a line break at the end.
 
     Example:
         >>> Path("evaluation.json").write_bytes(to_json(evaluation))  # doctest: +SKIP
@@ -176,21 +234,24 @@ def make_metric(
     value, low, high = _finite(generated)
     if value is None and reason is None:
         reason = "it is not a finite number for these images"
-    real_interval = None
-    if real is not None and _finite(real)[0] is not None:
-        real_interval = Interval(value=_finite(real)[0], low=_finite(real)[1], high=_finite(real)[2])
     if value is not None and low is None and no_interval is None:
         no_interval = "too few images"
     return Metric(
         value=value,
         low=low,
         high=high,
-        real=real_interval,
+        real=make_interval(real),
         unit=unit,
         better=better,
         reason=reason if value is None else None,
         no_interval=no_interval if value is not None else None,
     )
+
+
+def make_interval(estimate: Estimate | None) -> Interval | None:
+    """Make an interval of what was estimated; None if that is no finite number."""
+    value, low, high = _finite(estimate)
+    return None if value is None else Interval(value=value, low=low, high=high)
 
 
 def _finite(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:

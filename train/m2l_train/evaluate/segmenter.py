@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
-from m2l_runtime._utils.text import printable
+from m2l_runtime._utils.reading import reader_errors
+from m2l_runtime._utils.text import printable, shown
 from m2l_runtime.conditioning.random import normal
 from m2l_runtime.errors import InputError
 from m2l_runtime.types import Images
@@ -260,16 +261,16 @@ def load_segmenter(path: str | os.PathLike[str] = SHIPPED_SEGMENTER) -> Segmente
         raise InputError(f"{name} is no segmenter; expected {expected}")
     if content.get("version") != VERSION:
         raise InputError(
-            f"{name} is of version {content.get('version')!r}, this m2l reads {VERSION}; install a newer m2l"
+            f"{name} is of version {shown(content.get('version'))}, this m2l reads {VERSION}; install a newer m2l"
         )
-    try:
-        spec = SegmenterSpec(**content["spec"])
+    with reader_errors(InputError, path, "is a damaged segmenter"):
+        try:
+            spec = SegmenterSpec(**content["spec"])
+        except InputError as error:
+            raise ValueError(*error.args) from None
         facts = SegmenterFacts(**content["facts"])
         network = SegmenterNetwork(spec)
         network.load_state_dict(content["weights"])
         if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
             raise ValueError("weights that are not finite")
-    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{name} is a damaged segmenter: {printable(message)}") from None
     return Segmenter(spec, network, facts, file.sha256)

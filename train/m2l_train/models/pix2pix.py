@@ -129,9 +129,9 @@ class Pix2Pix:
 
     def rehearse(self, count: int) -> None:
         """Compute a step on `count` blank pairs that changes nothing: no weight, no statistic, no random number."""
-        side = self.config.image_size
-        masks = torch.zeros(count, side, side, dtype=torch.uint8, device=self.device)
-        images = torch.zeros(count, side, side, IMAGE_CHANNELS, dtype=torch.uint8, device=self.device)
+        size = self.config.size
+        masks = torch.zeros(count, *size, dtype=torch.uint8, device=self.device)
+        images = torch.zeros(count, *size, IMAGE_CHANNELS, dtype=torch.uint8, device=self.device)
         with self.unchanged():
             mask, real, fake = self._forward(masks, images)
             self._require_grad_of_discriminator(True)

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import torch
 
-from m2l_runtime._utils.text import printable
+from m2l_runtime._utils.reading import reason
+from m2l_runtime._utils.text import printable, shown
 from m2l_runtime.errors import InputError
 from m2l_train.config import TrainConfig, differences
 from m2l_train.config_file import from_json, to_json
@@ -58,6 +59,29 @@ _STATE_PARTS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "rng_cpu": ("a tensor", lambda v: isinstance(v, torch.Tensor)),
 }
 """By key of a state: what is expected, and whether a value is that."""
+
+
+_FIXED: Final = ("betas", "eps", "weight_decay", "amsgrad", "maximize")
+"""Settings of an optimizer that a run's config decides; PyTorch takes others over, and fails in the next step."""
+
+
+def _load_optimizer(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """Load the state of an optimizer whose settings are this one's, and whose moments have its shapes.
+
+    Raises:
+        ValueError: they are not; and whatever PyTorch raises.
+    """
+    before = [{name: group[name] for name in _FIXED} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, expected in zip(optimizer.param_groups, before, strict=True):
+        for name in _FIXED:
+            value = group.get(name)
+            value = tuple(value) if isinstance(value, list) else value
+            if type(value) is not type(expected[name]) or value != expected[name]:
+                raise ValueError(f"an optimizer has other {name} than {expected[name]}")
+        if not isinstance(group["lr"], (int, float)) or not 0 <= group["lr"] < math.inf:
+            raise ValueError("an optimizer has a learning rate that is no number from 0")
+    _require_moments(optimizer)
 
 
 def _require_moments(optimizer: torch.optim.Adam) -> None:
@@ -141,16 +165,15 @@ def check_state(state: Mapping[str, Any], run: Path, config: TrainConfig, pair_c
         if key not in state:
             raise InputError(f"{name} is damaged: it has no '{key}'")
         if not is_right(state[key]):
-            got = repr(state[key])[:40]
-            raise InputError(f"{name} is damaged: its '{key}' must be {expected}, got {printable(got)}")
+            raise InputError(f"{name} is damaged: its '{key}' must be {expected}, got {shown(state[key])}")
     began = from_json(state["config"].encode(errors="surrogateescape"), f"the config in {name}")
     changed = differences(began, config)
     if changed:
-        shown = ", ".join(f"{n} {old!r} (config.json says {new!r})" for n, (old, new) in changed.items())
-        raise InputError(f"{name} was trained with {shown}; put config.json back, or begin a new run")
+        settings = ", ".join(f"{n} {old!r} (config.json says {new!r})" for n, (old, new) in changed.items())
+        raise InputError(f"{name} was trained with {settings}; put config.json back, or begin a new run")
     for key, high in (("epoch", config.epoch_count + 1), ("position", pair_count - 1)):
         if state[key] > high:
-            raise InputError(f"{name} is damaged: its '{key}' must be at most {high}, got {state[key]}")
+            raise InputError(f"{name} is damaged: its '{key}' must be at most {high}, got {shown(state[key])}")
 
 
 def check_data(
@@ -212,16 +235,15 @@ def restore_state(state: Mapping[str, Any], networks: Pix2Pix, run_name: str) ->
         networks.discriminator.load_state_dict(state["D"])
         if networks.ema_generator is not None:
             networks.ema_generator.load_state_dict(state["G_averaged"])
-        networks.optimizer_G.load_state_dict(state["optimizer_G"])
-        networks.optimizer_D.load_state_dict(state["optimizer_D"])
-        for optimizer in (networks.optimizer_G, networks.optimizer_D):
-            _require_moments(optimizer)
+        _load_optimizer(networks.optimizer_G, state["optimizer_G"])
+        _load_optimizer(networks.optimizer_D, state["optimizer_D"])
         torch.set_rng_state(state["rng_cpu"].cpu())
         if networks.device.type == "cuda" and "rng_cuda" in state:
             torch.cuda.set_rng_state(state["rng_cuda"].cpu(), networks.device)
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        first = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"the state in {run_name} is of another architecture than its config.json: {first}") from error
+        raise InputError(
+            f"the state in {run_name} is of another architecture than its config.json: {reason(error)}"
+        ) from error
     networks.count_steps(state["step"])

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,11 +96,9 @@ def _end_compilers(earlier: set[int]) -> None:
     Args:
         earlier: processes below this one that are not its.
     """
-    from torch._inductor import async_compile
-
     logging.getLogger("torch._inductor").disabled = True
     logging.getLogger("torch._inductor.compile_worker.subproc_pool").disabled = True
-    pools: list[Any] = list(getattr(async_compile, "_pool_set", ()))
+    pools: list[Any] = list(getattr(sys.modules.get("torch._inductor.async_compile"), "_pool_set", ()))
     roots = [process.pid for pool in pools if (process := getattr(pool, "process", None)) is not None]
     roots += [pid for pool in pools for pid in getattr(pool, "_processes", None) or ()]
     below = {pid for root in roots for pid in _descendants(root)} - earlier

@@ -14,6 +14,7 @@ from typing import Final, Self
 import msgspec
 
 from m2l_runtime._utils.atomic import file_sha256
+from m2l_runtime._utils.reading import decode_line
 from m2l_runtime._utils.text import plural, printable, utf8
 from m2l_train.data.data_folder import TRAIN, VAL, DataFolder
 from m2l_train.data.pairing import Pair
@@ -52,11 +53,8 @@ class DataRecord(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_json(cls, content: bytes) -> Self | None:
         """Read a record; None if it is damaged, or of another format."""
-        try:
-            found = msgspec.json.decode(content, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
-        return found if found.format == 1 else None
+        found = decode_line(content, cls)
+        return found if found is not None and found.format == 1 else None
 
     def to_json(self) -> bytes:
         """Write it."""

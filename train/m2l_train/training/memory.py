@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from m2l_runtime._utils import memory
 from m2l_runtime.errors import M2LError, OutOfMemory
 from m2l_train.config import TrainConfig
 
@@ -34,9 +35,7 @@ def memory_errors(advice: Callable[[], str]) -> Iterator[None]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error of PyTorch or NumPy says that memory is short."""
-    text = str(error)
-    signs = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in signs)
+    return isinstance(error, torch.OutOfMemoryError) or memory.is_out_of_memory(error)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import msgspec
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.held_folder import check_held, make_folder, place
 from m2l_runtime._utils.plain_file import open_plain
+from m2l_runtime._utils.reading import decode_line
 from m2l_runtime.errors import OutputError
 from m2l_runtime.runs.jsonl import open_log
 from m2l_train.training.run_folder import EVENTS, METRICS
@@ -170,11 +171,7 @@ def _drop_after(file: BinaryIO, last_step: int, epoch: int) -> None:
     """
     end = 0
     for line in file:
-        try:
-            row = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            row = None
-        row = row if isinstance(row, dict) else {}  # damaged, not of our making: left as it is
+        row = decode_line(line, dict[str, Any]) or {}  # damaged, not of our making: left as it is
         is_late = _number(row, "step") > last_step or ("val_l1_levels" in row and _number(row, "epoch") >= epoch)
         if is_late or not line.endswith(b"\n"):
             break

@@ -20,8 +20,7 @@ state, then the others, which are made up from the state if a kill came in betwe
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,11 +32,13 @@ import torch
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.plain_file import read_plain
+from m2l_runtime._utils.reading import decode_line, reader_errors
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
-from m2l_runtime.errors import ArgumentError, InputError, OutputError
+from m2l_runtime.errors import ArgumentError, InputError, OutOfMemory, OutputError
 from m2l_train import config_file
 from m2l_train.config import TrainConfig
+from m2l_train.tensorfile import MAX_FILE_BYTES, load_tensors
 from m2l_train.training.data_record import DataRecord
 
 CONFIG: Final = "config.json"
@@ -51,6 +52,9 @@ SAMPLES: Final = "grids"
 EVENTS: Final = "events"
 
 STATE_FORMAT: Final = 1
+MAX_DATA_BYTES: Final = 1 << 28
+MAX_TEXT_BYTES: Final = 1 << 20
+"""Size of config.json and progress.json that is read."""
 TAG: Final = "train-"
 """Of temporary files."""
 
@@ -85,7 +89,7 @@ class RunFolder:
     def is_run(self) -> bool:
         """Tell whether a run lies there: a config.json of m2l, not just any."""
         try:
-            return config_file.is_config(read_plain(self.path / CONFIG))
+            return config_file.is_config(read_plain(self.path / CONFIG, MAX_TEXT_BYTES))
         except (OSError, ValueError):
             return False
 
@@ -137,16 +141,14 @@ class RunFolder:
             InputError: config.json cannot be read, or is damaged.
         """
         path = self.path / CONFIG
-        try:
-            content = read_plain(path)
-        except OSError as error:
-            raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+        with reader_errors(InputError, path, "cannot be read"):
+            content = read_plain(path, MAX_TEXT_BYTES)
         return config_file.from_json(content, printable(path))
 
     def read_data(self) -> DataRecord | None:
         """Read what the run was trained on; None if there is no such file, or a damaged one."""
         try:
-            return DataRecord.from_json(read_plain(self.path / DATA))
+            return DataRecord.from_json(read_plain(self.path / DATA, MAX_DATA_BYTES))
         except OSError:
             return None
 
@@ -161,8 +163,8 @@ class RunFolder:
     def read_progress(self) -> Progress | None:
         """Read how far the run has come; None if there is no such file, or a damaged one."""
         try:
-            return msgspec.json.decode(read_plain(self.path / PROGRESS), type=Progress)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return decode_line(read_plain(self.path / PROGRESS, MAX_TEXT_BYTES), Progress)
+        except (OSError, ValueError):
             return None
 
     def save(self, state: Mapping[str, Any], progress: Progress, *, keep_epoch: int | None = None) -> None:
@@ -199,10 +201,7 @@ class RunFolder:
         written = self.read_progress()
         if written is None or not (self.path / DISCRIMINATOR).is_file():
             return False
-        try:
-            sha256 = hashlib.sha256(read_plain(self.path / GENERATOR)).hexdigest()
-        except OSError:
-            return False
+        sha256 = atomic.file_sha256(self.path / GENERATOR)
         return (written.step, written.epoch, written.is_complete, written.net_G_sha256) == (
             progress.step,
             progress.epoch,
@@ -217,22 +216,17 @@ class RunFolder:
             InputError: it is damaged, of another version of m2l, or gone though the run had one.
         """
         path = self.path / STATE
-        try:
-            content = read_plain(path)
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             self._require_no_trace_of_a_state()
             return None
-        except OSError as error:
-            raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
-        if not content:
-            raise InputError(f"{printable(path)} is damaged, or no state of a training run: it is empty (0 bytes)")
-        try:
-            state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise InputError(f"{printable(path)} is damaged, or no state of a training run: {reason}") from error
+        with reader_errors(InputError, path, "is damaged, or no state of a training run"):
+            content = read_plain(path, MAX_FILE_BYTES)
+            if not content:
+                raise ValueError("it is empty (0 bytes)")
+            try:
+                state = load_tensors(content, device)
+            except torch.OutOfMemoryError as error:
+                raise OutOfMemory(f"{device} has too little memory for the state in {printable(path)}") from error
         if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
             raise InputError(f"{printable(path)} is not a state of format {STATE_FORMAT}; it needs another m2l")
         return cast(dict[str, Any], state)

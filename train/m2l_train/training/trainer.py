@@ -18,6 +18,7 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._utils.held_folder import make_folder
+from m2l_runtime._utils.sides import plain_sides, read_sides
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import Diverged, InputError, OutOfMemory
 from m2l_runtime.output.encoding import SYNTHETIC, encode_png
@@ -216,13 +217,14 @@ def _settings(folder: RunFolder, config: TrainConfig | None, resume: bool) -> Tr
 
 
 def _size_warnings(data: DataFolder, config: TrainConfig) -> tuple[str, ...]:
-    stored, wanted = data.stored_size, config.resize_to
-    if stored is None or stored == wanted:
+    if data.stored_size is None or data.stored_size == plain_sides(config.resize_to):
         return ()
-    how = "enlarged" if stored < wanted else "shrunk"
+    (height, width), (high, wide) = read_sides(data.stored_size, "the size"), config.resize_to
+    how = "enlarged" if height < high or width < wide else "shrunk"
     return (
-        f"the pictures are {stored}x{stored} pixels and are wanted at {wanted}x{wanted} before the crop, so they are "
-        f"{how}: a second resampling that the original does not do; m2l prepare --size {wanted} goes straight there",
+        f"the pictures are {height}x{width} pixels and are wanted at {high}x{wide} before the crop, so they are "
+        f"{how}: a second resampling that the original does not do; m2l prepare --size {plain_sides(config.resize_to)} "
+        "goes straight there",
     )
 
 
@@ -270,8 +272,6 @@ class _Trainer:
             if config.appearance and state is None and processes.is_main_process:
                 table = self._appearances(on_note)
             rows = processes.broadcast_object(appearance_rows_in(state) if table is None else len(table))
-            if config.compile:
-                use_own_compile_cache()
             average = None if processes.world_size == 1 else processes.average
             self._networks = Pix2Pix(config, device, appearance_rows=rows, average=average)
             if table is not None:
@@ -505,6 +505,7 @@ class _Trainer:
             if why is not None:
                 on_note(why)
             else:
+                use_own_compile_cache()
                 compiling.compile_networks(self._networks, count, is_over, on_note)
 
     def _train_epoch(

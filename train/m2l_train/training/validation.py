@@ -43,7 +43,7 @@ class Validation:
         """
         chosen = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, min(most, len(pairs))).astype(int))]
         futures = [
-            pool.submit(read_pair, pair, config.image_size, mask_is_left=config.direction == "AtoB") for pair in chosen
+            pool.submit(read_pair, pair, config.size, mask_is_left=config.direction == "AtoB") for pair in chosen
         ]
         self.problems: list[str] = []
         masks, images = [], []
@@ -82,7 +82,7 @@ def grid(masks: Masks, made: Images, real: Images) -> Image:
     """Draw rows of mask | synthesized | real as one picture (H, W, 3) uint8, each at its own size."""
     rows = [Row("", [Cell(pictures)]) for pictures in zip(masks, made, real, strict=True)]
     layout = SheetLayout(
-        tile=masks.shape[1],
+        tile=max(masks.shape[1:]),
         is_beside=True,
         picture_gap=GAP,
         row_gap=GAP,

@@ -16,7 +16,7 @@ from m2l_runtime._utils.signals import raise_interrupt
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.errors import DeviceUnavailable, EngineNotInstalled
 
-INSTALL: Final = "pip install '.[gpu]' in a checkout of m2l"
+INSTALL: Final = 'pip install "m2l[gpu]"'
 """The command that installs what this package needs."""
 
 _PACKAGES: Final = ("cuda", "cuda.bindings", "cuda.bindings.runtime")

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from m2l_runtime._utils.memory import is_out_of_memory
 from m2l_runtime._utils.signals import raise_interrupt
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.base import Inputs
 from m2l_runtime.backends.cuda.engine import Engine
 from m2l_runtime.backends.cuda.runtime_api import CudaRuntime
 from m2l_runtime.backends.cuda.slots import Slot, Streams, sides_of
-from m2l_runtime.backends.messages import is_out_of_memory, out_of_memory_advice
+from m2l_runtime.backends.messages import out_of_memory_advice
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import EngineError
 

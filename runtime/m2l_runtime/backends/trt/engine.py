@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from m2l_runtime.backends.messages import is_out_of_memory
+from m2l_runtime._utils.memory import is_out_of_memory
 from m2l_runtime.backends.trt.build import PlanError
 from m2l_runtime.backends.trt.library import log, logger, reason
 from m2l_runtime.bundle.schema import TensorSpec

@@ -17,7 +17,7 @@ TENSORRT_VARIANTS: Final[tuple[TensorRtVariant, ...]] = get_args(TensorRtVariant
 TITLES: Final[dict[TensorRtVariant, str]] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 INSTALL: Final[dict[TensorRtVariant, str]] = {
     "tensorrt": "pip install tensorrt-cu13",
-    "tensorrt_rtx": "pip install '.[tensorrt-rtx]' in a checkout of m2l",
+    "tensorrt_rtx": 'pip install "m2l[tensorrt-rtx]"',
 }
 _MAX_LINES: Final = 2000
 

@@ -7,16 +7,19 @@ import numbers
 from pathlib import Path
 from typing import Final, Protocol
 
+import numpy as np
+from PIL import Image as PillowImage
+
 from m2l_runtime._utils.arguments import check_types
-from m2l_runtime.errors import ArgumentError, EngineNotInstalled, InputError
-from m2l_runtime.masks.mask_file import MaskFile, parse_mask
+from m2l_runtime.errors import ArgumentError, EngineNotInstalled, InputError, MaskFileError
+from m2l_runtime.masks.mask_file import MaskFile, parse_mask, to_gray
 from m2l_runtime.output.encoding import encode_gray_mask
 from m2l_runtime.types import Mask
 
 MAX_MASKS: Final = 10_000_000
 MIN_SIDE: Final = 16
 MAX_SIDE: Final = 4096
-NOT_INSTALLED: Final = "needs {package}, which is not installed: pip install '.[masks]' in a checkout of m2l"
+NOT_INSTALLED: Final = 'needs {package}, which is not installed: pip install "m2l[masks]"'
 
 
 class MaskSource(Protocol):
@@ -86,8 +89,19 @@ class DrawnMasks:
         self.names: list[str] = [f"{number:0{digits}}-{source.label(number)}.png" for number in range(count)]
 
     def mask(self, name: str) -> Mask:
-        """Draw a mask by its name."""
-        return self.source.draw(int(name.partition("-")[0]))
+        """Draw a mask by its name.
+
+        Where its edges are so much of it that a reader would not take it for a mask, as of a star of 16 pixels, it is
+        drawn without greys.
+        """
+        mask = self.source.draw(int(name.partition("-")[0]))
+        picture = PillowImage.fromarray(mask)
+        picture.format = "PNG"  # as it is read back
+        try:
+            to_gray(picture)
+        except MaskFileError:
+            return np.where(mask > 127, np.uint8(255), np.uint8(0))
+        return mask
 
     def content(self, name: str) -> bytes:
         """Encode a mask as PNG, as `m2l masks` writes it."""

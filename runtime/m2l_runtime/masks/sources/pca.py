@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,8 @@ from threadpoolctl import threadpool_limits
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
+from m2l_runtime._utils.npz import read_npz
+from m2l_runtime._utils.reading import read_input, reader_errors
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.conditioning.random import check_seed, normal, uniform
 from m2l_runtime.errors import InputError
@@ -50,6 +50,8 @@ _BOX_RADII: Final = 3.0
 _NEAR_RADII: Final = 0.6
 _OVERSAMPLING: Final = 2
 _MAX_FILE_BYTES: Final = 1 << 26
+_MAX_UNPACKED_BYTES: Final = 1 << 27
+_HOW_TO_LEARN: Final = "; `m2l masks pca MASKS --model FILE` makes one"
 
 
 @dataclass(frozen=True)
@@ -297,25 +299,11 @@ def load(path: str | os.PathLike[str]) -> ShapeModel:
         InputError: it is not there, or is not a file of a model.
     """
     name = printable(path)
-    try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"cannot read {name}: it is no plain file; expected a file of `m2l masks pca`")
-        if status.st_size > _MAX_FILE_BYTES:
-            raise InputError(f"{name} has more than {_MAX_FILE_BYTES:,} bytes; expected a file of `m2l masks pca`")
-        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile) or str(archive["format"]) != FORMAT:
-                raise InputError(f"{name} is no shape model; expected a file of `m2l masks pca MASKS --model FILE`")
-            arrays = {field: archive[field] for field in ShapeModel.__dataclass_fields__}
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{name} is no shape model, or a damaged one; `m2l masks pca MASKS --model FILE` makes one"
-        ) from None
-    return _checked(arrays, name)
+    with reader_errors(InputError, path, "is no shape model, or a damaged one", _HOW_TO_LEARN):
+        arrays = read_npz(read_input(path, _MAX_FILE_BYTES), _MAX_UNPACKED_BYTES)
+        if str(arrays["format"]) != FORMAT:
+            raise InputError(f"{name} is no shape model; expected a file of `m2l masks pca MASKS --model FILE`")
+        return _checked({field: arrays[field] for field in ShapeModel.__dataclass_fields__}, name)
 
 
 def _checked(arrays: dict[str, npt.NDArray[Any]], name: str) -> ShapeModel:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import ArgumentError
+from m2l_runtime.masks.mask_folder import DRAWN_KINDS
 from m2l_runtime.masks.sources.mask_source import DrawnMasks, MaskSource, not_installed
 
 _SPEC: Final = re.compile(r"(shapes|deform|pca):(\d{1,9})((?:,[^,]*)*)", re.DOTALL)
@@ -46,7 +47,7 @@ _PCA: Final[Mapping[str, Callable[[str], Any]]] = {
 
 def is_spec(text: str) -> bool:
     """Tell whether `text` asks for drawn masks, right or wrong, rather than names an existing file or folder."""
-    return text.lower().startswith(("shapes:", "deform:", "pca:")) and not os.path.lexists(text)
+    return text.lower().startswith(tuple(f"{kind}:" for kind in DRAWN_KINDS)) and not os.path.lexists(text)
 
 
 @check_types()

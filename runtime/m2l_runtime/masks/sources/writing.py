@@ -14,6 +14,7 @@ import msgspec
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.cpu import check_workers, usable_cpus
+from m2l_runtime._utils.reading import MAX_LINE_BYTES, decode_line, read_input
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
 from m2l_runtime.errors import OutputError
@@ -97,8 +98,8 @@ class _Stopped(Exception):
 def _require_masks(path: Path) -> None:
     """Refuse to replace anything but a folder of drawn masks."""
     try:
-        about = msgspec.json.decode((path / SOURCE_FILE).read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        about = decode_line(read_input(path / SOURCE_FILE, MAX_LINE_BYTES), dict[str, Any])
+    except (OSError, ValueError):
         about = None
     foreign = (
         []
@@ -110,7 +111,7 @@ def _require_masks(path: Path) -> None:
             f"{printable(path)} also holds {printable(foreign[0])}, so it is not overwritten; move that elsewhere, or "
             "choose another name"
         )
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    if about is None or about.get("format") != FORMAT:
         raise OutputError(
             f"{printable(path)} is no folder of `m2l masks`, so it is not overwritten; choose another name"
         )

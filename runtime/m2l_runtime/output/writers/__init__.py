@@ -30,7 +30,6 @@ def open_writer(out: Path, options: OutputOptions, text: dict[str, str], tag: st
         if entry.extra is None:
             raise
         raise EngineNotInstalled(
-            f"{options.format} needs {error.name}, which is not installed: "
-            f"pip install '.[{entry.extra}]' in a checkout of m2l"
+            f'{options.format} needs {error.name}, which is not installed: pip install "m2l[{entry.extra}]"'
         ) from error
     return cast(Writer, kind(out, options, text, tag))

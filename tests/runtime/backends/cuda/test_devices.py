@@ -166,7 +166,7 @@ def test_devices__a_missing_package(monkeypatch: pytest.MonkeyPatch, name: str) 
     for module in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, name, None)
-    words = "cuda-bindings, which is not installed: pip install '.[gpu]' in a checkout of m2l"
+    words = 'cuda-bindings, which is not installed: pip install "m2l[gpu]"'
     with pytest.raises(EngineNotInstalled, match=re.escape(words)):
         find_gpus()
     with pytest.raises(EngineNotInstalled, match=re.escape(words)):
@@ -180,7 +180,7 @@ def test_devices__a_package_that_does_not_load(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("importlib.import_module", fail)
     with pytest.raises(
-        EngineNotInstalled, match=r"does not load \(ImportError: libdl.*\); reinstall it: pip install '\.\[gpu\]'"
+        EngineNotInstalled, match=r'does not load \(ImportError: libdl.*\); reinstall it: pip install "m2l\[gpu\]"'
     ):
         find_gpus()
 

@@ -129,5 +129,5 @@ def test_inception__without_torch_fidelity_the_error_is_the_command(monkeypatch:
     monkeypatch.delitem(sys.modules, "m2l_train.evaluate.metrics.inception", raising=False)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.delitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", raising=False)
-    with pytest.raises(EngineNotInstalled, match=r"pip install '\.\[inception\]'"):
+    with pytest.raises(EngineNotInstalled, match=r'pip install "m2l\[inception\]"'):
         evaluation._open_inception("any")

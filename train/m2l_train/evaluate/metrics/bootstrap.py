@@ -8,8 +8,9 @@ which would make every set look less varied than it is.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ RESAMPLES: Final = 1000
 COVERAGE: Final = 0.95
 MIN_IMAGES: Final = 5
 """An interval from fewer images would be of a handful of values."""
+NORMAL: Final = 1.959964
+"""97.5 % quantile of the normal distribution."""
 
 Floats = npt.NDArray[np.floating]
 
@@ -32,11 +35,18 @@ class Estimate:
     low: float | None = None
     """Ends of the 95 % interval; None: there is none."""
     high: float | None = None
+    resampled: Floats | None = field(default=None, compare=False, repr=False)
+    """(R,): the value of each resample, from which differences of two estimates get their interval; None: unknown."""
+    left_out: tuple[Floats, ...] | None = field(default=None, compare=False, repr=False)
+    """The value with each image left out in turn, (N,) of every set that it is of, where the interval is the
+    jackknife's; None: it is not."""
 
     def times(self, factor: float) -> Estimate:
         """Return the same in another unit; `factor` above 0."""
         low, high = (None if end is None else factor * end for end in (self.low, self.high))
-        return Estimate(factor * self.value, low, high)
+        resampled = None if self.resampled is None else factor * self.resampled
+        left_out = None if self.left_out is None else tuple(factor * values for values in self.left_out)
+        return Estimate(factor * self.value, low, high, resampled, left_out)
 
 
 def resample_indices(count: int, seed: int, *names: str | int, resamples: int = RESAMPLES) -> npt.NDArray[np.int64]:
@@ -62,7 +72,43 @@ def estimate(value: float, resampled: Floats, image_count: int) -> Estimate:
     if image_count < MIN_IMAGES or len(known) < len(resampled) / 2 or not math.isfinite(value):
         return Estimate(value)
     low, high = np.quantile(known, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, float(low), float(high), resampled)
+
+
+def combine(function: Callable[..., Any], *estimates: Estimate) -> Estimate:
+    """Estimate a function of several estimates that share their resamples, such as the difference of two.
+
+    Of estimates with resampled values, the interval is between percentiles of the function of each resample. Of
+    estimates with images left out in turn it is the jackknife's (Efron and Stein 1981): normal, its variance the sum
+    over sets of (n - 1) / n times the squares' sum.
+
+    Example:
+        >>> import numpy as np
+        >>> weights = multiplicities(resample_indices(40, 0))
+        >>> one, other = (of_mean(np.arange(40.0) + shift, weights) for shift in (0, 3))
+        >>> combine(lambda a, b: b - a, one, other)  # the same images are drawn, so their spread goes
+        Estimate(value=3.0, low=3.0, high=3.0)
+
+    Args:
+        function: of a number, or an array, for each estimate.
+        estimates: drawn with the same resamples, or with the same images left out.
+
+    Returns:
+        The value; without an interval where the estimates have neither in common.
+    """
+    value = float(function(*(one.value for one in estimates)))
+    drawn = [one.resampled for one in estimates if one.resampled is not None]
+    left = [one.left_out for one in estimates if one.left_out is not None]
+    if len(drawn) == len(estimates):
+        return estimate(value, np.asarray(function(*drawn)), MIN_IMAGES)
+    if len(left) == len(estimates) and len({tuple(map(len, one)) for one in left}) == 1 and math.isfinite(value):
+        variance = 0.0
+        for columns in zip(*left, strict=True):
+            without = np.asarray(function(*columns))
+            variance += (len(without) - 1) / len(without) * float(np.square(without - without.mean()).sum())
+        reach = NORMAL * math.sqrt(variance)
+        return Estimate(value, value - reach, value + reach)
+    return Estimate(value)
 
 
 def of_mean(values: Floats, weights: npt.NDArray[np.float64]) -> Estimate:

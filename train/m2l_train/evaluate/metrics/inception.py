@@ -48,7 +48,7 @@ class Inception:
             self._network: Any = FeatureExtractorInceptionV3(
                 "inception-v3-compat", [FEATURES], feature_extractor_weights_path=checked
             )
-        except (RuntimeError, TypeError, AttributeError, KeyError, ValueError):
+        except Exception:  # noqa: BLE001 - whatever is wrong with them
             raise InputError(
                 f"{printable(path)} does not hold the weights of that network; expected {expected}"
             ) from None

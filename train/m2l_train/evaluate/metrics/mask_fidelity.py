@@ -1,4 +1,4 @@
-"""Measure how well lesions agree with their masks: Dice coefficient and boundary distance.
+"""Measure how well lesions agree with their masks: Dice coefficient, boundary distance and rates of pixels.
 
 Dice 2|A and B| / (|A| + |B|) (Dice 1945). Boundary distance: the average symmetric surface distance (Heimann et al.,
 IEEE Transactions on Medical Imaging 28(8), 2009), the mean over the boundary pixels of both of the distance to the
@@ -48,6 +48,23 @@ def dice(one: Lesion, other: Lesion) -> float:
     return 1.0 if size == 0 else 2 * int((one & other).sum()) / size
 
 
+def jaccard(one: Lesion, other: Lesion) -> float:
+    """Return the Jaccard index |A and B| / |A or B| (Jaccard 1901); 1 if both are empty."""
+    union = int((one | other).sum())
+    return 1.0 if union == 0 else int((one & other).sum()) / union
+
+
+def sensitivity(expected: Lesion, predicted: Lesion) -> float:
+    """Return the share of the lesion's pixels that are found; 1 if there are none."""
+    size = int(expected.sum())
+    return 1.0 if size == 0 else int((expected & predicted).sum()) / size
+
+
+def specificity(expected: Lesion, predicted: Lesion) -> float:
+    """Return the share of the pixels outside the lesion that are not taken for it; 1 if there are none."""
+    return sensitivity(~expected, ~predicted)
+
+
 def boundary_distance(one: Lesion, other: Lesion) -> float:
     """Return the average symmetric surface distance in pixels; 0 if both are empty, the diagonal if one is."""
     if not one.any() or not other.any():
@@ -64,7 +81,7 @@ def compare(
     workers: int = 1,
     on_image: Callable[[int], None] = lambda count: None,
 ) -> Fidelity:
-    """Compare masks (N, S, S) uint8 with probabilities of lesion (N, S, S) of 0..1."""
+    """Compare masks (N, H, W) uint8 with probabilities of lesion (N, H, W) of 0..1."""
 
     def one(pair: tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]) -> tuple[float, float, bool]:
         expected, predicted = pair[0] >= LESION_FROM, pair[1] >= LIKELY_FROM
@@ -79,4 +96,4 @@ def compare(
         rows.append(row)
         on_image(1)
     table = np.array(rows, np.float64).reshape(-1, 3)
-    return Fidelity(table[:, 0], table[:, 1] * SIDE / masks.shape[1], int(table[:, 2].sum()))
+    return Fidelity(table[:, 0], table[:, 1] * SIDE / min(masks.shape[1:]), int(table[:, 2].sum()))

@@ -18,10 +18,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from m2l_train.evaluate.metrics.bootstrap import MIN_IMAGES, Estimate
+from m2l_train.evaluate.metrics.bootstrap import MIN_IMAGES, NORMAL, Estimate
 
 NEIGHBORS: Final = 3
-_NORMAL: Final = 1.959964  # 97.5 % quantile
 _SAME: Final = 1e-9
 
 Distances = npt.NDArray[np.float64]
@@ -65,14 +64,17 @@ def covered(
     inside = across <= radii[:, neighbors - 1 : neighbors]
     count = inside.sum(0)
     share = float((count > 0).mean())
-    if min(len(points), len(centers)) < MIN_IMAGES or share in (0, 1) or len(centers) < neighbors + 2:
+    if min(len(points), len(centers)) < MIN_IMAGES or len(centers) < neighbors + 2:
         return Estimate(share)
     grown = inside | (across <= radii[:, neighbors:])  # balls with one of their neighbours gone
     without = np.array([_share_without(j, nearest[:, :neighbors], inside, grown, count) for j in range(len(centers))])
+    others = (len(points) * share - (count > 0)) / (len(points) - 1)
+    if share in (0, 1):
+        return Estimate(share, left_out=(others, without))
     variance = share * (1 - share) / (len(points) - 1)
     variance += (len(centers) - 1) / len(centers) * float(np.square(without - without.mean()).sum())
-    reach = _NORMAL * float(np.sqrt(variance))
-    return Estimate(share, max(0.0, share - reach), min(1.0, share + reach))
+    reach = NORMAL * float(np.sqrt(variance))
+    return Estimate(share, max(0.0, share - reach), min(1.0, share + reach), left_out=(others, without))
 
 
 def _share_without(

@@ -8,6 +8,7 @@ of different images it does not depend on how many there are, as the detail of a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -20,16 +21,15 @@ from m2l_train.evaluate.metrics.bootstrap import Estimate, estimate, pair_means
 from m2l_train.evaluate.sets import in_threads
 
 BLUR_FRACTION: Final = 1 / 32
-"""Standard deviation of the Gaussian that is taken away, of an image's side: 8 pixels of 256."""
+"""Standard deviation of the Gaussian that is taken away, of an image's shorter side: 8 pixels of 256."""
 
 Products = npt.NDArray[np.float64]
 """(N, N): mean product of two images' details over pixels and channels, square levels."""
 
 
 def products(images: Images, *, workers: int = 1, on_image: Callable[[int], None] = lambda count: None) -> Products:
-    """Compare the details of images (N, S, S, 3) uint8, at most some hundreds; the diagonal is their own power."""
-    side = images.shape[1]
-    details = np.empty((len(images), side * side * 3), np.float32)
+    """Compare the details of images (N, H, W, 3) uint8, at most some hundreds; the diagonal is their own power."""
+    details = np.empty((len(images), math.prod(images.shape[1:])), np.float32)
     for place, detail in enumerate(in_threads(_detail, images, workers)):
         details[place] = detail.ravel()
         on_image(1)
@@ -39,7 +39,7 @@ def products(images: Images, *, workers: int = 1, on_image: Callable[[int], None
 
 def _detail(image: Image) -> npt.NDArray[np.float32]:
     levels = image.astype(np.float32)
-    sigma = len(image) * BLUR_FRACTION
+    sigma = min(image.shape[:2]) * BLUR_FRACTION
     detail: npt.NDArray[np.float32] = levels - gaussian_filter(levels, (sigma, sigma, 0), mode="nearest")
     return detail
 

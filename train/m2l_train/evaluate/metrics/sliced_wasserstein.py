@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from m2l_runtime._utils.sides import both_sides
 from m2l_runtime.conditioning.random import normal, random_below, random_uint64
 from m2l_runtime.types import Image, Images
 from m2l_train.device import torch_threads
@@ -35,18 +36,24 @@ Patches = npt.NDArray[np.float32]
 """float32 (N * PATCHES, 3, 7, 7)."""
 
 
-def pyramid_sides(side: int) -> list[int]:
-    """Return the sides of the levels of an image's pyramid: halved while that is even and at least 16 remain."""
-    sides = [side]
-    while sides[-1] % 2 == 0 and sides[-1] // 2 >= MIN_SIDE:
+def pyramid_sides(size: int | tuple[int, int]) -> list[int]:
+    """Return the shorter sides of the levels of an image's pyramid: halved while both are even and at least 16 remain.
+
+    Args:
+        size: side in pixels, or (height, width).
+    """
+    shorter, longer = sorted(both_sides(size))
+    sides = [shorter]
+    while sides[-1] % 2 == 0 and longer % 2 == 0 and sides[-1] // 2 >= MIN_SIDE:
         sides.append(sides[-1] // 2)
+        longer //= 2
     return sides
 
 
 def laplacian_pyramid(images: Tensor) -> list[Tensor]:
-    """Split (B, 3, S, S) into its levels, finest first: what halving takes away, and the smallest picture."""
+    """Split (B, 3, H, W) into its levels, finest first: what halving takes away, and the smallest picture."""
     levels = [images]
-    for _ in pyramid_sides(images.shape[-1])[1:]:
+    for _ in pyramid_sides((images.shape[2], images.shape[3]))[1:]:
         smaller = _blurred(levels[-1])[:, :, ::2, ::2]
         levels[-1] = levels[-1] - _doubled(smaller)
         levels.append(smaller)
@@ -79,12 +86,12 @@ def _doubled(x: Tensor) -> Tensor:
 def describe(
     images: Images, seed: int, *, workers: int = 1, on_image: Callable[[int], None] = lambda count: None
 ) -> list[Patches]:
-    """Cut patches from each level of images (N, S, S, 3), not yet normalised.
+    """Cut patches from each level of images (N, H, W, 3), not yet normalised.
 
     Where they are cut out depends on the seed, the level and the image's place in the set, so equal sets give equal
     patches.
     """
-    levels: list[list[Patches]] = [[] for _ in pyramid_sides(images.shape[1])]
+    levels: list[list[Patches]] = [[] for _ in pyramid_sides((images.shape[1], images.shape[2]))]
     with torch_threads(1):
         for cut in in_threads(lambda place: _cut(images[place], place, seed), range(len(images)), workers):
             for level, patches in zip(levels, cut, strict=True):
@@ -100,8 +107,10 @@ def _cut(image: Image, place: int, seed: int) -> list[Patches]:
     pyramid = laplacian_pyramid(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float())
     for level, picture in enumerate(pyramid):
         numbers = random_uint64(2 * PATCHES, seed, "evaluate", "patches", level, place)
-        corner = torch.from_numpy(half + random_below(picture.shape[-1] - 2 * half, numbers).reshape(2, PATCHES))
-        rows, columns = corner[0, :, None] + window, corner[1, :, None] + window
+        rows, columns = (
+            torch.from_numpy(half + random_below(side - 2 * half, some))[:, None] + window
+            for side, some in zip(picture.shape[2:], numbers.reshape(2, PATCHES), strict=True)
+        )
         levels.append(picture[0][:, rows[:, :, None], columns[:, None, :]].transpose(0, 1).numpy())
     return levels
 

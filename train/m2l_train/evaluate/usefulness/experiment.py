@@ -1,0 +1,411 @@
+"""Run the experiment: deal its cells out, keep each as it is done, and compare them when all are there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from m2l_runtime import Synthesizer, __version__
+from m2l_runtime._utils import atomic
+from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.text import plural, printable
+from m2l_runtime.backends.engines import is_fake
+from m2l_runtime.bundle import embedded
+from m2l_runtime.bundle.io import Bundle, open_bundle
+from m2l_runtime.errors import ArgumentError, InputError, OutputError
+from m2l_runtime.runs.lock import locked
+from m2l_train.device import open_device
+from m2l_train.evaluate.fitting import BATCH_SIZE, LEARNING_RATE
+from m2l_train.evaluate.sets import check_side
+from m2l_train.evaluate.usefulness.arms import ARMS
+from m2l_train.evaluate.usefulness.cells import CellStopped, SynthesizedPairs, run_cell, versions
+from m2l_train.evaluate.usefulness.data import RealData, draw_pairs, read_real
+from m2l_train.evaluate.usefulness.plan import (
+    CHECKS,
+    MAX_VALIDATION,
+    VALIDATION_SHARE,
+    Cell,
+    UsefulnessCallbacks,
+    UsefulnessOptions,
+    cells,
+    fraction_name,
+    of_shard,
+)
+from m2l_train.evaluate.usefulness.report import conclude
+from m2l_train.evaluate.usefulness.result import (
+    METRICS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    CellResult,
+    Generator,
+    Settings,
+    Usefulness,
+    to_document,
+)
+from m2l_train.evaluate.usefulness.statistics import Scores, compare, summarize
+
+SETTINGS_FILE: Final = "settings.json"
+RESULT_FILE: Final = "usefulness.json"
+CELLS: Final = "cells"
+PLOTS: Final = {"svg": "forest.svg", "png": "forest.png"}
+_OURS: Final = (SETTINGS_FILE, RESULT_FILE, CELLS, *PLOTS.values())
+
+
+@dataclass(frozen=True)
+class UsefulnessReport:
+    """Report a call that has ended.
+
+    Example:
+        >>> report = UsefulnessReport(result=None, done=3, total=30, was_stopped=True)
+        >>> report.total - report.done
+        27
+    """
+
+    result: Usefulness | None
+    """None: cells are missing."""
+    done: int
+    """Cells that are there, of this shard and others."""
+    total: int
+    """Cells of the experiment."""
+    was_stopped: bool
+    """Whether `should_stop` ended it."""
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    """Hold what a call works with."""
+
+    data: Path
+    out: Path
+    options: UsefulnessOptions
+    bundle: Bundle
+    real: RealData
+    settings: Settings
+
+    @property
+    def settings_sha256(self) -> str:
+        return hashlib.sha256(to_document(self.settings)).hexdigest()
+
+    def path(self, cell: Cell) -> Path:
+        return self.out / CELLS / f"{cell.name}.json"
+
+    def read(self, cell: Cell) -> CellResult | None:
+        """Read the result of a cell; None if it is not there."""
+        return _read_cell(self.path(cell), cell, self.settings_sha256, len(self.real.test.pairs))
+
+
+@check_types()
+def evaluate_usefulness(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: UsefulnessOptions | None = None,
+    *,
+    bundle: str | os.PathLike[str] | None = None,
+    backend: str = "auto",
+    shard: tuple[int, int] = (1, 1),
+    overwrite: bool = False,
+    callbacks: UsefulnessCallbacks | None = None,
+) -> UsefulnessReport:
+    r"""Measure whether pairs that a bundle synthesizes help a segmenter, beside real ones and alone.
+
+    Each segmenter is a cell, written to `out` when it is done. The same call goes on where one was ended or killed, and
+    trains what is missing. Whoever finds all cells there compares them and writes usefulness.json and the forest plot.
+
+    On the CPU of one machine, with one torch version and number of threads, a cell always gives the same scores.
+
+    Example:
+        >>> report = evaluate_usefulness("data", "run", bundle="my-bundle")  # doctest: +SKIP
+        >>> print("\n".join(report.result.conclusions))  # doctest: +SKIP
+
+    Args:
+        data: a data folder with a train and a val split, as :func:`m2l_train.data.data_folder.open_data` reads it.
+        out: folder for the cells and the result; made if it is not there.
+        options: arms, fractions, seeds, size; None: the defaults.
+        bundle: folder of a bundle; None: the model inside the package.
+        backend: of the bundle, see :meth:`m2l_runtime.Synthesizer.open`.
+        shard: (I, N): train every N-th cell, from the I-th. Any split gives the same cells.
+        overwrite: discard what an earlier run left in `out`.
+        callbacks: to follow the experiment, and end it.
+
+    Raises:
+        InputError: the data cannot be used, test pairs are among training pairs, there are too few pairs for an arm, or
+            `out` holds results of other settings or of another version.
+        OutputError: `out` holds other files, is in use, or cannot be written.
+        EngineError: the bundle cannot be run here.
+        Diverged: a loss is not a finite number.
+    """
+    options, callbacks = options or UsefulnessOptions(), callbacks or UsefulnessCallbacks()
+    _check_shard(shard, overwrite)
+    device = open_device(options.device)
+    root = Path(out)
+    _check_folder(root)
+    opened = open_bundle(embedded.BUNDLE if bundle is None else bundle)
+    check_side(*opened.manifest.image_size)
+    real = read_real(data, options)
+    for fraction in options.fractions:
+        draw_pairs(len(real.train.pairs), fraction, 0)  # are they enough?
+    settings = _settings(options, opened, real, fake=is_fake(backend))
+    experiment = _Experiment(Path(data), root, options, opened, real, settings)
+    atomic.make_folder(root / CELLS)
+    with locked(root, shard), contextlib.ExitStack() as stack:
+        tag = f"usefulness-{shard[0]}-of-{shard[1]}-"
+        atomic.remove_leftovers(root, "usefulness-" if shard[1] == 1 else tag)
+        if overwrite:
+            _remove_earlier(root)
+        _keep_settings(experiment, tag)
+        ours = of_shard(cells(options), shard)
+        missing = [cell for cell in ours if experiment.read(cell) is None]
+        callbacks.on_start(options.steps * len(ours), options.steps * (len(ours) - len(missing)))
+        synthesized = None
+        if any(ARMS[cell.arm].uses_synthesized for cell in missing):
+            synthesizer = stack.enter_context(
+                Synthesizer.open(
+                    opened, backend=backend, threads=options.threads, device="cpu" if device.type == "cpu" else "auto"
+                )
+            )
+            _check_varies(synthesizer, options)
+            synthesized = SynthesizedPairs(synthesizer, real, options)
+        for cell in missing:
+            try:
+                found = run_cell(cell, real, options, synthesized, device, experiment.settings_sha256, callbacks)
+            except CellStopped:
+                return UsefulnessReport(None, _count_done(experiment), len(cells(options)), True)
+            atomic.write_file(experiment.path(cell), to_document(found), durable=True, tag=tag)
+            dice = float(np.mean(found.scores["dice"]))
+            callbacks.on_note(
+                f"{cell.title}: Dice {dice:.4f} on {plural(len(real.test.pairs), 'test pair')} (best at step "
+                f"{found.best_step:,} of {options.steps:,})"
+            )
+        return _finish(experiment, tag, callbacks)
+
+
+def _check_shard(shard: tuple[int, int], overwrite: bool) -> None:
+    if not 1 <= shard[0] <= shard[1]:
+        raise ArgumentError(f"a shard is I/N with I from 1 to N, got {shard[0]}/{shard[1]}")
+    if overwrite and shard[1] > 1:
+        raise ArgumentError("overwriting goes with a whole run: a shard would discard the cells of the others")
+
+
+def _check_varies(synthesizer: Synthesizer, options: UsefulnessOptions) -> None:
+    if options.ratio > 1 and options.masks == "as-they-are" and not synthesizer.extra.is_random:
+        raise InputError(
+            f"with a ratio of {options.ratio:g} several images of a mask would be the same: the generator of this "
+            "bundle takes the mask alone; give a ratio of at most 1, or masks that are deformed or pca"
+        )
+
+
+def _check_folder(root: Path) -> None:
+    """Make sure that a folder is new, or one of this command.
+
+    Raises:
+        OutputError: it holds other files.
+    """
+    if os.path.lexists(root) and not root.is_dir():
+        raise OutputError(f"{printable(root)} is not a folder; expected a folder for the cells and the result")
+    if not root.is_dir() or (root / SETTINGS_FILE).is_file():
+        return
+    others = sorted(path.name for path in root.iterdir() if path.name != CELLS and not path.name.startswith(".m2l-"))
+    if others:
+        raise OutputError(
+            f"{printable(root)} holds other files, such as {printable(others[0])}; expected a new folder, or one that "
+            "m2l evaluate usefulness has written"
+        )
+
+
+def _settings(options: UsefulnessOptions, bundle: Bundle, real: RealData, *, fake: bool) -> Settings:
+    return Settings(
+        m2l=__version__,
+        train_fingerprint=real.train.fingerprint,
+        test_fingerprint=real.test.fingerprint,
+        bundle_sha256=bundle.sha256,
+        fake=fake,
+        steps=options.steps,
+        width=options.width,
+        levels=options.spec.levels,
+        side=options.side,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        ratio=options.ratio,
+        share=options.synthesized_share,
+        use=options.use,
+        masks=options.masks,
+        checks=CHECKS,
+        validation_share=VALIDATION_SHARE,
+        max_validation=MAX_VALIDATION,
+    )
+
+
+def _remove_earlier(root: Path) -> None:
+    """Remove what an earlier run has left.
+
+    Raises:
+        OutputError: the settings there are not those of such a run, whatever its version.
+    """
+    path = root / SETTINGS_FILE
+    if not os.path.lexists(path):
+        return
+    with atomic.output_errors(root):
+        try:
+            is_ours = msgspec.json.decode(path.read_bytes(), type=_Head).schema == SCHEMA
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            is_ours = False
+        if not is_ours:
+            raise OutputError(
+                f"{printable(path)} is not of m2l evaluate usefulness, so nothing is discarded; choose another folder"
+            )
+        for name in _OURS:
+            if (root / name).is_dir() and not (root / name).is_symlink():
+                shutil.rmtree(root / name)
+            else:
+                (root / name).unlink(missing_ok=True)
+        (root / CELLS).mkdir()
+
+
+def _keep_settings(experiment: _Experiment, tag: str) -> None:
+    """Write the settings, or make sure that those of an earlier run are the same.
+
+    Raises:
+        InputError: they are not.
+    """
+    path, settings = experiment.out / SETTINGS_FILE, experiment.settings
+    advice = "choose another folder, or discard it with --overwrite"
+    if not os.path.lexists(path):
+        atomic.write_file(path, to_document(settings), durable=True, tag=tag)
+        return
+    try:
+        content = path.read_bytes()
+        _check_version(path, content, advice)
+        earlier = msgspec.json.decode(content, type=Settings)
+    except OSError as error:
+        raise InputError(f"cannot read {printable(path)}: {error.strerror or error}; {advice}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{printable(path)} is damaged: {printable(str(error))}; {advice}") from None
+    differences = [
+        f"{name} {printable(str(getattr(earlier, name)))}, now {printable(str(getattr(settings, name)))}"
+        for name in Settings.__struct_fields__
+        if getattr(earlier, name) != getattr(settings, name)
+    ]
+    if differences:
+        raise InputError(
+            f"{printable(experiment.out)} holds results of other settings: {'; '.join(differences)}; {advice}"
+        )
+
+
+class _Head(msgspec.Struct):
+    schema: str
+    schema_version: int
+
+
+def _check_version(path: Path, content: bytes, advice: str) -> None:
+    head = msgspec.json.decode(content, type=_Head)
+    if head.schema != SCHEMA or head.schema_version != SCHEMA_VERSION:
+        raise InputError(
+            f"{printable(path)} is of {printable(head.schema)} version {head.schema_version}, this m2l writes "
+            f"{SCHEMA} version {SCHEMA_VERSION}; {advice}"
+        )
+
+
+def _read_cell(path: Path, cell: Cell, settings_sha256: str, test_count: int) -> CellResult | None:
+    advice = "remove it, and the same command trains it again"
+    if not os.path.lexists(path):
+        return None
+    try:
+        content = path.read_bytes()
+        _check_version(path, content, advice)
+        found = msgspec.json.decode(content, type=CellResult)
+    except OSError as error:
+        raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{printable(path)} is damaged: {printable(str(error))}; {advice}") from None
+    if found.settings_sha256 != settings_sha256:
+        raise InputError(f"{printable(path)} is of other settings than {SETTINGS_FILE} beside it; {advice}")
+    is_whole = (found.arm, found.fraction, found.seed) == (cell.arm, cell.fraction, cell.seed) and all(
+        len(found.scores.get(metric, ())) == test_count for metric in METRICS
+    )
+    if not is_whole:
+        raise InputError(f"{printable(path)} is damaged: it is of another cell, or scores are missing; {advice}")
+    return found
+
+
+def _count_done(experiment: _Experiment) -> int:
+    return sum(experiment.path(cell).is_file() for cell in cells(experiment.options))
+
+
+def _finish(experiment: _Experiment, tag: str, callbacks: UsefulnessCallbacks) -> UsefulnessReport:
+    """Compare the cells, if all are there."""
+    planned = cells(experiment.options)
+    found = [experiment.read(cell) for cell in planned]
+    results = [one for one in found if one is not None]
+    if len(results) < len(planned):
+        return UsefulnessReport(None, len(results), len(planned), False)
+    result = _gather(experiment, results)
+    atomic.write_file(experiment.out / RESULT_FILE, to_document(result), durable=True, tag=tag)
+    if result.comparisons:
+        try:
+            from m2l_train.evaluate.usefulness.plot import forest_plot
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "matplotlib":
+                raise
+            callbacks.on_note("no forest plot: it needs matplotlib (pip install '.[evaluate]' in a checkout of m2l)")
+        else:
+            atomic.write_file(experiment.out / PLOTS["svg"], forest_plot(result.comparisons, "svg"), tag=tag)
+            atomic.write_file(experiment.out / PLOTS["png"], forest_plot(result.comparisons, "png"), tag=tag)
+    return UsefulnessReport(result, len(results), len(planned), False)
+
+
+def _gather(experiment: _Experiment, results: Sequence[CellResult]) -> Usefulness:
+    options, test = experiment.options, experiment.real.test
+    by_arm: dict[tuple[str, float], list[CellResult]] = {}
+    for one in results:  # by fraction, then by seed
+        by_arm.setdefault((one.arm, one.fraction), []).append(one)
+    keys = [(arm, fraction) for fraction in options.fractions for arm in options.arms]
+    scores: dict[tuple[str, float], dict[str, Scores]] = {
+        key: {metric: np.array([one.scores[metric] for one in by_arm[key]]) for metric in METRICS} for key in keys
+    }
+    comparisons = compare(scores)
+    first = {fraction_name(fraction): by_arm[options.arms[0], fraction][0] for fraction in options.fractions}
+    pairs = {name: len(one.training_pairs) for name, one in first.items()}
+    synthesizing = [arm for arm in options.arms if ARMS[arm].uses_synthesized]
+    generator = _generator(experiment.bundle, results) if synthesizing else None
+    warnings = list(experiment.real.warnings)
+    if experiment.settings.fake and synthesizing:
+        warnings.append("images are of the fake backend, which runs no model: this says nothing about a generator")
+    return Usefulness(
+        data=printable(experiment.data.resolve().name),
+        generator=generator,
+        arms=list(options.arms),
+        fractions=list(options.fractions),
+        seeds=options.seeds,
+        pairs=pairs,
+        validation_pairs={name: len(one.validation_pairs) for name, one in first.items()},
+        test_pairs=len(test.pairs),
+        settings=experiment.settings,
+        scores=summarize(scores),
+        comparisons=comparisons,
+        comparison_count=sum(one.metric == "dice" for one in comparisons),
+        conclusions=conclude(comparisons, generator, pairs, options.seeds, synthesizing),
+        warnings=warnings,
+        seconds=sum(one.seconds for one in results),
+        versions=versions(),
+    )
+
+
+def _generator(bundle: Bundle, results: Sequence[CellResult]) -> Generator:
+    manifest = bundle.manifest
+    training = manifest.provenance.training
+    return Generator(
+        name=printable(manifest.name),
+        sha256=bundle.sha256,
+        engine="; ".join(sorted({one.engine for one in results if one.engine})),
+        training_pairs=None if training is None else training.pair_count,
+        at_least=None if manifest.appearance is None else manifest.appearance.count,
+    )
