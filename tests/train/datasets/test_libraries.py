@@ -87,4 +87,4 @@ def test_transforms__name_what_is_missing(tmp_path: Path) -> None:
     done = run(Path(sys.executable), "-c", code)
     for name, line in zip(LIBRARIES, done.stdout.splitlines(), strict=True):
         assert f"datasets.{name} needs {name}" in line
-        assert f"pip install '.[{name}]'" in line
+        assert f'pip install "m2l[{name}]"' in line

@@ -44,5 +44,5 @@ if not TYPE_CHECKING:  # a type checker reads the imports above
         __name__,
         _HOMES,
         needs=("torch",),
-        hint="datasets need {}, which is not installed: pip install '.[train]' in a checkout of m2l",
+        hint='datasets need {}, which is not installed: pip install "m2l[train]"',
     )

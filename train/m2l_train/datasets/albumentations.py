@@ -18,8 +18,7 @@ try:
     from albumentations import ImageOnlyTransform
 except ModuleNotFoundError as error:
     raise EngineNotInstalled(
-        f"m2l_train.datasets.albumentations needs {error.name}, which is not installed: pip install "
-        "'.[albumentations]' in a checkout of m2l"
+        f'm2l_train.datasets.albumentations needs {error.name}, which is not installed: pip install "m2l[albumentations]"'
     ) from error
 
 

@@ -19,8 +19,7 @@ try:
     from monai.utils import convert_data_type, convert_to_dst_type
 except ModuleNotFoundError as error:
     raise EngineNotInstalled(
-        f"m2l_train.datasets.monai needs {error.name}, which is not installed: pip install '.[monai]' in a checkout of "
-        "m2l"
+        f'm2l_train.datasets.monai needs {error.name}, which is not installed: pip install "m2l[monai]"'
     ) from error
 
 

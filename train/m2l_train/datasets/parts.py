@@ -253,8 +253,7 @@ class ParquetPart:
             import pyarrow.parquet
         except ModuleNotFoundError as error:
             raise EngineNotInstalled(
-                f"Parquet files need {error.name}, which is not installed: pip install '.[parquet]' in a checkout of "
-                "m2l"
+                f'Parquet files need {error.name}, which is not installed: pip install "m2l[parquet]"'
             ) from error
         try:
             if self._file is None or self._file[0] != os.getpid():

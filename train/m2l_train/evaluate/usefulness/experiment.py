@@ -355,7 +355,7 @@ def _finish(experiment: _Experiment, tag: str, callbacks: UsefulnessCallbacks) -
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "matplotlib":
                 raise
-            callbacks.on_note("no forest plot: it needs matplotlib (pip install '.[evaluate]' in a checkout of m2l)")
+            callbacks.on_note('no forest plot: it needs matplotlib (pip install "m2l[evaluate]")')
         else:
             atomic.write_file(experiment.out / PLOTS["svg"], forest_plot(result.comparisons, "svg"), tag=tag)
             atomic.write_file(experiment.out / PLOTS["png"], forest_plot(result.comparisons, "png"), tag=tag)
