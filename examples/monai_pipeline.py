@@ -1,4 +1,4 @@
-"""Paint a synthesized lesion into every second label of a MONAI pipeline, after the label was turned.
+"""Paint a synthesized lesion into every second label of a MONAI pipeline, after the label was mirrored.
 
     pip install '.[cpu,monai]' && python examples/monai_pipeline.py
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from monai.data import DataLoader, Dataset
-from monai.transforms import Compose, RandRotate90d, ScaleIntensityd
+from monai.transforms import Compose, RandFlipd, ScaleIntensityd
 
 from m2l_train.datasets import SyntheticDataset, to_dictionary
 from m2l_train.datasets.monai import Mask2Lesiond
@@ -19,7 +19,7 @@ def main() -> None:
     """Use the transform on dictionaries of one's own, and MONAI's on synthesized ones."""
     label = torch.zeros(1, 300, 400)
     label[:, 100:200, 120:280] = 1
-    transform = Compose([RandRotate90d(["image", "label"], prob=1), Mask2Lesiond("image", "label", prob=0.5)])
+    transform = Compose([RandFlipd(["image", "label"], prob=0.5), Mask2Lesiond("image", "label", prob=0.5)])
     own = [{"image": torch.full((3, 300, 400), 0.8), "label": label}] * 4
     for data in (own, SyntheticDataset("shapes:4", transform=to_dictionary)):
         steps = transform if data is own else Compose([ScaleIntensityd("image")])

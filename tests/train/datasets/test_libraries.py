@@ -62,15 +62,13 @@ def test_transforms__with_the_real_library(environment: Path, library: str) -> N
     ("library", "shown"),
     [
         ("albumentations", ["(3, 300, 400) (300, 400)", "(4, 3, 256, 256) (4, 256, 256)"]),
-        ("monai", ["(4, 3, 400, 300) (4, 1, 400, 300)", "(4, 3, 256, 256) (4, 1, 256, 256)"]),
+        ("monai", ["(4, 3, 300, 400) (4, 1, 300, 400)", "(4, 3, 256, 256) (4, 1, 256, 256)"]),
     ],
 )
 def test_examples__with_the_real_library(environment: Path, library: str, shown: list[str]) -> None:
     done = run(environment, ROOT / "examples" / f"{library}_pipeline.py")
     assert done.returncode == 0, done.stderr
-    found = done.stdout.splitlines()
-    assert found[1:] == shown[1:]
-    assert found[0] in (shown[0], "(4, 3, 300, 400) (4, 1, 300, 400)")
+    assert done.stdout.splitlines() == shown
 
 
 def test_transforms__name_what_is_missing(tmp_path: Path) -> None:
@@ -89,4 +87,4 @@ def test_transforms__name_what_is_missing(tmp_path: Path) -> None:
     done = run(Path(sys.executable), "-c", code)
     for name, line in zip(LIBRARIES, done.stdout.splitlines(), strict=True):
         assert f"datasets.{name} needs {name}" in line
-        assert f"pip install '.[{name}]'" in line
+        assert f'pip install "m2l[{name}]"' in line

@@ -18,8 +18,8 @@ try:
     from albumentations import ImageOnlyTransform
 except ModuleNotFoundError as error:
     raise EngineNotInstalled(
-        f"m2l_train.datasets.albumentations needs {error.name}, which is not installed: pip install "
-        '"m2l[albumentations]"'
+        f"m2l_train.datasets.albumentations needs {error.name}, which is not installed: "
+        'pip install "m2l[albumentations]"'
     ) from error
 
 

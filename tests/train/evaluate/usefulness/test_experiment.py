@@ -241,15 +241,14 @@ def test_evaluate_usefulness__a_stop_loses_the_running_cell_alone(
 def test_evaluate_usefulness__goes_on_after_a_kill(pairs: Path, fakes: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ("evaluate", "usefulness", pairs, "--out", out, "--bundle", fakes, "--backend", "fake", *FLAGS)
-    for count in (1, 3):
-        process = PreloadedProcess(M2L, *arguments)
-        deadline = time.monotonic() + 120
-        while len(list(out.glob("cells/*.json"))) < count and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kept = {path: path.stat().st_mtime_ns for path in out.glob("cells/*.json")}
-        assert len(kept) >= count
+    process = PreloadedProcess(M2L, *arguments)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("cells/*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("cells/*.json")}
+    assert len(kept) >= 2
     (out / "cells" / ".m2l-usefulness-1-of-1-abc.partial").write_text("left by a kill")
     process = PreloadedProcess(M2L, *arguments)
     assert process.wait() == 0, process.stderr
