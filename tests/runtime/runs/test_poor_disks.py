@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from poor_disk import limit_names, refuse
-from support import disc, save
+from support import disc, save, slow
 
 from m2l_runtime import Synthesizer
 from m2l_runtime.errors import InputError, OutputError
@@ -37,7 +37,7 @@ def shown(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and "m2l-" not in p.name)
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, 524, errno.EBADF, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOLCK, *map(slow, (errno.EOPNOTSUPP, 524, errno.EBADF, errno.EIO))])
 def test_runs__go_on_without_locks_with_a_warning(
     masks: Path, tmp_path: Path, fake: Synthesizer, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:

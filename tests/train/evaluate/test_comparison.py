@@ -131,6 +131,7 @@ def test_compare_metric__without_a_yardstick_or_a_value_there_is_no_verdict() ->
     assert (found.a, found.verdict, found.reason) == (None, None, "no segmenter given")
 
 
+@pytest.mark.slow
 def test_compare_bundles__is_the_difference_of_two_evaluations(many: Path, steered: Path, plain: Path) -> None:
     options = EvaluationOptions(workers=1, seed=3)
     found = compare_bundles(many, plain, steered, options, appearances="own", **FAKE)

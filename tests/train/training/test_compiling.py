@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from preloaded import M2L
+from support import slow
 from synthetic_data import data_folder
 
 from m2l_runtime import __version__
@@ -118,7 +119,7 @@ def slow_compiler(_: int) -> None:
     time.sleep(600)
 
 
-@pytest.mark.parametrize("limit", ["stop", "max_minutes", "group"])
+@pytest.mark.parametrize("limit", ["stop", slow("max_minutes"), slow("group")])
 def test_compiling__a_stop_or_a_limit_ends_it_and_the_run_goes_on_later(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
@@ -143,7 +144,7 @@ def test_compiling__a_stop_or_a_limit_ends_it_and_the_run_goes_on_later(
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("call", [1, 3, 4])
+@pytest.mark.parametrize("call", [slow(1), 3, slow(4)])
 def test_compiling__where_the_compiler_fails_training_goes_on_without(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:

@@ -50,6 +50,7 @@ def photographs(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_rectangles__from_photographs_to_images(photographs: Path, tmp_path: Path, m2l: CommandLine) -> None:
     data, run, bundle, out = (tmp_path / name for name in ("data", "run", "bundle", "out"))
     prepared = m2l("prepare", photographs, photographs, data, "--size", "71x143", "--split", "train=0.5,val=0.5")

@@ -18,6 +18,7 @@ import torch
 from command_line import CommandLine
 from PIL import Image
 from preloaded import M2L, PreloadedProcess
+from support import slow
 from usefulness_data import QUICK, TEST, TRAIN, pair, write_bundle_of_fakes, write_pairs
 
 from m2l_runtime.errors import ArgumentError, Diverged, InputError, OutputError
@@ -188,7 +189,7 @@ def test_evaluate_usefulness__only_an_arms_own_training_masks_are_synthesized_fr
     assert not any(name.startswith("p1") for name in read[0])
 
 
-@pytest.mark.parametrize(("use", "masks"), [("mixed", "deform"), ("pretrain", "pca")])
+@pytest.mark.parametrize(("use", "masks"), [("mixed", "deform"), slow("pretrain", "pca")])
 def test_evaluate_usefulness__other_masks_and_uses_change_arms_that_synthesize_alone(
     pairs: Path, fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: str, masks: str
 ) -> None:
@@ -441,6 +442,7 @@ def test_conclude__names_what_the_generator_has_seen() -> None:
     assert said(None, None) == "The bundle does not say how many real pairs its generator was trained on."
 
 
+@pytest.mark.slow
 def test_usefulness__at_the_command_line(
     m2l: CommandLine, pairs: Path, fakes: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
