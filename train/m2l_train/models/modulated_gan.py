@@ -7,7 +7,9 @@ only what is said of regions is compared with the other image: means and deviati
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -91,6 +93,31 @@ class GanLosses:
     """Mean difference of numbers asked for and measured, in deviations; 0 at half the side."""
     marks: float
     """Mean square of what synthesized images have in common and real ones have not, in levels; 0 at half the side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """Hold what a step works on. Images are (B, 3, S, S) in [-1, 1], or half of the side at first."""
+
+    mask: Tensor
+    """(B, 1, S, S) in [-1, 1]."""
+    small: Tensor
+    """The part of it that belongs to the features."""
+    real: Tensor
+    fake: Tensor
+    seen: Tensor
+    """`fake` as JPEG leaves it, at the full side."""
+    luma: Tensor
+    appearance: Tensor
+    """(B, numbers), of the real images."""
+    given: list[int]
+    """Whose appearance each mask gets: its own for the first `own`, then another one's."""
+    own: int
+    is_full: bool
+    fake_features: list[Tensor]
+    real_features: list[Tensor]
+    fake_pixels: Tensor
+    real_pixels: Tensor
 
 
 class ModulatedGan:
@@ -201,13 +228,44 @@ class ModulatedGan:
                 f"expected two masks at least, of a side from {MIN_SIDE} on that is a multiple of 32, got "
                 f"{tuple(masks.shape)}"
             )
-        batch, is_full = len(masks), self.images_seen >= self.config.half_images
+        batch = self._synthesize(masks, images, appearances, random)
+        features_d, pixels_d = self._train_judges(batch)
+        mask_real = self._train_finder(batch)
+        self._require_grad(False)
+        terms, mask_fake = self._generator_terms(batch, mask_real.detach().mean())
+        loss = functools.reduce(operator.add, (weight * value for weight, value in terms.values()))
+        if not torch.isfinite(loss):
+            raise Diverged(f"a loss is {loss.item():g} at step {self.step_count + 1}")
+        self.optimizer_g.zero_grad()
+        _backward(loss)
+        self.optimizer_g.step()
+        self.step_count, self.images_seen = self.step_count + 1, self.images_seen + len(masks)
+        self._update_average()
+        values = {name: value for name, (_, value) in terms.items()}
+        told = {
+            "features_d": features_d,
+            "pixels_d": pixels_d,
+            "features_g": values["features"],
+            "pixels_g": values["pixels"],
+            "statistics": values["statistics"],
+            "l1_levels": values["l1"] * 127.5,
+            "mask_real": mask_real.mean(),
+            "mask_fake": mask_fake,
+            "asked": values.get("asked", loss.new_zeros(())),
+            "marks": values.get("marks", loss.new_zeros(())),
+        }
+        numbers = torch.stack(list(told.values())).detach().tolist()  # one copy from the device
+        return GanLosses(**dict(zip(told, numbers, strict=True)))
+
+    def _synthesize(self, masks: Tensor, images: Tensor, appearances: Tensor, random: np.random.Generator) -> _Batch:
+        """Synthesize an image of each mask, and look at those and the real ones alike."""
+        count, is_full = len(masks), self.images_seen >= self.config.half_images
         mask = masks.to(self.device)[:, None].float() / 127.5 - 1
         real = images.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         real = real if is_full else F.avg_pool2d(real, 2)
         appearance = appearances.to(self.device)
-        own = batch // 2
-        given = [*range(own), *range(own + 1, batch), *([own] if own < batch else [])]
+        own = count // 2
+        given = [*range(own), *range(own + 1, count), *([own] if own < count else [])]
         view = _View(mask, is_full, bool(self.step_count % 2), random)
         with self._autocast():
             color, luma = self.generator.draw(mask, appearance[given], self._noise(mask, random))
@@ -217,61 +275,80 @@ class ModulatedGan:
             fake_features = self._features(view.features(seen))
             with torch.no_grad():
                 real_features = self._features(view.features(real))
-        small, fine = view.features(mask), view.pixels(mask)
+        fine = view.pixels(mask)
         fake_pixels, real_pixels = (
             torch.cat([part, detail(part), fine], 1) for part in (view.pixels(seen), view.pixels(real))
         )
+        return _Batch(
+            mask=mask,
+            small=view.features(mask),
+            real=real,
+            fake=fake,
+            seen=seen,
+            luma=luma,
+            appearance=appearance,
+            given=given,
+            own=own,
+            is_full=is_full,
+            fake_features=fake_features,
+            real_features=real_features,
+            fake_pixels=fake_pixels,
+            real_pixels=real_pixels,
+        )
 
+    def _train_judges(self, batch: _Batch) -> tuple[Tensor, Tensor]:
+        """Train the discriminators; return the losses on features and on pixels."""
+        given = batch.appearance[batch.given]
         self._require_grad(True)
         with self._autocast():
-            on_fake = self.heads([one.detach() for one in fake_features], small, appearance[given])
-            on_real = self.heads(real_features, small, appearance)
-            pixels_on_fake = self.patches(fake_pixels.detach(), appearance[given])
-            pixels_on_real = self.patches(real_pixels, appearance)
-        features_d = torch.stack([_hinge(a, b) for a, b in zip(on_fake, on_real, strict=True)]).mean()
-        pixels_d = _hinge(pixels_on_fake, pixels_on_real)
+            on_fake = self.heads([one.detach() for one in batch.fake_features], batch.small, given)
+            on_real = self.heads(batch.real_features, batch.small, batch.appearance)
+            pixels_on_fake = self.patches(batch.fake_pixels.detach(), given)
+            pixels_on_real = self.patches(batch.real_pixels, batch.appearance)
+        features = torch.stack([_hinge(a, b) for a, b in zip(on_fake, on_real, strict=True)]).mean()
+        pixels = _hinge(pixels_on_fake, pixels_on_real)
         self.optimizer_d.zero_grad()
-        _backward(features_d + pixels_d)
+        _backward(features + pixels)
         self.optimizer_d.step()
+        return features, pixels
 
-        mask_real = self._find(real_features, small)
+    def _train_finder(self, batch: _Batch) -> Tensor:
+        """Train the head that finds masks, on real images; return the loss (B,)."""
+        mask_real = self._find(batch.real_features, batch.small)
         self.optimizer_m.zero_grad()
         _backward(mask_real.mean())
         self.optimizer_m.step()
+        return mask_real
 
-        self._require_grad(False)
+    def _generator_terms(self, batch: _Batch, mask_real: Tensor) -> tuple[dict[str, tuple[float, Tensor]], Tensor]:
+        """Return what the generator pays for, (weight, value) by name, and the mean loss of the mask found."""
+        config, given, small = self.config, batch.given, batch.small
+        asked_for = batch.appearance[given]
         with self._autocast():
-            features_g = -torch.stack(
-                [one.mean() for one in self.heads(fake_features, small, appearance[given])]
-            ).mean()
-            pixels_g = -self.patches(fake_pixels, appearance[given]).mean()
-        statistics = self._statistics(fake_features, [one[given] for one in real_features], small, small[given])
-        mask_fake = self._find(fake_features, small)
-        cell = 8 if is_full else 4
-        l1 = F.l1_loss(F.avg_pool2d(fake[:own], cell), F.avg_pool2d(real[:own], cell))
-        config = self.config
-        loss = features_g + config.lambda_patch * pixels_g + config.lambda_statistics * statistics
-        loss = loss + config.lambda_l1 * l1
-        loss = loss + config.lambda_mask * F.relu(mask_fake - config.mask_share * mask_real.detach().mean()).mean()
-        asked, marks = loss.new_zeros(()), loss.new_zeros(())
-        if is_full:
+            features = -torch.stack([one.mean() for one in self.heads(batch.fake_features, small, asked_for)]).mean()
+            pixels = -self.patches(batch.fake_pixels, asked_for).mean()
+        real_features = [one[given] for one in batch.real_features]
+        statistics = self._statistics(batch.fake_features, real_features, small, small[given])
+        mask_fake = self._find(batch.fake_features, small)
+        cell = 8 if batch.is_full else 4
+        fake, real = (F.avg_pool2d(one[: batch.own], cell) for one in (batch.fake, batch.real))
+        terms = {
+            "features": (1.0, features),
+            "pixels": (config.lambda_patch, pixels),
+            "statistics": (config.lambda_statistics, statistics),
+            "l1": (config.lambda_l1, F.l1_loss(fake, real)),
+            "mask": (config.lambda_mask, F.relu(mask_fake - config.mask_share * mask_real).mean()),
+        }
+        if batch.is_full:
             half = slice(self.step_count % 2, None, 2)  # of the batch: each number costs time
-            asked = self._asked_difference(seen[half], mask[half] > 0, appearance[given][half])
-            loss = loss + config.lambda_asked * asked
-            marks = self._common_detail(fake, real)
-            loss = loss + config.lambda_marks * marks
-            loss = loss + config.lambda_loss * F.mse_loss(fake, seen.detach())
-            loss = loss + config.lambda_phases * _phase_difference(luma)
-        if not torch.isfinite(loss):
-            raise Diverged(f"a loss is {loss.item():g} at step {self.step_count + 1}")
-        self.optimizer_g.zero_grad()
-        _backward(loss)
-        self.optimizer_g.step()
-        self.step_count, self.images_seen = self.step_count + 1, self.images_seen + batch
-        self._update_average()
-        found = (mask_real.mean(), mask_fake.mean())
-        values = torch.stack([features_d, pixels_d, features_g, pixels_g, statistics, l1 * 127.5, *found, asked, marks])
-        return GanLosses(*values.detach().tolist())
+            asked = self._asked_difference(batch.seen[half], batch.mask[half] > 0, asked_for[half])
+            terms |= {
+                "asked": (config.lambda_asked, asked),
+                "marks": (config.lambda_marks, self._common_detail(batch.fake, batch.real)),
+                "compression": (config.lambda_loss, F.mse_loss(batch.fake, batch.seen.detach())),
+                "phases": (config.lambda_phases, _phase_difference(batch.luma)),
+            }
+        return terms, mask_fake.mean()
 
     def _features(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.features.pyramid(images * 127.5 + 127.5)
