@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from m2l_runtime._utils.reading import reader_errors
+from m2l_runtime._utils.reading import read_input, reader_errors
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import InputError
 from m2l_train.evaluate.result import (
@@ -186,16 +186,10 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[LoadedResult]:
 
 def _read(path: Path) -> bytes:
     name = printable(path)
-    try:
-        if path.is_dir():
-            raise InputError(f"{name} is a folder; expected {EXPECTED}")
-        if path.exists() and not path.is_file():
-            raise InputError(f"{name} is not a plain file; expected {EXPECTED}")
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{name} is larger than any result; expected {EXPECTED}")
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror or error}; expected {EXPECTED}") from None
+    if path.is_dir():
+        raise InputError(f"{name} is a folder; expected {EXPECTED}")
+    with reader_errors(InputError, path, "cannot be read", f"; expected {EXPECTED}"):
+        return read_input(path, MAX_BYTES)
 
 
 def _parse(path: Path, content: bytes) -> Document:
