@@ -262,7 +262,7 @@ def test_int8__some_layers_in_float_and_what_is_told_of_them(
 
 
 @pytest.mark.usefixtures("without_openvino")
-@pytest.mark.parametrize("times", [slow(1), 2, 9])
+@pytest.mark.parametrize("times", [slow(1), slow(2), 9])
 def test_int8__a_choice_that_the_gate_does_not_pass_is_made_again(
     tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
@@ -544,6 +544,7 @@ def test_int8__interrupted(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_int8__all_that_a_network_may_have(tmp_path: Path) -> None:
     """An appearance, dropout from outside, batch norm, resizing, half-precision weights; and verified afterwards."""
     path = checkpoint(tmp_path, UnetSpec(6, 3, 3, 3, "batch", upsample="resize", appearance_rows=25))

@@ -439,6 +439,7 @@ def test_benchmark__a_row_whose_process_is_killed_says_so_and_the_others_are_the
     assert not list(temporary.iterdir())
 
 
+@pytest.mark.slow
 def test_benchmark__a_row_whose_process_hangs_is_ended(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "COMMAND", run_patched("time.sleep(600)"))
     (row,) = bench(TINY_BUNDLE, backends=["fake"], batch_sizes=[2], repeats=1, timeout_s=2).rows
@@ -468,6 +469,7 @@ def test_benchmark__what_goes_wrong_in_a_row_process_is_its_answer(
     assert found.round is None
 
 
+@pytest.mark.slow
 def test_benchmark__a_row_that_fails_later_keeps_what_it_measured_but_has_no_figures(
     tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,7 +93,7 @@ def staging_folders(folder: Path) -> bool:
     return any(True for staging in folder.glob(".*.partial") for _ in staging.glob("*.png"))
 
 
-@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM, slow(signal.SIGKILL)])
 def test_masks__a_run_that_is_ended_leaves_nothing_under_its_name(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(drawing(tmp_path / "out", 100_000), stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
@@ -256,7 +256,7 @@ def test_masks__a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pyt
     assert not spec.is_spec("masks")
 
 
-@pytest.mark.parametrize("package", ["scipy", "matplotlib"])
+@pytest.mark.parametrize("package", [slow("scipy"), "matplotlib"])
 def test_masks__a_missing_package_is_named(package: str, tmp_path: Path, masks: Path) -> None:
     program = f"import sys\nsys.modules['{package}'] = None\nfrom m2l_runtime.cli.main import main; main()"
     command = [sys.executable, "-c", program, "masks", "describe", str(masks), "--plot", str(tmp_path / "p.png")]

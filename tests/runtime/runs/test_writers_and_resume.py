@@ -424,7 +424,7 @@ def names_below(out: Path) -> set[str]:
     return {name for name in contents(out) if name not in ("pairs.csv", "metadata.csv")}
 
 
-@pytest.mark.parametrize("again", [{"resume": True}, {"overwrite": True}], ids=["resume", "overwrite"])
+@pytest.mark.parametrize("again", [{"resume": True}, slow({"overwrite": True})], ids=["resume", "overwrite"])
 def test_writers_and_resume__what_no_mask_of_now_has_made_is_removed(
     masks: Path, tmp_path: Path, fake: Synthesizer, again: dict[str, bool]
 ) -> None:
@@ -770,7 +770,7 @@ def kill_after_outputs(masks: Path, out: Path, arguments: list[object], waits: l
 
 
 @pytest.mark.parametrize("waits", [[3], slow([3, 1, 2])])
-@pytest.mark.parametrize("form", [[], ["--format", "webdataset", "--masks-per-file", 20]], ids=["png", "tars"])
+@pytest.mark.parametrize("form", [[], slow(["--format", "webdataset", "--masks-per-file", 20])], ids=["png", "tars"])
 def test_writers_and_resume__kills_change_nothing(tmp_path: Path, form: list[object], waits: list[int]) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()

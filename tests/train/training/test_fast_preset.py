@@ -215,7 +215,7 @@ def test_fast_preset__the_average_follows_the_generator() -> None:
     assert (made[0] == expected_pixels).mean() > 0.999
 
 
-@pytest.mark.parametrize("config", [SMALL, replace(SMALL, decode_once=False, appearance=False)])
+@pytest.mark.parametrize("config", [SMALL, slow(replace(SMALL, decode_once=False, appearance=False))])
 def test_fast_preset__going_on_gives_the_bits_of_a_run_in_one_go(tmp_path: Path, config: TrainConfig) -> None:
     data = data_folder(tmp_path / "data", 5)
     go(data, tmp_path / "whole", config)

@@ -103,6 +103,7 @@ def test_evaluate_usefulness__all_arms_and_fractions(pairs: Path, fakes: Path, t
     assert text.count("SyntheticOnly") >= 2
 
 
+@pytest.mark.slow
 def test_evaluate_usefulness__every_arm_takes_the_same_steps_from_the_same_weights(
     pairs: Path, fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,6 +381,7 @@ def test_evaluate_usefulness__a_loss_that_is_no_number_keeps_the_cells_before(
     assert len(list((tmp_path / "run" / "cells").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_evaluate_usefulness__segmenters_learn(pairs: Path, fakes: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"arms": ("ClassicAug",), "seeds": 1, "steps": 60, "width": 4}
     found = result_of(run(pairs, tmp_path / "run", fakes, **options))
