@@ -1,0 +1,1 @@
+// wired below
