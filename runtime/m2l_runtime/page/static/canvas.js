@@ -216,7 +216,10 @@ export class Drawing {
   }
 
   #ring({ x, y }) {
-    for (const [width, color] of [[3, "#000"], [1.2, "#fff"]]) {
+    for (const [width, color] of [
+      [3, "#000"],
+      [1.2, "#fff"],
+    ]) {
       this.context.beginPath();
       this.context.arc(x + 0.5, y + 0.5, this.radius, 0, 2 * Math.PI);
       [this.context.lineWidth, this.context.strokeStyle] = [width, color];
@@ -225,9 +228,15 @@ export class Drawing {
   }
 
   #cross({ x, y }) {
-    for (const [width, color] of [[4, "#000"], [2, "#ff8a3c"]]) {
+    for (const [width, color] of [
+      [4, "#000"],
+      [2, "#ff8a3c"],
+    ]) {
       this.context.beginPath();
-      for (const [dx, dy] of [[7, 0], [0, 7]]) {
+      for (const [dx, dy] of [
+        [7, 0],
+        [0, 7],
+      ]) {
         this.context.moveTo(x + 0.5 - dx, y + 0.5 - dy);
         this.context.lineTo(x + 0.5 + dx, y + 0.5 + dy);
       }

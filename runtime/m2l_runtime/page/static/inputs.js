@@ -33,7 +33,8 @@ export class AppearanceSampler {
     const start = (rows === null ? pick : rows[pick]) * width;
     const row = this.table.slice(start, start + width);
     for (const [place, number] of given) row[place] = number;
-    if (choice.ita !== undefined) [row[this.skin[0]], row[this.skin[1]]] = turnTo(choice.ita, ...this.skin.map((at) => row[at]));
+    if (choice.ita !== undefined)
+      [row[this.skin[0]], row[this.skin[1]]] = turnTo(choice.ita, ...this.skin.map((at) => row[at]));
     return row;
   }
 

@@ -105,11 +105,16 @@ export class Mask {
     const side = Math.min(this.width, this.height);
     const radius = side * (0.16 + 0.14 * random());
     const [stretch, turn] = [0.75 + 0.25 * random(), Math.PI * random()];
-    const waves = [2, 3, 4, 5, 7].map((count) => [count, (0.16 * (random() - 0.5) * 3) / count, 2 * Math.PI * random()]);
+    const waves = [2, 3, 4, 5, 7].map((count) => [
+      count,
+      (0.16 * (random() - 0.5) * 3) / count,
+      2 * Math.PI * random(),
+    ]);
     const [cx, cy] = [this.width * (0.44 + 0.12 * random()), this.height * (0.44 + 0.12 * random())];
     const points = Array.from({ length: 180 }, (_, step) => {
       const angle = (step / 180) * 2 * Math.PI;
-      const r = radius * (1 + waves.reduce((sum, [count, size, phase]) => sum + size * Math.cos(count * angle + phase), 0));
+      const r =
+        radius * (1 + waves.reduce((sum, [count, size, phase]) => sum + size * Math.cos(count * angle + phase), 0));
       const [x, y] = [r * Math.cos(angle), r * Math.sin(angle) * stretch];
       return { x: cx + x * Math.cos(turn) - y * Math.sin(turn), y: cy + x * Math.sin(turn) + y * Math.cos(turn) };
     });

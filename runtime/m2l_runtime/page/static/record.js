@@ -18,7 +18,9 @@ export function stem({ name, sample }) {
 
 /** The options of `m2l synth` that make the same image of the same mask. */
 export function command({ seed, name, sample, choice }) {
-  const chosen = Object.entries(choice).map(([key, value]) => `${key}=${value}`).join(",");
+  const chosen = Object.entries(choice)
+    .map(([key, value]) => `${key}=${value}`)
+    .join(",");
   const words = ["m2l synth", `masks/${name}.png`, "lesions", `--seed ${seed}`];
   if (sample > 1) words.push(`--samples ${sample}`);
   if (chosen) words.push(`--appearance ${chosen}`);
@@ -37,10 +39,20 @@ export async function packPair(config, made, engine) {
   const [height, width] = config.image_size;
   const { wanted } = made;
   const names = config.appearance?.names ?? [];
-  const appearance = made.appearance ? Object.fromEntries(names.map((name, at) => [name, rounded(made.appearance[at])])) : null;
-  const text = { Description: config.description, Software: `m2l ${config.version}`, "m2l-bundle-sha256": config.bundle.sha256, "m2l-backend": engine };
+  const appearance = made.appearance
+    ? Object.fromEntries(names.map((name, at) => [name, rounded(made.appearance[at])]))
+    : null;
+  const text = {
+    Description: config.description,
+    Software: `m2l ${config.version}`,
+    "m2l-bundle-sha256": config.bundle.sha256,
+    "m2l-backend": engine,
+  };
   if (made.seed !== null) text["m2l-seed"] = made.seed;
-  if (appearance) text["m2l-appearance"] = Object.entries(appearance).map(([name, value]) => `${name}=${value}`).join(",");
+  if (appearance)
+    text["m2l-appearance"] = Object.entries(appearance)
+      .map(([name, value]) => `${name}=${value}`)
+      .join(",");
   const image = made.png ?? (await encodePng(made.pixels, width, height, text));
   const mask = await encodePng(made.mask, width, height, { Software: `m2l ${config.version}` });
   const file = stem(wanted);
@@ -63,6 +75,10 @@ export async function packPair(config, made, engine) {
     command: command(wanted),
   };
   const json = new TextEncoder().encode(`${JSON.stringify(record, null, 2)}\n`);
-  const content = zip([[record.output, image], [record.mask_output, mask], [`${file}.json`, json]]);
+  const content = zip([
+    [record.output, image],
+    [record.mask_output, mask],
+    [`${file}.json`, json],
+  ]);
   return { name: `${file}-seed${wanted.seed}.zip`, content };
 }
