@@ -90,6 +90,15 @@ EXPORTED = {
         "parse_manifest",
         "write_bundle",
     ],
+    "m2l_runtime.page": [
+        "PageFile",
+        "PageMode",
+        "SiteOptions",
+        "SiteReport",
+        "page_config",
+        "page_files",
+        "write_site",
+    ],
     "m2l_runtime.masks.sources": ["DrawnMasks", "MaskSource", "Shapes", "open_source"],
 }
 

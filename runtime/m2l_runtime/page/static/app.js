@@ -10,6 +10,7 @@ import { Mask } from "./mask.js";
 import { readMaskFile } from "./picture.js";
 import { packPair } from "./record.js";
 import { ResultView } from "./result.js";
+import { saveMask, savedMask } from "./saved.js";
 import { watchTabs } from "./tabs.js";
 import { watchTheme } from "./theme.js";
 import { Variations } from "./variations.js";
@@ -20,7 +21,6 @@ const RETRY_S = [2, 5, 10, 20, 30];
 const MAX_SEED = (1n << 64n) - 1n;
 const FIRST_SHAPE = 11;
 const BAD_NAME = /[/\\:*?"<>|\p{Cc}]|^\.|^\s*$/u;
-const SAVED = "m2l-mask";
 
 const $ = (id) => document.getElementById(id);
 
@@ -155,7 +155,7 @@ class Page {
     this.isDone = isDone;
     this.ask(DRAWING_MS);
     this.facts();
-    if (isDone) save(this.mask);
+    if (isDone) saveMask(this.mask);
   }
 
   settingChanged(isDone) {
@@ -382,45 +382,6 @@ function warn(words, retry) {
   $("alert-text").textContent = words ?? "";
   $("alert-retry").hidden = !retry;
   $("alert-retry").onclick = retry ?? null;
-}
-
-function save(mask) {
-  try {
-    sessionStorage.setItem(
-      SAVED,
-      JSON.stringify([mask.width, mask.height, btoa(String.fromCharCode(...runs(mask.levels)))]),
-    );
-  } catch {
-    // full or switched off: after a reload the drawing begins anew
-  }
-}
-
-/** Lengths of runs of equal levels as bytes: level, then the length in two. */
-function runs(levels) {
-  const bytes = [];
-  for (let from = 0, to = 0; from < levels.length; from = to) {
-    while (to < levels.length && levels[to] === levels[from] && to - from < 65535) to++;
-    bytes.push(levels[from], (to - from) & 255, (to - from) >> 8);
-  }
-  return bytes.length < 100_000 ? bytes : [];
-}
-
-function savedMask(width, height) {
-  try {
-    const [wide, high, text] = JSON.parse(sessionStorage.getItem(SAVED));
-    if (wide !== width || high !== height) return null;
-    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    const levels = new Uint8Array(width * height);
-    let at = 0;
-    for (let run = 0; run < bytes.length; run += 3) {
-      const length = bytes[run + 1] + 256 * bytes[run + 2];
-      levels.fill(bytes[run], at, at + length);
-      at += length;
-    }
-    return at === levels.length ? new Mask(width, height, levels) : null;
-  } catch {
-    return null; // nothing was saved
-  }
 }
 
 async function main() {

@@ -64,7 +64,7 @@ export class AppearanceSampler {
   }
 }
 
-/** Add up in the order in which NumPy adds a row: one by one, or in eight sums where a row of 8 or more is contiguous. */
+/** Add up in the order in which NumPy adds a row: one by one, or in eight sums where a long row is contiguous. */
 function sumAsNumpy(terms, isContiguous) {
   if (!isContiguous || terms.length < 8) return terms.reduce((sum, term) => sum + term);
   const sums = terms.slice(0, 8);

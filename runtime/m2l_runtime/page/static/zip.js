@@ -36,7 +36,7 @@ function record(signature, shorts) {
   return new Uint8Array(bytes.buffer);
 }
 
-/** Pack `files`, [name, Uint8Array] each, into a zip. Times are left at their lowest, so equal files give equal zips. */
+/** Pack `files`, [name, Uint8Array] each, into a zip. Times are the lowest: equal files give equal zips. */
 export function zip(files) {
   const [local, central] = [[], []];
   let at = 0;
