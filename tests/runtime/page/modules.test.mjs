@@ -174,8 +174,8 @@ test("Latest: runs one job at a time, passes over what came between, never shows
     setTimeout(() => {
       for (let job = 2; job <= 9; job++) latest.ask(job);
       assert.ok(latest.isBusy);
-      end();
-      setTimeout(() => end(), 10);
+      setTimeout(() => end(), 20);
+      setTimeout(() => end(), 60);
     }, 20);
   });
   await finished;
