@@ -43,7 +43,8 @@ class LayerErrors:
     def shares(self) -> npt.NDArray[np.float64]:
         """Compute `squared`, scaled in each image to add up to `together` above `floor`: (layers, images)."""
         total = np.maximum(self.together - self.floor, _MIN_ERROR)
-        return self.squared * (total / self.squared.sum(0))
+        shares: npt.NDArray[np.float64] = self.squared * (total / self.squared.sum(0))
+        return shares
 
 
 @dataclass(frozen=True)

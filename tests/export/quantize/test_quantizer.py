@@ -352,7 +352,8 @@ def test_quantizer__errors_that_cancel_leave_no_more_in_float_than_need_be(wante
             return images if len(float_layers) >= 9 else _halved(images)
 
     def _halved(images: Array) -> Array:
-        return (100 + np.round((images - 100.0) / np.sqrt(2))).astype(np.uint8)
+        halved: Array = (100 + np.round((images - 100.0) / np.sqrt(2))).astype(np.uint8)
+        return halved
 
     fake = Cancelling()
     errors = measure_layers(fake.layers, fake.images, fake.reference)
