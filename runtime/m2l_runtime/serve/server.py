@@ -194,8 +194,8 @@ class _Server(uvicorn.Server):
         try:
             yield
         finally:
-            for number, earlier in before.items():
-                signal.signal(number, earlier)
+            for one, earlier in before.items():
+                signal.signal(one, earlier)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.should_exit = True
