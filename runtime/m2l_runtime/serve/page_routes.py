@@ -40,7 +40,7 @@ def routes(workshop: Workshop) -> list[Route]:
     page: Any = importlib.import_module(_PACKAGE)
 
     async def config(_: Request) -> Response:
-        return json_response(page.page_config(workshop.holder.current.synthesizer, mode="server"))
+        return json_response(page.page_config(workshop.holder.current.synthesizer.bundle, mode="server"))
 
     made = [Route(CONFIG_PATH, config, name=CONFIG_PATH)]
     for name, file in page.page_files().items():

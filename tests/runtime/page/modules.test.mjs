@@ -266,7 +266,9 @@ test("packPair: writes what Python reads", async () => {
   };
   const { name, content } = await packPair(config, made, "in a test");
   assert.equal(stem(wanted), "l\u00e4sion_sample2");
-  assert.equal(command({ ...wanted, sample: 1, choice: {} }), "m2l synth masks/l\u00e4sion.png lesions --seed 18446744073709551615");
+  const plain = { seed: 5n, name: "a", sample: 1, choice: {} };
+  assert.equal(command(plain), "m2l synth masks/a.png lesions --seed 5");
+  assert.equal(command({ ...plain, name: "it's; b" }), "m2l synth 'masks/it'\\''s; b.png' lesions --seed 5");
   assert.equal(name, "l\u00e4sion_sample2-seed18446744073709551615.zip");
   fs.writeFileSync(path.join(process.env.M2L_OUT, "pair.zip"), content);
   assert.deepEqual((await packPair(config, made, "in a test")).content, content);

@@ -197,7 +197,7 @@ class Page {
     $("download").disabled = false;
     this.view.show(made.pixels, mask);
     this.controls?.showDrawn(made.appearance);
-    $("state").textContent = this.words(made);
+    if (this.latest.waiting === null) $("state").textContent = this.words(made);
     $("result").setAttribute("aria-label", `Synthetic image of a skin lesion, ${this.words(made)}`);
     document.dispatchEvent(new CustomEvent("m2l-image", { detail: { ms: made.ms } }));
   }
@@ -386,6 +386,7 @@ function warn(words, retry) {
 
 async function main() {
   watchTheme($("theme"));
+  $("veil").textContent = "Loading the model …";
   let config;
   try {
     const answer = await fetch("config.json");
@@ -393,12 +394,7 @@ async function main() {
     config = await answer.json();
   } catch (error) {
     $("veil").textContent = "The page did not load.";
-    const isFile = location.protocol === "file:";
-    warn(
-      isFile
-        ? "Browsers do not run this page from a file. Serve its folder: python -m http.server --directory FOLDER"
-        : `config.json did not load: ${error.message}. Reload the page when its server answers again.`,
-    );
+    warn(`config.json did not load: ${error.message}. Reload the page when its server answers again.`);
     return;
   }
   const page = new Page(config);

@@ -10,18 +10,21 @@ async function sha256(bytes) {
 }
 
 const rounded = (number) => Number(number.toFixed(3));
+const asPython = (number) => (Number.isInteger(number) ? number.toFixed(1) : String(number));
 
 /** Name of the files of an image, as `m2l synth` gives them where a mask has several. */
 export function stem({ name, sample }) {
   return sample > 1 ? `${name}_sample${sample}` : name;
 }
 
+const quoted = (word) => (/^[\w./=,-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
 /** The options of `m2l synth` that make the same image of the same mask. */
 export function command({ seed, name, sample, choice }) {
   const chosen = Object.entries(choice)
     .map(([key, value]) => `${key}=${value}`)
     .join(",");
-  const words = ["m2l synth", `masks/${name}.png`, "lesions", `--seed ${seed}`];
+  const words = ["m2l synth", quoted(`masks/${name}.png`), "lesions", `--seed ${seed}`];
   if (sample > 1) words.push(`--samples ${sample}`);
   if (chosen) words.push(`--appearance ${chosen}`);
   return words.join(" ");
@@ -51,7 +54,7 @@ export async function packPair(config, made, engine) {
   if (made.seed !== null) text["m2l-seed"] = made.seed;
   if (appearance)
     text["m2l-appearance"] = Object.entries(appearance)
-      .map(([name, value]) => `${name}=${value}`)
+      .map(([name, value]) => `${name}=${asPython(value)}`)
       .join(",");
   const image = made.png ?? (await encodePng(made.pixels, width, height, text));
   const mask = await encodePng(made.mask, width, height, { Software: `m2l ${config.version}` });
