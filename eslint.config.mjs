@@ -27,6 +27,7 @@ const browser = [
   "location",
   "navigator",
   "performance",
+  "requestAnimationFrame",
   "self",
   "sessionStorage",
   "setTimeout",

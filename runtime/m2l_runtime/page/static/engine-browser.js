@@ -18,6 +18,7 @@ class Client {
     this.worker = new Worker(new URL("worker.js", base), { type: "module" });
     this.waiting = new Map();
     this.count = 0;
+    this.isEnding = false;
     this.ready = new Promise((resolve, reject) => {
       this.worker.addEventListener("message", ({ data }) => {
         if (data.kind === "ready") resolve(data);
@@ -38,6 +39,7 @@ class Client {
   #answer({ id, error, ...found }) {
     const [resolve, reject] = this.waiting.get(id) ?? [() => {}, () => {}];
     this.waiting.delete(id);
+    if (this.isEnding) this.end();
     if (error === undefined) resolve(found);
     else reject(new Error(error));
   }
@@ -51,8 +53,10 @@ class Client {
     });
   }
 
+  /** End the worker, after what it is asked for is answered. */
   end() {
-    this.worker.terminate();
+    this.isEnding = true;
+    if (this.waiting.size === 0) this.worker.terminate();
   }
 }
 
@@ -121,7 +125,7 @@ export class BrowserEngine {
         return;
       }
       this.client.end();
-      this.client = client;
+      this.client = client; // what the other was asked for is still answered by it
       this.provider = "webgpu";
     } catch {
       this.notes.push("WebGPU does not run the model here, so WebAssembly is used");

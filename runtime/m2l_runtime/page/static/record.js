@@ -24,7 +24,8 @@ export function command({ seed, name, sample, choice }) {
   const chosen = Object.entries(choice)
     .map(([key, value]) => `${key}=${value}`)
     .join(",");
-  const words = ["m2l synth", quoted(`masks/${name}.png`), "lesions", `--seed ${seed}`];
+  const words = ["m2l synth", quoted(`masks/${name}.png`), "lesions"];
+  if (seed !== null) words.push(`--seed ${seed}`);
   if (sample > 1) words.push(`--samples ${sample}`);
   if (chosen) words.push(`--appearance ${chosen}`);
   return words.join(" ");
@@ -75,7 +76,7 @@ export async function packPair(config, made, engine) {
     bundle_sha256: config.bundle.sha256,
     engine,
     version: config.version,
-    command: command(wanted),
+    command: command({ ...wanted, seed: config.is_random ? wanted.seed : null }),
   };
   const json = new TextEncoder().encode(`${JSON.stringify(record, null, 2)}\n`);
   const content = zip([
