@@ -26,6 +26,7 @@ from support import TINY_BUNDLE, disc, save
 from m2l_runtime import Synthesizer
 from m2l_runtime.errors import BundleDamaged, EngineError
 from m2l_runtime.output.encoding import FAKE
+from m2l_runtime.page import page_config, page_files
 from m2l_runtime.serve import ServeOptions, create_app
 from m2l_runtime.serve.app import reload_bundle, workshop_of
 from m2l_runtime.serve.guard import API_POLICY, host_name
@@ -635,6 +636,26 @@ def test_logs__tell_of_requests_and_never_of_masks_names_or_tokens(caplog: pytes
     assert (fields["route"], fields["status"], fields["method"]) == ("/synthesize", 200, "POST")
     assert "patient" not in repr(fields)
     assert TOKEN not in repr(fields)
+
+
+# The page
+
+
+def test_page__its_files_come_with_a_strict_policy(client: TestClient) -> None:
+    for path, file in (("/", "index.html"), *((f"/{name}", name) for name in page_files())):
+        answer = client.get(path)
+        assert (answer.status_code, answer.content) == (200, page_files()[file].content)
+        assert answer.headers["content-type"] == page_files()[file].media_type
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+        assert "unsafe" not in policy
+    assert client.get("/../app.js").status_code in (200, 404)
+    assert client.get("/static/app.js").status_code == 404
+
+
+def test_page__its_configuration_is_of_the_bundle_that_is_served(client: TestClient) -> None:
+    bundle = workshop_of(client.app).holder.current.synthesizer.bundle  # type: ignore[arg-type]
+    assert client.get("/config.json").json() == json.loads(json.dumps(page_config(bundle)))
 
 
 # Another bundle under way

@@ -109,5 +109,6 @@ class ParquetWriter:
     def abandon(self) -> None:
         """See Writer."""
         if self._file is not None:
+            self._writer.is_open = False  # or it writes its end to the closed file when it is collected
             self._file.discard()
         self._file, self._rows = None, []
