@@ -76,7 +76,7 @@ class Service:
 
     def __init__(self, bundle: str | None, options: Sequence[str]) -> None:
         words = ["serve", *([bundle] if bundle else []), "--port", "0", *options]
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process lives
         self.process = subprocess.Popen([sys.executable, "-c", SERVE, *words], stderr=self.log)
         while True:
             self.log.seek(0)
@@ -222,12 +222,13 @@ def measure(load: Load, service: Service, synthesizer: Synthesizer, mask: np.nda
     capacity = float(np.median([one["saturated"]["images_per_s"] for one in rounds]))
     ratios = [one["saturated"]["images_per_s"] / one["alone"]["images_per_s"] for one in rounds]
     cpu_ratios = [one["alone"]["cpu_s_per_image"] / one["cpu_s_per_image"] for one in rounds]
-    single = load.run(service, connections=1, seconds=args.seconds)
-    half = load.run(service, connections=4 * streams, seconds=args.seconds, rate=capacity / 2)
+    seconds = max(args.seconds, args.requests / capacity)
+    single = load.run(service, connections=1, seconds=seconds)
+    half = load.run(service, connections=streams, seconds=2 * seconds, rate=capacity / 2)
     memory_mb = service.memory_mb()
     with service.peak_memory() as seen:
-        over = load.run(service, connections=32 * streams, seconds=args.seconds, rate=OVERLOAD * capacity)
-    after = load.run(service, connections=1, seconds=args.seconds)
+        over = load.run(service, connections=12 * streams, seconds=seconds, rate=OVERLOAD * capacity)
+    after = load.run(service, connections=1, seconds=seconds)
     return {
         "rounds": rounds,
         "throughput_ratio": round(float(np.median(ratios)), 3),
@@ -322,6 +323,7 @@ def main() -> None:
     parser.add_argument("--hey", default="hey")
     parser.add_argument("--bundle")
     parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--requests", type=int, default=100, help="of a single connection, at least about")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--serve", default="", help="options for m2l serve")
     parser.add_argument("--note", default="")
