@@ -209,7 +209,7 @@ def idle_connections(service: Service) -> dict[str, float]:
 def measure(load: Load, service: Service, synthesizer: Synthesizer, mask: np.ndarray, args: Any) -> dict[str, Any]:
     """Measure one kind of request."""
     streams = synthesizer.settings.streams
-    rounds = []
+    rounds: list[dict[str, Any]] = []
     for _ in range(args.rounds):
         alone = engine_alone(synthesizer, mask, args.seconds)
         cpu_s = service.cpu_s()

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pytest
 from command_line import CommandLine
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 from service import pixels, png
 from starlette.testclient import TestClient
 from steered_bundle import steered_bundle
@@ -623,6 +624,8 @@ def test_metrics__count_requests_by_route_and_images(client: TestClient) -> None
     client.get("/some/secret/address")
     assert [now - then for now, then in zip(counts(), before, strict=True)] == [1, 1, 1, 1]
     text = client.get("/metrics").text
+    families = {one.name for one in text_string_to_metric_families(text)}  # as Prometheus reads it
+    assert {"m2l_requests", "m2l_request_seconds", "m2l_queue_length", "m2l_bundle_info"} <= families
     assert 'm2l_bundle_info{backend="fake"' in text
     assert "secret" not in text
 

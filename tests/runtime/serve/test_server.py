@@ -292,7 +292,7 @@ class Program:
         self.lines: list[str] = []
         self.port = 0
         if stderr is subprocess.PIPE:
-            self.port = int(self.wait_for(r"serving at http://127\.0\.0\.1:(\d+)"))
+            self.port = int(self.wait_for(r"serving at http://[0-9.]+:(\d+)"))
 
     def wait_for(self, pattern: str) -> str:
         assert self.process.stderr is not None
@@ -442,3 +442,17 @@ def test_serve__pictures_are_those_of_a_call() -> None:
         other = service.ask(post("/synthesize?seed=5", png(mask)))
     assert first.body == again.body
     assert not np.array_equal(pixels(first.body), pixels(other.body))
+
+
+def test_serve__a_token_opens_another_address_and_the_names_that_are_allowed(tmp_path: Path) -> None:
+    """As examples/service runs it."""
+    token = "0123456789abcdef-of-a-test"  # noqa: S105 - of tests
+    (tmp_path / "token.txt").write_text(f"{token}\n")
+    with Program(*("--host", ANY, "--token-file", tmp_path / "token.txt", "--allow-host", "m2l")) as program:
+        service = Service(None, program.port)  # type: ignore[arg-type]
+        health = "GET /v2/health/ready HTTP/1.1\r\nHost: {}\r\n\r\n"
+        metrics = "GET /metrics HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n"
+        assert service.ask(health.format("127.0.0.1").encode()).status == 200
+        assert service.ask(metrics.format("m2l:8000", token).encode()).status == 200
+        assert service.ask(metrics.format("m2l:8000", "wrong").encode()).status == 401
+        assert service.ask(metrics.format("other:8000", token).encode()).status == 421
