@@ -1,4 +1,4 @@
-"""Real clients, in an environment of their own: tritonclient unchanged, and schemathesis on the OpenAPI description.
+"""Real clients: tritonclient unchanged and schemathesis, in an environment of their own, and a browser on the page.
 
 `M2L_CLIENTS=python` names an interpreter that has both; otherwise they are installed, or the tests are skipped.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 import venv
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import browser, chromium
 from service import Service, running
 from support import ROOT
 
@@ -43,14 +45,14 @@ def service() -> Iterator[Service]:
         yield one
 
 
-def run(*command: object) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *command: object) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     words = list(map(str, command))
-    return subprocess.run(words, capture_output=True, text=True, timeout=900, env=environment)
+    return subprocess.run(words, capture_output=True, text=True, timeout=900, env=environment, cwd=folder)
 
 
-def test_tritonclient__works_unchanged(service: Service, python: Path) -> None:
-    done = run(python, ROOT / "examples" / "service" / "triton_client.py", f"localhost:{service.port}")
+def test_tritonclient__works_unchanged(service: Service, python: Path, tmp_path: Path) -> None:
+    done = run(tmp_path, python, ROOT / "examples" / "service" / "triton_client.py", f"localhost:{service.port}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "ready: True True",
@@ -63,10 +65,39 @@ def test_tritonclient__works_unchanged(service: Service, python: Path) -> None:
     ]
 
 
-def test_schemathesis__finds_nothing_that_the_description_does_not_say(service: Service, python: Path) -> None:
+def test_schemathesis__finds_nothing_that_the_description_does_not_say(
+    service: Service, python: Path, tmp_path: Path
+) -> None:
     address = f"http://127.0.0.1:{service.port}/openapi.json"
     options = ("--checks", "all", "--exclude-checks", NOT_CHECKED, "--seed", 1, "--max-examples", 20)
-    done = run(python.parent / "schemathesis", "run", address, *options)
+    done = run(tmp_path, python.parent / "schemathesis", "run", address, *options)
     assert done.returncode == 0, done.stdout[-4000:]
     assert workshop_of(service.app).metrics.value("m2l_requests_under_way") == 0
     assert service.is_well()
+
+
+@pytest.mark.skipif(chromium() is None, reason="there is no Chromium")
+def test_page__makes_images_in_a_browser_and_offends_no_policy(tmp_path: Path) -> None:
+    with running() as service, browser(tmp_path) as page:
+        metrics = workshop_of(service.app).metrics
+
+        def wait_for_images(count: int) -> None:
+            made = 0.0
+            for _ in range(600):
+                made = metrics.value("m2l_requests_total", route="/synthesize", method="POST", status="200")
+                if made >= count:
+                    return
+                time.sleep(0.05)
+            raise AssertionError(f"{made} images of {count}: {page.problems()}")
+
+        page.open_address(f"http://localhost:{service.port}/")
+        wait_for_images(1)
+        x, y = page.evaluate(
+            "(() => { const box = document.querySelector('#drawing').getBoundingClientRect();"
+            " return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+        )
+        for kind, shift in (("mousePressed", 0), ("mouseMoved", 40), ("mouseMoved", 90), ("mouseReleased", 90)):
+            page.send("Input.dispatchMouseEvent", type=kind, x=x + shift, y=y + shift, button="left", clickCount=1)
+        wait_for_images(2)
+        assert page.problems() == []
+        assert all(f"localhost:{service.port}/" in one for one in page.requests())
