@@ -91,6 +91,7 @@ EXPORTED = {
         "write_bundle",
     ],
     "m2l_runtime.masks.sources": ["DrawnMasks", "MaskSource", "Shapes", "open_source"],
+    "m2l_runtime.triton": ["TritonModel", "TritonOptions", "TritonRepository", "write_model_repository"],
 }
 
 RENAMED = [
