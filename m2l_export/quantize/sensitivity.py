@@ -2,7 +2,8 @@
 
 Rounding errors of different layers add up nearly like independent noise. So the squared error of one layer in int8,
 with all others in float, says what leaving it in float would give back: on an average image, and on the worst image,
-where it is often another layer.
+where it is often another layer. How nearly is measured as well: the errors are scaled so that their sum is that of all
+layers in int8.
 """
 
 from __future__ import annotations
@@ -35,7 +36,15 @@ class LayerErrors:
     """(layers, images): the mean squared error that each layer adds to each image, in squared levels of 0..255."""
     floor: npt.NDArray[np.float64]
     """(images,): the mean squared error with all layers in float, where equalization is not exact."""
+    together: npt.NDArray[np.float64]
+    """(images,): the mean squared error with all layers in int8, `floor` included."""
     all_int8: Fidelity
+
+    def shares(self) -> npt.NDArray[np.float64]:
+        """Compute `squared`, scaled in each image to add up to `together` above `floor`: (layers, images)."""
+        total = np.maximum(self.together - self.floor, _MIN_ERROR)
+        shares: npt.NDArray[np.float64] = self.squared * (total / self.squared.sum(0))
+        return shares
 
 
 @dataclass(frozen=True)
@@ -86,12 +95,14 @@ def measure_layers(
     names = [layer.name for layer in layers]
     alone = [images([other for other in names if other != name]) for name in names]
     floor = squared_errors(reference, images(names))
+    all_int8 = images(())
     return LayerErrors(
         layers=tuple(layers),
         alone=tuple(fidelity(reference, one) for one in alone),
         squared=np.maximum(np.stack([squared_errors(reference, one) for one in alone]) - floor, _MIN_ERROR),
         floor=floor,
-        all_int8=fidelity(reference, images(())),
+        together=squared_errors(reference, all_int8),
+        all_int8=fidelity(reference, all_int8),
     )
 
 
@@ -112,8 +123,9 @@ def choose_float_layers(
     multiplications = [layer.multiplications for layer in errors.layers]
     costs = [one / sum(multiplications) for one in multiplications]
     # A first criterion for the mean of PSNRs, whose slope is the relative error, then one for each image.
-    relative = (errors.squared / (errors.squared.sum(0) + errors.floor)).mean(1)
-    criteria = np.column_stack([relative / relative.sum(), errors.squared])
+    shares = errors.shares()
+    relative = (shares / (shares.sum(0) + errors.floor)).mean(1)
+    criteria = np.column_stack([relative / relative.sum(), shares])
     budgets = np.full(criteria.shape[1], np.inf)
     worst = 255**2 * 10 ** (-aim.worst_psnr_db / 10) / STEP
     left: list[str] = []
@@ -141,7 +153,8 @@ def choose_float_layers(
 def cheapest(costs: Sequence[float], errors: npt.NDArray[np.float64], budgets: npt.NDArray[np.float64]) -> list[int]:
     """Find the places to leave out at the least cost, so that the errors of the rest are within the budgets.
 
-    Every choice is tried where there are up to 16 places. Beyond, what takes most of an excess per cost goes first.
+    Every choice is tried where there are up to 16 places. Beyond, what takes most of an excess per cost goes first, and
+    at the end what can stay after all is taken back, the dearest first.
 
     Args:
         costs: cost of each place.
@@ -154,7 +167,12 @@ def cheapest(costs: Sequence[float], errors: npt.NDArray[np.float64], budgets: n
             exceeded = errors[rest].sum(0) > budgets
             taken = (errors[:, exceeded] / errors[rest][:, exceeded].sum(0)).sum(1)
             rest.remove(max(rest, key=lambda place: taken[place] / costs[place]))
-        return [place for place in range(len(costs)) if place not in rest]
+        left = [place for place in range(len(costs)) if place not in rest]
+        for place in sorted(left, key=lambda place: -costs[place]):
+            if (errors[[*rest, place]].sum(0) <= budgets).all():
+                rest.append(place)
+                left.remove(place)
+        return left
     is_left: npt.NDArray[np.bool_] = (np.arange(1 << len(costs))[:, None] >> np.arange(len(costs)) & 1).astype(bool)
     is_within = (~is_left @ errors <= budgets).all(1)
     best = int(np.where(is_within, is_left @ np.asarray(costs), np.inf).argmin())

@@ -440,7 +440,10 @@ class Conditions:
         """Sample the condition of an item; None if the generator takes the mask alone. See :func:`item_seed`."""
         if self.seed is None:
             return None
-        seed = item_seed(self.seed, name, sample)
+        return self.for_seed(item_seed(self.seed, name, sample))
+
+    def for_seed(self, seed: int) -> Condition:
+        """Sample the condition of an item by a seed of its own, 0..2^64-1."""
         return Condition(seed, None if self._sampler is None else self._sampler.sample(seed), self._names)
 
 

@@ -108,24 +108,30 @@ def decode(content: bytes, *, apply_exif: bool = True) -> PillowImage.Image:
     return _decode(content, apply_exif=apply_exif, with_low_bytes=False)[0]
 
 
-def decode_deep(content: bytes) -> tuple[PillowImage.Image, ...]:
+def decode_deep(content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[PillowImage.Image, ...]:
     """Decode as :func:`decode` does; of 16-bit color samples return the low bytes as a second picture.
 
     Pillow has no mode for such samples and keeps one byte of each, by which a mask of 0 and 1, or of 0 and 255, comes
     out empty.
 
+    Args:
+        content: the file.
+        max_pixels: pixels that are decoded, at most `MAX_PIXELS`.
+
     Raises:
         PictureFileError: as there, or the low bytes cannot be had.
     """
-    return _decode(content, apply_exif=True, with_low_bytes=True)
+    return _decode(content, apply_exif=True, with_low_bytes=True, max_pixels=max_pixels)
 
 
-def _decode(content: bytes, *, apply_exif: bool, with_low_bytes: bool) -> tuple[PillowImage.Image, ...]:
+def _decode(
+    content: bytes, *, apply_exif: bool, with_low_bytes: bool, max_pixels: int = MAX_PIXELS
+) -> tuple[PillowImage.Image, ...]:
     picture = _open(content)
     width, height = picture.size
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise PictureFileError(
-            f"is too large: {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are decoded, for want of memory; "
+            f"is too large: {width:,} x {height:,} pixels; at most {max_pixels:,} are decoded, for want of memory; "
             "make it smaller"
         )
     low = fourth = None

@@ -30,7 +30,7 @@ from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import ArrayError, MaskFileError, PictureFileError
 from m2l_runtime.masks.channels import Samples, mask_samples
-from m2l_runtime.masks.image_file import MAX_FILE_BYTES, decode_deep, read_bytes
+from m2l_runtime.masks.image_file import MAX_FILE_BYTES, MAX_PIXELS, decode_deep, read_bytes
 from m2l_runtime.masks.labels import check_is_no_label_map
 from m2l_runtime.masks.mask_array import SupportsArray, SupportsDLPack, array_sha256, as_array, samples_of
 from m2l_runtime.masks.one_color import shades_of_one_color
@@ -222,14 +222,16 @@ def _unread_bytes(picture: PillowImage.Image) -> bytes | None:
     return content
 
 
-def parse_mask(content: bytes, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
-    """Read a mask from the bytes of a file; see :func:`read_mask`.
+def parse_mask(
+    content: bytes, image_size: tuple[int, int], *, keep_original: bool = False, max_pixels: int = MAX_PIXELS
+) -> MaskFile:
+    """Read a mask from the bytes of a file, of at most `max_pixels`; see :func:`read_mask`.
 
     Raises:
         PictureFileError, MaskFileError: as there, without the file's name.
     """
     sha256 = hashlib.sha256(content).hexdigest()
-    return _mask_file(*to_gray(*decode_deep(content)), sha256, image_size, keep_original)
+    return _mask_file(*to_gray(*decode_deep(content, max_pixels)), sha256, image_size, keep_original)
 
 
 def _mask_file(gray: Mask, note: str | None, sha256: str, image_size: tuple[int, int], keep_original: bool) -> MaskFile:

@@ -45,7 +45,9 @@ class Fitting:
         (2, (4, 32, 32))
     """
 
-    def __init__(self, spec: SegmenterSpec, seed: int, steps: int, device: torch.device) -> None:
+    def __init__(
+        self, spec: SegmenterSpec, seed: int, steps: int, device: torch.device, *, is_bf16: bool = False
+    ) -> None:
         """Make the network.
 
         Args:
@@ -53,7 +55,9 @@ class Fitting:
             seed: of its weights.
             steps: how many there will be: the learning rate is zero at their end.
             device: where it is trained.
+            is_bf16: whether convolutions are computed in bfloat16; the loss and the weights stay in fp32.
         """
+        self.is_bf16: Final = is_bf16
         self.network: Final = new_network(spec, seed).to(device).train()
         self.device: Final = device
         self.step = 0
@@ -71,7 +75,9 @@ class Fitting:
             group["lr"] = LEARNING_RATE * schedule(self.step / self._steps)
         x = to_input(images, self._side).to(self.device)
         y = torch.from_numpy(masks).to(self.device).float() / 255
-        value = loss(self.network(x)[:, 0], y)
+        with self.autocast():
+            logits = self.network(x)[:, 0]
+        value = loss(logits.float(), y)
         if not bool(torch.isfinite(value)):
             raise Diverged(f"the segmenter's loss is {value.item():g} at step {self.step + 1}; try another seed")
         self._optimizer.zero_grad()
@@ -79,6 +85,10 @@ class Fitting:
         self._optimizer.step()
         self.step += 1
         return value.item()
+
+    def autocast(self) -> torch.autocast:
+        """Compute the network in the precision it is trained in, within the block."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16)
 
 
 def schedule(done: float) -> float:

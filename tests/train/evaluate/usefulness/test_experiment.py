@@ -30,6 +30,7 @@ from m2l_train.evaluate import (
     evaluate_usefulness,
     fitting,
 )
+from m2l_train.evaluate.segmenter import SegmenterSpec
 from m2l_train.evaluate.usefulness.arms import ARMS
 from m2l_train.evaluate.usefulness.data import read_masks
 from m2l_train.evaluate.usefulness.plan import cells
@@ -145,6 +146,44 @@ def test_evaluate_usefulness__arms_see_what_they_say(
     ours = {pair(int(name[1:]))[0].tobytes() for name in cell["training_pairs"]}
     assert len(seen) == 48
     assert sum(image.tobytes() in ours for image in seen) == pytest.approx(real, abs=0 if is_all else 3)
+
+
+def test_evaluate_usefulness__precision_is_resolved_kept_and_heeded(
+    pairs: Path, fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"arms": ("ClassicAug",), "seeds": 1}
+    made: list[bool] = []
+    new = fitting.Fitting.__init__
+
+    def watched(self: fitting.Fitting, *given: Any, is_bf16: bool) -> None:
+        made.append(is_bf16)
+        new(self, *given, is_bf16=is_bf16)
+
+    monkeypatch.setattr(fitting.Fitting, "__init__", watched)
+    for precision in ("fp32", "bf16"):
+        run(pairs, tmp_path / precision, fakes, **options, precision=precision)
+        assert json.loads((tmp_path / precision / "settings.json").read_text())["precision"] == precision
+    assert made == [False, True]
+    for computes, resolved in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("m2l_train.evaluate.usefulness.experiment.computes_bf16", lambda _, is_it=computes: is_it)
+        run(pairs, tmp_path / resolved, fakes, **options)
+        with pytest.raises(InputError, match=rf"precision {'fp32' if computes else 'bf16'}, now {resolved}"):
+            run(pairs, tmp_path / ("fp32" if computes else "bf16"), fakes, **options)
+
+
+def test_fitting__bf16_stays_near_fp32() -> None:
+    """The loss of the same network and images, to the three digits that bfloat16 has; weights stay in fp32."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    masks = np.where(rng.random((4, 32, 32)) < 0.5, 255, 0).astype(np.uint8)
+    first = {}
+    for is_bf16 in (False, True):
+        spec = SegmenterSpec(width=4, levels=2, side=32)
+        fit = fitting.Fitting(spec, 0, 10, torch.device("cpu"), is_bf16=is_bf16)
+        first[is_bf16] = fit.train(images, masks)
+        assert {parameter.dtype for parameter in fit.network.parameters()} == {torch.float32}
+    assert first[True] != first[False]
+    assert first[True] == pytest.approx(first[False], rel=0.02)
 
 
 def test_evaluate_usefulness__the_network_of_the_best_check_is_tested(

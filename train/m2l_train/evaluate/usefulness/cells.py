@@ -109,7 +109,7 @@ def run_cell(
     Args:
         cell: which one.
         real: all real pairs.
-        options: of the experiment.
+        options: of the experiment; their precision is not auto.
         synthesized: makes the synthesized pairs; None where no arm needs them.
         device: of the segmenter.
         settings_sha256: of what else the result depends on.
@@ -126,7 +126,7 @@ def run_cell(
         assert synthesized is not None  # noqa: S101 - opened where an arm needs it
         pool = synthesized.of(cell, drawn, callbacks)
     with torch_threads(options.thread_count):
-        fitting = Fitting(options.spec, cell.seed, options.steps, device)
+        fitting = Fitting(options.spec, cell.seed, options.steps, device, is_bf16=options.precision == "bf16")
         batches = _batches(cell, arm, real.train, drawn, pool, options)
         curve, best = _fit(fitting, batches, real.train, drawn, options, callbacks)
         fitting.network.load_state_dict(best.weights)
@@ -195,7 +195,8 @@ def _fit(
         fitting.train(*batches.at(step))
         callbacks.on_steps(1)
         if step + 1 in checks:
-            dice = mean_dice(fitting.network, images, masks, fitting.device)
+            with fitting.autocast():
+                dice = mean_dice(fitting.network, images, masks, fitting.device)
             curve.append(dice)
             if best is None or dice >= best.dice:
                 weights = {name: value.detach().clone() for name, value in fitting.network.state_dict().items()}

@@ -54,6 +54,9 @@ class SynthesisFlags:
 class CallFlags:
     """Hold the options of the call as a whole."""
 
+    precision: Literal["auto", "fp32", "bf16"] = option_field(
+        "auto", "What segmenters are trained in. They are tested in fp32.", default="bf16 where it is fast"
+    )
     shard: str = option_field("1/1", "I/N: train every N-th segmenter, from the I-th. Any split gives the same ones.")
     direction: Literal["AtoB", "BtoA"] = option_field(
         "AtoB", "Layout of combined pictures: AtoB has the mask on the left."
@@ -136,6 +139,7 @@ def _options(plan: PlanFlags, synthesis: SynthesisFlags, call: CallFlags) -> Use
         share=synthesis.share,
         use=synthesis.use,
         masks=synthesis.masks,
+        precision=call.precision,
         device=call.device,
         threads=call.threads,
         workers=call.workers,

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,7 @@ from m2l_runtime.bundle import embedded
 from m2l_runtime.bundle.io import Bundle, open_bundle
 from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_runtime.runs.lock import locked
-from m2l_train.device import open_device
+from m2l_train.device import computes_bf16, open_device
 from m2l_train.evaluate.fitting import BATCH_SIZE, LEARNING_RATE
 from m2l_train.evaluate.sets import check_side
 from m2l_train.evaluate.usefulness.arms import ARMS
@@ -148,6 +148,8 @@ def evaluate_usefulness(
     options, callbacks = options or UsefulnessOptions(), callbacks or UsefulnessCallbacks()
     _check_shard(shard, overwrite)
     device = open_device(options.device)
+    if options.precision == "auto":
+        options = replace(options, precision="bf16" if computes_bf16(device) else "fp32")
     root = Path(out)
     _check_folder(root)
     opened = open_bundle(embedded.BUNDLE if bundle is None else bundle)
@@ -240,6 +242,7 @@ def _settings(options: UsefulnessOptions, bundle: Bundle, real: RealData, *, fak
         share=options.synthesized_share,
         use=options.use,
         masks=options.masks,
+        precision="bf16" if options.precision == "bf16" else "fp32",
         checks=CHECKS,
         validation_share=VALIDATION_SHARE,
         max_validation=MAX_VALIDATION,

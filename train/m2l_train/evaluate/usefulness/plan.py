@@ -31,6 +31,8 @@ MAX_STEPS: Final = 10_000_000
 
 MaskWay = Literal["as-they-are", "deform", "pca"]
 """How masks to synthesize from are made of an arm's training masks."""
+SegmenterPrecision = Literal["auto", "fp32", "bf16"]
+"""What segmenters are trained in; auto is bf16 where it is fast. They are tested in fp32."""
 Use = Literal["mixed", "pretrain"]
 """Whether real and synthesized pairs are in every batch, or synthesized ones are seen first and real ones after."""
 
@@ -66,6 +68,7 @@ class UsefulnessOptions:
     """Of the images seen, those that are synthesized; None: ratio / (1 + ratio), as many as there are."""
     use: Use = "mixed"
     masks: MaskWay = "as-they-are"
+    precision: SegmenterPrecision = "auto"
     device: str = "auto"
     """Of the segmenter: auto | cpu | cuda | cuda:N."""
     threads: int | None = None
@@ -86,7 +89,11 @@ class UsefulnessOptions:
         if not self.fractions or len({fraction_name(one) for one in self.fractions}) < len(self.fractions):
             raise InputError("expected fractions in percent, each once, such as 5,25,100")
         object.__setattr__(self, "fractions", tuple(sorted(float(one) for one in self.fractions)))
-        for name, word, choices in (("masks", self.masks, MaskWay), ("use", self.use, Use)):
+        for name, word, choices in (
+            ("masks", self.masks, MaskWay),
+            ("use", self.use, Use),
+            ("precision", self.precision, SegmenterPrecision),
+        ):
             if word not in get_args(choices):
                 raise InputError(f"{name} must be {' or '.join(get_args(choices))}, got '{printable(word[:40])}'")
         for name, value, most in (("seeds", self.seeds, MAX_SEEDS), ("steps", self.steps, MAX_STEPS)):

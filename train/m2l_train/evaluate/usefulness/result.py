@@ -58,6 +58,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     share: float
     use: Use
     masks: MaskWay
+    precision: Literal["fp32", "bf16"]
+    """Of the segmenters' training."""
     checks: int
     validation_share: float
     max_validation: int

@@ -1,0 +1,49 @@
+// Do the latest of many jobs: one at a time, what came meanwhile but for the last is passed over.
+
+/** Runs `work(job)` for the latest job, and gives results to `show(result, job)`, never an older one after a newer. */
+export class Latest {
+  constructor({ work, show, fail, delayMs = 0 }) {
+    Object.assign(this, { work, show, fail, delayMs });
+    this.waiting = null;
+    this.isRunning = false;
+    this.timer = null;
+    this.version = 0;
+  }
+
+  /** Ask for a job, after a pause in which a later one may take its place. */
+  ask(job, delayMs = this.delayMs) {
+    this.waiting = job;
+    if (this.isRunning || this.timer !== null) return;
+    this.timer = setTimeout(() => {
+      this.timer = null;
+      this.#run();
+    }, delayMs);
+  }
+
+  /** Forget what waits, and what the running job will give. */
+  forget() {
+    this.waiting = null;
+    this.version++;
+  }
+
+  get isBusy() {
+    return this.isRunning || this.timer !== null;
+  }
+
+  async #run() {
+    if (this.waiting === null) return;
+    const job = this.waiting;
+    const version = this.version;
+    this.waiting = null;
+    this.isRunning = true;
+    try {
+      const result = await this.work(job);
+      if (version === this.version) this.show(result, job);
+    } catch (error) {
+      if (version === this.version) this.fail(error, job);
+    } finally {
+      this.isRunning = false;
+    }
+    if (this.waiting !== null) this.#run();
+  }
+}
