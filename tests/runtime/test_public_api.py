@@ -101,6 +101,7 @@ EXPORTED = {
     ],
     "m2l_runtime.serve": ["MicroBatcher", "QueueFull", "ServeOptions", "create_app", "serve"],
     "m2l_runtime.masks.sources": ["DrawnMasks", "MaskSource", "Shapes", "open_source"],
+    "m2l_runtime.triton": ["TritonModel", "TritonOptions", "TritonRepository", "write_model_repository"],
 }
 
 RENAMED = [
