@@ -209,10 +209,8 @@ def _parse(path: Path, content: bytes) -> Document:
         raise InputError(
             f"{name} is of version {head.schema_version} of {head.schema}, this m2l reads {kind.version}; {advice}"
         )
-    try:
+    with reader_errors(InputError, path, "is a damaged result", f"; run {kind.command} again"):
         return msgspec.json.decode(content, type=kind.document)
-    except msgspec.ValidationError as error:
-        raise InputError(f"{name} is a damaged result: {printable(str(error))}; run {kind.command} again") from None
 
 
 def _labeled(documents: Sequence[tuple[Path, Document]]) -> list[LoadedResult]:
