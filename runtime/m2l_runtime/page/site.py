@@ -14,13 +14,14 @@ import numpy as np
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
-from m2l_runtime._utils.reading import read_input
+from m2l_runtime._utils.reading import read_input, reader_errors
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
+from m2l_runtime.bundle import onnx_file
 from m2l_runtime.bundle.io import Bundle, open_bundle
 from m2l_runtime.bundle.schema import ModelFile
 from m2l_runtime.conditioning import skin_tone
-from m2l_runtime.errors import BundleError, OutputError
+from m2l_runtime.errors import BundleDamaged, BundleError, OutputError
 from m2l_runtime.page.config import page_config
 from m2l_runtime.page.files import page_files
 from m2l_runtime.page.onnxruntime_web import (
@@ -38,6 +39,9 @@ MANIFEST_NAME: Final = "site.json"
 
 SMALL_BYTES: Final = 15_000_000
 """A site has no more than that without onnxruntime-web's files, or a note says so."""
+
+WEBGPU_BUFFERS: Final = 8
+"""Buffers that a shader has on every device (maxStorageBuffersPerShaderStage of WebGPU); wider nodes run on the CPU."""
 
 _ENGINE: Final = "onnxruntime"
 _MAX_MANIFEST_BYTES: Final = 1 << 20
@@ -151,8 +155,10 @@ def _choose_model(bundle: Bundle) -> ModelFile:
 def _page(bundle: Bundle, model: ModelFile, engine: OnnxRuntimeWeb) -> dict[str, bytes]:
     """Make all files of a site but the engine's and the manifest."""
     model_path = f"model/{Path(model.file.path).name}"
-    files = {name: file.content for name, file in page_files().items()}
-    files[model_path] = bundle.read_model(model)
+    content = bundle.read_model(model)
+    with reader_errors(BundleDamaged, bundle.path / model.file.path, "is not an ONNX model"):
+        wide = onnx_file.wide_nodes(content, WEBGPU_BUFFERS)
+    files = {name: file.content for name, file in page_files().items()} | {model_path: content}
     golden, entries = _golden(bundle)
     files["model/golden.bin"] = golden
     browser: dict[str, Any] = {
@@ -163,6 +169,7 @@ def _page(bundle: Bundle, model: ModelFile, engine: OnnxRuntimeWeb) -> dict[str,
             "version": engine.version,
             "wasm": f"ort/{WASM_FILES[0]}",
             "webgpu": f"ort/{WEBGPU_FILES[0]}" if WEBGPU_FILES[0] in engine.files else None,
+            "cpu_nodes": wide,
         },
         "appearances": None,
     }

@@ -89,6 +89,17 @@ def test_write_site__holds_the_first_golden_pair(tmp_path: Path, package: Path) 
     assert browser["max_level_difference"] == 2  # what the bundle was accepted with
 
 
+def test_write_site__keeps_nodes_of_more_tensors_than_webgpu_has_buffers_for_on_the_cpu(
+    tmp_path: Path, package: Path
+) -> None:
+    out, _ = site_of(embedded.BUNDLE, tmp_path, package)
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(next((out / "model").glob("*.onnx")))
+    wide = [node.name for node in model.graph.node if len(node.input) + len(node.output) > 8]
+    assert wide
+    assert json.loads((out / "config.json").read_text())["browser"]["engine"]["cpu_nodes"] == wide
+
+
 def test_write_site__can_leave_webgpu_out(tmp_path: Path, package: Path) -> None:
     out, _ = site_of(embedded.BUNDLE, tmp_path, package, webgpu=False)
     assert {name for name in listed(out) if name.startswith("ort/")} == {f"ort/{name}" for name in WASM_FILES}

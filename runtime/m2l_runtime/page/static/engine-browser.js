@@ -44,8 +44,8 @@ class Client {
     else reject(new Error(error));
   }
 
-  async ask(message) {
-    await this.ready;
+  /** Ask for something; what is asked before the engine is open waits for it. */
+  ask(message) {
     const id = ++this.count;
     return new Promise((resolve, reject) => {
       this.waiting.set(id, [resolve, reject]);
@@ -127,8 +127,8 @@ export class BrowserEngine {
       this.client.end();
       this.client = client; // what the other was asked for is still answered by it
       this.provider = "webgpu";
-    } catch {
-      this.notes.push("WebGPU does not run the model here, so WebAssembly is used");
+    } catch (error) {
+      this.notes.push(`WebGPU does not run the model here, so WebAssembly is used (${error.message})`);
       client.end();
     }
   }
