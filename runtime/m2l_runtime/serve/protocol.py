@@ -24,7 +24,7 @@ MAX_HEADER_BYTES: Final = 16 << 10
 
 _REASONS: Final = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 _MAX_DROPPED: Final = 4
-"""Times the limit of a body that are dropped after an answer: so who sends all of a large body reads why it is refused."""
+"""Times the limit of a body that are dropped after an answer: who sends all of a large body reads why it is refused."""
 
 _LINGER_S: Final = 2.0
 """Seconds in which what a refused client still sends is dropped, so that it gets to read the answer."""
