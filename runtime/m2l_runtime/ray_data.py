@@ -324,6 +324,21 @@ def _open_masks(masks: str | os.PathLike[str]) -> MaskSet:
     return mask_set(masks)
 
 
+def _of_one(spec: str) -> str:
+    """Return what draws the same masks, but lists the name of one: each actor needs the names of its files alone.
+
+    Shapes of principal components may depend on the count, so it stays.
+
+    >>> _of_one("shapes:10000000,seed=3"), _of_one("pca:7,model=a,component=1")
+    ('shapes:1,seed=3', 'pca:7,model=a,component=1')
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "pca":
+        return spec
+    _, comma, settings = rest.partition(",")
+    return f"{kind}:1{comma}{settings}"
+
+
 def _require_folder(masks: str | os.PathLike[str]) -> None:
     if not Path(masks).is_dir():
         raise InputError(
@@ -395,7 +410,7 @@ class LesionFileWriter:
         self._conditions = Conditions(self._synthesizer.extra, seed, self._choice, samples)
         self._masks: MaskSet
         if isinstance(masks, str) and is_spec(masks):
-            self._masks = open_source(masks, min(self._synthesizer.image_size))
+            self._masks = open_source(_of_one(masks), min(self._synthesizer.image_size))
         else:
             _require_folder(masks)
             self._masks = MaskFolder(Path(masks), [], False)  # names come with the rows

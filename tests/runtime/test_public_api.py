@@ -90,8 +90,18 @@ EXPORTED = {
         "parse_manifest",
         "write_bundle",
     ],
+    "m2l_runtime.page": [
+        "PageFile",
+        "PageMode",
+        "SiteOptions",
+        "SiteReport",
+        "page_config",
+        "page_files",
+        "write_site",
+    ],
     "m2l_runtime.serve": ["MicroBatcher", "QueueFull", "ServeOptions", "create_app", "serve"],
     "m2l_runtime.masks.sources": ["DrawnMasks", "MaskSource", "Shapes", "open_source"],
+    "m2l_runtime.triton": ["TritonModel", "TritonOptions", "TritonRepository", "write_model_repository"],
 }
 
 RENAMED = [

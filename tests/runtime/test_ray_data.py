@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import hashlib
 import io
 import shutil
@@ -14,7 +15,7 @@ from command_line import CommandLine
 from PIL import Image
 from support import TINY_BUNDLE, disc, save
 
-from m2l_runtime import Encoding, OutputOptions, Synthesizer
+from m2l_runtime import Encoding, OutputOptions, Synthesizer, ray_data
 from m2l_runtime.errors import ArgumentError, BundleNotFound, InputError, OutputError
 from m2l_runtime.ray_data import EngineOptions, LesionFileWriter, LesionSynthesizer, plan_files
 
@@ -210,6 +211,21 @@ def test_lesion_file_writer__resumes_and_makes_again_what_is_gone_or_altered(tmp
     assert kept.stat().st_mtime_ns == age
     assert not leftover.exists()
     assert again == first
+
+
+def test_lesion_file_writer__draws_the_masks_of_one_run(tmp_path: Path, m2l: CommandLine) -> None:
+    spec = "shapes:7,kinds=star+blob,seed=3"
+    flags = ("--backend", "fake", "--format", "webdataset", "--masks-per-file", 3)
+    assert m2l("synth", spec, tmp_path / "out", *flags).code == 0
+    rows = write_all(spec, tmp_path / "ray", OutputOptions(format="webdataset", masks_per_file=3))
+    assert len(rows) == 7
+    assert files_of(tmp_path / "ray") == files_of(tmp_path / "out") != {}
+
+
+def test_examples__of_the_module_give_what_they_say() -> None:
+    results = doctest.testmod(ray_data, optionflags=doctest.ELLIPSIS)
+    assert results.attempted > 10
+    assert results.failed == 0
 
 
 def test_lesion_file_writer__does_not_go_on_with_a_run_of_another_bundle(tmp_path: Path) -> None:

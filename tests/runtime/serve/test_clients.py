@@ -90,7 +90,7 @@ def test_page__makes_images_in_a_browser_and_offends_no_policy(tmp_path: Path) -
                 time.sleep(0.05)
             raise AssertionError(f"{made} images of {count}: {page.problems()}")
 
-        page.open_address(f"http://localhost:{service.port}/")
+        page.open(f"http://localhost:{service.port}/")
         wait_for_images(1)
         x, y = page.evaluate(
             "(() => { const box = document.querySelector('#drawing').getBoundingClientRect();"
