@@ -307,7 +307,7 @@ def plot(results: Path, out: Path) -> None:
                 axis.plot(["overload"], [refused["p99"] / base], "x", color=f"C{place}", label=f"{kind}, refused, p99")
         axis.set_title(f"{line['bundle']}, {line['engine']}", fontsize=9)
         axis.set_ylabel("latency / median of a single request")
-        axis.set_ylim(bottom=0)
+        axis.set_yscale("log")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     figure.tight_layout()

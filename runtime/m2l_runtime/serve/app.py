@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -91,7 +92,7 @@ async def reload_bundle(workshop: Workshop) -> None:
         M2LError: it cannot be used; the one before is served on.
     """
     try:
-        model = await workshop.in_thread(workshop.holder.load_next)
+        model = await asyncio.to_thread(workshop.holder.load_next)  # for seconds, beside the requests
     except BaseException:
         workshop.metrics.count_reload(is_done=False)
         raise

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from m2l_runtime._utils.text import shown
-from m2l_runtime.serve.errors import CLOSE, HttpError
+from m2l_runtime.serve.errors import HttpError
 from m2l_runtime.serve.options import ServeOptions
 
 _T = TypeVar("_T")
@@ -26,7 +26,7 @@ async def read_body(request: Request, options: ServeOptions) -> bytes:
         ClientDisconnect: the client has gone before its end.
     """
     announced = request.headers.get("content-length", "0")
-    too_large = HttpError(413, f"the body has more than {options.max_body_bytes:,} bytes; no more are read", CLOSE)
+    too_large = HttpError(413, f"the body has more than {options.max_body_bytes:,} bytes; no more are read")
     if announced.isascii() and announced.isdecimal() and int(announced[:20]) > options.max_body_bytes:
         raise too_large
     content = bytearray()
@@ -38,7 +38,7 @@ async def read_body(request: Request, options: ServeOptions) -> bytes:
                     raise too_large
     except TimeoutError:
         raise HttpError(
-            408, f"the body did not arrive within {options.body_timeout_s:g} s; {len(content):,} bytes did", CLOSE
+            408, f"the body did not arrive within {options.body_timeout_s:g} s; {len(content):,} bytes did"
         ) from None
     return bytes(content)
 

@@ -17,7 +17,7 @@ from m2l_runtime.serve.batcher import QueueFull
 
 RETRY_AFTER: Final = {"Retry-After": "1"}
 CLOSE: Final = {"Connection": "close"}
-"""Header of an answer to a request whose body is not read to its end."""
+"""Header of an answer to a request that says two things; nothing that follows it is believed."""
 
 
 class HttpError(M2LError):

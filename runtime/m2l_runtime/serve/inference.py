@@ -20,7 +20,7 @@ from m2l_runtime._utils.text import shown
 from m2l_runtime._version import __version__
 from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, check_appearances, check_seeds
 from m2l_runtime.errors import ArgumentError
-from m2l_runtime.serve.body import decompress, read_body
+from m2l_runtime.serve.body import read_body
 from m2l_runtime.serve.errors import HttpError, json_response
 from m2l_runtime.serve.model import DEFAULT_NAME, Job, ServedModel
 from m2l_runtime.serve.parameters import (
@@ -139,7 +139,7 @@ def routes(workshop: Workshop) -> list[Route]:
         try:
             with workshop.admit(), holder.current.lease() as model:
                 body = await read_body(request, options)
-                body = decompress(body, request.headers.get("content-encoding"), options.max_body_bytes)
+                body = await workshop.unpack(request, body)
                 header_length = request.headers.get(HEADER_LENGTH)
 
                 def read() -> _Asked:

@@ -14,7 +14,7 @@ from m2l_runtime.errors import InputError, MaskFileError, PictureFileError
 from m2l_runtime.masks.mask_file import MaskFile, parse_mask
 from m2l_runtime.output.encoding import encode_image
 from m2l_runtime.output.formats import FORMATS
-from m2l_runtime.serve.body import decompress, read_body
+from m2l_runtime.serve.body import read_body
 from m2l_runtime.serve.errors import HttpError
 from m2l_runtime.serve.model import Job, ServedModel
 from m2l_runtime.serve.parameters import SynthesizeQuery, header_text
@@ -47,7 +47,7 @@ def routes(workshop: Workshop) -> list[Route]:
             (condition,) = model.conditions([query.name], query.seed, [query.sample], query.appearance)
             options = workshop.options
             body = await read_body(request, options)
-            body = decompress(body, request.headers.get("content-encoding"), options.max_body_bytes)
+            body = await workshop.unpack(request, body)
             mask = await workshop.in_thread(lambda: _read_mask(body, model, options.max_pixels))
             (image,) = await workshop.synthesize(request, [Job(model, mask.mask, condition)])
             text = {**model.text, **({} if condition is None else condition.text_fields)}

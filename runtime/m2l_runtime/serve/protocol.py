@@ -23,6 +23,9 @@ MAX_HEADER_BYTES: Final = 16 << 10
 """Bytes of a request's line and headers."""
 
 _REASONS: Final = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+_MAX_DROPPED: Final = 4
+"""Times the limit of a body that are dropped after an answer: who sends all of a large body reads why it is refused."""
+
 _LINGER_S: Final = 2.0
 """Seconds in which what a refused client still sends is dropped, so that it gets to read the answer."""
 
@@ -38,6 +41,7 @@ class LimitedProtocol(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._is_lingering = False
+        self._dropped_bytes = 0
         if len(self.connections) > self.options.max_connections:
             self._refuse(503, b"Service Unavailable", f"there are {self.options.max_connections:,} connections already")
             return
@@ -56,6 +60,7 @@ class LimitedProtocol(H11Protocol):
             return
         before = self.conn.their_state
         super().data_received(data)
+        self._count_dropped(len(data))
         self._watch(before)
 
     def on_response_complete(self) -> None:
@@ -85,6 +90,13 @@ class LimitedProtocol(H11Protocol):
             self.cycle.disconnected = True  # the application need not wait for the rest
             self.cycle.message_event.set()
         self._refuse(status, _REASONS.get(status, b"Error"), words)
+
+    def _count_dropped(self, size: int) -> None:
+        """Close the connection if too much of a body comes that nobody reads any more."""
+        is_dropped = self.conn.their_state is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete
+        self._dropped_bytes = self._dropped_bytes + size if is_dropped else 0
+        if self._dropped_bytes > _MAX_DROPPED * self.options.max_body_bytes:
+            self.transport.abort()
 
     def _watch(self, before: Any) -> None:
         """Set the timer that goes with the state of the connection."""

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from starlette.requests import Request
 
 from m2l_runtime.serve.batcher import MicroBatcher
-from m2l_runtime.serve.body import while_connected
+from m2l_runtime.serve.body import decompress, while_connected
 from m2l_runtime.serve.errors import RETRY_AFTER, HttpError
 from m2l_runtime.serve.metrics import Metrics
 from m2l_runtime.serve.model import Job, ModelHolder, run_jobs
@@ -70,6 +70,13 @@ class Workshop:
     async def in_thread(self, function: Callable[[], _T]) -> _T:
         """Run what takes the processor for a while on one of the threads for it."""
         return await asyncio.get_running_loop().run_in_executor(self._codecs, function)
+
+    async def unpack(self, request: Request, body: bytes) -> bytes:
+        """Undo the Content-Encoding of a body; see :func:`m2l_runtime.serve.body.decompress`."""
+        encoding = request.headers.get("content-encoding")
+        if encoding is None:
+            return body
+        return await self.in_thread(lambda: decompress(body, encoding, self.options.max_body_bytes))
 
     async def synthesize(self, request: Request, jobs: Sequence[Job]) -> list[Image]:
         """Synthesize the images of a request, as long as its client waits.
