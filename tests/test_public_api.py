@@ -53,6 +53,7 @@ EXPORTED = {
         "Evaluation",
         "EvaluationOptions",
         "Metric",
+        "OwnPairs",
         "ReportOptions",
         "SHIPPED_SEGMENTER",
         "Segmenter",
@@ -70,6 +71,7 @@ EXPORTED = {
         "to_json",
         "train_segmenter",
         "usefulness_to_json",
+        "write_own_pairs",
         "write_report",
     ],
 }

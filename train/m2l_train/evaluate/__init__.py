@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from m2l_train.evaluate.shipped import SHIPPED_SEGMENTER
     from m2l_train.evaluate.training import SegmenterOptions, SegmenterReport, train_segmenter
     from m2l_train.evaluate.usefulness.experiment import UsefulnessReport, evaluate_usefulness
+    from m2l_train.evaluate.usefulness.own_pairs import OwnPairs, write_own_pairs
     from m2l_train.evaluate.usefulness.plan import UsefulnessCallbacks, UsefulnessOptions
     from m2l_train.evaluate.usefulness.result import Usefulness, usefulness_to_json
 
@@ -32,6 +33,7 @@ _HOMES = {
     "Evaluation": "result",
     "EvaluationOptions": "options",
     "Metric": "result",
+    "OwnPairs": "usefulness.own_pairs",
     "ReportOptions": "html_report.options",
     "SHIPPED_SEGMENTER": "shipped",
     "Segmenter": "segmenter",
@@ -49,6 +51,7 @@ _HOMES = {
     "to_json": "result",
     "train_segmenter": "training",
     "usefulness_to_json": "usefulness.result",
+    "write_own_pairs": "usefulness.own_pairs",
     "write_report": "html_report.page",
 }
 
@@ -59,6 +62,7 @@ __all__ = [
     "Evaluation",
     "EvaluationOptions",
     "Metric",
+    "OwnPairs",
     "ReportOptions",
     "Segmenter",
     "SegmenterOptions",
@@ -75,6 +79,7 @@ __all__ = [
     "to_json",
     "train_segmenter",
     "usefulness_to_json",
+    "write_own_pairs",
     "write_report",
 ]
 

@@ -1,4 +1,4 @@
-"""Define the commands of evaluation: evaluate images, bundle, compare, report, segmenter and usefulness.
+"""Define the commands of evaluation: evaluate images, bundle, compare, report, segmenter, usefulness, usefulness-pairs.
 
 Nothing heavy is imported before a command runs.
 """
@@ -15,7 +15,7 @@ import typer
 
 from m2l_runtime._utils.text import ascii_json, print_stderr
 from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, expand_options, option_field
-from m2l_train.evaluate.usefulness.cli import usefulness
+from m2l_train.evaluate.usefulness.cli import usefulness, usefulness_pairs
 
 if TYPE_CHECKING:
     from m2l_train.evaluate import Comparison, Evaluation, EvaluationOptions
@@ -106,6 +106,7 @@ def register(app: typer.Typer) -> None:
     group.command()(report)
     group.command()(segmenter)
     group.command()(usefulness)
+    group.command()(usefulness_pairs)
     app.add_typer(group)
 
 
@@ -287,10 +288,7 @@ def _evaluate(run: Callable[[EvaluationOptions], Evaluation | Comparison | None]
 def report(
     results: Annotated[
         list[Path],
-        typer.Argument(
-            help="JSON files of m2l evaluate bundle, images or compare, or usefulness.json of usefulness.",
-            show_default=False,
-        ),
+        typer.Argument(help="JSON files of m2l evaluate bundle, images, compare or usefulness.", show_default=False),
     ],
     out: Annotated[Path, typer.Argument(help="Page to write, such as report.html.", show_default=False)],
     *,

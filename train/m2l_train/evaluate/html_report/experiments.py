@@ -155,6 +155,7 @@ def experiment_words(loaded: LoadedResult, result: Usefulness) -> list[str]:
     words = ["usefulness", result.data, "--out", loaded.path.resolve().parent.name]
     if result.generators:
         words += ["--bundles", "bundles"]
+        words += ["--training-runs", "runs"] if all(one.is_record_compared for one in result.generators) else []
     elif result.generator is not None and result.generator.sha256 != open_bundle(embedded.BUNDLE).sha256:
         words += ["--bundle", result.generator.name]
     if tuple(result.arms) != usual.arms:

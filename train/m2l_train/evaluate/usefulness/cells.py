@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import PIL
@@ -13,6 +14,7 @@ import torch
 from PIL import Image as PillowImage
 
 from m2l_runtime import Synthesizer, __version__
+from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.conditioning.conditions import Conditions, stack_conditions
 from m2l_runtime.masks.mask_file import resize
 from m2l_runtime.types import Image, Images, Masks
@@ -21,6 +23,7 @@ from m2l_train.evaluate.fitting import BATCH_SIZE, Fitting, find_lesions, mean_d
 from m2l_train.evaluate.usefulness.arms import ARMS, Arm
 from m2l_train.evaluate.usefulness.batches import Batches, Pool
 from m2l_train.evaluate.usefulness.data import Drawn, PairSet, RealData, draw_pairs, read_masks
+from m2l_train.evaluate.usefulness.generators import Bundles
 from m2l_train.evaluate.usefulness.masks import NamedMask, make_masks
 from m2l_train.evaluate.usefulness.plan import CHECKS, Cell, UsefulnessCallbacks, UsefulnessOptions
 from m2l_train.evaluate.usefulness.result import CellResult, score
@@ -33,17 +36,44 @@ class CellStopped(Exception):
 
 
 class SynthesizedPairs:
-    """Synthesize the pairs of a fraction and seed; those asked for last are kept, as arms share them."""
+    """Synthesize the pairs of a fraction and seed; those asked for last are kept, as arms share them.
 
-    def __init__(self, synthesizer: Synthesizer, real: RealData, options: UsefulnessOptions) -> None:
-        self._synthesizer, self._real, self._options = synthesizer, real, options
-        self._kept: tuple[tuple[float, int], Pool] | None = None
+    One bundle is open at a time. Use it as a context manager, which closes it.
+    """
 
-    @property
-    def engine(self) -> str:
-        """What synthesizes, in words."""
-        settings = self._synthesizer.settings
-        return f"{settings.engine}, {settings.device}, {settings.precision}"
+    def __init__(
+        self, bundles: Bundles, real: RealData, options: UsefulnessOptions, open_bundle: Callable[[Bundle], Synthesizer]
+    ) -> None:
+        self._bundles, self._real, self._options, self._open_bundle = bundles, real, options, open_bundle
+        self._kept: tuple[str, Pool] | None = None
+        self._synthesizer: Synthesizer | None = None
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the bundle that is open."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._synthesizer is not None:
+            self._synthesizer.close()
+            self._synthesizer = None
+
+    def open(self, cell: Cell) -> Synthesizer:
+        """Open the bundle of a cell, unless it is open.
+
+        Raises:
+            BundleError: it cannot be used.
+            EngineError: no engine runs it here.
+            InputError: it gives equal images where different ones are asked for.
+        """
+        bundle = self._bundles.of(cell.draw)
+        if self._synthesizer is None or self._synthesizer.bundle.sha256 != bundle.sha256:
+            self._close()
+            self._synthesizer = self._open_bundle(bundle)
+        return self._synthesizer
 
     def of(self, cell: Cell, drawn: Drawn, callbacks: UsefulnessCallbacks) -> Pool:
         """Return the pairs synthesized from the masks of the training pairs drawn.
@@ -52,19 +82,23 @@ class SynthesizedPairs:
             CellStopped: the caller says so.
             InputError: no such masks can be made.
         """
-        key = (cell.fraction, cell.seed)
-        if self._kept is None or self._kept[0] != key:
+        if self._kept is None or self._kept[0] != cell.draw:
             self._kept = None  # not two at once in memory
-            self._kept = (key, self._synthesize(cell, drawn, callbacks))
+            self._kept = (cell.draw, self._synthesize(self.open(cell), cell, drawn, callbacks))
         return self._kept[1]
 
-    def _synthesize(self, cell: Cell, drawn: Drawn, callbacks: UsefulnessCallbacks) -> Pool:
-        options, side = self._options, self._synthesizer.image_size[0]
+    def engine(self, cell: Cell) -> str:
+        """Say what synthesizes, in words."""
+        settings = self.open(cell).settings
+        return f"{settings.engine}, {settings.device}, {settings.precision}"
+
+    def _synthesize(self, synthesizer: Synthesizer, cell: Cell, drawn: Drawn, callbacks: UsefulnessCallbacks) -> Pool:
+        options, side = self._options, synthesizer.image_size[0]
         pairs = [self._real.train.pairs[place] for place in drawn.training]
         count = max(1, round(options.ratio * len(pairs)))
         callbacks.on_note(f"synthesizing {count:,} images of {cell.fraction:g} %, seed {cell.seed}")
         masks = np.stack(list(read_masks(pairs, side, options)))
-        conditions = Conditions(self._synthesizer.extra, cell.seed)
+        conditions = Conditions(synthesizer.extra, cell.seed)
         images: Images = np.empty((count, options.side, options.side, 3), np.uint8)
         small: Masks = np.empty(images.shape[:3], np.uint8)
         named = make_masks(options.masks, [pair.name for pair in pairs], masks, count, cell.seed)
@@ -76,7 +110,7 @@ class SynthesizedPairs:
             small[number] = resize(one.mask, (options.side, options.side))
             if len(chunk) == _CHUNK or number == count - 1:
                 drawn_inputs = stack_conditions([conditions.for_item(each.name, each.sample) for each in chunk])
-                made = self._synthesizer.synthesize_checked(np.stack([each.mask for each in chunk]), *drawn_inputs)
+                made = synthesizer.synthesize_checked(np.stack([each.mask for each in chunk]), *drawn_inputs)
                 images[number + 1 - len(chunk) : number + 1] = [_resized(image, options.side) for image in made]
                 chunk = []
         return Pool("synthesized", images, small)
@@ -139,7 +173,8 @@ def run_cell(
         training_pairs=[real.train.pairs[place].name for place in drawn.training],
         validation_pairs=[real.train.pairs[place].name for place in drawn.validation],
         synthesized_count=0 if pool is None else len(pool.images),
-        engine="" if pool is None or synthesized is None else synthesized.engine,
+        engine="" if pool is None or synthesized is None else synthesized.engine(cell),
+        bundle_sha256="" if pool is None or synthesized is None else synthesized.open(cell).bundle.sha256,
         validation_dice=curve,
         best_step=best.step,
         scores=scores,

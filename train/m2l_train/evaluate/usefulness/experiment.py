@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+import torch
 
 from m2l_runtime import Synthesizer, __version__
 from m2l_runtime._utils import atomic
@@ -21,8 +22,7 @@ from m2l_runtime._utils.plain_file import read_plain
 from m2l_runtime._utils.reading import decode_line, reader_errors
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.backends.engines import is_fake
-from m2l_runtime.bundle import embedded
-from m2l_runtime.bundle.io import Bundle, open_bundle
+from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_runtime.runs.lock import locked
 from m2l_train.device import computes_bf16, open_device
@@ -31,6 +31,7 @@ from m2l_train.evaluate.sets import check_side
 from m2l_train.evaluate.usefulness.arms import ARMS
 from m2l_train.evaluate.usefulness.cells import CellStopped, SynthesizedPairs, run_cell, versions
 from m2l_train.evaluate.usefulness.data import RealData, draw_pairs, read_real
+from m2l_train.evaluate.usefulness.generators import Bundles, check_own, describe_bundle, open_bundles
 from m2l_train.evaluate.usefulness.plan import (
     CHECKS,
     MAX_VALIDATION,
@@ -39,6 +40,8 @@ from m2l_train.evaluate.usefulness.plan import (
     UsefulnessCallbacks,
     UsefulnessOptions,
     cells,
+    draw_name,
+    draws,
     fraction_name,
     of_shard,
 )
@@ -89,9 +92,11 @@ class _Experiment:
     data: Path
     out: Path
     options: UsefulnessOptions
-    bundle: Bundle
+    bundles: Bundles
     real: RealData
     settings: Settings
+    own_generators: tuple[Generator, ...]
+    """One for each fraction and seed; none where one bundle is of all, or nothing is synthesized."""
 
     @property
     def settings_sha256(self) -> str:
@@ -102,7 +107,10 @@ class _Experiment:
 
     def read(self, cell: Cell) -> CellResult | None:
         """Read the result of a cell; None if it is not there."""
-        return _read_cell(self.path(cell), cell, self.settings_sha256, len(self.real.test.pairs))
+        found = _read_cell(self.path(cell), cell, self.settings_sha256, len(self.real.test.pairs))
+        if found is not None and self.own_generators and ARMS[cell.arm].uses_synthesized:
+            _check_bundle(self.path(cell), found, self.bundles.of(cell.draw))
+        return found
 
 
 @check_types()
@@ -112,6 +120,8 @@ def evaluate_usefulness(
     options: UsefulnessOptions | None = None,
     *,
     bundle: str | os.PathLike[str] | None = None,
+    bundles: str | os.PathLike[str] | None = None,
+    training_runs: str | os.PathLike[str] | None = None,
     backend: str = "auto",
     shard: tuple[int, int] = (1, 1),
     overwrite: bool = False,
@@ -133,14 +143,20 @@ def evaluate_usefulness(
         out: folder for the cells and the result; made if it is not there.
         options: arms, fractions, seeds, size; None: the defaults.
         bundle: folder of a bundle; None: the model inside the package.
+        bundles: in place of `bundle`, a folder with a bundle for each fraction and seed, by names such as
+            ``5pct-seed0``, whose generator was trained on the training pairs of its arms alone (see
+            :func:`m2l_train.evaluate.write_own_pairs`).
+        training_runs: folder of the runs of `m2l train` that these were exported from, by the same names. Their records
+            are compared with the arms' pairs, file by file; without them, only the numbers of pairs are.
         backend: of the bundle, see :meth:`m2l_runtime.Synthesizer.open`.
         shard: (I, N): train every N-th cell, from the I-th. Any split gives the same cells.
         overwrite: discard what an earlier run left in `out`.
         callbacks: to follow the experiment, and end it.
 
     Raises:
-        InputError: the data cannot be used, test pairs are among training pairs, there are too few pairs for an arm, or
-            `out` holds results of other settings or of another version.
+        InputError: the data cannot be used, test pairs are among training pairs, there are too few pairs for an arm, a
+            bundle of a fraction and seed is missing or saw other pairs, or `out` holds results of other settings or of
+            another version.
         OutputError: `out` holds other files, is in use, or cannot be written.
         EngineError: the bundle cannot be run here.
         Diverged: a loss is not a finite number.
@@ -152,13 +168,40 @@ def evaluate_usefulness(
         options = replace(options, precision="bf16" if computes_bf16(device) else "fp32")
     root = Path(out)
     _check_folder(root)
-    opened = open_bundle(embedded.BUNDLE if bundle is None else bundle)
-    check_side(*opened.manifest.image_size)
+    opened = open_bundles(bundle, bundles, training_runs, options)
+    for one in opened.all():
+        check_side(*one.manifest.image_size)
     real = read_real(data, options)
-    for fraction in options.fractions:
-        draw_pairs(len(real.train.pairs), fraction, 0)  # are they enough?
-    settings = _settings(options, opened, real, fake=is_fake(backend))
-    experiment = _Experiment(Path(data), root, options, opened, real, settings)
+    experiment = _Experiment(
+        data=Path(data),
+        out=root,
+        options=options,
+        bundles=opened,
+        real=real,
+        settings=_settings(options, opened, real, fake=is_fake(backend)),
+        own_generators=_own_generators(options, opened, real),
+    )
+    return _run(experiment, backend, device, shard, overwrite=overwrite, callbacks=callbacks)
+
+
+def _check_shard(shard: tuple[int, int], overwrite: bool) -> None:
+    if not 1 <= shard[0] <= shard[1]:
+        raise ArgumentError(f"a shard is I/N with I from 1 to N, got {shard[0]}/{shard[1]}")
+    if overwrite and shard[1] > 1:
+        raise ArgumentError("overwriting goes with a whole run: a shard would discard the cells of the others")
+
+
+def _run(
+    experiment: _Experiment,
+    backend: str,
+    device: torch.device,
+    shard: tuple[int, int],
+    *,
+    overwrite: bool,
+    callbacks: UsefulnessCallbacks,
+) -> UsefulnessReport:
+    """Train what is missing of a shard, and compare the cells if all are there."""
+    root, options, real = experiment.out, experiment.options, experiment.real
     atomic.make_folder(root / CELLS)
     with locked(root, shard), contextlib.ExitStack() as stack:
         tag = f"usefulness-{shard[0]}-of-{shard[1]}-"
@@ -170,14 +213,12 @@ def evaluate_usefulness(
         missing = [cell for cell in ours if experiment.read(cell) is None]
         callbacks.on_start(options.steps * len(ours), options.steps * (len(ours) - len(missing)))
         synthesized = None
-        if any(ARMS[cell.arm].uses_synthesized for cell in missing):
-            synthesizer = stack.enter_context(
-                Synthesizer.open(
-                    opened, backend=backend, threads=options.threads, device="cpu" if device.type == "cpu" else "auto"
-                )
+        synthesizing = [cell for cell in missing if ARMS[cell.arm].uses_synthesized]
+        if synthesizing:
+            synthesized = stack.enter_context(
+                SynthesizedPairs(experiment.bundles, real, options, lambda one: _open(one, backend, options, device))
             )
-            _check_varies(synthesizer, options)
-            synthesized = SynthesizedPairs(synthesizer, real, options)
+            synthesized.open(synthesizing[0])  # an engine that is missing is told before anything is trained
         for cell in missing:
             try:
                 found = run_cell(cell, real, options, synthesized, device, experiment.settings_sha256, callbacks)
@@ -192,11 +233,34 @@ def evaluate_usefulness(
         return _finish(experiment, tag, callbacks)
 
 
-def _check_shard(shard: tuple[int, int], overwrite: bool) -> None:
-    if not 1 <= shard[0] <= shard[1]:
-        raise ArgumentError(f"a shard is I/N with I from 1 to N, got {shard[0]}/{shard[1]}")
-    if overwrite and shard[1] > 1:
-        raise ArgumentError("overwriting goes with a whole run: a shard would discard the cells of the others")
+def _open(bundle: Bundle, backend: str, options: UsefulnessOptions, device: torch.device) -> Synthesizer:
+    on = "cpu" if device.type == "cpu" else "auto"
+    synthesizer = Synthesizer.open(bundle, backend=backend, threads=options.threads, device=on)
+    try:
+        _check_varies(synthesizer, options)
+    except BaseException:
+        synthesizer.close()
+        raise
+    return synthesizer
+
+
+def _own_generators(options: UsefulnessOptions, bundles: Bundles, real: RealData) -> tuple[Generator, ...]:
+    """Describe the generator of each fraction and seed, where these have their own and something is synthesized.
+
+    Raises:
+        InputError: a fraction is too small, or a generator saw other pairs than its arms.
+    """
+    found = []
+    for fraction, seed in draws(options):
+        drawn = draw_pairs(len(real.train.pairs), fraction, seed)
+        if bundles.shared is None and _synthesizing(options):
+            pairs = [real.train.pairs[place] for place in drawn.training]
+            found.append(check_own(bundles, draw_name(fraction, seed), pairs))
+    return tuple(found)
+
+
+def _synthesizing(options: UsefulnessOptions) -> list[str]:
+    return [arm for arm in options.arms if ARMS[arm].uses_synthesized]
 
 
 def _check_varies(synthesizer: Synthesizer, options: UsefulnessOptions) -> None:
@@ -225,12 +289,12 @@ def _check_folder(root: Path) -> None:
         )
 
 
-def _settings(options: UsefulnessOptions, bundle: Bundle, real: RealData, *, fake: bool) -> Settings:
+def _settings(options: UsefulnessOptions, bundles: Bundles, real: RealData, *, fake: bool) -> Settings:
     return Settings(
         m2l=__version__,
         train_fingerprint=real.train.fingerprint,
         test_fingerprint=real.test.fingerprint,
-        bundle_sha256=bundle.sha256,
+        bundle_sha256=None if bundles.shared is None else bundles.shared.sha256,
         fake=fake,
         steps=options.steps,
         width=options.width,
@@ -331,6 +395,15 @@ def _read_cell(path: Path, cell: Cell, settings_sha256: str, test_count: int) ->
     return found
 
 
+def _check_bundle(path: Path, found: CellResult, bundle: Bundle) -> None:
+    if found.bundle_sha256 != bundle.sha256:
+        raise InputError(
+            f"{printable(path)} was trained on images of another bundle than {printable(bundle.path)}: SHA-256 "
+            f"{printable(found.bundle_sha256[:12]) or 'unknown'}, now {bundle.sha256[:12]}; remove it, and the same "
+            "command trains it again"
+        )
+
+
 def _count_done(experiment: _Experiment) -> int:
     return sum(experiment.path(cell).is_file() for cell in cells(experiment.options))
 
@@ -369,14 +442,15 @@ def _gather(experiment: _Experiment, results: Sequence[CellResult]) -> Usefulnes
     comparisons = compare(scores)
     first = {fraction_name(fraction): by_arm[options.arms[0], fraction][0] for fraction in options.fractions}
     pairs = {name: len(one.training_pairs) for name, one in first.items()}
-    synthesizing = [arm for arm in options.arms if ARMS[arm].uses_synthesized]
-    generator = _generator(experiment.bundle, results) if synthesizing else None
+    synthesizing = _synthesizing(options)
+    generator, own = _generators(experiment, results) if synthesizing else (None, [])
     warnings = list(experiment.real.warnings)
     if experiment.settings.fake and synthesizing:
         warnings.append("images are of the fake backend, which runs no model: this says nothing about a generator")
     return Usefulness(
         data=printable(experiment.data.resolve().name),
         generator=generator,
+        generators=own,
         arms=list(options.arms),
         fractions=list(options.fractions),
         seeds=options.seeds,
@@ -387,20 +461,21 @@ def _gather(experiment: _Experiment, results: Sequence[CellResult]) -> Usefulnes
         scores=summarize(scores),
         comparisons=comparisons,
         comparison_count=sum(one.metric == "dice" for one in comparisons),
-        conclusions=conclude(comparisons, generator, pairs, options.seeds, synthesizing),
+        conclusions=conclude(comparisons, generator, pairs, options.seeds, synthesizing, own),
         warnings=warnings,
         seconds=sum(one.seconds for one in results),
         versions=versions(),
     )
 
 
-def _generator(bundle: Bundle, results: Sequence[CellResult]) -> Generator:
-    manifest = bundle.manifest
-    training = manifest.provenance.training
-    return Generator(
-        name=printable(manifest.name),
-        sha256=bundle.sha256,
-        engine="; ".join(sorted({one.engine for one in results if one.engine})),
-        training_pairs=None if training is None else training.pair_count,
-        at_least=None if manifest.appearance is None else manifest.appearance.count,
-    )
+def _generators(experiment: _Experiment, results: Sequence[CellResult]) -> tuple[Generator | None, list[Generator]]:
+    """Describe the generator of all fractions and seeds, or those of each."""
+
+    def engine(draw: str) -> str:
+        names = {one.engine for one in results if one.engine and draw in ("", draw_name(one.fraction, one.seed))}
+        return "; ".join(sorted(names))
+
+    shared = experiment.bundles.shared
+    if shared is not None:
+        return msgspec.structs.replace(describe_bundle(shared), engine=engine("")), []
+    return None, [msgspec.structs.replace(one, engine=engine(one.draw)) for one in experiment.own_generators]
