@@ -85,8 +85,16 @@ class LimitFlags:
 
     model_name: str = option_field("m2l", "Name of the model in the inference protocol.")
     max_delay_ms: float = option_field(2.0, "Milliseconds that a mask waits for others to fill a batch.")
-    max_queue: int = option_field(16, "Images that wait for the engine; more are refused with 503.")
-    max_requests: int = option_field(24, "Requests under way; more are refused with 503.")
+    max_queue: int | None = option_field(
+        None,
+        "Images that wait for the engine; more are refused with 503.",
+        default="twice what the engine takes at once, at least 16",
+    )
+    max_requests: int | None = option_field(
+        None,
+        "Requests under way; more are refused with 503.",
+        default="four times the images that the engine takes at once, at least 8",
+    )
     max_images: int = option_field(16, "Images of one request.")
     max_body_mb: float = option_field(8.0, "Megabytes (2^20 bytes) of a request.")
     max_pixels: int = option_field(8_000_000, "Pixels of a mask picture.")

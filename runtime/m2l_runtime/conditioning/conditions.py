@@ -434,7 +434,9 @@ class Conditions:
         self.label: Final = None if extra.table is None else choice.label_for(extra.names)
         """The choice of appearances in one line; None if the generator takes none."""
         self._names = extra.names
-        self._sampler = None if extra.table is None else AppearanceSampler(extra.table, choice, extra.names)
+        self._sampler = extra.sampler
+        if choice.values and extra.table is not None:
+            self._sampler = AppearanceSampler(extra.table, choice, extra.names)
 
     def for_item(self, name: str, sample: int = 1) -> Condition | None:
         """Sample the condition of an item; None if the generator takes the mask alone. See :func:`item_seed`."""

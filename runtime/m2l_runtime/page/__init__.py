@@ -6,8 +6,26 @@ browser, where nothing that is drawn leaves the machine (`m2l web`).
 
 from __future__ import annotations
 
-from m2l_runtime.page.config import PageMode, page_config
-from m2l_runtime.page.files import PageFile, page_files
-from m2l_runtime.page.site import SiteOptions, SiteReport, write_site
+from typing import TYPE_CHECKING
+
+from m2l_runtime._utils.imports import lazy_attributes
+
+if TYPE_CHECKING:
+    from m2l_runtime.page.config import PageMode, page_config
+    from m2l_runtime.page.files import PageFile, page_files
+    from m2l_runtime.page.site import SiteOptions, SiteReport, write_site
+
+_HOMES = {
+    "PageFile": "files",
+    "PageMode": "config",
+    "SiteOptions": "site",
+    "SiteReport": "site",
+    "page_config": "config",
+    "page_files": "files",
+    "write_site": "site",
+}
 
 __all__ = ["PageFile", "PageMode", "SiteOptions", "SiteReport", "page_config", "page_files", "write_site"]
+
+if not TYPE_CHECKING:  # a type checker reads the imports above
+    __getattr__ = lazy_attributes(__name__, _HOMES)

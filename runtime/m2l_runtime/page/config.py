@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.conditioning import skin_tone
 from m2l_runtime.conditioning.conditions import NEAREST_FRACTION, Appearances, value_range
 from m2l_runtime.conditioning.numbers import NUMBERS
+from m2l_runtime.errors import ArgumentError
 from m2l_runtime.output.encoding import SYNTHETIC
 from m2l_runtime.types import STYLE_NAMES
 
 PageMode: TypeAlias = Literal["server", "browser"]
-"""Where the page's images are made."""
+"""Where the page's images are made.
+
+Example:
+    >>> mode: PageMode = "browser"
+"""
 
 NOTICE: Final = "Synthetic image, not for diagnosis"
 """What stays in view."""
@@ -56,7 +62,10 @@ def page_config(bundle: Bundle, *, mode: PageMode = "server") -> dict[str, Any]:
 
     Raises:
         BundleDamaged: the table of appearances is not what the manifest says.
+        ArgumentError: there is no such mode.
     """
+    if mode not in get_args(PageMode):
+        raise ArgumentError(f"mode must be one of {', '.join(get_args(PageMode))}, got {printable(str(mode)[:40])}")
     manifest = bundle.manifest
     return {
         "mode": mode,

@@ -39,7 +39,6 @@ class PageFile:
     """As the header Content-Type says it."""
 
 
-@functools.cache
 def page_files() -> Mapping[str, PageFile]:
     """Read the files of the page, by their path relative to it, ``/`` between parts.
 
@@ -53,6 +52,11 @@ def page_files() -> Mapping[str, PageFile]:
         >>> "config.json" in files
         False
     """
+    return _read_files()
+
+
+@functools.cache
+def _read_files() -> Mapping[str, PageFile]:
     found = {
         path.relative_to(STATIC).as_posix(): PageFile(path.read_bytes(), MEDIA_TYPES[path.suffix])
         for path in sorted(STATIC.rglob("*"))

@@ -38,8 +38,8 @@ def create_app(
 
     Example:
         >>> app = create_app(Synthesizer.open(backend="fake"))
-        >>> sorted(route.path for route in app.routes)[:2]
-        ['/metrics', '/openapi.json']
+        >>> "/synthesize" in [route.path for route in app.routes]
+        True
 
     Args:
         synthesizer: what to serve; closed when the application ends.

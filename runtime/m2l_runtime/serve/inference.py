@@ -51,6 +51,9 @@ PARAMETERS: Final = ("seed", "samples", "names", "appearance", BINARY_OUTPUT)
 
 EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 
+_SMALL_BYTES: Final = 1 << 18
+_SMALL_TEXT_BYTES: Final = 1 << 12
+
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -138,9 +141,17 @@ def routes(workshop: Workshop) -> list[Route]:
                 body = await read_body(request, options)
                 body = decompress(body, request.headers.get("content-encoding"), options.max_body_bytes)
                 header_length = request.headers.get(HEADER_LENGTH)
-                asked = await workshop.in_thread(lambda: _read(body, header_length, model, options.max_images))
+
+                def read() -> _Asked:
+                    return _read(body, header_length, model, options.max_images)
+
+                def write() -> Response:
+                    return _write(asked, np.stack(images), model, name)
+
+                # Bytes are read and written sooner than another thread is woken; JSON takes a while.
+                asked = read() if _is_small(body, header_length) else await workshop.in_thread(read)
                 images = await workshop.synthesize(request, asked.jobs)
-                answer = await workshop.in_thread(lambda: _write(asked, np.stack(images), model, name))
+                answer = write() if asked.is_answered_in_bytes else await workshop.in_thread(write)
             is_done = True
             return answer
         finally:
@@ -166,6 +177,12 @@ def routes(workshop: Workshop) -> list[Route]:
         *of_model("/stats", stats),
         *of_model("/infer", infer, "POST"),
     ]
+
+
+def _is_small(body: bytes, header_length: str | None) -> bool:
+    """Tell whether a request is a little JSON, and bytes of tensors."""
+    is_number = header_length is not None and header_length.isdecimal() and len(header_length) < 10
+    return is_number and len(body) <= _SMALL_BYTES and int(header_length or 0) <= _SMALL_TEXT_BYTES
 
 
 def _check_model(request: Request, name: str) -> None:
@@ -257,6 +274,14 @@ class _Asked:
     jobs: list[Job]
     seed: int | None
     """None where seeds were given one by one, or the generator takes none."""
+
+    @property
+    def is_answered_in_bytes(self) -> bool:
+        """Whether no image goes into JSON."""
+        default = _flag(BINARY_OUTPUT, self.request.parameters)
+        if self.request.outputs is None:
+            return default
+        return all(_flag(BINARY, one.parameters, default) for one in self.request.outputs)
 
 
 def _read(body: bytes, header_length: str | None, model: ServedModel, max_images: int) -> _Asked:

@@ -54,10 +54,11 @@ class ServeOptions:
     """Images per call of the engine; None: as many as its batch has."""
     max_delay_ms: float = 2.0
     """Milliseconds that a mask waits for others to fill a batch."""
-    max_queue: int = 16
-    """Images that wait for the engine; more are refused with 503."""
-    max_requests: int = 24
-    """Requests that are read, computed or encoded at once; more are refused with 503 before their body is read."""
+    max_queue: int | None = None
+    """Images that wait for the engine; more are refused with 503. None: twice what it takes at once, at least 16."""
+    max_requests: int | None = None
+    """Requests that are read, computed or encoded at once; more are refused with 503 before their body is read.
+    None: four times the images that the engine takes at once, at least 8."""
     max_images: int = 16
     """Images of one request: masks times samples."""
     max_body_bytes: int = 8 << 20

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from m2l_runtime.page import PageFile, page_config, page_files
 from m2l_runtime.serve.errors import json_response
 from m2l_runtime.serve.work import Workshop
 
@@ -30,25 +30,26 @@ PAGE_POLICY: Final = "; ".join(
 """Content-Security-Policy of the page and its files."""
 
 _HEADERS: Final = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
-_PACKAGE: Final = "m2l_runtime.page"
 
 
 def routes(workshop: Workshop) -> list[Route]:
-    """Make a route for each file of the page; none where the page is not installed."""
-    if importlib.util.find_spec(_PACKAGE) is None:
-        return []
-    page: Any = importlib.import_module(_PACKAGE)
+    """Make a route for each file of the page, and for its configuration, which follows the bundle."""
+    described: dict[str, dict[str, Any]] = {}
 
     async def config(_: Request) -> Response:
-        return json_response(page.page_config(workshop.holder.current.synthesizer, mode="server"))
+        bundle = workshop.holder.current.synthesizer.bundle
+        if bundle.sha256 not in described:
+            described.clear()
+            described[bundle.sha256] = await workshop.in_thread(lambda: page_config(bundle))
+        return json_response(described[bundle.sha256])
 
     made = [Route(CONFIG_PATH, config, name=CONFIG_PATH)]
-    for name, file in page.page_files().items():
+    for name, file in page_files().items():
         made += [_file_route(path, file) for path in ((f"/{name}", "/") if name == INDEX else (f"/{name}",))]
     return made
 
 
-def _file_route(path: str, file: Any) -> Route:
+def _file_route(path: str, file: PageFile) -> Route:
     async def answer(_: Request) -> Response:
         return Response(file.content, 200, _HEADERS, file.media_type)
 

@@ -20,6 +20,9 @@ from m2l_runtime.serve.model import DEFAULT_NAME
 MAX_NAME_CHARS: Final = 255
 MAX_APPEARANCE_CHARS: Final = 4096
 MAX_SAMPLE: Final = 1_000_000
+MAX_FIELDS: Final = 32
+"""Fields of a query that are looked at."""
+
 _MAX_DIGITS: Final = 20
 
 IMAGE_FORMATS: Final = get_args(PlainImageFormat)
@@ -49,7 +52,11 @@ class SynthesizeQuery:
             ArgumentError: a name that there is not, or that is there twice, or a value that is none.
             InputError: an appearance that there is not.
         """
-        values = _once(urllib.parse.parse_qsl(query, keep_blank_values=True, max_num_fields=32))
+        try:
+            pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+        except ValueError:
+            raise ArgumentError(f"the query has more than {MAX_FIELDS} fields") from None
+        values = _once(pairs)
         check_names(values, ("seed", "sample", "name", "appearance", "format", "quality"), "the query")
         return cls(
             seed=whole_number("seed", values.get("seed", 0)),

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, Final, cast
 
 import uvicorn
+from starlette.applications import Starlette
 
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
@@ -71,27 +72,37 @@ def serve(
     set_up_logs()
     raise_file_limit(options.max_connections + _SPARE_FILES)
     with contextlib.closing(listen(host, port)) as listener:
-        app = create_app(open_synthesizer(), options, reopen=open_synthesizer)
-        workshop = workshop_of(app)
-        config = uvicorn.Config(
-            app,
-            http=limited_protocol(options),
-            ws="none",
-            loop="asyncio",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            backlog=min(options.max_connections, 4096),
-            timeout_keep_alive=cast(int, options.keep_alive_s),  # which goes to call_later
-            timeout_graceful_shutdown=max(1, round(options.drain_s)),
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        )
         address = address_of(listener)
-        server = _Server(config, workshop, lambda: on_ready(address))
-        server.run(sockets=[listener])
+        app = create_app(open_synthesizer(), options, reopen=open_synthesizer)
+        make_server(app, lambda: on_ready(address)).run(sockets=[listener])
         log_event("stopped")
+
+
+def make_server(app: Starlette, on_ready: Callable[[], None] = lambda: None) -> uvicorn.Server:
+    """Make a server of an application of :func:`m2l_runtime.serve.create_app`, within the limits of its options.
+
+    Args:
+        app: the application.
+        on_ready: called once requests are taken.
+    """
+    workshop = workshop_of(app)
+    options = workshop.options
+    config = uvicorn.Config(
+        app,
+        http=limited_protocol(options),
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=min(options.max_connections, 4096),
+        timeout_keep_alive=cast(int, options.keep_alive_s),  # which goes to call_later
+        timeout_graceful_shutdown=max(1, round(options.drain_s)),
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+    )
+    return _Server(config, workshop, on_ready)
 
 
 def _hosts(host: str, options: ServeOptions) -> tuple[str, ...]:
@@ -178,6 +189,8 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more requests, and finish those under way."""
         self._workshop.holder.is_ready = False
+        for server in self.servers:
+            server.close()
         log_event("stopping", under_way=self._workshop.batcher.queue_length + self._workshop.batcher.running_count)
         await super().shutdown(sockets)
 
@@ -194,8 +207,8 @@ class _Server(uvicorn.Server):
         try:
             yield
         finally:
-            for one, earlier in before.items():
-                signal.signal(one, earlier)
+            for changed, former in before.items():
+                signal.signal(changed, former)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.should_exit = True

@@ -165,18 +165,21 @@ def _tensor(given: InputTensor, content: memoryview | None) -> Tensor:
 def _values_of(data: msgspec.Raw, datatype: str, dtype: np.dtype[Any], name: str) -> Tensor:
     """Read the values in JSON, flat or nested by the shape."""
     problem = f"the data of input {name} must be a list of numbers that {datatype} has"
+    is_wide = dtype.itemsize == 8  # NumPy would make floats of some
     try:
-        values = np.asarray(msgspec.json.decode(data))
+        values = np.asarray(msgspec.json.decode(data), object if is_wide else None)
     except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError, TypeError):
         raise ArgumentError(problem) from None
-    if values.size == 0:
+    if values.ndim and not values.size:
         return np.empty(0, dtype)
     is_number = values.dtype.kind in ("iu" if dtype.kind == "u" else "iuf")
-    if values.ndim == 0 or not is_number:
+    if is_wide:
+        is_number = all(type(one) is int for one in values.flat)
+    if not (values.ndim and is_number):
         raise ArgumentError(problem)
     if dtype.kind == "u":
         limits = np.iinfo(dtype)
-        if int(values.min()) < 0 or int(values.max()) > limits.max:
+        if values.min() < 0 or values.max() > limits.max:
             raise ArgumentError(f"{problem}, 0 to {limits.max}")
     with np.errstate(over="ignore"):
         return values.ravel().astype(dtype)

@@ -28,11 +28,15 @@ class Workshop:
         settings = holder.current.synthesizer.settings
         self.holder: Final = holder
         self.options: Final = options
+        max_batch = options.max_batch or settings.batch_size
+        at_once = max_batch * settings.streams
+        self.max_requests: Final = options.max_requests or max(8, 4 * at_once)
+        """Requests that are let in at once."""
         self.metrics: Final = Metrics()
         self.batcher: Final[MicroBatcher[Job, Image]] = MicroBatcher(
             run_jobs,
-            max_batch=options.max_batch or settings.batch_size,
-            max_queue=options.max_queue,
+            max_batch=max_batch,
+            max_queue=options.max_queue or max(16, 2 * at_once),
             max_delay_s=options.max_delay_ms / 1000,
             workers=settings.streams,
             group_of=lambda job: job.model,
@@ -52,7 +56,7 @@ class Workshop:
         """
         if not self.holder.is_ready:
             raise HttpError(503, "the service is stopping; ask another one, or later", RETRY_AFTER)
-        if self._admitted >= self.options.max_requests:
+        if self._admitted >= self.max_requests:
             self.metrics.count_refused("requests")
             raise HttpError(
                 503, f"{self._admitted} requests are under way, as many as may be; try again later", RETRY_AFTER

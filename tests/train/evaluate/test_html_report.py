@@ -10,8 +10,7 @@ import json
 import os
 import shutil
 import signal
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,6 +20,7 @@ import pytest
 from browser import Browser, axe_core, browser, chromium
 from command_line import CommandLine
 from evaluation_data import masks, photographs, write
+from html_page import EVIL, Page
 from PIL import Image
 from steered_bundle import steered_bundle
 from synthetic_data import photograph
@@ -45,46 +45,6 @@ from m2l_train.evaluate.html_report.strips import draw_strip
 from m2l_train.evaluate.result import Interval
 
 FAKE: dict[str, Any] = {"backend": "fake", "device": "cpu", "threads": 1}
-EVIL = "<script>alert(1)<script>\"'><img src=x onerror=alert(2)>&amp;${x}{{7*7}}"
-
-
-@dataclass
-class Page(HTMLParser):
-    """Elements and texts of a page."""
-
-    source: str
-    elements: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    _inside: list[str] = field(default_factory=list)
-    style: str = ""
-
-    def __post_init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.feed(self.source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        self._inside.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._inside and self._inside.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self._inside:
-            self.style += data
-        else:
-            self.texts.append(data.strip())
-
-    @property
-    def text(self) -> str:
-        return " ".join(filter(None, self.texts))
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def alt(self, words: str) -> list[dict[str, str]]:
-        return [image for image in self.all("img") if words in image["alt"]]
 
 
 def decoded(uri: str) -> np.ndarray[Any, Any]:
@@ -199,7 +159,7 @@ def test_page__the_scorecard_answers_five_questions(given: Inputs, page: Page) -
     assert f"{dice['value']:#.3g}" in text
     assert f"{dice['low']:#.3g} to {dice['high']:#.3g}" in text
     assert f"{dice['real']['value']:#.3g}" in text
-    assert "No result given measures what training on synthesized images brings." in text
+    assert "No result given measures what training on synthesized images brings: m2l evaluate usefulness does." in text
     assert text.count("Not measured") >= 1
 
 

@@ -287,7 +287,10 @@ def _evaluate(run: Callable[[EvaluationOptions], Evaluation | Comparison | None]
 def report(
     results: Annotated[
         list[Path],
-        typer.Argument(help="JSON files of m2l evaluate bundle, images or compare.", show_default=False),
+        typer.Argument(
+            help="JSON files of m2l evaluate bundle, images or compare, or usefulness.json of usefulness.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="Page to write, such as report.html.", show_default=False)],
     *,

@@ -185,7 +185,7 @@ def check_data(
         state: as loaded.
         run: folder of the run.
         fingerprint: of the pairs there are now, as :func:`pairs_fingerprint` gives it.
-        changes: of the data since the run began, as :func:`m2l_train.training.data_record.data_changes` gives them.
+        changes: of the data since the run began, as :func:`m2l_train.data.data_record.data_changes` gives them.
         accept_changes: whether to go on with other pairs.
 
     Returns:

@@ -38,8 +38,8 @@ from m2l_runtime._version import __version__
 from m2l_runtime.errors import ArgumentError, InputError, OutOfMemory, OutputError
 from m2l_train import config_file
 from m2l_train.config import TrainConfig
+from m2l_train.data.data_record import DataRecord
 from m2l_train.tensorfile import MAX_FILE_BYTES, load_tensors
-from m2l_train.training.data_record import DataRecord
 
 CONFIG: Final = "config.json"
 STATE: Final = "state.pt"

@@ -27,6 +27,7 @@ from m2l_train.config import MAX_THREADS, PRESETS, TrainConfig, differences
 from m2l_train.data import decoded_cache
 from m2l_train.data.batches import Batch, epoch_batches
 from m2l_train.data.data_folder import DataFolder, open_data
+from m2l_train.data.data_record import DataRecord, data_changes, record_data
 from m2l_train.data.photograph import PairError
 from m2l_train.device import open_device, torch_threads
 from m2l_train.models.losses import Losses
@@ -43,7 +44,6 @@ from m2l_train.training.checkpoint import (
     version_changes,
 )
 from m2l_train.training.compile_cache import use_own_compile_cache
-from m2l_train.training.data_record import DataRecord, data_changes, record_data
 from m2l_train.training.distributed import ProcessGroup, local_device, local_world_size, process_group
 from m2l_train.training.memory import MemoryAdvice, memory_errors
 from m2l_train.training.metrics_log import MetricsLog

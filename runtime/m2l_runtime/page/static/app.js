@@ -10,6 +10,7 @@ import { Mask } from "./mask.js";
 import { readMaskFile } from "./picture.js";
 import { packPair } from "./record.js";
 import { ResultView } from "./result.js";
+import { saveMask, savedMask } from "./saved.js";
 import { watchTabs } from "./tabs.js";
 import { watchTheme } from "./theme.js";
 import { Variations } from "./variations.js";
@@ -20,7 +21,6 @@ const RETRY_S = [2, 5, 10, 20, 30];
 const MAX_SEED = (1n << 64n) - 1n;
 const FIRST_SHAPE = 11;
 const BAD_NAME = /[/\\:*?"<>|\p{Cc}]|^\.|^\s*$/u;
-const SAVED = "m2l-mask";
 
 const $ = (id) => document.getElementById(id);
 
@@ -48,7 +48,11 @@ class Page {
     this.retries = 0;
     const Engine = config.mode === "browser" ? BrowserEngine : ServerEngine;
     this.engine = new Engine(config, document.baseURI);
-    this.view = new ResultView({ canvas: $("result"), over: $("over"), wipe: $("wipe"), wipeLabel: $("wipe-label"), compare: $("compare") }, width, height);
+    this.view = new ResultView(
+      { canvas: $("result"), over: $("over"), wipe: $("wipe"), wipeLabel: $("wipe-label"), compare: $("compare") },
+      width,
+      height,
+    );
     this.latest = new Latest({
       work: ({ mask, wanted }) => this.engine.synthesize(mask, wanted),
       show: (made, job) => this.show(made, job),
@@ -70,7 +74,9 @@ class Page {
       fail: (error) => this.fail(error, null),
       done: () => say(`${config.variations} variations are there.`),
     });
-    this.controls = config.appearance ? new AppearanceControls($("appearance"), config.appearance, (isDone) => this.settingChanged(isDone)) : null;
+    this.controls = config.appearance
+      ? new AppearanceControls($("appearance"), config.appearance, (isDone) => this.settingChanged(isDone))
+      : null;
     this.describe();
     this.listen();
     this.facts();
@@ -87,13 +93,15 @@ class Page {
       return;
     }
     $("veil").textContent = "The first image is on its way …";
-    $("engine").textContent = `Images are made ${this.engine.label}`;
+    $("engine").textContent = `Images are made ${this.engine.label}.`;
     this.ask(0);
   }
 
   describe() {
     const { config, engine } = this;
     $("notice").textContent = config.notice;
+    $("bundle").textContent = config.bundle.name;
+    $("bundle").title = `SHA-256 ${config.bundle.sha256}`;
     $("privacy").textContent = engine.isLocal ? "What you draw never leaves this machine." : "";
     $("name").value = config.name;
     if (!config.is_random) {
@@ -121,9 +129,17 @@ class Page {
   /** Check the fields; false and words beside them if one is wrong. */
   check() {
     const wrongSeed = this.config.is_random && this.seed === null;
-    mark($("seed"), $("seed-error"), wrongSeed ? "Expected a whole number from 0 to 18446744073709551615 (2^64-1)." : "");
+    mark(
+      $("seed"),
+      $("seed-error"),
+      wrongSeed ? "Expected a whole number from 0 to 18446744073709551615 (2^64-1)." : "",
+    );
     const wrongName = BAD_NAME.test(this.name);
-    mark($("name"), $("name-error"), wrongName ? 'Expected a file name: none of / \\ : * ? " < > |, no dot at its beginning.' : "");
+    mark(
+      $("name"),
+      $("name-error"),
+      wrongName ? 'Expected a file name: none of / \\ : * ? " < > |, no dot at its beginning.' : "",
+    );
     return !wrongSeed && !wrongName;
   }
 
@@ -138,9 +154,8 @@ class Page {
   changed(isDone) {
     this.isDone = isDone;
     this.ask(DRAWING_MS);
-    if (!isDone) return;
     this.facts();
-    save(this.mask);
+    if (isDone) saveMask(this.mask);
   }
 
   settingChanged(isDone) {
@@ -163,8 +178,8 @@ class Page {
     const isFirst = this.made === null;
     this.retries = 0;
     clearTimeout(this.retryTimer);
-    if (this.isGone) warn(null);
-    this.isGone = false;
+    if (this.hasFailed) warn(null);
+    this.hasFailed = false;
     this.display(made, job);
     if (job.isDone && !this.latest.waiting) say(`Image ${this.words(made)}.`);
     if (isFirst) this.checkEngine();
@@ -182,7 +197,7 @@ class Page {
     $("download").disabled = false;
     this.view.show(made.pixels, mask);
     this.controls?.showDrawn(made.appearance);
-    $("state").textContent = this.words(made);
+    if (this.latest.waiting === null) $("state").textContent = this.words(made);
     $("result").setAttribute("aria-label", `Synthetic image of a skin lesion, ${this.words(made)}`);
     document.dispatchEvent(new CustomEvent("m2l-image", { detail: { ms: made.ms } }));
   }
@@ -196,9 +211,8 @@ class Page {
   async checkEngine() {
     try {
       const words = await this.engine.check();
-      if (words) $("engine").title = words;
-      $("engine").textContent = `Images are made ${this.engine.label}`;
-      if (words) $("engine").append(document.createElement("br"), [words, ...this.engine.notes].join("; "));
+      const made = `Images are made ${this.engine.label}`;
+      $("engine").textContent = `${[made, words, ...this.engine.notes].filter(Boolean).join("; ")}.`;
     } catch (error) {
       warn(`The engine could not be checked: ${error.message}`);
     }
@@ -206,11 +220,11 @@ class Page {
 
   fail(error, job) {
     $("state").textContent = "no image";
+    this.hasFailed = true;
     if (!(error instanceof ServerGone)) {
       warn(String(error.message));
       return;
     }
-    this.isGone = true;
     const wait = Math.min(60, error.retryAfterS ?? RETRY_S[Math.min(this.retries, RETRY_S.length - 1)]);
     this.retries++;
     warn(`${error.message} Trying again in ${wait} seconds.`, () => this.again(job));
@@ -220,13 +234,19 @@ class Page {
 
   again(job) {
     clearTimeout(this.retryTimer);
-    this.latest.ask(job === null ? { mask: this.mask.levels.slice(), wanted: this.wanted(), isDone: true } : { ...job, mask: this.mask.levels.slice(), wanted: this.wanted() }, 0);
+    this.latest.ask(
+      job === null
+        ? { mask: this.mask.levels.slice(), wanted: this.wanted(), isDone: true }
+        : { ...job, mask: this.mask.levels.slice(), wanted: this.wanted() },
+      0,
+    );
   }
 
   // ---- what people do
 
   listen() {
-    for (const radio of document.querySelectorAll("input[name=tool]")) radio.addEventListener("change", () => this.chooseTool(radio.value));
+    for (const radio of document.querySelectorAll("input[name=tool]"))
+      radio.addEventListener("change", () => this.chooseTool(radio.value));
     $("radius").addEventListener("input", () => this.setRadius(Number($("radius").value)));
     $("undo").addEventListener("click", () => this.undo());
     $("redo").addEventListener("click", () => this.redo());
@@ -237,7 +257,10 @@ class Page {
     $("name").addEventListener("input", () => this.settingChanged(true));
     $("dice").addEventListener("click", () => this.otherSeed());
     $("keep").addEventListener("click", () => this.keep());
-    $("vary").addEventListener("click", () => this.check() && this.variations.make(this.mask.levels.slice(), this.wanted()));
+    $("vary").addEventListener(
+      "click",
+      () => this.check() && this.variations.make(this.mask.levels.slice(), this.wanted()),
+    );
     $("download").addEventListener("click", () => this.download());
     $("alert-close").addEventListener("click", () => warn(null));
     addEventListener("keydown", (event) => this.#shortcut(event));
@@ -251,7 +274,8 @@ class Page {
 
   #shortcut(event) {
     const isText = event.target instanceof HTMLInputElement && event.target.type === "text";
-    if (isText || event.defaultPrevented || !(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
+    if (isText || event.defaultPrevented || !(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z")
+      return;
     event.preventDefault();
     if (event.shiftKey) this.redo();
     else this.undo();
@@ -301,7 +325,8 @@ class Page {
       const name = file.name.replace(/\.[^.]*$/, "").slice(0, 80);
       if (!BAD_NAME.test(name)) $("name").value = name;
       this.settingChanged(true);
-      const resized = size[0] === this.mask.width && size[1] === this.mask.height ? "" : `, resized from ${size[0]} × ${size[1]}`;
+      const resized =
+        size[0] === this.mask.width && size[1] === this.mask.height ? "" : `, resized from ${size[0]} × ${size[1]}`;
       say(`Mask loaded${resized}.`);
       warn(note === null ? null : `The mask was loaded; ${note}.`);
     } catch (error) {
@@ -323,14 +348,18 @@ class Page {
 
   async download() {
     const { name, content } = await packPair(this.config, this.made, this.engine.label);
-    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([content], { type: "application/zip" })), download: name });
+    const link = Object.assign(document.createElement("a"), {
+      href: URL.createObjectURL(new Blob([content], { type: "application/zip" })),
+      download: name,
+    });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
     say(`Saved as ${name}.`);
   }
 
   tabs(others) {
-    const words = "This page is open in another tab, too. Each keeps its own drawing; images take longer, as both share this machine.";
+    const words =
+      "This page is open in another tab, too. Each keeps its own drawing; images take longer, as both share this machine.";
     if (others > 0 && this.engine.isLocal) warn(words);
     else if ($("alert-text").textContent === words) warn(null);
   }
@@ -355,44 +384,9 @@ function warn(words, retry) {
   $("alert-retry").onclick = retry ?? null;
 }
 
-function save(mask) {
-  try {
-    sessionStorage.setItem(SAVED, JSON.stringify([mask.width, mask.height, btoa(String.fromCharCode(...runs(mask.levels)))]));
-  } catch {
-    // full or switched off: after a reload the drawing begins anew
-  }
-}
-
-/** Lengths of runs of equal levels as bytes: level, then the length in two. */
-function runs(levels) {
-  const bytes = [];
-  for (let from = 0, to = 0; from < levels.length; from = to) {
-    while (to < levels.length && levels[to] === levels[from] && to - from < 65535) to++;
-    bytes.push(levels[from], (to - from) & 255, (to - from) >> 8);
-  }
-  return bytes.length < 100_000 ? bytes : [];
-}
-
-function savedMask(width, height) {
-  try {
-    const [wide, high, text] = JSON.parse(sessionStorage.getItem(SAVED));
-    if (wide !== width || high !== height) return null;
-    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    const levels = new Uint8Array(width * height);
-    let at = 0;
-    for (let run = 0; run < bytes.length; run += 3) {
-      const length = bytes[run + 1] + 256 * bytes[run + 2];
-      levels.fill(bytes[run], at, at + length);
-      at += length;
-    }
-    return at === levels.length ? new Mask(width, height, levels) : null;
-  } catch {
-    return null; // nothing was saved
-  }
-}
-
 async function main() {
   watchTheme($("theme"));
+  $("veil").textContent = "Loading the model …";
   let config;
   try {
     const answer = await fetch("config.json");
@@ -400,8 +394,7 @@ async function main() {
     config = await answer.json();
   } catch (error) {
     $("veil").textContent = "The page did not load.";
-    const isFile = location.protocol === "file:";
-    warn(isFile ? "Browsers do not run this page from a file. Serve its folder: python -m http.server --directory FOLDER" : `config.json did not load: ${error.message}. Reload the page when its server answers again.`);
+    warn(`config.json did not load: ${error.message}. Reload the page when its server answers again.`);
     return;
   }
   const page = new Page(config);

@@ -24,6 +24,7 @@ export class Drawing {
     [canvas.width, canvas.height] = [mask.width, mask.height];
     this.context = canvas.getContext("2d");
     this.picture = this.context.createImageData(mask.width, mask.height);
+    this.frame = null;
     this.tool = "brush";
     this.radius = 10;
     this.isErasing = false;
@@ -70,18 +71,21 @@ export class Drawing {
       this.end();
       return;
     }
-    this.move(point);
+    this.move([point]);
   }
 
-  move(point) {
+  /** Go on with the step through some points, those since the last event. */
+  move(points) {
     const { step } = this;
     if (step === null) return;
-    if (step.kind === "path") this.mask.stroke(step.last, point, this.radius, this.value);
-    else this.mask.levels.set(step.before.levels);
-    if (step.kind === "outline") step.points.push(point);
-    if (step.kind === "box") this.mask[this.tool](step.from, point, this.value);
+    for (const point of points) {
+      if (step.kind === "path") this.mask.stroke(step.last, point, this.radius, this.value);
+      step.points.push(point);
+      step.last = point;
+    }
+    if (step.kind !== "path") this.mask.levels.set(step.before.levels);
+    if (step.kind === "box") this.mask[this.tool](step.from, step.last, this.value);
     if (step.kind === "outline" && step.points.length >= MIN_OUTLINE) this.mask.outline(step.points, this.value);
-    step.last = point;
     this.paint();
     this.on.change(false);
   }
@@ -151,7 +155,7 @@ export class Drawing {
     const events = event.getCoalescedEvents?.() ?? [];
     this.pointer = this.#point(event);
     if (this.step !== null && event.pointerId === this.pointerId) {
-      for (const one of events.length ? events : [event]) this.move(this.#point(one));
+      this.move((events.length ? events : [event]).map((one) => this.#point(one)));
     } else this.paint();
   }
 
@@ -183,7 +187,7 @@ export class Drawing {
     this.hasKeys = true;
     this.cursor.x = Math.min(this.mask.width - 1, Math.max(0, this.cursor.x + dx * step));
     this.cursor.y = Math.min(this.mask.height - 1, Math.max(0, this.cursor.y + dy * step));
-    this.move({ ...this.cursor });
+    this.move([{ ...this.cursor }]);
     this.paint();
     const where = this.mask.at(this.cursor.x, this.cursor.y) >= 128 ? "lesion" : "skin";
     this.on.say(`${this.cursor.x}, ${this.cursor.y}, ${where}`);
@@ -203,12 +207,17 @@ export class Drawing {
 
   // ---- showing
 
+  /** Show the mask with the next frame. */
   paint() {
-    const { data } = this.picture;
-    this.mask.levels.forEach((level, place) => {
-      data.fill(level, place * 4, place * 4 + 3);
-      data[place * 4 + 3] = 255;
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      this.#draw();
     });
+  }
+
+  #draw() {
+    const words = new Uint32Array(this.picture.data.buffer);
+    for (let place = 0; place < words.length; place++) words[place] = 0xff000000 | (this.mask.levels[place] * 0x010101);
     this.context.putImageData(this.picture, 0, 0);
     if (this.hasKeys) this.#cross(this.cursor);
     const at = this.hasKeys ? this.cursor : this.pointer;
@@ -216,7 +225,10 @@ export class Drawing {
   }
 
   #ring({ x, y }) {
-    for (const [width, color] of [[3, "#000"], [1.2, "#fff"]]) {
+    for (const [width, color] of [
+      [3, "#000"],
+      [1.2, "#fff"],
+    ]) {
       this.context.beginPath();
       this.context.arc(x + 0.5, y + 0.5, this.radius, 0, 2 * Math.PI);
       [this.context.lineWidth, this.context.strokeStyle] = [width, color];
@@ -225,9 +237,15 @@ export class Drawing {
   }
 
   #cross({ x, y }) {
-    for (const [width, color] of [[4, "#000"], [2, "#ff8a3c"]]) {
+    for (const [width, color] of [
+      [4, "#000"],
+      [2, "#ff8a3c"],
+    ]) {
       this.context.beginPath();
-      for (const [dx, dy] of [[7, 0], [0, 7]]) {
+      for (const [dx, dy] of [
+        [7, 0],
+        [0, 7],
+      ]) {
         this.context.moveTo(x + 0.5 - dx, y + 0.5 - dy);
         this.context.lineTo(x + 0.5 + dx, y + 0.5 + dy);
       }

@@ -1,6 +1,6 @@
 // The settings of an appearance: skin tone, switches and sliders for what the bundle has.
 
-const AS_DRAWN = "";
+const BY_SEED = "";
 
 function element(tag, properties = {}, ...children) {
   const { dataset = {}, ...others } = properties;
@@ -18,14 +18,31 @@ export class AppearanceControls {
     this.set = {};
     this.sliders = new Map();
     const numbers = (group) => appearance.numbers.filter((number) => number.group === group);
-    this.releaseAll = element("button", { type: "button", className: "quiet", textContent: "Release all", hidden: true });
+    this.releaseAll = element("button", {
+      type: "button",
+      className: "quiet",
+      textContent: "Release all",
+      hidden: true,
+    });
     this.releaseAll.addEventListener("click", () => this.release());
     const title = element("h3", {}, element("span", { textContent: "Appearance" }), this.releaseAll);
-    place.append(title, element("p", { className: "help", textContent: "What is left alone is drawn with the seed, from images of skin lesions. A slider that is moved holds its number." }));
+    place.append(
+      title,
+      element("p", {
+        className: "help",
+        textContent:
+          "What is left alone follows from the seed, as images of lesions have it. A slider that is moved holds its number.",
+      }),
+    );
     if (appearance.skin_tone) place.append(this.#skinTone(appearance.skin_tone));
-    place.append(...numbers("switches").map((number) => (number.with === null ? this.#slider(number) : this.#switch(number))));
+    place.append(
+      ...numbers("switches").map((number) => (number.with === null ? this.#slider(number) : this.#switch(number))),
+    );
     place.append(...numbers("main").map((number) => this.#slider(number)));
-    for (const [group, label] of [["spread", "Spread of colors"], ["styles", "Styles, which only training can measure"]]) {
+    for (const [group, label] of [
+      ["spread", "Spread of colors"],
+      ["styles", "Styles, which only training can measure"],
+    ]) {
       if (!numbers(group).length) continue;
       const inside = element("div", { className: "group" }, ...numbers(group).map((number) => this.#slider(number)));
       place.append(element("details", {}, element("summary", { textContent: label }), inside));
@@ -38,7 +55,7 @@ export class AppearanceControls {
     return { ...this.set };
   }
 
-  /** Show what was drawn on the sliders that are not set. */
+  /** Show what the seed gave on the sliders that are not set. */
   showDrawn(row) {
     if (!row) return;
     this.appearance.names.forEach((name, at) => {
@@ -56,7 +73,7 @@ export class AppearanceControls {
     this.set = {};
     for (const name of this.sliders.keys()) this.#mark(name);
     for (const radio of this.place.querySelectorAll("input[type=radio][value='']")) radio.checked = true;
-    for (const select of this.place.querySelectorAll("select")) select.value = AS_DRAWN;
+    for (const select of this.place.querySelectorAll("select")) select.value = BY_SEED;
     this.#changed(true);
   }
 
@@ -66,27 +83,46 @@ export class AppearanceControls {
   }
 
   #skinTone({ name, label, classes, meaning, replaces }) {
-    const options = [[AS_DRAWN, "as drawn"], ...classes.map(({ label: word, angle }) => [String(angle), `${word.toLowerCase()} (${angle}°)`])];
-    const select = element("select", { id: "skin-tone", title: meaning }, ...options.map(([value, text]) => element("option", { value, textContent: text })));
+    const options = [
+      [BY_SEED, "by seed"],
+      ...classes.map(({ label: word, angle }) => [String(angle), `${word.toLowerCase()} (${angle}°)`]),
+    ];
+    const select = element(
+      "select",
+      { id: "skin-tone", title: meaning },
+      ...options.map(([value, text]) => element("option", { value, textContent: text })),
+    );
     select.addEventListener("change", () => {
       for (const other of replaces) {
         delete this.set[other];
         this.#mark(other);
       }
-      if (select.value === AS_DRAWN) delete this.set[name];
+      if (select.value === BY_SEED) delete this.set[name];
       else this.set[name] = Number(select.value);
-      for (const other of replaces) if (this.sliders.has(other)) this.sliders.get(other).input.disabled = select.value !== AS_DRAWN;
+      for (const other of replaces)
+        if (this.sliders.has(other)) this.sliders.get(other).input.disabled = select.value !== BY_SEED;
       this.#changed(true);
     });
-    return element("div", { className: "field" }, element("label", { htmlFor: "skin-tone", textContent: label }), select);
+    return element(
+      "div",
+      { className: "field" },
+      element("label", { htmlFor: "skin-tone", textContent: label }),
+      select,
+    );
   }
 
   #switch({ name, label, meaning, with: typical }) {
-    const choices = [[AS_DRAWN, "as drawn"], ["0", "without"], [String(typical), "with"]];
-    const radios = choices.map(([value, text]) => element("label", {}, element("input", { type: "radio", name, value, checked: value === AS_DRAWN }), text));
+    const choices = [
+      [BY_SEED, "by seed"],
+      ["0", "without"],
+      [String(typical), "with"],
+    ];
+    const radios = choices.map(([value, text]) =>
+      element("label", {}, element("input", { type: "radio", name, value, checked: value === BY_SEED }), text),
+    );
     const box = element("span", { className: "choices" }, ...radios);
     box.addEventListener("change", ({ target }) => {
-      if (target.value === AS_DRAWN) delete this.set[name];
+      if (target.value === BY_SEED) delete this.set[name];
       else this.set[name] = Number(target.value);
       this.#changed(true);
     });
@@ -96,11 +132,25 @@ export class AppearanceControls {
   #slider({ name, label, meaning, unit, covered: [low, high] }) {
     const id = `number-${name}`;
     const digits = high - low > 20 ? 0 : 2;
-    const input = element("input", { type: "range", id, min: low, max: high, step: digits ? 0.01 : 0.5, title: `${meaning}, ${unit}` });
+    const input = element("input", {
+      type: "range",
+      id,
+      min: low,
+      max: high,
+      step: digits ? 0.01 : 0.5,
+      title: `${meaning}, ${unit}`,
+    });
     const output = element("output", { textContent: "—" });
     output.htmlFor = id;
     const release = element("button", { type: "button", textContent: "Release", ariaLabel: `Release ${label}` });
-    const box = element("div", { className: "slider" }, element("label", { htmlFor: id, textContent: label }), output, release, input);
+    const box = element(
+      "div",
+      { className: "slider" },
+      element("label", { htmlFor: id, textContent: label }),
+      release,
+      output,
+      input,
+    );
     this.sliders.set(name, { box, input, output, digits });
     const move = (isDone) => {
       this.set[name] = Number(input.value);

@@ -40,7 +40,13 @@ export class ServerEngine {
     const png = new Uint8Array(await answer.arrayBuffer());
     const ms = performance.now() - began;
     const text = pngText(png);
-    return { pixels: await rgbOf(png, width, height), png, ms, seed: text["m2l-seed"] ?? null, appearance: this.#appearance(text["m2l-appearance"]) };
+    return {
+      pixels: await rgbOf(png, width, height),
+      png,
+      ms,
+      seed: text["m2l-seed"] ?? null,
+      appearance: this.#appearance(text["m2l-appearance"]),
+    };
   }
 
   async #post(body, { seed, name, sample, choice }) {

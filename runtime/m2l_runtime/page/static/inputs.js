@@ -33,7 +33,8 @@ export class AppearanceSampler {
     const start = (rows === null ? pick : rows[pick]) * width;
     const row = this.table.slice(start, start + width);
     for (const [place, number] of given) row[place] = number;
-    if (choice.ita !== undefined) [row[this.skin[0]], row[this.skin[1]]] = turnTo(choice.ita, ...this.skin.map((at) => row[at]));
+    if (choice.ita !== undefined)
+      [row[this.skin[0]], row[this.skin[1]]] = turnTo(choice.ita, ...this.skin.map((at) => row[at]));
     return row;
   }
 
@@ -63,7 +64,7 @@ export class AppearanceSampler {
   }
 }
 
-/** Add up in the order in which NumPy adds a row: one by one, or in eight sums where a row of 8 or more is contiguous. */
+/** Add up in the order in which NumPy adds a row: one by one, or in eight sums where a long row is contiguous. */
 function sumAsNumpy(terms, isContiguous) {
   if (!isContiguous || terms.length < 8) return terms.reduce((sum, term) => sum + term);
   const sums = terms.slice(0, 8);

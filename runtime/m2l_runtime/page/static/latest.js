@@ -7,7 +7,6 @@ export class Latest {
     this.waiting = null;
     this.isRunning = false;
     this.timer = null;
-    this.version = 0;
   }
 
   /** Ask for a job, after a pause in which a later one may take its place. */
@@ -20,12 +19,6 @@ export class Latest {
     }, delayMs);
   }
 
-  /** Forget what waits, and what the running job will give. */
-  forget() {
-    this.waiting = null;
-    this.version++;
-  }
-
   get isBusy() {
     return this.isRunning || this.timer !== null;
   }
@@ -33,14 +26,12 @@ export class Latest {
   async #run() {
     if (this.waiting === null) return;
     const job = this.waiting;
-    const version = this.version;
     this.waiting = null;
     this.isRunning = true;
     try {
-      const result = await this.work(job);
-      if (version === this.version) this.show(result, job);
+      this.show(await this.work(job), job);
     } catch (error) {
-      if (version === this.version) this.fail(error, job);
+      this.fail(error, job);
     } finally {
       this.isRunning = false;
     }

@@ -69,16 +69,26 @@ export class Mask {
 
   /** Draw the inside of an outline, by the even-odd rule. */
   outline(points, value) {
-    const [xs, ys] = [points.map(({ x }) => x), points.map(({ y }) => y)];
-    const isInside = (x, y) => {
-      let inside = false;
-      for (let i = 0, j = points.length - 1; i < points.length; j = i++) {
-        const [a, b] = [points[i], points[j]];
-        if (a.y > y !== b.y > y && x < ((b.x - a.x) * (y - a.y)) / (b.y - a.y) + a.x) inside = !inside;
+    const ys = points.map(({ y }) => y);
+    const [top, bottom] = [
+      Math.max(0, Math.ceil(Math.min(...ys))),
+      Math.min(this.height - 1, Math.floor(Math.max(...ys))),
+    ];
+    for (let y = top; y <= bottom; y++) {
+      const crossings = [];
+      points.forEach((b, place) => {
+        const a = points.at(place - 1);
+        if (a.y > y !== b.y > y) crossings.push(((b.x - a.x) * (y - a.y)) / (b.y - a.y) + a.x);
+      });
+      crossings.sort((one, other) => one - other);
+      for (let pair = 0; pair + 1 < crossings.length; pair += 2) {
+        const [from, to] = [
+          Math.max(0, Math.ceil(crossings[pair])),
+          Math.min(this.width, Math.ceil(crossings[pair + 1])),
+        ];
+        if (from < to) this.levels.fill(value, y * this.width + from, y * this.width + to);
       }
-      return inside;
-    };
-    this.#paint(Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys), value, isInside);
+    }
   }
 
   /** Turn the area around a point into lesion or skin: all that is joined to it and of its kind. */
@@ -105,11 +115,16 @@ export class Mask {
     const side = Math.min(this.width, this.height);
     const radius = side * (0.16 + 0.14 * random());
     const [stretch, turn] = [0.75 + 0.25 * random(), Math.PI * random()];
-    const waves = [2, 3, 4, 5, 7].map((count) => [count, (0.16 * (random() - 0.5) * 3) / count, 2 * Math.PI * random()]);
+    const waves = [2, 3, 4, 5, 7].map((count) => [
+      count,
+      (0.16 * (random() - 0.5) * 3) / count,
+      2 * Math.PI * random(),
+    ]);
     const [cx, cy] = [this.width * (0.44 + 0.12 * random()), this.height * (0.44 + 0.12 * random())];
     const points = Array.from({ length: 180 }, (_, step) => {
       const angle = (step / 180) * 2 * Math.PI;
-      const r = radius * (1 + waves.reduce((sum, [count, size, phase]) => sum + size * Math.cos(count * angle + phase), 0));
+      const r =
+        radius * (1 + waves.reduce((sum, [count, size, phase]) => sum + size * Math.cos(count * angle + phase), 0));
       const [x, y] = [r * Math.cos(angle), r * Math.sin(angle) * stretch];
       return { x: cx + x * Math.cos(turn) - y * Math.sin(turn), y: cy + x * Math.sin(turn) + y * Math.cos(turn) };
     });

@@ -24,7 +24,7 @@ export function pictureSize(bytes) {
 }
 
 function jpegSize(view) {
-  for (let at = 2; at + 9 <= view.byteLength && view.getUint8(at) === 0xff; ) {
+  for (let at = 2; at + 9 <= view.byteLength && view.getUint8(at) === 0xff;) {
     const marker = view.getUint8(at + 1);
     const isFrame = marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker);
     if (isFrame) return [view.getUint16(at + 7), view.getUint16(at + 5)];
@@ -44,14 +44,17 @@ function webpSize(view, kind) {
 /** Refuse a file by its size and header alone; the message is for a person. */
 export function checkHeader(bytes, sizeBytes) {
   if (sizeBytes > MAX_BYTES) {
-    throw new Error(`The file has ${(sizeBytes / 1e6).toFixed(0)} MB; at most ${MAX_BYTES / 1e6} are read. Save the mask as PNG.`);
+    throw new Error(
+      `The file has ${(sizeBytes / 1e6).toFixed(0)} MB; at most ${MAX_BYTES / 1e6} are read. Save the mask as PNG.`,
+    );
   }
   const size = pictureSize(bytes);
   if (size === null) {
     throw new Error("This is no PNG, JPEG, WebP, GIF or BMP, or its header is damaged. Save the mask as PNG.");
   }
   const [width, height] = size;
-  if (width < 1 || height < 1) throw new Error(`The picture's header says ${width} × ${height} pixels, so it is damaged.`);
+  if (width < 1 || height < 1)
+    throw new Error(`The picture's header says ${width} × ${height} pixels, so it is damaged.`);
   if (width > MAX_SIDE || height > MAX_SIDE || width * height > MAX_PIXELS) {
     const said = `${width.toLocaleString("en")} × ${height.toLocaleString("en")}`;
     throw new Error(
@@ -73,7 +76,10 @@ export function maskLevels(rgba) {
   const other = words.find((word) => word !== first);
   if (other === undefined) {
     const isFull = Math.max(...rgba.subarray(0, 3)) > 0;
-    return { levels: new Uint8Array(count).fill(isFull ? 255 : 0), note: isFull ? "all of it is lesion" : "it is empty" };
+    return {
+      levels: new Uint8Array(count).fill(isFull ? 255 : 0),
+      note: isFull ? "all of it is lesion" : "it is empty",
+    };
   }
   if (words.every((word) => word === first || word === other)) {
     const lesion = luma(rgba, 0) > luma(rgba, words.indexOf(other)) ? first : other;
@@ -99,8 +105,12 @@ function grayLevels(rgba, count) {
     middle += level >= BLACK_BELOW && level < WHITE_FROM;
   }
   const wanted = "Expected a mask: black skin and white lesion.";
-  if (difference > MAX_CHANNEL_DIFFERENCE) throw new Error(`The picture is colored, its channels differ by up to ${difference} levels. ${wanted}`);
-  if (middle > count * MAX_GRAY_FRACTION) throw new Error(`The picture looks like a photograph: ${Math.round((middle / count) * 100)} % of it is grey. ${wanted}`);
+  if (difference > MAX_CHANNEL_DIFFERENCE)
+    throw new Error(`The picture is colored, its channels differ by up to ${difference} levels. ${wanted}`);
+  if (middle > count * MAX_GRAY_FRACTION)
+    throw new Error(
+      `The picture looks like a photograph: ${Math.round((middle / count) * 100)} % of it is grey. ${wanted}`,
+    );
   if (highest < BLACK_BELOW) return { levels: levels.fill(0), note: "it is empty" };
   return { levels, note: null };
 }

@@ -42,7 +42,13 @@ export async function encodePng(levels, width, height, text = {}) {
   const words = Object.entries(text).map(([key, value]) => chunk("tEXt", latin1(`${key}\0${value}`)));
   const pixels = chunk("IDAT", await deflate(lines));
   const none = new Uint8Array();
-  return join([Uint8Array.from(SIGNATURE), chunk("IHDR", new Uint8Array(head.buffer)), ...words, pixels, chunk("IEND", none)]);
+  return join([
+    Uint8Array.from(SIGNATURE),
+    chunk("IHDR", new Uint8Array(head.buffer)),
+    ...words,
+    pixels,
+    chunk("IEND", none),
+  ]);
 }
 
 function latin1(text) {
@@ -54,7 +60,7 @@ export function pngText(bytes) {
   const found = {};
   if (!SIGNATURE.every((byte, at) => bytes[at] === byte)) return found;
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  for (let at = 8; at + 12 <= bytes.length; ) {
+  for (let at = 8; at + 12 <= bytes.length;) {
     const size = view.getUint32(at);
     if (size > bytes.length - at - 12) break;
     const kind = String.fromCharCode(...bytes.subarray(at + 4, at + 8));

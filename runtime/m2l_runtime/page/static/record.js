@@ -10,16 +10,22 @@ async function sha256(bytes) {
 }
 
 const rounded = (number) => Number(number.toFixed(3));
+const asPython = (number) => (Number.isInteger(number) ? number.toFixed(1) : String(number));
 
 /** Name of the files of an image, as `m2l synth` gives them where a mask has several. */
 export function stem({ name, sample }) {
   return sample > 1 ? `${name}_sample${sample}` : name;
 }
 
+const quoted = (word) => (/^[\w./=,-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
 /** The options of `m2l synth` that make the same image of the same mask. */
 export function command({ seed, name, sample, choice }) {
-  const chosen = Object.entries(choice).map(([key, value]) => `${key}=${value}`).join(",");
-  const words = ["m2l synth", `masks/${name}.png`, "lesions", `--seed ${seed}`];
+  const chosen = Object.entries(choice)
+    .map(([key, value]) => `${key}=${value}`)
+    .join(",");
+  const words = ["m2l synth", quoted(`masks/${name}.png`), "lesions"];
+  if (seed !== null) words.push(`--seed ${seed}`);
   if (sample > 1) words.push(`--samples ${sample}`);
   if (chosen) words.push(`--appearance ${chosen}`);
   return words.join(" ");
@@ -37,10 +43,20 @@ export async function packPair(config, made, engine) {
   const [height, width] = config.image_size;
   const { wanted } = made;
   const names = config.appearance?.names ?? [];
-  const appearance = made.appearance ? Object.fromEntries(names.map((name, at) => [name, rounded(made.appearance[at])])) : null;
-  const text = { Description: config.description, Software: `m2l ${config.version}`, "m2l-bundle-sha256": config.bundle.sha256, "m2l-backend": engine };
+  const appearance = made.appearance
+    ? Object.fromEntries(names.map((name, at) => [name, rounded(made.appearance[at])]))
+    : null;
+  const text = {
+    Description: config.description,
+    Software: `m2l ${config.version}`,
+    "m2l-bundle-sha256": config.bundle.sha256,
+    "m2l-backend": engine,
+  };
   if (made.seed !== null) text["m2l-seed"] = made.seed;
-  if (appearance) text["m2l-appearance"] = Object.entries(appearance).map(([name, value]) => `${name}=${value}`).join(",");
+  if (appearance)
+    text["m2l-appearance"] = Object.entries(appearance)
+      .map(([name, value]) => `${name}=${asPython(value)}`)
+      .join(",");
   const image = made.png ?? (await encodePng(made.pixels, width, height, text));
   const mask = await encodePng(made.mask, width, height, { Software: `m2l ${config.version}` });
   const file = stem(wanted);
@@ -60,9 +76,13 @@ export async function packPair(config, made, engine) {
     bundle_sha256: config.bundle.sha256,
     engine,
     version: config.version,
-    command: command(wanted),
+    command: command({ ...wanted, seed: config.is_random ? wanted.seed : null }),
   };
   const json = new TextEncoder().encode(`${JSON.stringify(record, null, 2)}\n`);
-  const content = zip([[record.output, image], [record.mask_output, mask], [`${file}.json`, json]]);
+  const content = zip([
+    [record.output, image],
+    [record.mask_output, mask],
+    [`${file}.json`, json],
+  ]);
   return { name: `${file}-seed${wanted.seed}.zip`, content };
 }

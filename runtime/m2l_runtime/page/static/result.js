@@ -28,7 +28,9 @@ export class ResultView {
 
   repaint() {
     const mode = this.pixels === null ? "none" : this.compare.value;
-    const drawn = { mask: () => this.#maskPixels(), outline: () => this.#outlinePixels(), before: () => this.kept }[mode]?.();
+    const drawn = { mask: () => this.#maskPixels(), outline: () => this.#outlinePixels(), before: () => this.kept }[
+      mode
+    ]?.();
     this.over.hidden = !drawn;
     this.wipeLabel.hidden = !drawn || mode === "outline";
     if (drawn) drawPixels(this.over, drawn);

@@ -23,7 +23,8 @@ export class Variations {
   }
 
   mark(sample) {
-    for (const button of this.place.children) button.setAttribute("aria-pressed", String(Number(button.dataset.sample) === sample));
+    for (const button of this.place.children)
+      button.setAttribute("aria-pressed", String(Number(button.dataset.sample) === sample));
   }
 
   /** Make them all, one after another; the page's own image goes first. */

@@ -10,11 +10,12 @@ const MAX_THREADS = 4;
 const ROUNDS = 3;
 
 let engine = null;
+let last = Promise.resolve(); // one thing at a time: a session runs one call
 
 async function bytesOf(url) {
-  const answer = await fetch(url);
-  if (!answer.ok) throw new Error(`${url.split("/").pop()} is missing from this site (status ${answer.status})`);
-  return answer.arrayBuffer();
+  const found = await fetch(url);
+  if (!found.ok) throw new Error(`${url.split("/").pop()} is missing from this site (status ${found.status})`);
+  return found.arrayBuffer();
 }
 
 async function open({ config, base, provider }) {
@@ -53,7 +54,11 @@ async function runModel(arrays) {
 
 async function synthesize({ mask, wanted }) {
   const began = performance.now();
-  const { seed, appearance, arrays } = extraInputs(engine.specs, { ...wanted, seed: BigInt(wanted.seed) }, engine.sampler);
+  const { seed, appearance, arrays } = extraInputs(
+    engine.specs,
+    { ...wanted, seed: BigInt(wanted.seed) },
+    engine.sampler,
+  );
   const name = engine.specs.find((spec) => spec.role === "mask").name;
   const pixels = await runModel({ ...arrays, [name]: mask });
   return { pixels, seed: String(seed), appearance, ms: performance.now() - began };
@@ -81,7 +86,11 @@ async function check() {
 
 const ANSWERS = { synthesize, check };
 
-self.addEventListener("message", async ({ data }) => {
+self.addEventListener("message", ({ data }) => {
+  last = last.then(() => answer(data));
+});
+
+async function answer(data) {
   if (data.kind === "open") {
     try {
       self.postMessage({ kind: "ready", ...(await open(data)) });
@@ -95,4 +104,4 @@ self.addEventListener("message", async ({ data }) => {
   } catch (error) {
     self.postMessage({ id: data.id, error: String(error?.message ?? error).slice(0, 400) });
   }
-});
+}

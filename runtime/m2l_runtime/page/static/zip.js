@@ -36,19 +36,38 @@ function record(signature, shorts) {
   return new Uint8Array(bytes.buffer);
 }
 
-/** Pack `files`, [name, Uint8Array] each, into a zip. Times are left at their lowest, so equal files give equal zips. */
+/** Pack `files`, [name, Uint8Array] each, into a zip. Times are the lowest: equal files give equal zips. */
 export function zip(files) {
   const [local, central] = [[], []];
   let at = 0;
   for (const [name, content] of files) {
     const encoded = new TextEncoder().encode(name);
     // version 2.0, names are UTF-8, stored, 1980-01-01
-    const common = [[2, 20], [2, 0x0800], [2, 0], [2, 0], [2, 0x21], [4, crc32(content)], [4, content.length], [4, content.length], [2, encoded.length], [2, 0]];
+    const common = [
+      [2, 20],
+      [2, 0x0800],
+      [2, 0],
+      [2, 0],
+      [2, 0x21],
+      [4, crc32(content)],
+      [4, content.length],
+      [4, content.length],
+      [2, encoded.length],
+      [2, 0],
+    ];
     local.push(record(0x04034b50, common), encoded, content);
     central.push(record(0x02014b50, [[2, 20], ...common, [2, 0], [2, 0], [2, 0], [4, 0], [4, at]]), encoded);
     at += 30 + encoded.length + content.length;
   }
   const size = central.reduce((sum, part) => sum + part.length, 0);
-  const end = record(0x06054b50, [[2, 0], [2, 0], [2, files.length], [2, files.length], [4, size], [4, at], [2, 0]]);
+  const end = record(0x06054b50, [
+    [2, 0],
+    [2, 0],
+    [2, files.length],
+    [2, files.length],
+    [4, size],
+    [4, at],
+    [2, 0],
+  ]);
   return join([...local, ...central, end]);
 }

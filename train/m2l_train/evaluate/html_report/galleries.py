@@ -56,6 +56,10 @@ class ResultGalleries:
 def make_galleries(loaded: LoadedResult, sources: Sources) -> ResultGalleries:
     """Make the galleries of one result, of all that was given.
 
+    Args:
+        loaded: an evaluation or a comparison.
+        sources: what was given beside it.
+
     Raises:
         InputError: the data is not what the result was measured on.
         EvaluationStopped: the options say to stop.
@@ -65,7 +69,9 @@ def make_galleries(loaded: LoadedResult, sources: Sources) -> ResultGalleries:
     try:
         if isinstance(document, Comparison):
             return _of_comparison(label, loaded, document, sources)
-        return _of_evaluation(label, loaded.columns[0], document, sources)
+        if isinstance(document, Evaluation):
+            return _of_evaluation(label, loaded.columns[0], document, sources)
+        raise TypeError(f"there are no pictures of a {type(document).__name__}")
     except SourceMissing as missing:
         return ResultGalleries(label, (), (f"No pictures: {missing}.",))
 

@@ -22,6 +22,12 @@ from markupsafe import Markup
 from m2l_runtime import __version__
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
+from m2l_train.evaluate.html_report.experiments import (
+    experiment_facts,
+    experiment_section,
+    experiment_words,
+    usefulness_entry,
+)
 from m2l_train.evaluate.html_report.galleries import ResultGalleries, make_galleries
 from m2l_train.evaluate.html_report.options import ReportOptions
 from m2l_train.evaluate.html_report.plots import Plot, beside_real_plot, comparison_plot, texture_plot
@@ -40,6 +46,7 @@ from m2l_train.evaluate.options import EvaluationStopped
 from m2l_train.evaluate.registry import metric_spec
 from m2l_train.evaluate.result import SEGMENTER_INSIDE, ComparedMetric, Comparison, Interval, Provenance
 from m2l_train.evaluate.shipped import SHIPPED_SEGMENTER
+from m2l_train.evaluate.usefulness.result import Usefulness
 
 _PACKAGE: Final = "m2l_train.evaluate.html_report"
 
@@ -120,7 +127,8 @@ def write_report(results: Sequence[str | os.PathLike[str]], options: ReportOptio
         2104883
 
     Args:
-        results: files that `m2l evaluate bundle`, `images` or `compare` have written with ``--out``.
+        results: files that `m2l evaluate bundle`, `images` or `compare` have written with ``--out``, and files
+            ``usefulness.json`` of `m2l evaluate usefulness`.
         options: where images are, and how many to show; None: no galleries.
 
     Returns:
@@ -140,7 +148,8 @@ def write_report(results: Sequence[str | os.PathLike[str]], options: ReportOptio
         for one in loaded:
             if chosen.should_stop():
                 return None
-            galleries.append(make_galleries(one, sources))
+            if one.columns:  # experiments have no pictures
+                galleries.append(make_galleries(one, sources))
     except EvaluationStopped:
         return None
     return render_page(loaded, galleries, chosen).encode(errors="xmlcharrefreplace")
@@ -150,6 +159,8 @@ def render_page(loaded: Sequence[LoadedResult], galleries: Sequence[ResultGaller
     """Render the page."""
     evaluations = [column for one in loaded if not isinstance(one.document, Comparison) for column in one.columns]
     columns = evaluations or [column for one in loaded for column in one.columns]
+    trials = [(one.labels[0], one.document) for one in loaded if isinstance(one.document, Usefulness)]
+    labels = [*(column.label for column in columns), *(label for label, _ in trials)]
     style = (files(_PACKAGE) / "templates" / "report.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     environment = Environment(
@@ -160,12 +171,13 @@ def render_page(loaded: Sequence[LoadedResult], galleries: Sequence[ResultGaller
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(
-        title=_title([column.label for column in columns]),
+        title=_title(labels),
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'",
         style=Markup(style),  # noqa: S704 -- a file of this package
         strip_width=WIDTH,
-        labels=[column.label for column in columns],
-        scorecard=_scorecard(columns),
+        labels=labels,
+        scorecard=_scorecard(columns, [usefulness_entry(*trial) for trial in trials]),
+        experiments=[experiment_section(*trial) for trial in trials],
         plots=[plot for plot in (texture_plot(columns), beside_real_plot(columns)) if plot is not None],
         tables=[_table(column) for column in columns],
         comparisons=[_comparison(one, one.document) for one in loaded if isinstance(one.document, Comparison)],
@@ -182,12 +194,17 @@ def _title(labels: Sequence[str]) -> str:
     return f"{labels[0]} and {len(labels) - 1} more"
 
 
-def _scorecard(columns: Sequence[Column]) -> list[tuple[ScorecardRow, list[ScorecardEntry]]]:
-    """Answer each question; a row that nothing answers has one entry, which says what it needs."""
+def _scorecard(
+    columns: Sequence[Column], usefulness: list[ScorecardEntry]
+) -> list[tuple[ScorecardRow, list[ScorecardEntry]]]:
+    """Answer each question; a row that nothing answers has no entry, and says what it needs."""
     cards = []
     for row in SCORECARD:
-        entries = score(row, columns)
-        cards.append((row, entries if any(entry.value for entry in entries) else []))
+        if row.metrics:
+            entries = score(row, columns)
+            cards.append((row, entries if any(entry.value for entry in entries) else []))
+        else:
+            cards.append((row, usefulness))
     return cards
 
 
@@ -269,7 +286,9 @@ def _comparison_row(name: str, metric: ComparedMetric) -> ComparisonRow:
 
 def _origin(loaded: LoadedResult) -> Origin:
     document = loaded.document
-    if isinstance(document, Comparison):
+    if isinstance(document, Usefulness):
+        facts = experiment_facts(document)
+    elif isinstance(document, Comparison):
         sides = [(f"{label}", column) for label, column in zip(loaded.labels, loaded.columns, strict=True)]
         facts = [fact for label, column in sides for fact in _bundle_facts(column, f"{label[:1]}, ")]
         facts += _shared_facts(loaded.columns[0], document.image_size)
@@ -317,6 +336,8 @@ def _shared_facts(column: Column, size: int | str) -> list[tuple[str, str]]:
 def _command(loaded: LoadedResult) -> str:
     """Write the command that measures a result again, with the names of folders that it has."""
     document, columns = loaded.document, loaded.columns
+    if isinstance(document, Usefulness):
+        return _line(["m2l", "evaluate", *experiment_words(loaded, document)])
     provenance = columns[0].provenance
     names = [_bundle_word(column) for column in columns]
     if isinstance(document, Comparison):

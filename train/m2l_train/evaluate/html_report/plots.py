@@ -18,8 +18,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 from m2l_train.evaluate.html_report.results import Column, Reading, short
 from m2l_train.evaluate.registry import METRICS, metric_spec
 from m2l_train.evaluate.result import ComparedMetric, Comparison
+from m2l_train.evaluate.usefulness.plot import ForestColors, draw_forest, forest_height, forest_rows
+from m2l_train.evaluate.usefulness.report import points
+from m2l_train.evaluate.usefulness.result import Usefulness
 
 MAX_LABEL: Final = 34
+WIDE_INCHES: Final = 9.4
+NARROW_INCHES: Final = 4.4
 _BESIDE_REAL: Final = (
     "dice",
     "boundary",
@@ -99,7 +104,7 @@ Draw = Callable[[Axes, Palette], None]
 
 
 def _plot(title: str, caption: str, alt: str, height: float, draw: Draw, narrow_height: float | None = None) -> Plot:
-    sizes = ((9.4, height), (4.4, height if narrow_height is None else narrow_height))
+    sizes = ((WIDE_INCHES, height), (NARROW_INCHES, height if narrow_height is None else narrow_height))
     wide_uri, wide_dark, narrow_uri, narrow_dark = (
         _svg(size, palette, draw) for size in sizes for palette in (LIGHT, DARK)
     )
@@ -135,6 +140,10 @@ def _svg(size: tuple[float, float], palette: Palette, draw: Draw) -> str:
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = re.sub(r"'[^']*'(, *'[^']*')*, *sans-serif", "system-ui, sans-serif", file.getvalue().decode())
     return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
+
+
+def _is_narrow(axes: Axes) -> bool:
+    return axes.figure.bbox.width / axes.figure.dpi < WIDE_INCHES
 
 
 def shortened(label: str, limit: int = MAX_LABEL) -> str:
@@ -194,7 +203,7 @@ def texture_plot(columns: Sequence[Column]) -> Plot | None:
         axes.grid(axis="y", color=palette.grid, linewidth=0.8)
         axes.set_xlabel("level of the image pyramid: coarse to fine")
         if len(series) > 1:
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1 if axes.figure.bbox.width < 400 else 2)
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1 if _is_narrow(axes) else 2)
 
     alt = "; ".join(
         f"{label}: " + ", ".join(f"{short(value)} at {side} pixels" for side, value in points)
@@ -261,7 +270,7 @@ def beside_real_plot(columns: Sequence[Column]) -> Plot | None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(axis="x", color=palette.grid, linewidth=0.8)
-        is_narrow = axes.figure.bbox.width < 400
+        is_narrow = _is_narrow(axes)
         axes.set_yticks(range(len(names)), [shortened(_title(name), 22 if is_narrow else 40) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel("times real images")
@@ -327,7 +336,7 @@ def comparison_plot(comparison: Comparison) -> Plot | None:
                 marker={"better": "^", "worse": "v"}.get(metric.verdict or "", "o"),
                 markerfacecolor="none" if metric.verdict == "not told apart" else color,
             )  # fmt: skip
-        is_narrow = axes.figure.bbox.width < 400
+        is_narrow = _is_narrow(axes)
         axes.set_xlim(-1.2, 1.2)
         axes.xaxis.set_major_locator(FixedLocator([-1, -0.5, 0, 0.5, 1]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:+.0f} %" if x else "0"))
@@ -344,6 +353,36 @@ def comparison_plot(comparison: Comparison) -> Plot | None:
         "circles: not told apart.",
         f"B beside A. {words}.",
         0.9 + 0.3 * len(rows),
+        draw,
+    )
+
+
+def usefulness_plot(result: Usefulness) -> Plot | None:
+    """Plot how arms differ in Dice, with intervals; None where nothing was compared."""
+    groups = forest_rows(result.comparisons)
+    if not groups:
+        return None
+
+    def draw(axes: Axes, palette: Palette) -> None:
+        verdicts = {"better": palette.better, "worse": palette.worse, "no difference shown": palette.muted}
+        is_narrow = _is_narrow(axes)
+        colors = ForestColors(palette.muted, palette.text, verdicts)
+        draw_forest(axes, groups, colors, is_annotated=not is_narrow)
+        axes.grid(axis="x", color=palette.grid, linewidth=0.8)
+        axes.set_xlabel("Dice points" if is_narrow else "difference of mean Dice, in points (hundredths)")
+
+    words = "; ".join(
+        f"{one.fraction:g} %, {one.arm} vs {one.baseline}: {points(one.difference)}, {one.verdict}"
+        for group in groups.values()
+        for one in group
+    )
+    return _plot(
+        "Differences of Dice between arms",
+        "Mean Dice of an arm less that of another, on the same test images, with its 95 % interval over images and "
+        "seeds. Right of the line: the first arm is ahead. An interval that reaches across the line shows no "
+        "difference.",
+        f"Differences of mean Dice in points. {words}.",
+        forest_height(groups),
         draw,
     )
 

@@ -29,8 +29,10 @@ from m2l_train.evaluate.result import (
     Metric,
     Provenance,
 )
+from m2l_train.evaluate.usefulness import result as usefulness
+from m2l_train.evaluate.usefulness.report import synthesized_by
 
-Document = Evaluation | Comparison
+Document = Evaluation | Comparison | usefulness.Usefulness
 
 MAX_BYTES: Final = 64 << 20
 
@@ -50,10 +52,14 @@ class ResultKind:
 RESULT_KINDS: Final[Mapping[str, ResultKind]] = {
     SCHEMA: ResultKind(SCHEMA_VERSION, Evaluation, "m2l evaluate bundle"),
     COMPARISON_SCHEMA: ResultKind(COMPARISON_VERSION, Comparison, "m2l evaluate compare"),
+    usefulness.SCHEMA: ResultKind(usefulness.SCHEMA_VERSION, usefulness.Usefulness, "m2l evaluate usefulness"),
 }
 """By the word under `schema` in the file. A new kind of result is an entry here and a section of the page."""
 
-EXPECTED: Final = "the JSON file that m2l evaluate bundle, images or compare writes with --out"
+EXPECTED: Final = (
+    "the JSON file that m2l evaluate bundle, images or compare writes with --out, or the usefulness.json of m2l "
+    "evaluate usefulness"
+)
 
 
 class _Head(msgspec.Struct):
@@ -101,12 +107,14 @@ class LoadedResult:
     path: Path
     document: Document
     labels: tuple[str, ...]
-    """Of its columns: one, or those of A and B."""
+    """Of its columns: one, or those of A and B; of an experiment, which has no columns, its generator."""
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """Its metrics, a column for each set of synthesized images."""
+        """Its metrics, a column for each set of synthesized images; an experiment with segmenters has none."""
         document = self.document
+        if isinstance(document, usefulness.Usefulness):
+            return ()
         if isinstance(document, Comparison):
             sides = ((document.a, "a"), (document.b, "b"))
             return tuple(
@@ -210,21 +218,25 @@ def _parse(path: Path, content: bytes) -> Document:
             f"{name} is of version {head.schema_version} of {head.schema}, this m2l reads {kind.version}; {advice}"
         )
     try:
-        return msgspec.json.decode(content, type=kind.document)
-    except msgspec.ValidationError as error:
+        document = msgspec.json.decode(content, type=kind.document)
+        if isinstance(document, usefulness.Usefulness):
+            usefulness.check_whole(document)
+        return document
+    except ValueError as error:  # msgspec's among them
         raise InputError(f"{name} is a damaged result: {printable(str(error))}; run {kind.command} again") from None
 
 
 def _labeled(documents: Sequence[tuple[Path, Document]]) -> list[LoadedResult]:
     """Name columns by their bundle or folder, with the name of the file where several have one name."""
-    counts = Counter(_names(document)[0] for _, document in documents if isinstance(document, Evaluation))
+    counts = Counter(_names(document)[0] for _, document in documents if not isinstance(document, Comparison))
     loaded = []
     for path, document in documents:
         labels = _names(document)
         if isinstance(document, Comparison):
             labels = [f"{side}: {label}" for side, label in zip("AB", labels, strict=True)]
         elif counts[labels[0]] > 1:
-            labels = [f"{labels[0]} ({printable(path.stem)})"]
+            is_experiment = isinstance(document, usefulness.Usefulness)  # its file always has the same name
+            labels = [f"{labels[0]} ({printable(path.resolve().parent.name if is_experiment else path.stem)})"]
         loaded.append(LoadedResult(path, document, tuple(labels)))
     return loaded
 
@@ -232,6 +244,8 @@ def _labeled(documents: Sequence[tuple[Path, Document]]) -> list[LoadedResult]:
 def _names(document: Document) -> list[str]:
     if isinstance(document, Comparison):
         return [printable(side.provenance.synthesized.removeprefix(_BUNDLE)) for side in (document.a, document.b)]
+    if isinstance(document, usefulness.Usefulness):
+        return [f"Usefulness of {synthesized_by(document) or 'real pairs alone'}"]
     return [printable(document.provenance.synthesized.removeprefix(_BUNDLE))]
 
 

@@ -45,6 +45,8 @@ class ScorecardEntry:
     """Beside real images, in two or three words."""
     sentence: str
     strip: Strip | None
+    beside: str = "Real images"
+    """What `real` is of."""
 
 
 def _standing(reading: Reading) -> str:
@@ -187,9 +189,9 @@ SCORECARD: Final = (
         key="usefulness",
         title="Usefulness",
         question="Do they help to train a segmenter?",
-        metrics=(),  # no kind of result measures it yet
+        metrics=(),  # results of segmenters trained answer it, not metrics of images
         sentence=lambda column, reading: "",
-        advice="No result given measures what training on synthesized images brings.",
+        advice="No result given measures what training on synthesized images brings: m2l evaluate usefulness does.",
     ),
 )
 """In the order in which the page shows them."""

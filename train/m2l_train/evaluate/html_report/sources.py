@@ -21,6 +21,7 @@ from m2l_train.evaluate.inputs import EvaluationData
 from m2l_train.evaluate.options import EvaluationOptions
 from m2l_train.evaluate.result import Provenance
 from m2l_train.evaluate.segmenter import Segmenter, load_segmenter
+from m2l_train.evaluate.usefulness.result import Usefulness
 
 
 class SourceMissing(Exception):
@@ -111,7 +112,7 @@ def open_sources(results: Sequence[LoadedResult], options: ReportOptions) -> Sou
         BundleError: a bundle cannot be used.
     """
     columns = [column for loaded in results for column in loaded.columns]
-    wanted = {bundle_of(column.counts, column.provenance) for column in columns}
+    wanted = {bundle_of(column.counts, column.provenance) for column in columns} | _synthesizing_bundles(results)
     bundles: dict[str, Bundle] = {}
     for path in options.bundles:
         bundle = open_bundle(path)
@@ -141,6 +142,14 @@ def open_sources(results: Sequence[LoadedResult], options: ReportOptions) -> Sou
         raise InputError(f"{printable(data)} is no folder; expected the pairs that the results were measured on")
     segmenter = None if options.segmenter is None else load_segmenter(options.segmenter)
     return Sources(options, data, bundles, folders, segmenter)
+
+
+def _synthesizing_bundles(results: Sequence[LoadedResult]) -> set[str | None]:
+    """Return the SHA-256 of bundles of experiments: they may be given, though no picture is made with them."""
+    trials = [one.document for one in results if isinstance(one.document, Usefulness)]
+    return {
+        generator.sha256 for one in trials for generator in (one.generator, *one.generators) if generator is not None
+    }
 
 
 def describe_difference(column: Column, found: EvaluationData) -> list[str]:

@@ -158,9 +158,14 @@ class Cell:
     seed: int
 
     @property
+    def draw(self) -> str:
+        """Of its fraction and seed, which arms share."""
+        return draw_name(self.fraction, self.seed)
+
+    @property
     def name(self) -> str:
         """Of its file, without the ending."""
-        return f"{self.arm}-{fraction_name(self.fraction)}pct-seed{self.seed}"
+        return f"{self.arm}-{self.draw}"
 
     @property
     def title(self) -> str:
@@ -173,14 +178,24 @@ def fraction_name(fraction: float) -> str:
     return f"{fraction:g}"
 
 
+def draw_name(fraction: float, seed: int) -> str:
+    """Name the pairs drawn for a fraction and seed, for files and folders: 5pct-seed0."""
+    return f"{fraction_name(fraction)}pct-seed{seed}"
+
+
+def draws(options: UsefulnessOptions) -> list[tuple[float, int]]:
+    """List each (fraction, seed).
+
+    Example:
+        >>> draws(UsefulnessOptions(fractions=(5.0, 25.0), seeds=2))
+        [(5.0, 0), (5.0, 1), (25.0, 0), (25.0, 1)]
+    """
+    return [(fraction, seed) for fraction in options.fractions for seed in range(options.seeds)]
+
+
 def cells(options: UsefulnessOptions) -> list[Cell]:
     """List all cells; arms that share pairs and synthesized images stand together."""
-    return [
-        Cell(arm, fraction, seed)
-        for fraction in options.fractions
-        for seed in range(options.seeds)
-        for arm in options.arms
-    ]
+    return [Cell(arm, fraction, seed) for fraction, seed in draws(options) for arm in options.arms]
 
 
 def of_shard(items: Sequence[Cell], shard: tuple[int, int]) -> list[Cell]:

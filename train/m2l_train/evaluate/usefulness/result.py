@@ -45,7 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     train_fingerprint: str
     """SHA-256 of names and pixels of the real training pairs."""
     test_fingerprint: str
-    bundle_sha256: str
+    bundle_sha256: str | None
+    """None: each fraction and seed has a bundle of its own, whose SHA-256 is in its cells."""
     fake: bool
     """Whether the fake backend stands in for the bundle's network."""
     steps: int
@@ -81,6 +82,8 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
     synthesized_count: int
     engine: str
     """That synthesized; "" where nothing was."""
+    bundle_sha256: str = ""
+    """Of the bundle that synthesized; "" where nothing was."""
     validation_dice: list[float]
     """At each check, the last one after the last step."""
     best_step: int
@@ -130,8 +133,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Better or worse: the interval leaves out 0 and p_holm is below 0.05."""
 
 
-class Generator(msgspec.Struct, frozen=True, kw_only=True):
-    """Describe the bundle that synthesized."""
+class Generator(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Describe a bundle that synthesized."""
+
+    draw: str = ""
+    """The fraction and seed that it synthesized for, such as "5pct-seed0"; "" where it did for all."""
 
     name: str
     sha256: str
@@ -140,6 +146,8 @@ class Generator(msgspec.Struct, frozen=True, kw_only=True):
     """How many real pairs it was trained on; None: the bundle does not say."""
     at_least: int | None
     """Rows of its table of appearances, one for each of some training pairs; None: it has none."""
+    is_record_compared: bool = False
+    """Whether its training run recorded the very files of the arm's training pairs, and no others."""
 
 
 class Usefulness(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,7 +163,9 @@ class Usefulness(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     """Name of the data folder."""
     generator: Generator | None
-    """None where no arm needs it."""
+    """Of all fractions and seeds; None where no arm needs it, or each has its own."""
+    generators: list[Generator] = []
+    """One for each fraction and seed, each trained on the `training_pairs` of the cells of its `draw`."""
     arms: list[str]
     fractions: list[float]
     seeds: int
@@ -174,6 +184,25 @@ class Usefulness(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     """Of all cells together."""
     versions: dict[str, str]
+
+
+def check_whole(result: Usefulness) -> None:
+    """Make sure that a result that was read has all that its arms and fractions ask for.
+
+    Raises:
+        ValueError: something is missing, or there is a metric of another m2l.
+    """
+    if not (result.arms and result.fractions):
+        raise ValueError("there are no arms or no fractions")
+    names = {f"{fraction:g}" for fraction in result.fractions}
+    if not names <= result.pairs.keys() & result.validation_pairs.keys():
+        raise ValueError("numbers of pairs are missing")
+    expected = {(arm, fraction, metric) for arm in result.arms for fraction in result.fractions for metric in METRICS}
+    if {(one.arm, one.fraction, one.metric) for one in result.scores} != expected:
+        raise ValueError("scores are missing, or of other arms, fractions or metrics")
+    compared = {(one.arm, one.fraction, one.metric) for one in result.comparisons}
+    if not compared | {(one.baseline, one.fraction, one.metric) for one in result.comparisons} <= expected:
+        raise ValueError("comparisons are of other arms, fractions or metrics")
 
 
 @check_types()

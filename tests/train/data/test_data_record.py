@@ -23,9 +23,9 @@ from synthetic_data import data_folder, photograph
 from m2l_runtime._utils import atomic
 from m2l_runtime.errors import InputError
 from m2l_train import TrainConfig, TrainReport, train
+from m2l_train.data import data_record
 from m2l_train.data.data_folder import open_data
-from m2l_train.training import data_record
-from m2l_train.training.data_record import DataRecord, data_changes, record_data
+from m2l_train.data.data_record import DataRecord, data_changes, record_data
 
 SMALL = ("--no-tensorboard", "--threads", 1, "--device", "cpu")
 CONFIG = TrainConfig(image_size=128, ngf=1, ndf=1, n_epochs=3, n_epochs_decay=0)
