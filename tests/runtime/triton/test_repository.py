@@ -126,6 +126,7 @@ def test_repository__inputs_and_outputs_are_the_generators(tmp_path: Path) -> No
     assert tensors("s", "input") == {b"mask": ("TYPE_UINT8", [-1, -1])} | conditions
     assert tensors("s", "output") == dict([image]) | conditions | {b"error": ("TYPE_STRING", [1])}
     batching = configs["s"]["dynamic_batching"][0]
+    assert batching["preferred_batch_size"] == [16]
     assert batching["max_queue_delay_microseconds"] == [5]
     assert batching["default_queue_policy"][0] == {"timeout_action": ["REJECT"], "max_queue_size": [9]}
     write_model_repository(TINY_BUNDLE, tmp_path / "tiny", TritonOptions(name="t", device="gpu", instances=2))
