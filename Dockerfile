@@ -1,5 +1,5 @@
 # The runtime on CPUs: no PyTorch, no compiler.
-#   docker build --tag m2l .
+#   docker build --tag m2l .                              # --build-arg EXTRAS=cpu,serve for m2l serve (examples/service)
 #   docker run --rm m2l                                    # which engines work here
 #   docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/data" m2l synth masks lesions --pairs
 FROM python:3.13-slim AS build
@@ -9,9 +9,10 @@ COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY runtime runtime
 COPY train train
 COPY m2l_export m2l_export
+ARG EXTRAS=cpu
 # Into an environment that is copied whole; versions are those that the tests ran with.
 RUN python -m venv /opt/m2l \
-    && /opt/m2l/bin/python -m pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[cpu]'
+    && /opt/m2l/bin/python -m pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt ".[$EXTRAS]"
 
 FROM python:3.13-slim
 

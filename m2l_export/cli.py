@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from m2l_export.precisions import ModelVariant
     from m2l_export.tensorrt import BuiltPlan
     from m2l_runtime.bundle.schema import Precision
+    from m2l_runtime.triton import TritonRepository
 
 RENAMED_OPTIONS: Final[Mapping[str, str | OldOption]] = {
     "--form": OldOption("--upsampling", {"sub-pixel": "pixel-shuffle", "deconvolution": "transposed"}),
@@ -150,7 +151,10 @@ class BundleFlags:
         "there where the mask is.",
     )
     origin: str = option_field("", "A paragraph for the model card: data, licence, training.", default="none")
-    overwrite: bool = option_field(False, "Replace a bundle that is there already.")
+    triton: Path | None = option_field(
+        None, "Also write a model repository of Triton Inference Server into this folder, as m2l triton does."
+    )
+    overwrite: bool = option_field(False, "Replace a bundle, and a model repository, that is there already.")
 
 
 def register(app: typer.Typer) -> None:
@@ -178,18 +182,23 @@ def export(
     """Export a trained generator as a bundle, validated against PyTorch before it is written.
 
     Exit status: 0 the bundle is written, 1 it is not (validation did not pass, or something cannot be read or written),
-    2 the command line was wrong, 130 interrupted, 143 terminated. Unless it is 0, nothing is left behind.
+    2 the command line was wrong, 130 interrupted, 143 terminated. Unless it is 0, nothing is left behind (but for the
+    bundle, where all that fails is the model repository after it).
     """
     from m2l_runtime._utils.signals import exit_on_sigterm
     from m2l_runtime._utils.text import print_stderr, printable
     from m2l_runtime.backends.cuda.backend import BATCH_SIZE as CUDA_BATCH_SIZE
     from m2l_runtime.cli.progress import BuildProgress
+    from m2l_runtime.cli.triton import report_repository
 
     options = _export_options(graph, lower, plan, rest)
+    if rest.triton is not None:
+        _check_triton(bundle, rest.triton, rest.overwrite)
     with exit_on_sigterm(), closing(BuildProgress()) as progress:
         from m2l_export import export_checkpoint
 
         report = export_checkpoint(checkpoint, bundle, options, on_step=progress.message, on_progress=progress.step)
+        models = None if rest.triton is None else _write_triton(report, rest)
     plans = options.plans
     if plans is not None and not plans.batch_sizes[0] <= CUDA_BATCH_SIZE <= plans.batch_sizes[2]:
         print_stderr(
@@ -199,9 +208,27 @@ def export(
     for warning in report.warnings:
         print_stderr(f"warning: {printable(warning)}")
     if json:
-        echo_json(_as_json(report, bundle))
-    else:
-        typer.echo("\n".join(_describe(report, bundle)))
+        written = {} if models is None else {"triton": {"path": printable(models.path), "models": models.models}}
+        echo_json(_as_json(report, bundle) | written)
+        return
+    typer.echo("\n".join(_describe(report, bundle)))
+    if models is not None:
+        report_repository(models)
+
+
+def _check_triton(bundle: Path, repository: Path, overwrite: bool) -> None:
+    """Refuse a place of a model repository ahead of the export."""
+    from m2l_runtime.triton.repository import check_repository_path
+
+    if repository.absolute() == bundle.absolute():
+        raise typer.BadParameter("--triton is the folder of the bundle itself; choose another one")
+    check_repository_path(repository, overwrite=overwrite)
+
+
+def _write_triton(report: ExportReport, rest: BundleFlags) -> TritonRepository:
+    from m2l_runtime.triton import write_model_repository
+
+    return write_model_repository(report.bundle, cast(Path, rest.triton), overwrite=rest.overwrite)
 
 
 def _export_options(graph: GraphFlags, lower: PrecisionFlags, plan: PlanFlags, rest: BundleFlags) -> ExportOptions:

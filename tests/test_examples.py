@@ -76,6 +76,8 @@ def test_synthesize_folder__pairs_images_with_masks_and_keeps_them(tmp_path: Pat
 
 INTEGRATIONS = ("data_loader.py", "written_pairs.py", "albumentations_pipeline.py", "monai_pipeline.py")
 MAX_LINES = 15
+ELSEWHERE = ("ray_synthesis.py",)
+"""Run by tests/runtime/test_ray.py, with Ray."""
 
 
 @pytest.mark.parametrize("name", INTEGRATIONS)

@@ -225,6 +225,24 @@ def test_export__what_was_made_as_json(tmp_path: Path, m2l: CommandLine) -> None
     )
 
 
+@pytest.mark.usefixtures("without_openvino")
+def test_export__with_a_model_repository_of_triton(tmp_path: Path, m2l: CommandLine) -> None:
+    models, bundle = tmp_path / "models", tmp_path / "bundle"
+    done = m2l("export", CHECKPOINT, bundle, "--triton", models)
+    assert done.code == 0, done.err
+    assert f"tritonserver --model-repository {models}" in done.out
+    assert (models / "bundle" / "1" / "bundle" / "manifest.json").read_bytes() == (
+        bundle / "manifest.json"
+    ).read_bytes()
+    own = models / "bundle_onnxruntime_fp32" / "1" / "model.onnx"
+    assert own.read_bytes() == (bundle / "generator.fp32.onnx").read_bytes()
+    refused = m2l("export", CHECKPOINT, tmp_path / "other", "--triton", models)
+    assert refused.code == 1
+    assert "models exists already" in refused.err
+    assert not (tmp_path / "other").exists(), "refused ahead of the export"
+    assert m2l("export", CHECKPOINT, tmp_path / "other", "--triton", tmp_path / "other").code == 2
+
+
 def test_export__help_tells_what_the_exit_status_says(m2l: CommandLine) -> None:
     text = " ".join(m2l("export", "--help").out.split())
     assert "Exit status: 0 the bundle is written, 1 it is not" in text

@@ -20,6 +20,7 @@ from PIL import Image
 from support import ROOT, TINY, TINY_BUNDLE, disc, npz
 
 from m2l_export.checkpoint import load_checkpoint
+from m2l_runtime import Encoding, OutputOptions, Synthesizer, open_source, synthesize_folder
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.npz import read_npz
 from m2l_runtime._utils.reading import reader_errors
@@ -29,6 +30,7 @@ from m2l_runtime.errors import BundleDamaged, MaskFileError, PictureFileError
 from m2l_runtime.masks.mask_file import parse_mask
 from m2l_runtime.runs.jsonl import read_lines
 from m2l_runtime.runs.log import LogIndex, Record, names_output
+from m2l_train.datasets.parts import find_parts
 from m2l_train.models.pix2pix import Pix2Pix
 from m2l_train.training.checkpoint import appearance_rows_in, check_state, restore_state
 from m2l_train.training.run_folder import STATE, RunFolder
@@ -272,3 +274,29 @@ def test_fuzz__configs_and_progress(report: Report, tmp_path: Path) -> None:
     report(
         run("progress", documents(progress, 1000, 17), read_progress), may_accept_all=True
     )  # a damaged one counts as none
+
+
+@pytest.mark.parametrize("name", ["tar", "parquet", "npz", "csv"])
+def test_fuzz__written_pairs(report: Report, tmp_path: Path, name: str) -> None:
+    """Tars, Parquet files, arrays and tables of `m2l synth`, read as a dataset."""
+    options = {
+        "tar": OutputOptions(format="webdataset"),
+        "parquet": OutputOptions(format="parquet"),
+        "npz": OutputOptions(format="npz", image_encoding=Encoding("npz")),
+        "csv": OutputOptions(pairs=True),
+    }[name]
+    with Synthesizer.open(TINY_BUNDLE, backend="fake", device="cpu") as synth:
+        synthesize_folder(open_source("shapes:3,size=64", 1), tmp_path / "out", synth, options)
+    target = tmp_path / "out" / "pairs.csv" if name == "csv" else sorted((tmp_path / "out").glob(f"*.{name}"))[0]
+    whole = target.read_bytes()
+
+    def read(content: bytes) -> None:
+        target.write_bytes(content)
+        for part in find_parts(tmp_path / "out"):
+            for place in range(len(part)):
+                part.read(place)
+                part.name(place)
+
+    read(whole)
+    counts = run(f"written {name}", mutations([whole], 300, 18), read)
+    report(counts)

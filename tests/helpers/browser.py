@@ -68,13 +68,13 @@ class Browser:
         message: dict[str, Any] = json.loads(line)
         return message
 
-    def open(self, page: Path, *, width: int = 1280, height: int = 900, is_dark: bool = False) -> None:
-        """Open a file and wait until all of it is loaded."""
+    def open(self, page: Path | str, *, width: int = 1280, height: int = 900, is_dark: bool = False) -> None:
+        """Open a file or an address and wait until all of it is loaded."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         features = [{"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}]
         self.send("Emulation.setEmulatedMedia", features=features)
         self.events.clear()
-        self.send("Page.navigate", url=page.as_uri())
+        self.send("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._receive())
 

@@ -90,7 +90,18 @@ EXPORTED = {
         "parse_manifest",
         "write_bundle",
     ],
+    "m2l_runtime.page": [
+        "PageFile",
+        "PageMode",
+        "SiteOptions",
+        "SiteReport",
+        "page_config",
+        "page_files",
+        "write_site",
+    ],
+    "m2l_runtime.serve": ["MicroBatcher", "QueueFull", "ServeOptions", "create_app", "serve"],
     "m2l_runtime.masks.sources": ["DrawnMasks", "MaskSource", "Shapes", "open_source"],
+    "m2l_runtime.triton": ["TritonModel", "TritonOptions", "TritonRepository", "write_model_repository"],
 }
 
 RENAMED = [
@@ -126,7 +137,9 @@ def test_examples__give_what_they_say(package: str, name: str, tmp_path: Path, m
     assert run_examples(examples_of(package, name)) == ""
 
 
-@pytest.mark.parametrize("package", ["m2l_runtime", "m2l_runtime.bundle", "m2l_runtime.masks.sources"])
+@pytest.mark.parametrize(
+    "package", ["m2l_runtime", "m2l_runtime.bundle", "m2l_runtime.serve", "m2l_runtime.masks.sources"]
+)
 def test_package_docstrings__give_what_they_say(package: str) -> None:
     module = importlib.import_module(package)
     assert run_examples(doctest.DocTestFinder(recurse=False).find(module, package)) == ""

@@ -256,13 +256,19 @@ def remove_inside(folder: Path, name: str) -> None:
                 raise
 
 
-def remove_leftovers(folder: Path, tag: str) -> int:
+def remove_leftovers(folder: Path, tag: str, *, is_deep: bool = True) -> int:
     """Remove the temporary files of `tag` that a killed run has left in `folder` and below; return how many.
 
     Call it only while nobody else may write with this tag.
+
+    Args:
+        folder: where to look.
+        tag: part of the temporary names.
+        is_deep: whether to look in folders below, too.
     """
     count = 0
-    for path in folder.rglob(f"{PREFIX}{tag}*{SUFFIX}"):
+    pattern = f"{PREFIX}{tag}*{SUFFIX}"
+    for path in folder.rglob(pattern) if is_deep else folder.glob(pattern):
         with contextlib.suppress(OSError):
             path.unlink()
             count += 1

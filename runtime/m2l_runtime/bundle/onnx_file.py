@@ -1,4 +1,4 @@
-"""Find the tensors of an ONNX model that are stored in other files, without the onnx package.
+"""Read what is needed of an ONNX model without the onnx package: which tensors are stored elsewhere, and wide nodes.
 
 A model may read its weights from other files ("external data"). An engine that is given bytes looks for those files in
 the current directory, so such a model is refused. This module reads the protocol buffer wire format, with a few field
@@ -43,6 +43,7 @@ _FIELDS: dict[str, frozenset[int]] = {
     "TensorProto": frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16}),
 }
 _TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 8, 13, 14
+_MODEL_GRAPH, _GRAPH_NODE, _NODE_TENSORS, _NODE_NAME = 7, 1, (1, 2), 3
 _MAX_NESTING = 64
 _MAX_TAG = (1 << 32) - 1
 
@@ -54,6 +55,30 @@ def external_tensors(model: bytes) -> list[str]:
         ValueError: `model` is not a protocol buffer of the shape that onnx.proto describes.
     """
     return list(_external(memoryview(model), "ModelProto", 0))
+
+
+def wide_nodes(model: bytes, max_tensors: int) -> list[str]:
+    """List the names of the graph's nodes that have more than `max_tensors` inputs and outputs together.
+
+    WebGPU gives a shader so many buffers and no more.
+
+    Raises:
+        ValueError: `model` is not a protocol buffer of the shape that onnx.proto describes.
+    """
+    names = []
+    for graph in _messages(memoryview(model), "ModelProto", _MODEL_GRAPH):
+        for node in _messages(graph, "GraphProto", _GRAPH_NODE):
+            fields = list(_fields(node, "NodeProto"))
+            if sum(number in _NODE_TENSORS for number, _ in fields) > max_tensors:
+                found = [value for number, value in fields if number == _NODE_NAME and isinstance(value, memoryview)]
+                names += [bytes(value).decode("utf-8", "backslashreplace") for value in found]
+    return names
+
+
+def _messages(message: memoryview, kind: str, wanted: int) -> Iterator[memoryview]:
+    for number, value in _fields(message, kind):
+        if number == wanted and isinstance(value, memoryview):
+            yield value
 
 
 def _external(message: memoryview, kind: str, depth: int) -> Iterator[str]:

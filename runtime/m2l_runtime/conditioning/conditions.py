@@ -434,13 +434,18 @@ class Conditions:
         self.label: Final = None if extra.table is None else choice.label_for(extra.names)
         """The choice of appearances in one line; None if the generator takes none."""
         self._names = extra.names
-        self._sampler = None if extra.table is None else AppearanceSampler(extra.table, choice, extra.names)
+        self._sampler = extra.sampler
+        if choice.values and extra.table is not None:
+            self._sampler = AppearanceSampler(extra.table, choice, extra.names)
 
     def for_item(self, name: str, sample: int = 1) -> Condition | None:
         """Sample the condition of an item; None if the generator takes the mask alone. See :func:`item_seed`."""
         if self.seed is None:
             return None
-        seed = item_seed(self.seed, name, sample)
+        return self.for_seed(item_seed(self.seed, name, sample))
+
+    def for_seed(self, seed: int) -> Condition:
+        """Sample the condition of an item by a seed of its own, 0..2^64-1."""
         return Condition(seed, None if self._sampler is None else self._sampler.sample(seed), self._names)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
 
@@ -22,6 +23,7 @@ from m2l_runtime._utils.reading import open_input, read_input, reason
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import PictureFileError
 from m2l_runtime.masks import tiff_tags
+from m2l_runtime.masks.complete import check_rows, check_tiles
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what is logged and nobody handles
 
@@ -44,6 +46,9 @@ _MAX_PREVIEWS: Final = 7
 _PREVIEW_SIDE: Final = 32
 _PREVIEW_DIFFERENCE: Final = 8.0
 """Mean difference in levels, at so many pixels a side, up to which a picture is a preview of another."""
+
+_PREVIEW_CORRELATION: Final = 0.8
+"""Of the same squares. The lesions of two masks may be small, so that hardly anything differs."""
 
 _NEW_SUBFILE_TYPE: Final = 254
 _BITS_PER_SAMPLE: Final = 258
@@ -108,34 +113,43 @@ def decode(content: bytes, *, apply_exif: bool = True) -> PillowImage.Image:
     return _decode(content, apply_exif=apply_exif, with_low_bytes=False)[0]
 
 
-def decode_deep(content: bytes) -> tuple[PillowImage.Image, ...]:
+def decode_deep(content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[PillowImage.Image, ...]:
     """Decode as :func:`decode` does; of 16-bit color samples return the low bytes as a second picture.
 
     Pillow has no mode for such samples and keeps one byte of each, by which a mask of 0 and 1, or of 0 and 255, comes
     out empty.
 
+    Args:
+        content: the file.
+        max_pixels: pixels that are decoded, at most `MAX_PIXELS`.
+
     Raises:
         PictureFileError: as there, or the low bytes cannot be had.
     """
-    return _decode(content, apply_exif=True, with_low_bytes=True)
+    return _decode(content, apply_exif=True, with_low_bytes=True, max_pixels=max_pixels)
 
 
-def _decode(content: bytes, *, apply_exif: bool, with_low_bytes: bool) -> tuple[PillowImage.Image, ...]:
+def _decode(
+    content: bytes, *, apply_exif: bool, with_low_bytes: bool, max_pixels: int = MAX_PIXELS
+) -> tuple[PillowImage.Image, ...]:
     picture = _open(content)
     width, height = picture.size
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise PictureFileError(
-            f"is too large: {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are decoded, for want of memory; "
+            f"is too large: {width:,} x {height:,} pixels; at most {max_pixels:,} are decoded, for want of memory; "
             "make it smaller"
         )
     low = fourth = None
     try:
         _check_others_are_previews(content, picture)
         _check_is_decoded_right(picture)
+        check_tiles(picture)
         if with_low_bytes:
+            picture = _wide_ppm(content, picture)
             low, fourth = _low_bytes(content, _rawmode(picture)), _fourth_bytes(content, picture)
         levels = _LEVELS_PER_UNIT.get(_rawmode(picture), 1)
         picture.load()
+        check_rows(content, picture)
         if fourth is not None and _is_one_color(picture):
             picture.putalpha(fourth)
         if levels > 1 and "transparency" in picture.info:  # it is told in the file's units
@@ -144,7 +158,7 @@ def _decode(content: bytes, *, apply_exif: bool, with_low_bytes: bool) -> tuple[
         picture = _white_is_high(picture)
         if apply_exif:
             _check_exif(picture)
-            picture, low = ImageOps.exif_transpose(picture), low and ImageOps.exif_transpose(low)
+            picture, low = turned(picture), low and turned(low)
     except PictureFileError:
         raise
     except MemoryError:
@@ -155,6 +169,19 @@ def _decode(content: bytes, *, apply_exif: bool, with_low_bytes: bool) -> tuple[
         raise PictureFileError(f"is damaged or truncated: {reason(error)}") from None
     picture.format = file_format
     return (picture,) if low is None else (picture, low)
+
+
+def turned(picture: PillowImage.Image) -> PillowImage.Image:
+    """Turn a picture as its EXIF orientation says, and keep the tags of a TIFF file, which Pillow drops.
+
+    Example:
+        >>> turned(PillowImage.new("L", (3, 2))).size
+        (3, 2)
+    """
+    upright = ImageOps.exif_transpose(picture)
+    if hasattr(picture, "tag_v2"):
+        upright.tag_v2 = picture.tag_v2  # type: ignore[attr-defined]
+    return upright
 
 
 def _open(content: bytes) -> PillowImage.Image:
@@ -168,6 +195,10 @@ def _open(content: bytes) -> PillowImage.Image:
         placeholder = describe_placeholder(content)
         if placeholder is not None:
             raise PictureFileError(f"is {placeholder}; expected a picture") from None
+        if content.startswith(tiff_tags.PREFIXES):
+            raise PictureFileError(
+                "is a TIFF picture of a kind that is not read, or a damaged one; save it with 8 or 16 bits, as PNG"
+            ) from None
         raise PictureFileError("is not a PNG, JPEG, BMP, TIFF, WebP, GIF or PGM picture") from None
     except (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
         raise PictureFileError(
@@ -253,6 +284,33 @@ def _low_bytes(content: bytes, rawmode: str) -> PillowImage.Image | None:
         turned.info = picture.info
         return turned
     return picture
+
+
+def _wide_ppm(content: bytes, picture: PillowImage.Image) -> PillowImage.Image:
+    """Decode color samples above 255 of a PPM file as greys, which they must be; other pictures are returned.
+
+    Pillow scales them to 8 bits, by which 0 and 1 become one. Of greys it keeps all, so it is told that the three
+    samples of a pixel are three pixels.
+
+    Raises:
+        PictureFileError: they are colors.
+    """
+    tiles = getattr(picture, "tile", None)
+    if picture.format != "PPM" or picture.mode != "RGB" or not tiles:
+        return picture
+    width, height = picture.size
+    highest = tiles[0].args[-1] if isinstance(tiles[0].args, tuple) else 255
+    if highest < 256:
+        return picture
+    wide = _open(content)
+    wide._mode, wide._size = "I", (3 * width, height)
+    wide.tile = [tiles[0]._replace(extents=(0, 0, 3 * width, height), args=("I", highest))]  # type: ignore[attr-defined]
+    samples = np.asarray(wide).reshape(height, width, 3)
+    if (samples[:, :, :1] != samples).any():
+        raise PictureFileError("has 16-bit samples of color in a PPM file; save it as a greyscale PNG")
+    gray = PillowImage.fromarray(samples[:, :, 0].astype(np.uint16))
+    gray.format = picture.format
+    return gray
 
 
 def _fourth_bytes(content: bytes, picture: PillowImage.Image) -> PillowImage.Image | None:
@@ -343,11 +401,23 @@ def _is_preview(other: PillowImage.Image, content: bytes) -> bool:
     if _is_reduced(other) or (other.format == "MPO" and other.width * other.height < first.width * first.height):
         return True  # cameras add previews, and maps of depth or light, which are smaller
     side = min(_PREVIEW_SIDE, *other.size)
-    small = [
-        np.asarray(each.convert("L").resize((side, side), PillowImage.Resampling.BOX), np.float64)
-        for each in (first, other)
-    ]
-    return bool(np.abs(small[0] - small[1]).mean() <= _PREVIEW_DIFFERENCE)
+    small = [_small(each, side) for each in (first, other)]
+    if np.abs(small[0] - small[1]).mean() > _PREVIEW_DIFFERENCE:
+        return False
+    spread = [each.std() for each in small]
+    if not all(spread):  # one color, as an empty mask is
+        return not any(spread)
+    products = (small[0] - small[0].mean()) * (small[1] - small[1].mean())
+    return bool(products.mean() >= _PREVIEW_CORRELATION * spread[0] * spread[1])
+
+
+def _small(picture: PillowImage.Image, side: int) -> npt.NDArray[np.float64]:
+    """Return the brightness of a picture in squares, as many a side; of greys as they are in the file."""
+    is_gray = picture.mode in ("1", "L", "I", "F") or picture.mode.startswith("I;16")
+    gray = picture if is_gray else picture.convert("RGB").convert("L")
+    samples = np.asarray(gray).astype(np.float32)
+    levels = PillowImage.fromarray(samples / np.float32(257 if samples.max() > 255 else 1))
+    return np.asarray(levels.resize((side, side), PillowImage.Resampling.BOX), np.float64)
 
 
 def _is_reduced(picture: PillowImage.Image) -> bool:

@@ -24,14 +24,14 @@ from typing import IO, Any, Final, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
-from PIL import ImageOps
 
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import ArrayError, MaskFileError, PictureFileError
 from m2l_runtime.masks.channels import Samples, mask_samples
-from m2l_runtime.masks.image_file import MAX_FILE_BYTES, decode_deep, read_bytes
+from m2l_runtime.masks.image_file import MAX_FILE_BYTES, MAX_PIXELS, decode_deep, read_bytes, turned
 from m2l_runtime.masks.labels import check_is_no_label_map
+from m2l_runtime.masks.lossy_areas import check_areas, even_squares
 from m2l_runtime.masks.mask_array import SupportsArray, SupportsDLPack, array_sha256, as_array, samples_of
 from m2l_runtime.masks.one_color import shades_of_one_color
 from m2l_runtime.masks.row_parts import extremes, row_parts
@@ -178,7 +178,7 @@ def _read(source: MaskInput, image_size: tuple[int, int], keep_original: bool) -
     elif isinstance(source, PillowImage.Image):
         unread = _unread_bytes(source)
         if unread is None:
-            picture = ImageOps.exif_transpose(source)
+            picture = turned(source)
             picture.format = source.format
             pixels = hashlib.sha256(f"{source.mode} {source.size} ".encode() + source.tobytes()).hexdigest()
             return _mask_file(*to_gray(picture), pixels, image_size, keep_original)
@@ -222,14 +222,16 @@ def _unread_bytes(picture: PillowImage.Image) -> bytes | None:
     return content
 
 
-def parse_mask(content: bytes, image_size: tuple[int, int], *, keep_original: bool = False) -> MaskFile:
-    """Read a mask from the bytes of a file; see :func:`read_mask`.
+def parse_mask(
+    content: bytes, image_size: tuple[int, int], *, keep_original: bool = False, max_pixels: int = MAX_PIXELS
+) -> MaskFile:
+    """Read a mask from the bytes of a file, of at most `max_pixels`; see :func:`read_mask`.
 
     Raises:
         PictureFileError, MaskFileError: as there, without the file's name.
     """
     sha256 = hashlib.sha256(content).hexdigest()
-    return _mask_file(*to_gray(*decode_deep(content)), sha256, image_size, keep_original)
+    return _mask_file(*to_gray(*decode_deep(content, max_pixels)), sha256, image_size, keep_original)
 
 
 def _mask_file(gray: Mask, note: str | None, sha256: str, image_size: tuple[int, int], keep_original: bool) -> MaskFile:
@@ -297,13 +299,15 @@ def gray_of_samples(channels: Samples, file_format: str | None) -> tuple[Mask, s
             f"expected black, white and greys, within {MAX_CHANNEL_DIFFERENCE} levels, or shades of one color on "
             "black; save the channel that shows the lesion as a greyscale PNG"
         )
-    if is_noisy and not is_dark and int(gray.max()) < 128:
+    if is_noisy and (np.count_nonzero(even_squares(gray)) > 1 if is_dark else int(gray.max()) < 128):
         raise MaskFileError(
             f"is dark: its brightest grey is {int(gray.max())} of 255; expected 0 (background) and 255 (lesion), so "
             "brighten it"
         )
     if is_dark:
         return _constant(is_first, 0), "empty"
+    if is_noisy:
+        areas = check_areas(gray, BLACK_BELOW, WHITE_FROM)
     return gray, "full" if int(gray.min()) >= WHITE_FROM else _looks_inverted(gray) or areas
 
 

@@ -193,12 +193,12 @@ def synthesize_folder(
     root = target.parent if is_file else target
     writer = SingleFileWriter(target, options, text, tag) if is_file else open_writer(root, options, text, tag)
     run = Run(sampled_masks, root, options, shard, run_settings(synthesizer, sampled_masks, options, conditions))
-    job = _Job(run, writer, synthesizer, conditions, text, tag, workers, callbacks or RunCallbacks())
+    job = Job(run, writer, synthesizer, conditions, text, tag, workers, callbacks or RunCallbacks())
     return _make_file(job, target, overwrite) if is_file else _make_folder(job, resume, overwrite)
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """Hold all that a run works with."""
 
     run: Run
@@ -213,16 +213,16 @@ class _Job:
     callbacks: RunCallbacks
 
 
-def _make_file(job: _Job, target: Path, overwrite: bool) -> Summary:
+def _make_file(job: Job, target: Path, overwrite: bool) -> Summary:
     """Make one image of a given name, without log or lock."""
     sheet_path = check_single_file(job.run, target, overwrite)
     atomic.make_folder(target.parent)
-    summary, sheet = _make_images(job, None, None)
+    summary, sheet = make_images(job, None, None)
     _write_sheet(job, sheet, sheet_path)
     return summary
 
 
-def _make_folder(job: _Job, resume: bool, overwrite: bool) -> Summary:
+def _make_folder(job: Job, resume: bool, overwrite: bool) -> Summary:
     """Make the images of a folder, with a log, while no other run works there."""
     run, writer, root = job.run, job.writer, job.run.out
     check_masks_and_output(run)
@@ -252,7 +252,7 @@ def _make_folder(job: _Job, resume: bool, overwrite: bool) -> Summary:
         atomic.make_folder(root / LOG_FOLDER)
         log = stack.enter_context(contextlib.closing(LineWriter(log_path(root, run.shard))))
         stack.callback(writer.abandon)
-        summary, sheet = _make_images(job, index, log)
+        summary, sheet = make_images(job, index, log)
         if resume and not summary.was_stopped:
             remove_stale(run, writer)
         if run.options.pairs and not summary.was_stopped:
@@ -261,7 +261,7 @@ def _make_folder(job: _Job, resume: bool, overwrite: bool) -> Summary:
     return summary
 
 
-def _make_images(job: _Job, index: LogIndex | None, log: LineWriter | None) -> tuple[Summary, ContactSheet]:
+def make_images(job: Job, index: LogIndex | None, log: LineWriter | None) -> tuple[Summary, ContactSheet]:
     """Read, synthesize, encode and write all items of a run; those that `index` shows as done are kept."""
     run, conditions, clock = job.run, job.conditions, Clock()
     summary = Summary(samples=conditions.samples, image_seed=conditions.seed, appearance=conditions.label)
@@ -290,7 +290,7 @@ def _make_images(job: _Job, index: LogIndex | None, log: LineWriter | None) -> t
     return summary, sheet
 
 
-def _write_sheet(job: _Job, sheet: ContactSheet, path: Path | None) -> None:
+def _write_sheet(job: Job, sheet: ContactSheet, path: Path | None) -> None:
     if path is not None and sheet.count:
         atomic.make_folder(path.parent)
         atomic.write_file(path, encode_png(np.asarray(sheet.draw()), job.text, _SHEET_LEVEL), tag=job.tag)
@@ -347,7 +347,7 @@ def _items(
             yield _Item(previous, group, place, name, place == items[-1][0])
 
 
-def _targets_by_name(job: _Job) -> Callable[[_Item], list[str]]:
+def _targets_by_name(job: Job) -> Callable[[_Item], list[str]]:
     """Return what finds the files whose names come from a mask's; none do where files hold many."""
     if job.run.options.is_container:
         return lambda _: []

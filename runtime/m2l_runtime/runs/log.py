@@ -138,7 +138,8 @@ class LogIndex:
         InputError: a log cannot be read.
     """
 
-    def __init__(self, out: Path, names: Sequence[str]) -> None:
+    def __init__(self, out: Path, names: Sequence[str], shard: tuple[int, int] | None = None) -> None:
+        """Read the logs of one shard, or of all shards."""
         self._names = names
         self._odd = {utf8(name): place for place, name in enumerate(names) if utf8(name) != name}
         self._files: list[IO[bytes]] = []
@@ -149,7 +150,7 @@ class LogIndex:
         """Number of the bundle in `_bundle_numbers`."""
         self._bundle_numbers: dict[str, int] = {}
         self._lock = threading.Lock()
-        for path in log_paths(out):
+        for path in log_paths(out, shard):
             self._read(path)
 
     def _read(self, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from picture_files import tiff
 from PIL import Image
 from support import disc, save
 
@@ -198,3 +199,34 @@ def test_channels__what_would_come_out_as_one_color_is_refused(tmp_path: Path) -
 def test_channels__premultiplied_grey() -> None:
     picture = Image.fromarray(np.dstack([DISC, np.full_like(DISC, 255)]), "LA").convert("La")
     np.testing.assert_array_equal(to_gray(picture)[0], DISC)
+
+
+@pytest.mark.parametrize("colors", [1, 3])
+def test_channels__a_mask_in_a_channel_that_is_not_read_is_refused(colors: int) -> None:
+    samples = np.zeros((64, 64, colors + 1), np.uint8)
+    samples[:, :, colors] = DISC
+    tags = {258: (8,) * (colors + 1), 262: (1 if colors == 1 else 2,), 277: (colors + 1,), 338: (0,)}
+    with pytest.raises(MaskFileError, match="a channel beside that is not read"):
+        read_mask(tiff(tags, samples.tobytes()), SIZE)
+
+
+def test_channels__bytes_below_0_are_refused() -> None:
+    with pytest.raises(MaskFileError, match="numbers below 0"):
+        read_mask(
+            tiff({258: (8,), 262: (1,), 277: (1,), 339: (2,)}, np.where(INSIDE, -1, 0).astype("i1").tobytes()), SIZE
+        )
+
+
+@pytest.mark.parametrize("kind", ["P6", "P3"])
+@pytest.mark.parametrize("highest", [256, 1000, 65535])
+def test_channels__a_ppm_of_wide_samples(kind: str, highest: int) -> None:
+    for high in (1, 255, highest):
+        samples = np.repeat(np.where(INSIDE, high, 0)[:, :, None], 3, 2)
+        data = samples.astype(">u2").tobytes() if kind == "P6" else " ".join(map(str, samples.ravel())).encode()
+        found = read_mask(f"{kind}\n64 64\n{highest}\n".encode() + data, SIZE)
+        np.testing.assert_array_equal(found.mask, DISC)
+        assert found.note is None
+    samples[:5, :5, 0] += 1
+    data = samples.astype(">u2").tobytes() if kind == "P6" else " ".join(map(str, samples.ravel())).encode()
+    with pytest.raises(MaskFileError, match=r"samples of color in a PPM file|too large for this mode"):
+        read_mask(f"{kind}\n64 64\n{highest}\n".encode() + data, SIZE)

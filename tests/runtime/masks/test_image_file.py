@@ -193,3 +193,34 @@ def test_image_file__decoders_print_nothing(tmp_path: Path, capfd: pytest.Captur
         with pytest.raises(MaskFileError):
             read_mask(tmp_path / name, (64, 64))
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("levels", [1, 255, 65535])
+@pytest.mark.parametrize("places", [((30, 30), (10, 10)), (None, (10, 10)), ((30, 30), None)])
+def test_image_file__pages_of_small_lesions_are_no_previews(
+    levels: int, places: tuple[tuple[int, int] | None, ...]
+) -> None:
+    """Masks of several lesions, a page each: nearly all is black, so they differ little."""
+    pages = []
+    for place in places:
+        page = np.zeros((64, 64), np.uint16 if levels > 255 else np.uint8)
+        if place is not None:
+            page[place[0] : place[0] + 4, place[1] : place[1] + 4] = levels
+        pages.append(Image.fromarray(page))
+    target = io.BytesIO()
+    pages[0].save(target, "TIFF", save_all=True, append_images=pages[1:])
+    with pytest.raises(PictureFileError, match="holds 2 pictures"):
+        decode(target.getvalue())
+    smaller = io.BytesIO()
+    pages[0].save(smaller, "TIFF", save_all=True, append_images=[pages[1].resize((32, 32))])
+    with pytest.raises(PictureFileError, match="holds 2 pictures"):
+        decode(smaller.getvalue())
+    same = io.BytesIO()
+    pages[0].save(same, "TIFF", save_all=True, append_images=[pages[0].resize((32, 32))])
+    assert decode(same.getvalue()).size == (64, 64)
+
+
+def test_image_file__a_tiff_of_another_kind_is_called_one() -> None:
+    content = b"II*\0\x08\0\0\0" + bytes(8)
+    with pytest.raises(PictureFileError, match="is a TIFF picture of a kind that is not read"):
+        decode(content)

@@ -148,3 +148,34 @@ def test_labels__a_dark_jpeg_is_no_empty_mask(tmp_path: Path) -> None:
     path = save(tmp_path / "mask.jpg", (np.array(soft) // 8).astype(np.uint8), quality=95)
     with pytest.raises(MaskFileError, match=r"is dark: its brightest grey is \d+ of 255"):
         read_mask(path, SIZE)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "WEBP"])
+@pytest.mark.parametrize(("label", "border"), [(15, 255), (60, 255), (2, 0), (5, 0)])
+def test_labels__areas_of_one_grey_stay_labels_in_lossy_files(file_format: str, label: int, border: int) -> None:
+    """A class with a border of 255, and a class of 2 or 5 on black, which noise would have made many values of."""
+    levels = np.where(disc(64, 20, 30, 30) > 0, np.uint8(label), np.uint8(0))
+    levels[(disc(64, 22, 30, 30) > 0) & (levels == 0)] = border
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, file_format, quality=95)
+    assert len(np.unique(np.asarray(Image.open(file).convert("L")))) > 2
+    with pytest.raises(MaskFileError, match="has an area of the grey|is dark|looks like a photograph"):
+        read_mask(file.getvalue(), (64, 64))
+
+
+@pytest.mark.parametrize("quality", [5, 30, 75, 95])
+@pytest.mark.parametrize("file_format", ["JPEG", "WEBP"])
+def test_labels__noise_is_no_area(file_format: str, quality: int) -> None:
+    file = io.BytesIO()
+    Image.fromarray(disc(96, 30, 40, 50)).save(file, file_format, quality=quality)
+    found = read_mask(file.getvalue(), (96, 96))
+    assert found.note is None
+    assert ((found.mask > 127) == (disc(96, 30, 40, 50) > 127)).mean() > 0.99
+
+
+def test_labels__a_smaller_area_of_grey_in_a_jpeg_has_a_note() -> None:
+    levels = disc(96, 30, 40, 50)
+    levels[80:92, :24] = 128
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "JPEG", quality=95)
+    assert read_mask(file.getvalue(), (96, 96)).note == "gray areas"

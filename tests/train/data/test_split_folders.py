@@ -40,6 +40,34 @@ def test_split_folders__training_reads_those_inside_images(tmp_path: Path, val: 
     assert found.layout == "images/train with masks/train"
 
 
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("train_set", "val_set"),
+        ("trn", "dev"),
+        ("TrainImages", "ValImages"),
+        ("ISIC2018_Training_Input", "ISIC2018_Validation_Input"),
+    ],
+)
+def test_split_folders__a_split_is_one_word_of_a_name(tmp_path: Path, train: str, val: str) -> None:
+    names = [name.replace("train/", f"{train}/").replace("val/", f"{val}/") for name in THREE[:5]]
+    found = open_data(write(tmp_path, *names))
+    assert [pair.name for pair in found.train] == ["a", "b", "c"]
+    assert [pair.name for pair in found.val] == ["d", "e"]
+
+
+@pytest.mark.parametrize("names", [("latest/a", "contest/b"), ("constrained/a", "interval/b"), ("test-train/a", "x/b")])
+def test_split_folders__parts_of_words_are_no_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
+    found = open_data(write(tmp_path, *names))
+    assert [pair.name for pair in found.train] == ["a", "b"]
+
+
+def test_split_folders__splits_further_down_are_not_mixed(tmp_path: Path) -> None:
+    write(tmp_path, *(f"part/{name}" for name in THREE))
+    with pytest.raises(InputError, match="images/part holds the splits test, train, val, one folder further down"):
+        open_data(tmp_path)
+
+
 @pytest.mark.parametrize("flat", ["images", "masks"])
 def test_split_folders__one_side_may_be_flat(tmp_path: Path, flat: str) -> None:
     names = [name if flat == "neither" else f"{name}:{name[-1]}" for name in THREE]

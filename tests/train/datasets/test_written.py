@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import multiprocessing
+import os
 import pickle
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,14 @@ import numpy as np
 import preloaded  # noqa: F401 - has the fork server import PyTorch once
 import pytest
 from pairs_content import contents
-from support import slow
+from support import npz, slow
 from torch.utils.data import DataLoader
 
 from m2l_runtime import Encoding, OutputOptions, Synthesizer, iterate_folder, open_source, synthesize_folder
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.errors import ArgumentError, InputError
 from m2l_train.datasets import PairsDataset, PairsIterableDataset
+from m2l_train.datasets.parts import find_parts
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
@@ -181,6 +185,61 @@ def test_pairs_dataset__pictures_that_are_broken(written: dict[str, Path], tmp_p
         PairsDataset(arrays)[0]
     with pytest.raises(InputError, match="holds other arrays"):
         PairsDataset(arrays)[1]
+
+
+def read_all(folder: Path) -> None:
+    """Read whatever a folder holds; a refusal is an `InputError`."""
+    for part in find_parts(folder):
+        for place in range(len(part)):
+            part.read(place)
+            part.name(place)
+
+
+def tar_of(**files: bytes) -> bytes:
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name.replace("__", "."))
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return target.getvalue()
+
+
+def test_pairs_dataset__readers_raise_what_they_like(written: dict[str, Path], tmp_path: Path) -> None:
+    """Errors of csv, json, tarfile, NumPy and pyarrow become one that names the file."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    image, mask = (sorted((written["pairs"] / kind).iterdir())[0].read_bytes() for kind in ("images", "masks"))
+    large = io.BytesIO()
+    np.savez_compressed(large, image=np.zeros((1 << 14, 10_240), np.uint8), mask=np.zeros((3, 3), np.uint8))
+    cases: dict[str, bytes] = {
+        "deep.tar": tar_of(a__png=image, a__mask__png=mask, a__json=b"[" * 100_000),
+        "list.tar": tar_of(a__png=image, a__mask__png=mask, a__json=b"[]"),
+        "size.tar": tar_of(a__png=image)[:124] + b"\xff" * 12 + tar_of(a__png=image)[136:],
+        "pairs.csv": b"image,mask,source\nimages/a.png\n",
+        "nul/pairs.csv": b"image,mask,source\nimages/\0.png,masks/a.png,a\n",
+        "field/pairs.csv": b"image,mask,source\n" + b"x" * 200_000 + b",b,c\n",
+        "flat/a.npz": npz(image=np.zeros(3, np.uint8), mask=np.zeros((), np.uint8)),
+        "large/a.npz": large.getvalue(),
+    }
+    for name, content in cases.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=path.name if path.parent.name != "nul" else "embedded null"):
+            read_all(path if path.suffix == ".tar" else path.parent)
+        path.unlink()
+    for number, column in enumerate(("text", None, {"path": "a"}, {"bytes": None}, {"bytes": "text"}, {"bytes": 7})):
+        table = pyarrow.Table.from_pylist([{"image": column, "mask": column, "name": "a"}])
+        parquet.write_table(table, tmp_path / f"{number}.parquet")
+        with pytest.raises(InputError, match=f"{number}.parquet"):
+            read_all(tmp_path / f"{number}.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "pairs.csv", "a.npz"])
+def test_pairs_dataset__pipes_are_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="not a plain file|holds no pairs"):
+        read_all(tmp_path)
 
 
 def test_pairs_dataset__a_tar_that_changes_while_it_is_read(written: dict[str, Path], tmp_path: Path) -> None:

@@ -310,8 +310,10 @@ def test_read_results__refuses_what_is_no_result(given: Inputs, tmp_path: Path) 
             read_results([tmp_path / name])
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "again.json").write_text(whole)
+    (tmp_path / "text.json").write_bytes(whole.encode().replace(b"steered", b"ste\xc0red", 1))
     for paths, words in (
         ([tmp_path / "bytes.json"], "is no JSON"),
+        ([tmp_path / "text.json"], "damaged result: .*utf-8"),
         ([tmp_path / "none.json"], "cannot read"),
         ([tmp_path], "is a folder"),
         ([given.evaluation, tmp_path / "again.json"], "again; expected each result once"),

@@ -18,16 +18,18 @@ from m2l_train.data.pairing import Pair, Pairing, PairPattern, find_pairs
 SPLIT_NAMES: Final[Mapping[str, str]] = {
     "train": "train",
     "training": "train",
+    "trn": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
     "dev": "val",
     "test": "test",
     "testing": "test",
+    "tst": "test",
 }
-"""The split by a folder's name, in lower case and without a year: train2017 is train."""
+"""The split by a word of a folder's name, in lower case."""
 
-_YEAR: Final = re.compile(r"[-_]?(19|20)\d\d$")
+_WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 def find_split_pairs(
@@ -66,13 +68,26 @@ def find_split_pairs(
     return found
 
 
+def split_of_name(name: str) -> str | None:
+    """Return the split that a folder's name has a word for; None if there is no such word, or are several.
+
+    Example:
+        >>> split_of_name("train2017"), split_of_name("ISIC2018_Validation_Input"), split_of_name("TestSet")
+        ('train', 'val', 'test')
+        >>> split_of_name("latest"), split_of_name("train-val")
+        (None, None)
+    """
+    splits = {SPLIT_NAMES[word.lower()] for word in _WORD.findall(name) if word.lower() in SPLIT_NAMES}
+    return splits.pop() if len(splits) == 1 else None
+
+
 def _splits_in(folder: Path) -> dict[str, str]:
     """Return the names of subfolders by their splits; empty if there are fewer than two splits."""
     if not folder.is_dir():
         return {}
     splits: dict[str, str] = {}
     for entry in sorted(entry.name for entry in folder.iterdir() if entry.is_dir()):
-        split = SPLIT_NAMES.get(_YEAR.sub("", entry.lower()))
+        split = split_of_name(entry)
         if split is None:
             continue
         if split in splits:
@@ -81,7 +96,16 @@ def _splits_in(folder: Path) -> dict[str, str]:
                 f"{printable(entry)}; leave one of them"
             )
         splits[split] = entry
-    return splits if len(splits) > 1 else {}
+    if len(splits) > 1:
+        return splits
+    for entry in sorted(entry.name for entry in folder.iterdir() if entry.is_dir()):
+        below = {split_of_name(name.name) for name in (folder / entry).iterdir() if name.is_dir()} - {None}
+        if len(below) > 1:
+            raise InputError(
+                f"{printable(folder / entry)} holds the splits {', '.join(sorted(filter(None, below)))}, one folder "
+                f"further down than expected; give {printable(folder / entry)}, or move its folders up"
+            )
+    return {}
 
 
 def _refuse_outside(folder: Path, splits: Mapping[str, str]) -> None:

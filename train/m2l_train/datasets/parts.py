@@ -13,14 +13,16 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from m2l_runtime._utils.reading import reader_errors
+from m2l_runtime._utils.npz import read_npz
+from m2l_runtime._utils.reading import open_input, reader_errors
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import EngineNotInstalled, InputError, PictureFileError
-from m2l_runtime.masks.image_file import decode
+from m2l_runtime.masks.image_file import MAX_FILE_BYTES, MAX_PIXELS, decode
 from m2l_runtime.output.formats import FORMATS
 from m2l_runtime.runs.checks import PAIRS
 from m2l_runtime.types import Image, Mask
 
+_MAX_ARRAY_BYTES: Final = 4 * MAX_PIXELS + (1 << 16)
 _MASK: Final = ".mask.png"
 _ABOUT: Final = ".json"
 _IMAGES: Final = tuple(
@@ -107,12 +109,11 @@ def _pair(image: bytes, mask: bytes, where: str) -> tuple[Image, Mask]:
 
 
 def _read(path: Path, start: int = 0, size: int = -1) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            content = file.read(size)
-    except OSError as error:
-        raise InputError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+    with reader_errors(InputError, path, "cannot be read"), open_input(path) as file:
+        file.seek(start)
+        content = file.read(size if size >= 0 else MAX_FILE_BYTES + 1)
+    if size < 0 and len(content) > MAX_FILE_BYTES:
+        raise InputError(f"{printable(path)} has more than {MAX_FILE_BYTES:,} bytes; no more are read")
     if size >= 0 and len(content) != size:
         raise InputError(f"{printable(path)} ends too early: it was cut off, or has changed since it was opened")
     return content
@@ -123,13 +124,16 @@ class FilesPart:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with io.StringIO(_read(folder / PAIRS).decode("utf-8", "replace"), newline="") as file:
+        table_file = folder / PAIRS
+        content = _read(table_file).decode("utf-8", "replace")
+        with reader_errors(InputError, table_file, "is damaged"), io.StringIO(content, newline="") as file:
             table = csv.DictReader(file)
             if not {"image", "mask", "source"} <= set(table.fieldnames or ()):
-                raise InputError(
-                    f"{printable(folder / PAIRS)} has no columns image, mask and source, as m2l writes them"
-                )
+                raise InputError(f"{printable(table_file)} has no columns image, mask and source, as m2l writes them")
             self._rows = [(row["image"], row["mask"], row["source"]) for row in table]
+        for number, row in enumerate(self._rows):
+            if not all(row):
+                raise InputError(f"{printable(table_file)} is damaged: row {number + 1} has no image, mask or source")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -160,13 +164,10 @@ class ArraysPart:
     def read(self, place: int) -> tuple[Image, Mask]:
         """See Part."""
         path = self._paths[place]
-        content = _read(path)
-        with (
-            reader_errors(InputError, path, "is damaged, or no pair of m2l"),
-            np.load(io.BytesIO(content), allow_pickle=False) as arrays,
-        ):
+        with reader_errors(InputError, path, "is damaged, or no pair of m2l"):
+            arrays = read_npz(_read(path), _MAX_ARRAY_BYTES)
             image, mask = arrays["image"], arrays["mask"]
-        if image.dtype != np.uint8 or mask.dtype != np.uint8 or image.shape != (*mask.shape, 3):
+        if image.dtype != np.uint8 or mask.dtype != np.uint8 or mask.ndim != 2 or image.shape != (*mask.shape, 3):
             raise InputError(f"{printable(path)} holds other arrays than image (H, W, 3) and mask (H, W), uint8")
         return image, mask
 
@@ -185,16 +186,17 @@ class TarPart:
     def __init__(self, path: Path) -> None:
         self._path = path
         found: dict[str, dict[str, tuple[int, int]]] = {}
-        size = path.stat().st_size
-        try:
-            with tarfile.open(path, "r:") as tar:
-                for member in tar:
-                    key, dot, kind = member.name.partition(".")
-                    if not member.isfile() or member.offset_data + member.size > size:
-                        raise tarfile.ReadError
-                    found.setdefault(key, {})[dot + kind] = (member.offset_data, member.size)
-        except (tarfile.TarError, OSError, EOFError):
-            raise InputError(f"{printable(path)} is damaged or cut off; expected a tar of m2l synth") from None
+        with (
+            reader_errors(InputError, path, "is damaged or cut off", "; expected a tar of m2l synth"),
+            open_input(path) as file,
+            tarfile.open(fileobj=file, mode="r:") as tar,
+        ):
+            size = os.fstat(file.fileno()).st_size
+            for member in tar:
+                key, dot, kind = member.name.partition(".")
+                if not member.isfile() or not 0 <= member.size <= size - member.offset_data:
+                    raise ValueError(f"{member.name} is no file, or ends behind the tar")
+                found.setdefault(key, {})[dot + kind] = (member.offset_data, member.size)
         rows = [self._row(key, kinds) for key, kinds in found.items()]
         self._places = np.array(rows, np.int64).reshape(-1, 3, 2)
 
@@ -220,14 +222,20 @@ class TarPart:
 
     def name(self, place: int) -> str:
         """See Part."""
-        try:
+        with reader_errors(InputError, self._path, f"what is said of pair {place} is damaged"):
             return str(json.loads(self._member(place, 2))["name"])
-        except (ValueError, LookupError, TypeError):
-            raise InputError(f"{printable(self._path)}: what is said of pair {place} is damaged") from None
 
     def runs(self, length: int) -> list[range]:
         """See Part."""
         return _runs(len(self), length)
+
+
+def _group_sizes(metadata: Any) -> list[int]:
+    """Return the number of rows of each row group."""
+    sizes = [int(metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
+    if min(sizes, default=0) < 0:
+        raise ValueError("a row group has fewer than no rows")
+    return sizes
 
 
 class ParquetPart:
@@ -237,11 +245,10 @@ class ParquetPart:
         self._path = path
         self._file: tuple[int, Any] | None = None
         self._group: tuple[int, list[dict[str, Any]]] | None = None
-        metadata = self._call(lambda file: file.metadata)
         names = set(self._call(lambda file: file.schema_arrow.names))
         if not {"image", "mask", "name"} <= names:
             raise InputError(f"{printable(path)} has no columns image, mask and name, as m2l synth writes them")
-        self._ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+        self._ends = np.cumsum(self._call(lambda file: _group_sizes(file.metadata)), dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -255,27 +262,28 @@ class ParquetPart:
             raise EngineNotInstalled(
                 f'Parquet files need {error.name}, which is not installed: pip install "m2l[parquet]"'
             ) from error
-        try:
+        with reader_errors(InputError, self._path, "is damaged or cannot be read"):
             if self._file is None or self._file[0] != os.getpid():
+                open_input(self._path).close()  # a pipe is refused, and not waited for
                 self._file = (os.getpid(), pyarrow.parquet.ParquetFile(self._path))
             return work(self._file[1])
-        except (pyarrow.ArrowException, OSError) as error:
-            reason = printable(str(error).partition("\n")[0])
-            raise InputError(f"{printable(self._path)} is damaged or cannot be read: {reason}") from None
 
     def _row(self, place: int) -> dict[str, Any]:
         group = int(np.searchsorted(self._ends, place, side="right"))
         if self._group is None or self._group[0] != group:
             columns = ["image", "mask", "name"]
-            table = self._call(lambda file: file.read_row_group(group, columns=columns, use_threads=False))
-            self._group = (group, table.to_pylist())
+            rows = self._call(lambda file: file.read_row_group(group, columns=columns, use_threads=False).to_pylist())
+            self._group = (group, rows)
         rows = self._group[1]
-        return rows[place - int(self._ends[group]) + len(rows)]
+        with reader_errors(InputError, self._path, f"row {place} is missing"):
+            return dict(rows[place - int(self._ends[group]) + len(rows)])
 
     def read(self, place: int) -> tuple[Image, Mask]:
         """See Part."""
         row, where = self._row(place), f"{printable(self._path)}, row {place}"
-        return _pair(row["image"]["bytes"], row["mask"]["bytes"], where)
+        with reader_errors(InputError, self._path, f"row {place} has no bytes of an image and a mask"):
+            image, mask = (memoryview(row[column]["bytes"]).tobytes() for column in ("image", "mask"))
+        return _pair(image, mask, where)
 
     def name(self, place: int) -> str:
         """See Part."""

@@ -6,6 +6,7 @@ https://huggingface.co/docs/datasets/image_dataset
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,6 +109,11 @@ class ParquetWriter:
 
     def abandon(self) -> None:
         """See Writer."""
+        if self._writer is not None:
+            with contextlib.suppress(Exception):  # such as a full disk
+                self._writer.close()
+            self._writer.is_open = False  # else its destructor writes to the closed file, and Python prints that
         if self._file is not None:
+            self._writer.is_open = False  # or it writes its end to the closed file when it is collected
             self._file.discard()
-        self._file, self._rows = None, []
+        self._file, self._writer, self._rows = None, None, []

@@ -217,13 +217,11 @@ def _parse(path: Path, content: bytes) -> Document:
         raise InputError(
             f"{name} is of version {head.schema_version} of {head.schema}, this m2l reads {kind.version}; {advice}"
         )
-    try:
+    with reader_errors(InputError, path, "is a damaged result", f"; run {kind.command} again"):
         document = msgspec.json.decode(content, type=kind.document)
         if isinstance(document, usefulness.Usefulness):
             usefulness.check_whole(document)
         return document
-    except ValueError as error:  # msgspec's among them
-        raise InputError(f"{name} is a damaged result: {printable(str(error))}; run {kind.command} again") from None
 
 
 def _labeled(documents: Sequence[tuple[Path, Document]]) -> list[LoadedResult]:

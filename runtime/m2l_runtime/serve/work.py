@@ -1,0 +1,95 @@
+"""Do the work of requests: decoding, images and encoding, each in its place, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from starlette.requests import Request
+
+from m2l_runtime.serve.batcher import MicroBatcher
+from m2l_runtime.serve.body import decompress, while_connected
+from m2l_runtime.serve.errors import RETRY_AFTER, HttpError
+from m2l_runtime.serve.metrics import Metrics
+from m2l_runtime.serve.model import Job, ModelHolder, run_jobs
+from m2l_runtime.serve.options import ServeOptions
+from m2l_runtime.types import Image
+
+_T = TypeVar("_T")
+
+
+class Workshop:
+    """Hold what the requests of a service share: the model, the batcher, threads, metrics."""
+
+    def __init__(self, holder: ModelHolder, options: ServeOptions) -> None:
+        settings = holder.current.synthesizer.settings
+        self.holder: Final = holder
+        self.options: Final = options
+        max_batch = options.max_batch or settings.batch_size
+        at_once = max_batch * settings.streams
+        self.max_requests: Final = options.max_requests or max(8, 4 * at_once)
+        """Requests that are let in at once."""
+        self.metrics: Final = Metrics()
+        self.batcher: Final[MicroBatcher[Job, Image]] = MicroBatcher(
+            run_jobs,
+            max_batch=max_batch,
+            max_queue=options.max_queue or max(16, 2 * at_once),
+            max_delay_s=options.max_delay_ms / 1000,
+            workers=settings.streams,
+            group_of=lambda job: job.model,
+            on_batch=self.metrics.count_batch,
+        )
+        self._codecs = ThreadPoolExecutor(options.codec_threads, "m2l-codec")
+        self._admitted = 0
+        self.metrics.watch(lambda: self.batcher.queue_length, lambda: self._admitted)
+        self.metrics.describe_bundle(holder.current)
+
+    @contextlib.contextmanager
+    def admit(self) -> Iterator[None]:
+        """Let a request in for the length of a block.
+
+        Raises:
+            HttpError: 503 of one too many, or of a service that is stopping.
+        """
+        if not self.holder.is_ready:
+            raise HttpError(503, "the service is stopping; ask another one, or later", RETRY_AFTER)
+        if self._admitted >= self.max_requests:
+            self.metrics.count_refused("requests")
+            raise HttpError(
+                503, f"{self._admitted} requests are under way, as many as may be; try again later", RETRY_AFTER
+            )
+        self._admitted += 1
+        try:
+            yield
+        finally:
+            self._admitted -= 1
+
+    async def in_thread(self, function: Callable[[], _T]) -> _T:
+        """Run what takes the processor for a while on one of the threads for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._codecs, function)
+
+    async def unpack(self, request: Request, body: bytes) -> bytes:
+        """Undo the Content-Encoding of a body; see :func:`m2l_runtime.serve.body.decompress`."""
+        encoding = request.headers.get("content-encoding")
+        if encoding is None:
+            return body
+        return await self.in_thread(lambda: decompress(body, encoding, self.options.max_body_bytes))
+
+    async def synthesize(self, request: Request, jobs: Sequence[Job]) -> list[Image]:
+        """Synthesize the images of a request, as long as its client waits.
+
+        Raises:
+            QueueFull: more would wait than may.
+            EngineError: the engine failed.
+            HttpError: 503 of images that do not come in time.
+        """
+        return await while_connected(request, self.batcher.submit(jobs), self.options.request_timeout_s)
+
+    async def close(self) -> None:
+        """Finish what is under way, and free the threads and the engine."""
+        self.holder.is_ready = False
+        await self.batcher.close()
+        self._codecs.shutdown(wait=False, cancel_futures=True)
