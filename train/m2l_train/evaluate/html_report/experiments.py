@@ -141,8 +141,8 @@ def experiment_facts(result: Usefulness) -> list[tuple[str, str]]:
         ) + f"; {result.test_pairs:,} to test on"),
         ("masks", f"{settings.masks}, {settings.ratio:g} synthesized for each real training pair, {settings.share:.0%} "
          f"of the images seen, {settings.use}" if generators else ""),
-        ("segmenters", f"{plural(settings.width, 'channel')} at {settings.side}x{settings.side}, {settings.steps:,} steps of "
-         f"{settings.batch_size}, learning rate {settings.learning_rate:g}, {settings.precision}"),
+        ("segmenters", f"{plural(settings.width, 'channel')} at {settings.side}x{settings.side}, {settings.steps:,} "
+         f"steps of {settings.batch_size}, learning rate {settings.learning_rate:g}, {settings.precision}"),
         ("seeds", f"{result.seeds}"),
         ("time", f"{result.seconds / 3600:.1f} hours, all segmenters together"),
         ("versions", ", ".join(f"{printable(name)} {printable(v)}" for name, v in result.versions.items())),
