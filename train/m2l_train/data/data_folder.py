@@ -35,6 +35,10 @@ VAL: Final = "val"
 DATASET_FILE: Final = "dataset.json"
 """Written by `m2l prepare` beside the splits: how it made them."""
 _SAMPLE_PICTURES: Final = 16
+_MAX_EVEN_RANGE: Final = 12
+"""Levels that JPEG leaves of one, in means of a few pixels."""
+_MIN_COLOR: Final = 32
+"""Levels between the channels of what is surely no grey."""
 
 
 @dataclass(frozen=True)
@@ -201,12 +205,24 @@ def _is_combined_pair(path: Path) -> bool:
 
 
 def _is_mask(picture: PillowImage.Image) -> bool:
+    if _is_one_color(picture):
+        return False
     picture.format = "JPEG"  # its edges may have noise whatever the file is now
     try:
         to_gray(picture)
     except PictureFileError:
         return False
     return True
+
+
+def _is_one_color(picture: PillowImage.Image) -> bool:
+    """Tell whether the middle of a picture has one color, and no grey: no mask is that, a plain photograph may be."""
+    width, height = picture.size  # near the seam, its color was taken away
+    middle = (width / 4, 0, width * 3 / 4, height)
+    extrema = picture.convert("RGB").resize((32, 32), PillowImage.Resampling.BOX, middle).getextrema()
+    levels = [(low + high) / 2 for low, high in extrema]
+    is_even = all(high - low <= _MAX_EVEN_RANGE for low, high in extrema)
+    return is_even and max(levels) - min(levels) > _MIN_COLOR
 
 
 def _stored_size(pairs: tuple[Pair, ...], *, is_prepared: bool) -> int | str | None:
