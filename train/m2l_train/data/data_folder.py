@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from PIL import Image as PillowImage
 
 from m2l_runtime._utils.sides import plain_sides
@@ -219,10 +220,9 @@ def _is_one_color(picture: PillowImage.Image) -> bool:
     """Tell whether the middle of a picture has one color, and no grey: no mask is that, a plain photograph may be."""
     width, height = picture.size  # near the seam, its color was taken away
     middle = (width / 4, 0, width * 3 / 4, height)
-    extrema = picture.convert("RGB").resize((32, 32), PillowImage.Resampling.BOX, middle).getextrema()
-    levels = [(low + high) / 2 for low, high in extrema]
-    is_even = all(high - low <= _MAX_EVEN_RANGE for low, high in extrema)
-    return is_even and max(levels) - min(levels) > _MIN_COLOR
+    small = np.asarray(picture.convert("RGB").resize((32, 32), PillowImage.Resampling.BOX, middle)).reshape(-1, 3)
+    is_even = np.ptp(small, axis=0).max() <= _MAX_EVEN_RANGE
+    return bool(is_even and np.ptp(small.mean(axis=0)) > _MIN_COLOR)
 
 
 def _stored_size(pairs: tuple[Pair, ...], *, is_prepared: bool) -> int | str | None:
