@@ -61,7 +61,7 @@ from m2l_export.tensorrt import (
 )
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
-from m2l_runtime._utils.sides import Sides, plain_sides, read_sides
+from m2l_runtime._utils.sides import Sides, plain_sides, read_sides, shown_sides
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.backends.base import BackendOptions, ModelSource
 from m2l_runtime.backends.registry import backend_module
@@ -292,7 +292,7 @@ def load(task: Task, path: str | os.PathLike[str]) -> LoadedNetwork:
             dropout_byte_count(checkpoint.network.spec, size)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
-    task.on_step(f"found {_describe(spec)}; masks and images of {size[1]}x{size[0]}")
+    task.on_step(f"found {_describe(spec)}; masks and images of {shown_sides(size)}")
     return LoadedNetwork(name, checkpoint, run, size)
 
 

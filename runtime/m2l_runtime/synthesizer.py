@@ -32,7 +32,7 @@ from m2l_runtime.conditioning.conditions import (
     mask_seed,
 )
 from m2l_runtime.errors import ArrayError, BundleDamaged, EngineError
-from m2l_runtime.types import Images, Masks
+from m2l_runtime.types import Images, Masks, is_black_and_white
 
 if TYPE_CHECKING:
     from m2l_runtime.masks.mask_array import SupportsArray, SupportsDLPack
@@ -205,7 +205,8 @@ class Synthesizer:
             uint8 (N, H, W, 3) RGB, a new array owned by the caller.
 
         Raises:
-            ArrayError: an array has another shape, type or range, or the generator takes no appearance.
+            ArrayError: an array has another shape, type or range, a mask is a map of class labels, or the generator
+                takes no appearance.
             InputError: an appearance is not among those that there are.
             EngineError: the engine failed, or the synthesizer is closed.
         """
@@ -220,11 +221,12 @@ class Synthesizer:
     def _as_masks(self, masks: object) -> Masks:
         """Return what a call was given as `Masks`: itself if it is that already."""
         is_masks = isinstance(masks, np.ndarray) and masks.dtype == np.uint8 and masks.ndim == 3
-        if is_masks and masks.shape[1:] == self.image_size and not (masks.size and masks.max() == 1):  # type: ignore[attr-defined]
+        has_size = is_masks and masks.shape[1:] == self.image_size  # type: ignore[attr-defined]
+        if has_size and is_black_and_white(masks):  # type: ignore[arg-type]
             return masks  # type: ignore[return-value]
-        from m2l_runtime.masks.mask_file import stack_masks  # a first image need not wait for it
+        from m2l_runtime.masks.mask_file import stack_gray, stack_masks  # a first image need not wait for it
 
-        return stack_masks(masks, self.image_size)
+        return stack_gray(masks) if has_size else stack_masks(masks, self.image_size)  # type: ignore[arg-type]
 
     def _appearances(
         self, asked: Appearances | AppearanceChoice | Mapping[str, float] | str, seeds: Sequence[int]
@@ -248,8 +250,8 @@ class Synthesizer:
     ) -> Images:
         """Synthesize as a call does, without its checks, for masks of :func:`m2l_runtime.read_mask`.
 
-        A call takes masks with a maximum of 1 for those of 0 and 1; this does not. A lesion far smaller than a pixel
-        gives such a mask when its file is resized.
+        A call takes a mask with a maximum of 1 for one of 0 and 1, and refuses maps of class labels; this does not. A
+        lesion far smaller than a pixel gives a mask of few dark values when its file is resized.
         """
         return self.run_inputs(self.extra.arrays(masks, seeds, appearances))
 

@@ -45,12 +45,23 @@ def describe(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
+def is_black_and_white(masks: Masks) -> bool:
+    """Tell whether all values are 0 or 255.
+
+    Example:
+        >>> masks = np.zeros((1, 2, 2), np.uint8)
+        >>> is_black_and_white(masks), is_black_and_white(masks + np.uint8(254))
+        (True, False)
+    """
+    return not bool((masks + np.uint8(1) > 1).any())  # 255 + 1 is 0
+
+
 def check_masks(masks: Any, image_size: tuple[int, int]) -> Masks:
     """Check that an array is `Masks` of `image_size` (height, width), and return it.
 
     Raises:
-        ArrayError: not an array, wrong shape or type, boolean, or a maximum of 1. A mask of 0 and 1 would be read as
-            black; only the caller knows whether 1 means lesion.
+        ArrayError: not an array, wrong shape or type, boolean, or a mask with a maximum of 1. One of 0 and 1 would be
+            read as black; only the caller knows whether 1 means lesion.
     """
     height, width = image_size
     expected = f"masks must be (N, {height}, {width}) uint8"
@@ -62,7 +73,7 @@ def check_masks(masks: Any, image_size: tuple[int, int]) -> Masks:
         raise ArrayError(f"{expected}, got {describe(masks)}; a single mask is masks[None]")
     if masks.ndim != 3 or masks.shape[1:] != (height, width) or masks.dtype != np.uint8:
         raise ArrayError(f"{expected}, got {describe(masks)}")
-    if masks.size and masks.max() == 1:
+    if masks.size and (masks.max(axis=(1, 2)) == 1).any():
         raise ArrayError(f"{expected} from 0 to 255, got a maximum of 1; write masks * 255 if 1 means lesion")
     return masks
 

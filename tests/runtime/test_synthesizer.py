@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as PillowImage
 from support import TINY_BUNDLE, Array, disc
 
 from m2l_runtime import Synthesizer
@@ -50,6 +51,32 @@ def test_synthesizer__the_engine_always_sees_one_batch_shape() -> None:
         backend.run = watch  # type: ignore[method-assign]
         synth(MASKS)
         assert seen == [(4, 256, 256)] * 2
+
+
+def test_synthesizer__a_mask_of_0_and_1_gives_the_same_image_among_others(tiny_synth: Synthesizer) -> None:
+    mixed = np.stack([MASKS[0] // 255, MASKS[1]])
+    kept = mixed.copy()
+    np.testing.assert_array_equal(tiny_synth(mixed), tiny_synth(MASKS[:2]))
+    np.testing.assert_array_equal(mixed, kept)
+
+
+@pytest.mark.parametrize("lesion", [1, 15])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_synthesizer__a_map_of_class_labels_is_refused_whatever_its_type(
+    tiny_synth: Synthesizer, lesion: int, dtype: type
+) -> None:
+    labels = MASKS[0] // 255 * lesion
+    labels[:8] = 255  # the label of what is left out
+    with pytest.raises(ArrayError, match=r"mask 1 of 2.* class labels"):
+        tiny_synth(np.stack([MASKS[0], labels]).astype(dtype))
+
+
+def test_synthesizer__greys_of_resizing_stay_as_they_are(tiny_synth: Synthesizer) -> None:
+    soft = np.asarray(
+        PillowImage.fromarray(MASKS[0]).resize((97, 97), PillowImage.Resampling.BICUBIC).resize((256, 256))
+    )
+    assert not np.isin(soft, (0, 255)).all()
+    np.testing.assert_array_equal(tiny_synth(soft[None]), tiny_synth.synthesize_checked(soft[None]))
 
 
 def test_synthesizer__no_masks_no_images(tiny_synth: Synthesizer) -> None:

@@ -33,6 +33,8 @@ class _Held:
     descriptor: int
     links: dict[str, str | None] = field(default_factory=dict)
     """Where each folder below led when it was first used: the target of a link, None for a folder."""
+    folders: dict[str, int] = field(default_factory=dict)
+    """Descriptors of the folders below that were used first, at most `_MAX_FOLDERS`."""
 
     def check(self) -> None:
         """Raise an OSError if another folder, a link or nothing has this name now."""
@@ -41,13 +43,35 @@ class _Held:
         except FileNotFoundError:
             is_same = False
         if not is_same:
-            raise OSError(
-                errno.ESTALE,
-                f"the folder {printable(self.path)} was moved, removed or replaced meanwhile; bring back the one that "
-                "had this name, and --resume",
-            )
+            raise _replaced(self.path)
+
+    def check_folder(self, descriptor: int, below: str) -> None:
+        """Raise an OSError if the folder below that has just been opened is not the one that was used first.
+
+        Its descriptor is kept for that: not every file system gives a folder the same number each time.
+        """
+        with _lock:
+            if below not in self.folders and len(self.folders) < _MAX_FOLDERS:
+                self.folders[below] = os.dup(descriptor)
+            first = self.folders.get(below)
+            is_same = first is None or os.path.samestat(os.fstat(first), os.fstat(descriptor))
+        if not is_same:
+            raise _replaced(self.path + below)
+
+    def close(self) -> None:
+        for descriptor in (self.descriptor, *self.folders.values()):
+            os.close(descriptor)
 
 
+def _replaced(path: str) -> OSError:
+    return OSError(
+        errno.ESTALE,
+        f"the folder {printable(path)} was moved, removed or replaced meanwhile; bring back the one that had this "
+        "name, and --resume",
+    )
+
+
+_MAX_FOLDERS: Final = 64
 _held: list[_Held] = []
 _lock: Final = threading.Lock()
 
@@ -78,7 +102,7 @@ def held_folder(path: Path) -> Iterator[None]:
     finally:
         with _lock:
             _held.remove(held)
-        os.close(descriptor)
+        held.close()
 
 
 @contextlib.contextmanager
@@ -91,8 +115,8 @@ def place(path: Path, *, make_parents: bool = False) -> Iterator[tuple[int | Non
             left to the caller.
 
     Raises:
-        OSError: its folder is not there or cannot be opened; or is held, and another one has taken its place; or lies
-            in a held one, and has become a link since it was first used.
+        OSError: its folder is not there or cannot be opened; or is held or lies in a held one, and another one or a
+            link has taken its place since it was first used.
     """
     held, parts = _find(path)
     if held is None:
@@ -118,14 +142,14 @@ def place(path: Path, *, make_parents: bool = False) -> Iterator[tuple[int | Non
 
 
 def check_held(path: Path) -> None:
-    """Make sure that the held folder that a path lies in, if there is one, is still the one of its name.
+    """Make sure that the held folder that a path lies in, if there is one, and those between are still the same.
 
     Raises:
-        OSError: another one has taken its place.
+        OSError: another one or a link has taken the place of one.
     """
-    held, _ = _find(path)
-    if held is not None:
-        held.check()
+    if _find(path)[0] is not None:
+        with place(path):
+            pass
 
 
 def make_folder(folder: Path) -> None:
@@ -136,6 +160,30 @@ def make_folder(folder: Path) -> None:
     """
     with place(folder / "any", make_parents=True):
         pass
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove an empty folder. Below a held one, another may take its name from then on.
+
+    Raises:
+        OSError: it is not there, or not empty.
+    """
+    folder.rmdir()
+    forget(folder)
+
+
+def forget(folder: Path) -> None:
+    """Let other folders take the names of one that was removed on purpose, and of those in it."""
+    held, parts = _find(folder)
+    if held is None:
+        return
+    below = "".join(f"/{part}" for part in parts)
+    with _lock:
+        for name in [name for name in held.links if name == below or name.startswith(f"{below}/")]:
+            del held.links[name]
+            descriptor = held.folders.pop(name, None)
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def _find(path: Path) -> tuple[_Held | None, list[str]]:
@@ -152,7 +200,10 @@ def _find(path: Path) -> tuple[_Held | None, list[str]]:
 
 
 def _open_folder(held: _Held, at: int, part: str, below: str) -> int:
-    """Open a folder in folder `at`. A link is followed if it was one, to the same target, when it was first used."""
+    """Open a folder in folder `at`, the one that was used first.
+
+    A link is followed if it was one, to the same target, when it was first used.
+    """
     try:
         descriptor, target = os.open(part, _FOLDER_FLAGS | _NO_FOLLOW, dir_fd=at), None
     except OSError as error:
@@ -166,4 +217,9 @@ def _open_folder(held: _Held, at: int, part: str, below: str) -> int:
     if target is not None and target != first:
         os.close(descriptor)
         raise OSError(errno.ELOOP, f"the folder {printable(held.path + below)} has become a link meanwhile")
+    try:
+        held.check_folder(descriptor, below)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor

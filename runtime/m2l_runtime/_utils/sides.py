@@ -65,6 +65,17 @@ def plain_sides(size: tuple[int, int]) -> int | str:
     return height if height == width else f"{height}x{width}"
 
 
+def shown_sides(size: tuple[int, int]) -> str:
+    """Write a size for people, in the order that options take it.
+
+    Example:
+        >>> shown_sides((256, 256)), shown_sides((64, 96))
+        ('256x256', '64x96 (height x width)')
+    """
+    height, width = size
+    return f"{height}x{width}" + ("" if height == width else " (height x width)")
+
+
 def both_sides(size: int | tuple[int, int]) -> tuple[int, int]:
     """Return (height, width) of a side or of both.
 

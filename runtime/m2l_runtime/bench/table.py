@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from m2l_runtime._utils.sides import shown_sides
 from m2l_runtime._utils.text import plural, printable, table
 from m2l_runtime.bench.report import BenchReport, Row, Statistic
 
@@ -65,14 +66,14 @@ def as_table(report: BenchReport) -> str:
 
 def _head(report: BenchReport) -> str:
     bundle, machine = report.bundle, report.machine
-    height, width = bundle["image_size"]
+    size = shown_sides(tuple(bundle["image_size"]))
     files = ", ".join(f"{printable(path)} {size / 1e6:,.1f} MB" for path, size in bundle["model_bytes"].items())
     load = "" if machine["load_average"] is None else f", load average {machine['load_average']:g} at the start"
     engines = dict.fromkeys(row.throughput_settings.engine for row in report.rows if row.throughput_settings)
     versions = [f"m2l {machine['m2l']}", *engines, *(f"{name} {machine[name]}" for name in ("numpy", "pillow"))]
     versions += [f"Python {machine['python']}", machine["system"]]
     rows = [
-        ("bundle", f"{printable(bundle['name'])} (sha256 {bundle['sha256'][:12]}...), {width}x{height}"),
+        ("bundle", f"{printable(bundle['name'])} (sha256 {bundle['sha256'][:12]}...), {size}"),
         ("network", f"ngf {bundle['ngf']}, {plural(bundle['parameter_count'], 'parameter')}; {files}"),
         ("machine", f"{printable(machine['cpu'])}, {plural(machine['usable_cpus'], 'usable CPU')}{load}"),
         ("versions", ", ".join(versions)),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from m2l_runtime._utils.cpu import peak_memory_megabytes
+from m2l_runtime._utils.sides import shown_sides
 from m2l_runtime._utils.text import plural, printable, rate, table
 from m2l_runtime.backends.base import BackendSettings
 from m2l_runtime.backends.trt.library import TITLES
@@ -54,14 +55,14 @@ def _describe_training(training: Training | None) -> list[tuple[str, str]]:
 def describe_bundle(bundle: Bundle) -> str:
     """Describe a bundle, file by file."""
     manifest, network = bundle.manifest, bundle.manifest.network
-    height, width = manifest.image_size
+    size = shown_sides(manifest.image_size)
     rows = [
         ("name", printable(manifest.name)),
         ("path", printable(bundle.path)),
         ("sha256", bundle.sha256),
         (
             "images",
-            f"{width}x{height} RGB from masks of that size ({manifest.resampling.fit}, {manifest.resampling.filter})",
+            f"{size} RGB from masks of that size ({manifest.resampling.fit}, {manifest.resampling.filter})",
         ),
         (
             "network",

@@ -45,6 +45,8 @@ LOSSY_FORMATS: Final = ("JPEG", "WEBP")
 """Formats whose noise can turn one value into several."""
 
 
+_MAX_LABELS: Final = 16
+"""Values up to which a mask that is at its final size may be a map of labels; resizing leaves more on edges."""
 _IN_MEMORY: Final = "array"
 """In place of a format, for what was never a file: nothing of it is noise."""
 
@@ -91,6 +93,41 @@ def stack_masks(masks: object, image_size: tuple[int, int]) -> Masks:
             stacked[place] = read_mask(item, image_size).mask
         except PictureFileError as error:
             raise ArrayError(f"mask {place} of {len(items)}: {error}") from None
+    return stacked
+
+
+def stack_gray(masks: Masks) -> Masks:
+    """Take masks of which some are neither black nor white: greys as they are, and 1 for 255 where nothing is above it.
+
+    Each is looked at by itself, so that it gives the same image alone and among others.
+
+    Example:
+        >>> import numpy as np
+        >>> masks = np.zeros((2, 8, 8), np.uint8)
+        >>> masks[0, 2:6, 2:6], masks[1, 2:6, 2:6] = 1, 255
+        >>> stack_gray(masks).max(axis=(1, 2)).tolist()
+        [255, 255]
+
+    Args:
+        masks: uint8 (N, H, W); only read.
+
+    Returns:
+        uint8 (N, H, W): `masks` itself where nothing had to be changed.
+
+    Raises:
+        ArrayError: one of them is a map of class labels (:mod:`m2l_runtime.masks.labels`).
+    """
+    stacked = masks
+    for place, mask in enumerate(masks):
+        value_count = np.count_nonzero(np.bincount(mask.ravel(), minlength=256))
+        if mask.max(initial=0) == 1:
+            stacked = masks.copy() if stacked is masks else stacked
+            stacked[place] = mask * 255
+        elif 2 < value_count <= _MAX_LABELS:
+            try:
+                check_is_no_label_map(mask)
+            except MaskFileError as error:
+                raise ArrayError(f"mask {place} of {len(masks)} {error}") from None
     return stacked
 
 

@@ -20,6 +20,7 @@ from m2l_runtime._utils.text import shown
 from m2l_runtime._version import __version__
 from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, check_appearances, check_seeds
 from m2l_runtime.errors import ArgumentError
+from m2l_runtime.masks.mask_file import stack_gray
 from m2l_runtime.serve.body import read_body
 from m2l_runtime.serve.errors import HttpError, json_response
 from m2l_runtime.serve.model import DEFAULT_NAME, Job, ServedModel
@@ -41,7 +42,7 @@ from m2l_runtime.serve.tensors import (
     write_response,
 )
 from m2l_runtime.serve.work import Workshop
-from m2l_runtime.types import Masks, check_masks
+from m2l_runtime.types import Masks, check_masks, is_black_and_white
 
 VERSION: Final = "1"
 SEEDS: Final = "seeds"
@@ -331,7 +332,8 @@ def _check_tensor(info: TensorInfo, tensor: Tensor) -> None:
 def _masks_of(tensors: Mapping[str, Tensor], info: TensorInfo, model: ServedModel) -> Masks:
     if info.name not in tensors:
         raise ArgumentError(f"the request has no input {info.name}; expected masks, UINT8 {list(info.shape)}")
-    return check_masks(tensors[info.name], model.image_size)
+    masks = check_masks(tensors[info.name], model.image_size)
+    return masks if is_black_and_white(masks) else stack_gray(masks)
 
 
 def _conditions(

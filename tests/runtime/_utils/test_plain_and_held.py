@@ -178,6 +178,33 @@ def test_held_folder__a_folder_within_that_becomes_a_link_is_not_followed(out: P
     assert os.listdir(tmp_path / "victim") == ["mine.png"]
 
 
+@pytest.mark.parametrize("is_made_anew", [False, True])
+def test_held_folder__a_folder_within_that_is_replaced_is_noticed(out: Path, is_made_anew: bool) -> None:
+    with held_folder.held_folder(out):
+        held_folder.make_folder(out / "images" / "sub")
+        atomic.write_file(out / "images" / "sub" / "a.png", b"1")
+        (out / "images").rename(out / "before")
+        if is_made_anew:
+            (out / "images" / "sub").mkdir(parents=True)
+            with pytest.raises(OSError, match="images was moved"):
+                held_folder.check_held(out / "images" / "sub" / "log")  # as for a file that is open already
+        with pytest.raises((OutputError, OSError), match="images was moved, removed or replaced meanwhile"):
+            held_folder.make_folder(out / "images" / "sub")
+            atomic.write_file(out / "images" / "sub" / "b.png", b"1")
+    assert not (out / "images" / "sub" / "b.png").exists()
+
+
+def test_held_folder__a_folder_that_we_removed_may_be_made_again(out: Path) -> None:
+    with held_folder.held_folder(out):
+        for content in (b"1", b"2"):
+            held_folder.make_folder(out / "images")
+            atomic.write_file(out / "images" / "a.png", content)
+            atomic.remove_inside(out, "images/a.png")
+            (out / "images").rename(out / f"kept-{content.decode()}")  # its inode is not used again
+            (out / "images").mkdir()
+            held_folder.remove_folder(out / "images")
+
+
 def test_held_folder__links_that_were_there_are_followed_as_long_as_they_lead_to_the_same(
     out: Path, tmp_path: Path
 ) -> None:

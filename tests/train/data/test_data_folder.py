@@ -30,6 +30,18 @@ def test_data_folder__combined_pictures_are_known_by_their_halves(tmp_path: Path
     assert len(open_data(tmp_path / "c").train) == 4
 
 
+def test_data_folder__a_photograph_of_one_color_is_no_mask(tmp_path: Path) -> None:
+    mask = disc(256, 60, 128, 128)
+    for name, color in (("colored", (230, 120, 90)), ("gray", (120, 120, 120))):
+        both = np.concatenate([np.repeat(mask[:, :, None], 3, 2), np.full((256, 256, 3), color, np.uint8)], 1)
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.fromarray(both).save(tmp_path / name / f"{number}.jpg", quality=95)  # 4:2:0, as Pillow's default
+    assert len(open_data(tmp_path / "colored").train) == 2
+    with pytest.raises(InputError, match="holds no combined A"):
+        open_data(tmp_path / "gray")
+
+
 def test_data_folder__folders_of_masks_or_of_photographs_are_no_combined_pictures(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data", 4, 2, 64)
     for folder in (data / "train" / "masks", data / "train" / "images"):

@@ -69,7 +69,7 @@ def test_rectangles__from_photographs_to_images(photographs: Path, tmp_path: Pat
     assert m2l("train", data, run, "--resume", "--max-steps", 2).code == 0
     exported = m2l("export", run, bundle)
     assert exported.code == 0, exported.err
-    assert "masks and images of 128x64" in exported.err
+    assert "masks and images of 64x128 (height x width)" in exported.err
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["image_size"] == list(SIZE)
     assert manifest["network"]["levels"] == 6

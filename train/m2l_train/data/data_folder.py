@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from PIL import Image as PillowImage
 
 from m2l_runtime._utils.sides import plain_sides
@@ -35,6 +36,10 @@ VAL: Final = "val"
 DATASET_FILE: Final = "dataset.json"
 """Written by `m2l prepare` beside the splits: how it made them."""
 _SAMPLE_PICTURES: Final = 16
+_MAX_EVEN_RANGE: Final = 12
+"""Levels that JPEG leaves of one, in means of a few pixels."""
+_MIN_COLOR: Final = 32
+"""Levels between the channels of what is surely no grey."""
 
 
 @dataclass(frozen=True)
@@ -201,12 +206,23 @@ def _is_combined_pair(path: Path) -> bool:
 
 
 def _is_mask(picture: PillowImage.Image) -> bool:
+    if _is_one_color(picture):
+        return False
     picture.format = "JPEG"  # its edges may have noise whatever the file is now
     try:
         to_gray(picture)
     except PictureFileError:
         return False
     return True
+
+
+def _is_one_color(picture: PillowImage.Image) -> bool:
+    """Tell whether the middle of a picture has one color, and no grey: no mask is that, a plain photograph may be."""
+    width, height = picture.size  # near the seam, its color was taken away
+    middle = (width / 4, 0, width * 3 / 4, height)
+    small = np.asarray(picture.convert("RGB").resize((32, 32), PillowImage.Resampling.BOX, middle)).reshape(-1, 3)
+    is_even = np.ptp(small, axis=0).max() <= _MAX_EVEN_RANGE
+    return bool(is_even and np.ptp(small.mean(axis=0)) > _MIN_COLOR)
 
 
 def _stored_size(pairs: tuple[Pair, ...], *, is_prepared: bool) -> int | str | None:

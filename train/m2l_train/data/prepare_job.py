@@ -19,6 +19,7 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.atomic import file_sha256
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._utils.file_system import is_name_error, name_error
+from m2l_runtime._utils.held_folder import remove_folder
 from m2l_runtime._utils.text import printable, utf8
 from m2l_runtime.errors import OutputError
 from m2l_runtime.runs.jsonl import LineWriter, read_lines
@@ -91,7 +92,7 @@ class PrepareJob:
         for folder in sorted(self._root.rglob("*"), reverse=True):
             if folder.is_dir():
                 with contextlib.suppress(OSError):
-                    folder.rmdir()
+                    remove_folder(folder)
 
     def announce(self, pairs: Sequence[Pair], log: LineWriter) -> None:
         """Log every file that is going to be written and is not in the log: by it a call after a kill removes them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from m2l_runtime._utils.sides import read_sides
+from m2l_runtime._utils.sides import read_sides, shown_sides
 from m2l_runtime._utils.text import plural, printable, table
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def describe_evaluation(evaluation: Evaluation) -> str:
         made = (("" if figure.as_made is None else format_number(figure.as_made.value)),) if is_encoded else ()
         rows.append((metric_spec(name).title, _cell(figure), *made, real, figure.better, figure.unit))
     counts = evaluation.counts
-    height, width = read_sides(evaluation.image_size, "the size")
+    size = shown_sides(read_sides(evaluation.image_size, "the size"))
     head = [
-        f"{plural(counts.synthesized, 'image')} of {evaluation.provenance.synthesized} at {width}x{height}, "
+        f"{plural(counts.synthesized, 'image')} of {evaluation.provenance.synthesized} at {size}, "
         f"{counts.real:,} real; sets compared with "
         + (
             f"{plural(counts.training_sample, 'training image')}, neighbours looked for in {counts.training:,}"
@@ -87,12 +87,12 @@ def describe_comparison(comparison: Comparison) -> str:
             )
         )
     a, b = comparison.a, comparison.b
-    height, width = read_sides(comparison.image_size, "the size")
+    size = shown_sides(read_sides(comparison.image_size, "the size"))
     shared = {"shared": ", the same appearances", "own": ", appearances of its own each", None: ""}
     lines = [
         f"A: {a.provenance.synthesized}",
         f"B: {b.provenance.synthesized}",
-        f"{plural(a.counts.synthesized, 'mask')} at {height}x{width}, seed {a.provenance.seed}"
+        f"{plural(a.counts.synthesized, 'mask')} at {size}, seed {a.provenance.seed}"
         f"{shared[comparison.appearances]}; compared with {comparison.compared_with}",
         "",
         table(rows),

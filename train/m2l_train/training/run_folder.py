@@ -31,6 +31,7 @@ import msgspec
 import torch
 
 from m2l_runtime._utils import atomic
+from m2l_runtime._utils.held_folder import remove_folder
 from m2l_runtime._utils.plain_file import read_plain
 from m2l_runtime._utils.reading import decode_line, reader_errors
 from m2l_runtime._utils.text import printable
@@ -105,7 +106,7 @@ class RunFolder:
         if resume and overwrite:
             raise ArgumentError("a run is either gone on with (--resume) or begun anew (--overwrite); choose one")
         if resume:
-            if not (self.path / CONFIG).is_file():  # a damaged one is told of when it is read
+            if not os.path.lexists(self.path / CONFIG):  # what else is wrong with it is told of when it is read
                 raise InputError(f"{name} holds no run to resume; leave out --resume to begin one")
             return
         if self.is_run():
@@ -131,7 +132,7 @@ class RunFolder:
                 for file in list((self.path / folder).glob(pattern)):
                     atomic.remove_inside(self.path, f"{folder}/{file.name}")
                 with contextlib.suppress(OSError):  # not there, or others' files are in it
-                    (self.path / folder).rmdir()
+                    remove_folder(self.path / folder)
         atomic.write_file(self.path / CONFIG, content, durable=True, tag=TAG)
 
     def read_config(self) -> TrainConfig:

@@ -18,6 +18,7 @@ import torch
 from m2l_runtime import Synthesizer, __version__
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.held_folder import forget
 from m2l_runtime._utils.plain_file import read_plain
 from m2l_runtime._utils.reading import decode_line, reader_errors
 from m2l_runtime._utils.text import plural, printable
@@ -332,6 +333,7 @@ def _remove_earlier(root: Path) -> None:
         for name in _OURS:
             if (root / name).is_dir() and not (root / name).is_symlink():
                 shutil.rmtree(root / name)
+                forget(root / name)
             else:
                 (root / name).unlink(missing_ok=True)
         (root / CELLS).mkdir()
