@@ -33,6 +33,7 @@ from m2l_train.models.modulated import (
     ModulatedGenerator,
     ModulatedSpec,
     smooth,
+    smooth_phases,
 )
 from m2l_train.models.networks import LEAKY_RELU_SLOPE
 
@@ -147,4 +148,4 @@ class DeployModulated(nn.Module):
         assert normalizing is not None  # noqa: S101 - there is a stage
         luma, offset, phases = self.head(x * normalizing[:, :, None, None].to(x.dtype)).split(HEAD_PARTS, 1)
         color = F.interpolate(luma + smooth(offset), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return color + smooth(F.pixel_shuffle(phases, 2))
+        return color + F.pixel_shuffle(smooth_phases(phases), 2)

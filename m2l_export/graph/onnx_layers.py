@@ -28,6 +28,9 @@ WRITERS: Final[dict[type[nn.Module], Writer]] = {}
 _PLACE_WORDS: Final = ("downs", "ups", "noise", "skip", "head", "blocks", "first", "second")
 """Parts of a weight's name that tell convolutions apart, beside numbers. Others, such as `layer`, are left out."""
 
+FIXED_WEIGHTS: Final = ".taps"
+"""End of the names of weights that are a fixed filter's: such a convolution is no layer, and stays in float."""
+
 
 def convolution_name(weight: str) -> str:
     """Find a convolution's place in the network by the name of its weights.

@@ -11,8 +11,8 @@ import numpy as np
 
 from m2l_export.graph.modulated import HEAD_PARTS, DeployModulated, Factors, ModulatedStage, Numbers
 from m2l_export.graph.onnx_builder import Builder, Value
-from m2l_export.graph.onnx_layers import repeat, weight_name, write
-from m2l_train.models.modulated import MAX_DEVIATIONS, NOISE_MEAN
+from m2l_export.graph.onnx_layers import FIXED_WEIGHTS, repeat, weight_name, write
+from m2l_train.models.modulated import MAX_DEVIATIONS, NOISE_MEAN, phase_weights
 from m2l_train.models.networks import LEAKY_RELU_SLOPE
 
 
@@ -50,8 +50,9 @@ def write_modulated(to: Builder, core: DeployModulated, x: Value, appearance: Va
     luma, offset, phases = to.split("head.parts", write(to, core.head, "unet.head", x), HEAD_PARTS)
     color = to.node("Add", "head.color", _smooth(to, "head.offset", offset), luma)
     color = _enlarge(to, "head.enlarged", color)
-    fine = to.node("DepthToSpace", "head.luma", phases, shape=(1, *color.shape[1:]), blocksize=2, mode="CRD")
-    return to.node("Add", "image.rgb", color, _smooth(to, "head.fine", fine))
+    fine = _smooth_phases(to, "head.fine", phases)
+    fine = to.node("DepthToSpace", "head.luma", fine, shape=(1, *color.shape[1:]), blocksize=2, mode="CRD")
+    return to.node("Add", "image.rgb", color, fine)
 
 
 def _smooth(to: Builder, name: str, x: Value) -> Value:
@@ -63,6 +64,15 @@ def _smooth(to: Builder, name: str, x: Value) -> Value:
         shape = (channels, height + step, width + step)
         x = to.node("AveragePool", f"{name}.mean.{step}", x, shape=shape, kernel_shape=[2, 2], strides=[1, 1])
     return x
+
+
+def _smooth_phases(to: Builder, name: str, x: Value) -> Value:
+    """Write the filter of the phases as a convolution, which is no layer of the network: it stays in float."""
+    channels, height, width = x.shape
+    pads = (0, 0, 1, 1, 0, 0, 1, 1)
+    padded = to.node("Pad", f"{name}.padded", x, pads, shape=(channels, height + 2, width + 2), mode="edge")
+    taps = to.initializer(f"{name}{FIXED_WEIGHTS}", np.array(phase_weights(), x.dtype))
+    return to.node("Conv", name, padded, taps, shape=x.shape, kernel_shape=[3, 3])
 
 
 def _enlarge(to: Builder, name: str, x: Value) -> Value:

@@ -20,6 +20,7 @@ from m2l_export.graph.deploy import ByteGraph, DeployUnet, Modulation, dropout_b
 from m2l_export.graph.modulated import DeployModulated
 from m2l_export.graph.onnx_builder import BATCH, Builder, Value
 from m2l_export.graph.onnx_layers import (
+    FIXED_WEIGHTS,
     convolution_name,
     require_bits,
     to_array,
@@ -43,6 +44,7 @@ __all__ = [
     "APPEARANCE",
     "BATCH",
     "DROPOUT_BITS",
+    "FIXED_WEIGHTS",
     "IMAGE",
     "MASK",
     "NOISE",

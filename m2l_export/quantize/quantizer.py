@@ -28,7 +28,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from m2l_export.graph.onnx_writer import convolution_name
+from m2l_export.graph.onnx_writer import FIXED_WEIGHTS, convolution_name
 from m2l_runtime._utils.temporary import temporary_errors
 from m2l_runtime._version import __version__
 from m2l_runtime.errors import EngineNotInstalled
@@ -132,7 +132,10 @@ class Quantizer:
                 activation_qType=QuantType.QInt8 if self.target == "tensorrt" else QuantType.QUInt8,
                 tensors_range=self._ranges,
                 nodes_to_quantize=[],
-                nodes_to_exclude=[layer.node for layer in self.layers if layer.name in float_layers],
+                nodes_to_exclude=[
+                    *_fixed_filters(self._model.graph),
+                    *(layer.node for layer in self.layers if layer.name in float_layers),
+                ],
                 op_types_to_quantize=OPERATORS[self.target],
                 extra_options=options,
             )
@@ -146,6 +149,11 @@ class Quantizer:
         return bytes(model.SerializeToString(deterministic=True))
 
 
+def _fixed_filters(graph: onnx.GraphProto) -> list[str]:
+    """Name the convolutions whose weights are part of no network."""
+    return [node.name for node in graph.node if len(node.input) > 1 and node.input[1].endswith(FIXED_WEIGHTS)]
+
+
 def _layers(content: bytes, operators: Collection[str]) -> tuple[Layer, ...]:
     """List the convolutions of a deploy graph in order."""
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
@@ -156,7 +164,7 @@ def _layers(content: bytes, operators: Collection[str]) -> tuple[Layer, ...]:
     }
     layers = []
     for node in model.graph.node:
-        if node.op_type in operators:
+        if node.op_type in operators and not node.input[1].endswith(FIXED_WEIGHTS):
             output, weight = sides[node.output[0]], numpy_helper.to_array(weights[node.input[1]])
             pixels = math.prod(output[2:])
             if node.op_type == "ConvTranspose":  # multiplies once for each pixel that comes in: a quarter of these

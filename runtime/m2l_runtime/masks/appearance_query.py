@@ -120,7 +120,8 @@ def _read(path: Path, image_size: tuple[int, int]) -> tuple[Image, tuple[int, in
         colors = picture.convert("RGB")
         resized = colors.resize(image_size[::-1], PillowImage.Resampling.BICUBIC)
     except PictureFileError as error:
-        raise PictureFileError(f"{printable(path)}: {error}") from None
+        meant = "" if os.path.lexists(path) else "; expected a photograph, or NAME=NUMBER,..., as in hair=0,ita=tan"
+        raise PictureFileError(f"{printable(path)}: {error}{meant}") from None
     except MemoryError:
         raise PictureFileError(f"{printable(path)}: does not fit in memory") from None
     return np.array(resized), (colors.height, colors.width)

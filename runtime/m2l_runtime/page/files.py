@@ -9,6 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from m2l_runtime._utils.arguments import check_types
+
 STATIC: Final = Path(__file__).resolve().parent / "static"
 
 MEDIA_TYPES: Final[Mapping[str, str]] = MappingProxyType(
@@ -39,6 +41,7 @@ class PageFile:
     """As the header Content-Type says it."""
 
 
+@check_types()
 def page_files() -> Mapping[str, PageFile]:
     """Read the files of the page, by their path relative to it, ``/`` between parts.
 

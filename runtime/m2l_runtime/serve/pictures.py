@@ -63,7 +63,7 @@ def _check_media_type(media_type: str) -> None:
         raise HttpError(
             415,
             f"the body is the picture itself, as image/png, got {shown(media_type)}; with curl: "
-            "--data-binary @mask.png",
+            "-H 'Content-Type: image/png' --data-binary @mask.png",
         )
 
 

@@ -26,6 +26,9 @@ _REASONS: Final = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request 
 _MAX_DROPPED: Final = 4
 """Times the limit of a body that are dropped after an answer: who sends all of a large body reads why it is refused."""
 
+_LATER_S: Final = 1.5
+"""Seconds after the application's own limit of time for a body, which has words, when the connection is closed."""
+
 _LINGER_S: Final = 2.0
 """Seconds in which what a refused client still sends is dropped, so that it gets to read the answer."""
 
@@ -106,7 +109,7 @@ class LimitedProtocol(H11Protocol):
         state = self.conn.their_state
         if state is h11.SEND_BODY:
             if before is not h11.SEND_BODY:
-                self._wait(self.options.body_timeout_s * 1.5, self.transport.abort)
+                self._wait(self.options.body_timeout_s + _LATER_S, self.transport.abort)
         elif state is h11.IDLE:
             has_begun = bool(self.conn.trailing_data[0])
             if not has_begun:

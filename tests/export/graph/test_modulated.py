@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 import torch
 from functional_modulated import SMALL, drawn_inputs, images_by_formula, small_modulated
@@ -16,6 +17,7 @@ from m2l_export.graph.fp16_weights import store_weights_as_fp16
 from m2l_export.graph.half_precision import EmulatedHalf, emulate_half_precision, to_half_precision
 from m2l_export.graph.modulated import DeployModulated
 from m2l_export.graph.onnx_writer import BATCH, IMAGE, input_specs, to_onnx
+from m2l_export.quantize.quantizer import Quantizer, Target
 from m2l_runtime.backends.base import BackendOptions, ModelSource
 from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.bundle.schema import TensorSpec
@@ -124,3 +126,21 @@ def test_deploy__what_a_modulated_generator_has_not(options: dict[str, Any], mes
 @pytest.mark.parametrize("upsampling", ["pixel-shuffle", "resize"])
 def test_deploy__its_upsampling_is_what_it_was_trained_with(upsampling: Any) -> None:
     assert deploy(small_modulated(), upsampling=upsampling).upsampling == "resize"
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_fixed_filter__is_no_layer_and_stays_in_float(target: Target) -> None:
+    content = to_onnx(deploy(small_modulated()).graph, input_specs(SMALL, (32, 32)))
+    quantizer = Quantizer(content, inputs(2, (32, 32)), target)
+    filtering = [node for node in onnx.load_from_string(content).graph.node if node.name == "head.fine"]
+    assert [node.op_type for node in filtering] == ["Conv"]
+    assert {layer.name for layer in quantizer.layers} >= {"head", "ups.0"}
+    assert "head.fine" not in {layer.node for layer in quantizer.layers}
+    graph = onnx.load_from_string(quantizer.quantize()).graph
+    fixed = {one.name: one for one in graph.initializer}[filtering[0].input[1]]
+    assert fixed.data_type == onnx.TensorProto.FLOAT
+    left = [node for node in graph.node if node.op_type == "Conv" and node.input[1] == fixed.name]
+    assert len(left) == 1
+    quantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    others = [node for node in graph.node if node.op_type == "Conv" and node not in left]
+    assert all(node.input[1] in quantized for node in others)

@@ -18,6 +18,7 @@ from m2l_train.models.modulated import (
     infer_modulated_spec,
     is_modulated,
     scale_noise,
+    smooth_phases,
     to_rgb,
 )
 from m2l_train.models.networks import UnetGenerator, UnetSpec
@@ -117,6 +118,22 @@ def test_to_rgb__luma_is_added_to_all_channels_at_the_full_side() -> None:
     luma = torch.randn(2, 1, 8, 8)
     found = to_rgb(torch.zeros(2, 3, 4, 4), luma)
     assert torch.equal(found, luma.expand(2, 3, 8, 8))
+
+
+def test_smooth_phases__lets_frequencies_through_as_twice_the_binomial_filter_less_its_square() -> None:
+    """Of waves across and down, by the filter's closed form: cos^2 is what [1, 2, 1] / 4 leaves of half a wave."""
+    side = 64
+    places = np.arange(side)
+    for cycles in ((0, 0), (4, 0), (0, 8), (12, 20), (31, 2), (32, 0), (32, 32)):
+        left = 1.0
+        for number in cycles:
+            binomial = np.cos(np.pi * number / side) ** 2
+            left *= 2 * binomial - binomial**2
+        angles = 2 * np.pi * (cycles[0] * places[:, None] + cycles[1] * places) / side
+        wave = torch.from_numpy(np.cos(angles))[None, None]
+        found = F.pixel_shuffle(smooth_phases(F.pixel_unshuffle(wave, 2)), 2)
+        inner = (..., slice(2, -2), slice(2, -2))
+        assert found[inner].numpy() == pytest.approx(left * wave[inner].numpy(), abs=1e-12)
 
 
 def test_draw__half_the_side_is_the_full_one_without_fine_luma() -> None:

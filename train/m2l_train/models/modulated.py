@@ -35,6 +35,10 @@ GAIN: Final = math.sqrt(2 / (1 + LEAKY_RELU_SLOPE**2))
 LUMA_PHASES: Final = 4
 """Pixels of the full side to one of half of it."""
 
+FINE_TAPS: Final = (-1 / 16, 4 / 16, 10 / 16, 4 / 16, -1 / 16)
+"""Of the filter across and down of what luma has at the full side. At 1/8, 1/4, 3/8 and 1/2 of a wave a pixel it leaves
+0.98, 0.75, 0.27 and 0: twice the binomial filter less its square."""
+
 YCBCR_TO_RGB: Final = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 """From Y, Cb, Cr to R, G, B, all around 0: ITU-T T.871 (JFIF), section 7."""
 
@@ -264,7 +268,7 @@ class ModulatedGenerator(nn.Module):
         drawn = self.head(x)
         drawn = drawn.to(torch.promote_types(drawn.dtype, torch.float32))  # single precision under autocast
         color = torch.cat([drawn[:, :1], smooth(drawn[:, 1:3])], 1)
-        return color, smooth(F.pixel_shuffle(drawn[:, 3:], 2))
+        return color, F.pixel_shuffle(smooth_phases(drawn[:, 3:]), 2)
 
     def forward(self, mask: Tensor, appearance: Tensor, noise: Tensor) -> Tensor:
         """See the class; `noise` is as in `draw`."""
@@ -289,11 +293,43 @@ def to_rgb(color: Tensor, luma: Tensor | None = None) -> Tensor:
 
 
 def smooth(planes: Tensor) -> Tensor:
-    """Blur (B, C, H, W) by a binomial filter of 3x3, edges repeated: nothing of every second pixel is left.
-
-    JPEG files keep next to nothing of that, so no discriminator sees it, and it would grow.
-    """
+    """Blur (B, C, H, W) by a binomial filter of 3x3, edges repeated: nothing of every second pixel is left."""
     return F.avg_pool2d(F.avg_pool2d(F.pad(planes, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)
+
+
+def smooth_phases(phases: Tensor) -> Tensor:
+    """Filter (B, 4, H/2, W/2), the 2x2 phases of an image (B, 1, H, W), by `FINE_TAPS`; at edges, phases are repeated.
+
+    Nothing of every second pixel is left. JPEG files keep next to nothing of that, so no discriminator sees it, and it
+    would grow.
+
+    Example:
+        >>> checkerboard = torch.tensor([1.0, -1.0, -1.0, 1.0]).reshape(1, 4, 1, 1).expand(1, 4, 8, 8)
+        >>> float(smooth_phases(checkerboard).abs().max())
+        0.0
+    """
+    return F.conv2d(F.pad(phases, (1, 1, 1, 1), mode="replicate"), phases.new_tensor(phase_weights()))
+
+
+def phase_weights() -> list[list[list[list[float]]]]:
+    """Return the weights (4, 4, 3, 3) that `FINE_TAPS`, across and down, have from phase to phase.
+
+    Example:
+        >>> weights = torch.tensor(phase_weights())
+        >>> weights.shape, float(weights.sum())
+        (torch.Size([4, 4, 3, 3]), 4.0)
+    """
+
+    def line(to: int, of: int) -> list[float]:
+        """Weights of phase `of` in the pixel pair before, the same and the next, for phase `to`."""
+        places = (2 * pair + of - to + 2 for pair in (-1, 0, 1))
+        return [FINE_TAPS[place] if 0 <= place < len(FINE_TAPS) else 0.0 for place in places]
+
+    phases = [(down, right) for down in range(2) for right in range(2)]
+    return [
+        [[[a * b for b in line(right, from_right)] for a in line(down, from_down)] for from_down, from_right in phases]
+        for down, right in phases
+    ]
 
 
 def scale_noise(noise: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class GanConfig:
     """Weight of the L1 loss of means of 8x8 pixels, for masks with their own appearance."""
     lambda_statistics: float = 1.0
     """Weight of the difference of regions' statistics."""
-    lambda_loss: float = 100.0
+    lambda_loss: float = 30.0
     """Weight of the mean square that compression takes from an image. Without it images have what JPEG takes away: a
     checkerboard of the finest kind, which no network sees here."""
     lambda_phases: float = 1000.0

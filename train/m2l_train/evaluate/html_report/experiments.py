@@ -121,7 +121,7 @@ def experiment_facts(result: Usefulness) -> list[tuple[str, str]]:
     """Say what was trained, on what, with which bundle."""
     settings = result.settings
     generators = _generators(result)
-    names = ", ".join(f"{one.draw}: {one.name}" if one.draw else one.name for one in generators)
+    names = ", ".join(one.name if one.draw in ("", one.name) else f"{one.draw}: {one.name}" for one in generators)
     hashes = ", ".join(f"{one.draw}: {one.sha256}" if one.draw else one.sha256 for one in generators)
     seen = [
         "unknown" if one.training_pairs is None is one.at_least
@@ -141,8 +141,8 @@ def experiment_facts(result: Usefulness) -> list[tuple[str, str]]:
         ) + f"; {result.test_pairs:,} to test on"),
         ("masks", f"{settings.masks}, {settings.ratio:g} synthesized for each real training pair, {settings.share:.0%} "
          f"of the images seen, {settings.use}" if generators else ""),
-        ("segmenters", f"{settings.width} channels at {settings.side}x{settings.side}, {settings.steps:,} steps of "
-         f"{settings.batch_size}, learning rate {settings.learning_rate:g}, {settings.precision}"),
+        ("segmenters", f"{plural(settings.width, 'channel')} at {settings.side}x{settings.side}, {settings.steps:,} "
+         f"steps of {settings.batch_size}, learning rate {settings.learning_rate:g}, {settings.precision}"),
         ("seeds", f"{result.seeds}"),
         ("time", f"{result.seconds / 3600:.1f} hours, all segmenters together"),
         ("versions", ", ".join(f"{printable(name)} {printable(v)}" for name, v in result.versions.items())),

@@ -18,7 +18,7 @@ def describe_usefulness(result: Usefulness) -> str:
     settings = result.settings
     lines = [
         f"{plural(result.test_pairs, 'test pair')} of {printable(result.data)}, {plural(result.seeds, 'seed')}; "
-        f"segmenters of {settings.width} channels at {settings.side}x{settings.side}, "
+        f"segmenters of {plural(settings.width, 'channel')} at {settings.side}x{settings.side}, "
         f"{plural(settings.steps, 'step')} each",
     ]
     if (synthesized := synthesized_by(result)) is not None:
