@@ -347,7 +347,7 @@ def test_evaluate_usefulness__files_of_other_versions_and_damaged_ones(
     for path, change, message in (
         (settings, {"schema_version": 2}, r"settings.json is of m2l-usefulness version 2, this m2l writes m2l-use.* 1"),
         (settings, {"m2l": "9.9.9"}, "other settings: m2l 9.9.9, now"),
-        (settings, {"more": 1}, "settings.json is damaged"),
+        (settings, {"more": 1}, r"settings.json is damaged.* discard it with --overwrite$"),
         (cell, {"schema_version": 2}, r"AllAug-100pct-seed1.json is of m2l-usefulness version 2.*trains it again"),
         (cell, {"settings_sha256": "0"}, "is of other settings than settings.json beside it"),
         (cell, {"seed": 0}, "is of another cell, or scores are missing"),
@@ -384,7 +384,7 @@ def test_evaluate_usefulness__folders_that_are_not_its_own(pairs: Path, fakes: P
     (tmp_path / "mine" / "settings.json").write_text('{"color": "blue"}')
     with pytest.raises(OutputError, match="is not of m2l evaluate usefulness"):
         run(pairs, tmp_path / "mine", fakes, {"overwrite": True})
-    with pytest.raises(InputError, match=r"settings.json is damaged"):
+    with pytest.raises(InputError, match=r"settings.json is damaged.*; choose another folder$"):  # none to overwrite
         run(pairs, tmp_path / "mine", fakes)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
     for shard in ((0, 2), (3, 2)):

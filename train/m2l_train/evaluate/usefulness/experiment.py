@@ -324,9 +324,7 @@ def _remove_earlier(root: Path) -> None:
     if not os.path.lexists(path):
         return
     with atomic.output_errors(root):
-        head = decode_line(read_plain(path), _Head)
-        is_ours = head is not None and head.schema == SCHEMA
-        if not is_ours:
+        if not _is_ours(read_plain(path)):
             raise OutputError(
                 f"{printable(path)} is not of m2l evaluate usefulness, so nothing is discarded; choose another folder"
             )
@@ -350,8 +348,11 @@ def _keep_settings(experiment: _Experiment, tag: str) -> None:
     if not os.path.lexists(path):
         atomic.write_file(path, to_document(settings), durable=True, tag=tag)
         return
-    with reader_errors(InputError, path, "is damaged", f"; {advice}"):
+    with reader_errors(InputError, path, "is damaged", "; choose another folder"):
         content = read_plain(path)
+    if not _is_ours(content):
+        advice = "choose another folder"  # --overwrite discards nothing there
+    with reader_errors(InputError, path, "is damaged", f"; {advice}"):
         _check_version(path, content, advice)
         earlier = msgspec.json.decode(content, type=Settings)
     differences = [
@@ -368,6 +369,12 @@ def _keep_settings(experiment: _Experiment, tag: str) -> None:
 class _Head(msgspec.Struct):
     schema: str
     schema_version: int
+
+
+def _is_ours(content: bytes) -> bool:
+    """Tell whether these are settings of a run, whatever its version."""
+    head = decode_line(content, _Head)
+    return head is not None and head.schema == SCHEMA
 
 
 def _check_version(path: Path, content: bytes, advice: str) -> None:
