@@ -91,6 +91,7 @@ def test_arguments__a_number_without_end_is_told_in_a_few_words(value: Any) -> N
     assert len(shown(value)) < 60
 
 
+@pytest.mark.slow
 def test_drawn_masks__none_is_refused_when_it_is_read() -> None:
     for size in (16, 17, 24, 32):
         masks = open_source(f"shapes:400,size={size}")

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, Final, TypeVar
 
 import msgspec
@@ -106,6 +106,29 @@ def reader_errors(kind: type[M2LError], path: str | os.PathLike[str], problem: s
         raise kind(f"{name} {_content_problem(error, problem)}{advice}") from error
     except Exception as error:
         raise kind(f"{name} {_content_problem(error, problem)}{advice}") from error
+
+
+@contextlib.contextmanager
+def content_errors(error_of: Callable[[str], Exception]) -> Iterator[None]:
+    """Turn whatever is raised while content in memory is read into one error, made of the reader's words.
+
+    Errors of m2l pass as they are, and so does too little memory.
+
+    Example:
+        >>> with content_errors(lambda words: ValueError(f"no JSON: {words}")):
+        ...     msgspec.json.decode(b"{")
+        Traceback (most recent call last):
+        ValueError: no JSON: Input data was truncated
+
+    Args:
+        error_of: makes the error.
+    """
+    try:
+        yield
+    except (M2LError, MemoryError):
+        raise
+    except Exception as error:
+        raise error_of(reason(error)) from error
 
 
 def _content_problem(error: Exception, problem: str) -> str:

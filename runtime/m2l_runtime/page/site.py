@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import numpy as np
 
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
-from m2l_runtime._utils.reading import read_input, reader_errors
+from m2l_runtime._utils.reading import decode_line, read_input, reader_errors
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
 from m2l_runtime.bundle import onnx_file
@@ -230,9 +231,8 @@ def _require_site(path: Path) -> None:
     Raises:
         OutputError: `path` is not a folder with a manifest of a site in it.
     """
-    try:
-        is_site = json.loads(read_input(path / MANIFEST_NAME, _MAX_MANIFEST_BYTES))["schema"] == SCHEMA
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        is_site = False
-    if not is_site:
+    head = None
+    with contextlib.suppress(OSError):
+        head = decode_line(read_input(path / MANIFEST_NAME, _MAX_MANIFEST_BYTES), dict[str, Any])
+    if head is None or head.get("schema") != SCHEMA:
         raise OutputError(f"{printable(path)} is not a page of m2l web, so it is not overwritten; choose another name")

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from m2l_runtime._utils.reading import content_errors
 from m2l_runtime._utils.text import shown
 from m2l_runtime.serve.errors import HttpError
 from m2l_runtime.serve.options import ServeOptions
@@ -59,10 +60,9 @@ def decompress(content: bytes, encoding: str | None, max_bytes: int) -> bytes:
     if bits is None:
         raise HttpError(415, f"bodies come as they are, in gzip or in deflate, not in {shown(encoding)}")
     reader = zlib.decompressobj(bits)
-    try:
+    problem = HttpError(400, f"the body is no {encoding.strip().lower()}, as its Content-Encoding says")
+    with content_errors(lambda _: problem):
         plain = reader.decompress(content, max_bytes + 1)
-    except zlib.error:
-        raise HttpError(400, f"the body is no {encoding.strip().lower()}, as its Content-Encoding says") from None
     if len(plain) > max_bytes:
         raise HttpError(413, f"the body has more than {max_bytes:,} bytes unpacked; no more are read")
     if not reader.eof or reader.unused_data:

@@ -9,6 +9,7 @@ from typing import Any, Final, cast, get_args
 
 import msgspec
 
+from m2l_runtime._utils.reading import content_errors
 from m2l_runtime._utils.text import shown
 from m2l_runtime.conditioning.conditions import AppearanceChoice
 from m2l_runtime.conditioning.random import check_seed
@@ -150,12 +151,12 @@ def appearance_choice(value: Any) -> AppearanceChoice:
         raise ArgumentError(f"an appearance has at most {MAX_APPEARANCE_CHARS:,} characters, got {len(value):,}")
     if not value.lstrip().startswith("{"):
         return AppearanceChoice.parse(value)
-    try:
+    with content_errors(
+        lambda words: ArgumentError(
+            f'an appearance in JSON is numbers by name, as {{"lesion_L": 35}}; this is not: {words}'
+        )
+    ):
         numbers = msgspec.json.decode(value.encode("utf-8", "replace"), type=dict[str, float])
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise ArgumentError(
-            f'an appearance in JSON is numbers by name, as {{"lesion_L": 35}}; this is not: {error}'
-        ) from None
     return AppearanceChoice.from_values(numbers)
 
 

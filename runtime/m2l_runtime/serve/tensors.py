@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from m2l_runtime._utils.reading import content_errors
 from m2l_runtime._utils.text import plural, shown
 from m2l_runtime.errors import ArgumentError
 
@@ -87,10 +88,8 @@ def parse_request(body: bytes, header_length: str | None) -> InferRequest:
         ArgumentError: it is not such a body; the message says what is wrong where.
     """
     end = _header_end(header_length, len(body))
-    try:
+    with content_errors(lambda words: ArgumentError(f"the request is not JSON of an inference request: {words}")):
         head = msgspec.json.decode(body[:end], type=_RequestHead)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"the request is not JSON of an inference request: {error}") from None
     if head.id is not None and len(head.id) > _MAX_ID_CHARS:
         raise ArgumentError(f"the id has at most {_MAX_ID_CHARS} characters, got {len(head.id):,}")
     if not 1 <= len(head.inputs) <= len(DTYPES) + 1:
@@ -166,10 +165,8 @@ def _values_of(data: msgspec.Raw, datatype: str, dtype: np.dtype[Any], name: str
     """Read the values in JSON, flat or nested by the shape."""
     problem = f"the data of input {name} must be a list of numbers that {datatype} has"
     is_wide = dtype.itemsize == 8  # NumPy would make floats of some
-    try:
+    with content_errors(lambda _: ArgumentError(problem)):
         values = np.asarray(msgspec.json.decode(data), object if is_wide else None)
-    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError, TypeError):
-        raise ArgumentError(problem) from None
     if values.ndim and not values.size:
         return np.empty(0, dtype)
     is_number = values.dtype.kind in ("iu" if dtype.kind == "u" else "iuf")

@@ -6,6 +6,7 @@ Nothing of Triton is needed to write it. docs/triton.md says what was run in a s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.plain_file import read_plain
+from m2l_runtime._utils.reading import decode_line
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle import embedded
 from m2l_runtime.bundle.io import Bundle, open_bundle
@@ -197,11 +199,10 @@ def require_repository(path: Path) -> None:
     Raises:
         OutputError: it is another folder, or a file.
     """
-    try:
-        head = msgspec.json.decode(read_plain(path / INDEX_NAME, 1 << 20))
-    except (OSError, msgspec.DecodeError):
-        head = None
-    if path.is_symlink() or not isinstance(head, dict) or head.get("schema") != SCHEMA:
+    head = None
+    with contextlib.suppress(OSError):
+        head = decode_line(read_plain(path / INDEX_NAME, 1 << 20), dict[str, Any])
+    if path.is_symlink() or head is None or head.get("schema") != SCHEMA:
         raise OutputError(
             f"{printable(path)} is no model repository that m2l wrote, so it is not overwritten; choose another name"
         )

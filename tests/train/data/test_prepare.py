@@ -297,7 +297,7 @@ def killed(what: str, at: int, source: Path, out: Path, *more: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "at"), [slow("mkdir", 1), ("mkdir", 3), slow("mkdir", 5), slow("replace", 1), ("replace", 3)]
+    ("what", "at"), [slow("mkdir", 1), ("mkdir", 3), slow("mkdir", 5), slow("replace", 1), slow("replace", 3)]
 )
 def test_prepare__a_call_that_is_killed_early_is_gone_on_with_or_begun_anew(
     what: str, at: int, source: Path, tmp_path: Path

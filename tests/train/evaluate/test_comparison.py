@@ -156,6 +156,7 @@ def test_compare_bundles__is_the_difference_of_two_evaluations(many: Path, steer
     assert any("fake backend" in warning for warning in found.warnings)
 
 
+@pytest.mark.slow
 def test_compare_bundles__a_bundle_with_itself_is_not_told_apart(many: Path, steered: Path) -> None:
     found = compare_bundles(many, steered, steered, EvaluationOptions(workers=1), **FAKE)
     assert found is not None

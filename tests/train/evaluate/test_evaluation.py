@@ -437,6 +437,7 @@ def test_evaluation__the_command_line(
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
+@pytest.mark.slow
 def test_evaluation__bundles_at_the_command_line(m2l: CommandLine, data: Path) -> None:
     done = m2l("evaluate", "bundle", data, TINY_BUNDLE, "--backend", "fake", "--threads", 1)
     assert (done.code, "8 images of bundle" in done.out, "no model was run" in done.out) == (0, True, True), done

@@ -249,6 +249,7 @@ def test_image_net_features__a_cache_keeps_them_by_content(untrained: list[int],
     assert untrained == [2] * 6
 
 
+@pytest.mark.slow
 def test_evaluation__image_net_features_tell_sets_apart_and_the_sheet_shows_them(
     untrained: list[int], m2l: CommandLine, data: Path, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

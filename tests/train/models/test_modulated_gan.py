@@ -209,6 +209,7 @@ def test_modulated_gan__numbers_asked_for_are_compared_in_deviations(features: E
     assert float(training._asked_difference(x, is_lesion, further)) == pytest.approx((3 - 0.5) / 3, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_modulated_gan__marks_at_fixed_places_cost_what_their_square_is(features: EfficientNetLite) -> None:
     random = torch.Generator().manual_seed(0)
     mark = torch.zeros(1, 1, SIDE, SIDE)

@@ -176,6 +176,7 @@ def test_trainer__another_seed_gives_another_run(data: Path, tmp_path: Path) -> 
     assert not torch.equal(state(tmp_path / "one")["rng_cpu"], state(tmp_path / "two")["rng_cpu"])
 
 
+@pytest.mark.slow
 def test_trainer__it_learns(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data", 8, 2)
     config = TrainConfig(image_size=128, ngf=8, ndf=2, n_epochs=10, n_epochs_decay=0, lr=2e-3)

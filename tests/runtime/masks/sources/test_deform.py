@@ -163,6 +163,7 @@ def test_deform__registration_brings_one_outline_onto_another() -> None:
     assert after.sum() < 0.35 * before.sum()
 
 
+@pytest.mark.slow
 def test_deform__ellipses_vary_as_ellipses_do(ellipses: Path) -> None:
     variation = fit_variation(read_lesions(find_masks(ellipses), 256), 20)
     assert variation.explained[:2].sum() > 0.85  # longer along the axes, longer along the diagonals

@@ -71,6 +71,7 @@ def finished(pairs: Path, fakes: Path, tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
+@pytest.mark.slow
 def test_evaluate_usefulness__all_arms_and_fractions(pairs: Path, fakes: Path, tmp_path: Path) -> None:
     counted: list[int] = []
     notes: list[str] = []
