@@ -78,9 +78,9 @@ shipped-segmenter: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "m2l needs Python 3.11 or later, this is " + sys.version.split()[0] + "; try: make test PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/python $(PIP_INSTALL) torch
-	.venv/bin/python $(PIP_INSTALL) --editable '.[cpu,openvino,tensorrt-rtx,masks,train,export,evaluate,photo,parquet,serve,dev]'
-	.venv/bin/python $(PIP_INSTALL) --no-deps torch-fidelity
+	.venv/bin/python $(PIP_INSTALL) --no-compile torch
+	.venv/bin/python $(PIP_INSTALL) --no-compile --editable '.[cpu,openvino,tensorrt-rtx,masks,train,export,evaluate,photo,parquet,serve,dev]'
+	.venv/bin/python $(PIP_INSTALL) --no-compile --no-deps torch-fidelity
 	@touch $@
 
 .venv-runtime/installed: pyproject.toml constraints.txt
