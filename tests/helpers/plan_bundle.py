@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from m2l_runtime import open_bundle
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import FileEntry, PlanFile
+
+A_PLAN: Final[dict[str, Any]] = {
+    "compute_capability": "8.9",
+    "card": None,
+    "precision": "fp32",
+    "batch_sizes": (1, 16, 64),
+    "convolutions": {"fp32": 16},
+    "types_read_from": "network",
+    "parity": "not measured",
+}
+"""What is said of a plan where a test says nothing else; its files and what they are of are added."""
 
 
 def with_plans(folder: Path, *changes: dict[str, Any]) -> Bundle:
@@ -26,16 +37,9 @@ def with_plans(folder: Path, *changes: dict[str, Any]) -> Bundle:
             "log": entries[1],
             "flavour": "tensorrt",
             "version": "10.13.3",
-            "compute_capability": "8.9",
-            "card": None,
-            "precision": "fp32",
-            "batch_sizes": (1, 16, 64),
             "onnx_sha256": model.file.sha256,
-            "convolutions": {"fp32": 16},
-            "types_read_from": "network",
-            "parity": "not measured",
         }
-        plans.append(PlanFile(**(fields | change)))
+        plans.append(PlanFile(**(A_PLAN | fields | change)))
     half = msgspec.structs.replace(model, engines=("onnxruntime",), precision="fp16")
     models = [
         model,

@@ -1,21 +1,21 @@
 """Run `m2l serve`.
 
-A new option is one field of `ServeFlags` or `LimitFlags`, and its use.
+A new option is one field of `AddressFlags` or `LimitFlags`, and its use.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import typer
 
-from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, BundleArgument, expand_options, option_field
+from m2l_runtime.cli._engine import EngineFlags
+from m2l_runtime.cli._options import BundleArgument, expand_options, option_field
 
 if TYPE_CHECKING:
     from m2l_runtime.serve.options import ServeOptions
-    from m2l_runtime.synthesizer import Synthesizer
 
 EXAMPLES: Final = """\b
 Examples:
@@ -46,34 +46,6 @@ class AddressFlags:
     )
     allow_origin: str | None = option_field(
         None, "Other sites whose pages may ask, with commas between: https://site.example.", default="none"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServedEngineFlags:
-    """Hold the options of the engine that runs the bundle."""
-
-    PANEL: ClassVar = "Engine"
-
-    backend: str = option_field("auto", BACKEND_HELP)
-    device: str = option_field("auto", "auto, cpu, cuda or cuda:N.")
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = option_field(
-        "fp32", "Precision of the convolutions. m2l inspect lists what a bundle has for which backend."
-    )
-    batch_size: int | None = option_field(None, "Masks per engine call.", default="1 on CPU, 16 on CUDA")
-    threads: int | None = option_field(None, "CPU threads of the engine in all.", default=ALL_CPUS)
-    streams: int | None = option_field(
-        None,
-        "Engine calls at once, as m2l synth; 1 gives the lowest latency of a single request.",
-        default="as many as threads, at most 16, on CPU; 2 on CUDA",
-    )
-    cache_dir: Path | None = option_field(
-        None,
-        "Folder where openvino and tensorrt keep compiled models for the next time.",
-        default="none for openvino; the user's cache for tensorrt",
-    )
-    trust_plans: bool = option_field(
-        False, "Load the bundle's TensorRT plans. Plans are code: load only those of a maker you trust."
     )
 
 
@@ -118,7 +90,7 @@ def serve(
     bundle: BundleArgument = None,
     *,
     address: AddressFlags,
-    engine: ServedEngineFlags,
+    engine: EngineFlags,
     limits: LimitFlags,
 ) -> None:
     """Serve a bundle over HTTP: a page at /, pictures at /synthesize, and the Open Inference Protocol at /v2.
@@ -135,24 +107,8 @@ def serve(
 
     options = _options(address, limits)
 
-    def open_synthesizer() -> Synthesizer:
-        from m2l_runtime.synthesizer import Synthesizer
-
-        return Synthesizer.open(
-            bundle,
-            backend=engine.backend,
-            device=engine.device,
-            precision=engine.precision,
-            batch_size=engine.batch_size,
-            threads=engine.threads,
-            streams=engine.streams,
-            cache_dir=engine.cache_dir,
-            trust_plans=engine.trust_plans,
-            on_step=print_stderr,
-        )
-
     run(
-        open_synthesizer,
+        lambda: engine.open(bundle),
         options,
         host=address.host,
         port=address.port,
@@ -199,16 +155,12 @@ def read_token(path: Path) -> str:
     Raises:
         InputError: it cannot be read, or holds no token.
     """
-    from m2l_runtime._utils.reading import read_input
+    from m2l_runtime._utils.reading import read_input, reader_errors
     from m2l_runtime._utils.text import printable
     from m2l_runtime.errors import InputError
 
-    try:
+    with reader_errors(InputError, path, "holds no token in ASCII"):
         lines = read_input(path, MAX_TOKEN_BYTES).decode("ascii").split("\n")
-    except UnicodeDecodeError:
-        raise InputError(f"{printable(path)}: the token is not ASCII") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{printable(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     token = lines[0].strip()
     if len(token) < MIN_TOKEN_CHARS:
         raise InputError(

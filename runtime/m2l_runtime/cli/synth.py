@@ -1,6 +1,6 @@
 """Run `m2l synth`.
 
-A new option is one field of `EngineFlags`, `OutputFlags`, `SamplingFlags` or `RunFlags`, and its use.
+A new option is one field of `EngineFlags`, `BundleFlags`, `OutputFlags`, `SamplingFlags` or `RunFlags`, and its use.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, cast
 import typer
 
 from m2l_runtime.backends.engines import BACKENDS
-from m2l_runtime.cli._options import ALL_CPUS, BACKEND_HELP, echo_json, expand_options, option_field, parse_shard
+from m2l_runtime.cli._engine import EngineFlags
+from m2l_runtime.cli._options import ALL_CPUS, echo_json, expand_options, option_field, parse_shard
 from m2l_runtime.output.formats import (
     FORMATS,
     IMAGE_FORMATS,
@@ -47,32 +48,12 @@ _ENDINGS: Final = " or ".join(", ".join(FORMATS[name].suffixes[0] for name in IM
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineFlags:
+class BundleFlags(EngineFlags):
     """Hold the options of the bundle and the engine that runs it."""
 
     PANEL: ClassVar = "Bundle and engine"
 
     bundle: Path | None = option_field(None, "Bundle to use.", default="the model inside the package")
-    backend: str = option_field("auto", BACKEND_HELP)
-    device: str = option_field("auto", "auto, cpu, cuda or cuda:N.")
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = option_field(
-        "fp32", "Precision of the convolutions. m2l inspect lists what a bundle has for which backend."
-    )
-    batch_size: int | None = option_field(None, "Masks per engine call.", default="1 on CPU, 16 on CUDA")
-    threads: int | None = option_field(None, "CPU threads of the engine in all.", default=ALL_CPUS)
-    streams: int | None = option_field(
-        None,
-        "Engine calls at once; the threads are divided among them.",
-        default="as many as threads, at most 16, on CPU; 2 on CUDA",
-    )
-    cache_dir: Path | None = option_field(
-        None,
-        "Folder where openvino and tensorrt keep compiled models for the next time.",
-        default="none for openvino; the user's cache for tensorrt",
-    )
-    trust_plans: bool = option_field(
-        False, "Load the bundle's TensorRT plans. Plans are code: load only those of a maker you trust."
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +133,7 @@ def synth(
             show_default=False,
         ),
     ],
-    engine: EngineFlags,
+    engine: BundleFlags,
     output: OutputFlags,
     sampling: SamplingFlags,
     run: RunFlags,
@@ -174,7 +155,7 @@ def synth(
         raise typer.BadParameter("--appearance-mask goes with --appearance FILE; leave it out")
     is_drawn = is_spec(masks)
     options = _output_options(output, _format(output.format, Path(masks), out), is_drawn)
-    with _open(engine) as synthesizer, Reporter() as reporter, StopSignals() as stop:
+    with engine.open(engine.bundle) as synthesizer, Reporter() as reporter, StopSignals() as stop:
         choice = _choose_appearance(synthesizer, sampling, reporter)
         if engine.trust_plans and not BACKENDS[synthesizer.settings.backend].runs_plans:
             reporter.message(f"note: --trust-plans has no effect on {synthesizer.settings.backend}: --backend tensorrt")
@@ -205,24 +186,6 @@ def synth(
         )
     _print_summary(summary, synthesizer, out, None if run.json else output.contact_sheet, as_json=run.json)
     _leave(summary, stop.exit_status)
-
-
-def _open(engine: EngineFlags) -> Synthesizer:
-    from m2l_runtime._utils.text import print_stderr
-    from m2l_runtime.synthesizer import Synthesizer
-
-    return Synthesizer.open(
-        engine.bundle,
-        backend=engine.backend,
-        device=engine.device,
-        precision=engine.precision,
-        batch_size=engine.batch_size,
-        threads=engine.threads,
-        streams=engine.streams,
-        cache_dir=engine.cache_dir,
-        trust_plans=engine.trust_plans,
-        on_step=print_stderr,
-    )
 
 
 def _report_result(result: Result, reporter: Reporter) -> None:

@@ -374,7 +374,7 @@ def test_serve__a_log_that_cannot_be_written_is_not_the_end() -> None:
         (("--max-queue", "0"), 2, "max_queue must be between 1"),
         (("--model-name", "../x"), 2, "model_name must be"),
         (("--allow-origin", "site.example"), 2, "an origin is http"),
-        (("--token-file", "absent.txt"), 1, "absent.txt cannot be read"),
+        (("--token-file", "absent.txt"), 1, "absent.txt: No such file"),
         (("absent-bundle",), 1, "absent-bundle does not exist"),
     ],
 )
@@ -394,7 +394,7 @@ def test_serve_command__what_is_wrong_is_told_before_anything_is_served(
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"short\n", "at least 16"), (b"\xff" * 20, "not ASCII"), (b"", "0 char")]
+    ("content", "message"), [(b"short\n", "at least 16"), (b"\xff" * 20, "holds no token in ASCII"), (b"", "0 char")]
 )
 def test_serve_command__a_token_that_is_none_is_refused(
     m2l: CommandLine, content: bytes, message: str, tmp_path: Path

@@ -12,6 +12,7 @@ It keeps the U-Net's shape, and differs from it where the original's pictures gi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -311,7 +312,8 @@ def smooth_phases(phases: Tensor) -> Tensor:
     return F.conv2d(F.pad(phases, (1, 1, 1, 1), mode="replicate"), phases.new_tensor(phase_weights()))
 
 
-def phase_weights() -> list[list[list[list[float]]]]:
+@functools.cache
+def phase_weights() -> tuple[tuple[tuple[tuple[float, ...], ...], ...], ...]:
     """Return the weights (4, 4, 3, 3) that `FINE_TAPS`, across and down, have from phase to phase.
 
     Example:
@@ -320,16 +322,19 @@ def phase_weights() -> list[list[list[list[float]]]]:
         (torch.Size([4, 4, 3, 3]), 4.0)
     """
 
-    def line(to: int, of: int) -> list[float]:
+    def line(to: int, of: int) -> tuple[float, ...]:
         """Weights of phase `of` in the pixel pair before, the same and the next, for phase `to`."""
         places = (2 * pair + of - to + 2 for pair in (-1, 0, 1))
-        return [FINE_TAPS[place] if 0 <= place < len(FINE_TAPS) else 0.0 for place in places]
+        return tuple(FINE_TAPS[place] if 0 <= place < len(FINE_TAPS) else 0.0 for place in places)
 
     phases = [(down, right) for down in range(2) for right in range(2)]
-    return [
-        [[[a * b for b in line(right, from_right)] for a in line(down, from_down)] for from_down, from_right in phases]
+    return tuple(
+        tuple(
+            tuple(tuple(a * b for b in line(right, from_right)) for a in line(down, from_down))
+            for from_down, from_right in phases
+        )
         for down, right in phases
-    ]
+    )
 
 
 def scale_noise(noise: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from command_line import CommandLine
 from fake_cuda import FakeCuda
+from plan_bundle import A_PLAN
 from support import TINY_BUNDLE, disc
 
 from m2l_runtime import Synthesizer, open_bundle
@@ -222,16 +223,9 @@ def with_plans(folder: Path, *changes: dict[str, Any], content: bytes = GOOD) ->
             "log": log,
             "flavour": "tensorrt_rtx",
             "version": "1.7.1",
-            "compute_capability": "8.9",
-            "card": None,
-            "precision": "fp32",
-            "batch_sizes": (1, 16, 64),
             "onnx_sha256": model.file.sha256,
-            "convolutions": {"fp32": 16},
-            "types_read_from": "network",
-            "parity": "not measured",
         }
-        made.append(PlanFile(**(fields | change)))
+        made.append(PlanFile(**(A_PLAN | fields | change)))
     ours = msgspec.structs.replace(model, engines=("tensorrt",))
     manifest = msgspec.structs.replace(opened.manifest, models=(*opened.manifest.models, ours), plans=tuple(made))
     (folder / "manifest.json").write_bytes(msgspec.json.encode(manifest.fields()))
