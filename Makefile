@@ -35,7 +35,7 @@ test-slow: .venv/installed
 	.venv/bin/pytest $(PYTEST_WORKERS) -m slow
 
 test-runtime: .venv-runtime/installed
-	M2L_WITHOUT_TORCH=1 .venv-runtime/bin/pytest $(PYTEST_WORKERS) -m "not slow" tests/runtime
+	M2L_WITHOUT_TORCH=1 .venv-runtime/bin/pytest $(PYTEST_WORKERS) -m "not slow and not once" tests/runtime
 
 lint: .venv/installed
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

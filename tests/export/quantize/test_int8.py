@@ -184,6 +184,7 @@ def test_int8__images_are_near_those_of_the_original(report: ExportReport) -> No
             assert psnr_db(synth(mask[None]), original[None]) > 40
 
 
+@pytest.mark.slow
 def test_int8__the_runtimes_commands_on_it(report: ExportReport, tmp_path: Path, m2l: CommandLine) -> None:
     path = report.bundle.path
     replays = replay_golden(report.bundle)
@@ -231,6 +232,7 @@ def test_int8__a_card_with_one_reference_keeps_it_in_a_line(tmp_path: Path, smal
     assert "What int8 costs" not in card
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_openvino")
 def test_int8__some_layers_in_float_and_what_is_told_of_them(
     tmp_path: Path, small: Path, m2l: CommandLine, left: Path
@@ -345,7 +347,7 @@ def inside(report: ExportReport, engine: str) -> tuple[Any, ModelSource]:
     return model, ModelSource(model.file.path, content, "int8", manifest.inputs, manifest.outputs)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [slow("onnxruntime"), ENGINES[1]])
 def test_int8__a_scale_that_is_wrong_does_not_pass_the_gate(
     report: ExportReport, reference: Reference, engine: str
 ) -> None:

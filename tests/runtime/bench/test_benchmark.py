@@ -34,6 +34,8 @@ from m2l_runtime.bundle import embedded
 from m2l_runtime.conditioning.conditions import ExtraInputs
 from m2l_runtime.errors import EngineError, EngineNotInstalled, InputError
 
+pytestmark = pytest.mark.once
+
 SHORT = 0.001
 # The process of a row, but that it does something else where the batch size is 2.
 PATCHED_WORKER = """
@@ -398,6 +400,7 @@ def test_benchmark__rows_are_measured_round_by_round(temporary: Path) -> None:
     assert not list(temporary.iterdir())
 
 
+@pytest.mark.slow
 def test_benchmark__a_way_that_does_not_load_is_a_row_that_says_why(temporary: Path) -> None:
     report = bench(
         TINY_BUNDLE,
@@ -499,6 +502,7 @@ def test_benchmark__what_an_engine_prints_is_no_answer(temporary: Path, monkeypa
     assert row.is_measured
 
 
+@pytest.mark.slow
 def test_benchmark__stopping_keeps_the_rounds_that_are_finished(temporary: Path) -> None:
     turns_seen: list[int] = []
     report = bench(

@@ -15,6 +15,8 @@ from support import TINY_BUNDLE, slow
 
 from m2l_runtime.bench.process import ProcessResult, run_for_json
 
+pytestmark = pytest.mark.once
+
 PROC = Path("/proc")
 PROGRAM = "from m2l_runtime.cli.main import main; main()"
 needs_proc = pytest.mark.skipif(not (PROC / "self" / "stat").exists(), reason="looks for processes in /proc")
@@ -89,7 +91,7 @@ def test_process__what_is_no_program() -> None:
 
 
 @needs_proc
-@pytest.mark.parametrize("how", ["timeout", "stop", "interrupt"])
+@pytest.mark.parametrize("how", [slow("timeout"), "stop", "interrupt"])
 def test_process__a_process_ends_with_all_that_it_started(how: str, tmp_path: Path) -> None:
     note = tmp_path / "pids"
     code = (

@@ -256,7 +256,7 @@ def test_masks__a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pyt
     assert not spec.is_spec("masks")
 
 
-@pytest.mark.parametrize("package", [slow("scipy"), "matplotlib"])
+@pytest.mark.parametrize("package", [slow("scipy"), slow("matplotlib")])
 def test_masks__a_missing_package_is_named(package: str, tmp_path: Path, masks: Path) -> None:
     program = f"import sys\nsys.modules['{package}'] = None\nfrom m2l_runtime.cli.main import main; main()"
     command = [sys.executable, "-c", program, "masks", "describe", str(masks), "--plot", str(tmp_path / "p.png")]

@@ -14,6 +14,8 @@ from m2l_runtime.errors import MaskFileError
 from m2l_runtime.masks.jpeg_noise import is_jpeg_of_black_and_white
 from m2l_runtime.masks.mask_file import read_mask
 
+pytestmark = pytest.mark.once
+
 SIZE = (64, 64)
 SMALL = np.zeros((8, 8), np.uint8)
 SMALL[2:6, 2:6] = 1

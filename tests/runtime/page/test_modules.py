@@ -28,6 +28,8 @@ from m2l_runtime.page import page_config
 from m2l_runtime.page.files import STATIC
 from m2l_runtime.page.site import _appearances
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[3]
 NODE = shutil.which("node")
 ESLINT = Path(os.environ.get("M2L_ESLINT", ROOT / "node_modules" / ".bin" / "eslint"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from support import TINY_BUNDLE, disc, save
+from support import TINY_BUNDLE, disc, save, slow
 
 from m2l_runtime import Synthesizer, synthesize_folder
 from m2l_runtime.errors import M2LError, OutputError
@@ -17,7 +17,10 @@ from m2l_runtime.output.options import OutputOptions
 from m2l_runtime.runs.folder import RunCallbacks
 from m2l_runtime.runs.pipeline import Result
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="links and descriptors of POSIX")
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(os.name != "posix", reason="links and descriptors of POSIX"),
+]
 COUNT: Final = 40  # more than are on their way at once
 FORMATS: Final = {
     "png": OutputOptions(),
@@ -73,7 +76,7 @@ def inner_by_link(out: Path, victim: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("replace", [by_folder, by_link, inner_by_link])
+@pytest.mark.parametrize("replace", [slow(by_folder), by_link, inner_by_link])
 def test_synthesize_folder__nothing_is_written_into_what_took_the_place_of_the_output(
     masks: Path, tmp_path: Path, fake: Synthesizer, form: str, replace: Callable[[Path, Path], None]
 ) -> None:

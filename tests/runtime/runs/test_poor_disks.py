@@ -18,6 +18,8 @@ from m2l_runtime.output.options import OutputOptions
 from m2l_runtime.runs.folder import RunCallbacks, synthesize_folder
 from m2l_runtime.runs.lock import locked
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def fake() -> Synthesizer:
@@ -59,6 +61,7 @@ def test_runs__go_on_without_locks_with_a_warning(
     assert not list(out.glob("*.held"))
 
 
+@pytest.mark.slow
 def test_runs__shards_work_side_by_side_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(monkeypatch, errno.ENOLCK, "flock")
     with locked(tmp_path, (1, 2)), locked(tmp_path, (2, 2)):

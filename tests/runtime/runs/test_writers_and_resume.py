@@ -33,6 +33,8 @@ from m2l_runtime.output.options import OutputOptions
 from m2l_runtime.runs.folder import RunCallbacks, Summary, synthesize_folder
 from m2l_runtime.runs.log import LogIndex
 
+pytestmark = pytest.mark.once
+
 COUNT = 23
 TARS = OutputOptions(format="webdataset", masks_per_file=5)
 PROGRAM = "from m2l_runtime.cli.main import main; main()"
@@ -668,6 +670,7 @@ def test_writers_and_resume__a_run_of_another_bundle_is_not_gone_on_with(
         assert synthesize_folder(masks, out, other, resume=True).kept_count == COUNT
 
 
+@pytest.mark.slow
 def test_writers_and_resume__thousands_of_bad_masks_are_summed_up(tmp_path: Path, m2l: CommandLine) -> None:
     (tmp_path / "masks").mkdir()
     for index in range(2_000):
@@ -716,6 +719,7 @@ def read_back(program: str, out: Path, *arguments: object) -> dict[str, tuple[np
         return {str(n): (m, i) for n, m, i in zip(found["names"], found["masks"], found["images"], strict=True)}
 
 
+@pytest.mark.slow
 def test_writers_and_resume__tars_read_back_by_webdataset(masks: Path, tmp_path: Path, tiny_synth: Synthesizer) -> None:
     if importlib.util.find_spec("webdataset") is None:
         pytest.skip("webdataset is not installed")
@@ -729,6 +733,7 @@ def test_writers_and_resume__tars_read_back_by_webdataset(masks: Path, tmp_path:
         np.testing.assert_array_equal(image, tiny_synth(expected[None])[0])
 
 
+@pytest.mark.slow
 def test_writers_and_resume__parquet_reads_back_as_images_of_hugging_face_datasets(
     masks: Path, tmp_path: Path, tiny_synth: Synthesizer
 ) -> None:
@@ -744,6 +749,7 @@ def test_writers_and_resume__parquet_reads_back_as_images_of_hugging_face_datase
         np.testing.assert_array_equal(image, tiny_synth(expected[None])[0])
 
 
+@pytest.mark.slow
 def test_pairs__hugging_face_datasets_reads_the_folder_as_pairs(
     masks: Path, tmp_path: Path, tiny_synth: Synthesizer
 ) -> None:

@@ -27,6 +27,8 @@ from m2l_runtime.serve import ServeOptions, serve
 from m2l_runtime.serve.app import workshop_of
 from m2l_runtime.serve.server import is_loopback, listen
 
+pytestmark = pytest.mark.once
+
 PNG = png(disc())
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ANY = "0.0.0.0"  # noqa: S104 - to be refused

@@ -95,9 +95,7 @@ def test_pairs_iterable_dataset__has_each_pair_once(
     in_order = PairsIterableDataset(written[name])
     assert len(in_order) == COUNT
     assert contents(in_order) == expected
-    for shuffle, workers in itertools.product((0, 1, 5, 100), (0, 2, 3)):
-        if name not in ("tars", "pairs") and workers == 2:
-            continue
+    for shuffle, workers in ((0, 3), (1, 0), (5, 0), (5, 2), (100, 3)):
         shuffled = PairsIterableDataset(written[name], shuffle=shuffle, seed=1)
         assert sorted(loaded(shuffled, workers)) == sorted(expected), (shuffle, workers)
 

@@ -212,6 +212,7 @@ def test_evaluation__provenance(data: Path, segmenter: Path, tmp_path: Path) -> 
     assert from_bundle.provenance.synthesized_fingerprint == found.provenance.synthesized_fingerprint
 
 
+@pytest.mark.slow
 def test_evaluation__a_fake_is_known_by_its_entry_not_its_name(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(source: ModelSource, options: BackendOptions) -> fake.FakeBackend:
         backend = fake.load(source, options)
@@ -278,6 +279,7 @@ def test_evaluate_images__a_pair_that_is_called_as_a_sample_is_itself(
     assert (found.provenance.samples, found.counts.synthesized) == ([], 8)
 
 
+@pytest.mark.slow
 def test_evaluate_bundle__samples_are_those_of_files(data: Path, varied: Path) -> None:
     given = {"backend": "fake", "device": "cpu", "threads": 1}
     options = EvaluationOptions(workers=1, seed=3)

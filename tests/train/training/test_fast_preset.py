@@ -352,6 +352,7 @@ def test_fast_preset__two_processes_average_to_the_gradients_of_one_with_the_dou
         assert compared >= 16 + 5, "all weights of both networks"
 
 
+@pytest.mark.slow
 def test_fast_preset__a_run_of_two_processes_is_a_run(tmp_path: Path) -> None:
     """One writes; what they trained is what one process trains on whole batches, within rounding; one can go on."""
     data = data_folder(tmp_path / "data", 5)
@@ -424,6 +425,7 @@ def test_fast_preset__a_run_says_what_it_takes_the_data_for_and_how_it_computes(
     assert f"5 pairs to train on, 2 to validate on (train/images with train/masks); cpu, {how}" in notes
 
 
+@pytest.mark.slow
 def test_fast_preset__needs_no_mapped_files_and_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = data_folder(tmp_path / "data", 4)
     go(data, tmp_path / "whole", max_steps=1)

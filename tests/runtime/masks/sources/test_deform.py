@@ -20,6 +20,8 @@ from m2l_runtime.masks.sources.shape_modes import BOX_RADII, fit_variation, regi
 from m2l_runtime.masks.sources.signed_distance import aligned_distances
 from m2l_runtime.masks.sources.statistics import count_parts
 
+pytestmark = pytest.mark.once
+
 EXAMPLES = embedded.EXAMPLE_MASKS
 
 

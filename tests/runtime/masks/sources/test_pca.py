@@ -28,6 +28,8 @@ from m2l_runtime.masks.sources.pca import (
 from m2l_runtime.masks.sources.pca import save as save_model
 from m2l_runtime.masks.sources.statistics import count_holes, count_parts, perimeter
 
+pytestmark = pytest.mark.once
+
 
 def ellipse(a: float, b: float, y: float = 128, x: float = 128, angle: float = 0.0, side: int = 256) -> Array:
     rows, columns = np.mgrid[:side, :side] + 0.5
