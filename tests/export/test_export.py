@@ -19,7 +19,7 @@ import pytest
 import torch
 from command_line import CommandLine
 from functional_unet import original_generator
-from support import REFERENCE, TINY, TINY_BUNDLE, assert_equals_original, disc, oracle, save
+from support import REFERENCE, TINY, TINY_BUNDLE, assert_equals_original, disc, oracle, save, slow
 
 from m2l_export import ExportOptions, export, export_checkpoint
 from m2l_export.graph.deploy import ByteGraph, DeployUnet, SubPixelConv2d
@@ -125,7 +125,8 @@ def test_export__batch_norm_both_ways(tmp_path: Path, statistics: str, input_nc:
 
 
 @pytest.mark.parametrize(
-    ("levels", "image_size", "norm"), [(7, None, "instance"), (7, 256, "instance"), (6, 192, "none"), (5, 64, "batch")]
+    ("levels", "image_size", "norm"),
+    [slow(7, None, "instance"), (7, 256, "instance"), slow(6, 192, "none"), (5, 64, "batch")],
 )
 def test_export__depths_and_sizes(tmp_path: Path, levels: int, image_size: int | None, norm: Norm) -> None:
     path = checkpoint(tmp_path / "100_net_G.pth", UnetSpec(levels, 2, 3, 3, norm))

@@ -242,6 +242,7 @@ def test_export_appearance__the_bundle(
     assert m2l("synth", tmp_path / "mask.png", tmp_path / "out.png", "--bundle", tmp_path / "b").code == 0
 
 
+@pytest.mark.slow
 def test_export_appearance__exporting_twice_gives_the_same_bundle(checkpoint: Path, tmp_path: Path) -> None:
     one, other = (
         export_checkpoint(checkpoint, tmp_path / name, ExportOptions(name="n", stochastic=True, weights="fp16"))

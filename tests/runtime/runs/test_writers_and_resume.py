@@ -180,7 +180,7 @@ def test_writers_and_resume__pairs_and_the_original_size(masks: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("options", [OutputOptions(pairs=True), TARS], ids=["pairs", "tars"])
-@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize("count", [slow(2), 3, slow(7)])
 def test_writers_and_resume__any_split_gives_the_same_files(
     masks: Path, tmp_path: Path, fake: Synthesizer, options: OutputOptions, count: int
 ) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support import slow
 from torch import Tensor, nn
 
 from m2l_runtime.conditioning.numbers import measure_numbers
@@ -64,7 +63,8 @@ def moved(before: dict[str, Tensor], network: nn.Module) -> set[str]:
     return {name for name, parameter in network.named_parameters() if not torch.equal(before[name], parameter)}
 
 
-@pytest.mark.parametrize("config", [HALF, slow(FULL)])
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [HALF, FULL])
 def test_modulated_gan__a_few_steps_lower_the_l1(features: EfficientNetLite, config: GanConfig) -> None:
     losses = run(gan(features, dataclasses.replace(config, lambda_l1=20.0, lambda_asked=0.0, lambda_marks=0.0)), 7)
     assert np.mean([one.l1_levels for one in losses[-3:]]) < 0.6 * losses[0].l1_levels
