@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 
 # One thread each for PyTorch and NumPy, also in programs that tests start: two workers share two cores, and threads
 # that wait for a core cost more than they bring. The libraries read this when they load, so it precedes the imports.
 for _library in ("OMP", "MKL", "OPENBLAS"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
+# Temporary folders lie in memory where there is room for them, as each file that is written safely waits for the disk.
+# pytest reads this variable.
+_MEMORY = "/dev/shm"  # noqa: S108 - pytest makes a folder in it that is the user's own
+with contextlib.suppress(OSError):
+    if shutil.disk_usage(_MEMORY).free > 2 << 30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", _MEMORY)
+
 # ruff: noqa: E402
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -91,6 +91,7 @@ def test_run_provenance__weights_that_progress_does_not_know_are_not_given_its_f
     assert (training.step, training.val_l1_levels) == (None, None)
 
 
+@pytest.mark.slow
 def test_run_provenance__a_kept_generator_is_given_the_figures_of_its_epoch(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data", 3, 1)
     config = dataclasses.replace(CONFIG, n_epochs=2)

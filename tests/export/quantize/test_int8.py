@@ -413,6 +413,7 @@ def test_int8__a_precision_that_there_is_not_in_python(tmp_path: Path) -> None:
         export_checkpoint(CHECKPOINT, tmp_path / "b", ExportOptions(precisions=["int4"]))  # type: ignore[list-item]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_openvino")
 def test_int8__bf16_without_openvino(tmp_path: Path, m2l: CommandLine) -> None:
     outcome = m2l("export", CHECKPOINT, tmp_path / "b", "--precision", "fp32,int8,bf16", "--require")
@@ -470,6 +471,7 @@ def test_openvino__tells_in_a_moment_what_it_computes_in() -> None:
     assert targets.computes("onnxruntime", "fp16")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_openvino")
 def test_int8__without_openvino(tmp_path: Path, small: Path) -> None:
     lines: list[str] = []
@@ -496,6 +498,7 @@ def test_int8__a_cpu_on_which_int8_does_not_pay(tmp_path: Path, small: Path, mon
     assert [line for line in lines if line.startswith("note: this CPU has no instructions for products of int8")]
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_int8__a_cpu_that_computes_otherwise_proves_nothing(
     tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch

@@ -113,6 +113,7 @@ def test_build__half_precision_throughout_builds_as_well() -> None:
     assert build_plan(to_onnx(graph, specs), specs, "fp16", OPTIONS).counts == {"fp16": 12}
 
 
+@pytest.mark.slow
 def test_build__plans_of_one_graph_for_two_cards_differ() -> None:
     content, specs = exported("fp32")
     plans = [build_plan(content, specs, "fp32", BuildOptions(compute_capability=name)) for name in ("8.0", "12.0")]
@@ -330,6 +331,7 @@ def test_build__timings_that_the_library_does_not_take_are_left_aside(
     assert _timing_cache(config, OPTIONS, lines) is None, "TensorRT for RTX has none"
 
 
+@pytest.mark.slow
 def test_build__types_of_the_engine_count_where_it_tells_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a fake of the inspector, as there is no card: fused layers tell of no convolution."""
     content, specs = exported("fp16")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import CommandLine
-from support import TINY, slow
+from support import TINY
 
 from m2l_export import precisions, tensorrt
 from m2l_export.graph.deploy import deploy
@@ -372,14 +372,11 @@ def test_plans__precisions_without_a_file_for_tensorrt_are_told_of(m2l: CommandL
     assert (outcome.code, "of --precision fp16 nothing is made for tensorrt here" in outcome.err) == (1, True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize(
     ("number", "status", "delays"),
-    [
-        (signal.SIGTERM, 143, (1.37,)),
-        slow(signal.SIGTERM, 143, (1.0, 1.61)),
-        slow(signal.SIGINT, 130, (1.0, 1.37, 1.61)),
-    ],
+    [(signal.SIGTERM, 143, (1.0, 1.37, 1.61)), (signal.SIGINT, 130, (1.0, 1.37, 1.61))],
 )
 def test_plans__a_signal_while_a_plan_is_built_ends_it(
     tmp_path: Path, number: signal.Signals, status: int, delays: tuple[float, ...]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from support import TINY_BUNDLE, add_model_entry, disc, edit, save
+from support import TINY_BUNDLE, add_model_entry, disc, edit, save, slow
 
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime._utils.cpu import MAX_STREAMS, share_threads, usable_cpus
@@ -216,7 +216,7 @@ def test_registry__more_threads_than_cpus_are_told_of(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", [slow("onnxruntime"), "openvino"])
 def test_registry__a_batch_that_does_not_fit_in_memory(bundle_copy: Path, tmp_path: Path, backend: str) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino")

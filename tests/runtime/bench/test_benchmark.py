@@ -423,6 +423,7 @@ def run_patched(twist: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-c", PATCHED_WORKER.replace("{twist}", twist))
 
 
+@pytest.mark.slow
 def test_benchmark__a_row_whose_process_is_killed_says_so_and_the_others_are_there(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,7 @@ def test_bench__a_plot_without_matplotlib_names_the_extra(
     assert 'm2l bench --plot needs matplotlib, which is not installed: pip install "m2l[masks]"' in outcome.err
 
 
+@pytest.mark.slow
 def test_bench__a_plot(m2l: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     few = make_report(

@@ -548,7 +548,8 @@ def test_writers_and_resume__shards_that_begin_together_do_not_refuse_one_anothe
     assert [(p.communicate()[1], p.returncode) for p in processes] == [(b"", 0)] * 3
 
 
-@pytest.mark.parametrize("stderr", ["2>&-", slow("2>/dev/full")])
+@pytest.mark.slow
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
 def test_writers_and_resume__without_standard_error_a_run_goes_on_and_signals_work(tmp_path: Path, stderr: str) -> None:
     masks, out = tmp_path / "masks", tmp_path / "out"
     masks.mkdir()

@@ -310,6 +310,7 @@ def test_prepare__a_call_that_is_killed_early_is_gone_on_with_or_begun_anew(
         assert not list((tmp_path / f"{number}").rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_prepare__beginning_anew_may_be_killed_too(source: Path, tmp_path: Path) -> None:
     prepare(source, source, tmp_path / "data")
     expected = contents(tmp_path / "data")

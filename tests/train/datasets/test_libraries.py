@@ -71,6 +71,7 @@ def test_examples__with_the_real_library(environment: Path, library: str, shown:
     assert done.stdout.splitlines() == shown
 
 
+@pytest.mark.slow
 def test_transforms__name_what_is_missing(tmp_path: Path) -> None:
     """In a process where neither can be imported."""
     code = (

@@ -150,6 +150,7 @@ def test_synthetic_iterable_dataset__a_source_gives_masks_without_end(bundle: Bu
     assert sorted(contents(itertools.islice(loader, 6))) == sorted(first)
 
 
+@pytest.mark.slow
 def test_synthetic_iterable_dataset__without_a_seed_pytorch_decides(bundle: Bundle) -> None:
     pairs = SyntheticIterableDataset("shapes:4,size=64", bundle, seed=None, passes=1)
 

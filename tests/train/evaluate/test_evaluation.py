@@ -226,6 +226,7 @@ def test_evaluation__a_fake_is_known_by_its_entry_not_its_name(data: Path, monke
     assert found.counts.fake == 8
 
 
+@pytest.mark.slow
 def test_evaluation__a_bundle_that_varies_draws_by_the_names_of_pairs(data: Path, tmp_path: Path) -> None:
     bundle = steered_bundle(tmp_path / "bundle", side=64)
     with Synthesizer.open(bundle, backend="fake") as synthesizer:
@@ -395,6 +396,7 @@ def test_evaluation__a_wish_to_stop(synthetic: Path, data: Path) -> None:
     assert evaluate_bundle(data, TINY_BUNDLE, EvaluationOptions(should_stop=lambda: True), backend="fake") is None
 
 
+@pytest.mark.slow
 def test_evaluation__progress_counts_what_it_said_it_would(synthetic: Path, data: Path, segmenter: Path) -> None:
     for given in (None, segmenter):
         for folder in (data, data / "val"):
@@ -496,6 +498,7 @@ def test_evaluation__a_signal_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_evaluation__a_file_that_appears_meanwhile_is_left_as_it_is(
     m2l: CommandLine, arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

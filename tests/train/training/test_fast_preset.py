@@ -329,6 +329,7 @@ def in_processes(count: int, code: str, *arguments: object) -> list[PreloadedPro
     return started
 
 
+@pytest.mark.slow
 def test_fast_preset__two_processes_average_to_the_gradients_of_one_with_the_doubled_batch(tmp_path: Path) -> None:
     with np.load(TINY / "train_steps.npz") as found:
         masks = np.concatenate([found[f"step{s}/mask"] for s in range(2)])

@@ -340,7 +340,7 @@ def test_train__stopped_before_its_first_step_can_be_resumed(data: Path, tmp_pat
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("limit", [{"max_steps": 3}, {"max_steps": 2}, {"max_minutes": 0}])
+@pytest.mark.parametrize("limit", [{"max_steps": 3}, slow({"max_steps": 2}), slow({"max_minutes": 0})])
 def test_train__a_limit_that_is_reached_already_takes_no_step(
     data: Path, tmp_path: Path, m2l: CommandLine, limit: dict[str, int]
 ) -> None:

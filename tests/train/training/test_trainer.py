@@ -143,7 +143,7 @@ def test_trainer__tensorboard_reads_the_events(data: Path, tmp_path: Path) -> No
     ("stops", "changes"),
     [
         ([1, 2, 9, 10, 14], {}),
-        ([4], {"batch_size": 2, "norm": "batch"}),
+        slow([4], {"batch_size": 2, "norm": "batch"}),
         slow([4], {}),
         slow([5], {}),
         slow([5], {"batch_size": 2, "norm": "batch"}),
