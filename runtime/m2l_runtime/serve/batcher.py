@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar, cast
 
 from m2l_runtime.errors import ArgumentError, EngineError
 
@@ -63,11 +63,29 @@ class _Waiting(Generic[_I, _R]):
     future: asyncio.Future[_R]
 
 
+@dataclass(eq=False)
+class _Batch(Generic[_I, _R]):
+    items: list[_Waiting[_I, _R]]
+    is_early: bool
+    """Whether all workers were busy when it was handed over: it lies ready for the first that is free."""
+    began: float | None = None
+
+    @property
+    def waiting_count(self) -> int:
+        """Items that wait still, those whose caller is gone left out."""
+        return len(self.live) if self.is_early and self.began is None else 0
+
+    @property
+    def live(self) -> list[_Waiting[_I, _R]]:
+        return [one for one in self.items if not one.future.done()]
+
+
 class MicroBatcher(Generic[_I, _R]):
     """Collect items that arrive one by one into batches, and run each batch on a worker thread.
 
     A batch begins when a worker is free and either `max_batch` items wait, or the first of them has waited
     `max_delay_s`. Items of one batch are of one group. Items whose caller was cancelled are dropped from the queue.
+    Full batches lie ready for busy workers, which then need not wait for the event loop between two of them.
     All methods belong to the event loop that `submit` is first awaited on.
 
     Example:
@@ -120,19 +138,20 @@ class MicroBatcher(Generic[_I, _R]):
         self._clock = clock
         self._pool = ThreadPoolExecutor(workers, "m2l-engine")
         self._queue: deque[_Waiting[_I, _R]] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._batches: set[_Batch[_I, _R]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._timer: _Handle | None = None
         self._is_closed = False
 
     @property
     def queue_length(self) -> int:
         """Items that wait."""
-        return len(self._queue)
+        return len(self._queue) + sum(batch.waiting_count for batch in self._batches)
 
     @property
     def running_count(self) -> int:
         """Batches that run."""
-        return len(self._running)
+        return sum(not batch.waiting_count for batch in self._batches)
 
     async def submit(self, items: Sequence[_I]) -> list[_R]:
         """Queue items, wait for their batches, and return an answer for each, in order.
@@ -148,8 +167,9 @@ class MicroBatcher(Generic[_I, _R]):
             raise EngineError("the service is stopping; ask another one, or later")
         if not items:
             return []
-        if self._queue and len(self._queue) + len(items) > self.max_queue:
-            raise QueueFull(f"the queue is full: {len(self._queue)} images wait, of {self.max_queue}; try again later")
+        length = self.queue_length
+        if length and length + len(items) > self.max_queue:
+            raise QueueFull(f"the queue is full: {length} images wait, of {self.max_queue}; try again later")
         loop = asyncio.get_running_loop()
         now = self._time()
         waiting = [_Waiting(one, self._group_of(one), now, loop.create_future()) for one in items]
@@ -166,8 +186,8 @@ class MicroBatcher(Generic[_I, _R]):
         """Take nothing more, run what waits, and wait until all of it is done. Closing twice is fine."""
         self._is_closed = True
         self._pump()
-        while self._running:
-            await asyncio.wait(self._running)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _time(self) -> float:
@@ -182,17 +202,22 @@ class MicroBatcher(Generic[_I, _R]):
     def _pump(self) -> None:
         """Begin every batch that can begin now; else set a timer for the next."""
         self._drop_cancelled()
-        while self._queue and len(self._running) < self.workers:
-            size = self._batch_size()
-            is_cut = size == self.max_batch or size < len(self._queue)  # no item that comes could join it
-            left_s = self._queue[0].since + self._max_delay_s - self._time()
-            if not (is_cut or self._is_closed or left_s <= 0):
-                if self._timer is None:
-                    self._timer = (self._clock or asyncio.get_running_loop()).call_later(left_s, self._on_timer)
-                return
-            batch = [self._queue.popleft() for _ in range(size)]
+        while self._queue:
+            size, is_early = self._batch_size(), len(self._batches) >= self.workers
+            if is_early:
+                if size < self.max_batch or len(self._batches) >= 2 * self.workers:
+                    return
+            else:
+                is_cut = size == self.max_batch or size < len(self._queue)  # no item that comes could join it
+                left_s = self._queue[0].since + self._max_delay_s - self._time()
+                if not (is_cut or self._is_closed or left_s <= 0):
+                    if self._timer is None:
+                        self._timer = (self._clock or asyncio.get_running_loop()).call_later(left_s, self._on_timer)
+                    return
+            batch = _Batch([self._queue.popleft() for _ in range(size)], is_early)
+            self._batches.add(batch)
             task = asyncio.get_running_loop().create_task(self._run_batch(batch))
-            self._running.add(task)
+            self._tasks.add(task)
             task.add_done_callback(self._on_done)
 
     def _batch_size(self) -> int:
@@ -209,35 +234,39 @@ class MicroBatcher(Generic[_I, _R]):
         self._pump()
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        self._tasks.discard(task)
         self._pump()
 
-    async def _run_batch(self, batch: list[_Waiting[_I, _R]]) -> None:
-        began = self._time()
-        answers: Sequence[_R] = ()
+    async def _run_batch(self, batch: _Batch[_I, _R]) -> None:
+        time = (self._clock or asyncio.get_running_loop()).time
         error: BaseException | None = None
+        live: list[_Waiting[_I, _R]] = []
+        answers: Sequence[_R] = ()
+
+        def run() -> None:
+            nonlocal live, answers
+            batch.began = time()
+            live = batch.live
+            answers = self._run([one.item for one in live]) if live else ()
+
         try:
-            answers = await asyncio.get_running_loop().run_in_executor(
-                self._pool, self._run, [one.item for one in batch]
-            )
-            if len(answers) != len(batch):
-                error = EngineError(f"the engine gave {len(answers)} answers to {len(batch)} items")
+            await asyncio.get_running_loop().run_in_executor(self._pool, run)
+            if len(answers) != len(live):
+                error = EngineError(f"the engine gave {len(answers)} answers to {len(live)} items")
         except MemoryError:
             error = EngineError("memory does not hold a batch; serve with a smaller --max-batch")
         except Exception as raised:  # noqa: BLE001 - whatever it is, it is handed to those who wait, and the worker lives
             error = raised
-        for place, one in enumerate(batch):
+        finally:
+            self._batches.discard(batch)
+        for place, one in enumerate(live):
             if one.future.done():
                 continue
             if error is None:
                 one.future.set_result(answers[place])
             else:
                 one.future.set_exception(error)
-        self._on_batch(
-            BatchReport(
-                size=len(batch),
-                waited_s=tuple(began - one.since for one in batch),
-                run_s=self._time() - began,
-                is_failed=error is not None,
-            )
-        )
+        if live:
+            began = cast(float, batch.began)
+            waited_s = tuple(began - one.since for one in live)
+            self._on_batch(BatchReport(len(live), waited_s, time() - began, is_failed=error is not None))
