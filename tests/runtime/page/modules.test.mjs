@@ -150,6 +150,17 @@ test("History: goes back and forth, also over greys", () => {
   assert.equal(history.canRedo, false);
 });
 
+test("Latest: a job without a pause begins at once, in place of one that pauses", async () => {
+  const begun = [];
+  await new Promise((resolve) => {
+    const latest = new Latest({ work: (job) => begun.push(job), show: resolve, fail: assert.fail, delayMs: 60_000 });
+    latest.ask(1);
+    latest.ask(2);
+    latest.ask(3, 0);
+  });
+  assert.deepEqual(begun, [3]);
+});
+
 test("Latest: runs one job at a time, passes over what came between, never shows an older one", async () => {
   const begun = [];
   const shown = [];

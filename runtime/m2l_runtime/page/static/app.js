@@ -153,7 +153,7 @@ class Page {
 
   changed(isDone) {
     this.isDone = isDone;
-    this.ask(DRAWING_MS);
+    this.ask(isDone ? 0 : DRAWING_MS);
     this.facts();
     if (isDone) saveMask(this.mask);
   }

@@ -9,10 +9,14 @@ export class Latest {
     this.timer = null;
   }
 
-  /** Ask for a job, after a pause in which a later one may take its place. */
+  /** Ask for a job, after a pause in which a later one may take its place; 0: without a pause. */
   ask(job, delayMs = this.delayMs) {
     this.waiting = job;
-    if (this.isRunning || this.timer !== null) return;
+    if (this.isRunning) return;
+    if (this.timer !== null) {
+      if (delayMs > 0) return;
+      clearTimeout(this.timer);
+    }
     this.timer = setTimeout(() => {
       this.timer = null;
       this.#run();

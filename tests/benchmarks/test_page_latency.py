@@ -1,0 +1,34 @@
+"""The measurement of the page runs from end to end in Chromium; its numbers are not looked at."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from browser import chromium
+from command_line import CommandLine
+from support import ROOT
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(chromium() is None, reason="no Chromium is installed"),
+]
+
+
+def test_page_latency__measures_visits_and_changes(tmp_path: Path, m2l: CommandLine) -> None:
+    made = m2l("web", "embedded", tmp_path / "site")
+    if made.code != 0:
+        pytest.skip(f"onnxruntime-web is not there: {made.err}")
+    script = ROOT / "benchmarks" / "page_latency.py"
+    arguments = [tmp_path / "site", "--visits", "2", "--changes", "2", "--out", tmp_path / "out.json"]
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (tmp_path / "out.json").read_text()
+    visits = json.loads(done.stdout)["visits"]
+    assert [len(visit["change_ms"]) for visit in visits] == [2, 2]
+    for visit in visits:
+        assert 0 < visit["load_event_ms"] < visit["first_ms"]
+        assert 0 < visit["first_engine_ms"] < visit["first_ms"]
