@@ -23,7 +23,7 @@ def test_page_latency__measures_visits_and_changes(tmp_path: Path, m2l: CommandL
     if made.code != 0:
         pytest.skip(f"onnxruntime-web is not there: {made.err}")
     script = ROOT / "benchmarks" / "page_latency.py"
-    arguments = [tmp_path / "site", "--visits", "2", "--changes", "2", "--out", tmp_path / "out.json"]
+    arguments: list[str | Path] = [tmp_path / "site", "--visits", "2", "--changes", "2", "--out", tmp_path / "out.json"]
     done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == (tmp_path / "out.json").read_text()
