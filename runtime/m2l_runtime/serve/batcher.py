@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar, cast
+from typing import Final, Generic, Protocol, TypeVar
 
 from m2l_runtime.errors import ArgumentError, EngineError
 
@@ -239,26 +239,27 @@ class MicroBatcher(Generic[_I, _R]):
 
     async def _run_batch(self, batch: _Batch[_I, _R]) -> None:
         time = (self._clock or asyncio.get_running_loop()).time
-        error: BaseException | None = None
+        error: Exception | None = None
         live: list[_Waiting[_I, _R]] = []
         answers: Sequence[_R] = ()
 
         def run() -> None:
-            nonlocal live, answers
+            nonlocal live, answers, error
             batch.began = time()
             live = batch.live
-            answers = self._run([one.item for one in live]) if live else ()
+            try:
+                answers = self._run([one.item for one in live]) if live else ()
+            except BaseException as raised:  # noqa: BLE001 - handed to those who wait; the worker and the loop live
+                error = _to_hand_over(raised)
 
         try:
             await asyncio.get_running_loop().run_in_executor(self._pool, run)
-            if len(answers) != len(live):
-                error = EngineError(f"the engine gave {len(answers)} answers to {len(live)} items")
-        except MemoryError:
-            error = EngineError("memory does not hold a batch; serve with a smaller --max-batch")
-        except Exception as raised:  # noqa: BLE001 - whatever it is, it is handed to those who wait, and the worker lives
-            error = raised
+        except Exception as raised:  # noqa: BLE001 - the pool takes nothing more, so nothing of it was run
+            error, live = raised, batch.live
         finally:
             self._batches.discard(batch)
+        if error is None and len(answers) != len(live):
+            error = EngineError(f"the engine gave {len(answers)} answers to {len(live)} items")
         for place, one in enumerate(live):
             if one.future.done():
                 continue
@@ -266,7 +267,16 @@ class MicroBatcher(Generic[_I, _R]):
                 one.future.set_result(answers[place])
             else:
                 one.future.set_exception(error)
-        if live:
-            began = cast(float, batch.began)
+        if live and batch.began is not None:
+            began = batch.began
             waited_s = tuple(began - one.since for one in live)
             self._on_batch(BatchReport(len(live), waited_s, time() - began, is_failed=error is not None))
+
+
+def _to_hand_over(raised: BaseException) -> Exception:
+    """Make of what a batch raised an error that a future holds, and that ends neither a task nor the process."""
+    if isinstance(raised, MemoryError):
+        return EngineError("memory does not hold a batch; serve with a smaller --batch-size")
+    if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
+        return raised
+    return EngineError(f"a batch ended with {type(raised).__name__}: {raised}")

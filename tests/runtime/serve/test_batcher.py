@@ -232,6 +232,29 @@ def test_micro_batcher__no_memory_and_a_missing_answer_are_errors_of_the_engine(
     run(main())
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [StopIteration(5), asyncio.CancelledError(), SystemExit(3), GeneratorExit()],
+    ids=lambda one: type(one).__name__,
+)
+def test_micro_batcher__whatever_a_batch_raises_is_an_answer_and_the_worker_lives(wrong: BaseException) -> None:
+    def compute(items: Sequence[int]) -> list[int]:
+        if 13 in items:
+            raise wrong
+        return list(items)
+
+    async def main() -> None:
+        batcher = MicroBatcher(compute, max_batch=2, max_queue=8)
+        asked = (asyncio.ensure_future(batcher.submit([n, n + 100])) for n in (13, 14, 15))
+        answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
+        assert isinstance(answers[0], EngineError)
+        assert answers[1:] == [[14, 114], [15, 115]]
+        assert (batcher.queue_length, batcher.running_count) == (0, 0)
+        await asyncio.wait_for(batcher.close(), 5)
+
+    run(main())
+
+
 def test_micro_batcher__as_many_batches_run_at_once_as_there_are_workers() -> None:
     async def main() -> None:
         engine = Engine(is_held=True)
