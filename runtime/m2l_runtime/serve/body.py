@@ -44,6 +44,12 @@ async def read_body(request: Request, options: ServeOptions) -> bytes:
     return bytes(content)
 
 
+def header_value(request: Request, name: str) -> str | None:
+    """Return the value of a header, those of all that have the name with commas between; None where there is none."""
+    values = request.headers.getlist(name)
+    return ", ".join(values) if values else None
+
+
 def decompress(content: bytes, encoding: str | None, max_bytes: int) -> bytes:
     """Undo the Content-Encoding of a body, of bounded size.
 

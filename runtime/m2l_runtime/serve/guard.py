@@ -23,7 +23,7 @@ from m2l_runtime._utils.text import shown
 from m2l_runtime.serve.errors import CLOSE, HttpError, error_response
 from m2l_runtime.serve.logs import log_event, log_exception
 from m2l_runtime.serve.metrics import Metrics
-from m2l_runtime.serve.options import ANY_HOST, ServeOptions
+from m2l_runtime.serve.options import ANY_HOST, MAX_HEADER_BYTES, ServeOptions
 
 API_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
 """Content-Security-Policy of what is no page."""
@@ -139,10 +139,11 @@ def check_request(scope: Scope, options: ServeOptions) -> Response | None:
         The answer to a preflight request of an origin that is allowed; else None: go on.
 
     Raises:
-        HttpError: 400 of headers that two servers may read otherwise, 421 of another Host, 403 of another origin, 401
-            without the token.
+        HttpError: 431 of headers that are too long, 400 of headers that two servers may read otherwise, 421 of another
+            Host, 403 of another origin, 401 without the token.
     """
     headers = Headers(scope=scope)
+    _check_size(scope)
     _check_framing(scope, headers)
     _check_host(headers, options)
     origin = headers.get("origin")
@@ -163,6 +164,14 @@ def check_request(scope: Scope, options: ServeOptions) -> Response | None:
     if options.token is not None and scope["path"] not in OPEN_PATHS:
         _check_token(headers.getlist("authorization"), options.token)
     return None
+
+
+def _check_size(scope: Scope) -> None:
+    """Refuse headers that came at once and are too long, as those are that come bit by bit."""
+    size = len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
+    size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])  # and what stands between them
+    if size > MAX_HEADER_BYTES:
+        raise HttpError(431, f"the headers are too long, {size:,} bytes; at most {MAX_HEADER_BYTES:,} are read", CLOSE)
 
 
 def _check_framing(scope: Scope, headers: Headers) -> None:

@@ -21,7 +21,7 @@ from m2l_runtime._version import __version__
 from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, check_appearances, check_seeds
 from m2l_runtime.errors import ArgumentError
 from m2l_runtime.masks.mask_file import stack_gray
-from m2l_runtime.serve.body import read_body
+from m2l_runtime.serve.body import header_value, read_body
 from m2l_runtime.serve.errors import HttpError, json_response
 from m2l_runtime.serve.model import DEFAULT_NAME, Job, ServedModel
 from m2l_runtime.serve.parameters import (
@@ -141,7 +141,7 @@ def routes(workshop: Workshop) -> list[Route]:
             with workshop.admit(), holder.current.lease() as model:
                 body = await read_body(request, options)
                 body = await workshop.unpack(request, body)
-                header_length = request.headers.get(HEADER_LENGTH)
+                header_length = header_value(request, HEADER_LENGTH)
 
                 def read() -> _Asked:
                     return _read(body, header_length, model, options.max_images)

@@ -13,6 +13,9 @@ LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 
 ANY_HOST: Final = "*"
 
+MAX_HEADER_BYTES: Final = 16 << 10
+"""Bytes of a request's line and headers."""
+
 _RANGES: Final = {
     "max_batch": (1, 4096),
     "max_delay_ms": (0.0, 10_000.0),

@@ -19,9 +19,6 @@ _JSON: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"connection", b"close"),
 )
-MAX_HEADER_BYTES: Final = 16 << 10
-"""Bytes of a request's line and headers."""
-
 _REASONS: Final = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 _MAX_DROPPED: Final = 4
 """Times the limit of a body that are dropped after an answer: who sends all of a large body reads why it is refused."""

@@ -20,8 +20,8 @@ from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import ArgumentError, M2LError, OutputError
 from m2l_runtime.serve.app import create_app, reload_bundle, workshop_of
 from m2l_runtime.serve.logs import log_event, log_exception, set_up_logs
-from m2l_runtime.serve.options import LOOPBACK_HOSTS, ServeOptions
-from m2l_runtime.serve.protocol import MAX_HEADER_BYTES, limited_protocol
+from m2l_runtime.serve.options import LOOPBACK_HOSTS, MAX_HEADER_BYTES, ServeOptions
+from m2l_runtime.serve.protocol import limited_protocol
 from m2l_runtime.serve.work import Workshop
 from m2l_runtime.synthesizer import Synthesizer
 
@@ -176,6 +176,8 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._workshop, self._on_ready = workshop, on_ready
         self._reloads: set[asyncio.Task[None]] = set()
+        self._is_outdated = False
+        """Whether a signal came while the bundle was opened, so that it is opened once more."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -218,10 +220,20 @@ class _Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._start_reload)
 
     def _start_reload(self) -> None:
-        if not self._reloads and not self.should_exit:
+        if self.should_exit:
+            return
+        if self._reloads:
+            self._is_outdated = True  # what is being opened may be what was there before
+        else:
+            self._is_outdated = False
             task = asyncio.get_running_loop().create_task(self._reload_bundle())
             self._reloads.add(task)
-            task.add_done_callback(self._reloads.discard)
+            task.add_done_callback(self._on_reloaded)
+
+    def _on_reloaded(self, task: asyncio.Task[None]) -> None:
+        self._reloads.discard(task)
+        if self._is_outdated:
+            self._start_reload()
 
     async def _reload_bundle(self) -> None:
         try:

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from starlette.requests import Request
 
 from m2l_runtime.serve.batcher import MicroBatcher
-from m2l_runtime.serve.body import decompress, while_connected
+from m2l_runtime.serve.body import decompress, header_value, while_connected
 from m2l_runtime.serve.errors import RETRY_AFTER, HttpError
 from m2l_runtime.serve.metrics import Metrics
 from m2l_runtime.serve.model import Job, ModelHolder, run_jobs
@@ -73,7 +73,7 @@ class Workshop:
 
     async def unpack(self, request: Request, body: bytes) -> bytes:
         """Undo the Content-Encoding of a body; see :func:`m2l_runtime.serve.body.decompress`."""
-        encoding = request.headers.get("content-encoding")
+        encoding = header_value(request, "content-encoding")
         if encoding is None:
             return body
         return await self.in_thread(lambda: decompress(body, encoding, self.options.max_body_bytes))

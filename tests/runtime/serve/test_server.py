@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +24,11 @@ from service import DEADLINE_S, Service, pixels, png, post, read_answer, running
 from steered_bundle import steered_bundle
 from support import TINY_BUNDLE, disc
 
+from m2l_runtime import Synthesizer
 from m2l_runtime.errors import ArgumentError, OutputError
-from m2l_runtime.serve import ServeOptions, serve
+from m2l_runtime.serve import ServeOptions, create_app, serve
 from m2l_runtime.serve.app import workshop_of
-from m2l_runtime.serve.server import is_loopback, listen
+from m2l_runtime.serve.server import is_loopback, listen, make_server
 
 pytestmark = pytest.mark.once
 
@@ -148,6 +151,17 @@ def test_serve__a_request_hidden_in_the_body_of_another_is_not_answered(service:
 def test_serve__headers_without_end_are_refused(service: Service) -> None:
     answer = service.ask(b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000)
     assert (answer.status, answer.error) == (431, "the headers are too long")
+
+
+@pytest.mark.parametrize(
+    "start", [b"GET /v2", b"GET /" + b"x" * 20_000, b"GET /v2?" + b"x" * 20_000], ids=["fields", "path", "query"]
+)
+def test_serve__long_headers_that_come_at_once_are_refused_as_those_that_trickle(
+    service: Service, start: bytes
+) -> None:
+    many = b"" if len(start) > 10 else b"A: b\r\n" * 6_000
+    answer = service.ask(start + b" HTTP/1.1\r\nHost: localhost\r\n" + many + b"\r\n")
+    assert (answer.status, "too long" in answer.error, answer.headers["connection"]) == (431, True, "close")
 
 
 def test_serve__headers_that_come_too_slowly_are_refused(service: Service) -> None:
@@ -347,6 +361,30 @@ def test_serve__sigterm_finishes_what_is_under_way_and_ends_with_status_0(tmp_pa
         assert program.process.wait(DEADLINE_S) == 0
         events = [json.loads(line) for line in program.lines if line.startswith("{")]
         assert {"ready", "request", "kept", "reloaded", "stopping"} <= {one["event"] for one in events}
+
+
+def test_serve__signals_while_a_bundle_is_opened_open_it_once_more() -> None:
+    opened: list[int] = []
+    gate = threading.Event()
+
+    def reopen() -> Synthesizer:
+        opened.append(len(opened))
+        assert gate.wait(DEADLINE_S)
+        return Synthesizer.open(backend="fake")
+
+    async def main() -> None:
+        server: Any = make_server(create_app(Synthesizer.open(backend="fake"), reopen=reopen))
+        server._start_reload()
+        while not opened:
+            await asyncio.sleep(0.001)
+        server._start_reload()
+        server._start_reload()
+        gate.set()
+        while server._reloads:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
+    assert opened == [0, 1]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
