@@ -132,7 +132,7 @@ def decode_deep(content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[PillowIma
 def _decode(
     content: bytes, *, apply_exif: bool, with_low_bytes: bool, max_pixels: int = MAX_PIXELS
 ) -> tuple[PillowImage.Image, ...]:
-    picture = _open(content)
+    picture = _open(content, max_pixels)
     width, height = picture.size
     if width * height > max_pixels:
         raise PictureFileError(
@@ -184,7 +184,7 @@ def turned(picture: PillowImage.Image) -> PillowImage.Image:
     return upright
 
 
-def _open(content: bytes) -> PillowImage.Image:
+def _open(content: bytes, max_pixels: int = MAX_PIXELS) -> PillowImage.Image:
     """Read the header of a picture."""
     if not content:
         raise PictureFileError("is empty (0 bytes); expected a picture")
@@ -202,7 +202,7 @@ def _open(content: bytes) -> PillowImage.Image:
         raise PictureFileError("is not a PNG, JPEG, BMP, TIFF, WebP, GIF or PGM picture") from None
     except (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning):
         raise PictureFileError(
-            f"is too large; at most {MAX_PIXELS:,} pixels are decoded, for want of memory; make it smaller"
+            f"is too large; at most {max_pixels:,} pixels are decoded, for want of memory; make it smaller"
         ) from None
     except MemoryError:
         raise PictureFileError(f"does not fit in memory: a file of {len(content):,} bytes") from None
