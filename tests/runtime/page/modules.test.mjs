@@ -220,6 +220,16 @@ test("pictureSize: reads the header of each format", () => {
   assert.equal(pictureSize(new TextEncoder().encode("this is text, and no picture")), null);
 });
 
+test("pictureSize: a BMP of OS/2 has sides of 16 bits", () => {
+  const header = Uint8Array.of(66, 77, 0, 0, 0, 0, 0, 0, 0, 0, 26, 0, 0, 0, 12, 0, 0, 0, 0, 1, 200, 0, 1, 0, 8, 0);
+  assert.deepEqual(pictureSize(header), [256, 200]);
+});
+
+test("pictureSize: a WebP that begins with another chunk than a picture's has no size", () => {
+  const chunk = new TextEncoder().encode("RIFF\x32\0\0\0WEBPICCP\x03\0\0\0abc\0VP8X\x0a\0\0\0\0\0\0\0");
+  assert.equal(pictureSize(chunk), null);
+});
+
 test("checkHeader: refuses a picture of 60,000 pixels a side by its header alone", () => {
   const bomb = Uint8Array.from(Buffer.from(golden.bomb, "base64"));
   assert.throws(() => checkHeader(bomb, bomb.length), /60,000 × 60,000 pixels; at most 16,384 a side/);

@@ -17,10 +17,16 @@ export function pictureSize(bytes) {
   const word = (at) => String.fromCharCode(...bytes.subarray(at, at + 4));
   if (starts(137, 80, 78, 71) && bytes.length >= 24) return [view.getUint32(16), view.getUint32(20)];
   if (starts(71, 73, 70, 56) && bytes.length >= 10) return [view.getUint16(6, true), view.getUint16(8, true)];
-  if (starts(66, 77) && bytes.length >= 26) return [view.getInt32(18, true), Math.abs(view.getInt32(22, true))];
+  if (starts(66, 77) && bytes.length >= 26) return bmpSize(view);
   if (starts(255, 216)) return jpegSize(view);
   if (word(0) === "RIFF" && word(8) === "WEBP" && bytes.length >= 30) return webpSize(view, word(12));
   return null;
+}
+
+function bmpSize(view) {
+  const isOfOs2 = view.getUint32(14, true) === 12; // the oldest header, with sides of 16 bits
+  if (isOfOs2) return [view.getUint16(18, true), view.getUint16(20, true)];
+  return [view.getInt32(18, true), Math.abs(view.getInt32(22, true))];
 }
 
 function jpegSize(view) {
@@ -37,6 +43,7 @@ function webpSize(view, kind) {
   const u24 = (at) => view.getUint16(at, true) + (view.getUint8(at + 2) << 16);
   if (kind === "VP8X") return [u24(24) + 1, u24(27) + 1];
   if (kind === "VP8 ") return [view.getUint16(26, true) & 0x3fff, view.getUint16(28, true) & 0x3fff];
+  if (kind !== "VP8L") return null;
   const bits = view.getUint32(21, true);
   return [(bits & 0x3fff) + 1, ((bits >> 14) & 0x3fff) + 1];
 }
