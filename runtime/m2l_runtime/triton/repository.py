@@ -23,7 +23,8 @@ from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.plain_file import read_plain
 from m2l_runtime._utils.reading import decode_line
-from m2l_runtime._utils.text import printable
+from m2l_runtime._utils.text import printable, shown
+from m2l_runtime.backends.engines import BACKENDS
 from m2l_runtime.bundle import embedded
 from m2l_runtime.bundle.io import Bundle, open_bundle
 from m2l_runtime.bundle.schema import MANIFEST_NAME, MAX_MANIFEST_BYTES, ModelFile, PlanFile, Precision, TensorSpec
@@ -100,6 +101,8 @@ class TritonOptions:
         ):
             if not low <= value <= high:
                 raise ArgumentError(f"the {name} must be between {low:,} and {high:,}, got {value:,}")
+        if self.backend != "auto" and self.backend not in BACKENDS:
+            raise ArgumentError(f"there is no backend {shown(self.backend)}; choose one of auto, {', '.join(BACKENDS)}")
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,7 @@ def test_repository__a_bundles_name_becomes_the_name_of_a_folder(
         ({"max_queue_size": 0}, "the max queue size must be between 1 and"),
         ({"max_queue_delay_us": -1}, "the max queue delay must be between 0 and"),
         ({"threads": 0}, "the threads must be between 1 and"),
+        ({"backend": "onnx"}, "there is no backend 'onnx'; choose one of auto, openvino, "),
     ],
 )
 def test_triton_options__out_of_range(options: dict[str, Any], message: str) -> None:
