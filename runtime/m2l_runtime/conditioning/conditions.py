@@ -197,6 +197,8 @@ def _number(name: str, value: str) -> float:
     word = value.strip().lower().replace("-", " ").replace("_", " ")
     if name == skin_tone.ITA and word in skin_tone.CLASSES:
         return skin_tone.CLASSES[word]
+    if "_" in value or not value.strip().isascii():
+        raise ValueError("float() would take it, a seed or JSON would not")
     return float(value)
 
 

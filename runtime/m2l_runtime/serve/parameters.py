@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -156,8 +157,9 @@ def appearance_choice(value: Any) -> AppearanceChoice:
             f'an appearance in JSON is numbers by name, as {{"lesion_L": 35}}; this is not: {words}'
         )
     ):
-        numbers = msgspec.json.decode(value.encode("utf-8", "replace"), type=dict[str, float])
-    return AppearanceChoice.from_values(numbers)
+        msgspec.json.decode(value.encode("utf-8", "replace"), type=dict[str, float])
+    pairs = json.loads(value, object_pairs_hook=tuple)  # which keeps names that are there twice, to be refused
+    return AppearanceChoice(tuple((name, float(number)) for name, number in pairs))
 
 
 def encoding_of(name: str, quality: str | None) -> Encoding:
