@@ -20,6 +20,8 @@ _WORDS: Final = (
     "can't start new thread",  # for want of memory for its stack, or of threads
     "resource temporarily unavailable",
 )
+_NOT_MAPPED: Final = "failed to map segment"
+"""Of a library: for want of memory, or as its file system lets nothing be run; the system's loader does not tell."""
 _PROBE_BYTES: Final = 1 << 26
 
 
@@ -33,7 +35,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     text = str(error).lower()
-    return any(words in text for words in _WORDS)
+    return any(words in text for words in _WORDS) or (_NOT_MAPPED in text and (_is_limited() or is_memory_short()))
+
+
+def _is_limited() -> bool:
+    """Tell whether a limit is set on the memory of this process (`ulimit -v`)."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def is_memory_short(needed_bytes: int = 0) -> bool:
