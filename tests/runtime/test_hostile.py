@@ -165,6 +165,7 @@ def test_memory__a_library_that_is_not_mapped_is_short_memory_under_a_limit(monk
         registry.backend_module("fake")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1 << 30, resource.RLIM_INFINITY))
     assert is_out_of_memory(error)
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
     with pytest.raises(EngineError, match="too little memory to load the backend 'fake'") as failure:
         registry.backend_module("fake")
     assert not isinstance(failure.value, EngineNotInstalled)

@@ -20,8 +20,8 @@ _WORDS: Final = (
     "can't start new thread",  # for want of memory for its stack, or of threads
     "resource temporarily unavailable",
 )
-_NOT_MAPPED: Final = "failed to map segment"
-"""Of a library: for want of memory, or as its file system lets nothing be run; the system's loader does not tell."""
+_WORDS_OF_MORE: Final = ("failed to map segment", "could not create a primitive")
+"""Of the system's loader, also where a file system lets nothing be run; of oneDNN, also where it lacks an operation."""
 _PROBE_BYTES: Final = 1 << 26
 
 
@@ -35,7 +35,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     text = str(error).lower()
-    return any(words in text for words in _WORDS) or (_NOT_MAPPED in text and (_is_limited() or is_memory_short()))
+    if any(words in text for words in _WORDS):
+        return True
+    return any(words in text for words in _WORDS_OF_MORE) and (_is_limited() or is_memory_short())
 
 
 def _is_limited() -> bool:
