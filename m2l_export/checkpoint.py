@@ -24,7 +24,7 @@ from m2l_runtime._utils.placeholder import describe_placeholder
 from m2l_runtime._utils.reading import read_input, reader_errors, reason
 from m2l_runtime._utils.text import command_word, plural, printable
 from m2l_runtime.bundle.schema import MANIFEST_NAME
-from m2l_runtime.errors import CheckpointError
+from m2l_runtime.errors import CheckpointError, kind_of
 from m2l_runtime.literals import Norm, Upsample
 from m2l_runtime.types import KNOWN_NAMES, list_names
 from m2l_train.data.data_folder import DATASET_FILE, IMAGES, TRAIN, VAL
@@ -135,7 +135,7 @@ def read_generator(content: bytes) -> GeneratorState:
     """
     loaded = _load_safetensors(content) if content[8:9] == b"{" else _load(content)
     if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"holds a {type(loaded).__name__}, not a state_dict; {EXPECTED}")
+        raise CheckpointError(f"holds {kind_of(loaded)}, not a state_dict; {EXPECTED}")
     if not loaded:
         raise CheckpointError(f"holds an empty state_dict; {EXPECTED}")
     try:

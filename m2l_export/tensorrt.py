@@ -16,7 +16,7 @@ from m2l_export.parity import gate
 from m2l_export.parity.metrics import ParityLimits, fidelity
 from m2l_runtime._utils import atomic
 from m2l_runtime._utils.arguments import check_types
-from m2l_runtime._utils.reading import open_input
+from m2l_runtime._utils.reading import open_input, read_at_most
 from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
 from m2l_runtime.backends.base import BackendOptions, ModelSource, PlanRef
@@ -298,7 +298,7 @@ def read_timings(path: Path) -> bytes:
     """
     try:
         with open_input(path) as file:
-            content = file.read(MAX_TIMING_CACHE_BYTES)
+            content = read_at_most(file, MAX_TIMING_CACHE_BYTES)
     except FileNotFoundError:
         return b""
     except OSError as error:

@@ -63,6 +63,36 @@ def _shortened(number: re.Match[str]) -> str:
     return f"{digits[:10]}... ({len(digits)} digits)"
 
 
+_KINDS: Final = {
+    "NoneType": "None",
+    "bytes": "bytes",
+    "dict": "a mapping",
+    "float": "a number",
+    "int": "a whole number",
+    "ndarray": "an array",
+    "str": "a text",
+}
+_VOWELS: Final = tuple("AEIOUaeio")
+
+
+def kind_named(name: str) -> str:
+    """Say in words, with its article, what kind of value a Python type holds.
+
+    >>> kind_named("int"), kind_named("ndarray"), kind_named("Tensor"), kind_named("OrderedDict")
+    ('a whole number', 'an array', 'a Tensor', 'an OrderedDict')
+    """
+    return _KINDS.get(name) or f"{'an' if name.startswith(_VOWELS) else 'a'} {name}"
+
+
+def kind_of(value: object) -> str:
+    """Say what kind of value something is, in few words whatever it is.
+
+    >>> kind_of(3), kind_of(None), kind_of([1, 2])
+    ('a whole number', 'None', 'a list')
+    """
+    return kind_named(type(value).__name__[:80])
+
+
 class InputError(M2LError, ValueError):
     """Signal that an argument is not what was expected."""
 

@@ -25,7 +25,7 @@ from m2l_runtime._utils.cpu import check_workers
 from m2l_runtime._utils.text import printable, stem
 from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, Conditions
-from m2l_runtime.errors import ArgumentError, ArrayError, InputError, MaskFileError, OutputError
+from m2l_runtime.errors import ArgumentError, ArrayError, InputError, MaskFileError, OutputError, kind_of
 from m2l_runtime.masks.mask_file import MaskFile, read_mask
 from m2l_runtime.masks.mask_folder import MaskFolder, mask_set
 from m2l_runtime.masks.mask_set import MaskSet
@@ -252,7 +252,7 @@ def _read_mask(mask: Any, name: str, image_size: tuple[int, int]) -> MaskFile:
     except (MaskFileError, ArrayError, ArgumentError) as error:
         words = str(error)
         if not isinstance(mask, str | os.PathLike):
-            words = f"{printable(name)}: {words.removeprefix(f'a {type(mask).__name__}: ')}"
+            words = f"{printable(name)}: {words.removeprefix(f'{kind_of(mask)}: ')}"
         raise MaskFileError(words) from None
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.errors import ArrayError
+from m2l_runtime.errors import ArrayError, kind_of
 
 Masks: TypeAlias = npt.NDArray[np.uint8]
 """uint8 (N, H, W): 0 background, 255 lesion. Greys between are legal: resampling makes them on edges.
@@ -39,10 +39,10 @@ Image: TypeAlias = npt.NDArray[np.uint8]
 
 
 def describe(value: object) -> str:
-    """Describe a value for a message: '(1, 5, 6) float32' for an array, else its type's name."""
+    """Describe a value for a message: '(1, 5, 6) float32' for an array, else its kind."""
     if isinstance(value, np.ndarray):
         return f"{value.shape} {value.dtype}"
-    return f"a {type(value).__name__}"
+    return kind_of(value)
 
 
 def is_black_and_white(masks: Masks) -> bool:

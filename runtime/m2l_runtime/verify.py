@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from m2l_runtime.backends.base import BUNDLE_PLAN_NOTE
+from m2l_runtime.backends.base import BUNDLE_PLAN_NOTE, BackendSettings, Inputs
 from m2l_runtime.backends.registry import BACKENDS
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import ModelFile
@@ -70,22 +71,11 @@ def replay_golden(bundle: Bundle, *, trust_plans: bool = False) -> list[Replay]:
     for name, device, model in replay_targets(bundle):
         least = least_psnr_db(model)
         try:
-            with Synthesizer.open(
-                bundle,
-                backend=name,
-                device=device,
-                precision=model.precision,
-                batch_size=_batch_size(bundle, name, model),
-                trust_plans=trust_plans,
-            ) as synth:
-                images, engine = synth.run_inputs(inputs), synth.settings.engine
-                if BACKENDS[name].runs_plans:
-                    is_bundles = any(note.startswith(BUNDLE_PLAN_NOTE) for note in synth.notes)
-                    engine += ", the bundle's plan" if is_bundles else ", a plan built here"
+            engine, images = _replay(bundle, name, device, model, inputs, trust_plans)
         except (EngineNotInstalled, DeviceUnavailable) as error:
             replays.append(Replay(name, device, model.precision, str(error), None, None, None, least))
             continue
-        difference = np.abs(images.astype(np.int16) - expected)
+        difference = np.abs(images.astype(np.int16) - expected)  # of one batch size or two
         replays.append(
             Replay(
                 backend=name,
@@ -99,6 +89,38 @@ def replay_golden(bundle: Bundle, *, trust_plans: bool = False) -> list[Replay]:
             )
         )
     return replays
+
+
+def _replay(
+    bundle: Bundle, name: str, device: str, model: ModelFile, inputs: Inputs, trust_plans: bool
+) -> tuple[str, npt.NDArray[np.uint8]]:
+    """Return (engine, images (batch sizes, N, H, W, 3)).
+
+    Where calls are of one image by default, a batch of them all is replayed as well: images may depend on others of
+    their batch, by a fault of a file or of an engine.
+    """
+
+    def run(batch_size: int | None) -> tuple[npt.NDArray[np.uint8], BackendSettings, tuple[str, ...]]:
+        with Synthesizer.open(
+            bundle,
+            backend=name,
+            device=device,
+            precision=model.precision,
+            batch_size=batch_size,
+            trust_plans=trust_plans,
+        ) as synth:
+            return synth.run_inputs(inputs), synth.settings, tuple(synth.notes)
+
+    runs_plans = BACKENDS[name].runs_plans
+    first, settings, notes = run(_batch_size(bundle, name, model))
+    images = [first]
+    if not runs_plans and settings.batch_size == 1 < len(first):
+        images.append(run(len(first))[0])
+    engine = settings.engine
+    if runs_plans:
+        is_bundles = any(note.startswith(BUNDLE_PLAN_NOTE) for note in notes)
+        engine += ", the bundle's plan" if is_bundles else ", a plan built here"
+    return engine, np.stack(images)
 
 
 def _batch_size(bundle: Bundle, name: str, model: ModelFile) -> int | None:
@@ -125,8 +147,8 @@ def least_psnr_db(model: ModelFile) -> float | None:
     return None if model.precision == "fp32" or recorded is None else recorded - MARGIN_DB
 
 
-def _worst_psnr_db(images: Images, expected: Images) -> float | None:
+def _worst_psnr_db(images: npt.NDArray[np.uint8], expected: Images) -> float | None:
     """Compute the images' lowest peak signal-to-noise ratio, 10 log10(255^2 / mean square); None: all bytes equal."""
     difference = images.astype(np.float64) - expected
-    worst = float(np.square(difference).mean(axis=(1, 2, 3)).max())
+    worst = float(np.square(difference).mean(axis=(-3, -2, -1)).max())
     return 10 * math.log10(255**2 / worst) if worst else None

@@ -6,8 +6,11 @@ import csv
 import json
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -17,9 +20,16 @@ from support import TINY_BUNDLE, disc, edit, save
 from m2l_runtime import Synthesizer, open_source
 from m2l_runtime._utils.memory import is_out_of_memory
 from m2l_runtime._utils.text import ascii_json, shown, utf8
-from m2l_runtime.backends import messages
+from m2l_runtime.backends import messages, registry
 from m2l_runtime.backends.base import Backend, BackendSettings
-from m2l_runtime.errors import MAX_MESSAGE_CHARS, ArgumentTypeError, BundleDamaged, EngineError, M2LError
+from m2l_runtime.errors import (
+    MAX_MESSAGE_CHARS,
+    ArgumentTypeError,
+    BundleDamaged,
+    EngineError,
+    EngineNotInstalled,
+    M2LError,
+)
 from m2l_runtime.masks.mask_file import parse_mask
 from m2l_runtime.masks.sources.shapes import Shapes
 from m2l_runtime.synthesizer import run_in_batches
@@ -140,6 +150,32 @@ def test_memory__each_librarys_words_are_known(words: str, monkeypatch: pytest.M
     assert done.code == 1
     assert "too little memory" in done.err
     assert "report this" not in done.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux, words of its loader")
+def test_memory__a_library_that_is_not_mapped_is_short_memory_under_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loader's words are the same where a file system lets nothing be run."""
+    import resource
+
+    error = ImportError("libengine.so: failed to map segment from shared object")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    monkeypatch.setattr(registry, "importlib", SimpleNamespace(import_module=raise_it(error)))
+    assert not is_out_of_memory(error)
+    with pytest.raises(EngineNotInstalled, match="does not load .*reinstall it"):
+        registry.backend_module("fake")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1 << 30, resource.RLIM_INFINITY))
+    assert is_out_of_memory(error)
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
+    with pytest.raises(EngineError, match="too little memory to load the backend 'fake'") as failure:
+        registry.backend_module("fake")
+    assert not isinstance(failure.value, EngineNotInstalled)
+
+
+def raise_it(error: Exception) -> Callable[..., NoReturn]:
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    return fail
 
 
 def test_memory__engines_that_blame_the_file_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def test_types__masks_pass_as_they_are(count: int) -> None:
         (np.zeros((1, 8, 16), bool), r"astype\(numpy.uint8\) \* 255"),
         (np.ones((1, 8, 16), np.uint8), r"masks \* 255"),
         ([np.zeros((8, 16), np.uint8)], r"got a list; numpy.stack"),
-        (None, "got a NoneType"),
+        (None, "got None"),
     ],
 )
 def test_types__anything_else_is_refused_with_what_it_was(masks: object, message: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NoReturn, TypeVar, Union
 
 from m2l_runtime._utils import text
 from m2l_runtime._utils.text import printable
-from m2l_runtime.errors import ArgumentError, ArgumentTypeError, InputError
+from m2l_runtime.errors import ArgumentError, ArgumentTypeError, InputError, kind_named
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
@@ -241,6 +241,5 @@ def _describe(hint: Any) -> str:
     if origin is tuple or origin is Sequence:
         return f"a {'tuple' if origin is tuple else 'list'}, each item {_describe(args[0])}"
     if origin is not None and isinstance(origin, type):
-        return f"a {'mapping' if origin is Mapping else origin.__name__}"
-    name = getattr(hint, "__name__", str(hint))
-    return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}"
+        return "a mapping" if origin is Mapping else kind_named(origin.__name__)
+    return kind_named(getattr(hint, "__name__", str(hint)))

@@ -20,6 +20,8 @@ _WORDS: Final = (
     "can't start new thread",  # for want of memory for its stack, or of threads
     "resource temporarily unavailable",
 )
+_WORDS_OF_MORE: Final = ("failed to map segment", "could not create a primitive")
+"""Of the system's loader, also where a file system lets nothing be run; of oneDNN, also where it lacks an operation."""
 _PROBE_BYTES: Final = 1 << 26
 
 
@@ -33,7 +35,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     text = str(error).lower()
-    return any(words in text for words in _WORDS)
+    if any(words in text for words in _WORDS):
+        return True
+    return any(words in text for words in _WORDS_OF_MORE) and (_is_limited() or is_memory_short())
+
+
+def _is_limited() -> bool:
+    """Tell whether a limit is set on the memory of this process (`ulimit -v`)."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def is_memory_short(needed_bytes: int = 0) -> bool:

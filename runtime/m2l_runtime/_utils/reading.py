@@ -23,6 +23,7 @@ _T = TypeVar("_T")
 
 MAX_REASON_CHARS: Final = 300
 
+_PART_BYTES: Final = 1 << 20
 MAX_LINE_BYTES: Final = 1 << 20
 """Length of a line of a log; a longer one is no line of ours."""
 
@@ -67,10 +68,25 @@ def read_bounded(file: IO[bytes], max_bytes: int) -> bytes:
         OSError: it has more bytes; `strerror` says how many.
     """
     size = os.fstat(file.fileno()).st_size
-    content = b"" if size > max_bytes else file.read(max_bytes + 1)
+    content = b"" if size > max_bytes else read_at_most(file, max_bytes + 1)
     if max(size, len(content)) > max_bytes:
         raise OSError(errno.EFBIG, f"it has {max(size, len(content)):,} bytes; at most {max_bytes:,} are read")
     return content
+
+
+def read_at_most(file: IO[bytes], max_bytes: int) -> bytes:
+    """Read an open file to its end, or `max_bytes` of it.
+
+    Memory is taken for as much as there is: Python's own `read` takes it for as much as is asked for, which a limit on
+    memory (`ulimit -v`) does not grant.
+    """
+    size = os.fstat(file.fileno()).st_size
+    parts = [file.read(min(size + 1, max_bytes))]
+    count = len(parts[0])
+    while size < count < max_bytes and (part := file.read(min(_PART_BYTES, max_bytes - count))):  # it grows, or is sent
+        parts.append(part)
+        count += len(part)
+    return b"".join(parts)
 
 
 @contextlib.contextmanager

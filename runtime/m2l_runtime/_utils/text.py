@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable
 from typing import Final
 
+from m2l_runtime.errors import kind_of
+
 _LIKE_ESCAPE: Final = re.compile(r"\\(?=u[0-9a-f]{4}|x5c)")
 
 
@@ -122,6 +124,6 @@ def shown(value: object, max_chars: int = 40) -> str:
     if isinstance(value, int) and value.bit_length() > 128:
         return f"a number of about {round(value.bit_length() * 0.30103)} digits"
     if not isinstance(value, (str, int, float, type(None))):
-        return f"a {type(value).__name__}"
+        return kind_of(value)
     text = repr(value[: max_chars + 1] if isinstance(value, str) else value)
     return printable(text if len(text) <= max_chars else f"{text[:max_chars]}...")

@@ -80,7 +80,9 @@ class CompiledCache:
         if len(content) > _MAX_BYTES:
             raise OutputError(f"{len(content):,} bytes are more than the {_MAX_BYTES:,} that are kept")
         with atomic.output_errors(path):
-            if os.path.lexists(path) and not path.is_file() and not path.is_dir():
+            if path.is_dir() and not path.is_symlink():
+                raise OutputError(f"a folder has the name of the compiled model, {printable(path)}; remove it")
+            if os.path.lexists(path) and not path.is_file():
                 path.unlink()  # a pipe
         atomic.write_file(path, self._seal(key, len(content), sha256) + sha256 + content, mode=0o600)
 

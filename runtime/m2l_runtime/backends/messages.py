@@ -44,7 +44,9 @@ def load_failure(engine: str, error: Exception, message: str, model_bytes: int) 
             f"there is too little memory for {engine} to load the model; choose a smaller batch size or "
             "fewer streams, or free some"
         )
-    return BundleDamaged(f"{engine} cannot load the model: {message}")
+    return BundleDamaged(
+        f"{engine} cannot load the model: {message}; take another --backend, or export the bundle again"
+    )
 
 
 def out_of_memory_advice(batch_size: int, streams: int) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, cast, get_args
 
 from m2l_runtime._utils.arguments import check_types
+from m2l_runtime._utils.memory import is_out_of_memory
 from m2l_runtime._utils.signals import raise_interrupt
 from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.base import Backend, BackendModule, BackendOptions, ModelSource, PlanRef
@@ -102,6 +103,7 @@ def backend_module(name: str) -> BackendModule:
 
     Raises:
         EngineNotInstalled: with the command that installs it.
+        EngineError: there is too little memory to load it.
     """
     entry = BACKENDS[name]
     if not is_installed(entry):
@@ -111,6 +113,8 @@ def backend_module(name: str) -> BackendModule:
         return cast(BackendModule, importlib.import_module(entry.module))
     except ImportError as error:
         raise_interrupt(error)
+        if is_out_of_memory(error):
+            raise EngineError(f"there is too little memory to load the backend '{name}'; free some") from error
         raise EngineNotInstalled(
             f"the backend '{name}' is installed but does not load ({error}); reinstall it: {entry.install}"
         ) from error

@@ -218,6 +218,8 @@ def describe_summary(summary: Summary, settings: BackendSettings, out: str) -> s
     if summary.image_seed is not None:
         drawn = f"drawn with seed {summary.image_seed}, {plural(summary.samples, 'sample')} of each mask"
         lines.append(drawn + ("" if summary.appearance is None else f", appearance: {summary.appearance}"))
+    if summary.unfinished_count:
+        lines.append(f"{summary.unfinished_count:,} of these were of a file that is not finished, and are made again")
     if summary.kept_count:
         lines.append(f"{plural(summary.kept_count, 'image')} of an earlier run kept")
     for count, kind in (

@@ -19,7 +19,7 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from m2l_runtime._utils.memory import is_out_of_memory
 from m2l_runtime._utils.placeholder import describe_placeholder
-from m2l_runtime._utils.reading import open_input, read_input, reason
+from m2l_runtime._utils.reading import open_input, read_at_most, read_input, reason
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import PictureFileError
 from m2l_runtime.masks import tiff_tags
@@ -91,7 +91,7 @@ def open_header(path: Path) -> Iterator[PillowImage.Image]:
     with open_input(path) as file:
         start = file.read(4)
         if start.startswith((b"II", b"MM")):
-            content = start + file.read(MAX_FILE_BYTES)
+            content = start + read_at_most(file, MAX_FILE_BYTES)
             _check_structure(content)
             with PillowImage.open(io.BytesIO(content), formats=FORMATS) as picture:
                 yield picture

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m2l_runtime._utils.text import printable
-from m2l_runtime.errors import MaskFileError
+from m2l_runtime.errors import MaskFileError, kind_of
 from m2l_runtime.masks.channels import Samples, from_wide
 from m2l_runtime.masks.image_file import MAX_PIXELS
 
@@ -70,7 +70,7 @@ def as_array(value: object) -> npt.NDArray[Any] | None:
         if array.dtype.kind != "O":
             return array
     raise MaskFileError(
-        f"is a {type(value).__name__} that NumPy cannot read ({printable(str(failure)[:200])}); bring it to the CPU, "
+        f"is {kind_of(value)} that NumPy cannot read ({printable(str(failure)[:200])}); bring it to the CPU, "
         "without gradients, as bool, uint8 or float32: tensor.detach().cpu()"
     )
 

@@ -27,7 +27,7 @@ from PIL import Image as PillowImage
 
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.text import printable
-from m2l_runtime.errors import ArrayError, MaskFileError, PictureFileError
+from m2l_runtime.errors import ArrayError, MaskFileError, PictureFileError, kind_of
 from m2l_runtime.masks.channels import Samples, mask_samples
 from m2l_runtime.masks.image_file import MAX_FILE_BYTES, MAX_PIXELS, decode_deep, read_bytes, turned
 from m2l_runtime.masks.labels import check_is_no_label_map
@@ -203,7 +203,7 @@ def _label(source: MaskInput) -> str:
     if isinstance(source, str | os.PathLike):
         return printable(source)
     name = getattr(source, "name", None) or getattr(source, "filename", None)
-    return printable(name) if name and isinstance(name, str | os.PathLike) else f"a {type(source).__name__}"
+    return printable(name) if name and isinstance(name, str | os.PathLike) else kind_of(source)
 
 
 def _read(source: MaskInput, image_size: tuple[int, int], keep_original: bool) -> MaskFile:

@@ -118,6 +118,8 @@ class Summary:
     """Seed of the images; None where the generator takes the mask alone."""
     appearance: str | None = None
     """What was asked of appearances; None where the generator takes none."""
+    unfinished_count: int = 0
+    """Images made of a tar or Parquet file that a stop left unfinished; they are in none, and are made again."""
 
     @property
     def images_per_s(self) -> float:
@@ -285,6 +287,7 @@ def make_images(job: Job, index: LogIndex | None, log: LineWriter | None) -> tup
             if result.mask is not None and result.image is not None:
                 sheet.add(result.name, result.mask, result.image)
             job.callbacks.on_result(result)
+    summary.unfinished_count = group_writer.unfinished_count
     summary.engine_seconds = clock.seconds
     summary.seconds = time.perf_counter() - began
     return summary, sheet
@@ -403,6 +406,11 @@ class _GroupWriter:
         self._group: int | None = None
         self._added: list[tuple[_ReadResult, str | None]] = []
         self._bad: list[Record] = []
+
+    @property
+    def unfinished_count(self) -> int:
+        """Images of a group that is not finished."""
+        return len(self._added)
 
     def write(self, output: Output[_ReadResult, object]) -> Result:
         read, item, mask_file = output.key, output.key.item, output.mask_file

@@ -95,7 +95,7 @@ def test_check_types__right_types_pass(arguments: dict[str, Any]) -> None:
         ({"names": "star"}, "names must be a list, each item a text, got 'star'"),
         ({"table": [1]}, "table must be a mapping or None"),
         ({"call": 1}, "call must be something to call or None"),
-        ({"array": [1]}, "array must be a ndarray or None"),
+        ({"array": [1]}, "array must be an array or None"),
         ({"named": 5}, "named must be a Named or None, got 5"),
         ({"limited": "1"}, "limited must be a whole number"),
         ({"options": 3}, r"options must be an Options or None, got 3 \(int\)$"),

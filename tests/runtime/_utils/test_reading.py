@@ -7,9 +7,12 @@ import lzma
 import os
 import re
 import tokenize
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, cast
 
 import msgspec
 import numpy as np
@@ -17,7 +20,15 @@ import pytest
 from support import ROOT, npz
 
 from m2l_runtime._utils.npz import read_npz
-from m2l_runtime._utils.reading import MAX_LINE_BYTES, decode_line, lines_of, open_input, read_input, reader_errors
+from m2l_runtime._utils.reading import (
+    MAX_LINE_BYTES,
+    decode_line,
+    lines_of,
+    open_input,
+    read_at_most,
+    read_input,
+    reader_errors,
+)
 from m2l_runtime.errors import BundleDamaged, InputError
 
 RAISED = [
@@ -72,6 +83,28 @@ def test_open_input__pipes_devices_and_folders_are_not_waited_for(tmp_path: Path
             open_input(path)
     with pytest.raises(IsADirectoryError):
         open_input(tmp_path)
+
+
+def test_read_input__takes_memory_for_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 5000)
+    tracemalloc.start()
+    try:
+        assert len(read_input(tmp_path / "file", 1 << 32)) == 5000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_read_at_most__a_file_that_grows_meanwhile_is_read_to_its_end(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).bytes(3_000_000)
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with path.open("rb") as file, path.open("rb") as other, (tmp_path / "empty").open("w+b") as empty:
+        sent = SimpleNamespace(fileno=empty.fileno, read=file.read)
+        assert read_at_most(cast("IO[bytes]", sent), 1 << 32) == content
+        sent.read = other.read
+        assert read_at_most(cast("IO[bytes]", sent), 2_000_000) == content[:2_000_000]
+        assert read_at_most(empty, 10) == b""
 
 
 def test_read_input__more_than_the_limit_is_not_read(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ LABELS[2, 2:6] = 2
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (LABELS, "a ndarray: holds 0 .* as a map of class labels does"),
+        (LABELS, "an array: holds 0 .* as a map of class labels does"),
         (np.where(LABELS == 2, 255, LABELS), "as a map of class labels does"),
         (np.zeros((3, 8, 9)), r"^(?!.*several)|shape"),
         (np.zeros((5, 64, 64)), r"has the shape \(5, 64, 64\); .* several masks"),
@@ -154,11 +154,11 @@ LABELS[2, 2:6] = 2
         (np.zeros((8, 8), complex), "is of type complex128"),
         (np.array([["a"]]), "is of type <U1"),
         (OnGpu(), r"OnGpu that NumPy cannot read \(can't convert cuda:0.*detach\(\)\.cpu\(\)"),
-        (b"", "a bytes: is empty"),
-        (b"text", "a bytes: is not a PNG"),
+        (b"", "bytes: is empty"),
+        (b"text", "bytes: is not a PNG"),
         (io.StringIO("text"), "open it to read bytes, in mode 'rb'"),
-        (7, "a int: is no mask; expected a path, bytes, an open file, a picture of Pillow, or an array"),
-        (None, "a NoneType: is no mask"),
+        (7, "a whole number: is no mask; expected a path, bytes, an open file, a picture of Pillow, or an array"),
+        (None, "None: is no mask"),
         ([[0, 1], [0]], "a list: is no mask"),
     ],
 )
@@ -206,14 +206,14 @@ def test_synthesizer__takes_masks_of_any_kind(kind: str, tiny_synth: Synthesizer
     [
         (np.zeros((256, 256), np.uint8), r"synth\(\[mask\]\)"),
         (np.zeros((256, 256, 3), np.uint8), r"got \(256, 256, 3\) uint8; .*synth\(\[mask\]\)"),
-        (Image.new("L", (8, 8)), r"got a Image; .*synth\(\[mask\]\)"),
-        (b"bytes", r"got a bytes; .*synth\(\[mask\]\)"),
-        ("mask.png", r"got a str; .*synth\(\[mask\]\)"),
-        (None, r"masks must be \(N, 256, 256\), or a list of masks, got a NoneType"),
+        (Image.new("L", (8, 8)), r"got an Image; .*synth\(\[mask\]\)"),
+        (b"bytes", r"got bytes; .*synth\(\[mask\]\)"),
+        ("mask.png", r"got a text; .*synth\(\[mask\]\)"),
+        (None, r"masks must be \(N, 256, 256\), or a list of masks, got None"),
         (np.zeros((1, 2, 3, 4)), r"got \(1, 2, 3, 4\)"),
-        ([np.zeros((9, 9)), LABELS], r"mask 1 of 2: a ndarray: holds 0 .* class labels"),
+        ([np.zeros((9, 9)), LABELS], r"mask 1 of 2: an array: holds 0 .* class labels"),
         ([np.zeros((9, 9)), "missing.png"], r"mask 1 of 2: missing\.png: cannot be read"),
-        (OnGpu(), r"this is a OnGpu that NumPy cannot read.*\.cpu\(\)"),
+        (OnGpu(), r"this is an OnGpu that NumPy cannot read.*\.cpu\(\)"),
     ],
 )
 def test_synthesizer__what_are_no_masks_is_refused_with_words(given: Any, message: str) -> None:

@@ -569,13 +569,19 @@ def test_writers_and_resume__a_signal_amid_a_tar_leaves_no_traceback(
     masks: Path, tmp_path: Path, fake: Synthesizer
 ) -> None:
     seen: list[str] = []
-    synthesize_folder(
+    summary = synthesize_folder(
         masks,
         tmp_path / "out",
         fake,
         TARS,
         callbacks=RunCallbacks(on_result=lambda r: seen.append(r.name), should_stop=lambda: len(seen) >= 3),
     )
+    finished = 0
+    for path in (tmp_path / "out").glob("*.tar"):
+        with tarfile.open(path) as tar:
+            finished += sum(name.endswith(".json") for name in tar.getnames())
+    assert summary.image_count - summary.unfinished_count == finished
+    assert 3 <= summary.image_count < COUNT
     gc.collect()  # what a tar that was let go writes at its end would be an unraisable error, which fails this test
 
 

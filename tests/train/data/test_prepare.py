@@ -108,6 +108,13 @@ def test_prepare__nothing_that_pairs_is_an_error(source: Path, tmp_path: Path, m
     assert "found no pictures" in outcome.err
     with pytest.raises(InputError, match=r"nothing pairs in .* found ISIC_0000000_seg"):
         prepare(tmp_path / "empty", source, tmp_path / "data")
+    for pattern, status, message in (
+        ("NAME_expert", 1, "'NAME_expert': NAME is what"),
+        ("NAME_*:", 2, "got 'NAME_*:'"),
+    ):
+        outcome = m2l("prepare", source, source, tmp_path / "data", "--pair-pattern", pattern)
+        assert outcome.code == status
+        assert message in outcome.err
     with pytest.raises(InputError, match="does not exist"):
         prepare(tmp_path / "absent", source, tmp_path / "data")
     for path in source.glob("*.jpg"):

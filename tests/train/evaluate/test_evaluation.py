@@ -396,6 +396,14 @@ def test_evaluation__a_wish_to_stop(synthetic: Path, data: Path) -> None:
     assert evaluate_bundle(data, TINY_BUNDLE, EvaluationOptions(should_stop=lambda: True), backend="fake") is None
 
 
+def test_evaluation__a_bundle_in_the_place_of_data(data: Path, m2l: CommandLine) -> None:
+    for arguments in ((TINY_BUNDLE, data), (TINY_BUNDLE,)):
+        outcome = m2l("evaluate", "bundle", *arguments, "--backend", "fake")
+        assert outcome.code == 1
+        assert f"{TINY_BUNDLE.name} is " in outcome.err
+        assert "m2l evaluate bundle DATA BUNDLE" in outcome.err
+
+
 @pytest.mark.slow
 def test_evaluation__progress_counts_what_it_said_it_would(synthetic: Path, data: Path, segmenter: Path) -> None:
     for given in (None, segmenter):

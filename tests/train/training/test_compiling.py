@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import runpy
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +163,31 @@ def test_compiling__where_the_compiler_fails_training_goes_on_without(
     assert "(No working C++ compiler found)" in warnings[0]
     assert "\n" not in warnings[0]
     assert_equal_runs(tmp_path / "run", tmp_path / "plain")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_compiling__a_stop_ends_what_the_compiler_has_started(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch ends the compiler that it waits for, which leaves what that one has started to nobody."""
+    driver, compiler, started = tmp_path / "g++", tmp_path / "cc1plus", tmp_path / "started"
+    shutil.copy(shutil.which("sleep") or "", compiler)
+    driver.write_text(
+        f"#!/bin/sh\n'{compiler}' 300 &\necho $! > '{started}.new'\nmv '{started}.new' '{started}'\nwait\n"
+    )
+    for path in (driver, compiler):
+        path.chmod(0o755)
+
+    def compile_(_: int) -> None:
+        subprocess.run([driver], check=False)
+
+    fake_compiler(monkeypatch, compile_)
+    assert go(data, tmp_path / "run", should_stop=started.exists).was_stopped
+    status = Path("/proc", started.read_text().strip(), "stat")
+    deadline = time.monotonic() + 5
+    while status.exists() and status.read_text().split()[2] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not status.exists() or status.read_text().split()[2] == "Z"
 
 
 def processes_of(mark: str) -> list[int]:

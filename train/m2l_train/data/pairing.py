@@ -68,7 +68,7 @@ class PairPattern:
 
     image: re.Pattern[str] | None
     """None: as usual."""
-    mask: re.Pattern[str] | None
+    mask: re.Pattern[str]
 
     @classmethod
     def parse(cls, text: str) -> PairPattern:
@@ -82,13 +82,12 @@ class PairPattern:
             InputError: there are more than two, or NAME is not in each once.
         """
         parts = text.split(":")
-        if len(parts) > 2 or any(part and part.count("NAME") != 1 for part in parts) or not any(parts):
+        if len(parts) > 2 or any(part.count("NAME") != 1 for part in parts):
             raise InputError(
                 f"a pair pattern is MASK or IMAGE:MASK with NAME once in each, such as NAME_expert or "
                 f"NAME_downsampled:NAME_attribute_*, got '{printable(text)}'"
             )
-        image, mask = ("", *parts) if len(parts) == 1 else parts
-        return cls(*(_compiled(part) if part else None for part in (image, mask)))
+        return cls(_compiled(parts[0]) if len(parts) == 2 else None, _compiled(parts[-1]))
 
     def key(self, name: str, kind: int) -> str | None:
         """Return what a name, without its ending, shares with its partner's; None if it is not of this kind.

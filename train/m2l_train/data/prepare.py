@@ -130,7 +130,7 @@ def _find_pairs(images: Path, masks: Path, options: PrepareOptions) -> tuple[Pai
         )
     pairing = _drop_overlap(find_pairs(images, masks, pattern) if splits is None else _joined(splits.values()))
     if not pairing.pairs:
-        raise InputError(_nothing_pairs(images, masks, pairing))
+        raise InputError(_nothing_pairs(images, masks, pairing, options.pair_pattern))
     report = PrepareReport(
         pairs=len(pairing.pairs),
         images_without_mask=utf8_names(pairing.images_without_mask),
@@ -201,13 +201,17 @@ def _drop_overlap(pairing: Pairing) -> Pairing:
     )
 
 
-def _nothing_pairs(images: Path, masks: Path, pairing: Pairing) -> str:
+def _nothing_pairs(images: Path, masks: Path, pairing: Pairing, pattern: str | None) -> str:
     some = ", ".join([*pairing.images_without_mask[:2], *pairing.masks_without_image[:2], *pairing.ambiguous[:2]])
     seen = f"found {printable(some)}, ..." if some else "found no pictures"
-    return (
-        f"nothing pairs in {printable(images)} and {printable(masks)}: {seen}; expected names as ISIC_0000000.jpg with "
-        "ISIC_0000000_segmentation.png, IMD003.bmp with IMD003_lesion.bmp, or equal names"
-    )
+    if pattern is None:
+        expected = (
+            "ISIC_0000000.jpg with ISIC_0000000_segmentation.png, IMD003.bmp with IMD003_lesion.bmp, or equal names "
+            "(--pair-pattern tells others)"
+        )
+    else:
+        expected = f"--pair-pattern says, '{printable(pattern)}': NAME is what both share, * stands for anything"
+    return f"nothing pairs in {printable(images)} and {printable(masks)}: {seen}; expected names as {expected}"
 
 
 def _check_out(root: Path, images: Path, masks: Path, resume: bool, overwrite: bool) -> None:

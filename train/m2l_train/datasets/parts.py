@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from m2l_runtime._utils.npz import read_npz
-from m2l_runtime._utils.reading import open_input, reader_errors
+from m2l_runtime._utils.reading import open_input, read_at_most, reader_errors
 from m2l_runtime._utils.text import printable
 from m2l_runtime.errors import EngineNotInstalled, InputError, PictureFileError
 from m2l_runtime.masks.image_file import MAX_FILE_BYTES, MAX_PIXELS, decode
@@ -111,7 +111,7 @@ def _pair(image: bytes, mask: bytes, where: str) -> tuple[Image, Mask]:
 def _read(path: Path, start: int = 0, size: int = -1) -> bytes:
     with reader_errors(InputError, path, "cannot be read"), open_input(path) as file:
         file.seek(start)
-        content = file.read(size if size >= 0 else MAX_FILE_BYTES + 1)
+        content = file.read(size) if size >= 0 else read_at_most(file, MAX_FILE_BYTES + 1)
     if size < 0 and len(content) > MAX_FILE_BYTES:
         raise InputError(f"{printable(path)} has more than {MAX_FILE_BYTES:,} bytes; no more are read")
     if size >= 0 and len(content) != size:

@@ -21,7 +21,7 @@ import numpy as np
 from m2l_runtime import AppearanceChoice, Synthesizer
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.sides import plain_sides
-from m2l_runtime._utils.text import plural
+from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.bundle.schema import Precision
 from m2l_runtime.errors import EngineNotInstalled, InputError
 from m2l_runtime.types import Image, Mask
@@ -135,6 +135,8 @@ def evaluate_bundle(
         EngineError: no engine runs it here.
     """
     chosen = options if options is not None else EvaluationOptions()
+    if bundle is not None and sets.is_bundle(data) and not sets.is_bundle(bundle):
+        raise InputError(f"{printable(data)} is given as data and {sets.BUNDLE_ELSEWHERE}")
 
     def evaluation_data() -> EvaluationData:
         with Synthesizer.open(

@@ -21,6 +21,7 @@ from PIL import Image as PillowImage
 
 from m2l_runtime._utils.sides import both_sides
 from m2l_runtime._utils.text import plural, printable, stem
+from m2l_runtime.bundle.schema import MANIFEST_NAME
 from m2l_runtime.conditioning.random import random_permutation
 from m2l_runtime.errors import InputError, PictureFileError
 from m2l_runtime.masks.image_file import decode, open_header, read_bytes
@@ -34,6 +35,8 @@ from m2l_train.data.pairing import Pair, find_pairs, pair_key
 from m2l_train.data.photograph import PairError, read_pair
 
 MIN_IMAGES: Final = 2
+BUNDLE_ELSEWHERE: Final = "is a bundle; expected a folder of real pairs there: m2l evaluate bundle DATA BUNDLE"
+"""What is said of a bundle that is given as data."""
 MIN_SIDE: Final = 32
 MAX_SIDE: Final = 1024
 _SHOWN: Final = 3
@@ -182,13 +185,19 @@ def _pairs_in(folder: Path) -> tuple[tuple[Pair, ...], bool, list[str]]:
     listed = find_masks(images)
     loose = tuple(Pair(stem(name), listed.path(name), listed.path(name)) for name in listed.names)
     if not loose:
-        raise InputError(f"{printable(folder)} holds no picture; expected photographs and their masks")
+        what = BUNDLE_ELSEWHERE if is_bundle(folder) else "holds no picture; expected photographs and their masks"
+        raise InputError(f"{printable(folder)} {what}")
     if masks != images:
         raise InputError(
             f"no photograph in {printable(images)} has a mask in {printable(masks)}; expected equal names, or "
             "NAME_segmentation, as m2l prepare pairs them"
         )
     return loose, are_combined(loose), []
+
+
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder was given that is a bundle, by the name of its manifest."""
+    return (Path(path) / MANIFEST_NAME).is_file()
 
 
 def refuse_synthetic(pairs: Sequence[Pair], workers: int) -> None:

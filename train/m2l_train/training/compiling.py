@@ -67,17 +67,24 @@ def compile_networks(
     """
     on_note(f"compiling the networks for batches of {count}: it takes a minute or more (--no-compile does without)")
     began = time.monotonic()
-    earlier = set(_descendants(os.getpid()))
+    earlier, running = set(_descendants(os.getpid())), set[int]()
+
+    def is_over_now() -> bool:
+        over = is_over()
+        if over:  # what a driver has started is nobody's child any more once PyTorch, interrupted, has ended the driver
+            running.update(_compilers())
+        return over
+
     try:
-        with networks.unchanged(), interrupted_when(is_over):
+        with networks.unchanged(), interrupted_when(is_over_now):
             networks.compile(count)
     except (WorkInterrupted, KeyboardInterrupt, SystemExit) as stop:
-        _end_compilers(earlier)
+        _end_compilers(earlier, running)
         if not isinstance(stop, WorkInterrupted):
             raise
     except Exception as error:
         if is_over():  # a signal to the whole group has ended the compiler
-            _end_compilers(earlier)
+            _end_compilers(earlier, running)
             return
         if is_out_of_memory(error):
             raise
@@ -90,11 +97,12 @@ def compile_networks(
         on_note(f"compiled in {time.monotonic() - began:.0f} s")
 
 
-def _end_compilers(earlier: set[int]) -> None:
+def _end_compilers(earlier: set[int], running: set[int]) -> None:
     """End the processes of PyTorch's compiler. Its own way waits until they are done with what they are at.
 
     Args:
         earlier: processes below this one that are not its.
+        running: compilers that ran when it was interrupted, whoever they belong to now.
     """
     logging.getLogger("torch._inductor").disabled = True
     logging.getLogger("torch._inductor.compile_worker.subproc_pool").disabled = True
@@ -102,10 +110,15 @@ def _end_compilers(earlier: set[int]) -> None:
     roots = [process.pid for pool in pools if (process := getattr(pool, "process", None)) is not None]
     roots += [pid for pool in pools for pid in getattr(pool, "_processes", None) or ()]
     below = {pid for root in roots for pid in _descendants(root)} - earlier
-    compilers = {pid for pid in _descendants(os.getpid()) if pid not in earlier and _name(pid) in _COMPILERS}
-    for pid in (*(set(roots) - earlier), *below, *compilers):
+    compilers = _compilers() | {pid for pid in running if _name(pid) in _COMPILERS}
+    for pid in (*(set(roots) - earlier), *below, *(compilers - earlier)):
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _compilers() -> set[int]:
+    """Return the compilers and linkers below this process."""
+    return {pid for pid in _descendants(os.getpid()) if _name(pid) in _COMPILERS}
 
 
 def _descendants(pid: int) -> Iterator[int]:

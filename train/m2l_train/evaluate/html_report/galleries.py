@@ -13,6 +13,7 @@ from m2l_runtime import Synthesizer
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.conditioning.conditions import Conditions, stack_conditions
 from m2l_runtime.conditioning.numbers import NUMBERS
+from m2l_runtime.errors import kind_of
 from m2l_runtime.types import Images, Mask, Masks
 from m2l_train.data.pairing import Pair
 from m2l_train.data.photograph import PairError, read_pair
@@ -71,7 +72,7 @@ def make_galleries(loaded: LoadedResult, sources: Sources) -> ResultGalleries:
             return _of_comparison(label, loaded, document, sources)
         if isinstance(document, Evaluation):
             return _of_evaluation(label, loaded.columns[0], document, sources)
-        raise TypeError(f"there are no pictures of a {type(document).__name__}")
+        raise TypeError(f"there are no pictures of {kind_of(document)}")
     except SourceMissing as missing:
         return ResultGalleries(label, (), (f"No pictures: {missing}.",))
 
