@@ -139,22 +139,19 @@ def measure_speed(folder: Path, effort: Effort, results: Path) -> None:
 
 def measure_first_image(folder: Path, effort: Effort, results: Path) -> None:
     """Measure from a cold process to the first image, with the model inside the package."""
-    from models import save_random
+    import torch
+    from models import CHECKPOINT
 
-    from m2l_train.models.networks import UnetSpec
+    from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec
 
     bundle = open_bundle(embedded.BUNDLE)
-    network, appearance = bundle.manifest.network, bundle.manifest.appearance
-    spec = UnetSpec(
-        levels=network.levels,
-        ngf=network.ngf,
-        input_nc=network.input_nc,
-        output_nc=network.output_nc,
-        norm=network.norm,
-        upsample=network.upsample,
-        appearance_rows=0 if appearance is None else appearance.count,
-    )
-    save_random(folder, spec)
+    appearance = bundle.manifest.appearance
+    names, rows = (appearance.names, appearance.count) if appearance is not None else ((), 0)
+    network = ModulatedGenerator(ModulatedSpec(names=tuple(names), appearance_rows=rows))
+    parameter_count = sum(one.numel() for one in network.parameters())
+    if parameter_count != bundle.manifest.network.parameter_count:
+        raise SystemExit("the model inside the package is of another layout than ModulatedSpec: describe it here")
+    torch.save(network.state_dict(), folder / CHECKPOINT)
     measures: dict[str, Measure] = {
         "PyTorch": measure_side("PyTorch", folder, script=FIRST_IMAGE, timeout_s=TIMEOUT_S),
         "m2l bench": partial(bench_turns, bundle, (1,), 0.02),
@@ -163,10 +160,11 @@ def measure_first_image(folder: Path, effort: Effort, results: Path) -> None:
     load = os.getloadavg()[0]
     sides = take_turns(measures, effort.repeats)
     method = (
-        f"From the start of Python to the bytes of one PNG, with the model inside the package (ngf {network.ngf}), by "
-        "`m2l bench`, and in PyTorch with a checkpoint of the same network. Files are in the system's memory."
+        f"From the start of Python to the bytes of one PNG, with the model inside the package ({parameter_count:,} "
+        "parameters), by `m2l bench`, and in PyTorch with a checkpoint of the same network. Files are in the system's "
+        "memory."
     )
-    facts = {"bundle": bundle.manifest.name, "bundle_sha256": bundle.sha256, "ngf": network.ngf}
+    facts = {"bundle": bundle.manifest.name, "bundle_sha256": bundle.sha256, "ngf": bundle.manifest.network.ngf}
     columns = as_columns(sides, {"seconds": "first_image_s", "engine": "engine"})
     _record(results, "first-image", effort, load, sides, method, columns, **facts)
 

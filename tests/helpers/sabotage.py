@@ -121,8 +121,8 @@ MISTAKES = (
     Mistake(
         "a torn log line is kept",
         "runtime/m2l_runtime/runs/jsonl.py",
-        "            _drop_torn_line(path)\n",
-        "",
+        "                _drop_torn_line(self._file)\n",
+        "                pass\n",
         ("tests/runtime/runs/test_writers_and_resume.py",),
     ),
     Mistake(

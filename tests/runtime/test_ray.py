@@ -167,7 +167,7 @@ def test_killed_worker__the_run_is_completed(python: Path, tmp_path: Path, m2l: 
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.startswith("killed ")] != []
-    assert lines[-1] == "100 100 3", "three processes: two, and the one in the place of the killed"
+    assert "100 100 3" in lines, "three processes: two, and the one in the place of the killed"  # amid words of Ray's
     assert hashes(tmp_path / "ray") == hashes(tmp_path / "out") != {}
     assert [path.name for path in (tmp_path / "ray").glob(".m2l-*.partial")] == []
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -117,7 +118,10 @@ def test_compiling__is_left_out_of_runs_too_short_for_it(
 
 
 def slow_compiler(_: int) -> None:
-    time.sleep(600)
+    try:
+        time.sleep(600)
+    finally:
+        warnings.warn("Error detected in ConvolutionBackward0. Traceback of forward call that ...", stacklevel=1)
 
 
 @pytest.mark.parametrize("limit", ["stop", slow("max_minutes"), slow("group")])
@@ -137,8 +141,11 @@ def test_compiling__a_stop_or_a_limit_ends_it_and_the_run_goes_on_later(
 
     fake_compiler(monkeypatch, compiler_that_is_killed if limit == "group" else slow_compiler)
     options: dict[str, Any] = {"max_minutes": 0.05} if limit == "max_minutes" else {}
-    report = go(data, tmp_path / "run", on_note=told, should_stop=lambda: bool(stop), **options)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        report = go(data, tmp_path / "run", on_note=told, should_stop=lambda: bool(stop), **options)
     assert (report.step, report.was_stopped) == (0, limit != "max_minutes")
+    assert [str(one.message) for one in warned if "Error detected" in str(one.message)] == []
     fake_compiler(monkeypatch)
     go(data, tmp_path / "run", None, resume=True)
     assert_equal_runs(tmp_path / "run", tmp_path / "whole")

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -76,7 +77,9 @@ def compile_networks(
         return over
 
     try:
-        with networks.unchanged(), interrupted_when(is_over_now):
+        with networks.unchanged(), warnings.catch_warnings(), interrupted_when(is_over_now):
+            # What PyTorch traces looks for anomalies, and tells of an interruption as one, with all of its stack.
+            warnings.filterwarnings("ignore", "Error detected in")
             networks.compile(count)
     except (WorkInterrupted, KeyboardInterrupt, SystemExit) as stop:
         _end_compilers(earlier, running)
