@@ -21,7 +21,7 @@ from m2l_runtime._version import __version__
 from m2l_runtime.conditioning.conditions import AppearanceChoice, Condition, check_appearances, check_seeds
 from m2l_runtime.errors import ArgumentError
 from m2l_runtime.masks.mask_file import stack_gray
-from m2l_runtime.serve.body import header_value, read_body
+from m2l_runtime.serve.body import header_value
 from m2l_runtime.serve.errors import HttpError, json_response
 from m2l_runtime.serve.model import DEFAULT_NAME, Job, ServedModel
 from m2l_runtime.serve.parameters import (
@@ -138,8 +138,8 @@ def routes(workshop: Workshop) -> list[Route]:
         began = time.perf_counter_ns()
         is_done = False
         try:
+            body = await workshop.receive(request)
             with workshop.admit(), holder.current.lease() as model:
-                body = await read_body(request, options)
                 body = await workshop.unpack(request, body)
                 header_length = header_value(request, HEADER_LENGTH)
 

@@ -54,7 +54,7 @@ class Metrics:
         )
         self._engine_errors = Counter("m2l_engine_errors", "Batches that failed.", registry=registry)
         self._queue = Gauge("m2l_queue_length", "Images that wait for the engine.", registry=registry)
-        self._admitted = Gauge("m2l_requests_under_way", "Requests that are worked on.", registry=registry)
+        self._admitted = Gauge("m2l_requests_under_way", "Requests that are read or worked on.", registry=registry)
         self._reloads = Counter("m2l_reloads", "Reloads of the bundle.", ("result",), registry=registry)
         self._bundle = Gauge(
             "m2l_bundle_info",

@@ -14,7 +14,6 @@ from m2l_runtime.errors import InputError, MaskFileError, PictureFileError
 from m2l_runtime.masks.mask_file import MaskFile, parse_mask
 from m2l_runtime.output.encoding import encode_image
 from m2l_runtime.output.formats import FORMATS
-from m2l_runtime.serve.body import read_body
 from m2l_runtime.serve.errors import HttpError
 from m2l_runtime.serve.model import Job, ServedModel
 from m2l_runtime.serve.parameters import SynthesizeQuery, header_text
@@ -41,12 +40,12 @@ def routes(workshop: Workshop) -> list[Route]:
     """Make the route."""
 
     async def synthesize(request: Request) -> Response:
+        query = SynthesizeQuery.parse(request.url.query)
+        _check_media_type(request.headers.get("content-type", ""))
+        body = await workshop.receive(request)
         with workshop.admit(), workshop.holder.current.lease() as model:
-            query = SynthesizeQuery.parse(request.url.query)
-            _check_media_type(request.headers.get("content-type", ""))
             (condition,) = model.conditions([query.name], query.seed, [query.sample], query.appearance)
             options = workshop.options
-            body = await read_body(request, options)
             body = await workshop.unpack(request, body)
             mask = await workshop.in_thread(lambda: _read_mask(body, model, options.max_pixels))
             (image,) = await workshop.synthesize(request, [Job(model, mask.mask, condition)])

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from starlette.requests import Request
 
 from m2l_runtime.serve.batcher import MicroBatcher
-from m2l_runtime.serve.body import decompress, header_value, while_connected
+from m2l_runtime.serve.body import decompress, header_value, read_body, while_connected
 from m2l_runtime.serve.errors import RETRY_AFTER, HttpError
 from m2l_runtime.serve.metrics import Metrics
 from m2l_runtime.serve.model import Job, ModelHolder, run_jobs
@@ -32,6 +32,8 @@ class Workshop:
         at_once = max_batch * settings.streams
         self.max_requests: Final = options.max_requests or max(8, 4 * at_once)
         """Requests that are let in at once."""
+        self.max_receiving: Final = max(64, 8 * self.max_requests)
+        """Requests whose bodies are read at once: one that is sent slowly takes no place of those that are let in."""
         self.metrics: Final = Metrics()
         self.batcher: Final[MicroBatcher[Job, Image]] = MicroBatcher(
             run_jobs,
@@ -43,8 +45,8 @@ class Workshop:
             on_batch=self.metrics.count_batch,
         )
         self._codecs = ThreadPoolExecutor(options.codec_threads, "m2l-codec")
-        self._admitted = 0
-        self.metrics.watch(lambda: self.batcher.queue_length, lambda: self._admitted)
+        self._admitted = self._receiving = 0
+        self.metrics.watch(lambda: self.batcher.queue_length, lambda: self._admitted + self._receiving)
         self.metrics.describe_bundle(holder.current)
 
     @contextlib.contextmanager
@@ -52,20 +54,37 @@ class Workshop:
         """Let a request in for the length of a block.
 
         Raises:
-            HttpError: 503 of one too many, or of a service that is stopping.
+            HttpError: 503 of one too many.
         """
-        if not self.holder.is_ready:
-            raise HttpError(503, "the service is stopping; ask another one, or later", RETRY_AFTER)
-        if self._admitted >= self.max_requests:
-            self.metrics.count_refused("requests")
-            raise HttpError(
-                503, f"{self._admitted} requests are under way, as many as may be; try again later", RETRY_AFTER
-            )
+        self._check_room(self._admitted, self.max_requests)
         self._admitted += 1
         try:
             yield
         finally:
             self._admitted -= 1
+
+    async def receive(self, request: Request) -> bytes:
+        """Read the body of a request that is to be let in then.
+
+        Raises:
+            HttpError: 503 before anything is read, of one too many or of a service that is stopping; what
+                :func:`m2l_runtime.serve.body.read_body` raises.
+            ClientDisconnect: the client has gone before its end.
+        """
+        if not self.holder.is_ready:
+            raise HttpError(503, "the service is stopping; ask another one, or later", RETRY_AFTER)
+        self._check_room(self._admitted, self.max_requests)
+        self._check_room(self._receiving, self.max_receiving)
+        self._receiving += 1
+        try:
+            return await read_body(request, self.options)
+        finally:
+            self._receiving -= 1
+
+    def _check_room(self, count: int, limit: int) -> None:
+        if count >= limit:
+            self.metrics.count_refused("requests")
+            raise HttpError(503, f"{count} requests are under way, as many as may be; try again later", RETRY_AFTER)
 
     async def in_thread(self, function: Callable[[], _T]) -> _T:
         """Run what takes the processor for a while on one of the threads for it."""

@@ -210,6 +210,29 @@ def test_serve__a_body_that_does_not_come_is_not_waited_for(service: Service) ->
         assert is_closed(connection)
 
 
+def test_serve__bodies_that_are_sent_slowly_keep_nobody_out(service: Service) -> None:
+    workshop = workshop_of(service.app)
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(service.connect()) for _ in range(workshop.max_requests + 2)]
+        for connection in slow:
+            connection.sendall(post("/synthesize", PNG)[:-20])
+        with service.connect() as connection:
+            connection.sendall(post("/synthesize", PNG))
+            assert read_answer(connection).status == 200
+        assert {read_answer(connection).status for connection in slow} == {408}
+
+
+def test_serve__bodies_are_read_of_so_many_clients_at_once(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workshop_of(service.app), "max_receiving", 1)
+    with service.connect() as slow, service.connect() as connection:
+        slow.sendall(post("/synthesize", PNG)[:-20])
+        time.sleep(0.1)
+        connection.sendall(post("/synthesize", PNG))
+        answer = read_answer(connection)
+        assert (answer.status, "1 requests are under way" in answer.error) == (503, True)
+        assert read_answer(slow).status == 408
+
+
 def test_serve__a_body_cut_off_by_the_client_is_forgotten(service: Service) -> None:
     metrics = workshop_of(service.app).metrics
     for half_close in (False, True):
