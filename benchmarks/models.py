@@ -75,8 +75,6 @@ def save_random(folder: Path, spec: UnetSpec) -> UnetGenerator:
 
     torch.manual_seed(0)
     network = UnetGenerator(spec).eval()
-    if network.appearance is not None:
-        network.appearance.set_table(torch.rand(spec.appearance_rows, 12) * 50)
     (folder / SPEC).write_text(json.dumps(dataclasses.asdict(spec)))
     torch.save(network.state_dict(), folder / CHECKPOINT)
     return network

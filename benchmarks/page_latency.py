@@ -11,20 +11,18 @@ process; browser and server share the CPUs. Prints JSON.
 from __future__ import annotations
 
 import argparse
-import functools
-import http.server
 import json
 import os
 import statistics
 import sys
 import tempfile
-import threading
+import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
 
-from browser import Browser, browser
+from browser import Browser, browser, static_host
 
 NOTE_IMAGES = """
 document.addEventListener("m2l-image", (event) => {
@@ -45,25 +43,12 @@ LOADED = "performance.getEntriesByType('navigation')[0].loadEventEnd"
 READY = "document.getElementById('engine').textContent.includes('golden')"
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serve a site without a word."""
-
-    extensions_map = {  # noqa: RUF012
-        **http.server.SimpleHTTPRequestHandler.extensions_map,
-        ".mjs": "text/javascript",
-        ".wasm": "application/wasm",
-    }
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
 def visit(page: Browser, url: str, changes: int) -> dict[str, Any]:
     """Open the page, wait for its first image, then change the mask again and again."""
     page.open(url)
     first_ms, first_engine_ms = page.evaluate(FIRST)
     while not page.evaluate(READY):  # the check of the model, which runs once beside the first images
-        pass
+        time.sleep(0.05)
     found = [page.evaluate(CHANGE) for _ in range(changes)]
     return {
         "load_event_ms": round(page.evaluate(LOADED)),
@@ -83,16 +68,11 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=14)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    handler = functools.partial(Handler, directory=str(args.site))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/index.html"
     load = round(os.getloadavg()[0], 1)
-    with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as page:
+    with static_host(args.site) as address, tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as page:
         page.send("Page.addScriptToEvaluateOnNewDocument", source=NOTE_IMAGES)
         version = page.send("Browser.getVersion")["product"]
-        visits = [visit(page, url, args.changes) for _ in range(args.visits)]
-    server.shutdown()
+        visits = [visit(page, f"{address}/index.html", args.changes) for _ in range(args.visits)]
     result = {"browser": version, "cpus": len(os.sched_getaffinity(0)), "load_average_1min": load, "visits": visits}
     text = json.dumps(result, indent=1)
     print(text)

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from browser import chromium
-from command_line import CommandLine
+from browser import chromium, onnxruntime_web
 from support import ROOT
+
+from m2l_runtime.bundle import embedded
+from m2l_runtime.page import SiteOptions, write_site
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,10 +20,8 @@ pytestmark = [
 ]
 
 
-def test_page_latency__measures_visits_and_changes(tmp_path: Path, m2l: CommandLine) -> None:
-    made = m2l("web", "embedded", tmp_path / "site")
-    if made.code != 0:
-        pytest.skip(f"onnxruntime-web is not there: {made.err}")
+def test_page_latency__measures_visits_and_changes(tmp_path: Path) -> None:
+    write_site(embedded.BUNDLE, tmp_path / "site", SiteOptions(onnxruntime_web=onnxruntime_web()))
     script = ROOT / "benchmarks" / "page_latency.py"
     arguments: list[str | Path] = [tmp_path / "site", "--visits", "2", "--changes", "2", "--out", tmp_path / "out.json"]
     done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)

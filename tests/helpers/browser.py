@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import base64
+import functools
+import http.server
 import itertools
 import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
+import pytest
+
+from m2l_runtime.errors import InputError
+from m2l_runtime.page.files import MEDIA_TYPES
+from m2l_runtime.page.onnxruntime_web import WASM_FILES, fetch_package
+
+PACKAGES = (os.environ.get("M2L_ONNXRUNTIME_WEB"), "node_modules/onnxruntime-web")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -21,6 +31,17 @@ def chromium() -> str | None:
     """The browser's program, or M2L_CHROMIUM; None if there is none."""
     given = os.environ.get("M2L_CHROMIUM")
     return given or next((path for name in NAMES if (path := shutil.which(name)) is not None), None)
+
+
+def onnxruntime_web() -> Path | None:
+    """Folder of onnxruntime-web; None: m2l gets it. Skips a test where it cannot be got."""
+    found = next((ROOT / path for path in PACKAGES if path and (ROOT / path / "package.json").is_file()), None)
+    if found is None:
+        try:
+            fetch_package(WASM_FILES)
+        except InputError as error:
+            pytest.skip(f"onnxruntime-web is not there: {error}")
+    return found
 
 
 def axe_core() -> Path | None:
@@ -146,3 +167,22 @@ def browser(profile: Path) -> Iterator[Browser]:
         reader.close()
         process.terminate()
         process.wait(30)
+
+
+@contextmanager
+def static_host(folder: Path) -> Iterator[str]:
+    """A plain static host; yields its address."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        extensions_map: Final = {**http.server.SimpleHTTPRequestHandler.extensions_map, **MEDIA_TYPES}  # type: ignore[misc]
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()

@@ -130,7 +130,8 @@ def interrupted_when(is_over: Callable[[], bool]) -> Iterator[None]:
     to its end.
 
     Raises:
-        WorkInterrupted: it is over; raised again and again until the block has ended, as libraries may drop it.
+        WorkInterrupted: it is over; raised again and again until the block has ended, as libraries may drop it. Python
+            drops it in a destructor or a callback of a weak reference: that is not told then.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_kill"):
         yield
@@ -147,6 +148,13 @@ def interrupted_when(is_over: Callable[[], bool]) -> Iterator[None]:
                 signal.pthread_kill(main, signal.SIGALRM)
                 has_ended.wait(_AGAIN_S)
 
+    tell = sys.unraisablehook
+
+    def tell_of_others(dropped: sys.UnraisableHookArgs) -> None:
+        if not isinstance(dropped.exc_value, WorkInterrupted):
+            tell(dropped)
+
+    sys.unraisablehook = tell_of_others
     before = signal.signal(signal.SIGALRM, interrupt)
     watcher = threading.Thread(target=watch, name="m2l-watcher", daemon=True)
     watcher.start()
@@ -156,6 +164,7 @@ def interrupted_when(is_over: Callable[[], bool]) -> Iterator[None]:
         has_ended.set()
         watcher.join()
         signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = tell
 
 
 def raise_interrupt(error: BaseException) -> None:

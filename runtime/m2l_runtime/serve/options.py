@@ -60,8 +60,9 @@ class ServeOptions:
     max_queue: int | None = None
     """Images that wait for the engine; more are refused with 503. None: twice what it takes at once, at least 16."""
     max_requests: int | None = None
-    """Requests that are read, computed or encoded at once; more are refused with 503 before their body is read.
-    None: four times the images that the engine takes at once, at least 8."""
+    """Requests that are computed or encoded at once; more are refused with 503, if possible before their body is read.
+    Bodies of eight times as many, at least 64, are read at once. None: four times the images that the engine takes at
+    once, at least 8."""
     max_images: int = 16
     """Images of one request: masks times samples."""
     max_body_bytes: int = 8 << 20

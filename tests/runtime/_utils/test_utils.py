@@ -10,9 +10,11 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -244,6 +246,30 @@ def test_interrupted_when__ends_a_block_that_drops_what_is_raised_in_it() -> Non
     with interrupted_when(lambda: False):
         pass
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+def test_interrupted_when__tells_nothing_of_what_python_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[type[BaseException] | None] = []
+
+    class Dropping:
+        def __init__(self, error: Exception | None = None) -> None:
+            self.error = error
+
+        def __del__(self) -> None:
+            if self.error is not None:
+                raise self.error
+            time.sleep(60)
+
+    def hook(dropped: Any) -> None:
+        told.append(dropped.exc_type)
+
+    monkeypatch.setattr(sys, "unraisablehook", hook)
+    with pytest.raises(WorkInterrupted), interrupted_when(lambda: True):
+        Dropping()
+        Dropping(ValueError("another"))
+        time.sleep(60)
+    assert told == [ValueError]
+    assert sys.unraisablehook is hook
 
 
 def test_interrupted_when__lets_a_block_off_the_main_thread_end_by_itself() -> None:

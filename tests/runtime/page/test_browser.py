@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import base64
-import functools
-import http.server
 import io
 import json
-import os
 import shlex
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,16 +18,13 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
-from browser import Browser, axe_core, browser, chromium
+from browser import Browser, axe_core, browser, chromium, onnxruntime_web, static_host
 from command_line import CommandLine
 from PIL import Image
 from png_bomb import png_bomb
 
 from m2l_runtime.bundle import embedded, open_bundle
-from m2l_runtime.errors import InputError
 from m2l_runtime.page import SiteOptions, write_site
-from m2l_runtime.page.files import MEDIA_TYPES
-from m2l_runtime.page.onnxruntime_web import WASM_FILES, fetch_package
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,38 +33,7 @@ pytestmark = [
 
 ROOT = Path(__file__).resolve().parents[3]
 WAIT_S: Final = 90
-PACKAGES = [os.environ.get("M2L_ONNXRUNTIME_WEB"), str(ROOT / "node_modules" / "onnxruntime-web")]
 LOOKS = [(1440, False), (1440, True), (390, False), (390, True)]
-
-
-def package() -> Path | None:
-    """Folder of onnxruntime-web; None to get it. Skips where it cannot be got."""
-    found = next((Path(path) for path in PACKAGES if path and Path(path, "package.json").is_file()), None)
-    if found is None:
-        try:
-            fetch_package(WASM_FILES)
-        except InputError as error:
-            pytest.skip(f"onnxruntime-web is not there: {error}")
-    return found
-
-
-@contextmanager
-def static_host(folder: Path) -> Iterator[str]:
-    """A plain static host; yields its address."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        extensions_map: Final = {**http.server.SimpleHTTPRequestHandler.extensions_map, **MEDIA_TYPES}  # type: ignore[misc]
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = functools.partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 @contextmanager
@@ -191,7 +153,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def site(seen: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """The page of m2l web, below a path of its host."""
     root = tmp_path_factory.mktemp("site")
-    write_site(embedded.BUNDLE, root / "below" / "a path", SiteOptions(onnxruntime_web=package()))
+    write_site(embedded.BUNDLE, root / "below" / "a path", SiteOptions(onnxruntime_web=onnxruntime_web()))
     with static_host(root) as address:
         yield Page(seen, f"{address}/below/a%20path/")
 
@@ -395,7 +357,7 @@ def test_browser_without_simd__gets_words(site: Page) -> None:
 
 
 def test_site_without_its_model__gets_words(site: Page, tmp_path: Path) -> None:
-    write_site(embedded.BUNDLE, tmp_path / "site", SiteOptions(onnxruntime_web=package()))
+    write_site(embedded.BUNDLE, tmp_path / "site", SiteOptions(onnxruntime_web=onnxruntime_web()))
     next((tmp_path / "site" / "model").glob("*.onnx")).unlink()
     with static_host(tmp_path / "site") as address:
         page = Page(site.seen, f"{address}/")

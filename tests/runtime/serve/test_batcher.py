@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -133,6 +134,31 @@ def test_micro_batcher__what_waited_for_a_worker_waits_no_longer() -> None:
         clock.advance(6)
         engine.gate.set()
         assert list(await asyncio.gather(first, second)) == [[-1, -2], [-3]]
+        await batcher.close()
+
+    run(main())
+
+
+def test_micro_batcher__a_full_batch_lies_ready_for_a_busy_worker() -> None:
+    """It begins while the event loop is busy."""
+
+    async def main() -> None:
+        engine = Engine(is_held=True)
+        batcher = MicroBatcher(engine, max_batch=2, max_queue=8)
+        taken = [asyncio.ensure_future(batcher.submit([n])) for n in range(5)]  # one runs, two lie ready
+        await settle()
+        assert (engine.batches, batcher.queue_length, batcher.running_count) == ([[0]], 4, 1)
+        taken[2].cancel()
+        taken[3].cancel()
+        await settle()
+        assert batcher.queue_length == 2
+        engine.gate.set()
+        end = time.monotonic() + 30
+        while len(engine.batches) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert engine.batches == [[0], [1]]
+        assert [await taken[n] for n in (0, 1, 4)] == [[0], [-1], [-4]]
+        assert batcher.queue_length == batcher.running_count == 0
         await batcher.close()
 
     run(main())
