@@ -27,6 +27,7 @@ from m2l_export.options import DEFAULT_CALIBRATION
 from m2l_export.precisions import Reference, evaluate, run_file, validate_variant
 from m2l_export.quantize import calibration
 from m2l_export.quantize.calibration import read_calibration
+from m2l_export.quantize.quantizer import PERCENTILES
 from m2l_runtime import Synthesizer, open_bundle
 from m2l_runtime._utils import cpu
 from m2l_runtime.backends.base import ModelSource
@@ -257,6 +258,11 @@ def test_int8__some_layers_in_float_and_what_is_told_of_them(
     convolutions = [node for node in graph.graph.node if node.op_type == "Conv"]
     assert sum(node.input[1] in floats for node in convolutions) == len(model.float_layers)
     assert "int8 for onnxruntime: each of 10 layers alone, on 14 images" in outcome.err
+    ranges = re.findall(r"ranges of ([\d.]+) % of the values: PSNR ([\d.]+) dB, worst ([\d.]+)", outcome.err)
+    assert [float(percent) for percent, _, _ in ranges] == list(PERCENTILES)
+    margins = {(float(mean), float(worst)): min(float(mean) - 44, float(worst) - 36) for _, mean, worst in ranges}
+    taken = re.findall(r"all convolutions in int8: PSNR ([\d.]+) dB, worst ([\d.]+);", outcome.err)[0]
+    assert margins[float(taken[0]), float(taken[1])] >= max(margins.values()) - 0.1  # as rounded as they are told
     assert f"with {', '.join(model.float_layers)} in float" in outcome.err
     assert ", in float |" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
     again = m2l("export", small, tmp_path / "again", *arguments)
@@ -538,7 +544,7 @@ def test_int8__interrupted(
         os.kill(os.getpid(), number)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(calibrate.MinMaxCalibrater, "compute_data", interrupt)
+    monkeypatch.setattr(calibrate.HistogramCalibrater, "collect_data", interrupt)
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
     try:
         assert m2l("export", small, tmp_path / "b", "--precision", "int8").code == code

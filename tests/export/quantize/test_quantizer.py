@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -119,15 +120,23 @@ def test_quantizer__weights_have_a_scale_for_each_output_channel(
         assert np.abs(stored).max() == most
 
 
-def test_quantizer__activations_have_the_range_that_was_seen(
-    content: bytes, quantizers: Mapping[Target, Quantizer]
-) -> None:
+def convolved(content: bytes) -> list[npt.NDArray[np.float32]]:
+    """What each convolution is given."""
     model = onnx.load_from_string(content)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     names = [node.input[0] for node in convolutions]
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names)
-    values = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"mask": MASKS})
+    values: list[npt.NDArray[np.float32]] = onnxruntime.InferenceSession(model.SerializeToString()).run(
+        None, {"mask": MASKS}
+    )
+    return values
+
+
+def test_quantizer__activations_have_the_range_that_was_seen(
+    content: bytes, quantizers: Mapping[Target, Quantizer]
+) -> None:
+    values = convolved(content)
     for target in TARGETS:
         graph = Graph(quantizers[target].quantize())
         for node, seen in zip(graph.convolutions, values, strict=True):
@@ -139,6 +148,26 @@ def test_quantizer__activations_have_the_range_that_was_seen(
         first = graph.activation(graph.convolutions[0])
         assert first is not None
         assert first[0] == pytest.approx(2 / 255)  # masks are from -1 to 1
+
+
+@pytest.mark.parametrize("percentile", [99.0, 90.0])
+def test_quantizer__activations_have_the_range_that_holds_a_share_of_what_was_seen(
+    content: bytes, quantizers: Mapping[Target, Quantizer], percentile: float
+) -> None:
+    values = convolved(content)
+    graph = Graph(quantizers["openvino"].quantize((), percentile))
+    cut = (100 - percentile) / 200
+    for node, seen in zip(graph.convolutions[1:], values[1:], strict=True):  # the first is given masks, in two levels
+        found = graph.activation(node)
+        assert found is not None
+        ranked = np.sort(seen.ravel())
+        low = min(0.0, float(ranked[math.floor(cut * seen.size)]))
+        high = max(0.0, float(ranked[math.ceil((1 - cut) * seen.size) - 1]))
+        bin_width = 2 * float(np.abs(seen).max()) / 2048
+        assert found[0] * 255 == pytest.approx(high - low, abs=3 * bin_width)
+        assert found[0] * 255 < 0.99 * float(seen.max() - min(0, seen.min()))
+    whole = Graph(quantizers["openvino"].quantize())
+    assert graph.activation(graph.convolutions[0]) == whole.activation(whole.convolutions[0])
 
 
 def test_quantizer__onnxruntime_is_given_quantised_results_and_openvino_floats(
