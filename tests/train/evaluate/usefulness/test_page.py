@@ -76,6 +76,9 @@ def test_page__the_section_has_what_was_printed(whole: Usefulness, page: Page) -
     for one in whole.scores:
         if one.metric == "dice":
             assert f"{one.arm} {one.mean.value:.4f} [{one.mean.low:.4f}, {one.mean.high:.4f}]" in text
+    assert page.all("details") == [{}]  # six comparisons in words are folded; what they come to is not
+    heading, folded = text.index(whole.conclusions[-1]), text.index("The comparisons in words")
+    assert heading < folded < text.index(whole.conclusions[0])
     (plot,) = page.alt("Differences of mean Dice")
     assert plot["alt"].count(" vs ") == 2 * 3
     identifiers = {attributes["id"] for _, attributes in page.elements if "id" in attributes}

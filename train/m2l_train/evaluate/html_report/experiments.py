@@ -36,6 +36,9 @@ class ExperimentSection:
     arms: tuple[tuple[str, str], ...]
     """(name, what it is trained on)."""
     conclusions: tuple[str, ...]
+    """What the comparisons come to, and what to bear in mind."""
+    comparisons: tuple[str, ...]
+    """A sentence for each of the plot."""
 
 
 def experiment_section(label: str, result: Usefulness) -> ExperimentSection:
@@ -47,6 +50,7 @@ def experiment_section(label: str, result: Usefulness) -> ExperimentSection:
     """
     settings = result.settings
     header, *rows = score_rows(result.scores, result.pairs)
+    sentences = {comparison_sentence(one) for one in result.comparisons if one.metric == "dice"}
     summary = (
         f"Segmenters of one size, each trained for {plural(settings.steps, 'step')} on the pairs of its arm, and "
         f"tested on {plural(result.test_pairs, 'real pair')} that none was trained on; {plural(result.seeds, 'seed')}."
@@ -59,7 +63,8 @@ def experiment_section(label: str, result: Usefulness) -> ExperimentSection:
         header,
         tuple(tuple(map(printable, row)) for row in rows),
         tuple((name, ARMS[name].description) for name in result.arms if name in ARMS),
-        tuple(map(printable, result.conclusions)),
+        tuple(printable(one) for one in result.conclusions if one not in sentences),
+        tuple(printable(one) for one in result.conclusions if one in sentences),
     )
 
 

@@ -31,7 +31,7 @@ from m2l_train.evaluate.html_report.experiments import (
 from m2l_train.evaluate.html_report.galleries import ResultGalleries, make_galleries
 from m2l_train.evaluate.html_report.options import ReportOptions
 from m2l_train.evaluate.html_report.plots import Plot, beside_real_plot, comparison_plot, texture_plot
-from m2l_train.evaluate.html_report.results import Column, LoadedResult, bundle_of, read_results, short
+from m2l_train.evaluate.html_report.results import USEFULNESS_OF, Column, LoadedResult, bundle_of, read_results, short
 from m2l_train.evaluate.html_report.scorecard import (
     SCORECARD,
     ScorecardEntry,
@@ -160,7 +160,7 @@ def render_page(loaded: Sequence[LoadedResult], galleries: Sequence[ResultGaller
     evaluations = [column for one in loaded if not isinstance(one.document, Comparison) for column in one.columns]
     columns = evaluations or [column for one in loaded for column in one.columns]
     trials = [(one.labels[0], one.document) for one in loaded if isinstance(one.document, Usefulness)]
-    labels = [*(column.label for column in columns), *(label for label, _ in trials)]
+    labels = heading_labels([column.label for column in columns], [label for label, _ in trials])
     style = (files(_PACKAGE) / "templates" / "report.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     environment = Environment(
@@ -186,6 +186,16 @@ def render_page(loaded: Sequence[LoadedResult], galleries: Sequence[ResultGaller
         command=_report_command(loaded, options),
         version=__version__,
     )
+
+
+def heading_labels(measured: Sequence[str], tried: Sequence[str]) -> list[str]:
+    """Return what the page's heading names: what was measured, and experiments with anything else.
+
+    Example:
+        >>> heading_labels(["my-bundle"], ["Usefulness of my-bundle", "Usefulness of another"])
+        ['my-bundle', 'Usefulness of another']
+    """
+    return [*measured, *(label for label in tried if label.removeprefix(USEFULNESS_OF) not in measured)]
 
 
 def _title(labels: Sequence[str]) -> str:

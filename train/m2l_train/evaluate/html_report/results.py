@@ -36,6 +36,9 @@ Document = Evaluation | Comparison | usefulness.Usefulness
 
 MAX_BYTES: Final = 64 << 20
 
+USEFULNESS_OF: Final = "Usefulness of "
+"""Ahead of a bundle's name, in what an experiment with it is called."""
+
 _BUNDLE: Final = "bundle "
 
 
@@ -243,7 +246,7 @@ def _names(document: Document) -> list[str]:
     if isinstance(document, Comparison):
         return [printable(side.provenance.synthesized.removeprefix(_BUNDLE)) for side in (document.a, document.b)]
     if isinstance(document, usefulness.Usefulness):
-        return [f"Usefulness of {synthesized_by(document) or 'real pairs alone'}"]
+        return [f"{USEFULNESS_OF}{synthesized_by(document) or 'real pairs alone'}"]
     return [printable(document.provenance.synthesized.removeprefix(_BUNDLE))]
 
 
