@@ -163,7 +163,10 @@ class Quantizer:
         return bytes(model.SerializeToString(deterministic=True))
 
     def _ranges(self, percentile: float) -> dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-        """Compute the least and greatest value of each tensor's range, to a bin of its histogram."""
+        """Compute the least and greatest value of each tensor's range, to a bin of its histogram.
+
+        onnxruntime's own percentile ends at the lower edge of a bin, so that not even 100 % hold the greatest value.
+        """
         cut = (100 - percentile) / 200
         ranges = {}
         for tensor, (counts, edges, least, greatest, _) in self._histograms.items():
