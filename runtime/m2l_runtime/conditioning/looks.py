@@ -5,6 +5,7 @@ Lengths are in pixels of an image of 256 x 256, the size that the numbers were m
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -88,16 +89,48 @@ _DARK: Final = 0.6
 """Of the skin's median L*: where the blurred L* (6 pixels) is below that, it is the frame and no skin."""
 
 
-def hair(picture: Picture) -> float:
-    """Measure dark hair on the skin: log10(1 + 1000 x the fraction of the skin's pixels that are hair).
+@dataclass(frozen=True)
+class DarkLines:
+    """Hold the dark lines on an image's skin that hair is chosen from."""
+
+    depth: npt.NDArray[np.float32]
+    """(H, W): L* by which a pixel is darker than both sides of a line through it."""
+    is_ridge: npt.NDArray[np.bool_]
+    """(H, W): where a line may be hair; never off the skin."""
+    threshold: float
+    """L* by which hair is darker at least."""
+    skin_pixels: int
+
+    def mark_hair(self, share: float = 1.0) -> npt.NDArray[np.bool_]:
+        """Mark the pixels (H, W) of sets that are hair, from a share of the threshold on.
+
+        Sets of pixels that touch are hair if they span 35 pixels or more, and have an area below 3 times their box's
+        diagonal, or below 0.3 of their box where that is over 140 pixels: many hairs that cross. Straight sets are
+        none: scale bars are, more often than hairs are.
+        """
+        sets = _filters.connected((self.depth > share * self.threshold) & self.is_ridge)
+        diagonal = np.hypot(sets.height, sets.width)
+        is_web = (diagonal > 140) & (sets.area < 0.3 * sets.height * sets.width)
+        on_axis, length = sets.straightness(1.6)
+        is_straight = (on_axis > 0.7) & (length > 45) & (length < 200)
+        is_hair = (diagonal >= HAIR_LENGTH) & ((sets.area < 3 * diagonal) | is_web) & ~is_straight
+        marked = np.zeros(self.depth.shape, bool)
+        chosen = is_hair[sets.numbers]
+        marked[sets.rows[chosen], sets.columns[chosen]] = True
+        return marked
+
+    def number(self, marked: npt.NDArray[np.bool_]) -> float:
+        """Return the number of an appearance for marked pixels: log10(1 + 1000 x the fraction of the skin)."""
+        return float(np.log10(1 + 1000 * marked.sum() / self.skin_pixels)) if marked.any() else 0.0
+
+
+def find_dark_lines(picture: Picture) -> DarkLines:
+    """Find dark lines on the skin.
 
     L* is blurred a little (0.7 pixels). A pixel is marked where a straight line of 15 pixels through it, in one of
     twelve directions, is darker than the lines 4 pixels to either side: by 3 L*, and 3 standard deviations of this
     difference over the skin (1.4826 times its median absolute deviation), and by half of the greatest difference within
-    2 pixels. Violet ink, dark frames, the image's border
-    and the lesion with its edge are left out. Sets of marked pixels that touch are hair if they span 35 pixels or more,
-    and have an area below 3 times their box's diagonal, or below 0.3 of their box where that is over 140 pixels: many
-    hairs that cross. Straight sets are none: scale bars are, more often than hairs are.
+    2 pixels. Violet ink, dark frames, the image's border and the lesion with its edge are left out.
 
     As DullRazor looks for hair with line elements in several directions, and keeps what is long and thin: Lee, Ng,
     Gallagher, Coldman and McLean, "DullRazor: A software approach to hair removal from images", Computers in Biology
@@ -114,19 +147,23 @@ def hair(picture: Picture) -> float:
     inside = np.zeros_like(skin)
     inside[_BORDER:-_BORDER, _BORDER:-_BORDER] = True
     is_open &= inside
-    if not is_open.any():
-        return 0.0
-    values = depth[is_open]
+    values = depth[is_open] if is_open.any() else np.zeros(1)
     deviation = 1.4826 * float(np.median(np.abs(values - np.median(values))))
-    is_dark = depth > max(HAIR_DEPTH, HAIR_DEVIATIONS * deviation)
-    is_ridge = depth >= HAIR_RIDGE * _filters.greatest_near(depth, 2)
-    sets = _filters.connected(is_dark & is_ridge & is_open)
-    diagonal = np.hypot(sets.height, sets.width)
-    is_web = (diagonal > 140) & (sets.area < 0.3 * sets.height * sets.width)
-    on_axis, length = sets.straightness(1.6)
-    is_straight = (on_axis > 0.7) & (length > 45) & (length < 200)
-    is_hair = (diagonal >= HAIR_LENGTH) & ((sets.area < 3 * diagonal) | is_web) & ~is_straight
-    return float(np.log10(1 + 1000 * sets.area[is_hair].sum() / margin.sum()))
+    return DarkLines(
+        depth,
+        is_open & (depth >= HAIR_RIDGE * _filters.greatest_near(depth, 2)),
+        max(HAIR_DEPTH, HAIR_DEVIATIONS * deviation),
+        int(margin.sum()),
+    )
+
+
+def hair(picture: Picture) -> float:
+    """Measure dark hair on the skin: log10(1 + 1000 x the fraction of the skin's pixels that are hair).
+
+    :func:`find_dark_lines` and :meth:`DarkLines.mark_hair` say what hair is.
+    """
+    lines = find_dark_lines(picture)
+    return lines.number(lines.mark_hair())
 
 
 def _is_violet(picture: Picture, skin: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

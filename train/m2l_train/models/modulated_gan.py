@@ -10,7 +10,7 @@ import copy
 import functools
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,24 +20,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2l_runtime.errors import Diverged
+from m2l_train.models.artefacts import SharedPattern, fine_detail, grid_power, phase_difference, texture
 from m2l_train.models.efficientnet_lite import EfficientNetLite
 from m2l_train.models.jpeg import compress
-from m2l_train.models.measured import DIFFERENTIABLE_NAMES, measure_differentiably
+from m2l_train.models.measured import DIFFERENTIABLE_NAMES, hair_difference, measure_differentiably, tile_sharpness
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec, scale_noise, to_rgb
 from m2l_train.models.networks import detail
 from m2l_train.models.projected import MaskHead, PatchHead, ProjectedHeads
 
-DETAIL_SIDE: Final = 9
-"""Pixels of the square whose mean is taken from luma where fine detail is averaged over images."""
-MARKS_DECAY: Final = 0.98
-"""Of a step, of the average of fine detail."""
 STATISTICS_DEPTHS: Final = 3
 """Depths of features whose statistics are compared, from the finest: strides of 4, 8 and 16 pixels."""
 MIN_REGION: Final = 0.01
 """Share of the image below which a region is not compared."""
 MIN_SIDE: Final = 64
 """Side of the images below which nothing is left in the discriminators' last layers."""
+NOT_ASKED: Final = frozenset({"sharpness"})
+"""Numbers that are not compared with what was asked for: `GanConfig.lambda_focus` takes the place of this one."""
+SHARPNESS_DEVIATION: Final = 0.4
+"""Of photographs, in decades."""
 MASK_LEARNING_RATE: Final = 1e-3
+CELL: Final = 16
+"""Pixels: sides of the blocks that JPEG takes of chroma. Parts of images begin where they do."""
 SHIFT: Final = 8
 """Pixels by which what the feature network sees is moved at most."""
 
@@ -63,14 +66,27 @@ class GanConfig:
     lambda_asked: float = 3.0
     """Weight of the difference between numbers asked for and measured, in deviations of the training images' (a
     Huber loss: some cannot be had with each mask)."""
-    lambda_marks: float = 0.2
+    lambda_marks: float = 0.6
     """Weight of what is common to the fine detail of all images, in levels squared, that real images have not: marks at
     fixed places."""
+    lambda_common: float = 10.0
+    """Weight of what is common to their texture, each image's scaled to a mean square of 1: rims and corners."""
+    lambda_grids: float = 0.05
+    """Weight of grids (:func:`m2l_train.models.artefacts.grid_power`) as JPEG leaves them. As they are made they weigh
+    half of it: what is seen through JPEG alone is cancelled there by another grid."""
+    lambda_focus: float = 1.0
+    """Weight of the difference of :func:`m2l_train.models.measured.tile_sharpness` from that of the real image whose
+    appearance was given. The sharpness of a whole image is that of its greatest detail: stripes in a corner have it."""
+    lambda_places: float = 20.0
+    """Weight of what tiles at the same place are sharper than real ones on average, squared: such stripes."""
+    lambda_hair: float = 1.0
+    """Weight of hair that was not asked for, or is missing."""
     lambda_mask: float = 2.0
-    """Weight of the binary cross-entropy of the mask found in an image, above `mask_share` of that of real images."""
+    """Weight of the binary cross-entropy of the mask found in an image, above `mask_share` of that of the real image
+    whose appearance it has."""
     mask_share: float = 0.8
     """Lesions are to be found better than real ones are, whose masks are not always true, but without end they would
-    become ever plainer, and their edges be drawn as lines."""
+    become ever plainer, and their edges be drawn as lines. A pale lesion may be as hard to find as the real one is."""
     ema: float = 0.999
     half_images: int = 14_000
     """Images seen at half their side before training goes on at the full side."""
@@ -93,6 +109,16 @@ class GanLosses:
     """Mean difference of numbers asked for and measured, in deviations; 0 at half the side."""
     marks: float
     """Mean square of what synthesized images have in common and real ones have not, in levels; 0 at half the side."""
+    common: float
+    """The same of texture, of a mean square of 1."""
+    places: float
+    """The same of the sharpness of tiles, in decades."""
+    grids: float
+    """How much more detail repeats from tile to tile than by chance; 0 at half the side."""
+    focus: float
+    """Difference of sharpness by tiles, a Huber loss of deviations."""
+    hair: float
+    """How far hair is from what was asked for (:func:`m2l_train.models.measured.hair_difference`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +156,8 @@ class ModulatedGan:
         config: GanConfig,
         features: EfficientNetLite,
         device: torch.device,
+        share: Callable[[Sequence[Tensor]], None] = lambda tensors: None,
+        processes: int = 1,
     ) -> None:
         """Begin a training.
 
@@ -139,8 +167,10 @@ class ModulatedGan:
             config: its settings.
             features: a network trained on photographs, in eval mode; its weights are not trained.
             device: where all of it runs.
+            share: replaces tensors by their means over the processes that train together, each on batches of its own.
+            processes: how many those are.
         """
-        self.config, self.device = config, device
+        self.config, self.device, self._share, self._processes = config, device, share, processes
         numbers = len(names)
         layout = torch.channels_last
         self.generator = ModulatedGenerator(ModulatedSpec(names=names, appearance_rows=len(table)))
@@ -160,11 +190,16 @@ class ModulatedGan:
         self.optimizer_d = torch.optim.Adam(self._judges, config.learning_rate_d, betas=(0.0, 0.99), fused=True)
         self.optimizer_m = torch.optim.Adam(self.finder.parameters(), MASK_LEARNING_RATE, betas=(0.9, 0.99), fused=True)
         self.step_count, self.images_seen = 0, 0
-        known = [name for name in DIFFERENTIABLE_NAMES if name in names]
+        known = [name for name in DIFFERENTIABLE_NAMES if name in names and name not in NOT_ASKED]
         self._asked = torch.tensor([names.index(name) for name in known], device=device)
         self._measured = torch.tensor([DIFFERENTIABLE_NAMES.index(name) for name in known], device=device)
         self._deviations: list[Tensor | None] = [None] * STATISTICS_DEPTHS
-        self._marks: Tensor | None = None
+        self._hair = names.index("hair") if "hair" in names else None
+        self._shared = {
+            "marks": SharedPattern(lambda images: fine_detail(images * 127.5), share),
+            "common": SharedPattern(texture, share),
+            "places": SharedPattern(lambda images: tile_sharpness(images * 127.5), share),
+        }
 
     def state(self) -> dict[str, Any]:
         """Return all that a training goes on from."""
@@ -180,7 +215,7 @@ class ModulatedGan:
             "step": self.step_count,
             "seen": self.images_seen,
             "deviations": list(self._deviations),
-            "marks": self._marks,
+            **{name: shared.average for name, shared in self._shared.items()},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -205,8 +240,9 @@ class ModulatedGan:
         self.step_count, self.images_seen = state["step"], state["seen"]
         kept = state.get("deviations", self._deviations)  # states of before they were kept have none
         self._deviations = [None if one is None else one.to(self.device) for one in kept]
-        marks = state.get("marks")
-        self._marks = None if marks is None else marks.to(self.device)
+        for name, shared in self._shared.items():
+            average = state.get(name)
+            shared.average = None if average is None else average.to(self.device)
 
     def step(self, masks: Tensor, images: Tensor, appearances: Tensor, random: np.random.Generator) -> GanLosses:
         """Train the discriminators, then the generator, on one batch.
@@ -232,16 +268,18 @@ class ModulatedGan:
         features_d, pixels_d = self._train_judges(batch)
         mask_real = self._train_finder(batch)
         self._require_grad(False)
-        terms, mask_fake = self._generator_terms(batch, mask_real.detach().mean())
+        terms, mask_fake = self._generator_terms(batch, mask_real.detach())
         loss = functools.reduce(operator.add, (weight * value for weight, value in terms.values()))
         if not torch.isfinite(loss):
             raise Diverged(f"a loss is {loss.item():g} at step {self.step_count + 1}")
         self.optimizer_g.zero_grad()
         _backward(loss)
+        self._share_gradients(list(self.generator.parameters()))
         self.optimizer_g.step()
-        self.step_count, self.images_seen = self.step_count + 1, self.images_seen + len(masks)
+        self.step_count, self.images_seen = self.step_count + 1, self.images_seen + len(masks) * self._processes
         self._update_average()
         values = {name: value for name, (_, value) in terms.items()}
+        nothing = loss.new_zeros(())
         told = {
             "features_d": features_d,
             "pixels_d": pixels_d,
@@ -251,8 +289,10 @@ class ModulatedGan:
             "l1_levels": values["l1"] * 127.5,
             "mask_real": mask_real.mean(),
             "mask_fake": mask_fake,
-            "asked": values.get("asked", loss.new_zeros(())),
-            "marks": values.get("marks", loss.new_zeros(())),
+            **{
+                name: values.get(name, nothing)
+                for name in ("asked", "marks", "common", "places", "grids", "focus", "hair")
+            },
         }
         numbers = torch.stack(list(told.values())).detach().tolist()  # one copy from the device
         return GanLosses(**dict(zip(told, numbers, strict=True)))
@@ -309,6 +349,7 @@ class ModulatedGan:
         pixels = _hinge(pixels_on_fake, pixels_on_real)
         self.optimizer_d.zero_grad()
         _backward(features + pixels)
+        self._share_gradients(self._judges)
         self.optimizer_d.step()
         return features, pixels
 
@@ -317,6 +358,7 @@ class ModulatedGan:
         mask_real = self._find(batch.real_features, batch.small)
         self.optimizer_m.zero_grad()
         _backward(mask_real.mean())
+        self._share_gradients(list(self.finder.parameters()))
         self.optimizer_m.step()
         return mask_real
 
@@ -337,17 +379,33 @@ class ModulatedGan:
             "pixels": (config.lambda_patch, pixels),
             "statistics": (config.lambda_statistics, statistics),
             "l1": (config.lambda_l1, F.l1_loss(fake, real)),
-            "mask": (config.lambda_mask, F.relu(mask_fake - config.mask_share * mask_real).mean()),
+            "mask": (config.lambda_mask, F.relu(mask_fake - config.mask_share * mask_real[given]).mean()),
         }
         if batch.is_full:
-            half = slice(self.step_count % 2, None, 2)  # of the batch: each number costs time
+            # each costs time: half of the batch is looked at for some, the other half for others
+            half, rest = slice(self.step_count % 2, None, 2), slice(1 - self.step_count % 2, None, 2)
             asked = self._asked_difference(batch.seen[half], batch.mask[half] > 0, asked_for[half])
             terms |= {
                 "asked": (config.lambda_asked, asked),
-                "marks": (config.lambda_marks, self._common_detail(batch.fake, batch.real)),
+                "marks": (config.lambda_marks, self._shared["marks"](batch.fake[half], batch.real[half])),
+                "common": (config.lambda_common, self._shared["common"](batch.fake[rest], batch.real[rest])),
+                "places": (config.lambda_places, self._shared["places"](batch.seen[rest], batch.real[rest])),
+                "grids": (config.lambda_grids, grid_power(batch.seen[rest]) + 0.5 * grid_power(batch.fake[half])),
+                "focus": (config.lambda_focus, _focus_difference(batch.seen[rest], batch.real[given][rest])),
                 "compression": (config.lambda_loss, F.mse_loss(batch.fake, batch.seen.detach())),
-                "phases": (config.lambda_phases, _phase_difference(batch.luma)),
+                "phases": (config.lambda_phases, phase_difference(batch.luma)),
             }
+            if self._hair is not None:
+                one = [self.step_count % len(batch.mask)]  # the detector takes 20 ms
+                terms["hair"] = (
+                    config.lambda_hair,
+                    hair_difference(
+                        (batch.seen[one] + 1) * 127.5,
+                        batch.mask[one] > 0,
+                        asked_for[one, self._hair],
+                        self.generator.std[self._hair],
+                    ),
+                )
         return terms, mask_fake.mean()
 
     def _features(self, images: Tensor) -> list[Tensor]:
@@ -360,19 +418,6 @@ class ModulatedGan:
             logits = self.finder(features)
         share = F.adaptive_avg_pool2d((mask + 1) / 2, (logits.shape[2], logits.shape[3]))
         return F.binary_cross_entropy_with_logits(logits, share, reduction="none").mean((1, 2, 3))
-
-    def _common_detail(self, fake: Tensor, real: Tensor) -> Tensor:
-        """Return what images (B, 3, S, S) add to the mean square difference of average detail, synthesized and real.
-
-        The averages run over the steps before, as those of one batch are mostly noise; they have no gradient, and the
-        batch's detail is multiplied with their difference. A mark at a place is so many levels at each step the same.
-        """
-        found, expected = (_fine_detail(one * 127.5) for one in (fake, real))
-        both = torch.stack([one.detach().mean(0) for one in (found, expected)])
-        self._marks = both if self._marks is None else self._marks.lerp(both, 1 - MARKS_DECAY)
-        return (found * (self._marks[0] - self._marks[1])).mean() - (
-            self._marks[1] * (self._marks[0] - self._marks[1])
-        ).mean()
 
     def _asked_difference(self, images: Tensor, masks: Tensor, appearance: Tensor) -> Tensor:
         """Compare the numbers of images (B, 3, S, S) in [-1, 1] with those that were asked for, at their full side."""
@@ -388,6 +433,9 @@ class ModulatedGan:
         generator = torch.Generator(self.device).manual_seed(int(random.integers(1 << 62)))
         shape = (len(mask), count)
         return scale_noise(torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device, generator=generator))
+
+    def _share_gradients(self, parameters: Sequence[Tensor]) -> None:
+        self._share([one.grad for one in parameters if one.grad is not None])
 
     def _require_grad(self, wanted: bool) -> None:
         for parameter in itertools.chain(self._judges, self.finder.parameters()):
@@ -406,6 +454,7 @@ class ModulatedGan:
         for depth, (a, b) in enumerate(zip(fake[:STATISTICS_DEPTHS], real[:STATISTICS_DEPTHS], strict=True)):
             a, b = a.float(), b.float()
             spread = b.flatten(2).std(2).mean(0)[None, :, None, None] + 0.05
+            self._share([spread])
             before = self._deviations[depth]
             deviation = spread if before is None else before.lerp(spread, 0.02)
             self._deviations[depth] = deviation
@@ -428,11 +477,16 @@ class _View:
 
     def __init__(self, mask: Tensor, is_full: bool, is_odd: bool, random: np.random.Generator) -> None:
         self._side = mask.shape[2] // 2
-        places = (mask.shape[2] - self._side) // 16 + 1
         self.is_full, self.is_native = is_full, is_full and is_odd
-        self._part = tuple(int(v) * 16 for v in random.integers(0, places, 2))
+        self._part = self._corner(random)
         self._shift = tuple(int(v) for v in random.integers(-SHIFT, SHIFT + 1, 2))
-        self._pixels = tuple(int(v) * 16 for v in random.integers(0, places, 2))
+        self._pixels = self._corner(random)
+
+    def _corner(self, random: np.random.Generator) -> tuple[int, ...]:
+        """Draw where a part begins. One in four lies along each border: drawn evenly, corners would hardly be seen."""
+        places = self._side // CELL + 1
+        drawn = random.integers(-(places // 2), places + places // 2, 2)
+        return tuple(int(place) * CELL for place in drawn.clip(0, places - 1))
 
     def features(self, x: Tensor) -> Tensor:
         """Cut or shrink what the feature network sees."""
@@ -458,17 +512,9 @@ def _contiguous(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _fine_detail(levels: Tensor) -> Tensor:
-    """Return the mean of the channels (B, 3, H, W) less its mean over squares of 9 pixels: (B, 1, H, W)."""
-    gray = levels.mean(1, keepdim=True)
-    margin = DETAIL_SIDE // 2
-    return gray - F.avg_pool2d(F.pad(gray, (margin,) * 4, mode="replicate"), DETAIL_SIDE, 1)
-
-
-def _phase_difference(luma: Tensor) -> Tensor:
-    """Measure how far the four phases of (B, 1, H, W) are apart over squares of 8 pixels: a checkerboard's power."""
-    phases = F.avg_pool2d(F.pixel_unshuffle(luma, 2), 4)
-    return (phases - phases.mean(1, keepdim=True)).square().mean()
+def _focus_difference(fake: Tensor, real: Tensor) -> Tensor:
+    found, expected = (tile_sharpness(one * 127.5).mean((1, 2, 3)) / SHARPNESS_DEVIATION for one in (fake, real))
+    return F.huber_loss(found, expected)
 
 
 def _hinge(on_fake: Tensor, on_real: Tensor) -> Tensor:
