@@ -8,7 +8,7 @@ faint; what they have in common over positions or over images is plain.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,18 @@ GRID_PERIODS: Final = (2, 4, 8, 16)
 AVERAGE_DECAY: Final = 0.98
 """Of a step, of averages over images."""
 
+Share: TypeAlias = Callable[[Sequence[Tensor]], None]
+"""Replaces tensors by their means over the processes that train together."""
+
+
+def share_nothing(tensors: Sequence[Tensor]) -> None:
+    """Leave tensors as they are: one process trains."""
+
 
 def fine_detail(images: Tensor) -> Tensor:
     """Return the mean of the channels (B, 3, H, W) less its mean over squares of 9 pixels: (B, 1, H, W)."""
     gray = images.mean(1, keepdim=True)
-    return gray - _square_mean(gray, DETAIL_SIDE)
+    return gray - square_mean(gray, DETAIL_SIDE)
 
 
 def texture(images: Tensor) -> Tensor:
@@ -39,8 +46,9 @@ def texture(images: Tensor) -> Tensor:
         images: H and W are multiples of 16.
 
     Example:
-        >>> texture(torch.rand(2, 3, 64, 64)).square().mean((1, 2, 3))
-        tensor([1.0000, 1.0000])
+        >>> power = texture(torch.rand(2, 3, 64, 64)).square().mean((1, 2, 3))
+        >>> bool(torch.allclose(power, torch.ones(2)))
+        True
     """
     coarse = F.interpolate(
         F.avg_pool2d(images, TEXTURE_SIDE), scale_factor=float(TEXTURE_SIDE), mode="bilinear", align_corners=False
@@ -68,7 +76,7 @@ def grid_power(images: Tensor) -> Tensor:
         The mean over images, a scalar.
     """
     gray = images.mean(1, keepdim=True)
-    fine = _scaled(gray - _square_mean(gray, 3))
+    fine = _scaled(gray - square_mean(gray, 3))
     count, _, height, width = fine.shape
     total = fine.new_zeros(())
     for period in GRID_PERIODS:
@@ -96,16 +104,12 @@ class SharedPattern:
         0.0
     """
 
-    def __init__(
-        self,
-        look: Callable[[Tensor], Tensor],
-        share: Callable[[Sequence[Tensor]], None] = lambda tensors: None,
-    ) -> None:
+    def __init__(self, look: Callable[[Tensor], Tensor], share: Share = share_nothing) -> None:
         """Begin without averages.
 
         Args:
-            look: what is looked at, :func:`fine_detail` or :func:`texture`.
-            share: replaces tensors by their means over the processes that train together.
+            look: what is looked at, as :func:`fine_detail` or :func:`texture`.
+            share: see :data:`Share`.
         """
         self._look, self._share = look, share
         self.average: Tensor | None = None
@@ -121,9 +125,14 @@ class SharedPattern:
         return (found * difference).mean() - (self.average[1] * difference).mean()
 
 
-def _square_mean(planes: Tensor, side: int) -> Tensor:
-    margin = side // 2
-    return F.avg_pool2d(F.pad(planes, (margin,) * 4, mode="replicate"), side, 1)
+def square_mean(planes: Tensor, side: int) -> Tensor:
+    """Take the mean over squares of an odd side around each pixel of (B, C, H, W), edges repeated.
+
+    Example:
+        >>> square_mean(torch.arange(5.0)[None, None, None].expand(1, 1, 5, 5), 3)[0, 0, 2]
+        tensor([0.3333, 1.0000, 2.0000, 3.0000, 3.6667])
+    """
+    return F.avg_pool2d(F.pad(planes, (side // 2,) * 4, mode="replicate"), side, 1)
 
 
 def _scaled(detail: Tensor) -> Tensor:

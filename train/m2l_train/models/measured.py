@@ -1,7 +1,8 @@
 """Measure numbers of an appearance in synthesized images so that training can follow their gradients.
 
-The same numbers as :mod:`m2l_runtime.conditioning.numbers` measures, but hair and ink, which count pixels. For hair
-there is a loss that deepens or lightens the lines that the detector finds.
+The same numbers as :mod:`m2l_runtime.conditioning.numbers` measures, but hair and ink, which count pixels, and
+sharpness, the variance of a whole image's Laplacian, which stripes in a corner raise. For hair there is a loss that
+deepens or lightens the lines that the detector finds; for sharpness, a measure of tiles.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from m2l_runtime.conditioning.looks import CORNER, find_dark_lines
 from m2l_runtime.conditioning.picture import Picture
 from m2l_runtime.types import NAMES
 from m2l_train.models.appearance import lab_of_linear
+from m2l_train.models.artefacts import square_mean
 
-DIFFERENTIABLE_NAMES: Final = (*NAMES, "sharpness", "lesion_detail", "skin_detail", "vignette")
+DIFFERENTIABLE_NAMES: Final = (*NAMES, "lesion_detail", "skin_detail", "vignette")
 """What :func:`measure_differentiably` measures, in its order."""
 
 FAINT: Final = 0.4
@@ -50,7 +52,7 @@ def measure_differentiably(images: Tensor, masks: Tensor) -> Tensor:
             taken for both.
 
     Returns:
-        float32 (B, 16).
+        float32 (B, 15).
     """
     with torch.autocast(images.device.type, enabled=False):
         colors = _lab(images.float())
@@ -62,10 +64,7 @@ def measure_differentiably(images: Tensor, masks: Tensor) -> Tensor:
             mean, deviation = _moments(colors, region)
             numbers += [mean, deviation]
             details.append(torch.log10(_moments(band, region)[1] + 1e-2))
-        around = F.pad(lightness, (1, 1, 1, 1), mode="replicate")
-        laplacian = _side_sum(around) - 4 * lightness
-        sharpness = torch.log10(laplacian.var((1, 2, 3), correction=0) + 1e-3)[:, None]
-        return torch.cat([*numbers, sharpness, *details, _vignette(lightness, regions[1])], 1)
+        return torch.cat([*numbers, *details, _vignette(lightness, regions[1])], 1)
 
 
 def tile_sharpness(images: Tensor) -> Tensor:
@@ -85,7 +84,7 @@ def tile_sharpness(images: Tensor) -> Tensor:
         (B, 1, H // 32, W // 32).
     """
     gray = images.mean(1, keepdim=True)
-    detail = 9 * (gray - _square_mean(gray, 3))
+    detail = 9 * (gray - square_mean(gray, 3))
     return torch.log10(1 + F.avg_pool2d(detail.square(), 32))
 
 
@@ -114,7 +113,7 @@ def hair_difference(images: Tensor, masks: Tensor, asked: Tensor, deviation: Ten
     """
     with torch.autocast(images.device.type, enabled=False):
         lightness = _lab(images.float())[:, :1]
-        depth = _square_mean(lightness, 9) - _square_mean(lightness, 3)
+        depth = square_mean(lightness, 9) - square_mean(lightness, 3)
     pixels = images.detach().round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     regions = masks[:, 0].byte().cpu().numpy() * np.uint8(255)
     total = depth.new_zeros(())
@@ -129,10 +128,6 @@ def hair_difference(images: Tensor, masks: Tensor, asked: Tensor, deviation: Ten
         found = depth[place, 0][at] / lines.threshold
         total = total + share * F.relu(found - GONE if difference > 0 else PLAIN - found).mean()
     return total / len(images)
-
-
-def _square_mean(planes: Tensor, side: int) -> Tensor:
-    return F.avg_pool2d(F.pad(planes, (side // 2,) * 4, mode="replicate"), side, 1)
 
 
 def _lab(levels: Tensor) -> Tensor:
@@ -155,10 +150,6 @@ def _moments(values: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
     mean = (values * region).sum((2, 3)) / area
     rest = (values - mean[:, :, None, None]) * region
     return mean, (rest.square().sum((2, 3)) / area + 1e-6).sqrt()
-
-
-def _side_sum(padded: Tensor) -> Tensor:
-    return padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1] + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
 
 
 def _gaussian(values: Tensor, sigma: float) -> Tensor:

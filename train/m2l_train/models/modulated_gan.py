@@ -10,7 +10,7 @@ import copy
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2l_runtime.errors import Diverged
-from m2l_train.models.artefacts import SharedPattern, fine_detail, grid_power, phase_difference, texture
+from m2l_train.models.artefacts import (
+    Share,
+    SharedPattern,
+    fine_detail,
+    grid_power,
+    phase_difference,
+    share_nothing,
+    texture,
+)
 from m2l_train.models.efficientnet_lite import EfficientNetLite
 from m2l_train.models.jpeg import compress
 from m2l_train.models.measured import DIFFERENTIABLE_NAMES, hair_difference, measure_differentiably, tile_sharpness
@@ -34,8 +42,6 @@ MIN_REGION: Final = 0.01
 """Share of the image below which a region is not compared."""
 MIN_SIDE: Final = 64
 """Side of the images below which nothing is left in the discriminators' last layers."""
-NOT_ASKED: Final = frozenset({"sharpness"})
-"""Numbers that are not compared with what was asked for: `GanConfig.lambda_focus` takes the place of this one."""
 SHARPNESS_DEVIATION: Final = 0.4
 """Of photographs, in decades."""
 MASK_LEARNING_RATE: Final = 1e-3
@@ -156,7 +162,7 @@ class ModulatedGan:
         config: GanConfig,
         features: EfficientNetLite,
         device: torch.device,
-        share: Callable[[Sequence[Tensor]], None] = lambda tensors: None,
+        share: Share = share_nothing,
         processes: int = 1,
     ) -> None:
         """Begin a training.
@@ -167,7 +173,7 @@ class ModulatedGan:
             config: its settings.
             features: a network trained on photographs, in eval mode; its weights are not trained.
             device: where all of it runs.
-            share: replaces tensors by their means over the processes that train together, each on batches of its own.
+            share: see :data:`m2l_train.models.artefacts.Share`; each process trains on batches of its own.
             processes: how many those are.
         """
         self.config, self.device, self._share, self._processes = config, device, share, processes
@@ -190,7 +196,7 @@ class ModulatedGan:
         self.optimizer_d = torch.optim.Adam(self._judges, config.learning_rate_d, betas=(0.0, 0.99), fused=True)
         self.optimizer_m = torch.optim.Adam(self.finder.parameters(), MASK_LEARNING_RATE, betas=(0.9, 0.99), fused=True)
         self.step_count, self.images_seen = 0, 0
-        known = [name for name in DIFFERENTIABLE_NAMES if name in names and name not in NOT_ASKED]
+        known = [name for name in DIFFERENTIABLE_NAMES if name in names]
         self._asked = torch.tensor([names.index(name) for name in known], device=device)
         self._measured = torch.tensor([DIFFERENTIABLE_NAMES.index(name) for name in known], device=device)
         self._deviations: list[Tensor | None] = [None] * STATISTICS_DEPTHS
@@ -391,7 +397,7 @@ class ModulatedGan:
                 "common": (config.lambda_common, self._shared["common"](batch.fake[rest], batch.real[rest])),
                 "places": (config.lambda_places, self._shared["places"](batch.seen[rest], batch.real[rest])),
                 "grids": (config.lambda_grids, grid_power(batch.seen[rest]) + 0.5 * grid_power(batch.fake[half])),
-                "focus": (config.lambda_focus, _focus_difference(batch.seen[rest], batch.real[given][rest])),
+                "focus": (config.lambda_focus, _focus_difference(batch.seen[rest], batch.real[given[rest]])),
                 "compression": (config.lambda_loss, F.mse_loss(batch.fake, batch.seen.detach())),
                 "phases": (config.lambda_phases, phase_difference(batch.luma)),
             }
