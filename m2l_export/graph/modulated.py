@@ -32,8 +32,8 @@ from m2l_train.models.modulated import (
     ModulatedConv2d,
     ModulatedGenerator,
     ModulatedSpec,
+    filter_luma,
     smooth,
-    smooth_phases,
 )
 from m2l_train.models.networks import LEAKY_RELU_SLOPE
 
@@ -147,5 +147,6 @@ class DeployModulated(nn.Module):
             normalizing = after
         assert normalizing is not None  # noqa: S101 - there is a stage
         luma, offset, phases = self.head(x * normalizing[:, :, None, None].to(x.dtype)).split(HEAD_PARTS, 1)
-        color = F.interpolate(luma + smooth(offset), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return color + F.pixel_shuffle(smooth_phases(phases), 2)
+        smoothed = smooth(offset, self.spec.chroma_passes)
+        color = F.interpolate(luma + smoothed, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return color + F.pixel_shuffle(filter_luma(luma, phases, self.spec.sharpening), 2)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from m2l_export.graph.modulated import HEAD_PARTS, DeployModulated, Factors, ModulatedStage, Numbers
 from m2l_export.graph.onnx_builder import Builder, Value
 from m2l_export.graph.onnx_layers import FIXED_WEIGHTS, repeat, weight_name, write
-from m2l_train.models.modulated import MAX_DEVIATIONS, NOISE_MEAN, phase_weights
+from m2l_train.models.modulated import MAX_DEVIATIONS, NOISE_MEAN, luma_weights, phase_weights
 from m2l_train.models.networks import LEAKY_RELU_SLOPE
 
 
@@ -47,32 +48,46 @@ def write_modulated(to: Builder, core: DeployModulated, x: Value, appearance: Va
         normalizing = after
     assert normalizing is not None  # noqa: S101 - there is a stage
     x = to.node("Mul", "head.scaled", x, _plane(to, "head.factor", normalizing, x.dtype))
-    luma, offset, phases = to.split("head.parts", write(to, core.head, "unet.head", x), HEAD_PARTS)
-    color = to.node("Add", "head.color", _smooth(to, "head.offset", offset), luma)
+    head = write(to, core.head, "unet.head", x)
+    luma, offset, phases = to.split("head.parts", head, HEAD_PARTS)
+    color = to.node("Add", "head.color", _smooth(to, "head.offset", offset, core.spec.chroma_passes), luma)
     color = _enlarge(to, "head.enlarged", color)
-    fine = _smooth_phases(to, "head.fine", phases)
+    if core.spec.sharpening:
+        fine = _fixed_filter(to, "head.fine", head, _sharpening_weights(core.spec.sharpening))
+    else:
+        fine = _fixed_filter(to, "head.fine", phases, np.array(phase_weights()))
     fine = to.node("DepthToSpace", "head.luma", fine, shape=(1, *color.shape[1:]), blocksize=2, mode="CRD")
     return to.node("Add", "image.rgb", color, fine)
 
 
-def _smooth(to: Builder, name: str, x: Value) -> Value:
-    """Write the binomial filter of 3x3 as two means of 2x2: engines have them, and quantize none of it."""
+def _smooth(to: Builder, name: str, x: Value, passes: int) -> Value:
+    """Write binomial filters of 3x3, each as two means of 2x2: engines have them, and quantize none of it."""
     channels, height, width = x.shape
-    pads = (0, 0, 1, 1, 0, 0, 1, 1)
-    x = to.node("Pad", f"{name}.padded", x, pads, shape=(channels, height + 2, width + 2), mode="edge")
-    for step in (1, 0):
+    steps = 2 * passes
+    pads = (0, 0, passes, passes) * 2
+    x = to.node("Pad", f"{name}.padded", x, pads, shape=(channels, height + steps, width + steps), mode="edge")
+    for step in reversed(range(steps)):
         shape = (channels, height + step, width + step)
         x = to.node("AveragePool", f"{name}.mean.{step}", x, shape=shape, kernel_shape=[2, 2], strides=[1, 1])
     return x
 
 
-def _smooth_phases(to: Builder, name: str, x: Value) -> Value:
-    """Write the filter of the phases as a convolution, which is no layer of the network: it stays in float."""
-    channels, height, width = x.shape
-    pads = (0, 0, 1, 1, 0, 0, 1, 1)
-    padded = to.node("Pad", f"{name}.padded", x, pads, shape=(channels, height + 2, width + 2), mode="edge")
-    taps = to.initializer(f"{name}{FIXED_WEIGHTS}", np.array(phase_weights(), x.dtype))
-    return to.node("Conv", name, padded, taps, shape=x.shape, kernel_shape=[3, 3])
+def _fixed_filter(to: Builder, name: str, x: Value, weights: npt.NDArray[np.float64]) -> Value:
+    """Write a filter as a convolution, which is no layer of the network: it stays in float."""
+    (channels, height, width), (after, _, side, _) = x.shape, weights.shape
+    margin = side // 2
+    shape = (channels, height + 2 * margin, width + 2 * margin)
+    padded = to.node("Pad", f"{name}.padded", x, (0, 0, margin, margin) * 2, shape=shape, mode="edge")
+    taps = to.initializer(f"{name}{FIXED_WEIGHTS}", weights.astype(x.dtype))
+    return to.node("Conv", name, padded, taps, shape=(after, height, width), kernel_shape=[side, side])
+
+
+def _sharpening_weights(sharpening: float) -> npt.NDArray[np.float64]:
+    """Return the weights of `filter_luma` for all that the head draws; what is for chroma is 0."""
+    luma, offset, _ = HEAD_PARTS
+    weights = np.array(luma_weights(sharpening))
+    nothing = np.zeros((len(weights), offset, *weights.shape[2:]))
+    return np.concatenate([weights[:, :luma], nothing, weights[:, luma:]], 1)
 
 
 def _enlarge(to: Builder, name: str, x: Value) -> Value:

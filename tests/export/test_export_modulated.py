@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import CommandLine
-from functional_modulated import SMALL, appearances, drawn_inputs, images_by_formula, small_modulated
+from functional_modulated import FILTERED, SMALL, appearances, drawn_inputs, images_by_formula, small_modulated
 from support import save, slow
 from torch import Tensor
 
@@ -95,6 +95,15 @@ DAMAGES: list[tuple[dict[str, Tensor | None], str]] = [
     ({"names": torch.zeros(2, 3, dtype=torch.uint8)}, r"names are torch\.uint8 of shape \(2, 3\)"),
     ({"names": torch.zeros(3)}, r"names are torch\.float32"),
     ({"names": text("ink").to_sparse()}, "names are torch.uint8"),
+    ({"filters": torch.tensor([torch.nan, 1.0])}, "a sharpening from 0 to 4 and 1 to 4 chroma passes, got nan and 1"),
+    ({"filters": torch.tensor([-0.5, 1.0])}, "a sharpening from 0 to 4"),
+    ({"filters": torch.tensor([0.5, 1e9])}, "1 to 4 chroma passes, got 0.5 and 1000000000"),
+    ({"filters": torch.tensor([0.5, 1.5])}, "filters have 1.5 passes"),
+    ({"filters": torch.tensor([0.5, torch.inf])}, "filters have inf passes"),
+    ({"filters": torch.tensor(0.5)}, r"filters are torch\.float32 of shape \(\)"),
+    ({"filters": torch.tensor([1, 1])}, r"filters are torch\.int64"),
+    ({"filters": torch.ones(2).to_sparse()}, "filters are torch.float32"),
+    ({"filters": torch.tensor([0.0, 1.0])}, "also has filters"),
     ({"mean": torch.zeros(13).to_sparse()}, "has mean in a form that is not plain numbers"),
 ]
 
@@ -206,6 +215,25 @@ def test_export__another_size_weights_in_half_precision_and_less_contrast(checkp
     kept = table[np.linalg.norm(table[:, :3] - table[:, 6:9], axis=1) >= 30]
     assert 0 < len(kept) < 9
     np.testing.assert_allclose(bundle.read_appearances(), kept, rtol=1e-6)
+
+
+def test_export__filters_at_the_end_are_part_of_the_network(tmp_path: Path) -> None:
+    """Through the file, also in half precision: images of the bundle are those of the formulas."""
+    state = small_modulated(FILTERED).state_dict()
+    state = {name: one.half() if one.is_floating_point() else one for name, one in state.items()}
+    torch.save(state, tmp_path / "g.pth")
+    assert load_checkpoint(tmp_path / "g.pth").network.spec == FILTERED
+    bundle = export_checkpoint(tmp_path / "g.pth", tmp_path / "b", SIZE).bundle
+    masks, rows, _ = drawn_inputs(FILTERED, 3)
+    with Synthesizer.open(bundle, backend="onnxruntime") as synth:
+        images = synth(masks, seeds=[1, 2, 3], appearances=rows)
+    noise = np.stack([noise_bytes(seed, FILTERED.noise_count((32, 32))) for seed in (1, 2, 3)])
+    expected, plain = (
+        ((images_by_formula(one, masks, rows, noise) + 1) * 127.5).round().clip(0, 255)
+        for one in (state, {name: one for name, one in state.items() if name != "filters"})
+    )
+    assert np.abs(images - expected).max() <= 1
+    assert np.abs(images - plain).mean() > 1
 
 
 def test_export__contrast_is_found_by_names(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ weights of each layer are scaled, put beside those of mask and noise, and divide
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,6 +21,8 @@ from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec
 Floats = npt.NDArray[np.float64]
 
 SMALL = ModulatedSpec(encoder=(2, 3, 4), decoder=(6, 5, 4), names=KNOWN_NAMES[:13], hidden=6, appearance_rows=9)
+FILTERED = dataclasses.replace(SMALL, sharpening=0.375, chroma_passes=2)
+"""The same with the filters at its end."""
 
 
 def appearances(spec: ModulatedSpec = SMALL, seed: int = 5) -> Tensor:
@@ -89,11 +92,21 @@ def _image(
         x = _leaky(y) * np.sqrt(2 / (1 + 0.2**2))
     assert (used, skips) == (len(noise), [])
     drawn = _convolve(x, weights["head.weight"], weights["head.bias"], 1)
-    luma, blue, red = (enlarged(plane) for plane in (drawn[0], smoothed(drawn[1]), smoothed(drawn[2])))
-    fine = np.empty_like(luma)
-    for phase, plane in enumerate(drawn[3:]):
+    sharpening, passes = weights.get("filters", (0, 1))
+    low, blue, red, phases = drawn[0], drawn[1], drawn[2], drawn[3:]
+    if sharpening:  # edges: as much is repeated as the filters reach, of all that comes from phases
+        low, phases = np.pad(low, 2, mode="edge"), np.pad(phases, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    fine = np.empty((2 * low.shape[0], 2 * low.shape[1]))
+    for phase, plane in enumerate(phases):
         fine[phase // 2 :: 2, phase % 2 :: 2] = plane
-    luma = luma + filtered(fine)
+    luma = enlarged(low) + filtered(fine)
+    if sharpening:
+        luma = (luma + sharpening * (luma - smoothed(smoothed(luma))))[4:-4, 4:-4]
+    reach = int(passes)
+    blue, red = np.pad(blue, reach, mode="edge"), np.pad(red, reach, mode="edge")
+    for _ in range(reach):
+        blue, red = smoothed(blue), smoothed(red)
+    blue, red = (enlarged(plane[reach:-reach, reach:-reach]) for plane in (blue, red))
     of_red, of_green, of_blue = 0.299, 0.587, 0.114
     rgb = (
         luma + 2 * (1 - of_red) * red,

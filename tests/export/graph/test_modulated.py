@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 import torch
-from functional_modulated import SMALL, drawn_inputs, images_by_formula, small_modulated
+from functional_modulated import FILTERED, SMALL, drawn_inputs, images_by_formula, small_modulated
 
 from m2l_export.graph.deploy import deploy
 from m2l_export.graph.fp16_weights import store_weights_as_fp16
@@ -23,6 +23,7 @@ from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.errors import CheckpointError
 from m2l_runtime.synthesizer import run_in_batches
+from m2l_train.models.modulated import ModulatedSpec
 
 SIZES = [(32, 32), (16, 40)]
 
@@ -35,9 +36,10 @@ def levels(images: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return ((images + 1) * 127.5).round().clip(0, 255).astype(np.int64)
 
 
+@pytest.mark.parametrize("spec", [SMALL, FILTERED])
 @pytest.mark.parametrize("size", SIZES)
-def test_deploy_modulated__equals_the_network_in_float64(size: tuple[int, int]) -> None:
-    network = small_modulated().double()
+def test_deploy_modulated__equals_the_network_in_float64(size: tuple[int, int], spec: ModulatedSpec) -> None:
+    network = small_modulated(spec).double()
     masks, rows, noise = drawn_inputs(SMALL, 3, size)
     x, row, random = torch.from_numpy(masks)[:, None].double() / 127.5 - 1, torch.from_numpy(rows).double(), noise
     with torch.inference_mode():
@@ -60,12 +62,14 @@ def test_deploy_modulated__leaves_the_network_as_it_was() -> None:
 
 @pytest.mark.parametrize("is_half", [False, True])
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("size", SIZES)
-def test_files__give_what_the_formulas_do_at_any_batch(engine: str, size: tuple[int, int], is_half: bool) -> None:
+@pytest.mark.parametrize(("size", "spec"), [*((size, SMALL) for size in SIZES), (SIZES[1], FILTERED)])
+def test_files__give_what_the_formulas_do_at_any_batch(
+    engine: str, size: tuple[int, int], spec: ModulatedSpec, is_half: bool
+) -> None:
     """Within a level; with weights stored in half precision, within two."""
     if engine == "openvino":
         pytest.importorskip("openvino")
-    network, specs = small_modulated(), input_specs(SMALL, size)
+    network, specs = small_modulated(spec), input_specs(spec, size)
     content = to_onnx(deploy(network).graph, specs)
     given = inputs(4, size)
     expected = levels(images_by_formula(network.state_dict(), *given.values()))
@@ -128,9 +132,10 @@ def test_deploy__its_upsampling_is_what_it_was_trained_with(upsampling: Any) -> 
     assert deploy(small_modulated(), upsampling=upsampling).upsampling == "resize"
 
 
+@pytest.mark.parametrize("spec", [SMALL, FILTERED])
 @pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
-def test_fixed_filter__is_no_layer_and_stays_in_float(target: Target) -> None:
-    content = to_onnx(deploy(small_modulated()).graph, input_specs(SMALL, (32, 32)))
+def test_fixed_filter__is_no_layer_and_stays_in_float(target: Target, spec: ModulatedSpec) -> None:
+    content = to_onnx(deploy(small_modulated(spec)).graph, input_specs(spec, (32, 32)))
     quantizer = Quantizer(content, inputs(2, (32, 32)), target)
     filtering = [node for node in onnx.load_from_string(content).graph.node if node.name == "head.fine"]
     assert [node.op_type for node in filtering] == ["Conv"]

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from functional_modulated import SMALL, appearances, drawn_inputs, enlarged, images_by_formula, small_modulated
+from functional_modulated import (
+    FILTERED,
+    SMALL,
+    appearances,
+    drawn_inputs,
+    enlarged,
+    images_by_formula,
+    small_modulated,
+)
 from PIL import Image
 
 from m2l_train.models.modulated import (
@@ -35,9 +43,9 @@ def run(network: ModulatedGenerator, size: tuple[int, int], batch: int = 3) -> t
 
 
 @pytest.mark.parametrize("size", [(32, 32), (16, 40)])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_modulated_generator__computes_the_formulas(seed: int, size: tuple[int, int]) -> None:
-    found, expected = run(small_modulated(seed=seed), size)
+@pytest.mark.parametrize(("spec", "seed"), [(SMALL, 0), (SMALL, 1), (FILTERED, 0)])
+def test_modulated_generator__computes_the_formulas(spec: ModulatedSpec, seed: int, size: tuple[int, int]) -> None:
+    found, expected = run(small_modulated(spec, seed), size)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)  # of T.871's rounded coefficients
     assert expected.std() > 0.1
     assert (expected[0] - expected[1]).abs().mean() > 0.05
@@ -147,11 +155,13 @@ def test_draw__half_the_side_is_the_full_one_without_fine_luma() -> None:
     torch.testing.assert_close(rest, F.interpolate(to_rgb(color), scale_factor=2.0, mode="bilinear"))
 
 
-@pytest.mark.parametrize("spec", [SMALL, ModulatedSpec(), ModulatedSpec((3,), (4,), ("ink",), 2, 1)])
+@pytest.mark.parametrize("spec", [SMALL, FILTERED, ModulatedSpec(), ModulatedSpec((3,), (4,), ("ink",), 2, 1)])
 def test_infer_modulated_spec__finds_what_was_built(spec: ModulatedSpec) -> None:
     with torch.device("meta"):
         state = ModulatedGenerator(spec).state_dict()
     state["names"] = torch.tensor(list(",".join(spec.names).encode()), dtype=torch.uint8)
+    if "filters" in state:
+        state["filters"] = torch.tensor([spec.sharpening, spec.chroma_passes])
     assert is_modulated(state)
     assert infer_modulated_spec(state) == spec
 

@@ -1,8 +1,8 @@
 """Measure numbers of an appearance in synthesized images so that training can follow their gradients.
 
-The same numbers as :mod:`m2l_runtime.conditioning.numbers` measures, but hair and ink, which count pixels, and
-sharpness, the variance of a whole image's Laplacian, which stripes in a corner raise. For hair there is a loss that
-deepens or lightens the lines that the detector finds; for sharpness, a measure of tiles.
+The same numbers as :mod:`m2l_runtime.conditioning.numbers` measures, but hair and ink, which count pixels. For hair
+there is a loss that deepens or lightens the lines that the detector finds; for sharpness, which stripes in a corner
+raise, a measure of tiles beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from m2l_runtime.types import NAMES
 from m2l_train.models.appearance import lab_of_linear
 from m2l_train.models.artefacts import square_mean
 
-DIFFERENTIABLE_NAMES: Final = (*NAMES, "lesion_detail", "skin_detail", "vignette")
+DIFFERENTIABLE_NAMES: Final = (*NAMES, "sharpness", "lesion_detail", "skin_detail", "vignette")
 """What :func:`measure_differentiably` measures, in its order."""
 
 FAINT: Final = 0.4
@@ -52,7 +52,7 @@ def measure_differentiably(images: Tensor, masks: Tensor) -> Tensor:
             taken for both.
 
     Returns:
-        float32 (B, 15).
+        float32 (B, 16).
     """
     with torch.autocast(images.device.type, enabled=False):
         colors = _lab(images.float())
@@ -64,7 +64,10 @@ def measure_differentiably(images: Tensor, masks: Tensor) -> Tensor:
             mean, deviation = _moments(colors, region)
             numbers += [mean, deviation]
             details.append(torch.log10(_moments(band, region)[1] + 1e-2))
-        return torch.cat([*numbers, *details, _vignette(lightness, regions[1])], 1)
+        around = F.pad(lightness, (1, 1, 1, 1), mode="replicate")
+        laplacian = _side_sum(around) - 4 * lightness
+        sharpness = torch.log10(laplacian.var((1, 2, 3), correction=0) + 1e-3)[:, None]
+        return torch.cat([*numbers, sharpness, *details, _vignette(lightness, regions[1])], 1)
 
 
 def tile_sharpness(images: Tensor) -> Tensor:
@@ -150,6 +153,10 @@ def _moments(values: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
     mean = (values * region).sum((2, 3)) / area
     rest = (values - mean[:, :, None, None]) * region
     return mean, (rest.square().sum((2, 3)) / area + 1e-6).sqrt()
+
+
+def _side_sum(padded: Tensor) -> Tensor:
+    return padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1] + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
 
 
 def _gaussian(values: Tensor, sigma: float) -> Tensor:

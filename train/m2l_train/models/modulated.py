@@ -13,10 +13,11 @@ It keeps the U-Net's shape, and differs from it where the original's pictures gi
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,12 +34,19 @@ MAX_DEVIATIONS: Final = 4.0
 DEMODULATION_EPS: Final = 1e-8
 GAIN: Final = math.sqrt(2 / (1 + LEAKY_RELU_SLOPE**2))
 """Keeps the variance through the activation (He et al., arXiv:1502.01852, equation 15)."""
+MAX_SHARPENING: Final = 4.0
+MAX_PASSES: Final = 4
 LUMA_PHASES: Final = 4
 """Pixels of the full side to one of half of it."""
 
 FINE_TAPS: Final = (-1 / 16, 4 / 16, 10 / 16, 4 / 16, -1 / 16)
 """Of the filter across and down of what luma has at the full side. At 1/8, 1/4, 3/8 and 1/2 of a wave a pixel it leaves
 0.98, 0.75, 0.27 and 0: twice the binomial filter less its square."""
+
+BLUR_TAPS: Final = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+"""Of the filter across and down that luma is sharpened by what it lacks of (an unsharp mask); of variance 1."""
+TRIANGLE_TAPS: Final = (1 / 4, 3 / 4)
+"""Of the filter that enlarges: the pixel beside, and the pixel itself."""
 
 YCBCR_TO_RGB: Final = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 """From Y, Cb, Cr to R, G, B, all around 0: ITU-T T.871 (JFIF), section 7."""
@@ -67,8 +75,17 @@ class ModulatedSpec:
     """Width of the two layers that map appearances to scales."""
     appearance_rows: int = 0
     """Appearances that the network keeps of the images trained on."""
+    sharpening: float = 0.0
+    """How much luma's difference from its blur is amplified, from 0 on (an unsharp mask at the network's end)."""
+    chroma_passes: int = 1
+    """How many times chroma is smoothed."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.sharpening <= MAX_SHARPENING or not 1 <= self.chroma_passes <= MAX_PASSES:
+            raise ValueError(
+                f"expected a sharpening from 0 to {MAX_SHARPENING:g} and 1 to {MAX_PASSES} chroma passes, got "
+                f"{self.sharpening:g} and {self.chroma_passes}"
+            )
         if len(self.decoder) != len(self.encoder):
             raise ValueError(
                 f"a modulated generator has as many sides in its decoder as in its encoder, got encoder {self.encoder} "
@@ -182,6 +199,9 @@ class ModulatedGenerator(nn.Module):
         self.register_buffer("mean", torch.zeros(spec.numbers))
         self.register_buffer("std", torch.ones(spec.numbers))
         self.register_buffer("names", torch.tensor(list(",".join(spec.names).encode()), dtype=torch.uint8))
+        if (spec.sharpening, spec.chroma_passes) != (0.0, 1):  # else as networks were before these filters
+            filters = torch.tensor([spec.sharpening, spec.chroma_passes], dtype=torch.float64)
+            self.register_buffer("filters", filters)
         self.table: Tensor
         self.mean: Tensor
         self.std: Tensor
@@ -268,8 +288,8 @@ class ModulatedGenerator(nn.Module):
             x = layer(x, features[-1 - place] if place and number else None, hidden, plane)
         drawn = self.head(x)
         drawn = drawn.to(torch.promote_types(drawn.dtype, torch.float32))  # single precision under autocast
-        color = torch.cat([drawn[:, :1], smooth(drawn[:, 1:3])], 1)
-        return color, F.pixel_shuffle(smooth_phases(drawn[:, 3:]), 2)
+        color = torch.cat([drawn[:, :1], smooth(drawn[:, 1:3], self.spec.chroma_passes)], 1)
+        return color, F.pixel_shuffle(filter_luma(drawn[:, :1], drawn[:, 3:], self.spec.sharpening), 2)
 
     def forward(self, mask: Tensor, appearance: Tensor, noise: Tensor) -> Tensor:
         """See the class; `noise` is as in `draw`."""
@@ -293,9 +313,89 @@ def to_rgb(color: Tensor, luma: Tensor | None = None) -> Tensor:
     return torch.einsum("rc,bchw->brhw", matrix, color)
 
 
-def smooth(planes: Tensor) -> Tensor:
+def smooth(planes: Tensor, passes: int = 1) -> Tensor:
     """Blur (B, C, H, W) by a binomial filter of 3x3, edges repeated: nothing of every second pixel is left."""
-    return F.avg_pool2d(F.avg_pool2d(F.pad(planes, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)
+    planes = F.pad(planes, (passes,) * 4, mode="replicate")
+    for _ in range(2 * passes):
+        planes = F.avg_pool2d(planes, 2, 1)
+    return planes
+
+
+def filter_luma(luma: Tensor, phases: Tensor, sharpening: float) -> Tensor:
+    """Compute what is added to luma in each of the 2x2 phases: these, filtered, and what sharpening adds.
+
+    An image of luma I is sharpened to I + s (I - B I), where B is the blur of `BLUR_TAPS`. I is made of `luma`,
+    enlarged by a triangle filter, and of the phases filtered by `FINE_TAPS`; all of it is one convolution.
+
+    Example:
+        >>> flat = torch.ones(1, 1, 8, 8)
+        >>> filter_luma(flat, flat.expand(1, 4, 8, 8), 0.3).unique().round(decimals=4)
+        tensor([1.])
+
+    Args:
+        luma: (B, 1, H/2, W/2), of which the enlarged part is not in what is returned.
+        phases: (B, 4, H/2, W/2).
+        sharpening: s.
+
+    Returns:
+        (B, 4, H/2, W/2); at edges, luma and phases are repeated.
+    """
+    if not sharpening:
+        return smooth_phases(phases)
+    x = F.pad(torch.cat([luma, phases], 1), (2, 2, 2, 2), mode="replicate")
+    return F.conv2d(x, phases.new_tensor(luma_weights(sharpening)))
+
+
+@functools.cache
+def luma_weights(sharpening: float) -> tuple[tuple[tuple[tuple[float, ...], ...], ...], ...]:
+    """Return the weights (4, 5, 5, 5) of :func:`filter_luma`, from luma and its four phases to the phases.
+
+    Example:
+        >>> weights = torch.tensor(luma_weights(0.3))
+        >>> weights[:, 0].sum().abs() < 1e-6, round(float(weights[:, 1:].sum()), 6)
+        (tensor(True), 4.0)
+    """
+    blurred = _convolve(BLUR_TAPS, FINE_TAPS)
+    weights = torch.zeros(2, 2, 5, 5, 5, dtype=torch.float64)
+    for down, right in itertools.product(range(2), repeat=2):
+        to = weights[down, right]
+        for factor, taps in ((1 + sharpening, FINE_TAPS), (-sharpening, blurred)):
+            for place, (from_down, from_right) in enumerate(itertools.product(range(2), repeat=2), start=1):
+                to[place] += factor * torch.outer(_line(taps, down, from_down), _line(taps, right, from_right))
+        for factor, taps in ((sharpening, (1.0,)), (-sharpening, BLUR_TAPS)):
+            to[0] += factor * torch.outer(_enlarged_line(taps, down), _enlarged_line(taps, right))
+    rows: tuple[tuple[tuple[tuple[float, ...], ...], ...], ...] = _as_tuples(weights.reshape(4, 5, 5, 5).tolist())
+    return rows
+
+
+def _line(taps: tuple[float, ...], to: int, of: int) -> Tensor:
+    """Return the weights (5,) that phase `of` has in five pairs of pixels, for phase `to` of the middle one."""
+    line = torch.zeros(5, dtype=torch.float64)
+    for place, tap in enumerate(taps):
+        pair, phase = divmod(to + place - len(taps) // 2, 2)
+        if phase == of:
+            line[pair + 2] += tap
+    return line
+
+
+def _enlarged_line(taps: tuple[float, ...], to: int) -> Tensor:
+    """Return the weights (5,) that five pixels, enlarged to pairs by a triangle filter, have for phase `to`."""
+    line = torch.zeros(5, dtype=torch.float64)
+    for of in range(2):
+        pairs = _line(taps, to, of)
+        line += TRIANGLE_TAPS[1] * pairs + TRIANGLE_TAPS[0] * pairs.roll(1 if of else -1)
+    return line
+
+
+def _convolve(one: tuple[float, ...], other: tuple[float, ...]) -> tuple[float, ...]:
+    both = [0.0] * (len(one) + len(other) - 1)
+    for (place, a), (shift, b) in itertools.product(enumerate(one), enumerate(other)):
+        both[place + shift] += a * b
+    return tuple(both)
+
+
+def _as_tuples(rows: Any) -> Any:
+    return tuple(map(_as_tuples, rows)) if isinstance(rows, list) else rows
 
 
 def smooth_phases(phases: Tensor) -> Tensor:
@@ -385,7 +485,22 @@ def infer_modulated_spec(state: Mapping[str, Tensor]) -> ModulatedSpec:
         names=tuple(bytes(names.tolist()).decode().split(",")),
         hidden=state["mlp.0.weight"].shape[0],
         appearance_rows=state["table"].shape[0],
+        **_filters(state),
     )
+
+
+def _filters(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    if "filters" not in state:
+        return {}
+    filters = state["filters"]
+    if filters.shape != (2,) or filters.layout != torch.strided or not filters.is_floating_point():
+        raise ValueError(
+            f"filters are {filters.dtype} of shape {tuple(filters.shape)}, not a sharpening and a number of passes"
+        )
+    sharpening, passes = filters.tolist()
+    if not passes.is_integer():
+        raise ValueError(f"filters have {passes:g} passes, not a whole number of them")
+    return {"sharpening": sharpening, "chroma_passes": int(passes)}
 
 
 def _as_conv(module: nn.Module) -> nn.Conv2d:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2l_runtime.errors import Diverged
+from m2l_train.device import computes_bf16
 from m2l_train.models.artefacts import (
     Share,
     SharedPattern,
@@ -93,6 +94,10 @@ class GanConfig:
     mask_share: float = 0.8
     """Lesions are to be found better than real ones are, whose masks are not always true, but without end they would
     become ever plainer, and their edges be drawn as lines. A pale lesion may be as hard to find as the real one is."""
+    sharpening: float = 0.3
+    """Of the generator's luma (:func:`m2l_train.models.modulated.filter_luma`)."""
+    chroma_passes: int = 2
+    """How many times its chroma is smoothed."""
     ema: float = 0.999
     half_images: int = 14_000
     """Images seen at half their side before training goes on at the full side."""
@@ -179,7 +184,14 @@ class ModulatedGan:
         self.config, self.device, self._share, self._processes = config, device, share, processes
         numbers = len(names)
         layout = torch.channels_last
-        self.generator = ModulatedGenerator(ModulatedSpec(names=names, appearance_rows=len(table)))
+        self.generator = ModulatedGenerator(
+            ModulatedSpec(
+                names=names,
+                appearance_rows=len(table),
+                sharpening=config.sharpening,
+                chroma_passes=config.chroma_passes,
+            )
+        )
         self.generator.set_table(table)
         self.generator = self.generator.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
@@ -432,7 +444,7 @@ class ModulatedGan:
         return F.huber_loss(difference, torch.zeros_like(difference))
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=computes_bf16(self.device))
 
     def _noise(self, mask: Tensor, random: np.random.Generator) -> Tensor:
         count = self.generator.spec.noise_count((mask.shape[2], mask.shape[3]))
