@@ -37,6 +37,7 @@ from m2l_export.precisions import (
     build_fp16_variant,
     build_int8_variant,
     evaluate,
+    evaluate_bfloat16,
     validate_variant,
 )
 from m2l_export.quantize.calibration import Calibration, read_calibration
@@ -47,6 +48,7 @@ from m2l_export.targets import (
     REFERENCE_ENGINE,
     TENSORRT,
     choose_targets,
+    computes,
     fp32_engines,
     require_plan_targets,
 )
@@ -472,7 +474,10 @@ def add_precisions(
                 unquantized = deploy(loaded.network, options.norm_statistics, "transposed", options.stochastic).graph
             variant = build_int8_variant(unquantized, base, source, engine, reference, limits, task.on_step)
         else:
-            evaluation = evaluate(source, engine, precision, reference, task.on_step)
+            if precision == "bf16" and not computes(engine, precision):
+                evaluation = evaluate_bfloat16(graph.deployed.graph, reference, task.on_step)
+            else:
+                evaluation = evaluate(source, engine, precision, reference, task.on_step)
             variant = validate_variant(base, source, engine, precision, reference, limits, evaluation)
         variants.append(variant)
     return tuple(variants)

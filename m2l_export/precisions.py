@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from m2l_export.graph.deploy import ByteGraph, DeployUnet, Form, use_sub_pixel
-from m2l_export.graph.half_precision import emulate_half_precision, to_half_precision
+from m2l_export.graph.half_precision import emulate_bfloat16, emulate_half_precision, to_half_precision
 from m2l_export.graph.modulated import DeployModulated
 from m2l_export.graph.onnx_writer import APPEARANCE, DROPOUT_BITS, NOISE, to_onnx
 from m2l_export.graph.resnet import DeployResnet
@@ -82,6 +82,8 @@ class FileRun:
     """Name and version of the engine."""
     notes: tuple[str, ...]
     """Notes of the backend about this machine."""
+    is_emulated: bool = False
+    """Whether it stands for another engine, which does not run here."""
 
 
 def run_file(source: ModelSource, engine: str, inputs: Inputs) -> FileRun:
@@ -100,7 +102,8 @@ def run_file(source: ModelSource, engine: str, inputs: Inputs) -> FileRun:
                 f"{settings.engine} computes in {settings.precision} on this CPU where {source.precision} is asked "
                 f"for, so {source.precision} cannot be validated here; leave it out, or export on a CPU that has it"
             )
-        return FileRun(run_in_batches(backend, inputs), settings.engine, backend.notes)
+        is_emulated = proxy_engine(engine) != engine
+        return FileRun(run_in_batches(backend, inputs), settings.engine, backend.notes, is_emulated)
     finally:
         backend.close()
 
@@ -155,9 +158,29 @@ def evaluate(
     """
     on_step(f"validating {precision} on {engine}: {describe_calibration(reference.calibration, is_calibrated=False)}")
     run = run_file(replace(source, precision=precision), engine, reference.calibration.evaluation_inputs)
-    for note in run.notes if proxy_engine(engine) == engine else ():
+    for note in () if run.is_emulated else run.notes:
         on_step(f"note: {note}")
     return Evaluation(run, fidelity(reference.evaluated.images, run.images))
+
+
+def evaluate_bfloat16(graph: ByteGraph, reference: Reference, on_step: Callable[[str], None]) -> Evaluation:
+    """Compare a graph's images with those of the fp32 file, as a CPU with bfloat16 would compute them: emulated.
+
+    Args:
+        graph: deploy graph in single precision. It is left as it was.
+        reference: images of the fp32 file, and masks.
+        on_step: called with a line of text.
+
+    Raises:
+        ParityError: it gives NaN or infinite pixels.
+    """
+    on_step(
+        "validating bf16: this CPU does not compute in it, so it is emulated in PyTorch; "
+        + describe_calibration(reference.calibration, is_calibrated=False)
+    )
+    images = _run_in_torch(emulate_bfloat16(graph), reference.calibration.evaluation_inputs, "bf16")
+    engine = f"PyTorch {torch.__version__}, rounded to bf16 around every convolution"
+    return Evaluation(FileRun(images, engine, (), is_emulated=True), fidelity(reference.evaluated.images, images))
 
 
 def validate_variant(
@@ -179,7 +202,7 @@ def validate_variant(
     missed = fidelity.misses(limits)
     if missed:
         what = f"{precision} on {run.engine}"
-        if proxy_engine(engine) != engine:
+        if run.is_emulated:
             what = f"{precision} for {engine}, as {run.engine} computes it,"
         left = (
             f"; left in float: {', '.join(sensitivity.float_layers) or 'no layer'}" if sensitivity is not None else ""
@@ -191,7 +214,7 @@ def validate_variant(
     parity = Parity(
         reference=reference.label(is_calibrated=sensitivity is not None),
         engine=f"{run.engine}, CPU",
-        kind="measured" if proxy_engine(engine) == engine else "emulated",
+        kind="emulated" if run.is_emulated else "measured",
         mask_count=reference.calibration.evaluation_mask_count,
         batch_sizes=(1,),
         max_level_difference=fidelity.max_levels,
@@ -247,7 +270,7 @@ def build_fp16_variant(
     content = to_onnx(half.eval(), fp32.inputs)
     count = len(reference)
     on_step(f"validating fp16: {plural(count, 'image')}, rounded after every operator in PyTorch")
-    by_torch = _run_in_torch(emulate_half_precision(half), inputs)
+    by_torch = _run_in_torch(emulate_half_precision(half), inputs, "fp16")
     # Loaded as fp32, onnxruntime's CPU takes the file. It computes in fp32 between roundings.
     on_step(f"validating fp16: the file through {REFERENCE_ENGINE} on the CPU")
     by_file = run_file(replace(fp32, name=name, content=content), REFERENCE_ENGINE, inputs)
@@ -284,14 +307,14 @@ def build_fp16_variant(
     return ModelVariant(model, content, worst)
 
 
-def _run_in_torch(graph: ByteGraph, inputs: Inputs) -> Images:
-    """Run a graph in PyTorch, one image at a time.
+def _run_in_torch(graph: ByteGraph, inputs: Inputs, precision: Precision) -> Images:
+    """Run a graph that emulates a precision in PyTorch, one image at a time.
 
     Raises:
         ParityError: it gives NaN or infinite pixels.
     """
     images = []
-    with torch.inference_mode(), _raising_on_nonfinite(graph):
+    with torch.inference_mode(), _raising_on_nonfinite(graph, precision):
         for row in range(len(next(iter(inputs.values())))):
             one = {name: torch.from_numpy(array[row : row + 1].copy()) for name, array in inputs.items()}
             images.append(graph(**one).numpy())
@@ -299,14 +322,15 @@ def _run_in_torch(graph: ByteGraph, inputs: Inputs) -> Images:
 
 
 @contextlib.contextmanager
-def _raising_on_nonfinite(graph: ByteGraph) -> Iterator[None]:
+def _raising_on_nonfinite(graph: ByteGraph, precision: Precision) -> Iterator[None]:
     """Raise within the context on pixels that are not finite, which bytes do not show."""
 
     def check(_: Any, __: Any, pixels: torch.Tensor) -> None:
         if not torch.isfinite(pixels).all():
             raise ParityError(
-                "in fp16 the network gives NaN or infinite pixels: its values are beyond half precision's range "
-                "(65,504); nothing was written. Leave fp16 out"
+                f"in {precision} the network gives NaN or infinite pixels"
+                + (": its values are beyond half precision's range (65,504)" if precision == "fp16" else "")
+                + f"; nothing was written. Leave {precision} out"
             )
 
     hook = graph.unet.register_forward_hook(check)

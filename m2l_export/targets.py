@@ -10,7 +10,7 @@ from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.engines import BACKENDS, REFERENCE, engines_for
 from m2l_runtime.backends.registry import backend_module
 from m2l_runtime.bundle.schema import Precision
-from m2l_runtime.errors import EngineError, EngineNotInstalled, InputError
+from m2l_runtime.errors import EngineNotInstalled, InputError
 
 REFERENCE_ENGINE: Final = REFERENCE
 OPENVINO: Final = "openvino"
@@ -33,8 +33,8 @@ def choose_targets(
 ) -> Mapping[Precision, tuple[Target, ...]]:
     """Choose the engines that files in lower precisions are made for.
 
-    What cannot be validated on this machine is left out with a note: an engine that is not installed, or that computes
-    in another precision here.
+    What cannot be validated on this machine is left out with a note: an engine that is not installed. A precision that
+    an engine does not compute in on this CPU is emulated.
 
     Args:
         lower: precisions below fp32.
@@ -51,7 +51,6 @@ def choose_targets(
     Raises:
         EngineNotInstalled: an engine asked for is not installed; or none is that computes a precision, which is
             required, or all that is asked for.
-        EngineError: likewise, with engines that are installed and compute in another precision on this CPU.
         InputError: there is no such precision, or an engine computes none of them.
     """
     for precision in lower:
@@ -62,7 +61,7 @@ def choose_targets(
             can = "; ".join(f"{precision} is for {' and '.join(ENGINES[precision])}" for precision in lower)
             raise InputError(f"--engines names {printable(engine)[:40]!r}, for which nothing is to be made ({can})")
     targets: dict[Precision, tuple[Target, ...]] = {}
-    refusals: list[EngineError] = []
+    refusals: list[EngineNotInstalled] = []
     for precision in lower:
         needed = tuple(
             name
@@ -76,25 +75,17 @@ def choose_targets(
             )
         missing = [name for name in needed if name not in installed]
         installs = "; ".join(BACKENDS[name].install for name in missing)
-        chosen = tuple(name for name in installed if computes(name, precision))
         if missing and (engines is not None or not installed):
-            refusal: EngineError = EngineNotInstalled(
+            refusal = EngineNotInstalled(
                 f"--precision {precision} needs {' or '.join(missing)}, which is not installed: {installs}"
             )
             if engines is not None:
                 raise refusal
             refusals.append(refusal)
-        elif not chosen:
-            refusals.append(
-                EngineError(
-                    f"--precision {precision} cannot be validated here: {' and '.join(installed)} computes in another "
-                    "precision on this CPU; leave it out, or export on a CPU that has it"
-                )
-            )
         elif missing:
             on_step(f"note: no {precision} for {' and '.join(missing)}, which is not installed: {installs}")
-        if chosen:
-            targets[precision] = chosen
+        if installed:
+            targets[precision] = installed
     if refusals and (require or not (targets or has_others)):
         raise refusals[0]
     for refusal in refusals:

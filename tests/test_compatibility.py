@@ -264,7 +264,9 @@ def test_train__resumes_and_exports_a_run_of_0_1(m2l: CommandLine, tmp_path: Pat
     moved = 0.0
     for name, first in expected["weights"].items():
         # Adam moves a weight by about the learning rate, 2e-4, whatever its gradient, of which averaging takes a tenth.
-        np.testing.assert_allclose(weights[name].flatten()[:8].numpy(), first, atol=1e-4, err_msg=name)
+        # Norms cancel biases: their gradients are rounding alone, whose signs differ from CPU to CPU.
+        atol = 4e-4 if name.endswith("bias") else 1e-4
+        np.testing.assert_allclose(weights[name].flatten()[:8].numpy(), first, atol=atol, err_msg=name)
         moved = max(moved, float((weights[name] - before[name]).abs().max()))
     assert moved > 0
     outcome = m2l("export", run, tmp_path / "bundle")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,48 @@ class EmulatedHalf(nn.Module):
         return y.half()
 
 
+class EmulatedBfloat16(nn.Module):
+    """Compute a convolution as in bfloat16: inputs, weights and outputs rounded, sums and biases in single precision.
+
+    Maps (B, C, H, W) in single precision to the same. Products of two bfloat16 are exact in single precision, in which
+    CPUs with such instructions add them up.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        parameters = {
+            name: _as_bfloat16(one) if name == "weight" else one for name, one in self.layer.named_parameters()
+        }
+        y: Tensor = functional_call(self.layer, parameters, (_as_bfloat16(x),))
+        return _as_bfloat16(y)
+
+
+def _as_bfloat16(x: Tensor) -> Tensor:
+    return x.bfloat16().float()
+
+
+def emulate_bfloat16(graph: ByteGraph) -> ByteGraph:
+    """Emulate the convolutions of a graph in single precision as in bfloat16, on a CPU that has no such instructions.
+
+    Args:
+        graph: in single precision. It is left as it was.
+    """
+    return _replace_convolutions(graph, torch.float32, EmulatedBfloat16)
+
+
+def _replace_convolutions(graph: ByteGraph, dtype: torch.dtype, by: Callable[[nn.Module], nn.Module]) -> ByteGraph:
+    converted = copy.deepcopy(graph)
+    for module in list(converted.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Conv2d | nn.ConvTranspose2d) and child.weight.dtype == dtype:
+                setattr(module, name, by(child))
+    return converted
+
+
 def to_half_precision(graph: ByteGraph, fp32_norms: bool = True) -> ByteGraph:
     """Convert convolutions, activations and skips to half precision.
 
@@ -93,9 +136,4 @@ def emulate_half_precision(graph: ByteGraph) -> ByteGraph:
 
     PyTorch's own convolutions of halves take many times as long where a CPU has no instructions for them.
     """
-    converted = copy.deepcopy(graph)
-    for module in list(converted.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Conv2d | nn.ConvTranspose2d) and child.weight.dtype == torch.half:
-                setattr(module, name, EmulatedHalf(child))
-    return converted
+    return _replace_convolutions(graph, torch.half, EmulatedHalf)

@@ -5,15 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from support import TINY, disc
 from torch import nn
 
 from m2l_export.checkpoint import load_checkpoint
 from m2l_export.graph.deploy import ByteGraph, deploy, dropout_byte_count
-from m2l_export.graph.half_precision import EmulatedHalf, Fp32Norm, emulate_half_precision, to_half_precision
+from m2l_export.graph.half_precision import (
+    EmulatedHalf,
+    Fp32Norm,
+    emulate_bfloat16,
+    emulate_half_precision,
+    to_half_precision,
+)
 from m2l_export.graph.onnx_writer import input_specs, to_onnx
 from m2l_runtime.errors import CheckpointError
 from m2l_train.models.networks import UnetGenerator, UnetSpec
@@ -138,3 +146,37 @@ def test_half_precision__the_file_says_so() -> None:
     made = steered()
     half = types_of(to_half_precision(deploy(made, "instance", "pixel-shuffle").graph), made.spec)
     assert half == {"Conv": {onnx.TensorProto.FLOAT16}, "InstanceNormalization": {onnx.TensorProto.FLOAT}}
+
+
+def as_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Round to the upper 16 bits, halves to even: what bfloat16 is."""
+    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+    return rounded.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def test_bfloat16__inputs_weights_and_outputs_of_convolutions_are_rounded_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    graph = deploy(UnetGenerator(UnetSpec(6, 4, 3, 3, "instance")).eval()).graph
+    before = {name: parameter.clone() for name, parameter in graph.named_parameters()}
+    emulated = emulate_bfloat16(graph)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in graph.named_parameters()), "left as it was"
+    own, layers = (
+        [one for one in each.modules() if isinstance(one, nn.Conv2d | nn.ConvTranspose2d)] for each in (graph, emulated)
+    )
+    assert len(own) == len(layers) > 6
+    first = next(module for module in emulated.modules() if type(module).__name__ == "EmulatedBfloat16")
+    x = torch.randn(1, 1, 64, 64)
+    layer = own[0]
+    assert isinstance(layer, nn.Conv2d)
+    assert layer.bias is not None
+    patches = torch.from_numpy(as_bfloat16(F.unfold(x, 4, padding=1, stride=2).numpy()))
+    weight = torch.from_numpy(as_bfloat16(layer.weight.detach().flatten(1).numpy()))
+    exact = (weight @ patches[0] + layer.bias.detach().double()[:, None]).reshape(1, -1, 32, 32)
+    with torch.inference_mode():
+        found, plain = first(x), layer(x)
+    assert (found.numpy() == as_bfloat16(found.numpy())).all()
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-6)
+    assert (found - plain).abs().max() > 1e-3
+    images = [np.asarray(each(mask=masks(64))) for each in (graph, emulated)]
+    assert 0 < np.abs(images[0].astype(int) - images[1]).max() <= 16

@@ -22,7 +22,7 @@ from command_line import CommandLine
 from onnx import numpy_helper
 from support import REFERENCE, ROOT, TINY, Array, oracle, slow
 
-from m2l_export import ExportOptions, ExportReport, ParityLimits, export_checkpoint, precisions, targets
+from m2l_export import ExportOptions, ExportReport, ParityLimits, export, export_checkpoint, precisions, targets
 from m2l_export.options import DEFAULT_CALIBRATION
 from m2l_export.precisions import Reference, evaluate, run_file, validate_variant
 from m2l_export.quantize import calibration
@@ -434,39 +434,47 @@ def test_int8__bf16_without_openvino(tmp_path: Path, m2l: CommandLine) -> None:
     assert [model.precision for model in open_bundle(tmp_path / "b").manifest.models] == ["fp32"]
 
 
-@pytest.mark.parametrize(
-    ("asked", "has_others", "expected"),
-    [
-        (("bf16", "int8"), True, {"int8": ("onnxruntime", "openvino")}),
-        (("bf16", "int8"), False, {"int8": ("onnxruntime", "openvino")}),
-        (("bf16",), True, {}),
-        (("bf16",), False, None),
-    ],
-)
-def test_targets__what_this_cpu_does_not_compute_is_left_out_before_the_work(
-    asked: tuple[Precision, ...],
-    has_others: bool,
-    expected: dict[str, tuple[str, ...]] | None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_targets__what_this_cpu_does_not_compute_is_a_target_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is emulated."""
     modules = {
         "openvino": SimpleNamespace(computes=lambda precision: precision != "bf16"),
         "onnxruntime": SimpleNamespace(),
     }
     monkeypatch.setattr(targets, "backend_module", modules.__getitem__)
     notes: list[str] = []
-    words = "--precision bf16 cannot be validated here: openvino computes in another precision on this CPU"
-    if expected is None:
-        with pytest.raises(EngineError, match=words):
-            targets.choose_targets(asked, None, False, notes.append, has_others=has_others)
-    else:
-        assert targets.choose_targets(asked, None, False, notes.append, has_others=has_others) == expected
-        (note,) = notes
-        assert note.startswith(f"note: left out: {words}")
-    with pytest.raises(EngineError, match=words):
-        targets.choose_targets(asked, None, False, notes.append, require=True, has_others=has_others)
-    with pytest.raises(EngineError, match=words):
-        targets.choose_targets(asked, ["openvino"], False, notes.append, require=True, has_others=True)
+    for require in (False, True):
+        found = targets.choose_targets(("bf16", "int8"), None, False, notes.append, require=require)
+        assert found == {"bf16": ("openvino",), "int8": ("onnxruntime", "openvino")}
+    assert not notes
+
+
+@needs_openvino
+def test_bf16__is_emulated_where_this_cpu_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest says so; where the CPU has it, OpenVINO's own images are about as far from fp32."""
+    monkeypatch.setattr(export, "computes", lambda engine, precision: False)
+    steps: list[str] = []
+    options = ExportOptions(precisions=("fp32", "bf16"), require=True)
+    done = export_checkpoint(CHECKPOINT, tmp_path / "b", options, on_step=steps.append)
+    assert any("this CPU does not compute in it, so it is emulated" in step for step in steps)
+    (model,) = (one for one in done.bundle.manifest.models if one.precision == "bf16")
+    assert (model.engines, model.parity.kind, model.file) == (
+        ("openvino",),
+        "emulated",
+        done.bundle.manifest.models[0].file,
+    )
+    assert model.parity.engine == f"PyTorch {torch.__version__}, rounded to bf16 around every convolution, CPU"
+    assert model.parity.mean_psnr_db is not None
+    assert 40 <= model.parity.mean_psnr_db <= 70
+    if has_bf16():
+        masks = shapes("shapes:16,seed=77")
+        with Synthesizer.open(done.bundle, backend="onnxruntime") as synth:
+            exact = synth(masks)
+        with Synthesizer.open(done.bundle, backend="openvino", precision="bf16") as synth:
+            assert psnr_db(synth(masks), exact).mean() == pytest.approx(model.parity.mean_psnr_db, abs=4)
+    too_far = ExportOptions(precisions=("fp32", "bf16"), limits=ParityLimits(psnr_db=80))
+    with pytest.raises(ParityError, match=r"bf16 for openvino, as PyTorch .* computes it, is too far from fp32"):
+        export_checkpoint(CHECKPOINT, tmp_path / "c", too_far)
+    assert not (tmp_path / "c").exists()
 
 
 @needs_openvino
