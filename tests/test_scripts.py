@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from functional_modulated import FILTERED, SMALL, small_modulated
 from PIL import Image
 from support import ROOT
 from torch import nn
 
+from m2l_export import ExportOptions, export_checkpoint
+from m2l_export.checkpoint import load_checkpoint
 from m2l_export.graph.deploy import SubPixelConv2d
 from m2l_runtime.bundle.io import open_bundle
+from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec
 
 
 @pytest.fixture
@@ -115,3 +119,29 @@ def test_before_and_after__model_page_has_a_place_for_every_table() -> None:
     names = set(re.findall(r"inputs\.put\(\s*\"([^\"]+)\"", script))
     assert names == set(re.findall(r"^<!-- (?!end of )(.+) -->$", page, re.M)) != set()
     assert names == set(re.findall(r"^<!-- end of (.+) -->$", page, re.M))
+
+
+@pytest.mark.parametrize("spec", [SMALL, FILTERED])
+def test_scripts__a_checkpoint_comes_back_from_its_bundle(
+    spec: ModulatedSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = importlib.import_module("checkpoint_of_bundle")
+    expected = small_modulated(spec).state_dict()
+    torch.save(expected, tmp_path / "g.pth")
+    export_checkpoint(tmp_path / "g.pth", tmp_path / "bundle", ExportOptions(image_size=32))
+    script.main(tmp_path / "bundle", tmp_path / "run" / "latest_net_G.pth")
+    found = load_checkpoint(tmp_path / "run" / "latest_net_G.pth").network
+    assert isinstance(found, ModulatedGenerator)
+    assert found.spec == spec
+    torch.testing.assert_close(found.state_dict(), expected, rtol=1e-5, atol=1e-6, check_dtype=False)
+
+
+def test_scripts__a_bundle_of_another_generator_has_no_such_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = importlib.import_module("checkpoint_of_bundle")
+    with pytest.raises(SystemExit, match="is of a unet generator; expected a modulated one"):
+        script.main(ROOT / "tests" / "data" / "before-0.2" / "bundle", tmp_path / "g.pth")
+    assert not (tmp_path / "g.pth").exists()
