@@ -474,10 +474,11 @@ def add_precisions(
                 unquantized = deploy(loaded.network, options.norm_statistics, "transposed", options.stochastic).graph
             variant = build_int8_variant(unquantized, base, source, engine, reference, limits, task.on_step)
         else:
-            if precision == "bf16" and not computes(engine, precision):
-                evaluation = evaluate_bfloat16(graph.deployed.graph, reference, task.on_step)
-            else:
-                evaluation = evaluate(source, engine, precision, reference, task.on_step)
+            evaluation = (
+                evaluate(source, engine, precision, reference, task.on_step)
+                if computes(engine, precision)
+                else evaluate_bfloat16(graph.deployed.graph, reference, task.on_step)
+            )
             variant = validate_variant(base, source, engine, precision, reference, limits, evaluation)
         variants.append(variant)
     return tuple(variants)
