@@ -147,8 +147,8 @@ class BundleFlags:
 
     min_contrast: float = option_field(
         0.0,
-        "Leave out appearances whose lesion differs from its skin by less, in Delta E*ab of mean colors: nobody sees "
-        "there where the mask is.",
+        "Sample appearances whose lesion differs from its skin by less, in Delta E*ab of mean colors, only where asked "
+        "for (m2l synth --appearance min_contrast=0): nobody sees there where the mask is.",
     )
     origin: str = option_field("", "A paragraph for the model card: data, licence, training.", default="none")
     triton: Path | None = option_field(

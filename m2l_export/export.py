@@ -74,14 +74,13 @@ from m2l_runtime.conditioning import appearance
 from m2l_runtime.conditioning.conditions import Appearances
 from m2l_runtime.errors import ArgumentError, CheckpointError, InputError, OutputError
 from m2l_runtime.synthesizer import run_in_batches
-from m2l_runtime.types import NAMES, Images, list_names
+from m2l_runtime.types import Images, list_names
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec
 from m2l_train.models.networks import UnetSpec
 from m2l_train.models.resnet import MIN_SIDE, ResnetSpec
 
 MAX_SIDE: Final = 4096
 
-MAX_CONTRAST: Final = 100.0
 
 FEW_STEPS: Final = 1000
 """Steps of training below which a bundle says that its network has hardly been trained. The paper's has 400,000."""
@@ -187,6 +186,7 @@ def export_checkpoint(
         provenance=describe_provenance(loaded.checkpoint, loaded.run),
         warnings=_warnings(task.options, data, loaded, validated, variants),
         table=data.table,
+        sampled_count=data.sampled_count,
         names=loaded.network.spec.names,
         sensitivities={one.model.engines[0]: one.sensitivity for one in variants if one.sensitivity is not None},
     )
@@ -321,6 +321,8 @@ class ExportInputs:
     """The inputs that files take, the mask first."""
     table: Appearances | None
     """Appearances of the bundle: float32 (count, numbers)."""
+    sampled_count: int
+    """How many of them are sampled where nothing is asked for."""
     gate_inputs: gate.Inputs
     mask_count: int
     """Masks to validate on, of which `gate_inputs` may hold several rounds."""
@@ -348,17 +350,18 @@ def collect_inputs(task: Task, targets: Targets, loaded: LoadedNetwork) -> Expor
     is_uniform_defined = gate.defines_uniform(loaded.network, loaded.image_size, options.norm_statistics)
     masks = masks if is_uniform_defined else gate.interrupt_uniform(masks)
     specs = input_specs(loaded.network.spec, loaded.image_size, options.stochastic)
-    table = _appearances(loaded.network, options.min_contrast, loaded.name)
-    inputs = gate.gate_inputs(masks, specs, table)
+    table, sampled = _appearances(loaded.network, options.min_contrast, loaded.name)
+    inputs = gate.gate_inputs(masks, specs, sampled)
     rows = gate.golden_rows(inputs, len(masks))
     golden = {name: array[rows] for name, array in inputs.items()}
     calibration = None
     if targets.engines.keys() - {"fp16"}:
         task.on_step("reading the masks to calibrate on")
         masks_to_read = DEFAULT_CALIBRATION if options.calibrate is None else os.fspath(options.calibrate)
-        calibration = read_calibration(masks_to_read, specs, table, golden, is_uniform_defined)
+        calibration = read_calibration(masks_to_read, specs, sampled, golden, is_uniform_defined)
     warning = None if is_uniform_defined else gate.UNDEFINED_UNIFORM
-    return ExportInputs(specs, table, inputs, len(masks), golden, calibration, warning)
+    sampled_count = 0 if sampled is None else len(sampled)
+    return ExportInputs(specs, table, sampled_count, inputs, len(masks), golden, calibration, warning)
 
 
 @dataclass(frozen=True)
@@ -547,33 +550,36 @@ def _model_files(graph: BuiltGraph, variants: Sequence[ModelVariant]) -> dict[st
     return {graph.source.name: graph.source.content} | {one.model.file.path: one.content for one in variants}
 
 
-def _appearances(network: Generator, min_contrast: float, checkpoint: str) -> Appearances | None:
-    """Find the table (count, numbers) that a network trained with appearances keeps, without those of less contrast."""
-    if not 0 <= min_contrast <= MAX_CONTRAST:
-        raise ArgumentError(f"--min-contrast must be between 0 and {MAX_CONTRAST:g} Delta E, got {min_contrast:g}")
+def _appearances(
+    network: Generator, min_contrast: float, checkpoint: str
+) -> tuple[Appearances | None, Appearances | None]:
+    """Find the table (count, numbers) that a network keeps, and the rows of enough contrast."""
+    highest = appearance.MAX_CONTRAST
+    if not 0 <= min_contrast <= highest:
+        raise ArgumentError(f"--min-contrast must be between 0 and {highest:g} Delta E, got {min_contrast:g}")
     keeper = network if isinstance(network, ModulatedGenerator) else network.appearance
     if keeper is None:
         if min_contrast:
             raise InputError(f"{checkpoint}: was trained without appearances; leave out --min-contrast")
-        return None
+        return None, None
     table: Appearances = keeper.table.float().numpy()
     names = network.spec.names
-    lacking = set(NAMES) - set(names)
+    lacking = {name for means in appearance.MEAN_NAMES for name in means} - set(names)
     if lacking and min_contrast:
         raise InputError(
             f"{checkpoint}: its appearances have no colors to tell a contrast from ({list_names(names)}); leave out "
             "--min-contrast"
         )
     if lacking:
-        return table
-    contrast = appearance.contrast(table[:, [names.index(name) for name in NAMES]])
-    kept: Appearances = table[contrast >= min_contrast]
-    if not len(kept):
+        return table, table
+    contrast = appearance.contrast(table, names)
+    sampled: Appearances = table[contrast >= min_contrast]
+    if not len(sampled):
         raise InputError(
             f"{checkpoint}: no appearance has a contrast of {min_contrast:g} Delta E, the largest is "
             f"{contrast.max(initial=0):.1f}; give a lower --min-contrast"
         )
-    return kept
+    return table, sampled
 
 
 def _check_bundle_path(path: Path, overwrite: bool) -> None:

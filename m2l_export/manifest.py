@@ -69,7 +69,9 @@ class BundleContents:
     provenance: Provenance
     warnings: tuple[str, ...]
     table: Appearances | None
-    """Appearances to choose from at random: float32 (count, numbers)."""
+    """Appearances of the training images: float32 (count, numbers)."""
+    sampled_count: int
+    """How many of them are sampled where nothing is asked for."""
     names: tuple[str, ...]
     """Names of their numbers."""
     sensitivities: Mapping[str, Sensitivity]
@@ -103,7 +105,11 @@ def assemble_manifest(contents: BundleContents, options: ExportOptions) -> tuple
         appearance=None
         if table is None
         else AppearanceTable(
-            file=entries[APPEARANCES_NAME], count=len(table), names=contents.names, min_contrast=options.min_contrast
+            file=entries[APPEARANCES_NAME],
+            count=len(table),
+            names=contents.names,
+            min_contrast=options.min_contrast,
+            sampled_count=contents.sampled_count if contents.sampled_count < len(table) else None,
         ),
         plans=contents.plans,
     )
@@ -119,7 +125,7 @@ def _model_card(contents: BundleContents, options: ExportOptions) -> str:
         contents.models,
         contents.warnings,
         options.origin,
-        0 if contents.table is None else len(contents.table),
+        contents.sampled_count,
         options.min_contrast,
         contents.sensitivities,
         contents.plans,

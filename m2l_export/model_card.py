@@ -10,6 +10,7 @@ from m2l_export.quantize.sensitivity import Sensitivity
 from m2l_runtime._utils.text import plural
 from m2l_runtime.backends.trt.library import TITLES
 from m2l_runtime.bundle.schema import ModelFile, Network, Parity, PlanFile, Provenance, Training
+from m2l_runtime.conditioning.conditions import MIN_CONTRAST
 from m2l_runtime.types import NAMES, list_names
 
 T = TypeVar("T")
@@ -64,8 +65,8 @@ def model_card(
         models: the ONNX files.
         warnings: warnings of the export.
         origin: a paragraph by the user: data, licence, training.
-        appearance_count: rows of the bundle's table of appearances.
-        min_contrast: least contrast of these rows, in Delta E*ab; 0: all are kept.
+        appearance_count: rows of the bundle's table of appearances that are sampled.
+        min_contrast: least contrast of these rows, in Delta E*ab; 0: all are sampled.
         sensitivities: what int8 costs layer by layer, by the engine that the file is for.
         plans: the TensorRT plans.
         names: names of an appearance's numbers.
@@ -256,13 +257,14 @@ def _input_lines(network: Network, appearance_count: int, names: Sequence[str], 
             numbers = textwrap.fill(described, 112, initial_indent=" " * 37)[37:]
         text += (
             f"\n\nBeside each mask goes an appearance: {numbers}\nThe network was trained with those measured on its "
-            f"own images; `appearances.npz` has {appearance_count:,} of them, from which\n`m2l synth` draws. They are "
+            f"own images; `m2l synth` draws from {appearance_count:,} of them in\n`appearances.npz`. They are "
             "statistics of real photographs, not pictures."
         )
         if min_contrast:
             text += (
-                " Left out are those whose mean colors of lesion and\nskin are less than "
-                f"{min_contrast:.3g} Delta E*ab apart: there nobody sees where the mask is."
+                " Those whose mean colors of lesion and skin are less\nthan "
+                f"{min_contrast:.3g} Delta E*ab apart, where nobody sees where the mask is, are drawn where "
+                f"`--appearance {MIN_CONTRAST}=0` asks for them."
             )
     if network.dropout == "input":
         text += (

@@ -70,8 +70,8 @@ class ExportOptions:
     limits: ParityLimits = field(default_factory=ParityLimits)
     """How far bf16 and int8 may be from fp32."""
     min_contrast: float = 0.0
-    """Least difference of the mean colors of lesion and skin, in Delta E*ab. Appearances below it are left out of the
-    bundle's table, because nobody sees there where the mask is."""
+    """Least difference of the mean colors of lesion and skin, in Delta E*ab. Appearances below it are sampled only
+    where they are asked for (``min_contrast=0`` of an appearance), because nobody sees there where the mask is."""
     overwrite: bool = False
     """Whether an existing bundle is replaced."""
     origin: str = ""

@@ -30,7 +30,13 @@ from m2l_runtime import Synthesizer
 from m2l_runtime.bench.benchmark import bench
 from m2l_runtime.bundle import embedded
 from m2l_runtime.conditioning import skin_tone
-from m2l_runtime.conditioning.conditions import AppearanceChoice, Appearances, AppearanceSampler, item_seed
+from m2l_runtime.conditioning.conditions import (
+    RANDOM_APPEARANCE,
+    AppearanceChoice,
+    Appearances,
+    item_seed,
+    sampled_appearances,
+)
 from m2l_runtime.conditioning.numbers import MEASURED_NAMES, NUMBERS, measure_numbers
 from m2l_runtime.masks.mask_folder import MaskFolder, find_masks
 from m2l_runtime.masks.sources.shapes import KINDS, Shapes
@@ -144,11 +150,11 @@ def draw_shapes(inputs: Inputs) -> None:
 def draw_appearances(inputs: Inputs) -> None:
     """Draw one mask with many appearances, one appearance with many masks, and numbers that change alone."""
     with open_bundle(inputs.now) as synth:
-        table, columns = synth.bundle.read_appearances(), synth.extra.names
+        table, columns = sampled_appearances(synth.bundle), synth.extra.names
         names, many = inputs.read(synth.image_size, COLUMNS)
         seeds = inputs.seeds(names)
         one, seed = many[3], seeds[3]
-        drawn = np.stack([AppearanceSampler(table, names=columns).sample(s) for s in seeds])
+        drawn = np.stack([synth.extra.sampler_for(RANDOM_APPEARANCE).sample(s) for s in seeds])
         usual = typical(table)
 
         def alone(appearances: Sequence[Appearance], labels: Sequence[str]) -> list[Cell]:
@@ -245,7 +251,7 @@ def ask_drawn(inputs: Inputs, bundle: Path) -> Asked:
     with open_bundle(bundle) as synth:
         names, masks = inputs.read(synth.image_size, len(inputs.masks.names))
         columns = synth.extra.names
-        sampler = AppearanceSampler(synth.bundle.read_appearances(), names=columns)
+        sampler = synth.extra.sampler_for(RANDOM_APPEARANCE)
         asked = np.stack([sampler.sample(seed) for seed in inputs.seeds(names)])
         images = synth(masks, seeds=inputs.seeds(names), appearances=asked)
     known = tuple(name for name in MEASURED_NAMES if name in columns)
@@ -309,13 +315,13 @@ def write_sweeps(inputs: Inputs) -> None:
     lines: list[Sequence[str]] = []
     with open_bundle(inputs.now) as synth:
         names, masks = inputs.read(synth.image_size, SWEEP_MASKS)
-        table, columns = synth.bundle.read_appearances(), synth.extra.names
+        columns = synth.extra.names
         for name, values in SWEEPS.items():
             if name not in (*columns, skin_tone.ITA):
                 continue
             found = []
             for value in values:
-                sampler = AppearanceSampler(table, AppearanceChoice.from_values({name: value}), columns)
+                sampler = synth.extra.sampler_for(AppearanceChoice.from_values({name: value}))
                 asked = np.stack([sampler.sample(seed) for seed in inputs.seeds(names)])
                 images = synth(masks, seeds=inputs.seeds(names), appearances=asked)
                 found.append(find_number(name, encode(images), masks))

@@ -27,6 +27,7 @@ from m2l_export.targets import ENGINES, REFERENCE_ENGINE
 from m2l_runtime.backends.base import ModelSource
 from m2l_runtime.bundle.io import Bundle, open_bundle, write_bundle
 from m2l_runtime.bundle.schema import FileEntry, Manifest
+from m2l_runtime.conditioning.conditions import sampled_appearances
 from m2l_runtime.errors import M2LError
 from m2l_train.models.networks import UnetGenerator, UnetSpec
 
@@ -53,7 +54,7 @@ def main(
     manifest = opened.manifest
     base = next(m for m in manifest.models if REFERENCE_ENGINE in m.engines and m.precision == "fp32")
     source = ModelSource(base.file.path, opened.read_model(base), "fp32", manifest.inputs, manifest.outputs)
-    table = opened.read_appearances() if manifest.appearance is not None else None
+    table = sampled_appearances(opened) if manifest.appearance is not None else None
     calibration = read_calibration(masks, manifest.inputs, table, opened.read_golden()[0])
     graph = graph_of(opened, source.content)
     variants = [

@@ -24,7 +24,6 @@ from m2l_runtime.conditioning.conditions import (
     TAKES_NO_APPEARANCE,
     AppearanceChoice,
     Appearances,
-    AppearanceSampler,
     ExtraInputs,
     Seeds,
     check_appearances,
@@ -232,8 +231,7 @@ class Synthesizer:
         self, asked: Appearances | AppearanceChoice | Mapping[str, float] | str, seeds: Sequence[int]
     ) -> Appearances:
         """Return the appearance of each image: the numbers asked for, the others sampled with its seed."""
-        table = self.extra.table
-        if table is None:
+        if self.extra.table is None:
             raise ArrayError(TAKES_NO_APPEARANCE)
         if isinstance(asked, str):
             asked = AppearanceChoice.parse(asked)
@@ -241,7 +239,7 @@ class Synthesizer:
             asked = AppearanceChoice.from_values(asked)
         if not isinstance(asked, AppearanceChoice):
             return check_appearances(asked, len(seeds), self.appearance_names)
-        sampler = AppearanceSampler(table, asked, self.appearance_names)
+        sampler = self.extra.sampler_for(asked)
         rows = [sampler.sample(seed) for seed in seeds]
         return np.stack(rows) if rows else np.empty((0, len(self.appearance_names)), np.float32)
 

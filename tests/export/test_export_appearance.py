@@ -26,6 +26,7 @@ from m2l_export.graph.onnx_builder import Builder, Value
 from m2l_export.graph.onnx_writer import input_specs, to_onnx
 from m2l_export.parity import gate
 from m2l_runtime import Synthesizer
+from m2l_runtime.conditioning.conditions import sampled_appearances
 from m2l_runtime.errors import CheckpointError, ParityError
 from m2l_runtime.literals import Norm, Upsample
 from m2l_runtime.types import NAMES
@@ -236,7 +237,7 @@ def test_export_appearance__the_bundle(
         assert np.abs(images.astype(int) - expected).max() <= 1
     card = (tmp_path / "b" / "MODEL_CARD.md").read_text()
     assert "Beside each mask goes an appearance" in card
-    assert f"`appearances.npz` has {ROWS} of them" in card
+    assert f"draws from {ROWS} of them in\n`appearances.npz`" in card
     assert m2l("verify", tmp_path / "b").code == 0
     save(tmp_path / "mask.png", disc(128))
     assert m2l("synth", tmp_path / "mask.png", tmp_path / "out.png", "--bundle", tmp_path / "b").code == 0
@@ -284,7 +285,7 @@ def test_export_appearance__a_wrong_modulation_does_not_pass_the_gate(
         export_checkpoint(checkpoint, tmp_path / "b")
 
 
-def test_export_appearance__appearances_of_little_contrast_are_left_out(
+def test_export_appearance__appearances_of_little_contrast_are_sampled_where_asked_for(
     checkpoint: Path, tmp_path: Path, m2l: CommandLine
 ) -> None:
     rows = table().numpy()
@@ -293,12 +294,23 @@ def test_export_appearance__appearances_of_little_contrast_are_left_out(
     export_checkpoint(checkpoint, tmp_path / "b", ExportOptions(min_contrast=floor))
     with Synthesizer.open(tmp_path / "b", backend="onnxruntime") as synth:
         assert synth.extra.table is not None
-        np.testing.assert_array_equal(synth.extra.table, rows[apart >= floor])
+        np.testing.assert_array_equal(synth.extra.table, rows)
+        np.testing.assert_array_equal(sampled_appearances(synth.bundle), rows[apart >= floor])
         found = synth.bundle.manifest.appearance
         assert found is not None
-        assert found.count == ROWS - 10
+        assert (found.count, found.sampled_count, synth.bundle.manifest.schema_version) == (ROWS, ROWS - 10, 3)
         assert found.min_contrast == pytest.approx(floor)
-    assert f"{floor:.3g}" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+        masks = np.stack([disc(synth.image_size[0])] * 400)
+        for text, count in ((None, ROWS - 10), ("min_contrast=0", ROWS)):
+            images = synth(masks, seeds=list(range(400)), appearances=text)
+            assert len({image.tobytes() for image in images}) == count
+    card = (tmp_path / "b" / "MODEL_CARD.md").read_text()
+    assert f"{floor:.3g}" in card
+    assert f"draws from {ROWS - 10} of them" in card
+    shown = m2l("inspect", str(tmp_path / "b"))
+    assert f"of {ROWS} training images, sampled from the {ROWS - 10} of a contrast of {floor:g} or more" in " ".join(
+        shown.out.split()
+    )
     for value, message in (("101", "between 0 and 100 Delta E, got 101"), ("99", r"the largest is \d")):
         done = m2l("export", str(checkpoint), str(tmp_path / "c"), "--min-contrast", value)
         assert done.code == (2 if value == "101" else 1)

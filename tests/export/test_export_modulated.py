@@ -19,7 +19,7 @@ from m2l_export.checkpoint import EXPECTED, load_checkpoint
 from m2l_export.graph import onnx_modulated
 from m2l_export.parity import gate
 from m2l_runtime import Synthesizer
-from m2l_runtime.conditioning.conditions import noise_bytes
+from m2l_runtime.conditioning.conditions import noise_bytes, sampled_appearances
 from m2l_runtime.errors import CheckpointError, InputError, ParityError
 from m2l_runtime.types import KNOWN_NAMES, list_names
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec
@@ -181,7 +181,7 @@ def test_export__the_model_card_speaks_of_noise_and_luma(report: ExportReport) -
         "chroma at half of it",
         "Beside each mask goes noise",
         f"13 numbers that say what the image looks like ({list_names(SMALL.names)}).",
-        "has 9 of them",
+        "draws from 9 of them in `appearances.npz`",
         "generator.fp16.onnx",
     ):
         assert words in " ".join(card.split())
@@ -214,7 +214,8 @@ def test_export__another_size_weights_in_half_precision_and_less_contrast(checkp
     table = appearances().double().numpy()
     kept = table[np.linalg.norm(table[:, :3] - table[:, 6:9], axis=1) >= 30]
     assert 0 < len(kept) < 9
-    np.testing.assert_allclose(bundle.read_appearances(), kept, rtol=1e-6)
+    np.testing.assert_allclose(sampled_appearances(bundle), kept, rtol=1e-6)
+    np.testing.assert_array_equal(bundle.read_appearances(), appearances().numpy())
 
 
 def test_export__filters_at_the_end_are_part_of_the_network(tmp_path: Path) -> None:
@@ -242,7 +243,7 @@ def test_export__contrast_is_found_by_names(tmp_path: Path) -> None:
     network.set_table(appearances()[:, :12].flip(1))
     torch.save(network.state_dict(), tmp_path / "g.pth")
     options = ExportOptions(image_size=16, min_contrast=30.0)
-    found = export_checkpoint(tmp_path / "g.pth", tmp_path / "b", options).bundle.read_appearances()
+    found = sampled_appearances(export_checkpoint(tmp_path / "g.pth", tmp_path / "b", options).bundle)
     table = appearances().numpy()
     kept = table[np.linalg.norm(table[:, :3] - table[:, 6:9], axis=1) >= 30]
     np.testing.assert_allclose(found[:, ::-1], kept[:, :12], rtol=1e-6)

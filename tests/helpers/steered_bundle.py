@@ -49,8 +49,19 @@ def table_of(names: Sequence[str]) -> npt.NDArray[np.float32]:
     return np.hstack([table()[:, : len(names)], more.astype(np.float32)])
 
 
+def contrasts() -> npt.NDArray[np.float64]:
+    """(ROWS,): distances of the lesion's mean color from the skin's."""
+    rows = table().astype(np.float64)
+    distances: npt.NDArray[np.float64] = np.sqrt(((rows[:, 0:3] - rows[:, 6:9]) ** 2).sum(1))
+    return distances
+
+
 def steered_bundle(
-    folder: Path, roles: Sequence[Role] = BOTH, side: int = SIDE, names: Sequence[str] = NAMES
+    folder: Path,
+    roles: Sequence[Role] = BOTH,
+    side: int = SIDE,
+    names: Sequence[str] = NAMES,
+    min_contrast: float = 0.0,
 ) -> Bundle:
     """The bundle, with the inputs asked for. Of another side or number of names only the fake backend runs it."""
     rows = table_of(names)
@@ -121,7 +132,13 @@ def steered_bundle(
             dropout="input" if "dropout_bits" in roles else "off",
         ),
         provenance=Provenance(checkpoint="-", checkpoint_sha256="0" * 64, versions={}),
-        appearance=AppearanceTable(file=entries["appearances.npz"], count=ROWS, names=tuple(names))
+        appearance=AppearanceTable(
+            file=entries["appearances.npz"],
+            count=ROWS,
+            names=tuple(names),
+            min_contrast=min_contrast,
+            sampled_count=int((contrasts() >= min_contrast).sum()) if min_contrast else None,
+        )
         if "appearance" in roles
         else None,
     )

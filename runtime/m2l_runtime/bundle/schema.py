@@ -14,7 +14,7 @@ from m2l_runtime.literals import Norm, Upsample
 
 SCHEMA: Final = "m2l-bundle"
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Newest version that is read and written; a bundle is written in the lowest that it needs."""
 
 MANIFEST_NAME: Final = "manifest.json"
@@ -232,7 +232,10 @@ class AppearanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     names: tuple[str, ...]
     """Names of the columns, some of :data:`m2l_runtime.types.KNOWN_NAMES`; in version 1 the first twelve of these."""
     min_contrast: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
-    """Delta E*ab by which lesion and skin differ at least, in their mean colors; rows of less were left out."""
+    """Delta E*ab by which lesion and skin differ at least, in their mean colors, in rows that are sampled."""
+    sampled_count: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Rows of that contrast. The others are sampled where an appearance asks for them
+    (:data:`m2l_runtime.conditioning.conditions.MIN_CONTRAST`). None: the file has no others."""
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -27,9 +27,9 @@ def parse_manifest(content: bytes, where: str = MANIFEST_NAME) -> Manifest:
         >>> manifest = Synthesizer.open(backend="fake").bundle.manifest
         >>> parse_manifest(msgspec.json.encode(manifest.fields())) == manifest
         True
-        >>> parse_manifest(b'{"schema": "m2l-bundle", "schema_version": 3}')
+        >>> parse_manifest(b'{"schema": "m2l-bundle", "schema_version": 4}')
         Traceback (most recent call last):
-        m2l_runtime.errors.BundleTooNew: manifest.json has schema version 3, this m2l reads versions 1 to 2; ...
+        m2l_runtime.errors.BundleTooNew: manifest.json has schema version 4, this m2l reads versions 1 to 3; ...
 
     Args:
         content: JSON.
@@ -62,13 +62,17 @@ def lowest_schema_version(manifest: Manifest) -> int:
     """Return the lowest schema version whose readers know all that a manifest says.
 
     Version 1 has the roles mask, appearance and dropout_bits, and appearances of the twelve numbers
-    :data:`m2l_runtime.types.NAMES`, of a U-Net or a modulated generator. Whatever else there is takes version 2.
+    :data:`m2l_runtime.types.NAMES`, of a U-Net or a modulated generator. Version 3 has appearances that are sampled
+    where they are asked for. Whatever else there is takes version 2.
 
     Example:
         >>> from m2l_runtime import Synthesizer
-        >>> lowest_schema_version(Synthesizer.open(backend="fake").bundle.manifest)  # it takes noise
-        2
+        >>> manifest = Synthesizer.open(backend="fake").bundle.manifest
+        >>> manifest.appearance.count > manifest.appearance.sampled_count, lowest_schema_version(manifest)
+        (True, 3)
     """
+    if manifest.appearance is not None and manifest.appearance.sampled_count is not None:
+        return 3
     has_new_role = any(spec.role not in _ROLES_OF_VERSION_1 for spec in manifest.inputs)
     has_new_names = manifest.appearance is not None and manifest.appearance.names != NAMES
     is_new_network = manifest.network.architecture == "resnet"
@@ -154,6 +158,11 @@ def _check_appearance_table(manifest: Manifest, where: str) -> None:
         )
     if len(set(table.names)) != len(table.names):
         raise BundleDamaged(f"{where}: appearances have two numbers of one name: {printable(', '.join(table.names))}")
+    if table.sampled_count is not None and not (table.sampled_count < table.count and table.min_contrast):
+        raise BundleDamaged(
+            f"{where}: {table.sampled_count:,} of {table.count:,} appearances are sampled, of a contrast of "
+            f"{table.min_contrast:g} at least; expected some of them, and a contrast above 0"
+        )
     if spec.shape[1:] != (len(table.names),):
         raise BundleDamaged(
             f"{where}: the generator takes an appearance {spec.shape}, and its table has {len(table.names)} names; "
@@ -165,8 +174,8 @@ def _check_schema_version(manifest: Manifest, where: str) -> None:
     needed = lowest_schema_version(manifest)
     if manifest.schema_version < needed:
         raise BundleDamaged(
-            f"{where} says schema version {manifest.schema_version}, and has inputs, numbers or a network of version "
-            f"{needed}; export the bundle again"
+            f"{where} says schema version {manifest.schema_version}, and has inputs, appearances or a network of "
+            f"version {needed}; export the bundle again"
         )
 
 

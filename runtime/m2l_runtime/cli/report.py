@@ -13,7 +13,8 @@ from m2l_runtime.backends.base import BackendSettings
 from m2l_runtime.backends.trt.library import TITLES
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.roles import ROLES
-from m2l_runtime.bundle.schema import Network, Parity, TensorSpec, Training
+from m2l_runtime.bundle.schema import AppearanceTable, Network, Parity, TensorSpec, Training
+from m2l_runtime.conditioning.conditions import MIN_CONTRAST
 from m2l_runtime.conditioning.numbers import NUMBERS
 from m2l_runtime.runs.folder import Summary
 from m2l_runtime.verify import TOLERANCE, Replay
@@ -108,8 +109,9 @@ def describe_bundle(bundle: Bundle) -> str:
     )
     counts = appearance_counts(bundle)
     if counts is not None and manifest.appearance is not None:
-        count = plural(manifest.appearance.count, "training image")
-        rows.append(("appearances", f"of {count}, least to greatest, mean ± standard deviation:"))
+        rows.append(
+            ("appearances", f"{_describe_table(manifest.appearance)}, least to greatest, mean ± standard deviation:")
+        )
         rows += [("", _describe_number(name, one)) for name, one in counts.items()]
     rows.append(("files", f"all {len(manifest.files)} are as they were written"))
     rows += [("warning", printable(warning)) for warning in manifest.warnings]
@@ -135,6 +137,17 @@ def appearance_counts(bundle: Bundle) -> dict[str, dict[str, float]] | None:
         }
         for name, column in zip(table.names, numbers.T, strict=True)
     }
+
+
+def _describe_table(table: AppearanceTable) -> str:
+    """Say how many training images there are, and how many are sampled from."""
+    text = f"of {plural(table.count, 'training image')}"
+    if table.sampled_count is None:
+        return text
+    return (
+        f"{text}, sampled from the {table.sampled_count:,} of a contrast of {table.min_contrast:g} or more "
+        f"(others: --appearance {MIN_CONTRAST}=0)"
+    )
 
 
 def _describe_number(name: str, one: Mapping[str, float]) -> str:

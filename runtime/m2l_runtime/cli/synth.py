@@ -248,17 +248,16 @@ def _choose_appearance(
     """Read --appearance, and print notes on it."""
     if sampling.appearance is None:
         return None
-    from m2l_runtime.conditioning.conditions import TAKES_NO_APPEARANCE, AppearanceSampler
+    from m2l_runtime.conditioning.conditions import TAKES_NO_APPEARANCE
     from m2l_runtime.errors import InputError
     from m2l_runtime.masks.appearance_query import resolve_appearance_query
 
-    table = synthesizer.extra.table
-    if table is None:
+    if synthesizer.extra.table is None:
         raise InputError(TAKES_NO_APPEARANCE)
     choice, notes = resolve_appearance_query(
         sampling.appearance, synthesizer.image_size, sampling.appearance_mask, synthesizer.appearance_names
     )
-    for note in notes + AppearanceSampler(table, choice, synthesizer.appearance_names).warnings:
+    for note in notes + synthesizer.extra.sampler_for(choice).warnings:
         reporter.note(f"note: {note}")
     return choice
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.types import Appearance, Image, Mask
+from m2l_runtime.types import NAMES, Appearance, Image, Mask
 
-_MEANS: Final = (slice(0, 3), slice(6, 9))
+MEAN_NAMES: Final = (NAMES[:3], NAMES[6:9])
+"""Names of the mean colors of lesion and skin, which contrast is told from."""
+
+MAX_CONTRAST: Final = 100.0
+"""Delta E*ab that may be asked for at most."""
 
 LESION_FROM: Final = 128
 """Levels of a mask from here on are lesion; the others are skin."""
@@ -67,8 +72,21 @@ def measure_colors(colors: npt.NDArray[np.float32], mask: Mask) -> Appearance:
     return np.concatenate(numbers).astype(np.float32)
 
 
-def contrast(appearances: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Compute the distance of the mean colors of lesion and skin, in Delta E*ab (CIE 1976): (N, 12) to (N,)."""
-    lesion, skin = (appearances[:, channels].astype(np.float64) for channels in _MEANS)
+def contrast(appearances: npt.NDArray[np.float32], names: Sequence[str] = NAMES) -> npt.NDArray[np.float64]:
+    """Compute the distance of the mean colors of lesion and skin, in Delta E*ab (CIE 1976): (N, K) to (N,).
+
+    Example:
+        >>> grey_on_white = np.array([[50, 0, 0, 80, 0, 0]], np.float32)
+        >>> contrast(grey_on_white, ("lesion_L", "lesion_a", "lesion_b", "skin_L", "skin_a", "skin_b"))
+        array([30.])
+
+    Args:
+        appearances: (N, K).
+        names: what the K numbers are; those of `MEAN_NAMES` among them.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    lesion, skin = (appearances[:, [names.index(name) for name in means]].astype(np.float64) for means in MEAN_NAMES)
     distance: npt.NDArray[np.float64] = np.linalg.norm(lesion - skin, axis=1)
     return distance

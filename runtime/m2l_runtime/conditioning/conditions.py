@@ -24,6 +24,7 @@ from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.conditioning import skin_tone
+from m2l_runtime.conditioning.appearance import MAX_CONTRAST, MEAN_NAMES, contrast
 from m2l_runtime.conditioning.numbers import NUMBERS
 from m2l_runtime.conditioning.random import check_seed, random_below, random_bytes, random_uint64
 from m2l_runtime.errors import ArgumentError, ArrayError, InputError
@@ -40,6 +41,9 @@ FAR_DEVIATIONS: Final = 3.0
 
 RARE_FRACTION: Final = 1 / 20
 """Of training images on either side: an angle of the skin beyond those gets a warning."""
+
+MIN_CONTRAST: Final = "min_contrast"
+"""What asks for rows by the difference of lesion and skin, in Delta E*ab of their mean colors."""
 
 MAX_SAMPLES: Final = 1_000_000
 
@@ -93,7 +97,9 @@ class AppearanceChoice:
 
     Which numbers an appearance has stands in the bundle: CIE L*, a* and b* of lesion and skin, mean and standard
     deviation, and perhaps more (:mod:`m2l_runtime.conditioning.numbers`). Besides, ``ita`` asks for skin of an
-    individual typology angle in degrees (:mod:`m2l_runtime.conditioning.skin_tone`).
+    individual typology angle in degrees (:mod:`m2l_runtime.conditioning.skin_tone`), and ``min_contrast`` for
+    appearances of training images whose lesion differs from its skin by that at least, in Delta E*ab of mean colors, in
+    place of the bundle's own limit: 0 for all.
 
     Example:
         >>> AppearanceChoice.from_values({"lesion_L": 35, "skin_a": 12}).label
@@ -107,7 +113,8 @@ class AppearanceChoice:
     """
 
     values: tuple[tuple[str, float], ...] = ()
-    """(name, number), in the order of :data:`m2l_runtime.types.KNOWN_NAMES`, ``ita`` last. Empty: all sampled."""
+    """(name, number), in the order of :data:`m2l_runtime.types.KNOWN_NAMES`, then ``ita``, then ``min_contrast``.
+    Empty: all sampled."""
 
     given = Renamed("values")
     of = Renamed("from_values")
@@ -116,8 +123,8 @@ class AppearanceChoice:
         for name, number in self.values:
             if name not in _PLACES:
                 raise InputError(
-                    f"appearances have no '{printable(name[:40])}'; expected some of {list_names(KNOWN_NAMES)}, or "
-                    f"{skin_tone.ITA}"
+                    f"appearances have no '{printable(name[:40])}'; expected some of {list_names(KNOWN_NAMES)}, "
+                    f"{skin_tone.ITA}, or {MIN_CONTRAST}"
                 )
             low, high = value_range(name)
             if not (math.isfinite(number) and low <= number <= high):
@@ -206,14 +213,20 @@ def _short_hash(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
-_PLACES: Final = {name: place for place, name in enumerate((*KNOWN_NAMES, skin_tone.ITA))}
+_PLACES: Final = {name: place for place, name in enumerate((*KNOWN_NAMES, skin_tone.ITA, MIN_CONTRAST))}
 
 RANDOM_APPEARANCE: Final = AppearanceChoice()
 
 
 def value_range(name: str) -> tuple[float, float]:
-    """Return the smallest and largest possible value of a number of an appearance, or of the skin's angle."""
-    return (-90.0, 90.0) if name == skin_tone.ITA else (NUMBERS[name].low, NUMBERS[name].high)
+    """Return the smallest and largest possible value of what a choice may ask for.
+
+    Example:
+        >>> value_range("ita"), value_range("min_contrast"), value_range("lesion_L")
+        ((-90.0, 90.0), (0.0, 100.0), (0.0, 100.0))
+    """
+    own = {skin_tone.ITA: (-90.0, 90.0), MIN_CONTRAST: (0.0, MAX_CONTRAST)}
+    return own[name] if name in own else (NUMBERS[name].low, NUMBERS[name].high)
 
 
 class AppearanceSampler:
@@ -223,8 +236,22 @@ class AppearanceSampler:
     its own. So the other numbers go with them as in real images. A given angle of the skin (``ita``) turns the row's
     skin_L and skin_b onto that angle (:func:`m2l_runtime.conditioning.skin_tone.turn_to`).
 
+    Example:
+        >>> table = np.zeros((3, len(NAMES)), np.float32)
+        >>> table[:, NAMES.index("skin_L")] = 5, 20, 40
+        >>> sampler = AppearanceSampler(table, AppearanceChoice.parse("min_contrast=10"))
+        >>> sampler.rows[:, NAMES.index("skin_L")]
+        array([20., 40.], dtype=float32)
+
+    Args:
+        table: float32 (N, K), of the training images.
+        choice: which appearances to sample.
+        names: what the K numbers are.
+        min_contrast: by how much lesion and skin of the rows to sample from differ at least, in Delta E*ab, where the
+            choice does not say it.
+
     Raises:
-        InputError: a number is given that the table does not have.
+        InputError: something is asked for that the table does not have.
     """
 
     def __init__(
@@ -232,10 +259,15 @@ class AppearanceSampler:
         table: Appearances,
         choice: AppearanceChoice = RANDOM_APPEARANCE,
         names: Sequence[str] = NAMES,
+        min_contrast: float = 0.0,
     ) -> None:
-        self._names, self._table, self._candidates = tuple(names), table, table
-        self._angle = dict(choice.values).get(skin_tone.ITA)
-        given = [(name, number) for name, number in choice.values if name != skin_tone.ITA]
+        self._names, self._table = tuple(names), table
+        wanted = dict(choice.values)
+        self.rows: Final = _rows_of_contrast(table, self._names, wanted.pop(MIN_CONTRAST, min_contrast))
+        """float32 (M, K): those of enough contrast, not to be written to."""
+        self._candidates = self.rows
+        self._angle = wanted.pop(skin_tone.ITA, None)
+        given = list(wanted.items())
         for name in (*(name for name, _ in given), *(skin_tone.COLUMNS if self._angle is not None else ())):
             if name not in self._names:
                 raise InputError(
@@ -244,16 +276,17 @@ class AppearanceSampler:
                 )
         self._columns = [self._names.index(name) for name, _ in given]
         self._numbers = np.array([number for _, number in given], np.float32)
-        deviation = table.std(0, np.float64)
+        rows = self.rows
+        deviation = rows.std(0, np.float64)
         self._deviation = np.where(deviation > 0, deviation, 1.0)
-        distances = (table[:, self._columns] - self._numbers.astype(np.float64)) / self._deviation[self._columns]
+        distances = (rows[:, self._columns] - self._numbers.astype(np.float64)) / self._deviation[self._columns]
         if self._angle is not None:
             self._skin = [self._names.index(name) for name in skin_tone.COLUMNS]
-            angles = skin_tone.ita(*(table[:, column] for column in self._skin))
+            angles = skin_tone.ita(*(rows[:, column] for column in self._skin))
             distances = np.column_stack([distances, (angles - self._angle) / (angles.std() or 1.0)])
         if distances.shape[1]:
             nearest = np.argsort((distances**2).sum(1), kind="stable")
-            self._candidates = table[nearest[: max(1, int(len(table) * NEAREST_FRACTION))]]
+            self._candidates = rows[nearest[: max(1, int(len(rows) * NEAREST_FRACTION))]]
 
     def sample(self, seed: int) -> Appearance:
         """Sample the appearance of an item: float32 (K,), owned by the caller."""
@@ -287,6 +320,25 @@ class AppearanceSampler:
                     f"{high:.0f} degrees; do not expect it to follow"
                 )
         return lines
+
+
+def _rows_of_contrast(table: Appearances, names: Sequence[str], least: float) -> Appearances:
+    """Return the rows of a table whose lesion and skin differ by so much at least."""
+    if not least:
+        return table
+    missing = next((name for means in MEAN_NAMES for name in means if name not in names), None)
+    if missing is not None:
+        raise InputError(
+            f"the appearances of this bundle have no '{missing}', so they have no contrast; leave out {MIN_CONTRAST}"
+        )
+    found = contrast(table, names)
+    rows: Appearances = table[found >= least]
+    if not len(rows):
+        raise InputError(
+            f"no appearance of this bundle has a contrast of {least:g} Delta E, the largest is "
+            f"{found.max(initial=0):.1f}; give a lower {MIN_CONTRAST}"
+        )
+    return rows
 
 
 @dataclass(frozen=True)
@@ -337,13 +389,25 @@ class ExtraInputs:
         """float32 (count, K) of the training images, not to be written to; None if the generator takes none."""
         self.names: Final = () if manifest.appearance is None else manifest.appearance.names
         """What the K numbers of an appearance are, in order."""
-        self.sampler: Final = None if self.table is None else AppearanceSampler(self.table, names=self.names)
+        entry = manifest.appearance
+        self._min_contrast = 0.0 if entry is None or entry.sampled_count is None else entry.min_contrast
+        self.sampler: Final = None if self.table is None else self.sampler_for(RANDOM_APPEARANCE)
         """Samples appearances where none are given."""
 
     @property
     def is_random(self) -> bool:
         """Whether other seeds give other images of a mask."""
         return bool(self._others)
+
+    def sampler_for(self, choice: AppearanceChoice) -> AppearanceSampler:
+        """Return what samples appearances as a choice asks for.
+
+        Raises:
+            InputError: the generator takes none, or something is asked for that the table does not have.
+        """
+        if self.table is None:
+            raise InputError(TAKES_NO_APPEARANCE)
+        return AppearanceSampler(self.table, choice, self.names, self._min_contrast)
 
     def arrays(
         self, masks: Masks, seeds: Sequence[int] | None = None, appearances: Appearances | None = None
@@ -370,6 +434,17 @@ class ExtraInputs:
             else:
                 arrays[spec.name] = SAMPLERS[spec.role](self, spec, seeds)
         return arrays
+
+
+def sampled_appearances(bundle: Bundle) -> Appearances:
+    """Read the rows (M, K) that a bundle samples from where nothing is asked for.
+
+    Raises:
+        InputError: its generator takes no appearance.
+        BundleDamaged: the table of appearances is not what the manifest says.
+    """
+    rows: Appearances = ExtraInputs(bundle).sampler_for(RANDOM_APPEARANCE).rows
+    return rows
 
 
 TAKES_NO_APPEARANCE: Final = (
@@ -438,7 +513,7 @@ class Conditions:
         self._names = extra.names
         self._sampler = extra.sampler
         if choice.values and extra.table is not None:
-            self._sampler = AppearanceSampler(extra.table, choice, extra.names)
+            self._sampler = extra.sampler_for(choice)
 
     def for_item(self, name: str, sample: int = 1) -> Condition | None:
         """Sample the condition of an item; None if the generator takes the mask alone. See :func:`item_seed`."""

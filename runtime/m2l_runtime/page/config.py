@@ -11,7 +11,7 @@ from m2l_runtime._utils.text import printable
 from m2l_runtime._version import __version__
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.conditioning import skin_tone
-from m2l_runtime.conditioning.conditions import NEAREST_FRACTION, Appearances, value_range
+from m2l_runtime.conditioning.conditions import NEAREST_FRACTION, Appearances, sampled_appearances, value_range
 from m2l_runtime.conditioning.numbers import NUMBERS
 from m2l_runtime.errors import ArgumentError
 from m2l_runtime.output.encoding import SYNTHETIC
@@ -90,7 +90,7 @@ def page_config(bundle: Bundle, *, mode: PageMode = "server") -> dict[str, Any]:
 def _appearance(bundle: Bundle) -> dict[str, Any] | None:
     if bundle.manifest.appearance is None or bundle.manifest.input("appearance") is None:
         return None
-    names, table = bundle.manifest.appearance.names, bundle.read_appearances()
+    names, table = bundle.manifest.appearance.names, sampled_appearances(bundle)
     has_angle = all(column in names for column in skin_tone.COLUMNS)
     return {
         "names": list(names),

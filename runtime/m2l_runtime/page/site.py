@@ -22,6 +22,7 @@ from m2l_runtime.bundle import onnx_file
 from m2l_runtime.bundle.io import Bundle, open_bundle
 from m2l_runtime.bundle.schema import ModelFile
 from m2l_runtime.conditioning import skin_tone
+from m2l_runtime.conditioning.conditions import sampled_appearances
 from m2l_runtime.errors import BundleDamaged, BundleError, OutputError
 from m2l_runtime.page.config import page_config
 from m2l_runtime.page.files import page_files
@@ -191,7 +192,7 @@ def _golden(bundle: Bundle) -> tuple[bytes, list[dict[str, Any]]]:
 
 def _appearances(bundle: Bundle) -> tuple[dict[str, Any], bytes]:
     """Join the table of appearances, float32, and what sampling computes of it, so that browsers sample the same."""
-    table = bundle.read_appearances()
+    table = sampled_appearances(bundle)
     names = () if bundle.manifest.appearance is None else bundle.manifest.appearance.names
     deviation = table.std(0, np.float64)
     about: dict[str, Any] = {

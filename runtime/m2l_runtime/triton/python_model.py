@@ -23,7 +23,6 @@ from m2l_runtime.conditioning.conditions import (
     RANDOM_APPEARANCE,
     TAKES_NO_APPEARANCE,
     AppearanceChoice,
-    AppearanceSampler,
     Condition,
     check_appearances,
     item_seed,
@@ -129,7 +128,7 @@ class RequestReader:
             rows = list(check_appearances(appearances, count, extra.names))
         else:
             choice = RANDOM_APPEARANCE if text is None else AppearanceChoice.parse(_text("appearance", text))
-            sampler = AppearanceSampler(extra.table, choice, extra.names)
+            sampler = extra.sampler_for(choice)
             rows = [sampler.sample(seed) for seed in own]
         return [Condition(seed, row, extra.names) for seed, row in zip(own, rows, strict=True)]
 

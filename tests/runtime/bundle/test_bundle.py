@@ -65,9 +65,9 @@ def set_path(value: str) -> Change:
     ("change", "error", "message"),
     [
         (
-            lambda m: m.update(schema_version=3),
+            lambda m: m.update(schema_version=4),
             BundleTooNew,
-            "schema version 3, this m2l reads versions 1 to 2; install a newer m2l",
+            "schema version 4, this m2l reads versions 1 to 3; install a newer m2l",
         ),
         (lambda m: m.update(schema_version=0), BundleTooNew, "export the bundle again"),
         (lambda m: m.update(schema="other"), BundleDamaged, "has schema 'other'"),

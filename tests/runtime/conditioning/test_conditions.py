@@ -11,6 +11,7 @@ from steered_bundle import ROWS, drawn, table
 from m2l_runtime.conditioning.conditions import (
     RANDOM_APPEARANCE,
     AppearanceChoice,
+    Appearances,
     AppearanceSampler,
     check_appearances,
     check_seeds,
@@ -78,6 +79,70 @@ def test_conditions__some_numbers_given_draw_the_others_from_the_nearest_twentie
     assert {(float(row[0]), float(row[6])) for row in found} == {(55.0, float(np.float32(50.1)))}
 
 
+def rows_of_contrast(*contrasts: float) -> Appearances:
+    """Make rows whose lesion and skin differ by so much, along a direction of its own each."""
+    directions = np.random.default_rng(3).normal(size=(len(contrasts), 3))
+    rows = np.random.default_rng(4).normal(50, 5, (len(contrasts), 12))
+    apart = directions / np.linalg.norm(directions, axis=1, keepdims=True) * np.array(contrasts)[:, None]
+    rows[:, 6:9] = rows[:, :3] + apart
+    return rows.astype(np.float32)
+
+
+def sampled(sampler: AppearanceSampler) -> set[int]:
+    """Return the places of rows of :func:`rows_of_contrast` that are sampled, told by their lesion's spread of L*."""
+    places = {float(row[3]): place for place, row in enumerate(rows_of_contrast(*CONTRASTS))}
+    return {places[float(sampler.sample(seed)[3])] for seed in range(400)}
+
+
+CONTRASTS = (3, 20, 8, 14.9, 15.1, 40, 10)
+
+
+@pytest.mark.parametrize(
+    ("limit", "text", "places"),
+    [
+        (15.0, None, {1, 4, 5}),
+        (0.0, None, {0, 1, 2, 3, 4, 5, 6}),
+        (15.0, "min_contrast=0", {0, 1, 2, 3, 4, 5, 6}),
+        (15.0, "min_contrast=9.5", {1, 3, 4, 5, 6}),
+        (0.0, "min_contrast=30", {5}),
+    ],
+)
+def test_conditions__appearances_are_sampled_by_contrast(limit: float, text: str | None, places: set[int]) -> None:
+    choice = RANDOM_APPEARANCE if text is None else AppearanceChoice.parse(text)
+    assert sampled(AppearanceSampler(rows_of_contrast(*CONTRASTS), choice, NAMES, limit)) == places
+
+
+def test_conditions__the_nearest_of_enough_contrast_are_sampled() -> None:
+    """One row in twenty of those: of 20 of enough contrast one, of all 60 three."""
+    rows = rows_of_contrast(*[5] * 40, *[25] * 20)
+    rows[:, 0] = [*np.linspace(59, 61, 40), *np.linspace(20, 40, 20)]
+    rows[:40, 6:9], rows[40:, 6:9] = rows[:40, :3] + [5, 0, 0], rows[40:, :3] + [25, 0, 0]
+    found = {
+        limit: {
+            float(AppearanceSampler(rows, choice, NAMES, 15.0).sample(seed)[3])
+            for choice in [AppearanceChoice.parse(f"lesion_L=60{limit}")]
+            for seed in range(100)
+        }
+        for limit in ("", ",min_contrast=0")
+    }
+    assert found[""] == {float(rows[59, 3])}
+    assert found[",min_contrast=0"] <= set(rows[:40, 3].tolist())
+    assert len(found[",min_contrast=0"]) == 3
+    warnings = AppearanceSampler(rows, AppearanceChoice.parse("lesion_L=60"), NAMES, 15.0).warnings
+    assert not warnings  # the network was trained with it, whatever is sampled
+
+
+def test_conditions__contrast_is_told_from_colors_alone_and_may_be_too_much() -> None:
+    rows = rows_of_contrast(*CONTRASTS)
+    with pytest.raises(InputError, match=r"contrast of 41 Delta E, the largest is 40\.0; give a lower min_contrast"):
+        AppearanceSampler(rows, AppearanceChoice.parse("min_contrast=41"))
+    with pytest.raises(InputError, match="have no 'skin_b', so they have no contrast; leave out min_contrast"):
+        AppearanceSampler(rows[:, :8], AppearanceChoice.parse("min_contrast=1"), NAMES[:8])
+    turned = AppearanceSampler(rows[:, ::-1], AppearanceChoice.parse("min_contrast=30"), NAMES[::-1])
+    np.testing.assert_array_equal(turned.rows, rows[5:6, ::-1])
+    assert AppearanceChoice.parse("min_contrast=5, hair=0").label == "hair=0.0,min_contrast=5.0"
+
+
 def test_conditions__a_table_of_one_row_without_spread() -> None:
     row = np.full((1, 12), 7, np.float32)
     found = AppearanceSampler(row, AppearanceChoice.from_values({"skin_a": 8})).sample(5)
@@ -99,6 +164,8 @@ def test_conditions__numbers_far_from_all_that_was_seen_are_warned_of(number: fl
         ({"lesion_l": 5}, "appearances have no 'lesion_l'; expected some of lesion_L, lesion_a"),
         ({"lesion_L": -1}, "lesion_L must be between 0 and 100, got -1"),
         ({"skin_L": 101}, "between 0 and 100"),
+        ({"min_contrast": -1}, "min_contrast must be between 0 and 100, got -1"),
+        ({"min_contrast": float("nan")}, "min_contrast must be between 0 and 100, got nan"),
         ({"skin_a": 200}, "skin_a must be between -128 and 127, got 200"),
         ({"skin_spread_b": -0.5}, "skin_spread_b must be between 0 and 128"),
         ({"skin_b": float("nan")}, "got nan"),

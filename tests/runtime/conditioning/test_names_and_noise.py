@@ -11,15 +11,21 @@ import numpy as np
 import pytest
 from command_line import CommandLine
 from PIL import Image
-from steered_bundle import ROWS, SIDE, image, steered_bundle, table, table_of
+from steered_bundle import ROWS, SIDE, contrasts, image, steered_bundle, table, table_of
 from support import Array, philox_stream, save
 
 from m2l_runtime import AppearanceChoice, Synthesizer, open_bundle
 from m2l_runtime.bundle.io import Bundle, write_bundle
 from m2l_runtime.bundle.validate import lowest_schema_version
-from m2l_runtime.conditioning.conditions import AppearanceSampler, noise_bytes
+from m2l_runtime.conditioning.conditions import (
+    AppearanceSampler,
+    Conditions,
+    ExtraInputs,
+    noise_bytes,
+    sampled_appearances,
+)
 from m2l_runtime.conditioning.numbers import MEASURED_NAMES, NUMBERS, measure_numbers
-from m2l_runtime.errors import ArrayError, InputError
+from m2l_runtime.errors import ArrayError, BundleDamaged, InputError
 from m2l_runtime.types import KNOWN_NAMES, LOOK_NAMES, NAMES, STYLE_NAMES
 
 TWELVE = ("style_2", "hair", *NAMES[2:10], "vignette", "style_1")
@@ -60,6 +66,60 @@ def test_write_bundle__in_the_lowest_version_that_says_it(
     raised = msgspec.structs.replace(bundle.manifest, schema_version=2)
     contents = {entry.path: bundle.read(entry) for entry in bundle.manifest.files}
     assert write_bundle(tmp_path / "again", raised, contents).manifest == bundle.manifest
+
+
+def test_write_bundle__appearances_that_are_not_sampled_take_version_3(tmp_path: Path) -> None:
+    """A reader that knows versions 1 and 2 refuses it: it would sample what is not to be."""
+    limit = float(np.median(contrasts()))
+    bundle = steered_bundle(tmp_path / "b", min_contrast=limit)
+    assert json.loads((bundle.path / "manifest.json").read_text())["schema_version"] == 3
+    rows = table()[contrasts() >= limit]
+    assert 0 < len(rows) < ROWS
+    np.testing.assert_array_equal(sampled_appearances(bundle), rows)
+    extra = ExtraInputs(bundle)
+    found = {
+        text: {tuple(sampler.sample(seed)) for seed in range(1000)}
+        for text, sampler in (
+            ("", Conditions(extra)._sampler),
+            ("min_contrast=0", Conditions(extra, choice=AppearanceChoice.parse("min_contrast=0"))._sampler),
+        )
+        if sampler is not None
+    }
+    assert found == {"": set(map(tuple, rows)), "min_contrast=0": set(map(tuple, table()))}
+
+
+@pytest.mark.parametrize(("count", "limit"), [(ROWS, 30.0), (ROWS + 1, 30.0), (5, 0.0)])
+def test_open_bundle__counts_of_sampled_appearances_that_cannot_be(tmp_path: Path, count: int, limit: float) -> None:
+    bundle = steered_bundle(tmp_path / "b", min_contrast=30.0)
+    assert bundle.manifest.appearance is not None
+    wrong = msgspec.structs.replace(bundle.manifest.appearance, sampled_count=count, min_contrast=limit)
+    path = bundle.path / "manifest.json"
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(bundle.manifest, appearance=wrong).fields()))
+    with pytest.raises(BundleDamaged, match=f"{count} of {ROWS} appearances are sampled, of a contrast of {limit:g} "):
+        open_bundle(bundle.path)
+
+
+def test_synth__appearances_of_any_contrast(tmp_path: Path, m2l: CommandLine) -> None:
+    """Images give their appearance back; 600 draws meet each of 60 rows."""
+    limit = float(np.median(contrasts()))
+    bundle = steered_bundle(tmp_path / "b", min_contrast=limit)
+    save(tmp_path / "m.png", np.zeros((SIDE, SIDE), np.uint8))
+    for number, (more, rows) in enumerate(
+        (((), table()[contrasts() >= limit]), (("--appearance", "min_contrast=0"), table()))
+    ):
+        out = tmp_path / f"out{number}"
+        done = m2l(
+            *("synth", tmp_path / "m.png", out, "--bundle", bundle.path, "--samples", "600"),
+            *("--backend", "onnxruntime", *more),
+        )
+        assert done.code == 0, done.err
+        found = {tuple(np.asarray(Image.open(path))[0, :, 1].tolist()) for path in out.glob("**/*.png")}
+        assert found == {tuple(int(number) for number in row) for row in rows}
+    done = m2l("synth", tmp_path / "m.png", tmp_path / "c", "--bundle", bundle.path, "--appearance", "min_contrast=101")
+    assert (done.code, (tmp_path / "c").exists()) == (2, False)
+    assert "min_contrast must be between 0 and 100, got 101" in done.err
+    shown = " ".join(m2l("inspect", bundle.path).out.split())
+    assert f"of {ROWS} training images, sampled from the {(contrasts() >= limit).sum()} of a contrast of" in shown
 
 
 def test_open_bundle__version_2_is_read_where_1_would_do(tmp_path: Path) -> None:

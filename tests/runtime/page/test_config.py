@@ -11,6 +11,7 @@ from steered_bundle import steered_bundle
 
 from m2l_runtime import AppearanceChoice, Synthesizer
 from m2l_runtime.bundle import embedded, open_bundle
+from m2l_runtime.conditioning.conditions import sampled_appearances
 from m2l_runtime.conditioning.skin_tone import skin_class
 from m2l_runtime.errors import ArgumentError
 from m2l_runtime.output.encoding import SYNTHETIC
@@ -35,7 +36,7 @@ def test_page_config__says_what_the_bundle_is() -> None:
 
 def test_page_config__ranges_hold_most_training_images() -> None:
     bundle = open_bundle(embedded.BUNDLE)
-    table = bundle.read_appearances()
+    table = sampled_appearances(bundle)
     appearance = page_config(bundle)["appearance"]
     assert appearance["names"] == [number["name"] for number in appearance["numbers"]]
     for place, number in enumerate(appearance["numbers"]):

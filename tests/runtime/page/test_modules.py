@@ -20,7 +20,7 @@ from png_bomb import png_bomb
 
 from m2l_runtime.bundle import embedded, open_bundle
 from m2l_runtime.bundle.io import Bundle
-from m2l_runtime.conditioning.conditions import AppearanceChoice, AppearanceSampler, item_seed
+from m2l_runtime.conditioning.conditions import AppearanceChoice, ExtraInputs, item_seed
 from m2l_runtime.conditioning.random import random_bytes
 from m2l_runtime.errors import MaskFileError
 from m2l_runtime.masks.mask_file import parse_mask
@@ -63,7 +63,7 @@ def appearance_cases() -> dict[str, Any]:
     about, content = _appearances(bundle)
     config, rows = page_config(bundle)["appearance"], []
     for choice in choices(bundle, rng):
-        sampler = AppearanceSampler(bundle.read_appearances(), AppearanceChoice.from_values(choice), config["names"])
+        sampler = ExtraInputs(bundle).sampler_for(AppearanceChoice.from_values(choice))
         seed = int(rng.integers(0, 2**63))
         rows.append([str(seed), choice, sampler.sample(seed).tolist()])
     return {"appearance": config, "table": {"about": about, "content": base64_of(content)}, "rows": rows}

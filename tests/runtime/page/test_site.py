@@ -70,6 +70,9 @@ def test_write_site__holds_the_bundles_own_model_and_table(tmp_path: Path, packa
     name = config["browser"]["model"]["path"]
     assert (out / name).read_bytes() == (embedded.BUNDLE / Path(name).name).read_bytes()
     table = bundle.read_appearances()
+    assert bundle.manifest.appearance is not None
+    table = table[np.linalg.norm(table[:, :3] - table[:, 6:9], axis=1) >= bundle.manifest.appearance.min_contrast]
+    assert len(table) == bundle.manifest.appearance.sampled_count
     content = (out / config["browser"]["appearances"]["path"]).read_bytes()
     np.testing.assert_array_equal(np.frombuffer(content, "<f4", table.size).reshape(table.shape), table)
     deviations = table.astype(np.float64).std(0)

@@ -22,7 +22,6 @@ from m2l_runtime._utils.text import printable
 from m2l_runtime.backends.engines import is_fake
 from m2l_runtime.conditioning.conditions import (
     AppearanceChoice,
-    AppearanceSampler,
     Condition,
     Conditions,
     ExtraInputs,
@@ -175,7 +174,7 @@ def share_appearances(
             changed.append(condition)
             continue
         choice = AppearanceChoice(tuple((name, float(np.clip(given[name], *value_range(name)))) for name in common))
-        row = AppearanceSampler(extra.table, choice, extra.names).sample(condition.seed)
+        row = extra.sampler_for(choice).sample(condition.seed)
         changed.append(dataclasses.replace(condition, appearance=row))
     return changed
 

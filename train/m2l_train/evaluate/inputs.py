@@ -17,7 +17,6 @@ from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.backends.engines import is_fake
 from m2l_runtime.conditioning.conditions import (
     TAKES_NO_APPEARANCE,
-    AppearanceSampler,
     Condition,
     Conditions,
     stack_conditions,
@@ -218,17 +217,16 @@ def _appearance_choice(
     appearance: str | AppearanceChoice | None, synthesizer: Synthesizer
 ) -> tuple[AppearanceChoice | None, list[str]]:
     """Return what appearances are to be, and notes on it."""
-    table = synthesizer.extra.table
     if appearance is None:
         return None, []
-    if table is None:
+    if synthesizer.extra.table is None:
         raise InputError(TAKES_NO_APPEARANCE)
     choice, notes = (
         resolve_appearance_query(appearance, synthesizer.image_size, names=synthesizer.appearance_names)
         if isinstance(appearance, str)
         else (appearance, [])
     )
-    return choice, notes + AppearanceSampler(table, choice, synthesizer.appearance_names).warnings
+    return choice, notes + synthesizer.extra.sampler_for(choice).warnings
 
 
 def _subsample(items: Sequence[Any], max_count: int, noun: str, seed: int, warnings: list[str]) -> list[Any]:

@@ -18,9 +18,11 @@ import torch
 from command_line import CommandLine
 from PIL import Image
 from preloaded import M2L, PreloadedProcess
+from steered_bundle import contrasts, steered_bundle, table
 from support import slow
-from usefulness_data import QUICK, TEST, TRAIN, pair, write_bundle_of_fakes, write_pairs
+from usefulness_data import QUICK, SIDE, TEST, TRAIN, pair, write_bundle_of_fakes, write_pairs
 
+from m2l_runtime import Synthesizer
 from m2l_runtime.errors import ArgumentError, Diverged, InputError, OutputError
 from m2l_train.evaluate import (
     Usefulness,
@@ -317,6 +319,7 @@ def test_evaluate_usefulness__more_seeds_and_arms_extend_a_run(
         ({"ratio": 0.5}, "ratio 1.0, now 0.5; share 0.5, now 0.3"),
         ({"use": "pretrain"}, "use mixed, now pretrain"),
         ({"masks": "deform"}, "masks as-they-are, now deform"),
+        ({"appearance": "min_contrast=0"}, "appearance , now min_contrast=0"),
     ],
 )
 def test_evaluate_usefulness__results_of_other_settings_are_refused(
@@ -402,6 +405,35 @@ def test_evaluate_usefulness__too_few_pairs_are_told_before_anything_is_trained(
     with pytest.raises(InputError, match="5 % of 40 training pairs is 2 pairs, too few for an arm"):
         run(pairs, tmp_path / "run", fakes, fractions=(5.0, 100.0))
     assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_usefulness__appearances_are_those_asked_for(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of little contrast are in a bundle, and are synthesized with where they are asked for."""
+    limit = float(np.quantile(contrasts(), 0.9))
+    bundle = steered_bundle(tmp_path / "bundle", side=2 * SIDE, min_contrast=limit).path
+    seen: list[set[tuple[float, ...]]] = []
+    synthesize = Synthesizer.synthesize_checked
+
+    def watched(self: Synthesizer, masks: Any, seeds: Any = None, appearances: Any = None) -> Any:
+        seen[-1] |= set(map(tuple, appearances))
+        return synthesize(self, masks, seeds, appearances)
+
+    monkeypatch.setattr(Synthesizer, "synthesize_checked", watched)
+    rows = {tuple(row): float(apart) for row, apart in zip(table(), contrasts(), strict=True)}
+    for name, text in (("usual", None), ("all", "min_contrast=0"), ("dark", "lesion_L=35")):
+        seen.append(set())
+        run(pairs, tmp_path / name, bundle, arms=("AllAug",), seeds=1, ratio=4.0, appearance=text)
+    usual, every, dark = seen
+    assert usual == {row for row, apart in rows.items() if apart >= limit}
+    assert every <= set(rows)
+    assert min(rows[row] for row in every) < limit
+    assert {row[0] for row in dark} == {35.0}
+    for text, message in (("hair=1", "of this bundle have no 'hair'"), ("lesion_L", "expected NAME=NUMBER")):
+        with pytest.raises(InputError, match=message):
+            run(pairs, tmp_path / "run", bundle, appearance=text)
+        assert not (tmp_path / "run").exists()
 
 
 def test_evaluate_usefulness__equal_images_of_a_mask_are_refused(
@@ -506,6 +538,7 @@ def test_usefulness__at_the_command_line(
         (("--fractions", "0"), 2, "a fraction is above 0"),
         (("--shard", "3/2"), 2, "--shard is I/N"),
         (("--masks", "drawn"), 2, "drawn"),
+        (("--appearance", "lesion_L=101"), 2, "lesion_L must be between 0 and 100, got 101"),
         (("--device", "tpu"), 2, "no device 'tpu'"),
     ):
         refused = m2l(*command, *options)

@@ -146,6 +146,7 @@ def experiment_facts(result: Usefulness) -> list[tuple[str, str]]:
         ) + f"; {result.test_pairs:,} to test on"),
         ("masks", f"{settings.masks}, {settings.ratio:g} synthesized for each real training pair, {settings.share:.0%} "
          f"of the images seen, {settings.use}" if generators else ""),
+        ("appearances", printable(settings.appearance)),
         ("segmenters", f"{plural(settings.width, 'channel')} at {settings.side}x{settings.side}, {settings.steps:,} "
          f"steps of {settings.batch_size}, learning rate {settings.learning_rate:g}, {settings.precision}"),
         ("seeds", f"{result.seeds}"),
@@ -178,6 +179,7 @@ def experiment_words(loaded: LoadedResult, result: Usefulness) -> list[str]:
         "ratio": (f"{settings.ratio:g}", f"{usual.ratio:g}"),
         "share": (f"{settings.share:g}", f"{settings.ratio / (1 + settings.ratio):g}"),
         "use": (settings.use, usual.use),
+        "appearance": (settings.appearance, ""),
     }
     words += [
         word for name, (value, default) in options.items() if value != default for word in (f"--{name}", f"{value}")

@@ -98,7 +98,7 @@ class SynthesizedPairs:
         count = max(1, round(options.ratio * len(pairs)))
         callbacks.on_note(f"synthesizing {count:,} images of {cell.fraction:g} %, seed {cell.seed}")
         masks = np.stack(list(read_masks(pairs, side, options)))
-        conditions = Conditions(synthesizer.extra, cell.seed)
+        conditions = Conditions(synthesizer.extra, cell.seed, options.appearance_choice)
         images: Images = np.empty((count, options.side, options.side, 3), np.uint8)
         small: Masks = np.empty(images.shape[:3], np.uint8)
         named = make_masks(options.masks, [pair.name for pair in pairs], masks, count, cell.seed)

@@ -54,6 +54,11 @@ class SynthesisFlags:
     masks: Literal["as-they-are", "deform", "pca"] = option_field(
         "as-they-are", "How masks are made of an arm's training masks."
     )
+    appearance: str | None = option_field(
+        None,
+        "Numbers of the appearances, as of m2l synth: min_contrast=0 for those of all training images.",
+        default="sampled as the bundle says",
+    )
     ratio: float = option_field(1.0, "Synthesized images for each real training pair.")
     share: float | None = option_field(
         None, "Share of the images seen that are synthesized.", default="as many as there are: ratio / (1 + ratio)"
@@ -205,6 +210,7 @@ def _options(plan: PlanFlags, synthesis: SynthesisFlags, call: CallFlags) -> Use
         share=synthesis.share,
         use=synthesis.use,
         masks=synthesis.masks,
+        appearance=synthesis.appearance,
         precision=call.precision,
         device=call.device,
         threads=call.threads,

@@ -24,6 +24,7 @@ from m2l_runtime._utils.reading import decode_line, reader_errors
 from m2l_runtime._utils.text import plural, printable
 from m2l_runtime.backends.engines import is_fake
 from m2l_runtime.bundle.io import Bundle
+from m2l_runtime.conditioning.conditions import Conditions, ExtraInputs
 from m2l_runtime.errors import ArgumentError, InputError, OutputError
 from m2l_runtime.runs.lock import locked
 from m2l_train.device import computes_bf16, open_device
@@ -172,6 +173,7 @@ def evaluate_usefulness(
     opened = open_bundles(bundle, bundles, training_runs, options)
     for one in opened.all():
         check_side(*one.manifest.image_size)
+        Conditions(ExtraInputs(one), choice=options.appearance_choice)  # raises if it cannot be had
     real = read_real(data, options)
     experiment = _Experiment(
         data=Path(data),
@@ -307,6 +309,7 @@ def _settings(options: UsefulnessOptions, bundles: Bundles, real: RealData, *, f
         share=options.synthesized_share,
         use=options.use,
         masks=options.masks,
+        appearance="" if options.appearance_choice is None else options.appearance_choice.label,
         precision="bf16" if options.precision == "bf16" else "fp32",
         checks=CHECKS,
         validation_share=VALIDATION_SHARE,

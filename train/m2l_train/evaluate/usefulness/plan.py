@@ -10,6 +10,7 @@ from typing import Final, Literal, get_args
 from m2l_runtime._utils.arguments import check_types
 from m2l_runtime._utils.cpu import usable_cpus
 from m2l_runtime._utils.text import printable
+from m2l_runtime.conditioning.conditions import AppearanceChoice
 from m2l_runtime.errors import InputError
 from m2l_train.evaluate.segmenter import SegmenterSpec
 from m2l_train.evaluate.usefulness.arms import ARMS, find_arm
@@ -68,6 +69,9 @@ class UsefulnessOptions:
     """Of the images seen, those that are synthesized; None: ratio / (1 + ratio), as many as there are."""
     use: Use = "mixed"
     masks: MaskWay = "as-they-are"
+    appearance: str | None = None
+    """Numbers of the appearances to synthesize with, as :meth:`m2l_runtime.AppearanceChoice.parse` reads them; None:
+    sampled as the bundle says."""
     precision: SegmenterPrecision = "auto"
     device: str = "auto"
     """Of the segmenter: auto | cpu | cuda | cuda:N."""
@@ -107,12 +111,17 @@ class UsefulnessOptions:
             raise InputError("threads and workers must be at least 1")
         if self.side < 32:
             raise InputError(f"the side must be at least 32 pixels, got {self.side}")
-        _ = self.spec
+        _ = self.spec, self.appearance_choice
 
     @property
     def spec(self) -> SegmenterSpec:
         """Layout of the segmenter."""
         return SegmenterSpec(width=self.width, side=self.side)
+
+    @property
+    def appearance_choice(self) -> AppearanceChoice | None:
+        """`appearance`, parsed."""
+        return None if self.appearance is None else AppearanceChoice.parse(self.appearance)
 
     @property
     def synthesized_share(self) -> float:

@@ -25,6 +25,7 @@ def describe_usefulness(result: Usefulness) -> str:
         lines.append(
             f"synthesized by {synthesized}, masks {settings.masks}, {settings.ratio:g} for each "
             f"real pair, {settings.share:.0%} of the images seen, {settings.use}"
+            + (f", appearances of {printable(settings.appearance)}" if settings.appearance else "")
         )
     lines += ["", table(score_rows(result.scores, result.pairs))]
     if result.comparisons:

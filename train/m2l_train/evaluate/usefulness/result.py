@@ -59,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     share: float
     use: Use
     masks: MaskWay
+    appearance: str = ""
+    """Numbers asked for; "": none."""
     precision: Literal["fp32", "bf16"]
     """Of the segmenters' training."""
     checks: int
