@@ -3,11 +3,14 @@
     .venv/bin/python scripts/train_shipped_model.py pack isic2017-256 pairs.npz
     .venv/bin/python scripts/train_shipped_model.py train pairs.npz run --minutes 60    # again and again: it goes on
     .venv/bin/python scripts/train_shipped_model.py sheet pairs.npz run sheet.png
-    .venv/bin/m2l export run/latest_net_G.pth bundle --weights fp16
+    .venv/bin/python scripts/train_shipped_model.py filter run/latest_net_G.pth filtered/latest_net_G.pth
+    .venv/bin/m2l export filtered/latest_net_G.pth bundle --weights fp16 --min-contrast 15
 
 `pack` decodes all pairs, measures their appearances, and adds styles: what ImageNet features of an image tell beside
 its numbers. `train` saves the state every five minutes and at its end, and writes a line of losses to losses.jsonl
-every 50 steps. Weights of EfficientNet-Lite0 come from the extra `photo`. docs/model.md says what came of it.
+every 50 steps. Where the state is gone, `train pairs.npz run --start CHECKPOINT` begins from the weights of a
+checkpoint, which `scripts/checkpoint_of_bundle.py` makes of a bundle. Weights of EfficientNet-Lite0 come from the extra
+`photo`. docs/model.md says what came of it.
 """
 
 from __future__ import annotations
@@ -165,6 +168,12 @@ def train(
     max_steps: Annotated[int, typer.Option(help="Steps after which it ends, earlier sessions counted.")] = 1 << 40,
     seed: int = 0,
     processes: Annotated[int, typer.Option(help="That train together, each with a batch of its own.")] = 1,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint without filters to begin from, of as many appearances as there are pairs."),
+    ] = None,
+    start_images: Annotated[int, typer.Option(help="Images that it has seen.")] = 0,
+    start_steps: Annotated[int, typer.Option(help="Steps of the discriminators alone, before it goes on.")] = 240,
 ) -> None:
     """Begin a training, or go on with it: in two sessions it comes to the same, bit for bit."""
     session = Session(
@@ -183,6 +192,9 @@ def train(
         max_steps=max_steps,
         seed=seed,
         processes=processes,
+        start=start,
+        start_images=start_images,
+        start_steps=start_steps,
     )
     run.mkdir(parents=True, exist_ok=True)
     if processes == 1:
@@ -207,6 +219,9 @@ class Session:
     max_steps: int
     seed: int
     processes: int
+    start: Path | None
+    start_images: int
+    start_steps: int
 
 
 def run_session(rank: int, session: Session, store: str = "") -> None:
@@ -225,10 +240,20 @@ def run_session(rank: int, session: Session, store: str = "") -> None:
     if (run / STATE).exists():
         state = torch.load(run / STATE, map_location=session.device, weights_only=True)
         gan.load_state(state)
-        cpu_seconds = state["cpu"]
+        table, cpu_seconds = gan.generator.table.cpu(), state["cpu"]
         if not rank:
             typer.echo(f"on from step {gan.step_count}, {gan.images_seen} images seen")
     masks, images = torch.from_numpy(pairs.masks), torch.from_numpy(pairs.images)
+    if session.start is not None and not (run / STATE).exists():
+        table = start_from(gan, torch.load(session.start, map_location=session.device, weights_only=True))
+        gan.images_seen = session.start_images
+        for step in range(session.start_steps):
+            place = step * processes + rank
+            random = np.random.default_rng((session.seed, place, 2))
+            rows = rows_of_step(place, len(masks), config.batch_size, session.seed + 1)
+            found = gan.step_discriminators(*turned_batch(masks, images, table, rows, random), random)
+            if (step + 1) % STEPS_A_LINE == 0 and not rank:
+                typer.echo(f"discriminators alone, step {step + 1}: losses {found[0]:.3f} and {found[1]:.3f}")
     begin = saved = time.monotonic()
     begin_cpu, counted = time.process_time(), 0
     sums: dict[str, float] = {}
@@ -242,9 +267,7 @@ def run_session(rank: int, session: Session, store: str = "") -> None:
         place = gan.step_count * processes + rank
         rows = rows_of_step(place, len(masks), config.batch_size, session.seed)
         random = np.random.default_rng((session.seed, place, 1))
-        times = int(random.integers(8))
-        turned = [turn(one, times) for one in (masks[rows], images[rows])]
-        losses = gan.step(turned[0], turned[1], table[rows], random)
+        losses = gan.step(*turned_batch(masks, images, table, rows, random), random)
         counted += 1
         for name, value in dataclasses.asdict(losses).items():
             sums[name] = sums.get(name, 0.0) + value
@@ -267,6 +290,30 @@ def run_session(rank: int, session: Session, store: str = "") -> None:
         save()
     if processes > 1:
         torch.distributed.destroy_process_group()
+
+
+def start_from(gan: ModulatedGan, state: dict[str, Tensor]) -> Tensor:
+    """Give a training the weights of a checkpoint, and return the appearances (rows, numbers) that it goes with.
+
+    Raises:
+        typer.BadParameter: it has another number of appearances than there are pairs, or filters at its end.
+    """
+    rows, pairs = len(state["table"]), len(gan.generator.table)
+    if rows != pairs:
+        raise typer.BadParameter(f"--start takes a checkpoint with an appearance for each of {pairs} pairs, got {rows}")
+    if "filters" in state:
+        raise typer.BadParameter("--start takes a checkpoint without filters: filter --sharpening 0 --chroma-passes 1")
+    for network in (gan.generator, gan.average):
+        network.load_state_dict(state)
+    return state["table"].cpu()
+
+
+def turned_batch(
+    masks: Tensor, images: Tensor, table: Tensor, rows: Tensor, random: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose the pairs of a batch, turned and mirrored at random, and their appearances."""
+    times = int(random.integers(8))
+    return turn(masks[rows], times), turn(images[rows], times), table[rows]
 
 
 def share_means(processes: int, tensors: Sequence[Tensor]) -> None:
@@ -307,6 +354,22 @@ def _write(path: Path, content: Any) -> None:
     part = path.with_suffix(".part")
     torch.save(content, part)
     part.replace(path)
+
+
+@app.command("filter")
+def add_filters(
+    checkpoint: Path,
+    out: Path,
+    sharpening: Annotated[float, typer.Option(help="Of luma, by an unsharp mask.")] = 0.2,
+    chroma_passes: Annotated[int, typer.Option(help="How many times chroma is smoothed; 1: as it is trained.")] = 2,
+) -> None:
+    """Write a checkpoint with other filters at the network's end."""
+    state = torch.load(checkpoint, weights_only=True)
+    spec = dataclasses.replace(infer_modulated_spec(state), sharpening=sharpening, chroma_passes=chroma_passes)
+    network = ModulatedGenerator(spec)  # with its filters, where it has some
+    out.parent.mkdir(parents=True, exist_ok=True)
+    own = {name: one for name, one in network.state_dict().items() if name == "filters"}
+    _write(out, {name: one for name, one in state.items() if name != "filters"} | own)
 
 
 @app.command()

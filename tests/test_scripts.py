@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from functional_modulated import FILTERED, SMALL, small_modulated
 from PIL import Image
 from support import ROOT
@@ -19,7 +21,10 @@ from m2l_export import ExportOptions, export_checkpoint
 from m2l_export.checkpoint import load_checkpoint
 from m2l_export.graph.deploy import SubPixelConv2d
 from m2l_runtime.bundle.io import open_bundle
+from m2l_runtime.types import KNOWN_NAMES
+from m2l_train.models.efficientnet_lite import EfficientNetLite
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec
+from m2l_train.models.modulated_gan import GanConfig, ModulatedGan
 
 
 @pytest.fixture
@@ -40,6 +45,38 @@ def test_scripts__each_epoch_has_all_pairs_in_another_order(shipped_model: Any) 
     assert len({tuple(one.tolist()) for one in rows}) == 3
     other = torch.cat([shipped_model.rows_of_step(step, 7, 3, 1) for step in range(7)]).view(3, 7)
     assert not torch.equal(rows, other)
+
+
+def test_scripts__filters_are_put_at_a_networks_end_and_taken_off(shipped_model: Any, tmp_path: Path) -> None:
+    state = small_modulated(SMALL).state_dict()
+    torch.save(state, tmp_path / "g.pth")
+    shipped_model.add_filters(tmp_path / "g.pth", tmp_path / "run" / "f.pth", sharpening=0.3, chroma_passes=2)
+    found = load_checkpoint(tmp_path / "run" / "f.pth").network
+    assert isinstance(found, ModulatedGenerator)
+    assert (found.spec.sharpening, found.spec.chroma_passes) == (0.3, 2)
+    assert all(torch.equal(value, found.state_dict()[name]) for name, value in state.items())
+    shipped_model.add_filters(tmp_path / "run" / "f.pth", tmp_path / "h.pth", sharpening=0.0, chroma_passes=1)
+    again = torch.load(tmp_path / "h.pth", weights_only=True)
+    assert again.keys() == state.keys()
+    assert all(torch.equal(value, again[name]) for name, value in state.items())
+    with pytest.raises(ValueError, match="expected a sharpening from 0 to 4"):
+        shipped_model.add_filters(tmp_path / "g.pth", tmp_path / "i.pth", sharpening=5.0, chroma_passes=2)
+    assert not (tmp_path / "i.pth").exists()
+
+
+def test_scripts__a_training_begins_from_the_weights_and_appearances_of_a_checkpoint(shipped_model: Any) -> None:
+    torch.manual_seed(0)
+    features = shipped_model.fold_norms(EfficientNetLite(0).eval())
+    names, cpu = KNOWN_NAMES[:12], torch.device("cpu")
+    gan = ModulatedGan(torch.randn(5, 12), names, GanConfig(), features, cpu)
+    other = ModulatedGan(torch.randn(5, 12) + 3, names, GanConfig(), features, cpu).generator.state_dict()
+    assert torch.equal(shipped_model.start_from(gan, other), other["table"])
+    for network in (gan.generator, gan.average):
+        assert all(torch.equal(value, network.state_dict()[name]) for name, value in other.items())
+    with pytest.raises(typer.BadParameter, match="an appearance for each of 5 pairs, got 4"):
+        shipped_model.start_from(gan, other | {"table": torch.zeros(4, 12)})
+    with pytest.raises(typer.BadParameter, match="without filters"):
+        shipped_model.start_from(gan, other | {"filters": torch.zeros(2)})
 
 
 @pytest.mark.slow
@@ -71,6 +108,18 @@ def test_scripts__training_in_two_sessions_is_training_in_one(
         shipped_model.train(packed, two, max_steps=steps, **settings)
     states = [torch.load(run / "latest_net_G.pth", weights_only=True) for run in (one, two)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    other = copy.deepcopy(states[0])
+    other["table"] += 1
+    torch.save(other, tmp_path / "start.pth")
+    started = {"start": tmp_path / "start.pth", "start_images": 800, "start_steps": 2}
+    shipped_model.train(packed, tmp_path / "three", max_steps=2, **settings, **started)
+    for steps in (1, 2):  # the appearances are the checkpoint's when it goes on, too
+        torch.manual_seed(steps)
+        shipped_model.train(packed, tmp_path / "four", max_steps=steps, **settings, **(started if steps == 1 else {}))
+    states = [torch.load(tmp_path / run / "latest_net_G.pth", weights_only=True) for run in ("three", "four")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert torch.equal(states[0]["table"], other["table"])
+    assert torch.load(tmp_path / "three" / "state.pt", weights_only=True)["seen"] == 800 + 2 * 4 * processes
     shipped_model.sheet(packed, one, tmp_path / "sheet.png", count=4, columns=4)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (4 * side, 4 * side)

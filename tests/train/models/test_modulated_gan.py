@@ -26,6 +26,10 @@ from m2l_train.models.modulated_gan import GanConfig, GanLosses, ModulatedGan, _
 NAMES, SIDE, BATCH = KNOWN_NAMES[:12], 64, 4
 HALF = GanConfig(batch_size=BATCH, half_images=1 << 30)
 FULL = dataclasses.replace(HALF, half_images=0)
+ALL = dataclasses.replace(
+    FULL, lambda_common=10.0, lambda_grids=0.05, lambda_focus=1.0, lambda_places=20.0, lambda_hair=1.0
+)
+"""Losses that are left out, too."""
 
 
 def pairs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,7 +72,7 @@ def moved(before: dict[str, Tensor], network: nn.Module) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [HALF, FULL])
+@pytest.mark.parametrize("config", [HALF, FULL, ALL])
 def test_modulated_gan__a_few_steps_lower_the_l1(features: EfficientNetLite, config: GanConfig) -> None:
     alone = dataclasses.replace(
         config, lambda_l1=20.0, lambda_asked=0.0, lambda_marks=0.0, lambda_common=0.0, lambda_grids=0.0
@@ -154,6 +158,36 @@ def test_modulated_gan__each_step_moves_its_own_networks(
     for name, parameter in judges.named_parameters():
         assert parameter.grad is None or torch.equal(parameter.grad, gradients[name]), "the generator's adds nothing"
     assert len(seen["optimizer_g"][0]) > 0.9 * len(list(training.generator.parameters()))
+
+
+def test_modulated_gan__discriminators_alone_learn_and_the_generator_stays(features: EfficientNetLite) -> None:
+    training = gan(features, FULL)
+    parts = {name: getattr(training, name) for name in ("generator", "average", "patches", "heads", "finder")}
+    before = {name: weights(part) for name, part in parts.items()}
+    random = np.random.default_rng(0)
+    losses = [training.step_discriminators(*pairs(), random) for _ in range(6)]
+    assert {name for name, part in parts.items() if moved(before[name], part)} == {"patches", "heads", "finder"}
+    assert (training.step_count, training.images_seen) == (0, 0)
+    assert np.mean(losses[-2:]) < np.mean(losses[:2])
+    with pytest.raises(ValueError, match="two masks at least"):
+        training.step_discriminators(pairs()[0][:1], pairs()[1][:1], pairs()[2][:1], random)
+
+
+def test_modulated_gan__losses_of_no_weight_are_not_computed(
+    features: EfficientNetLite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = ("common", "places", "grids", "focus", "hair")
+    table = torch.cat([pairs()[2], torch.rand(BATCH, 1)], 1)
+    training = ModulatedGan(table, (*NAMES, "hair"), ALL, features, torch.device("cpu"))
+    masks, images, _ = pairs()
+    found = training.step(masks, images, table, np.random.default_rng(0))
+    assert all(getattr(found, name) for name in named if name != "hair"), found  # there may be none to make
+    for name in ("grid_power", "_focus_difference", "hair_difference"):
+        monkeypatch.delattr(f"m2l_train.models.modulated_gan.{name}")
+    training = ModulatedGan(table, (*NAMES, "hair"), FULL, features, torch.device("cpu"))
+    monkeypatch.setattr(training, "_shared", {"marks": training._shared["marks"]})
+    found = training.step(masks, images, table, np.random.default_rng(0))
+    assert not any(getattr(found, name) for name in named)
 
 
 def test_modulated_gan__the_mask_is_learned_from_real_images_alone(
@@ -287,7 +321,7 @@ def test_modulated_gan__processes_train_one_network_by_the_mean_of_their_gradien
         meeting.wait(60)
 
     torch.manual_seed(1)
-    first = ModulatedGan(pairs()[2], NAMES, FULL, features, torch.device("cpu"), functools.partial(share, 0), 2)
+    first = ModulatedGan(pairs()[2], NAMES, ALL, features, torch.device("cpu"), functools.partial(share, 0), 2)
     second = copy.deepcopy(first)
     second._share = functools.partial(share, 1)
     for shared in second._shared.values():
@@ -303,7 +337,7 @@ def test_modulated_gan__processes_train_one_network_by_the_mean_of_their_gradien
     for name in ("G", "E", "PD", "HD", "MD"):
         mine, other = first.state()[name], second.state()[name]
         assert all(torch.equal(value, other[key]) for key, value in mine.items())
-    alone = gan(features, FULL)
+    alone = gan(features, ALL)
     alone.step(*pairs(0), np.random.default_rng((0, 0)))
     assert not torch.equal(alone.generator.head.weight, first.generator.head.weight)
 

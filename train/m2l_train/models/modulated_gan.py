@@ -10,7 +10,7 @@ import copy
 import functools
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,27 +76,32 @@ class GanConfig:
     lambda_marks: float = 0.6
     """Weight of what is common to the fine detail of all images, in levels squared, that real images have not: marks at
     fixed places."""
-    lambda_common: float = 10.0
-    """Weight of what is common to their texture, each image's scaled to a mean square of 1: rims and corners."""
-    lambda_grids: float = 0.05
+    lambda_common: float = 0.0
+    """Weight of what is common to their texture, each image's scaled to a mean square of 1: rims and corners. 10 was
+    tried. This weight and those of grids, focus, places and hair are 0: with all of them the finest texture got worse,
+    and fewer kinds of photographs were drawn (docs/model.md). Which of them does it is not known."""
+    lambda_grids: float = 0.0
     """Weight of grids (:func:`m2l_train.models.artefacts.grid_power`) as JPEG leaves them. As they are made they weigh
-    half of it: what is seen through JPEG alone is cancelled there by another grid."""
-    lambda_focus: float = 1.0
+    half of it: what is seen through JPEG alone is cancelled there by another grid. 0.05 was tried."""
+    lambda_focus: float = 0.0
     """Weight of the difference of :func:`m2l_train.models.measured.tile_sharpness` from that of the real image whose
-    appearance was given. The sharpness of a whole image is that of its greatest detail: stripes in a corner have it."""
-    lambda_places: float = 20.0
-    """Weight of what tiles at the same place are sharper than real ones on average, squared: such stripes."""
-    lambda_hair: float = 1.0
-    """Weight of hair that was not asked for, or is missing."""
+    appearance was given. The sharpness of a whole image is that of its greatest detail: stripes in a corner have it.
+    1 was tried."""
+    lambda_places: float = 0.0
+    """Weight of what tiles at the same place are sharper than real ones on average, squared: such stripes. 20 was
+    tried."""
+    lambda_hair: float = 0.0
+    """Weight of hair that was not asked for, or is missing. 1 was tried."""
     lambda_mask: float = 2.0
     """Weight of the binary cross-entropy of the mask found in an image, above `mask_share` of that of the real image
     whose appearance it has."""
     mask_share: float = 0.8
     """Lesions are to be found better than real ones are, whose masks are not always true, but without end they would
     become ever plainer, and their edges be drawn as lines. A pale lesion may be as hard to find as the real one is."""
-    sharpening: float = 0.3
-    """Of the generator's luma (:func:`m2l_train.models.modulated.filter_luma`)."""
-    chroma_passes: int = 2
+    sharpening: float = 0.0
+    """Of the generator's luma (:func:`m2l_train.models.modulated.filter_luma`). What is sharpened while it is trained
+    makes itself softer again."""
+    chroma_passes: int = 1
     """How many times its chroma is smoothed."""
     ema: float = 0.999
     half_images: int = 14_000
@@ -277,11 +282,7 @@ class ModulatedGan:
             ValueError: there are fewer masks, or they are smaller.
             Diverged: a loss is not finite.
         """
-        if len(masks) < 2 or masks.shape[1] < MIN_SIDE or masks.shape[1] % 32:
-            raise ValueError(
-                f"expected two masks at least, of a side from {MIN_SIDE} on that is a multiple of 32, got "
-                f"{tuple(masks.shape)}"
-            )
+        _check_masks(masks)
         batch = self._synthesize(masks, images, appearances, random)
         features_d, pixels_d = self._train_judges(batch)
         mask_real = self._train_finder(batch)
@@ -314,6 +315,33 @@ class ModulatedGan:
         }
         numbers = torch.stack(list(told.values())).detach().tolist()  # one copy from the device
         return GanLosses(**dict(zip(told, numbers, strict=True)))
+
+    def step_discriminators(
+        self, masks: Tensor, images: Tensor, appearances: Tensor, random: np.random.Generator
+    ) -> tuple[float, float]:
+        """Train the discriminators, and the head that finds masks, on one batch; the generator stays.
+
+        A generator that is trained already, whose discriminators are gone, would unlearn from new ones. Steps and
+        images seen are not counted.
+
+        Args:
+            masks: as of `step`, and the others likewise.
+            images: uint8 (B, S, S, 3).
+            appearances: float32 (B, numbers).
+            random: see `step`.
+
+        Returns:
+            The losses on features and on pixels.
+
+        Raises:
+            ValueError: as `step`.
+        """
+        _check_masks(masks)
+        with torch.no_grad():
+            batch = self._synthesize(masks, images, appearances, random)
+        features_d, pixels_d = self._train_judges(batch)
+        self._train_finder(batch)
+        return features_d.item(), pixels_d.item()
 
     def _synthesize(self, masks: Tensor, images: Tensor, appearances: Tensor, random: np.random.Generator) -> _Batch:
         """Synthesize an image of each mask, and look at those and the real ones alike."""
@@ -402,28 +430,31 @@ class ModulatedGan:
         if batch.is_full:
             # each costs time: half of the batch is looked at for some, the other half for others
             half, rest = slice(self.step_count % 2, None, 2), slice(1 - self.step_count % 2, None, 2)
-            asked = self._asked_difference(batch.seen[half], batch.mask[half] > 0, asked_for[half])
-            terms |= {
-                "asked": (config.lambda_asked, asked),
-                "marks": (config.lambda_marks, self._shared["marks"](batch.fake[half], batch.real[half])),
-                "common": (config.lambda_common, self._shared["common"](batch.fake[rest], batch.real[rest])),
-                "places": (config.lambda_places, self._shared["places"](batch.seen[rest], batch.real[rest])),
-                "grids": (config.lambda_grids, grid_power(batch.seen[rest]) + 0.5 * grid_power(batch.fake[half])),
-                "focus": (config.lambda_focus, _focus_difference(batch.seen[rest], batch.real[given[rest]])),
-                "compression": (config.lambda_loss, F.mse_loss(batch.fake, batch.seen.detach())),
-                "phases": (config.lambda_phases, phase_difference(batch.luma)),
+            one = [self.step_count % len(batch.mask)]  # the detector of hair takes 20 ms
+            losses: dict[str, tuple[float, Callable[[], Tensor]]] = {
+                "asked": (
+                    config.lambda_asked,
+                    lambda: self._asked_difference(batch.seen[half], batch.mask[half] > 0, asked_for[half]),
+                ),
+                "marks": (config.lambda_marks, lambda: self._shared["marks"](batch.fake[half], batch.real[half])),
+                "common": (config.lambda_common, lambda: self._shared["common"](batch.fake[rest], batch.real[rest])),
+                "places": (config.lambda_places, lambda: self._shared["places"](batch.seen[rest], batch.real[rest])),
+                "grids": (
+                    config.lambda_grids,
+                    lambda: grid_power(batch.seen[rest]) + 0.5 * grid_power(batch.fake[half]),
+                ),
+                "focus": (
+                    config.lambda_focus,
+                    lambda: _focus_difference(batch.seen[rest], batch.real[given[rest]]),
+                ),
+                "compression": (config.lambda_loss, lambda: F.mse_loss(batch.fake, batch.seen.detach())),
+                "phases": (config.lambda_phases, lambda: phase_difference(batch.luma)),
+                "hair": (
+                    0.0 if self._hair is None else config.lambda_hair,
+                    lambda: self._hair_difference(batch.seen[one], batch.mask[one], asked_for[one]),
+                ),
             }
-            if self._hair is not None:
-                one = [self.step_count % len(batch.mask)]  # the detector takes 20 ms
-                terms["hair"] = (
-                    config.lambda_hair,
-                    hair_difference(
-                        (batch.seen[one] + 1) * 127.5,
-                        batch.mask[one] > 0,
-                        asked_for[one, self._hair],
-                        self.generator.std[self._hair],
-                    ),
-                )
+            terms |= {name: (weight, loss()) for name, (weight, loss) in losses.items() if weight}
         return terms, mask_fake.mean()
 
     def _features(self, images: Tensor) -> list[Tensor]:
@@ -442,6 +473,11 @@ class ModulatedGan:
         numbers = measure_differentiably((images + 1) * 127.5, masks)[:, self._measured]
         difference = (numbers - appearance[:, self._asked]) / self.generator.std[self._asked]
         return F.huber_loss(difference, torch.zeros_like(difference))
+
+    def _hair_difference(self, images: Tensor, masks: Tensor, appearance: Tensor) -> Tensor:
+        assert self._hair is not None  # noqa: S101 - its weight is 0 otherwise
+        is_lesion, asked = masks > 0, appearance[:, self._hair]
+        return hair_difference((images + 1) * 127.5, is_lesion, asked, self.generator.std[self._hair])
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=computes_bf16(self.device))
@@ -484,6 +520,14 @@ class ModulatedGan:
                 for one, other in zip(_moments(a, of_fake), _moments(b, of_real), strict=True):
                     total = total + ((one - other) / deviation * weight).abs().mean()
         return total / (4 * STATISTICS_DEPTHS)
+
+
+def _check_masks(masks: Tensor) -> None:
+    if len(masks) < 2 or masks.shape[1] < MIN_SIDE or masks.shape[1] % 32:
+        raise ValueError(
+            f"expected two masks at least, of a side from {MIN_SIDE} on that is a multiple of 32, got "
+            f"{tuple(masks.shape)}"
+        )
 
 
 class _View:
