@@ -170,7 +170,11 @@ def train(
     processes: Annotated[int, typer.Option(help="That train together, each with a batch of its own.")] = 1,
     start: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint without filters to begin from, of as many appearances as there are pairs."),
+        typer.Option(
+            help="Checkpoint without filters to begin from, of as many appearances as there are pairs.",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
     start_images: Annotated[int, typer.Option(help="Images that it has seen.")] = 0,
     start_steps: Annotated[int, typer.Option(help="Steps of the discriminators alone, before it goes on.")] = 240,
