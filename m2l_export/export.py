@@ -74,13 +74,12 @@ from m2l_runtime.conditioning import appearance
 from m2l_runtime.conditioning.conditions import Appearances
 from m2l_runtime.errors import ArgumentError, CheckpointError, InputError, OutputError
 from m2l_runtime.synthesizer import run_in_batches
-from m2l_runtime.types import Images, list_names
+from m2l_runtime.types import Images
 from m2l_train.models.modulated import ModulatedGenerator, ModulatedSpec
 from m2l_train.models.networks import UnetSpec
 from m2l_train.models.resnet import MIN_SIDE, ResnetSpec
 
 MAX_SIDE: Final = 4096
-
 
 FEW_STEPS: Final = 1000
 """Steps of training below which a bundle says that its network has hardly been trained. The paper's has 400,000."""
@@ -563,23 +562,10 @@ def _appearances(
             raise InputError(f"{checkpoint}: was trained without appearances; leave out --min-contrast")
         return None, None
     table: Appearances = keeper.table.float().numpy()
-    names = network.spec.names
-    lacking = {name for means in appearance.MEAN_NAMES for name in means} - set(names)
-    if lacking and min_contrast:
-        raise InputError(
-            f"{checkpoint}: its appearances have no colors to tell a contrast from ({list_names(names)}); leave out "
-            "--min-contrast"
-        )
-    if lacking:
-        return table, table
-    contrast = appearance.contrast(table, names)
-    sampled: Appearances = table[contrast >= min_contrast]
-    if not len(sampled):
-        raise InputError(
-            f"{checkpoint}: no appearance has a contrast of {min_contrast:g} Delta E, the largest is "
-            f"{contrast.max(initial=0):.1f}; give a lower --min-contrast"
-        )
-    return table, sampled
+    try:
+        return table, appearance.rows_of_contrast(table, network.spec.names, min_contrast)
+    except InputError as error:
+        raise InputError(f"{checkpoint}: {error} (--min-contrast)") from None
 
 
 def _check_bundle_path(path: Path, overwrite: bool) -> None:

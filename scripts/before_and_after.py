@@ -154,7 +154,8 @@ def draw_appearances(inputs: Inputs) -> None:
         names, many = inputs.read(synth.image_size, COLUMNS)
         seeds = inputs.seeds(names)
         one, seed = many[3], seeds[3]
-        drawn = np.stack([synth.extra.sampler_for(RANDOM_APPEARANCE).sample(s) for s in seeds])
+        sampler = synth.extra.sampler_for(RANDOM_APPEARANCE)
+        drawn = np.stack([sampler.sample(seed) for seed in seeds])
         usual = typical(table)
 
         def alone(appearances: Sequence[Appearance], labels: Sequence[str]) -> list[Cell]:

@@ -200,6 +200,8 @@ def train(
         start_images=start_images,
         start_steps=start_steps,
     )
+    if start is not None:
+        check_start(torch.load(start, weights_only=True), packed)
     run.mkdir(parents=True, exist_ok=True)
     if processes == 1:
         run_session(0, session)
@@ -248,6 +250,8 @@ def run_session(rank: int, session: Session, store: str = "") -> None:
         if not rank:
             typer.echo(f"on from step {gan.step_count}, {gan.images_seen} images seen")
     masks, images = torch.from_numpy(pairs.masks), torch.from_numpy(pairs.images)
+    begin = saved = time.monotonic()
+    begin_cpu, counted = time.process_time(), 0
     if session.start is not None and not (run / STATE).exists():
         table = start_from(gan, torch.load(session.start, map_location=session.device, weights_only=True))
         gan.images_seen = session.start_images
@@ -258,8 +262,6 @@ def run_session(rank: int, session: Session, store: str = "") -> None:
             found = gan.step_discriminators(*turned_batch(masks, images, table, rows, random), random)
             if (step + 1) % STEPS_A_LINE == 0 and not rank:
                 typer.echo(f"discriminators alone, step {step + 1}: losses {found[0]:.3f} and {found[1]:.3f}")
-    begin = saved = time.monotonic()
-    begin_cpu, counted = time.process_time(), 0
     sums: dict[str, float] = {}
 
     def save() -> None:
@@ -296,17 +298,24 @@ def run_session(rank: int, session: Session, store: str = "") -> None:
         torch.distributed.destroy_process_group()
 
 
-def start_from(gan: ModulatedGan, state: dict[str, Tensor]) -> Tensor:
-    """Give a training the weights of a checkpoint, and return the appearances (rows, numbers) that it goes with.
+def check_start(state: dict[str, Tensor], packed: Path) -> None:
+    """Check that a training on packed pairs can begin from a checkpoint.
 
     Raises:
         typer.BadParameter: it has another number of appearances than there are pairs, or filters at its end.
     """
-    rows, pairs = len(state["table"]), len(gan.generator.table)
-    if rows != pairs:
-        raise typer.BadParameter(f"--start takes a checkpoint with an appearance for each of {pairs} pairs, got {rows}")
+    with np.load(packed, allow_pickle=False) as arrays:
+        pairs = len(arrays["train_appearances"])
+    if len(state["table"]) != pairs:
+        raise typer.BadParameter(
+            f"--start takes a checkpoint with an appearance for each of {pairs} pairs, got {len(state['table'])}"
+        )
     if "filters" in state:
         raise typer.BadParameter("--start takes a checkpoint without filters: filter --sharpening 0 --chroma-passes 1")
+
+
+def start_from(gan: ModulatedGan, state: dict[str, Tensor]) -> Tensor:
+    """Give a training the weights of a checkpoint, and return the appearances (rows, numbers) that it goes with."""
     for network in (gan.generator, gan.average):
         network.load_state_dict(state)
     return state["table"].cpu()

@@ -64,7 +64,9 @@ def test_scripts__filters_are_put_at_a_networks_end_and_taken_off(shipped_model:
     assert not (tmp_path / "i.pth").exists()
 
 
-def test_scripts__a_training_begins_from_the_weights_and_appearances_of_a_checkpoint(shipped_model: Any) -> None:
+def test_scripts__a_training_begins_from_the_weights_and_appearances_of_a_checkpoint(
+    shipped_model: Any, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     features = shipped_model.fold_norms(EfficientNetLite(0).eval())
     names, cpu = KNOWN_NAMES[:12], torch.device("cpu")
@@ -73,10 +75,12 @@ def test_scripts__a_training_begins_from_the_weights_and_appearances_of_a_checkp
     assert torch.equal(shipped_model.start_from(gan, other), other["table"])
     for network in (gan.generator, gan.average):
         assert all(torch.equal(value, network.state_dict()[name]) for name, value in other.items())
+    np.savez(tmp_path / "pairs.npz", train_appearances=np.zeros((5, 12), np.float32))
+    shipped_model.check_start(other, tmp_path / "pairs.npz")
     with pytest.raises(typer.BadParameter, match="an appearance for each of 5 pairs, got 4"):
-        shipped_model.start_from(gan, other | {"table": torch.zeros(4, 12)})
+        shipped_model.check_start(other | {"table": torch.zeros(4, 12)}, tmp_path / "pairs.npz")
     with pytest.raises(typer.BadParameter, match="without filters"):
-        shipped_model.start_from(gan, other | {"filters": torch.zeros(2)})
+        shipped_model.check_start(other | {"filters": torch.zeros(2)}, tmp_path / "pairs.npz")
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from m2l_runtime.types import NAMES, Appearance, Image, Mask
+from m2l_runtime.errors import InputError
+from m2l_runtime.types import NAMES, Appearance, Image, Mask, list_names
 
 MEAN_NAMES: Final = (NAMES[:3], NAMES[6:9])
 """Names of the mean colors of lesion and skin, which contrast is told from."""
@@ -90,3 +91,27 @@ def contrast(appearances: npt.NDArray[np.float32], names: Sequence[str] = NAMES)
     lesion, skin = (appearances[:, [names.index(name) for name in means]].astype(np.float64) for means in MEAN_NAMES)
     distance: npt.NDArray[np.float64] = np.linalg.norm(lesion - skin, axis=1)
     return distance
+
+
+def rows_of_contrast(
+    appearances: npt.NDArray[np.float32], names: Sequence[str], least: float
+) -> npt.NDArray[np.float32]:
+    """Return the rows of appearances (N, K) whose lesion and skin differ by so much at least, in Delta E*ab.
+
+    Raises:
+        InputError: there is none, or the names have no colors to tell it from.
+    """
+    if not least:
+        return appearances
+    if not {name for means in MEAN_NAMES for name in means} <= set(names):
+        raise InputError(
+            f"appearances have no colors to tell a contrast from ({list_names(names)}); leave out the least contrast"
+        )
+    found = contrast(appearances, names)
+    rows: npt.NDArray[np.float32] = appearances[found >= least]
+    if not len(rows):
+        raise InputError(
+            f"no appearance has a contrast of {least:g} Delta E, the largest is {found.max(initial=0):.1f}; "
+            "give a lower one"
+        )
+    return rows

@@ -24,7 +24,7 @@ from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.schema import TensorSpec
 from m2l_runtime.conditioning import skin_tone
-from m2l_runtime.conditioning.appearance import MAX_CONTRAST, MEAN_NAMES, contrast
+from m2l_runtime.conditioning.appearance import MAX_CONTRAST, rows_of_contrast
 from m2l_runtime.conditioning.numbers import NUMBERS
 from m2l_runtime.conditioning.random import check_seed, random_below, random_bytes, random_uint64
 from m2l_runtime.errors import ArgumentError, ArrayError, InputError
@@ -263,7 +263,7 @@ class AppearanceSampler:
     ) -> None:
         self._names, self._table = tuple(names), table
         wanted = dict(choice.values)
-        self.rows: Final = _rows_of_contrast(table, self._names, wanted.pop(MIN_CONTRAST, min_contrast))
+        self.rows: Final = rows_of_contrast(table, self._names, wanted.pop(MIN_CONTRAST, min_contrast))
         """float32 (M, K): those of enough contrast, not to be written to."""
         self._candidates = self.rows
         self._angle = wanted.pop(skin_tone.ITA, None)
@@ -320,25 +320,6 @@ class AppearanceSampler:
                     f"{high:.0f} degrees; do not expect it to follow"
                 )
         return lines
-
-
-def _rows_of_contrast(table: Appearances, names: Sequence[str], least: float) -> Appearances:
-    """Return the rows of a table whose lesion and skin differ by so much at least."""
-    if not least:
-        return table
-    missing = next((name for means in MEAN_NAMES for name in means if name not in names), None)
-    if missing is not None:
-        raise InputError(
-            f"the appearances of this bundle have no '{missing}', so they have no contrast; leave out {MIN_CONTRAST}"
-        )
-    found = contrast(table, names)
-    rows: Appearances = table[found >= least]
-    if not len(rows):
-        raise InputError(
-            f"no appearance of this bundle has a contrast of {least:g} Delta E, the largest is "
-            f"{found.max(initial=0):.1f}; give a lower {MIN_CONTRAST}"
-        )
-    return rows
 
 
 @dataclass(frozen=True)
