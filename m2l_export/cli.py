@@ -150,6 +150,11 @@ class BundleFlags:
         "Sample appearances whose lesion differs from its skin by less, in Delta E*ab of mean colors, only where asked "
         "for (m2l synth --appearance min_contrast=0): nobody sees there where the mask is.",
     )
+    random_orientation: bool = option_field(
+        False,
+        "Rotate and flip masks at random before the network runs, and images back: marks at fixed places move. For "
+        "networks trained with m2l train --rotate90.",
+    )
     origin: str = option_field("", "A paragraph for the model card: data, licence, training.", default="none")
     triton: Path | None = option_field(
         None, "Also write a model repository of Triton Inference Server into this folder, as m2l triton does."
@@ -261,6 +266,7 @@ def _export_options(graph: GraphFlags, lower: PrecisionFlags, plan: PlanFlags, r
         calibrate=lower.calibrate,
         limits=ParityLimits(**{name: value for name, value in limits.items() if value is not None}),
         min_contrast=rest.min_contrast,
+        random_orientation=rest.random_orientation,
         overwrite=rest.overwrite,
         origin=rest.origin,
         plans=plans,

@@ -349,6 +349,11 @@ def collect_inputs(task: Task, targets: Targets, loaded: LoadedNetwork) -> Expor
     is_uniform_defined = gate.defines_uniform(loaded.network, loaded.image_size, options.norm_statistics)
     masks = masks if is_uniform_defined else gate.interrupt_uniform(masks)
     specs = input_specs(loaded.network.spec, loaded.image_size, options.stochastic)
+    if options.random_orientation and len(specs) == 1:
+        raise InputError(
+            f"{loaded.name}: takes the mask alone, so its images depend on no seed; leave out --random-orientation, or "
+            "give --stochastic too if it was trained with dropout"
+        )
     table, sampled = _appearances(loaded.network, options.min_contrast, loaded.name)
     inputs = gate.gate_inputs(masks, specs, sampled)
     rows = gate.golden_rows(inputs, len(masks))

@@ -112,6 +112,7 @@ def assemble_manifest(contents: BundleContents, options: ExportOptions) -> tuple
             sampled_count=contents.sampled_count if contents.sampled_count < len(table) else None,
         ),
         plans=contents.plans,
+        random_orientation=options.random_orientation,
     )
     return manifest, files
 
@@ -130,6 +131,7 @@ def _model_card(contents: BundleContents, options: ExportOptions) -> str:
         contents.sensitivities,
         contents.plans,
         contents.names,
+        options.random_orientation,
     )
 
 

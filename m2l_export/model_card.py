@@ -54,6 +54,7 @@ def model_card(
     sensitivities: Mapping[str, Sensitivity] | None = None,
     plans: Sequence[PlanFile] = (),
     names: Sequence[str] = NAMES,
+    random_orientation: bool = False,
 ) -> str:
     """Write the text of MODEL_CARD.md.
 
@@ -70,6 +71,7 @@ def model_card(
         sensitivities: what int8 costs layer by layer, by the engine that the file is for.
         plans: the TensorRT plans.
         names: names of an appearance's numbers.
+        random_orientation: whether masks are rotated and flipped at random, and images back.
     """
     return _CARD.format(
         name=name,
@@ -79,7 +81,7 @@ def model_card(
         kind="A modulated" if network.architecture == "modulated" else "A pix2pix",
         method=_METHODS[network.architecture],
         network=_describe_network(network),
-        beside=_input_lines(network, appearance_count, names, min_contrast),
+        beside=_input_lines(network, appearance_count, names, min_contrast) + (_ORIENTED if random_orientation else ""),
         weights=next(
             (_WEIGHTS.format(file=m.file.path) for m in models if m.weights == "fp16" and m.precision == "fp32"), ""
         ),
@@ -93,6 +95,11 @@ def model_card(
         warnings="\n## Warnings of the export\n" + "\n".join(f"- {w}" for w in warnings) + "\n" if warnings else "",
     )
 
+
+_ORIENTED: Final = (
+    "\n\nEach mask is rotated and flipped at random before the network runs, and its image back, so that what "
+    "the network leaves\nat fixed places lies at others from image to image. The seed says how."
+)
 
 _METHODS: Final = {
     "resnet": "the Mask2Lesion method, arXiv:1906.05845, with the original's ResNet generator",

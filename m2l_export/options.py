@@ -72,6 +72,10 @@ class ExportOptions:
     min_contrast: float = 0.0
     """Least difference of the mean colors of lesion and skin, in Delta E*ab. Appearances below it are sampled only
     where they are asked for (``min_contrast=0`` of an appearance), because nobody sees there where the mask is."""
+    random_orientation: bool = False
+    """Whether masks are rotated and flipped at random before the generator runs, and its images back, so that what it
+    leaves at fixed places lies elsewhere from image to image. For networks trained on rotated and flipped pairs, that
+    take more than the mask. Images that are not square are flipped alone."""
     overwrite: bool = False
     """Whether an existing bundle is replaced."""
     origin: str = ""

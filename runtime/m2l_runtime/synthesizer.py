@@ -30,6 +30,7 @@ from m2l_runtime.conditioning.conditions import (
     draw_seeds,
     mask_seed,
 )
+from m2l_runtime.conditioning.orientation import draw_orientation, orient, orient_back
 from m2l_runtime.errors import ArrayError, BundleDamaged, EngineError
 from m2l_runtime.types import Images, Masks, is_black_and_white
 
@@ -251,10 +252,15 @@ class Synthesizer:
         A call takes a mask with a maximum of 1 for one of 0 and 1, and refuses maps of class labels; this does not. A
         lesion far smaller than a pixel gives a mask of few dark values when its file is resized.
         """
-        return self.run_inputs(self.extra.arrays(masks, seeds, appearances))
+        if not self.bundle.manifest.random_orientation:
+            return self.run_inputs(self.extra.arrays(masks, seeds, appearances))
+        seeds = [mask_seed(mask) for mask in masks] if seeds is None else seeds
+        orientations = [draw_orientation(seed, self.image_size) for seed in seeds]
+        inputs = self.extra.arrays(orient(masks, orientations), seeds, appearances)
+        return orient_back(self.run_inputs(inputs), orientations)
 
     def run_inputs(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Images:
-        """Run inputs by their names in the manifest, the mask first. Nothing is checked.
+        """Run inputs by their names in the manifest, the mask first. Nothing is checked, and nothing is oriented.
 
         Raises:
             EngineError: the engine failed, or the synthesizer is closed.

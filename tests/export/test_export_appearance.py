@@ -27,6 +27,7 @@ from m2l_export.graph.onnx_writer import input_specs, to_onnx
 from m2l_export.parity import gate
 from m2l_runtime import Synthesizer
 from m2l_runtime.conditioning.conditions import sampled_appearances
+from m2l_runtime.conditioning.orientation import draw_orientation, orient, orient_back
 from m2l_runtime.errors import CheckpointError, ParityError
 from m2l_runtime.literals import Norm, Upsample
 from m2l_runtime.types import NAMES
@@ -316,3 +317,36 @@ def test_export_appearance__appearances_of_little_contrast_are_sampled_where_ask
         assert done.code == (2 if value == "101" else 1)
         assert re.search(message, done.err)
         assert not (tmp_path / "c").exists()
+
+
+def test_export_appearance__masks_are_oriented_at_random_where_asked_for(
+    checkpoint: Path, tmp_path: Path, m2l: CommandLine
+) -> None:
+    """The files are the same; images lie as the same network's do when it is given the turned mask."""
+    export_checkpoint(checkpoint, tmp_path / "plain", ExportOptions())
+    done = m2l("export", str(checkpoint), str(tmp_path / "b"), "--random-orientation")
+    assert done.code == 0, done.err
+    with (
+        Synthesizer.open(tmp_path / "plain", backend="onnxruntime") as plain,
+        Synthesizer.open(tmp_path / "b", backend="onnxruntime") as synth,
+    ):
+        assert (plain.bundle.manifest.random_orientation, synth.bundle.manifest.random_orientation) == (False, True)
+        assert [one.file for one in plain.bundle.manifest.models] == [one.file for one in synth.bundle.manifest.models]
+        assert plain.bundle.manifest.golden == synth.bundle.manifest.golden
+        mask = disc(synth.image_size[0])
+        mask[: len(mask) // 4, : len(mask) // 2] = 255
+        for seed in range(4):
+            number = draw_orientation(seed, synth.image_size)
+            turned = plain(orient(mask[None], [number]), seeds=[seed])
+            np.testing.assert_array_equal(synth(mask[None], seeds=[seed]), orient_back(turned, [number]))
+    assert "rotated and flipped at random" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+    replayed = m2l("verify", str(tmp_path / "b"))
+    assert replayed.code == 0, replayed.out + replayed.err
+
+
+def test_export_appearance__orientations_need_a_seed(tmp_path: Path, m2l: CommandLine) -> None:
+    torch.save(UnetGenerator(UnetSpec(5, 2, 3, 3, "instance")).state_dict(), tmp_path / "latest_net_G.pth")
+    done = m2l("export", str(tmp_path / "latest_net_G.pth"), str(tmp_path / "b"), "--random-orientation")
+    assert (done.code, (tmp_path / "b").exists()) == (1, False)
+    assert "takes the mask alone" in done.err
+    assert "--stochastic" in done.err

@@ -368,6 +368,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Set where there is an input of that role, and only there."""
     plans: Annotated[tuple[PlanFile, ...], msgspec.Meta(max_length=256)] = ()
     """Left out where there are none."""
+    random_orientation: bool = False
+    """Whether masks are rotated and flipped at random before the generator runs, and images back
+    (:mod:`m2l_runtime.conditioning.orientation`). Golden pairs are what the generator itself takes and gives."""
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
@@ -384,6 +387,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             del fields["appearance"]
         if not self.plans:
             del fields["plans"]
+        if not self.random_orientation:
+            del fields["random_orientation"]
         return fields
 
     def input(self, role: str) -> TensorSpec | None:

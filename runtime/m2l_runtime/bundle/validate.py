@@ -63,7 +63,7 @@ def lowest_schema_version(manifest: Manifest) -> int:
 
     Version 1 has the roles mask, appearance and dropout_bits, and appearances of the twelve numbers
     :data:`m2l_runtime.types.NAMES`, of a U-Net or a modulated generator. Version 3 has appearances that are sampled
-    where they are asked for. Whatever else there is takes version 2.
+    where they are asked for, and random orientations. Whatever else there is takes version 2.
 
     Example:
         >>> from m2l_runtime import Synthesizer
@@ -71,7 +71,8 @@ def lowest_schema_version(manifest: Manifest) -> int:
         >>> manifest.appearance.count > manifest.appearance.sampled_count, lowest_schema_version(manifest)
         (True, 3)
     """
-    if manifest.appearance is not None and manifest.appearance.sampled_count is not None:
+    has_rare_appearances = manifest.appearance is not None and manifest.appearance.sampled_count is not None
+    if has_rare_appearances or manifest.random_orientation:
         return 3
     has_new_role = any(spec.role not in _ROLES_OF_VERSION_1 for spec in manifest.inputs)
     has_new_names = manifest.appearance is not None and manifest.appearance.names != NAMES
@@ -170,6 +171,14 @@ def _check_appearance_table(manifest: Manifest, where: str) -> None:
         )
 
 
+def _check_orientation(manifest: Manifest, where: str) -> None:
+    if manifest.random_orientation and len(manifest.inputs) == 1:
+        raise BundleDamaged(
+            f"{where}: masks are oriented at random, and the generator takes the mask alone, whose images do not "
+            "depend on a seed; expected an input that is sampled"
+        )
+
+
 def _check_schema_version(manifest: Manifest, where: str) -> None:
     needed = lowest_schema_version(manifest)
     if manifest.schema_version < needed:
@@ -225,6 +234,7 @@ _RULES: Final[tuple[Callable[[Manifest, str], None], ...]] = (
     _check_roles_are_known,
     _check_tensors,
     _check_appearance_table,
+    _check_orientation,
     _check_schema_version,
     _check_paths,
     _check_one_model_per_engine,

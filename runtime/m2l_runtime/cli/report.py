@@ -113,6 +113,9 @@ def describe_bundle(bundle: Bundle) -> str:
             ("appearances", f"{_describe_table(manifest.appearance)}, least to greatest, mean ± standard deviation:")
         )
         rows += [("", _describe_number(name, one)) for name, one in counts.items()]
+    if manifest.random_orientation:
+        ways = "rotated and flipped" if len(set(manifest.image_size)) == 1 else "flipped"
+        rows.append(("orientation", f"masks are {ways} at random before the network runs, images back (--seed)"))
     rows.append(("files", f"all {len(manifest.files)} are as they were written"))
     rows += [("warning", printable(warning)) for warning in manifest.warnings]
     return table(rows)

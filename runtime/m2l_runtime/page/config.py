@@ -79,6 +79,7 @@ def page_config(bundle: Bundle, *, mode: PageMode = "server") -> dict[str, Any]:
         ],
         "output": manifest.outputs[0].name,
         "is_random": len(manifest.inputs) > 1,
+        "random_orientation": manifest.random_orientation,
         "variations": VARIATIONS,
         "name": "drawing",
         "appearance": _appearance(bundle),

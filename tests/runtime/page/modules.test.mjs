@@ -13,7 +13,7 @@ const golden = JSON.parse(fs.readFileSync(process.env.M2L_GOLDEN, "utf8"));
 
 const { blake2b } = await load("blake2b.js");
 const { itemSeed, randomBytes } = await load("philox.js");
-const { AppearanceSampler, extraInputs, turnTo } = await load("inputs.js");
+const { AppearanceSampler, drawOrientation, extraInputs, orient, orientBack, turnTo } = await load("inputs.js");
 const { resize } = await load("resample.js");
 const { Mask } = await load("mask.js");
 const { History } = await load("history.js");
@@ -48,6 +48,17 @@ test("AppearanceSampler: samples the runtime's rows, for any choice", () => {
   for (const [seed, choice, expected] of golden.rows) {
     assert.deepEqual(Array.from(sampler.sample(BigInt(seed), choice)), expected, JSON.stringify(choice));
   }
+});
+
+test("orient: draws and turns as the runtime does, and back", () => {
+  const drawn = new Set();
+  for (const [seed, size, number, mask, turned, image, back] of golden.orientations) {
+    assert.equal(drawOrientation(BigInt(seed), size), number);
+    assert.deepEqual(Array.from(orient(Uint8Array.from(mask), size, number)), turned);
+    assert.deepEqual(Array.from(orientBack(Uint8Array.from(image), size, number)), back);
+    drawn.add(number);
+  }
+  assert.equal(drawn.size, 8);
 });
 
 test("extraInputs: makes an array for each input but the mask", () => {

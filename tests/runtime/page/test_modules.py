@@ -21,6 +21,7 @@ from png_bomb import png_bomb
 from m2l_runtime.bundle import embedded, open_bundle
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.conditioning.conditions import AppearanceChoice, ExtraInputs, item_seed
+from m2l_runtime.conditioning.orientation import draw_orientation, orient, orient_back
 from m2l_runtime.conditioning.random import random_bytes
 from m2l_runtime.errors import MaskFileError
 from m2l_runtime.masks.mask_file import parse_mask
@@ -67,6 +68,19 @@ def appearance_cases() -> dict[str, Any]:
         seed = int(rng.integers(0, 2**63))
         rows.append([str(seed), choice, sampler.sample(seed).tolist()])
     return {"appearance": config, "table": {"about": about, "content": base64_of(content)}, "rows": rows}
+
+
+def orientation_cases() -> list[Any]:
+    """Seeds and sizes; the orientation drawn, a mask turned by it, and an image turned back."""
+    rng, cases = np.random.default_rng(4), []
+    for seed in (*range(24), 2**64 - 1):
+        for height, width in ((6, 6), (4, 7)):
+            number = draw_orientation(seed, (height, width))
+            mask, image = rng.integers(0, 256, (1, height, width)), rng.integers(0, 256, (1, height, width, 3))
+            turned, back = orient(mask, [number]), orient_back(image, [number])
+            arrays = [one.ravel().tolist() for one in (mask, turned, image, back)]
+            cases.append([str(seed), [height, width], number, *arrays])
+    return cases
 
 
 def resize_cases() -> list[Any]:
@@ -136,6 +150,7 @@ def golden() -> dict[str, Any]:
             for seed, size, role in bytes_of
         ],
         **appearance_cases(),
+        "orientations": orientation_cases(),
         "resize": resize_cases(),
         "pictures": picture_cases(),
         "masks": mask_cases(),

@@ -84,6 +84,38 @@ export function turnTo(angle, lightness, yellow) {
   return [MIDDLE_L + distance * rise, distance * run];
 }
 
+/** Draw an orientation with an item's seed: 0..7 for squares, 0..3 for others. Its bits: 4 transposes, 1 and 2 flip. */
+export function drawOrientation(seed, [height, width]) {
+  return Number(randomUint64(seed, "orientation") % (height === width ? 8n : 4n));
+}
+
+/** Rotate and flip a mask of [height, width] as an orientation says. */
+export function orient(mask, size, orientation) {
+  return turned(mask, size, 1, orientation, false);
+}
+
+/** Undo `orient` of an image of [height, width] and three channels. */
+export function orientBack(pixels, size, orientation) {
+  return turned(pixels, size, 3, orientation, true);
+}
+
+function turned(pixels, [height, width], channels, orientation, isBack) {
+  if (orientation === 0) return pixels;
+  const made = new pixels.constructor(pixels.length);
+  const isTransposed = (orientation & 4) !== 0;
+  for (let row = 0; row < height; row++) {
+    for (let column = 0; column < width; column++) {
+      const flippedRow = orientation & 1 ? height - 1 - row : row;
+      const flippedColumn = orientation & 2 ? width - 1 - column : column;
+      const plain = (isTransposed ? flippedColumn * width + flippedRow : flippedRow * width + flippedColumn) * channels;
+      const oriented = (row * width + column) * channels;
+      const [from, to] = isBack ? [oriented, plain] : [plain, oriented];
+      for (let channel = 0; channel < channels; channel++) made[to + channel] = pixels[from + channel];
+    }
+  }
+  return made;
+}
+
 /**
  * Make the inputs of one image beside the mask.
  *

@@ -3,7 +3,7 @@
 // Messages in: {kind: "open", config, base, provider}, then {kind: "synthesize", id, mask, wanted} and
 // {kind: "check", id}. Messages out: {kind: "ready", ...} or {kind: "failed", message}, then {id, ...} or {id, error}.
 
-import { AppearanceSampler, extraInputs } from "./inputs.js";
+import { AppearanceSampler, drawOrientation, extraInputs, orient, orientBack } from "./inputs.js";
 
 const TYPES = { uint8: Uint8Array, float32: Float32Array };
 const MAX_THREADS = 4;
@@ -63,7 +63,10 @@ async function synthesize({ mask, wanted }) {
     engine.sampler,
   );
   const name = engine.specs.find((spec) => spec.role === "mask").name;
-  const pixels = await runModel({ ...arrays, [name]: mask });
+  const size = engine.config.image_size;
+  const orientation = engine.config.random_orientation ? drawOrientation(seed, size) : 0;
+  const drawn = await runModel({ ...arrays, [name]: orient(mask, size, orientation) });
+  const pixels = orientBack(drawn, size, orientation);
   return { pixels, seed: String(seed), appearance, ms: performance.now() - began };
 }
 
