@@ -11,6 +11,7 @@ from m2l_runtime._utils.text import plural
 from m2l_runtime.backends.trt.library import TITLES
 from m2l_runtime.bundle.schema import ModelFile, Network, Parity, PlanFile, Provenance, Training
 from m2l_runtime.conditioning.conditions import MIN_CONTRAST
+from m2l_runtime.conditioning.orientation import orientation_words
 from m2l_runtime.types import NAMES, list_names
 
 T = TypeVar("T")
@@ -81,7 +82,8 @@ def model_card(
         kind="A modulated" if network.architecture == "modulated" else "A pix2pix",
         method=_METHODS[network.architecture],
         network=_describe_network(network),
-        beside=_input_lines(network, appearance_count, names, min_contrast) + (_ORIENTED if random_orientation else ""),
+        beside=_input_lines(network, appearance_count, names, min_contrast)
+        + (_ORIENTED.format(how=orientation_words(image_size)) if random_orientation else ""),
         weights=next(
             (_WEIGHTS.format(file=m.file.path) for m in models if m.weights == "fp16" and m.precision == "fp32"), ""
         ),
@@ -97,7 +99,7 @@ def model_card(
 
 
 _ORIENTED: Final = (
-    "\n\nEach mask is rotated and flipped at random before the network runs, and its image back, so that what "
+    "\n\nEach mask is {how} at random before the network runs, and its image back, so that what "
     "the network leaves\nat fixed places lies at others from image to image. The seed says how."
 )
 

@@ -183,8 +183,8 @@ def _check_schema_version(manifest: Manifest, where: str) -> None:
     needed = lowest_schema_version(manifest)
     if manifest.schema_version < needed:
         raise BundleDamaged(
-            f"{where} says schema version {manifest.schema_version}, and has inputs, appearances or a network of "
-            f"version {needed}; export the bundle again"
+            f"{where} says schema version {manifest.schema_version}, and has inputs, appearances, orientations or a "
+            f"network of version {needed}; export the bundle again"
         )
 
 

@@ -14,8 +14,9 @@ from m2l_runtime.backends.trt.library import TITLES
 from m2l_runtime.bundle.io import Bundle
 from m2l_runtime.bundle.roles import ROLES
 from m2l_runtime.bundle.schema import AppearanceTable, Network, Parity, TensorSpec, Training
-from m2l_runtime.conditioning.conditions import MIN_CONTRAST
+from m2l_runtime.conditioning.conditions import MIN_CONTRAST, ExtraInputs
 from m2l_runtime.conditioning.numbers import NUMBERS
+from m2l_runtime.conditioning.orientation import orientation_words
 from m2l_runtime.runs.folder import Summary
 from m2l_runtime.verify import TOLERANCE, Replay
 
@@ -114,8 +115,8 @@ def describe_bundle(bundle: Bundle) -> str:
         )
         rows += [("", _describe_number(name, one)) for name, one in counts.items()]
     if manifest.random_orientation:
-        ways = "rotated and flipped" if len(set(manifest.image_size)) == 1 else "flipped"
-        rows.append(("orientation", f"masks are {ways} at random before the network runs, images back (--seed)"))
+        how = orientation_words(manifest.image_size)
+        rows.append(("orientation", f"masks are {how} at random before the network runs, images back (--seed)"))
     rows.append(("files", f"all {len(manifest.files)} are as they were written"))
     rows += [("warning", printable(warning)) for warning in manifest.warnings]
     return table(rows)
@@ -127,10 +128,10 @@ def appearance_counts(bundle: Bundle) -> dict[str, dict[str, float]] | None:
     Returns:
         By name: the least and the greatest value, the mean, and the standard deviation.
     """
-    table = bundle.manifest.appearance
-    if table is None:
+    extra = ExtraInputs(bundle)
+    if extra.table is None:
         return None
-    numbers = bundle.read_appearances().astype(float)
+    numbers = extra.table.astype(float)
     return {
         name: {
             "least": round(float(column.min()), 3),
@@ -138,7 +139,7 @@ def appearance_counts(bundle: Bundle) -> dict[str, dict[str, float]] | None:
             "mean": round(float(column.mean()), 3),
             "deviation": round(float(column.std()), 3),
         }
-        for name, column in zip(table.names, numbers.T, strict=True)
+        for name, column in zip(extra.names, numbers.T, strict=True)
     }
 
 

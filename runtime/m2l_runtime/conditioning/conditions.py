@@ -8,12 +8,12 @@ So they are the same in any order, on any machine, alone or among others. Random
 from __future__ import annotations
 
 import hashlib
-import math
 import operator
 import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -22,12 +22,12 @@ import numpy.typing as npt
 from m2l_runtime._utils.arguments import Renamed, check_types
 from m2l_runtime._utils.text import printable
 from m2l_runtime.bundle.io import Bundle
-from m2l_runtime.bundle.schema import TensorSpec
+from m2l_runtime.bundle.schema import AppearanceTable, TensorSpec
 from m2l_runtime.conditioning import skin_tone
 from m2l_runtime.conditioning.appearance import MAX_CONTRAST, rows_of_contrast
 from m2l_runtime.conditioning.numbers import NUMBERS
 from m2l_runtime.conditioning.random import check_seed, random_below, random_bytes, random_uint64
-from m2l_runtime.errors import ArgumentError, ArrayError, InputError
+from m2l_runtime.errors import ArgumentError, ArrayError, BundleDamaged, InputError
 from m2l_runtime.types import KNOWN_NAMES, NAMES, Appearance, Mask, Masks, describe, list_names
 
 Appearances = npt.NDArray[np.float32]
@@ -127,8 +127,8 @@ class AppearanceChoice:
                     f"{skin_tone.ITA}, or {MIN_CONTRAST}"
                 )
             low, high = value_range(name)
-            if not (math.isfinite(number) and low <= number <= high):
-                raise InputError(f"{name} must be between {low:g} and {high:g}, got {number:g}")
+            if not low <= number <= high:
+                raise InputError(f"{name} must be between {low:g} and {high:g}, got {_shown(number)}")
         names = [name for name, _ in self.values]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -207,6 +207,11 @@ def _number(name: str, value: str) -> float:
     if "_" in value or not value.strip().isascii():
         raise ValueError("float() would take it, a seed or JSON would not")
     return float(value)
+
+
+def _shown(number: float) -> str:
+    """Write a number for a message, whole ones beyond a float's range too."""
+    return str(number)[:40] if isinstance(number, int) else f"{number:g}"
 
 
 def _short_hash(content: bytes) -> str:
@@ -360,7 +365,7 @@ class ExtraInputs:
     """Make the inputs that a bundle's generator takes beside the mask, from seeds and appearances.
 
     Raises:
-        BundleDamaged: the table of appearances is not what the manifest says.
+        BundleDamaged: the table of appearances is not what the manifest says, or has other counts.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -372,8 +377,21 @@ class ExtraInputs:
         """What the K numbers of an appearance are, in order."""
         entry = manifest.appearance
         self._min_contrast = 0.0 if entry is None or entry.sampled_count is None else entry.min_contrast
-        self.sampler: Final = None if self.table is None else self.sampler_for(RANDOM_APPEARANCE)
+        self.sampler: Final = None if entry is None else self._bundle_sampler(bundle.path, entry)
         """Samples appearances where none are given."""
+
+    def _bundle_sampler(self, path: Path, entry: AppearanceTable) -> AppearanceSampler:
+        try:
+            sampler = self.sampler_for(RANDOM_APPEARANCE)
+        except InputError:  # no row has such a contrast, or its colors are not there
+            sampler = None
+        found = 0 if sampler is None else len(sampler.rows)
+        if sampler is None or entry.sampled_count not in (None, found):
+            raise BundleDamaged(
+                f"{printable(path / entry.file.path)} has {found:,} appearances of a contrast of "
+                f"{entry.min_contrast:g} at least; the manifest says {entry.sampled_count}; export the bundle again"
+            )
+        return sampler
 
     @property
     def is_random(self) -> bool:

@@ -38,6 +38,17 @@ def draw_orientation(seed: int, image_size: tuple[int, int]) -> int:
     return int(random_below(count, random_uint64(1, seed, "orientation"))[0])
 
 
+def orientation_words(image_size: tuple[int, int]) -> str:
+    """Say what is done to masks of a size.
+
+    Example:
+        >>> orientation_words((256, 256)), orientation_words((256, 512))
+        ('rotated and flipped', 'flipped')
+    """
+    height, width = image_size
+    return "rotated and flipped" if height == width else "flipped"
+
+
 def orient(pixels: npt.NDArray[Scalar], orientations: Sequence[int]) -> npt.NDArray[Scalar]:
     """Rotate and flip each of (N, H, W, ...) as its orientation says, into a new array.
 

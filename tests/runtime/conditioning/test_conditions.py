@@ -170,6 +170,8 @@ def test_conditions__numbers_far_from_all_that_was_seen_are_warned_of(number: fl
         ({"skin_spread_b": -0.5}, "skin_spread_b must be between 0 and 128"),
         ({"skin_b": float("nan")}, "got nan"),
         ({"skin_b": float("inf")}, "got inf"),
+        ({"lesion_L": 10**400}, "lesion_L must be between 0 and 100, got 1000"),
+        ({"ita": -(10**400)}, "ita must be between -90 and 90, got -1000"),
         ({"a\x1b[31m": 1}, r"have no 'a\\x1b"),
     ],
 )

@@ -99,6 +99,33 @@ def test_open_bundle__counts_of_sampled_appearances_that_cannot_be(tmp_path: Pat
         open_bundle(bundle.path)
 
 
+@pytest.mark.parametrize(("count", "limit"), [(7, None), (None, 99.5)])
+def test_open_bundle__counts_of_sampled_appearances_that_the_table_has_not(
+    tmp_path: Path, m2l: CommandLine, count: int | None, limit: float | None
+) -> None:
+    bundle = steered_bundle(tmp_path / "b", min_contrast=30.0)
+    there = bundle.manifest.appearance
+    assert there is not None
+    assert there.sampled_count is not None
+    count, limit = count or there.sampled_count, limit or there.min_contrast
+    wrong = msgspec.structs.replace(there, sampled_count=count, min_contrast=limit)
+    path = bundle.path / "manifest.json"
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(bundle.manifest, appearance=wrong).fields()))
+    found = int((contrasts() >= limit).sum())
+    message = f"has {found} appearances of a contrast of {limit:g} at least; the manifest says {count}"
+    with pytest.raises(BundleDamaged, match=message):
+        Synthesizer.open(bundle.path, backend="fake")
+    save(tmp_path / "m.png", np.zeros((SIDE, SIDE), np.uint8))
+    for command in (
+        ("inspect", bundle.path),
+        ("verify", bundle.path),
+        ("synth", tmp_path / "m.png", tmp_path / "out", "--bundle", bundle.path),
+    ):
+        done = m2l(*command)
+        assert (done.code, message in " ".join(done.err.split())) == (1, True), done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_synth__appearances_of_any_contrast(tmp_path: Path, m2l: CommandLine) -> None:
     """Images give their appearance back; 600 draws meet each of 60 rows."""
     limit = float(np.median(contrasts()))

@@ -156,7 +156,7 @@ def test_write_bundle__takes_version_3(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda fields: fields.update(schema_version=1), BundleDamaged, "says schema version 1.*of version 3"),
+        (lambda fields: fields.update(schema_version=1), BundleDamaged, "version 1, and has.*orientations.*version 3"),
         (lambda fields: fields.update(schema_version=4), BundleTooNew, "reads versions 1 to 3"),
         (lambda fields: fields.update(random_orientation=8), BundleDamaged, "does not follow its schema"),
     ],
