@@ -6,6 +6,8 @@
     .venv/bin/python scripts/train_shipped_model.py filter run/latest_net_G.pth filtered/latest_net_G.pth
     .venv/bin/m2l export filtered/latest_net_G.pth bundle --weights fp16 --min-contrast 15
 
+A run is trained once at a time. Ctrl-C, and a kill of the command where several processes train, save and end.
+
 `pack` decodes all pairs, measures their appearances, and adds styles: what ImageNet features of an image tell beside
 its numbers. `train` saves the state every five minutes and at its end, and writes a line of losses to losses.jsonl
 every 50 steps. Where the state is gone, `train pairs.npz run --start CHECKPOINT` begins from the weights of a
@@ -15,12 +17,14 @@ checkpoint, which `scripts/checkpoint_of_bundle.py` makes of a bundle. Weights o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +39,7 @@ import typer
 from PIL import Image as PillowImage
 from torch import Tensor
 
+from m2l_runtime._utils import file_lock, signals
 from m2l_runtime.conditioning.numbers import MEASURED_NAMES, measure_numbers
 from m2l_runtime.types import STYLE_NAMES, Images, Masks
 from m2l_train.models.efficientnet_lite import EfficientNetLite, fold_norms, load_network
@@ -51,6 +56,7 @@ STEPS_A_LINE: Final = 50
 MAX_DEVIATIONS: Final = 4.0
 STATE: Final = "state.pt"
 LOSSES: Final = "losses.jsonl"
+LOCK: Final = "train.lock"
 GENERATOR: Final = "latest_net_G.pth"
 
 Floats = npt.NDArray[np.float64]
@@ -203,6 +209,8 @@ def train(
     if start is not None:
         check_start(torch.load(start, weights_only=True), packed)
     run.mkdir(parents=True, exist_ok=True)
+    if file_lock.is_held(run / LOCK) is not None:
+        raise typer.BadParameter(f"{run} is being trained by another command, or what is left of it; wait for its end")
     if processes == 1:
         run_session(0, session)
         return
@@ -232,6 +240,13 @@ class Session:
 
 def run_session(rank: int, session: Session, store: str = "") -> None:
     """Train for a session, as process `rank` of those that meet at `store`; the first one writes."""
+    lock = contextlib.nullcontext() if rank else file_lock.hold(session.run / LOCK, timeout_s=0, on_note=typer.echo)
+    with lock, signals.StopSignals("saving") as stop:
+        command = os.getppid()
+        _run_session(rank, session, store, lambda: stop.is_set() or os.getppid() != command)
+
+
+def _run_session(rank: int, session: Session, store: str, is_stopped: Callable[[], bool]) -> None:
     torch.set_num_threads(session.threads)
     torch.manual_seed(session.seed)
     processes, config, run = session.processes, session.config, session.run
@@ -288,7 +303,7 @@ def run_session(rank: int, session: Session, store: str = "") -> None:
         if time.monotonic() - saved > SAVE_SECONDS and not rank:
             save()
             saved = time.monotonic()
-        is_over = torch.tensor(float(time.monotonic() - begin > session.seconds))
+        is_over = torch.tensor(float(is_stopped() or time.monotonic() - begin > session.seconds))
         share([is_over])  # all end at the same step
         if is_over > 0:
             break

