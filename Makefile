@@ -58,7 +58,7 @@ example-masks: .venv/installed
 
 embedded-model: .venv/installed
 	.venv/bin/m2l export "$(RUN)/latest_net_G.pth" runtime/m2l_runtime/data/bundle --overwrite --weights fp16 \
-	  --precision fp32,bf16,int8 --engines openvino --min-contrast 15 --require $(if $(MASKS),--calibrate "$(MASKS)") \
+	  --precision fp32,bf16,int8 --engines openvino --min-contrast 15 --random-orientation --require $(if $(MASKS),--calibrate "$(MASKS)") \
 	  --name "m2l embedded model" --origin "$$(cat scripts/embedded_model_origin.md)"
 
 # One thread: the same pairs then give the same weights.

@@ -3,7 +3,8 @@
     .venv/bin/python scripts/train_shipped_model.py pack isic2017-256 pairs.npz
     .venv/bin/python scripts/train_shipped_model.py train pairs.npz run --minutes 60    # again and again: it goes on
     .venv/bin/python scripts/train_shipped_model.py sheet pairs.npz run sheet.png
-    .venv/bin/python scripts/train_shipped_model.py filter run/latest_net_G.pth filtered/latest_net_G.pth
+    .venv/bin/python scripts/train_shipped_model.py average earlier.pth run/latest_net_G.pth averaged.pth --share 0.3
+    .venv/bin/python scripts/train_shipped_model.py filter averaged.pth filtered/latest_net_G.pth
     .venv/bin/m2l export filtered/latest_net_G.pth bundle --weights fp16 --min-contrast 15
 
 A run is trained once at a time. Ctrl-C, and a kill of the command where several processes train, save and end.
@@ -388,7 +389,7 @@ def _write(path: Path, content: Any) -> None:
 def add_filters(
     checkpoint: Path,
     out: Path,
-    sharpening: Annotated[float, typer.Option(help="Of luma, by an unsharp mask.")] = 0.2,
+    sharpening: Annotated[float, typer.Option(help="Of luma, by an unsharp mask.")] = 0.3,
     chroma_passes: Annotated[int, typer.Option(help="How many times chroma is smoothed; 1: as it is trained.")] = 2,
 ) -> None:
     """Write a checkpoint with other filters at the network's end."""
@@ -398,6 +399,31 @@ def add_filters(
     out.parent.mkdir(parents=True, exist_ok=True)
     own = {name: one for name, one in network.state_dict().items() if name == "filters"}
     _write(out, {name: one for name, one in state.items() if name != "filters"} | own)
+
+
+@app.command()
+def average(
+    checkpoint: Path,
+    later: Path,
+    out: Path,
+    share: Annotated[float, typer.Option(help="Of LATER's weights, 0 to 1.", min=0, max=1)] = 0.3,
+) -> None:
+    """Average the weights of a checkpoint and of a later one of the same training.
+
+    Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018 (arXiv:1803.05407).
+    """
+    one, other = (torch.load(path, weights_only=True) for path in (checkpoint, later))
+    differing = [name for name in one.keys() | other.keys() if not _is_alike(one.get(name), other.get(name))]
+    fixed = ("table", "mean", "std", "names", "filters")
+    differing += [name for name in fixed if name in one and name not in differing and not one[name].equal(other[name])]
+    if differing:
+        raise typer.BadParameter(f"LATER is of another network, appearances or filters: {', '.join(sorted(differing))}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _write(out, {name: value if name in fixed else value.lerp(other[name], share) for name, value in one.items()})
+
+
+def _is_alike(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and one.shape == other.shape and one.dtype == other.dtype
 
 
 @app.command()

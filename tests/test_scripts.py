@@ -70,6 +70,32 @@ def test_scripts__filters_are_put_at_a_networks_end_and_taken_off(shipped_model:
     assert not (tmp_path / "i.pth").exists()
 
 
+def test_scripts__weights_of_two_checkpoints_are_averaged(shipped_model: Any, tmp_path: Path) -> None:
+    one, other = small_modulated(SMALL).state_dict(), small_modulated(SMALL, seed=1).state_dict()
+    for name in ("table", "mean", "std"):
+        other[name] = one[name]
+    torch.save(one, tmp_path / "one.pth")
+    torch.save(other, tmp_path / "other.pth")
+    shipped_model.average(tmp_path / "one.pth", tmp_path / "other.pth", tmp_path / "new" / "a.pth", share=0.25)
+    found = torch.load(tmp_path / "new" / "a.pth", weights_only=True)
+    assert found.keys() == one.keys()
+    for name, value in found.items():
+        expected = one[name].double() * 0.75 + other[name].double() * 0.25
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+    network = load_checkpoint(tmp_path / "new" / "a.pth").network
+    assert isinstance(network, ModulatedGenerator)
+    assert network.spec == SMALL
+    for change, word in (
+        ({"table": other["table"] + 1}, "table"),
+        ({"downs.0.weight": torch.zeros(5, 1, 4, 4)}, "downs.0.weight"),
+        ({"filters": torch.tensor([0.2, 2.0], dtype=torch.float64)}, "filters"),
+    ):
+        torch.save(other | change, tmp_path / "wrong.pth")
+        with pytest.raises(typer.BadParameter, match=f"or filters: {word}$"):
+            shipped_model.average(tmp_path / "one.pth", tmp_path / "wrong.pth", tmp_path / "b.pth", share=0.5)
+    assert not (tmp_path / "b.pth").exists()
+
+
 def test_scripts__a_training_begins_from_the_weights_and_appearances_of_a_checkpoint(
     shipped_model: Any, tmp_path: Path
 ) -> None:
