@@ -438,9 +438,13 @@ def swap(manifest: dict[str, Any]) -> None:
         (
             lambda m: m["appearance"].update(names=["hair", *NAMES[1:]]),
             BundleDamaged,
-            "says schema version 1, and has inputs, appearances or a network of version 2",
+            "says schema version 1, and has inputs, appearances, orientations or a network of version 2",
         ),
-        (lambda m: m["inputs"][2].update(role="noise"), BundleDamaged, "inputs, appearances or a network of version 2"),
+        (
+            lambda m: m["inputs"][2].update(role="noise"),
+            BundleDamaged,
+            "inputs, appearances, orientations or a network of version 2",
+        ),
         (lambda m: m["appearance"].update(count=0), BundleDamaged, r"\$.appearance.count"),
     ],
 )
