@@ -413,17 +413,15 @@ def average(
     Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018 (arXiv:1803.05407).
     """
     one, other = (torch.load(path, weights_only=True) for path in (checkpoint, later))
-    differing = [name for name in one.keys() | other.keys() if not _is_alike(one.get(name), other.get(name))]
     fixed = ("table", "mean", "std", "names", "filters")
-    differing += [name for name in fixed if name in one and name not in differing and not one[name].equal(other[name])]
+    differing = one.keys() ^ other.keys()
+    for name in one.keys() & other.keys():
+        if not one[name].equal(other[name]) if name in fixed else one[name].shape != other[name].shape:
+            differing.add(name)
     if differing:
         raise typer.BadParameter(f"LATER is of another network, appearances or filters: {', '.join(sorted(differing))}")
     out.parent.mkdir(parents=True, exist_ok=True)
     _write(out, {name: value if name in fixed else value.lerp(other[name], share) for name, value in one.items()})
-
-
-def _is_alike(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is not None and other is not None and one.shape == other.shape and one.dtype == other.dtype
 
 
 @app.command()

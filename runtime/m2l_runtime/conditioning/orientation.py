@@ -7,7 +7,7 @@ at other places from image to image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 _ROWS: Final = 1
 _COLUMNS: Final = 2
 _TRANSPOSED: Final = 4
+_INVERSES: Final = (0, 1, 2, 3, 4, 6, 5, 7)
+"""Orientations that undo each: rows and columns change places where it transposes."""
 
 
 def draw_orientation(seed: int, image_size: tuple[int, int]) -> int:
@@ -59,7 +61,7 @@ def orient(pixels: npt.NDArray[Scalar], orientations: Sequence[int]) -> npt.NDAr
     made: npt.NDArray[Scalar] = np.empty_like(pixels, order="C")
     for one, to, orientation in zip(pixels, made, orientations, strict=True):
         turned = one.swapaxes(0, 1) if orientation & _TRANSPOSED else one
-        to[:] = _flipped(turned, orientation)
+        to[:] = turned[:: -1 if orientation & _ROWS else 1, :: -1 if orientation & _COLUMNS else 1]
     return made
 
 
@@ -70,12 +72,4 @@ def orient_back(pixels: npt.NDArray[Scalar], orientations: Sequence[int]) -> npt
         >>> orient_back(np.array([[[2, 4], [1, 3]]]), [5]).tolist()
         [[[1, 2], [3, 4]]]
     """
-    made: npt.NDArray[Scalar] = np.empty_like(pixels, order="C")
-    for one, to, orientation in zip(pixels, made, orientations, strict=True):
-        flipped = _flipped(one, orientation)
-        to[:] = flipped.swapaxes(0, 1) if orientation & _TRANSPOSED else flipped
-    return made
-
-
-def _flipped(one: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
-    return one[:: -1 if orientation & _ROWS else 1, :: -1 if orientation & _COLUMNS else 1]
+    return orient(pixels, [_INVERSES[orientation] for orientation in orientations])

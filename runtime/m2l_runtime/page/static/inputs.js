@@ -3,6 +3,7 @@
 import { itemSeed, randomBytes, randomUint64 } from "./philox.js";
 
 const MIDDLE_L = 50;
+const INVERSES = [0, 1, 2, 3, 4, 6, 5, 7]; // orientations that undo each
 
 /** Samples appearances from a bundle's table; see AppearanceSampler of the runtime. */
 export class AppearanceSampler {
@@ -91,15 +92,15 @@ export function drawOrientation(seed, [height, width]) {
 
 /** Rotate and flip a mask of [height, width] as an orientation says. */
 export function orient(mask, size, orientation) {
-  return turned(mask, size, 1, orientation, false);
+  return turned(mask, size, 1, orientation);
 }
 
 /** Undo `orient` of an image of [height, width] and three channels. */
 export function orientBack(pixels, size, orientation) {
-  return turned(pixels, size, 3, orientation, true);
+  return turned(pixels, size, 3, INVERSES[orientation]);
 }
 
-function turned(pixels, [height, width], channels, orientation, isBack) {
+function turned(pixels, [height, width], channels, orientation) {
   if (orientation === 0) return pixels;
   const made = new pixels.constructor(pixels.length);
   const isTransposed = (orientation & 4) !== 0;
@@ -107,9 +108,8 @@ function turned(pixels, [height, width], channels, orientation, isBack) {
     for (let column = 0; column < width; column++) {
       const flippedRow = orientation & 1 ? height - 1 - row : row;
       const flippedColumn = orientation & 2 ? width - 1 - column : column;
-      const plain = (isTransposed ? flippedColumn * width + flippedRow : flippedRow * width + flippedColumn) * channels;
-      const oriented = (row * width + column) * channels;
-      const [from, to] = isBack ? [oriented, plain] : [plain, oriented];
+      const from = (isTransposed ? flippedColumn * width + flippedRow : flippedRow * width + flippedColumn) * channels;
+      const to = (row * width + column) * channels;
       for (let channel = 0; channel < channels; channel++) made[to + channel] = pixels[from + channel];
     }
   }
